@@ -1,0 +1,9 @@
+"""The errors a user can cause, each raised with one sentence that says what was wrong and what to do."""
+
+
+class InputError(ValueError):
+    """An image, depth map, intrinsics, prompt, action or option that cannot be used."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or dataset folder that is missing, truncated, or does not fit its configuration."""
