@@ -1,0 +1,189 @@
+"""One configuration for the whole network, read from and written to the published `config.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import SiglipVisionConfig, ZoeDepthConfig
+
+from spatialvla.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True)
+class Gemma2Config:
+    """The decoder. Defaults are transformers' own, which published files leave out."""
+
+    vocab_size: int = 256000
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    query_pre_attn_scalar: float = 256
+    sliding_window: int = 4096
+    attn_logit_softcapping: float | None = 50.0
+    final_logit_softcapping: float | None = 30.0
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True)
+class SpatialVLAConfig:
+    """The whole network.
+
+    text: the Gemma 2 decoder. vision: SigLIP's settings, depth: ZoeDepth's, both in transformers' own words.
+    The vocabulary is [text … <image> …][action tokens]; the action tokens start at `action_token_begin_idx`:
+    first the translation cells, then the rotation cells, then gripper closed and open.
+    """
+
+    text: Gemma2Config
+    vision: Mapping[str, Any]
+    depth: Mapping[str, Any]
+    image_token_index: int
+    action_token_begin_idx: int
+    translation_token_num: int = 4096
+    rotation_token_num: int = 4096
+    gripper_token_num: int = 2
+    action_chunk_size: int = 4
+    ego3d_patch_reso: int = 2
+    n_freqs: int = 8
+    use_vision_zoe: bool = True
+    depth_padding: int = 31
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    bos_token_id: int = 2
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        end = self.action_token_begin_idx + self.spatial_token_num
+        if end != self.text.vocab_size:
+            raise CheckpointError(
+                f"The action tokens should end the vocabulary of {self.text.vocab_size} entries, but "
+                f"{self.spatial_token_num} of them from {self.action_token_begin_idx} end at {end}; "
+                "the checkpoint's config.json and processor_config.json do not belong together."
+            )
+
+    @property
+    def spatial_token_num(self) -> int:
+        return self.translation_token_num + self.rotation_token_num + self.gripper_token_num
+
+    @cached_property
+    def siglip(self) -> SiglipVisionConfig:
+        return SiglipVisionConfig(**self.vision)
+
+    @cached_property
+    def zoe(self) -> ZoeDepthConfig:
+        return ZoeDepthConfig(**self.depth)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image in pixels."""
+        return int(self.siglip.image_size)
+
+    @property
+    def image_token_num(self) -> int:
+        """Image tokens in front of every prompt: one a patch."""
+        return (self.image_size // int(self.siglip.patch_size)) ** 2
+
+    @property
+    def grammar(self) -> tuple[slice, slice, slice]:
+        """Vocabulary rows of the translation, rotation and gripper tokens, in the order they are spoken."""
+        first = self.action_token_begin_idx
+        second = first + self.translation_token_num
+        third = second + self.rotation_token_num
+        return slice(first, second), slice(second, third), slice(third, third + self.gripper_token_num)
+
+    @classmethod
+    def preset(cls, name: str) -> SpatialVLAConfig:
+        """A configuration by name: see `spatialvla.model.presets`."""
+        from spatialvla.model.presets import PRESETS
+
+        if name not in PRESETS:
+            raise InputError(f"Unknown preset {name!r}; choose one of {', '.join(sorted(PRESETS))}.")
+        return PRESETS[name]()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> SpatialVLAConfig:
+        """Reads `config.json`; the grid's sizes come from `processor_config.json` where config.json lacks them."""
+        raw = read_json(folder / "config.json")
+        if raw.get("model_type") != "spatialvla":
+            raise CheckpointError(
+                f"{folder / 'config.json'} is not a SpatialVLA configuration "
+                f"(model_type is {raw.get('model_type')!r})."
+            )
+        if "translation_token_num" not in raw:
+            raw |= _grid_sizes(read_json(folder / "processor_config.json"))
+        text = raw.pop("text_config")
+        known = {f.name for f in fields(cls)}
+        text_known = {f.name for f in fields(Gemma2Config)}
+        return cls(
+            text=Gemma2Config(**{k: v for k, v in text.items() if k in text_known}),
+            vision=raw.pop("vision_config"),
+            depth=raw.pop("vision_zoe_config", {}),
+            **{k: v for k, v in raw.items() if k in known},
+            extra={k: v for k, v in raw.items() if k not in known},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The published layout, with our own few fields beside it."""
+        own = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("text", "vision", "depth", "extra")
+        }
+        text = {f.name: getattr(self.text, f.name) for f in fields(self.text)}
+        return {
+            "architectures": ["SpatialVLAForConditionalGeneration"],
+            **self.extra,
+            **own,
+            "model_type": "spatialvla",
+            "hidden_size": self.text.hidden_size,
+            "projection_dim": self.text.hidden_size,
+            "spatial_token_num": self.spatial_token_num,
+            "use_spatial_token": True,
+            "text_config": {
+                **text,
+                "model_type": "gemma2",
+                "num_image_tokens": self.image_token_num,
+                "tie_word_embeddings": False,
+            },
+            "vision_config": dict(self.vision),
+            "vision_zoe_config": dict(self.depth),
+        }
+
+    def replace(self, **changes: Any) -> SpatialVLAConfig:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; CheckpointError if it is missing or broken."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; a checkpoint folder needs {path.name}."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download or save it again.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} should hold a JSON object.")
+    return content
+
+
+def _grid_sizes(processor: Mapping[str, Any]) -> dict[str, int]:
+    bins = processor["action_config"]["num_bins"]
+    translation, rotation = bins["translation"], bins["rotation"]
+    return {
+        "translation_token_num": translation["theta_bins"] * translation["phi_bins"] * translation["r_bins"],
+        "rotation_token_num": rotation["roll_bins"] * rotation["pitch_bins"] * rotation["yaw_bins"],
+        "gripper_token_num": bins["gripper"],
+        "action_chunk_size": processor["action_chunk_size"],
+    }

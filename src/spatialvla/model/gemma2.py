@@ -1,0 +1,223 @@
+"""The Gemma 2 decoder: prefix-LM mask, soft caps, interleaved sliding window, GQA, static KV cache.
+
+Shape suffixes: B batch, T query tokens, S key tokens, D hidden, N query heads, K key/value heads, H head size,
+F feed-forward, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spatialvla.errors import InputError
+from spatialvla.model.config import Gemma2Config
+
+
+@dataclass
+class KVCache:
+    """Keys and values of the tokens seen so far, in memory allocated once.
+
+    keys, values: (layers, B, K, S, H). `length` counts the tokens written, `capacity` is S.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    length: int = 0
+
+    @classmethod
+    def allocate(
+        cls, config: Gemma2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ) -> KVCache:
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
+        return cls(
+            torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
+        )
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def update(self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes new keys and values behind the old ones; returns all of this layer's, (B, K, S, H)."""
+        end = self.length + k_BKTH.shape[2]
+        if end > self.capacity:
+            raise InputError(f"The KV cache holds {self.capacity} tokens; {end} do not fit.")
+        self.keys[layer, :, :, self.length : end] = k_BKTH
+        self.values[layer, :, :, self.length : end] = v_BKTH
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a scale of 1 + weight, computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.float())).to(x.dtype)
+
+
+def rotary_angles(
+    positions_BT: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of the rotary position embedding, (B, 1, T, H), computed in float32."""
+    exponent = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.float32) / head_dim
+    angles = positions_BT.float()[..., None] / theta**exponent
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x_BNTH.chunk(2, dim=-1)
+    return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with soft-capped scores."""
+
+    def __init__(self, config: Gemma2Config, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.scale = config.query_pre_attn_scalar**-0.5
+        self.softcap = config.attn_logit_softcapping
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        x_BTD: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        bias_B1TS: torch.Tensor,
+        cache: KVCache | None,
+    ) -> torch.Tensor:
+        B, T, _ = x_BTD.shape
+        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        # Query heads of one group are stacked along T, so keys and values are never repeated.
+        groups = self.heads // self.kv_heads
+        q = q.reshape(B, self.kv_heads, groups * T, self.head_dim)
+        scores = torch.matmul(q, k.transpose(2, 3)) * self.scale
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        scores = scores.view(B, self.kv_heads, groups, T, -1) + bias_B1TS[:, :, None]
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        mixed = torch.matmul(weights.view(B, self.kv_heads, groups * T, -1), v)
+        mixed = mixed.view(B, self.heads, T, self.head_dim).transpose(1, 2).reshape(B, T, -1)
+        return self.o_proj(mixed)
+
+
+class MLP(nn.Module):
+    """GeGLU with the tanh approximation of GELU."""
+
+    def __init__(self, config: Gemma2Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x_BTD), approximate="tanh") * self.up_proj(x_BTD))
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each between two norms. Even layers see a sliding window only."""
+
+    def __init__(self, config: Gemma2Config, layer: int) -> None:
+        super().__init__()
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.slides = layer % 2 == 0
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(size, eps)
+        self.post_attention_layernorm = RMSNorm(size, eps)
+        self.pre_feedforward_layernorm = RMSNorm(size, eps)
+        self.post_feedforward_layernorm = RMSNorm(size, eps)
+
+    def forward(
+        self,
+        x_BTD: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        bias_B1TS: torch.Tensor,
+        cache: KVCache | None,
+    ) -> torch.Tensor:
+        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache)
+        x_BTD = x_BTD + self.post_attention_layernorm(attended)
+        return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+
+
+class Gemma2Decoder(nn.Module):
+    """Embedded tokens in, normalised hidden states out."""
+
+    def __init__(self, config: Gemma2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        embeddings_BTD: torch.Tensor,
+        positions_BT: torch.Tensor,
+        visible_BTS: torch.Tensor,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """The hidden states (B, T, D) of T new tokens.
+
+        positions_BT: rotary positions. visible_BTS: which of the S tokens (those in the cache, then the new
+        ones) each new token may attend to, before the sliding window narrows it on even layers.
+        """
+        # The scale is rounded to the dtype of the embeddings, as it was in pre-training.
+        x_BTD = embeddings_BTD * torch.tensor(self.config.hidden_size**0.5, dtype=embeddings_BTD.dtype)
+        rotary = rotary_angles(positions_BT, self.config.head_dim, self.config.rope_theta, x_BTD.dtype)
+        full = attention_bias(visible_BTS, x_BTD.dtype)
+        near = attention_bias(visible_BTS & self._window(visible_BTS), x_BTD.dtype)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache)
+        if cache is not None:
+            cache.length += embeddings_BTD.shape[1]
+        return self.norm(x_BTD)
+
+    def _window(self, visible_BTS: torch.Tensor) -> torch.Tensor:
+        """(T, S): keys fewer than `sliding_window` columns behind the query; those ahead are not narrowed."""
+        new, total = visible_BTS.shape[1:]
+        keys = torch.arange(total, device=visible_BTS.device)
+        queries = keys[total - new :, None]
+        return queries - keys < self.config.sliding_window
+
+
+def attention_bias(visible_BTS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where attention is allowed, the dtype's lowest number elsewhere, (B, 1, T, S)."""
+    bias = torch.zeros(visible_BTS.shape, dtype=dtype, device=visible_BTS.device)
+    return bias.masked_fill_(~visible_BTS, torch.finfo(dtype).min)[:, None]
+
+
+class Gemma2ForCausalLM(nn.Module):
+    """The decoder with its untied head."""
+
+    def __init__(self, config: Gemma2Config) -> None:
+        super().__init__()
+        self.model = Gemma2Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.softcap = config.final_logit_softcapping
+
+    def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """Soft-capped logits (…, V), or only those of the vocabulary `rows`."""
+        logits = F.linear(hidden, self.lm_head.weight[rows]).float()
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap

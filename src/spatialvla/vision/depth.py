@@ -1,0 +1,129 @@
+"""Where metric depth comes from: the checkpoint's ZoeDepth, or any metric estimator of transformers.
+
+A depth source maps pixel values (B, 3, H, W) in [0, 1] to metres (B, H, W). A sensor needs no source: its map
+travels in `Batch.depth`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForDepthEstimation,
+    ZoeDepthConfig,
+    ZoeDepthForDepthEstimation,
+)
+from transformers.models.zoedepth.modeling_zoedepth import ZoeDepthMultipleMetricDepthEstimationHeads
+
+from spatialvla.errors import InputError
+
+
+class DepthSource(Protocol):
+    """Estimates depth in metres, (B, H, W) float32, from pixel values (B, 3, H, W) in [0, 1]."""
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor: ...
+
+
+class PerImageHeads(ZoeDepthMultipleMetricDepthEstimationHeads):
+    """ZoeDepth's indoor and outdoor heads, chosen for each image by itself.
+
+    Upstream sums the vote over the batch, so an image's depth would depend on its batch mates.
+    """
+
+    def forward(
+        self,
+        outconv_activation: torch.Tensor,
+        bottleneck: torch.Tensor,
+        feature_blocks: list[torch.Tensor],
+        relative_depth: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        domain_logits = self.mlp_classifier(self.patch_transformer(self.conv2(bottleneck))[:, 0])
+        votes = domain_logits.argmax(dim=-1)
+        depth: torch.Tensor | None = None
+        for vote in votes.unique():
+            rows = votes == vote
+            metric, _ = super().forward(
+                outconv_activation[rows],
+                bottleneck[rows],
+                [block[rows] for block in feature_blocks],
+                relative_depth[rows],
+            )
+            if depth is None:
+                depth = metric.new_empty(len(votes), *metric.shape[1:])
+            depth[rows] = metric
+        assert depth is not None
+        return depth, domain_logits
+
+
+class ZoeDepth(ZoeDepthForDepthEstimation):
+    """The checkpoint's depth estimator: frozen, and in eval mode whatever the model around it does."""
+
+    def __init__(self, config: ZoeDepthConfig, padding: int) -> None:
+        """padding: pixels reflected around the image before it is resized to the backbone's size."""
+        super().__init__(config)
+        self.padding = padding
+        self.input_size: int = config.backbone_config.image_size
+        if isinstance(self.metric_head, ZoeDepthMultipleMetricDepthEstimationHeads):
+            self.metric_head.__class__ = PerImageHeads
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> ZoeDepth:
+        return super().train(False)
+
+    def prepare(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 3, S, S) in [-1, 1]: reflected border, bicubic to the backbone's size."""
+        padded = F.pad(pixel_values * 2 - 1, (self.padding,) * 4, mode="reflect")
+        return self._resize(padded, (self.input_size, self.input_size))
+
+    def restore(self, predicted: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+        """The network's depth (B, S', S') -> (B, H, W) over the image without its border."""
+        height, width = image_size
+        pad = self.padding
+        padded = self._resize(predicted.float()[:, None], (height + 2 * pad, width + 2 * pad))[:, 0]
+        return padded[:, pad : pad + height, pad : pad + width]
+
+    def estimate(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, H, W) metres, float32, with gradients if the weights ask for them."""
+        inputs = self.prepare(pixel_values.float()).to(self.dtype)
+        predicted = self(pixel_values=inputs).predicted_depth
+        return self.restore(predicted, (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+    @staticmethod
+    def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if tuple(maps.shape[-2:]) == size:
+            return maps
+        return F.interpolate(maps, size=size, mode="bicubic", align_corners=True)
+
+
+class MetricDepthEstimator:
+    """Any metric depth estimator of transformers as a depth source (Depth Anything V2 Metric, Depth Pro, …)."""
+
+    def __init__(self, model: nn.Module, image_processor: object) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.image_processor = image_processor
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path) -> MetricDepthEstimator:
+        """Loads a folder or Hub id that holds a depth estimation model and its image processor."""
+        model = AutoModelForDepthEstimation.from_pretrained(str(path_or_id), trust_remote_code=False)
+        kind = getattr(model.config, "depth_estimation_type", "metric")
+        if kind != "metric":
+            raise InputError(f"{path_or_id} estimates {kind} depth; a checkpoint for metric depth is needed.")
+        return cls(model, AutoImageProcessor.from_pretrained(str(path_or_id), use_fast=False))
+
+    @torch.inference_mode()
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        images = [image.permute(1, 2, 0).cpu().numpy() for image in (pixel_values * 255).round().byte()]
+        sizes = [image.shape[:2] for image in images]
+        parameter = next(self.model.parameters())
+        inputs = self.image_processor(images=images, return_tensors="pt")  # type: ignore[operator]
+        outputs = self.model(**{k: v.to(parameter.device, parameter.dtype) for k, v in inputs.items()})
+        options = {"source_sizes": sizes} if "zoe" in type(self.image_processor).__name__.lower() else {}
+        maps = self.image_processor.post_process_depth_estimation(outputs, target_sizes=sizes, **options)  # type: ignore[attr-defined]
+        return torch.stack([item["predicted_depth"].float() for item in maps]).to(pixel_values.device)

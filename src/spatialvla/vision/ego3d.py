@@ -1,0 +1,62 @@
+"""Ego3D position encoding: where each image patch is, in the camera's own frame (§III-A)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spatialvla.vision.camera import back_project
+
+
+def patch_points(
+    depth: torch.Tensor, intrinsics: torch.Tensor, patch_size: int, points_per_side: int
+) -> torch.Tensor:
+    """The 3-D points of every patch.
+
+    depth: (B, H, W) metres; intrinsics: (B, 3, 3) in its pixels. Depth is averaged over
+    points_per_side x points_per_side cells a patch, then back-projected.
+    Returns (B, patches, points_per_side² * 3): patches row by row, within each sub-row, sub-column, xyz.
+    """
+    batch, height, width = depth.shape
+    rows, columns = height // patch_size, width // patch_size
+    side = points_per_side
+    pooled = F.adaptive_avg_pool2d(depth.float(), (rows * side, columns * side))
+    points = back_project(pooled, intrinsics, (height, width))
+    points = points.view(batch, rows, side, columns, side, 3).transpose(2, 3)
+    return points.reshape(batch, rows * columns, side * side * 3)
+
+
+class Ego3DPositionEncoding(nn.Module):
+    """Sinusoidal encoding of a patch's points, then an MLP to the width of the image features."""
+
+    def __init__(self, n_points: int, n_freqs: int, hidden_size: int) -> None:
+        super().__init__()
+        self.n_points = n_points
+        self.n_freqs = n_freqs
+        # The names are those of the published checkpoints.
+        self.position_embedding_head = nn.Sequential(
+            nn.Linear(n_points * 3 * (1 + 2 * n_freqs), hidden_size),
+            nn.LayerNorm(hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size),
+        )
+        for layer in self.position_embedding_head:
+            if isinstance(layer, nn.Linear):
+                # A small gain, so that training starts from the image features as pre-trained.
+                nn.init.xavier_uniform_(layer.weight, gain=0.01)
+
+    def frequency_encoding(self, points: torch.Tensor) -> torch.Tensor:
+        """(B, N, n_points*3) metres -> (B, N, n_points*3*(1+2*n_freqs)): [x, sin 2ᵏx, cos 2ᵏx] per coordinate.
+
+        Points are centred on 2 m in front of the camera and halved, as published.
+        """
+        centre = points.new_tensor([0.0, 0.0, 2.0]).repeat(self.n_points)
+        x = ((points - centre) / 2)[..., None]
+        angles = x * 2.0 ** torch.arange(self.n_freqs, device=points.device, dtype=points.dtype)
+        return torch.cat([x, angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """(B, N, n_points*3) metres, float32 -> (B, N, hidden_size) in the dtype of the weights."""
+        encoding = self.frequency_encoding(points.float())
+        return self.position_embedding_head(encoding.to(self.position_embedding_head[0].weight.dtype))
