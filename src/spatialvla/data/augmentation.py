@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from spatialvla.errors import InputError
+from spatialvla.vision.camera import crop_intrinsics, resize_intrinsics
 
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = np.array([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
@@ -119,13 +120,13 @@ def crop_and_resize(views: Views, boxes: np.ndarray) -> Views:
             cut = depth[None, index : index + 1, rows, columns]
             new_depth[index] = F.interpolate(cut, size=(height, width), mode="nearest-exact")[0, 0]
 
-    left, top, box_width, box_height = boxes.astype(np.float64).T
-    to_view = np.zeros((len(boxes), 3, 3))
-    to_view[:, 0, 0], to_view[:, 1, 1], to_view[:, 2, 2] = width / box_width, height / box_height, 1
-    to_view[:, 0, 2], to_view[:, 1, 2] = -left * width / box_width, -top * height / box_height
+    moved = [
+        resize_intrinsics(crop_intrinsics(camera, left, top), (box_height, box_width), (height, width))
+        for camera, (left, top, box_width, box_height) in zip(views.intrinsics, boxes.tolist(), strict=True)
+    ]
     return Views(
         images=images.permute(0, 2, 3, 1).numpy(),
-        intrinsics=to_view @ views.intrinsics,
+        intrinsics=np.stack(moved),
         depth=None if new_depth is None else new_depth.numpy(),
     )
 
