@@ -1,0 +1,287 @@
+"""Action grids: continuous 7-DoF actions <-> three spatial tokens a step (translation, rotation, gripper)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from spatialvla.actions.gaussians import Gaussian, equal_probability_edges
+from spatialvla.actions.spherical import R_MAX, cartesian_to_spherical, spherical_to_cartesian
+from spatialvla.errors import CheckpointError, InputError
+
+DIMENSION_RANGES = {
+    "theta": (0.0, float(np.pi)),
+    "phi": (-float(np.pi), float(np.pi)),
+    "r": (0.0, R_MAX),
+    "roll": (-1.0, 1.0),
+    "pitch": (-1.0, 1.0),
+    "yaw": (-1.0, 1.0),
+}
+"""The continuous dimensions of a grid and their ranges for normalised actions, in token order."""
+
+KINDS = ("translation", "rotation", "gripper")
+"""What the three tokens of a step stand for, in order."""
+
+_N_GRIPPER = 2
+
+
+@dataclass(frozen=True)
+class Bins:
+    """How many bins each continuous dimension has. The default is the published 8,194-token setup."""
+
+    theta: int = 16
+    phi: int = 32
+    r: int = 8
+    roll: int = 16
+    pitch: int = 16
+    yaw: int = 16
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count < 1:
+                raise InputError(f"{name} needs at least one bin, not {count}")
+
+
+@dataclass(frozen=True)
+class ActionGrid:
+    """Bin edges of translation (spherical: theta, phi, r) and rotation (roll, pitch, yaw), in ascending order.
+
+    Encodes normalised actions: 7 numbers Δx Δy Δz Δroll Δpitch Δyaw in [-1, 1], gripper in [0, 1], 1 = open.
+    Token numbers: translation first (theta-major, r-minor), then rotation (roll-major, yaw-minor), then gripper
+    closed and open. Values outside a dimension's range fall into its outer bins. Paper section 3.2.
+    Raises InputError where a dimension has fewer than two edges or they do not ascend.
+    """
+
+    theta: tuple[float, ...]
+    phi: tuple[float, ...]
+    r: tuple[float, ...]
+    roll: tuple[float, ...]
+    pitch: tuple[float, ...]
+    yaw: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            edges = tuple(map(float, getattr(self, field.name)))
+            if len(edges) < 2 or not np.all(np.diff(edges) > 0) or not np.all(np.isfinite(edges)):
+                raise InputError(f"bin edges of {field.name} must be at least two finite, ascending numbers")
+            object.__setattr__(self, field.name, edges)
+
+    @classmethod
+    def from_gaussians(
+        cls,
+        gaussians: Mapping[str, tuple[float, float]],
+        min_sigma: float = 0.0,
+        bins: Bins = Bins(),  # noqa: B008 (frozen)
+    ) -> ActionGrid:
+        """Bins of equal probability under a truncated Gaussian (mean, deviation) for each dimension.
+
+        min_sigma: floor of the deviations, which keeps bins of rare actions from growing too wide.
+        Raises InputError on missing or unknown dimensions and on deviations too small for distinct bins.
+        """
+        if set(gaussians) != set(DIMENSION_RANGES):
+            raise InputError(
+                f"need a Gaussian for each of {', '.join(DIMENSION_RANGES)}, got {', '.join(gaussians)}"
+            )
+        edges = {}
+        for name, (low, high) in DIMENSION_RANGES.items():
+            mu, sigma = gaussians[name]
+            try:
+                edges[name] = equal_probability_edges(
+                    Gaussian(mu, max(sigma, min_sigma)), getattr(bins, name), low, high
+                )
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+        return cls(**edges)
+
+    @classmethod
+    def uniform(cls, bins: Bins = Bins()) -> ActionGrid:  # noqa: B008 (frozen)
+        """Bins of equal width: the paper's ablation of adaptive grids (section 4.4)."""
+        return cls(
+            **{
+                name: tuple(np.linspace(low, high, getattr(bins, name) + 1))
+                for name, (low, high) in DIMENSION_RANGES.items()
+            }
+        )
+
+    @classmethod
+    def fit(
+        cls,
+        actions: np.ndarray,
+        min_sigma: float = 0.0,
+        bins: Bins = Bins(),  # noqa: B008 (frozen)
+    ) -> ActionGrid:
+        """The grid of the Gaussians that `fit_gaussians` finds in normalised actions (n, 7)."""
+        return cls.from_gaussians(fit_gaussians(actions), min_sigma, bins)
+
+    @property
+    def bins(self) -> Bins:
+        """The number of bins by dimension."""
+        return Bins(*(len(edges) - 1 for edges in astuple(self)))
+
+    @property
+    def edges(self) -> dict[str, np.ndarray]:
+        """Bin edges by dimension, (bins + 1,) float64 each."""
+        return {field.name: np.array(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def centers(self) -> dict[str, np.ndarray]:
+        """Middles of the bins by dimension, (bins,) float64 each: what tokens decode to."""
+        return {name: (edges[:-1] + edges[1:]) / 2 for name, edges in self.edges.items()}
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Bins of the translation block (theta, phi, r) and of the rotation block (roll, pitch, yaw)."""
+        theta, phi, r, roll, pitch, yaw = astuple(self.bins)
+        return (theta, phi, r), (roll, pitch, yaw)
+
+    @property
+    def n_translation(self) -> int:
+        return int(np.prod(self.shapes[0]))
+
+    @property
+    def n_rotation(self) -> int:
+        return int(np.prod(self.shapes[1]))
+
+    @property
+    def n_gripper(self) -> int:
+        return _N_GRIPPER
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return self.n_translation + self.n_rotation + self.n_gripper
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Half-open token number ranges of translation, rotation and gripper."""
+        rotation = self.n_translation
+        gripper = rotation + self.n_rotation
+        return (0, rotation), (rotation, gripper), (gripper, self.size)
+
+    def encode(self, actions: np.ndarray) -> np.ndarray:
+        """Normalised actions (..., 7) -> token numbers (..., 3) int64.
+
+        Spherical coordinates are taken in the precision of the input (float32 or float64).
+        Raises InputError on other shapes and on NaN or infinity.
+        """
+        values = checked_actions(actions)
+        coordinates = dict(zip(DIMENSION_RANGES, _continuous(values), strict=True))
+        # Only the inner edges decide, so whatever lies outside the range falls into the outer bins.
+        indices = [np.digitize(coordinates[name], edges[1:-1]) for name, edges in self.edges.items()]
+        translation, rotation = (
+            np.ravel_multi_index(block, shape)
+            for block, shape in zip((tuple(indices[:3]), tuple(indices[3:])), self.shapes, strict=True)
+        )
+        gripper = values[..., 6] >= 0.5
+        return np.stack([translation, rotation, gripper], axis=-1).astype(np.int64) + self._offsets
+
+    def decode(self, ids: np.ndarray) -> np.ndarray:
+        """Token numbers (..., 3) -> normalised actions (..., 7) float64: bin middles, xyz clipped to [-1, 1].
+
+        Raises InputError on other shapes and on a number that is not a token of its place's kind.
+        """
+        local = self._checked_ids(ids) - self._offsets
+        indices = (
+            *np.unravel_index(local[..., 0], self.shapes[0]),
+            *np.unravel_index(local[..., 1], self.shapes[1]),
+        )
+        theta, phi, r, *angles = (
+            centers[index] for centers, index in zip(self.centers.values(), indices, strict=True)
+        )
+        xyz = np.clip(spherical_to_cartesian(theta, phi, r), -1.0, 1.0)
+        return np.concatenate([xyz, np.stack([*angles, local[..., 2].astype(np.float64)], axis=-1)], axis=-1)
+
+    def to_json(self) -> dict[str, Any]:
+        """`action_config` and `bin_policy` as the published processor_config.json has them; floats are exact."""
+        bins = self.bins
+        return {
+            "action_config": {
+                "distribution": "uniform" if self == ActionGrid.uniform(bins) else "gaussian",
+                "num_bins": {
+                    "translation": {f"{name}_bins": getattr(bins, name) for name in ("theta", "phi", "r")},
+                    "rotation": {f"{name}_bins": getattr(bins, name) for name in ("roll", "pitch", "yaw")},
+                    "gripper": self.n_gripper,
+                    "total": self.size,
+                },
+                "use_spherical": True,
+            },
+            "bin_policy": {
+                "translation": {f"{name}_bins": list(getattr(self, name)) for name in ("theta", "phi", "r")},
+                "rotation": {f"{name}_bins": list(getattr(self, name)) for name in ("roll", "pitch", "yaw")},
+            },
+        }
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> ActionGrid:
+        """The grid in a published processor_config.json. The stored edges count, not how they came about.
+
+        Raises CheckpointError where keys are missing, the edges are unusable or contradict `num_bins`, or the
+        grid is not the spherical one.
+        """
+        try:
+            action_config, policy = config["action_config"], config["bin_policy"]
+            num_bins = action_config["num_bins"]
+            grid = cls(
+                **{name: policy["translation"][f"{name}_bins"] for name in ("theta", "phi", "r")},
+                **{name: policy["rotation"][f"{name}_bins"] for name in ("roll", "pitch", "yaw")},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the processor's configuration holds no usable action grid: {error}"
+            ) from error
+        if not action_config.get("use_spherical", True):
+            raise CheckpointError(
+                "grids over Cartesian translations (use_spherical: false) are not supported"
+            )
+        expected = grid.to_json()["action_config"]["num_bins"]
+        if num_bins != expected:
+            raise CheckpointError(f"num_bins {num_bins} contradicts the edges in bin_policy: {expected}")
+        return grid
+
+    @property
+    def _offsets(self) -> np.ndarray:
+        return np.array([start for start, _ in self.ranges])
+
+    def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
+        ids = np.asarray(ids)
+        if ids.ndim < 1 or ids.shape[-1] != len(KINDS) or not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"token numbers must be integers (..., 3), got {ids.dtype} {ids.shape}")
+        for place, (kind, (start, stop)) in enumerate(zip(KINDS, self.ranges, strict=True)):
+            numbers = ids[..., place]
+            wrong = np.unique(numbers[(numbers < start) | (numbers >= stop)])
+            if wrong.size:
+                named = ", ".join(map(str, wrong[:5])) + (", …" if wrong.size > 5 else "")
+                raise InputError(f"{named} is no {kind} token: these are {start} to {stop - 1} on this grid")
+        return ids.astype(np.int64)
+
+
+def fit_gaussians(actions: np.ndarray) -> dict[str, Gaussian]:
+    """Mean and standard deviation of each grid dimension over normalised actions (n, 7)."""
+    values = checked_actions(actions).astype(np.float64)
+    if values.ndim != 2 or not len(values):
+        raise InputError(f"fitting needs at least one action (n, 7), got {values.shape}")
+    return {
+        name: Gaussian(float(coordinate.mean()), float(coordinate.std()))
+        for name, coordinate in zip(DIMENSION_RANGES, _continuous(values), strict=True)
+    }
+
+
+def checked_actions(actions: np.ndarray) -> np.ndarray:
+    """Actions (..., 7) as float32 (kept) or float64; InputError on other shapes and on NaN or infinity."""
+    values = np.asarray(actions)
+    if values.ndim < 1 or values.shape[-1] != 7:
+        raise InputError(f"actions must be (..., 7), got {values.shape}")
+    if values.dtype != np.float32:
+        values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"actions must be finite, but {int((~np.isfinite(values)).sum())} numbers are not")
+    return values
+
+
+def _continuous(actions: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(..., 7) -> theta, phi, r of the translation clipped to [-1, 1]; roll, pitch, yaw; each (...)."""
+    translation = np.clip(actions[..., :3], -1.0, 1.0)
+    return (*cartesian_to_spherical(translation), *np.moveaxis(actions[..., 3:6], -1, 0))

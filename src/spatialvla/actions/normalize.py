@@ -1,0 +1,112 @@
+"""Action statistics of a dataset, and the q01/q99 normalisation they define, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spatialvla.actions.grids import checked_actions
+from spatialvla.errors import CheckpointError, InputError
+
+MIN_SPAN = 1e-8
+"""Dimensions whose q01 and q99 lie closer (metres, radians) do not move: they normalise to 0."""
+
+_NUMBERS = ("q01", "q99", "mean", "std", "min", "max")
+
+
+@dataclass(frozen=True, eq=False)
+class ActionStatistics:
+    """Statistics of a dataset's actions, in the dataset's units.
+
+    q01, q99, mean, std, min, max: (7,) float64. mask: (7,) bool, which dimensions are normalised (usually all
+    but the gripper). num_trajectories, num_transitions: how much data they describe.
+    Raises InputError on other shapes, NaN or infinity, and where q01 exceeds q99.
+    """
+
+    q01: np.ndarray
+    q99: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    mask: np.ndarray
+    num_trajectories: int
+    num_transitions: int
+
+    def __post_init__(self) -> None:
+        for name in (*_NUMBERS, "mask"):
+            value = np.array(getattr(self, name), dtype=bool if name == "mask" else np.float64)
+            if value.shape != (7,) or not np.isfinite(value).all():
+                raise InputError(f"action statistics: {name} must be 7 finite numbers, got {value.tolist()}")
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        if (self.q01 > self.q99).any():
+            raise InputError("action statistics: q01 exceeds q99; the two may be swapped")
+
+    @classmethod
+    def from_actions(
+        cls, actions: np.ndarray, mask: np.ndarray | None = None, num_trajectories: int = 1
+    ) -> ActionStatistics:
+        """Statistics of actions (n, 7); mask defaults to all dimensions but the gripper.
+
+        Raises InputError on an empty array, other shapes, NaN or infinity.
+        """
+        values = checked_actions(actions).astype(np.float64)
+        if values.ndim != 2 or not len(values):
+            raise InputError(f"statistics need at least one action (n, 7), got {values.shape}")
+        q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
+        return cls(
+            q01=q01,
+            q99=q99,
+            mean=values.mean(0),
+            std=values.std(0),
+            min=values.min(0),
+            max=values.max(0),
+            mask=np.arange(7) < 6 if mask is None else mask,
+            num_trajectories=num_trajectories,
+            num_transitions=len(values),
+        )
+
+    def normalize(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (..., 7) in the dataset's units -> float64; masked dimensions in [-1, 1], clipped at q01, q99.
+
+        Dimensions that do not move (q99 - q01 < MIN_SPAN) become 0; unmasked ones pass as they are.
+        """
+        values = checked_actions(actions).astype(np.float64)
+        span = self.q99 - self.q01
+        moves = span >= MIN_SPAN
+        scaled = np.clip(2 * (values - self.q01) / np.where(moves, span, 1) - 1, -1, 1)
+        return np.where(self.mask, np.where(moves, scaled, 0), values)
+
+    def denormalize(self, actions: np.ndarray) -> np.ndarray:
+        """The inverse between q01 and q99: normalised actions (..., 7) -> float64 in the dataset's units."""
+        values = checked_actions(actions).astype(np.float64)
+        return np.where(self.mask, 0.5 * (values + 1) * (self.q99 - self.q01) + self.q01, values)
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `statistics` in the published processor_config.json; floats are exact."""
+        return {
+            "action": {name: getattr(self, name).tolist() for name in (*_NUMBERS, "mask")},
+            "num_trajectories": self.num_trajectories,
+            "num_transitions": self.num_transitions,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ActionStatistics:
+        """The inverse of `to_json`. Without a mask every dimension is normalised, as published decoding does.
+
+        Raises CheckpointError where statistics are missing or unusable.
+        """
+        try:
+            action = entry["action"]
+            return cls(
+                **{name: action[name] for name in _NUMBERS},
+                mask=action.get("mask", np.ones(7, dtype=bool)),
+                num_trajectories=entry.get("num_trajectories", 0),
+                num_transitions=entry.get("num_transitions", 0),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the action statistics cannot be read: {error!r}") from error
