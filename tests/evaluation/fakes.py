@@ -1,0 +1,113 @@
+"""A benchmark without a simulator and a policy without a network. Worker processes import this file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.protocol import Conventions
+from spatialvla.types import ActionChunk, Observation
+
+INSTRUCTIONS = ["pick up the bowl", "open the drawer", "push the plate"]
+CHUNK = 4
+
+
+def conventions(time_limit: int = 20) -> Conventions:
+    return Conventions(
+        time_limit=time_limit,
+        camera="fake",
+        image_size=16,
+        image="as is",
+        rendering="none",
+        action="x counts",
+        gripper="ignored",
+        control_hz=20,
+        settle_steps=0,
+        settle_action=(0.0,) * 7,
+        start_states="i",
+        success="the sum of x reaches the goal",
+    )
+
+
+@dataclass(frozen=True)
+class FakeBenchmark:
+    """Task t from start state s succeeds once the actions' x add up to 3 + 2 t + s; state 4 never ends."""
+
+    dies_in: int | None = None
+    breaks_in: int | None = None
+    states: int = 5
+
+    def instructions(self, suite: str) -> list[str]:
+        if suite != "fake":
+            raise InputError(f"no suite {suite!r}")
+        return INSTRUCTIONS
+
+    def conventions(self, suite: str) -> Conventions:
+        return conventions()
+
+    def open(self, suite: str, task: int, conventions: Conventions) -> FakeEnvironment:
+        return FakeEnvironment(self, task)
+
+
+class FakeEnvironment:
+    def __init__(self, benchmark: FakeBenchmark, task: int) -> None:
+        self.benchmark, self.task = benchmark, task
+
+    def start(self, start_state: int) -> None:
+        if start_state >= self.benchmark.states:
+            raise InputError(f"there is no start state {start_state}")
+        self.goal = 3 + 2 * self.task + start_state if start_state < 4 else np.inf
+        self.position = 0.0
+        self.steps = 0
+
+    def step(self, action: np.ndarray) -> bool:
+        if self.benchmark.dies_in == self.task:
+            os._exit(9)
+        if self.benchmark.breaks_in == self.task:
+            raise RuntimeError("the bowl fell off the world")
+        assert self.position < self.goal, "stepped on after success"
+        self.steps += 1
+        self.position += action[0]
+        return self.position >= self.goal
+
+    def observe(self, depth: bool) -> Observation:
+        image = np.full((16, 16, 3), self.steps, np.uint8)
+        return Observation(
+            image, INSTRUCTIONS[self.task], np.eye(3), np.full((16, 16), 1.5) if depth else None
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class FakePolicy:
+    """x = 1 in every step; remembers batch sizes and whether depth came along."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.depths: list[bool] = []
+        self.resets = 0
+
+    def predict(self, observations: list[Observation]) -> list[ActionChunk]:
+        self.batches.append(len(observations))
+        self.depths += [observation.depth is not None for observation in observations]
+        actions = np.zeros((CHUNK, 7))
+        actions[:, 0] = 1.0
+        return [ActionChunk(actions, np.zeros((CHUNK, 3), np.int64)) for _ in observations]
+
+    def new_executor(self) -> FakeExecutor:
+        return FakeExecutor(self)
+
+
+class FakeExecutor:
+    def __init__(self, policy: FakePolicy) -> None:
+        self.policy = policy
+
+    def __call__(self, chunk: ActionChunk) -> np.ndarray:
+        return chunk.actions
+
+    def reset(self) -> None:
+        self.policy.resets += 1

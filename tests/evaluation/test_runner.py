@@ -1,0 +1,145 @@
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes unpickle the fakes by their module's name
+
+from fakes import INSTRUCTIONS, FakeBenchmark, FakePolicy
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.moments import MomentKeeper
+from spatialvla.evaluation.protocol import plan_jobs
+from spatialvla.evaluation.results import Results
+from spatialvla.evaluation.runner import EvaluationError, evaluate
+
+
+def play(tmp_path: Path, benchmark: FakeBenchmark | None = None, **options: object) -> Results:
+    arguments = {"episodes_per_task": 2, "workers": 1, "benchmark": benchmark or FakeBenchmark()} | options
+    return evaluate(arguments.pop("policy", FakePolicy()), "fake", out=tmp_path, **arguments)
+
+
+def test_every_episode_is_played_once_and_ends_as_soon_as_it_succeeds(tmp_path):
+    policy = FakePolicy()
+    results = play(tmp_path, policy=policy, episodes_per_task=3, workers=2)
+    assert results.complete
+    assert [(e.task, e.start_state, e.steps) for e in results.episodes] == [
+        (task, state, 3 + 2 * task + state) for task in range(3) for state in range(3)
+    ]
+    assert all(e.success for e in results.episodes)
+    assert policy.resets == 9  # one an episode
+    assert sum(policy.batches) == sum(-(-e.steps // 4) for e in results.episodes)
+    assert not any(policy.depths)
+    assert Results.load(tmp_path / "results.json") == results
+    assert not multiprocessing.active_children()
+
+
+def test_the_time_limit_ends_an_episode_as_a_failure(tmp_path):
+    results = play(tmp_path, episodes_per_task=5, tasks=[1])
+    assert [e.success for e in results.episodes] == [True, True, True, True, False]
+    assert results.episodes[-1].steps == 20
+    assert list(results.tasks) == [1]
+
+
+def test_simulator_depth_reaches_the_policy(tmp_path):
+    policy = FakePolicy()
+    results = play(tmp_path, policy=policy, depth="simulator", tasks=[0])
+    assert policy.depths
+    assert all(policy.depths)
+    assert results.depth == "simulator"
+
+
+def test_videos_play_in_real_time(tmp_path):
+    results = play(tmp_path, tasks=[2], episodes_per_task=1)
+    (episode,) = results.episodes
+    assert episode.video == "videos/task02_state00.mp4"
+    with av.open(str(tmp_path / episode.video)) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(video=0))
+        assert stream.codec_context.name == "h264"
+    times = [float(frame.pts * frame.time_base) for frame in frames]
+    # Decisions at steps 0 and 4, the end at step 7, which stays for a second; 20 steps a second.
+    assert times == pytest.approx([0, 4 / 20, 7 / 20, 27 / 20], abs=1e-3)
+    assert frames[-1].to_ndarray(format="rgb24").mean() == pytest.approx(7, abs=3)
+
+
+def test_requests_that_wait_together_become_one_batch(tmp_path):
+    class SlowPolicy(FakePolicy):
+        def predict(self, observations):
+            import time
+
+            time.sleep(0.05)
+            return super().predict(observations)
+
+    policy = SlowPolicy()
+    play(tmp_path, policy=policy, workers=3, videos=False, episodes_per_task=4)
+    assert max(policy.batches) > 1
+
+
+@pytest.mark.parametrize("benchmark", [FakeBenchmark(dies_in=1), FakeBenchmark(breaks_in=1)])
+def test_a_broken_worker_is_an_error_that_names_its_task(tmp_path, benchmark):
+    with pytest.raises(EvaluationError, match=r"task 1 \(open the drawer\) of fake") as error:
+        play(tmp_path, benchmark)
+    assert ("exit code 9" if benchmark.dies_in else "the bowl fell off the world") in str(error.value)
+    assert not multiprocessing.active_children()
+    assert [e.task for e in Results.load(tmp_path / "results.json").episodes] == [0, 0]
+
+
+def test_an_interrupt_leaves_no_process_and_keeps_what_was_found(tmp_path):
+    class InterruptedPolicy(FakePolicy):
+        def predict(self, observations):
+            if sum(self.batches) == 3:
+                raise KeyboardInterrupt
+            return super().predict(observations)
+
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path, policy=InterruptedPolicy())
+    assert not multiprocessing.active_children()
+    left = Results.load(tmp_path / "results.json")
+    assert left.episodes
+    assert not left.complete
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": "guess"}, "estimate, simulator"),
+        ({"tasks": [3]}, "tasks 0 to 2"),
+        ({"tasks": []}, "at least 1 of tasks"),
+        ({"episodes_per_task": 0}, "at least 1 of episodes_per_task"),
+        ({"workers": 0}, "at least 1 of workers"),
+        ({"episodes_per_task": 6}, "no start state 5"),
+    ],
+)
+def test_options_that_cannot_be_used(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        play(tmp_path, **options)
+
+
+def test_jobs_cover_all_episodes_and_split_only_for_idle_workers():
+    assert [job.start_states for job in plan_jobs("s", [0, 1], 4, 2)] == [(0, 1, 2, 3)] * 2
+    split = plan_jobs("s", [7], 5, 3)
+    assert sorted(state for job in split for state in job.start_states) == [0, 1, 2, 3, 4]
+    assert len(split) == 3
+    assert len(plan_jobs("s", [0], 2, 8)) == 2
+
+
+def test_moments_are_spread_over_the_first_episode(tmp_path):
+    keeper = MomentKeeper(per_episode=2, max_tasks=2)
+    play(tmp_path, keeper=keeper, tasks=[0, 1, 2], episodes_per_task=5)
+    assert {task: [m.step for m in moments] for task, moments in keeper.kept.items()} == {0: [0], 1: [0, 4]}
+    assert keeper.kept[1][0].observation.instruction == INSTRUCTIONS[1]
+
+
+def test_results_document_carries_rules_and_rates(tmp_path):
+    play(tmp_path, tasks=[0, 2], checkpoint="abc", name="nano")
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["schema"] == "spatialvla.evaluation/1"
+    assert document["complete"] is True
+    assert document["conventions"]["time_limit"] == 20
+    assert document["checkpoint"] == "abc"
+    assert document["versions"]["spatialvla"]
+    assert [(t["task"], t["successes"], t["trials"]) for t in document["tasks"]] == [(0, 2, 2), (2, 2, 2)]
