@@ -1,0 +1,7 @@
+"""LeRobot datasets, format v3.0: a writer and a reader that need PyArrow and PyAV, not lerobot."""
+
+from spatialvla.data.lerobot.features import Feature
+from spatialvla.data.lerobot.reader import Episode, LeRobotDataset
+from spatialvla.data.lerobot.writer import LeRobotWriter
+
+__all__ = ["Episode", "Feature", "LeRobotDataset", "LeRobotWriter"]

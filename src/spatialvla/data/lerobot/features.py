@@ -1,0 +1,182 @@
+"""What a dataset holds for each frame, and how LeRobot v3.0 writes that in JSON, Arrow and `datasets` terms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from spatialvla.errors import InputError
+
+DEPTH_UNIT_METRES = {"mm": 1e-3, "m": 1.0}
+_IMAGE_AXES = ("height", "width", "channels")
+_NUMBERS = {
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "uint8": pa.uint8(),
+    "uint16": pa.uint16(),
+    "uint32": pa.uint32(),
+    "uint64": pa.uint64(),
+    "bool": pa.bool_(),
+}
+_MAX_ARRAY_DIMENSIONS = 5
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One named value of each frame.
+
+    dtype: 'video' (RGB, lossy H.264), 'image' (RGB, lossless PNG), 'depth' (metres, stored in
+        whole millimetres), or a NumPy number type such as 'float32', 'int64', 'bool'.
+    shape: of one frame: (H, W, 3) for 'video' and 'image', (H, W) for 'depth', otherwise 1 to 5 dimensions.
+    names: of the entries of a vector, such as ('x', 'y', 'z').
+    info: how the pixels are stored; known for what was read from a dataset.
+
+    Raises InputError for a dtype or shape that cannot be stored.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    names: Sequence[str] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if self.names is not None:
+            object.__setattr__(self, "names", tuple(self.names))
+        wanted = {"video": "(H, W, 3)", "image": "(H, W, 3)", "depth": "(H, W)"}.get(self.dtype)
+        if wanted is None and self.dtype not in (*_NUMBERS, "string"):
+            raise InputError(
+                f"Feature '{self.name}' has dtype '{self.dtype}'; use 'video', 'image', 'depth' or one of "
+                f"{', '.join(_NUMBERS)}."
+            )
+        if wanted is None and not 1 <= len(self.shape) <= _MAX_ARRAY_DIMENSIONS:
+            raise InputError(
+                f"Feature '{self.name}' has shape {self.shape}; LeRobot stores 1 to 5 dimensions a frame."
+            )
+        rgb_misshapen = self.is_rgb and (len(self.shape) != 3 or self.shape[2] != 3)
+        if rgb_misshapen or (self.is_depth and len(self.shape) != 2):
+            raise InputError(
+                f"Feature '{self.name}' of dtype '{self.dtype}' needs shape {wanted}, not {self.shape}."
+            )
+        if any(size < 1 for size in self.shape):
+            raise InputError(
+                f"Feature '{self.name}' has an empty shape {self.shape}; all sizes must be positive."
+            )
+
+    @property
+    def is_rgb(self) -> bool:
+        return self.dtype in ("video", "image")
+
+    @property
+    def is_depth(self) -> bool:
+        return self.dtype == "depth"
+
+    @property
+    def is_encoded_image(self) -> bool:
+        """Whether each frame is a PNG or TIFF file inside the parquet file."""
+        return self.dtype in ("image", "depth")
+
+    @property
+    def is_number(self) -> bool:
+        return self.dtype in _NUMBERS
+
+    @classmethod
+    def from_json(cls, name: str, spec: Mapping[str, Any]) -> Feature:
+        """Read an entry of `features` in info.json."""
+        info = spec.get("info") or spec.get("video_info") or {}
+        dtype, shape, names = spec["dtype"], tuple(spec["shape"]), spec.get("names")
+        if dtype == "image" and info.get("is_depth_map"):
+            dtype, shape = "depth", shape[:2]
+        named_axes = isinstance(names, Mapping) or dtype in ("video", "image", "depth")
+        return cls(name, dtype, shape, None if named_axes else names, info)
+
+    def to_json(self) -> dict[str, Any]:
+        """This feature as an entry of `features` in info.json."""
+        if not (self.is_rgb or self.is_depth):
+            names = None if self.names is None else list(self.names)
+            return {"dtype": self.dtype, "shape": list(self.shape), "names": names}
+        spec: dict[str, Any] = {
+            "dtype": "image" if self.is_depth else self.dtype,
+            "shape": [*self.shape, 1] if self.is_depth else list(self.shape),
+            "names": list(_IMAGE_AXES),
+        }
+        info = {"is_depth_map": True, "depth_unit": "mm"} if self.is_depth else dict(self.info)
+        return {**spec, "info": info} if info else spec
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The type of this feature's parquet column; videos have none."""
+        if self.is_encoded_image:
+            return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        number = _NUMBERS[self.dtype]
+        if self.shape == (1,):
+            return number
+        if len(self.shape) == 1:
+            return pa.list_(number, self.shape[0])
+        for _ in self.shape:
+            number = pa.list_(number)
+        return number
+
+    @property
+    def hugging_face_type(self) -> dict[str, Any]:
+        """The same type as the `datasets` library writes it into a parquet file's schema."""
+        if self.is_encoded_image:
+            return {"_type": "Image"}
+        if self.shape == (1,):
+            return {"dtype": self.dtype, "_type": "Value"}
+        if len(self.shape) == 1:
+            return {
+                "feature": {"dtype": self.dtype, "_type": "Value"},
+                "length": self.shape[0],
+                "_type": "List",
+            }
+        return {"shape": list(self.shape), "dtype": self.dtype, "_type": f"Array{len(self.shape)}D"}
+
+    def to_arrow(self, values: np.ndarray) -> pa.Array:
+        """Numbers (T, *shape) as a column of `arrow_type`."""
+        flat = pa.array(values.reshape(-1))
+        if self.shape == (1,):
+            return flat
+        if len(self.shape) == 1:
+            return pa.FixedSizeListArray.from_arrays(flat, self.shape[0])
+        for size in reversed(self.shape):
+            offsets = np.arange(0, len(flat) + 1, size, dtype=np.int32)
+            flat = pa.ListArray.from_arrays(pa.array(offsets), flat)
+        return flat
+
+    def from_arrow(self, column: pa.ChunkedArray) -> np.ndarray:
+        """A column as numbers: (T, *shape), or (T,) when shape is (1,), as LeRobot has it."""
+        values = column.combine_chunks()
+        length = len(values)
+        while pa.types.is_nested(values.type):
+            values = values.flatten()
+        array = values.to_numpy(zero_copy_only=False)
+        return array if self.shape == (1,) else array.reshape(length, *self.shape)
+
+
+BOOKKEEPING = (
+    Feature("timestamp", "float32", (1,)),
+    Feature("frame_index", "int64", (1,)),
+    Feature("episode_index", "int64", (1,)),
+    Feature("index", "int64", (1,)),
+    Feature("task_index", "int64", (1,)),
+)
+"""Columns LeRobot adds to each frame; timestamp is in seconds since the episode began."""
+
+
+def data_schema(features: Sequence[Feature]) -> pa.Schema:
+    """The schema of the data files, with the metadata that the `datasets` library looks for."""
+    stored = [feature for feature in features if feature.dtype != "video"]
+    hugging_face = {feature.name: feature.hugging_face_type for feature in stored}
+    metadata = {"huggingface": json.dumps({"info": {"features": hugging_face}})}
+    return pa.schema([(feature.name, feature.arrow_type) for feature in stored], metadata=metadata)

@@ -1,0 +1,235 @@
+"""The `meta` folder: info.json, stats.json, tasks.parquet and the table of episodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spatialvla.data.lerobot.features import Feature
+from spatialvla.data.lerobot.files import read_json, read_parquet, replacing, write_json
+from spatialvla.data.lerobot.stats import Statistics
+from spatialvla.errors import CheckpointError
+
+VERSION = "v3.0"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+FILES_PER_CHUNK = 1000
+DATA_FILE_MB = 100
+VIDEO_FILE_MB = 200
+
+_INFO = "meta/info.json"
+_STATS = "meta/stats.json"
+_TASKS = "meta/tasks.parquet"
+_EPISODES = "meta/episodes"
+
+
+@dataclass(frozen=True)
+class Info:
+    """What holds for the whole dataset. fps: frames a second; the paths are templates of file places."""
+
+    fps: int
+    features: Mapping[str, Feature]
+    robot_type: str | None = None
+    total_episodes: int = 0
+    total_frames: int = 0
+    total_tasks: int = 0
+    data_path: str = DATA_PATH
+    video_path: str | None = VIDEO_PATH
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "codebase_version": VERSION,
+            "fps": self.fps,
+            "features": {name: feature.to_json() for name, feature in self.features.items()},
+            "total_episodes": self.total_episodes,
+            "total_frames": self.total_frames,
+            "total_tasks": self.total_tasks,
+            "chunks_size": FILES_PER_CHUNK,
+            "data_files_size_in_mb": DATA_FILE_MB,
+            "video_files_size_in_mb": VIDEO_FILE_MB,
+            "data_path": self.data_path,
+            "video_path": self.video_path,
+            "robot_type": self.robot_type,
+            "splits": {"train": f"0:{self.total_episodes}"},
+        }
+
+
+@dataclass(frozen=True)
+class Place:
+    """A data or video file by its numbers; start is the first second of an episode inside a video file."""
+
+    chunk: int
+    file: int
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """Where one episode is. first_frame: its first frame's index in the dataset; length in frames."""
+
+    index: int
+    task: str
+    first_frame: int
+    length: int
+    data: Place
+    videos: Mapping[str, Place]
+
+
+def is_dataset(root: Path) -> bool:
+    """Whether a finished dataset of any version lies in `root`."""
+    return (root / _INFO).exists()
+
+
+def write_info(root: Path, info: Info) -> None:
+    write_json(root / _INFO, info.to_json())
+
+
+def write_stats(root: Path, stats: Mapping[str, Statistics]) -> None:
+    write_json(
+        root / _STATS, {name: {k: v.tolist() for k, v in part.items()} for name, part in stats.items()}
+    )
+
+
+def write_tasks(root: Path, tasks: Sequence[str]) -> None:
+    """Tasks in order of their number, declared as the index of a pandas table, where LeRobot looks for them."""
+    columns = [
+        {"name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
+        {"name": "task", "pandas_type": "unicode", "numpy_type": "object"},
+    ]
+    pandas = {
+        "index_columns": ["task"],
+        "column_indexes": [
+            {
+                "name": None,
+                "field_name": None,
+                "pandas_type": "unicode",
+                "numpy_type": "object",
+                "metadata": None,
+            }
+        ],
+        "columns": [{**column, "field_name": column["name"], "metadata": None} for column in columns],
+        "pandas_version": "2.0.0",
+    }
+    schema = pa.schema(
+        [("task_index", pa.int64()), ("task", pa.string())], metadata={"pandas": json.dumps(pandas)}
+    )
+    table = pa.table({"task_index": range(len(tasks)), "task": list(tasks)}, schema=schema)
+    with replacing(root / _TASKS) as path:
+        pq.write_table(table, path)
+
+
+def write_episodes(
+    root: Path, records: Sequence[EpisodeRecord], stats: Sequence[Mapping[str, Statistics]], fps: int
+) -> None:
+    """The table of episodes with the statistics of each."""
+    rows = [_episode_row(record, part, fps) for record, part in zip(records, stats, strict=True)]
+    with replacing(root / _EPISODES / "chunk-000/file-000.parquet") as path:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def read_info(root: Path) -> Info:
+    """Read info.json. Raises CheckpointError when it is missing, broken or of another format version."""
+    path = root / _INFO
+    raw = read_json(path)
+    version = raw.get("codebase_version")
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} says format '{version}', not '{VERSION}'; convert it with lerobot's own converter."
+        )
+    try:
+        return Info(
+            fps=int(raw["fps"]),
+            features={name: Feature.from_json(name, spec) for name, spec in raw["features"].items()},
+            robot_type=raw.get("robot_type"),
+            total_episodes=int(raw["total_episodes"]),
+            total_frames=int(raw["total_frames"]),
+            total_tasks=int(raw["total_tasks"]),
+            data_path=raw.get("data_path", DATA_PATH),
+            video_path=raw.get("video_path"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a LeRobot description ({error}); copy it again.") from error
+
+
+def read_tasks(root: Path) -> tuple[str, ...]:
+    """The instructions, in order of their number."""
+    path = root / _TASKS
+    table = read_parquet(path, lambda: pq.read_table(path))
+    text = [column.name for column in table.schema if pa.types.is_string(column.type)]
+    if "task_index" not in table.column_names or not text:
+        raise CheckpointError(f"{path} has no numbered tasks; copy it again.")
+    numbered = dict(zip(table["task_index"].to_pylist(), table[text[0]].to_pylist(), strict=True))
+    return tuple(numbered[index] for index in sorted(numbered))
+
+
+def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
+    """All rows of the table of episodes, without statistics, in order."""
+    paths = sorted((root / _EPISODES).glob("*/*.parquet"))
+    if not paths:
+        raise CheckpointError(
+            f"{root / _EPISODES} holds no table of episodes; copy the whole dataset folder."
+        )
+    videos = [name for name, feature in info.features.items() if feature.dtype == "video"]
+    records: list[EpisodeRecord] = []
+    for path in paths:
+
+        def read(path: Path = path) -> list[dict[str, Any]]:
+            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+            return pq.read_table(path, columns=names).to_pylist()
+
+        try:
+            records += [_episode_record(row, videos) for row in read_parquet(path, read)]
+        except (KeyError, TypeError, IndexError) as error:
+            raise CheckpointError(f"{path} lacks {error}; copy it again.") from error
+    records.sort(key=lambda record: record.index)
+    if [record.index for record in records] != list(range(info.total_episodes)):
+        raise CheckpointError(
+            f"{root / _EPISODES} lists {len(records)} episodes where info.json says {info.total_episodes}; "
+            "copy the dataset's meta folder again."
+        )
+    return tuple(records)
+
+
+def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "episode_index": record.index,
+        "tasks": [record.task],
+        "length": record.length,
+        "data/chunk_index": record.data.chunk,
+        "data/file_index": record.data.file,
+        "dataset_from_index": record.first_frame,
+        "dataset_to_index": record.first_frame + record.length,
+    }
+    for key, place in record.videos.items():
+        row[f"videos/{key}/chunk_index"] = place.chunk
+        row[f"videos/{key}/file_index"] = place.file
+        row[f"videos/{key}/from_timestamp"] = place.start
+        row[f"videos/{key}/to_timestamp"] = place.start + record.length / fps
+    for feature, part in stats.items():
+        for statistic, value in part.items():
+            row[f"stats/{feature}/{statistic}"] = value.tolist()
+    return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+
+def _episode_record(row: Mapping[str, Any], videos: Sequence[str]) -> EpisodeRecord:
+    return EpisodeRecord(
+        index=row["episode_index"],
+        task=row["tasks"][0],
+        first_frame=row["dataset_from_index"],
+        length=row["length"],
+        data=Place(row["data/chunk_index"], row["data/file_index"]),
+        videos={
+            key: Place(
+                row[f"videos/{key}/chunk_index"],
+                row[f"videos/{key}/file_index"],
+                row[f"videos/{key}/from_timestamp"],
+            )
+            for key in videos
+        },
+    )

@@ -1,0 +1,194 @@
+"""Read a LeRobot v3.0 dataset, episode by episode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spatialvla.data.lerobot import images
+from spatialvla.data.lerobot.features import DEPTH_UNIT_METRES, Feature
+from spatialvla.data.lerobot.files import read_parquet
+from spatialvla.data.lerobot.metadata import (
+    EpisodeRecord,
+    Info,
+    Place,
+    read_episodes,
+    read_info,
+    read_tasks,
+)
+from spatialvla.data.lerobot.video import Clip
+from spatialvla.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True)
+class _ImageColumn:
+    """An episode's frames of one camera as image files; source names the parquet file they came from."""
+
+    files: tuple[bytes, ...]
+    feature: Feature
+    source: Path
+
+    def decode(self) -> np.ndarray:
+        pixels = images.decode(self.files, str(self.source))
+        if not self.feature.is_depth:
+            return pixels
+        return pixels.astype(np.float32) * np.float32(
+            DEPTH_UNIT_METRES[self.feature.info.get("depth_unit", "mm")]
+        )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T frames.
+
+    index: its number in the dataset. instruction: the task in words.
+    columns: numbers by feature name, (T, *shape), or (T,) for shape (1,); 'timestamp' in seconds among them.
+    """
+
+    index: int
+    instruction: str
+    columns: Mapping[str, np.ndarray]
+    cameras: Mapping[str, Clip | _ImageColumn]
+
+    def __len__(self) -> int:
+        return len(self.columns["frame_index"])
+
+    def frames(self, key: str) -> np.ndarray:
+        """Decode a camera's frames: (T, H, W, 3) uint8 RGB, or (T, H, W) float32 metres for depth, 0 where
+        there is no reading.
+
+        Raises InputError for an unknown camera, CheckpointError for a missing or broken file.
+        """
+        if key not in self.cameras:
+            raise InputError(
+                f"There is no camera '{key}'; the dataset has {', '.join(self.cameras) or 'none'}."
+            )
+        return self.cameras[key].decode()
+
+
+class LeRobotDataset:
+    """A dataset folder; `len(dataset)` episodes, read when asked for.
+
+    info: frames a second, features by name, robot. tasks: the instructions.
+
+    Raises CheckpointError, naming the file, when one is missing, truncated or of another format version.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.info: Info = read_info(self.root)
+        self.tasks: tuple[str, ...] = read_tasks(self.root)
+        self._records: tuple[EpisodeRecord, ...] = read_episodes(self.root, self.info)
+        self._file_starts: dict[Path, int] = {}
+        for record in self._records:
+            self._file_starts.setdefault(self._data_path(record), record.first_frame)
+        for path in self._paths():
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing; copy the whole dataset folder.")
+
+    @property
+    def fps(self) -> int:
+        return self.info.fps
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        return self.info.features
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([record.length for record in self._records])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self.episode(index) for index in range(len(self)))
+
+    def instruction(self, index: int) -> str:
+        """The task of an episode, without reading its data."""
+        return self._record(index).task
+
+    def episode(self, index: int) -> Episode:
+        """Read the numbers of an episode; its frames are decoded by `Episode.frames`.
+
+        Raises InputError for an index out of range, CheckpointError for a broken file.
+        """
+        record = self._record(index)
+        path = self._data_path(record)
+        table = self._rows(record, path)
+        columns: dict[str, np.ndarray] = {}
+        cameras: dict[str, Clip | _ImageColumn] = {}
+        for name, feature in self.features.items():
+            if feature.dtype == "video":
+                cameras[name] = Clip(
+                    self._video_path(name, record.videos[name]),
+                    record.videos[name].start,
+                    record.length,
+                    self.fps,
+                )
+            elif name not in table.column_names:
+                raise CheckpointError(
+                    f"{path} lacks the column '{name}' that info.json lists; copy it again."
+                )
+            elif feature.is_encoded_image:
+                files = tuple(cell["bytes"] for cell in table[name].to_pylist())
+                cameras[name] = _ImageColumn(files, feature, path)
+            else:
+                columns[name] = feature.from_arrow(table[name])
+        if not (columns["episode_index"] == index).all():
+            raise CheckpointError(
+                f"{path} does not hold episode {index} where meta says; copy the dataset again."
+            )
+        return Episode(index, record.task, columns, cameras)
+
+    def _rows(self, record: EpisodeRecord, path: Path) -> pa.Table:
+        """The episode's rows, from those row groups alone that hold some of them."""
+
+        def read() -> pa.Table:
+            with pq.ParquetFile(path) as file:
+                first = record.first_frame - self._file_starts[path]
+                sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+                ends = np.cumsum(sizes)
+                starts = ends - sizes
+                wanted = np.flatnonzero((ends > first) & (starts < first + record.length))
+                table = file.read_row_groups(wanted.tolist())
+                return table.slice(first - int(starts[wanted[0]]) if len(wanted) else 0, record.length)
+
+        table = read_parquet(path, read)
+        if len(table) != record.length:
+            raise CheckpointError(
+                f"{path} holds {len(table)} of the {record.length} frames of episode {record.index}; "
+                "copy it again."
+            )
+        return table
+
+    def _record(self, index: int) -> EpisodeRecord:
+        if not 0 <= index < len(self):
+            raise InputError(
+                f"Episode {index} does not exist; {self.root} has episodes 0 to {len(self) - 1}."
+            )
+        return self._records[index]
+
+    def _data_path(self, record: EpisodeRecord) -> Path:
+        return self.root / self.info.data_path.format(
+            chunk_index=record.data.chunk, file_index=record.data.file
+        )
+
+    def _video_path(self, camera: str, place: Place) -> Path:
+        return self.root / str(self.info.video_path).format(
+            video_key=camera, chunk_index=place.chunk, file_index=place.file
+        )
+
+    def _paths(self) -> set[Path]:
+        """All data and video files."""
+        videos = {
+            self._video_path(camera, place)
+            for record in self._records
+            for camera, place in record.videos.items()
+        }
+        return videos | set(self._file_starts)

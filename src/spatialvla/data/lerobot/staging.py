@@ -1,0 +1,87 @@
+"""Complete episodes waiting to be joined: one folder each, which exists either whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spatialvla.data.lerobot import images, video
+from spatialvla.data.lerobot.features import data_schema
+from spatialvla.data.lerobot.files import read_json, write_json
+from spatialvla.data.lerobot.metadata import Info
+from spatialvla.data.lerobot.stats import Statistics, image_statistics, number_statistics
+
+_DESCRIPTION = "episode.json"
+
+
+@dataclass(frozen=True)
+class StagedEpisode:
+    """An episode of `length` frames: data.parquet and a video file per camera in `folder`."""
+
+    folder: Path
+    task: str
+    length: int
+    stats: Mapping[str, Statistics]
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data.parquet"
+
+    def video(self, name: str) -> Path:
+        return self.folder / f"{name}.mp4"
+
+
+def stage(staging: Path, info: Info, values: Mapping[str, np.ndarray], task: str) -> StagedEpisode:
+    """Write checked values (T, *shape) of all features as the folder of a new episode."""
+    index, length = int(values["episode_index"][0]), len(values["episode_index"])
+    folder = staging / f"episode-{index:06d}"
+    partial = StagedEpisode(staging / ".partial", task, length, {})
+    shutil.rmtree(partial.folder, ignore_errors=True)
+    partial.folder.mkdir(parents=True)
+    schema = data_schema(list(info.features.values()))
+    columns: dict[str, pa.Array] = {}
+    stats: dict[str, Statistics] = {}
+    for name, feature in info.features.items():
+        value = values[name]
+        if feature.dtype == "video":
+            video.encode(value, info.fps, partial.video(name))
+        elif feature.dtype == "image":
+            columns[name] = _file_column(images.encode_rgb(value), schema.field(name).type)
+        elif feature.dtype == "depth":
+            value = images.to_millimetres(value)
+            columns[name] = _file_column(images.encode_depth(value), schema.field(name).type)
+        else:
+            columns[name] = feature.to_arrow(value)
+        if feature.is_number:
+            stats[name] = number_statistics(value)
+        else:
+            stats[name] = image_statistics(value, scale=1.0 if feature.is_depth else 255.0)
+    pq.write_table(pa.table(columns, schema=schema), partial.data)
+    stored = {name: {key: entry.tolist() for key, entry in part.items()} for name, part in stats.items()}
+    write_json(partial.folder / _DESCRIPTION, {"task": task, "length": length, "stats": stored})
+    os.replace(partial.folder, folder)
+    return StagedEpisode(folder, task, length, stats)
+
+
+def staged_episodes(staging: Path) -> list[StagedEpisode]:
+    """The complete episodes an earlier writer left, in order."""
+    episodes = []
+    for folder in sorted(staging.glob("episode-*")):
+        described = read_json(folder / _DESCRIPTION)
+        stats = {
+            name: {key: np.array(entry) for key, entry in part.items()}
+            for name, part in described["stats"].items()
+        }
+        episodes.append(StagedEpisode(folder, described["task"], described["length"], stats))
+    return episodes
+
+
+def _file_column(files: list[bytes], arrow_type: pa.DataType) -> pa.Array:
+    return pa.array([{"bytes": file, "path": None} for file in files], type=arrow_type)

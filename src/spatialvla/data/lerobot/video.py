@@ -1,0 +1,112 @@
+"""Episodes as H.264 video: encode one, join several into a file, decode one back out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+from spatialvla.errors import CheckpointError
+
+# Camera images are small (128 px), so quality is worth more than bytes. Without B-frames decoding order
+# equals display order, which lets files be joined by shifting timestamps.
+_ENCODER = {"crf": "16", "preset": "medium", "g": "8", "bf": "0", "sc_threshold": "0"}
+_PIXEL_FORMAT = "yuv420p"
+
+
+def video_info(height: int, width: int, fps: int) -> dict[str, object]:
+    """How `encode` stores frames, in the terms of a feature's `info` in info.json."""
+    return {
+        "video.height": height,
+        "video.width": width,
+        "video.codec": "h264",
+        "video.pix_fmt": _PIXEL_FORMAT,
+        "video.fps": fps,
+        "video.channels": 3,
+        "has_audio": False,
+        "video.g": int(_ENCODER["g"]),
+        "video.crf": int(_ENCODER["crf"]),
+        "video.preset": _ENCODER["preset"],
+        "is_depth_map": False,
+    }
+
+
+def encode(frames: np.ndarray, fps: int, path: Path) -> None:
+    """Write (T, H, W, 3) uint8 frames, H and W even, as an mp4 file."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options=_ENCODER)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = _PIXEL_FORMAT
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: int, path: Path) -> None:
+    """Join files written by `encode`, of the given numbers of frames, without encoding again."""
+    with av.open(str(path), "w", format="mp4") as joined:
+        output: VideoStream | None = None
+        start = 0
+        for source, length in zip(sources, lengths, strict=True):
+            with av.open(str(source)) as part:
+                stream = part.streams.video[0]
+                if output is None:
+                    output = joined.add_stream_from_template(stream)
+                assert stream.time_base is not None
+                offset = round(Fraction(start, fps) / stream.time_base)
+                for packet in part.demux(stream):
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                    packet.stream = output
+                    joined.mux(packet)
+            start += length
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The part of a video file that belongs to one episode.
+
+    start: seconds from the beginning of the file to the first frame.
+    length: number of frames, one each 1 / fps seconds.
+    """
+
+    path: Path
+    start: float
+    length: int
+    fps: int
+
+    def decode(self) -> np.ndarray:
+        """All frames, (length, H, W, 3) uint8 RGB.
+
+        Raises CheckpointError when the file is missing, broken, or lacks some of the frames.
+        """
+        first = round(self.start * self.fps)
+        frames: list[np.ndarray] = []
+        try:
+            with av.open(str(self.path)) as container:
+                stream = container.streams.video[0]
+                assert stream.time_base is not None
+                container.seek(round(Fraction(first, self.fps) / stream.time_base), stream=stream)
+                for frame in container.decode(stream):
+                    assert frame.pts is not None
+                    if round(frame.pts * stream.time_base * self.fps) < first:
+                        continue
+                    frames.append(frame.to_ndarray(format="rgb24"))
+                    if len(frames) == self.length:
+                        break
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path} is missing; copy the whole dataset folder.") from error
+        except (av.FFmpegError, IndexError) as error:
+            raise CheckpointError(f"{self.path} is not a readable video ({error}); copy it again.") from error
+        if len(frames) < self.length:
+            raise CheckpointError(
+                f"{self.path} ends after {len(frames)} of the {self.length} frames expected from second "
+                f"{self.start:g}; copy it again."
+            )
+        return np.stack(frames)

@@ -1,0 +1,207 @@
+"""Write a LeRobot v3.0 dataset episode by episode, so that a kill loses at most the one being added."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from spatialvla.data.lerobot import video
+from spatialvla.data.lerobot.assembly import assemble
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
+from spatialvla.data.lerobot.files import disk_errors, read_json, write_json
+from spatialvla.data.lerobot.metadata import VIDEO_PATH, Info, is_dataset
+from spatialvla.data.lerobot.staging import StagedEpisode, stage, staged_episodes
+from spatialvla.errors import InputError
+
+_STAGING = ".episodes"
+_DESCRIPTION = "dataset.json"
+
+
+class LeRobotWriter:
+    """Writes episodes into the dataset folder `root`.
+
+        writer = LeRobotWriter(root, fps=20, features=[
+            Feature("observation.images.agentview", "video", (128, 128, 3)),
+            Feature("observation.depth.agentview", "depth", (128, 128)),
+            Feature("observation.state", "float32", (8,)),
+            Feature("action", "float32", (7,)),
+        ], robot_type="franka")
+        writer.add_episode({"action": actions, ...}, task="pick up the black bowl")  # as often as needed
+        writer.finalize()  # now it can be read
+
+    Complete episodes wait under `root/.episodes` until `finalize` joins them into the files of the format.
+    After an interruption, `resume=True` goes on with those; it starts anew where there are none.
+    fps: a whole number of frames a second.
+
+    Raises InputError when `root` already holds a dataset or, without `resume`, an interrupted one; and when
+    what is resumed had another fps, robot or features.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        fps: int,
+        features: Sequence[Feature],
+        robot_type: str | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self._staging = self.root / _STAGING
+        self._info = _describe(fps, features, robot_type)
+        self._features = tuple(features)
+        self._episodes: list[StagedEpisode] = []
+        self._finished = False
+        self._open(resume)
+
+    @property
+    def total_episodes(self) -> int:
+        """Complete episodes, those taken over by `resume` included."""
+        return len(self._episodes)
+
+    @property
+    def total_frames(self) -> int:
+        """Frames of the complete episodes."""
+        return sum(episode.length for episode in self._episodes)
+
+    def add_episode(self, frames: Mapping[str, np.ndarray], task: str) -> int:
+        """Store one episode and return its index.
+
+        frames: for each feature an array (T, *shape): uint8 for 'video' and 'image', metres for 'depth' (0
+            where there is no reading), numbers otherwise; (T,) will do for shape (1,).
+        task: the instruction.
+
+        Raises InputError when a feature is missing, unknown, misshapen, not finite or of another number type.
+        """
+        if self._finished:
+            raise InputError(f"{self.root} is finalized; write further episodes into a new folder.")
+        if not isinstance(task, str) or not task.strip():
+            raise InputError("The episode has no task; give its instruction in words.")
+        values = self._checked(frames)
+        index, length = self.total_episodes, len(next(iter(values.values())))
+        tasks = list(dict.fromkeys([*(episode.task for episode in self._episodes), task]))
+        frame_index = np.arange(length)
+        bookkeeping: dict[str, np.ndarray] = {
+            "timestamp": (frame_index / self._info.fps).astype(np.float32),
+            "frame_index": frame_index,
+            "episode_index": np.full(length, index),
+            "index": self.total_frames + frame_index,
+            "task_index": np.full(length, tasks.index(task)),
+        }
+        with disk_errors(self.root):
+            self._episodes.append(stage(self._staging, self._info, {**values, **bookkeeping}, task))
+        return index
+
+    def finalize(self) -> None:
+        """Join the episodes into a dataset that LeRobot opens. Raises InputError when there are none."""
+        if self._finished:
+            return
+        if not self._episodes:
+            raise InputError(f"{self.root} has no episodes; add at least one before finalizing.")
+        with disk_errors(self.root):
+            assemble(self.root, self._info, self._episodes)
+        self._finished = True
+        _discard(self._staging)
+
+    def _open(self, resume: bool) -> None:
+        description = {
+            "fps": self._info.fps,
+            "robot_type": self._info.robot_type,
+            "features": {name: feature.to_json() for name, feature in self._info.features.items()},
+        }
+        path = self._staging / _DESCRIPTION
+        if not path.exists():
+            if is_dataset(self.root):
+                raise InputError(f"{self.root} already holds a dataset; write into a new folder.")
+            write_json(path, description)
+            return
+        if not resume:
+            raise InputError(
+                f"{self.root} holds an interrupted dataset; pass resume=True or delete the folder."
+            )
+        if read_json(path) != description:
+            raise InputError(
+                f"{self.root} was begun with another fps, robot or features; resume with the same ones."
+            )
+        self._episodes = staged_episodes(self._staging)
+
+    def _checked(self, frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The frames in the features' number types."""
+        names = {feature.name for feature in self._features}
+        if missing := sorted(names - set(frames)):
+            raise InputError(f"The episode lacks {', '.join(missing)}; give an array for each feature.")
+        if unknown := sorted(set(frames) - names):
+            raise InputError(
+                f"The episode has {', '.join(unknown)}, which the dataset's features do not name."
+            )
+        values = {
+            feature.name: _checked(feature, np.asarray(frames[feature.name])) for feature in self._features
+        }
+        lengths = {name: len(value) for name, value in values.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise InputError(
+                f"An episode needs equally many frames of each feature, at least one; got {lengths}."
+            )
+        return values
+
+
+def _describe(fps: int, features: Sequence[Feature], robot_type: str | None) -> Info:
+    if fps < 1 or fps != int(fps):
+        raise InputError(f"fps is {fps}; LeRobot needs a whole number of frames a second.")
+    fps = int(fps)
+    described: list[Feature] = []
+    for feature in features:
+        if feature.dtype == "string":
+            raise InputError(
+                f"Feature '{feature.name}' is text, which cannot be written; use a number or an image."
+            )
+        if "/" in feature.name or not feature.name:
+            raise InputError(f"Feature name '{feature.name}' must be non-empty and without '/'.")
+        if feature.dtype == "video":
+            height, width, _ = feature.shape
+            if height % 2 or width % 2:
+                raise InputError(
+                    f"Feature '{feature.name}' is {height}x{width}; video needs even sizes, "
+                    "so use dtype 'image'."
+                )
+            feature = replace(feature, info=video.video_info(height, width, fps))
+        described.append(feature)
+    named = {feature.name: feature for feature in (*described, *BOOKKEEPING)}
+    if not described or len(named) != len(described) + len(BOOKKEEPING):
+        raise InputError(
+            "A dataset needs at least one feature, and names that differ from each other and from "
+            f"{', '.join(feature.name for feature in BOOKKEEPING)}."
+        )
+    has_video = any(feature.dtype == "video" for feature in described)
+    return Info(fps, named, robot_type, video_path=VIDEO_PATH if has_video else None)
+
+
+def _checked(feature: Feature, value: np.ndarray) -> np.ndarray:
+    """The value in the feature's number type; uint8 for RGB, as given for depth."""
+    if feature.shape == (1,) and value.ndim == 1:
+        value = value[:, None]
+    if value.shape[1:] != feature.shape or value.ndim == 0:
+        raise InputError(
+            f"'{feature.name}' has shape {value.shape}; (T, {', '.join(map(str, feature.shape))}) is needed."
+        )
+    wanted = np.dtype("uint8" if feature.is_rgb else "float32" if feature.is_depth else feature.dtype)
+    if not np.can_cast(value.dtype, wanted, "same_kind") or (feature.is_rgb and value.dtype != wanted):
+        raise InputError(f"'{feature.name}' is {value.dtype}, which does not fit {wanted}; convert it first.")
+    if feature.is_number and not np.isfinite(value).all():
+        frame = int(np.argwhere(~np.isfinite(value))[0][0])
+        raise InputError(
+            f"'{feature.name}' has NaN or infinity in frame {frame}; leave the episode out or repair it."
+        )
+    return value if feature.is_depth else value.astype(wanted)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder; a kill on the way leaves nothing under its old name."""
+    doomed = folder.with_name(f"{folder.name}-joined")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
