@@ -167,7 +167,7 @@ class SpatialVLA(nn.Module):
             prompt = batch.attention_mask
             if batch.labels is not None:
                 prompt = prompt & (batch.labels == IGNORED)
-            visible = visible | (prompt[:, None, :] & prompt[:, :, None])
+            visible = visible | prompt[:, None, :]
         visible = visible & batch.attention_mask[:, None, :]
         return self.language_model.model(embeddings, token_positions(batch.attention_mask), visible, cache)
 
