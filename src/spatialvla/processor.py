@@ -1,0 +1,310 @@
+"""Images, prompts and actions -> Batch, and tokens -> actions. Training and serving share it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from spatialvla.actions.grids import ActionGrid
+from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.checkpoint import resolve_folder, write_json
+from spatialvla.model.config import read_json
+from spatialvla.types import Batch
+from spatialvla.vision.camera import check_intrinsics, resize_intrinsics
+
+IGNORED = -100
+MAX_PROMPT_TOKENS = 1024
+PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics K (3, 3) of an image of `height` x `width` pixels."""
+
+    intrinsics: np.ndarray
+    height: int
+    width: int
+
+    def scaled_to(self, height: int, width: int) -> np.ndarray:
+        """K of the same camera's image resized to another size."""
+        return resize_intrinsics(self.intrinsics, (self.height, self.width), (height, width))
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Camera:
+        return cls(check_intrinsics(np.asarray(entry["intrinsic"])), entry["height"], entry["width"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"width": self.width, "height": self.height, "intrinsic": self.intrinsics.tolist()}
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Everything a checkpoint knows about its inputs and outputs.
+
+    tokenizer: text <-> ids. grid: normalised actions <-> action tokens. statistics, cameras: by dataset key;
+    cameras["default"] serves datasets without their own. image_size: side of the square image in pixels.
+    files: the tokenizer's and image processor's settings in Hugging Face's layout, passed on unchanged.
+    """
+
+    tokenizer: Tokenizer
+    grid: ActionGrid
+    statistics: Mapping[str, ActionStatistics]
+    cameras: Mapping[str, Camera]
+    image_size: int
+    image_token_num: int
+    action_chunk_size: int
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for token in ("<image>", "<bos>", "<eos>", "<pad>", _action_token(0), _action_token(self.grid.size - 1)):
+            if self.tokenizer.token_to_id(token) is None:
+                raise CheckpointError(
+                    f"The tokenizer lacks {token}; it does not belong to a grid of {self.grid.size} tokens."
+                )
+        if self.tokenizer.token_to_id(_action_token(self.grid.size)) is not None:
+            raise CheckpointError(
+                f"The tokenizer has more action tokens than the grid's {self.grid.size}; they do not belong together."
+            )
+        if "default" not in self.cameras:
+            raise CheckpointError("The processor needs default intrinsics (an entry 'default').")
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Processor:
+        """Loads the processor saved beside a model: a folder, a shipped model's name, or a Hub id.
+
+        Raises CheckpointError if a file is missing or broken.
+        """
+        folder = resolve_folder(path_or_id, revision)
+        raw = read_json(folder / "processor_config.json")
+        files = {name: read_json(folder / name) for name in PASSED_ON if (folder / name).exists()}
+        if "preprocessor_config.json" not in files:
+            raise CheckpointError(f"{folder} lacks preprocessor_config.json; download it again.")
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read ({error}).") from None
+        grid = ActionGrid.from_json(raw)
+        try:
+            size = files["preprocessor_config.json"]["size"]
+            if size["height"] != size["width"]:
+                raise CheckpointError(f"Images must be square, but {folder} asks for {size}.")
+            return cls(
+                tokenizer=tokenizer,
+                grid=grid,
+                statistics={k: ActionStatistics.from_json(v) for k, v in raw["statistics"].items()},
+                cameras={k: Camera.from_json(v) for k, v in raw["intrinsic_config"].items()},
+                image_size=size["height"],
+                image_token_num=files["preprocessor_config.json"]["image_seq_length"],
+                action_chunk_size=raw["action_chunk_size"],
+                extra=raw,
+                files=files,
+            )
+        except KeyError as error:
+            raise CheckpointError(f"The processor's configuration in {folder} lacks {error}.") from None
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes the processor in the published layout, each file at once or not at all."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            write_json(folder / name, content)
+        temporary = folder / ".tokenizer.json.tmp"
+        self.tokenizer.save(str(temporary))
+        temporary.replace(folder / "tokenizer.json")
+        write_json(
+            folder / "processor_config.json",
+            {
+                **self.extra,
+                **self.grid.to_json(),
+                "action_chunk_size": self.action_chunk_size,
+                "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
+                "statistics": {k: v.to_json() for k, v in self.statistics.items()},
+                "processor_class": "SpatialVLAProcessor",
+            },
+        )
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray | Image.Image],
+        prompts: Sequence[str],
+        dataset: str | None = None,
+        *,
+        intrinsics: Sequence[np.ndarray | None] | None = None,
+        depth: Sequence[np.ndarray] | None = None,
+        actions: np.ndarray | None = None,
+    ) -> Batch:
+        """One row for each image and prompt.
+
+        images: PIL images or (H, W, 3) uint8; grey and RGBA are converted. prompts: used as they are.
+        dataset: whose camera to assume and whose statistics normalise `actions`; None or "default" takes the
+        default camera. intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
+        depth: (H, W) metres a row, on the image's field of view. actions: (B, chunk, 7) in the dataset's
+        units; adds labels and pads on the right instead of the left.
+        Raises InputError on anything that cannot be used.
+        """
+        if len(images) == 0:
+            raise InputError("The batch is empty; pass at least one image and prompt.")
+        if isinstance(prompts, str) or len(prompts) != len(images):
+            raise InputError(f"Got {len(images)} images and {len(prompts)} prompts; pass as many of each.")
+        for name, rows in (("intrinsics", intrinsics), ("depth maps", depth), ("action chunks", actions)):
+            if rows is not None and len(rows) != len(images):
+                raise InputError(f"Got {len(images)} images and {len(rows)} {name}; pass as many of each.")
+        pictures = [to_rgb(image) for image in images]
+        camera = self.camera(dataset)
+        given = intrinsics if intrinsics is not None else [None] * len(images)
+        suffixes = self._action_ids(actions, dataset) if actions is not None else None
+        input_ids, attention_mask, labels = self._tokens(prompts, suffixes)
+        return Batch(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=torch.stack([self._pixels(picture) for picture in pictures]),
+            intrinsics=torch.stack(
+                [self._intrinsics(k, p, camera) for k, p in zip(given, pictures, strict=True)]
+            ),
+            labels=labels,
+            depth=None if depth is None else torch.stack([self._depth(d) for d in depth]),
+        )
+
+    def camera(self, dataset: str | None) -> Camera:
+        """The camera of a dataset, or the default one. Raises InputError for an unknown dataset."""
+        if dataset is None or dataset == "default":
+            return self.cameras["default"]
+        if dataset not in self.cameras and dataset not in self.statistics:
+            raise self._unknown(dataset, {**self.cameras, **self.statistics})
+        return self.cameras.get(dataset, self.cameras["default"])
+
+    def dataset_statistics(self, dataset: str | None) -> ActionStatistics:
+        """The action statistics of a dataset. Raises InputError where there are none."""
+        if dataset is None or dataset == "default":
+            raise InputError(
+                "There are no statistics to scale actions with; name a dataset: "
+                f"{', '.join(sorted(self.statistics))}."
+            )
+        if dataset not in self.statistics:
+            raise self._unknown(dataset, self.statistics)
+        return self.statistics[dataset]
+
+    def decode(self, tokens: torch.Tensor | np.ndarray, dataset: str | None = None) -> np.ndarray:
+        """Vocabulary ids (B, 3 * chunk), as `generate` returns them -> actions (B, chunk, 7) in dataset units.
+
+        Raises InputError where a token is not the kind of action token its place asks for.
+        """
+        return self.dataset_statistics(dataset).denormalize(self.grid.decode(self.token_numbers(tokens)))
+
+    def token_numbers(self, tokens: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Vocabulary ids (B, 3 * steps) -> numbers (B, steps, 3) on the action grid."""
+        ids = tokens.cpu().numpy() if isinstance(tokens, torch.Tensor) else np.asarray(tokens)
+        if ids.ndim != 2 or ids.shape[1] == 0 or ids.shape[1] % 3:
+            raise InputError(f"Tokens must have shape (B, 3 * steps), got {ids.shape}.")
+        return ids.reshape(len(ids), -1, 3) - self.action_token_begin_idx
+
+    @property
+    def action_token_begin_idx(self) -> int:
+        return self.tokenizer.token_to_id(_action_token(0))
+
+    def _action_ids(self, actions: np.ndarray, dataset: str | None) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.ndim != 3 or actions.shape[1:] != (self.action_chunk_size, 7):
+            raise InputError(f"Actions must have shape (B, {self.action_chunk_size}, 7), got {actions.shape}.")
+        normalised = self.dataset_statistics(dataset).normalize(actions)
+        return self.grid.encode(normalised).reshape(len(actions), -1) + self.action_token_begin_idx
+
+    def _tokens(
+        self, prompts: Sequence[str], suffixes: np.ndarray | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        rows = [self._prompt_ids(prompt) for prompt in prompts]
+        prompt_lengths = [len(row) for row in rows]
+        if suffixes is not None:
+            eos = self.tokenizer.token_to_id("<eos>")
+            rows = [row + suffix.tolist() + [eos] for row, suffix in zip(rows, suffixes, strict=True)]
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), longest), self.tokenizer.token_to_id("<pad>"))
+        mask = np.zeros((len(rows), longest), dtype=bool)
+        labels = np.full((len(rows), longest), IGNORED)
+        for index, row in enumerate(rows):
+            place = slice(longest - len(row), longest) if suffixes is None else slice(0, len(row))
+            ids[index, place] = row
+            mask[index, place] = True
+            labels[index, prompt_lengths[index] : len(row)] = row[prompt_lengths[index] :]
+        return (
+            torch.from_numpy(ids),
+            torch.from_numpy(mask),
+            None if suffixes is None else torch.from_numpy(labels),
+        )
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        if not isinstance(prompt, str):
+            raise InputError(f"Prompts must be strings, got {type(prompt).__name__}.")
+        text = prompt.removeprefix("<image>").strip()
+        if not text:
+            raise InputError("A prompt is empty; say what the robot should do.")
+        ids = self.tokenizer.encode(text + "\n", add_special_tokens=False).ids
+        reserved = {self.tokenizer.token_to_id(token) for token in ("<image>", "<bos>", "<eos>", "<pad>")}
+        first_action = self.action_token_begin_idx
+        if any(i in reserved or first_action <= i < first_action + self.grid.size for i in ids):
+            raise InputError(f"The prompt {text[:60]!r} contains a reserved token; leave it out.")
+        if len(ids) > MAX_PROMPT_TOKENS:
+            raise InputError(
+                f"The instruction is too long: {len(ids)} tokens, at most {MAX_PROMPT_TOKENS} are allowed."
+            )
+        image = [self.tokenizer.token_to_id("<image>")] * self.image_token_num
+        return [*image, self.tokenizer.token_to_id("<bos>"), *ids]
+
+    def _pixels(self, picture: Image.Image) -> torch.Tensor:
+        size = (self.image_size, self.image_size)
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+    def _intrinsics(self, given: np.ndarray | None, picture: Image.Image, camera: Camera) -> torch.Tensor:
+        if given is not None:
+            camera = Camera(check_intrinsics(given), picture.height, picture.width)
+        return torch.from_numpy(camera.scaled_to(self.image_size, self.image_size)).float()
+
+    def _depth(self, depth: np.ndarray) -> torch.Tensor:
+        metres = np.asarray(depth)
+        if metres.ndim != 2 or not np.issubdtype(metres.dtype, np.floating):
+            raise InputError(
+                f"Depth must be (H, W) floating-point metres, got {metres.dtype} of shape {metres.shape}."
+            )
+        if not np.isfinite(metres).all() or (metres <= 0).any():
+            raise InputError(
+                "Depth contains NaN, infinity or values that are not positive; fill the sensor's holes first."
+            )
+        size = (self.image_size, self.image_size)
+        # Nearest neighbour: a mean over an edge would invent points in mid-air.
+        resized = Image.fromarray(metres.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(resized))
+
+    @staticmethod
+    def _unknown(dataset: str, known: Mapping[str, Any]) -> InputError:
+        close = difflib.get_close_matches(dataset, known, n=3, cutoff=0.4) or sorted(known)[:5]
+        return InputError(f"Unknown dataset {dataset!r}; the closest known are: {', '.join(close)}.")
+
+
+def to_rgb(image: np.ndarray | Image.Image) -> Image.Image:
+    """A PIL image in RGB. Arrays are (H, W, 3) uint8; grey (H, W[, 1]) and RGBA (H, W, 4) are converted."""
+    if isinstance(image, Image.Image):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise InputError(f"Images must be uint8, got {array.dtype}; scale to 0..255 and convert.")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+        raise InputError(f"Images must have shape (H, W, 3), got {array.shape}.")
+    return Image.fromarray(array).convert("RGB")
+
+
+def _action_token(number: int) -> str:
+    return f"<ACTION{number:05d}>"
