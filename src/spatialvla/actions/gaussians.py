@@ -1,11 +1,15 @@
-"""Truncated Gaussians: fitting them to actions and cutting them into bins of equal probability."""
+"""Truncated Gaussians: fitted to actions, and cut into bins of equal probability."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
+
+from spatialvla.actions.coordinates import action_coordinates
 from spatialvla.errors import InputError
 
 
@@ -16,39 +20,38 @@ class Gaussian(NamedTuple):
     sigma: float
 
 
+def fit_gaussians(actions: np.ndarray) -> dict[str, Gaussian]:
+    """Mean and standard deviation of each grid dimension over normalised actions (n, 7).
+
+    Raises InputError on an empty array, other shapes, NaN or infinity.
+    """
+    coordinates = action_coordinates(actions)
+    if coordinates["r"].ndim != 1 or not coordinates["r"].size:
+        raise InputError(f"fitting needs at least one action (n, 7), got {np.shape(actions)}")
+    return {
+        name: Gaussian(float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64)))
+        for name, values in coordinates.items()
+    }
+
+
 def equal_probability_edges(gaussian: Gaussian, bins: int, low: float, high: float) -> tuple[float, ...]:
     """The bins + 1 edges that cut N(mu, sigma²), truncated to [low, high], into equal probability masses.
 
     The outer edges are exactly low and high. Raises InputError where the Gaussian is too narrow, or too far
-    from the range, for its quantiles to be distinct numbers. Paper section 3.2, equations 3 and 4.
+    from the range, for the edges to be distinct numbers. Paper section 3.2.
     """
     mu, sigma = gaussian
-    if not (math.isfinite(mu) and math.isfinite(sigma) and sigma > 0):
-        raise InputError(
-            f"cannot place bins for a Gaussian with mean {mu} and standard deviation {sigma}: "
-            "the deviation must be positive; raise min_sigma"
-        )
-    # Probabilities near 1 lose all their digits; above the mean, work in the mirrored lower tail instead.
-    mirrored = low > mu
-    sign = -1.0 if mirrored else 1.0
-    start, stop = (high, low) if mirrored else (low, high)
-    p_start, p_stop = (_normal_cdf(sign * (edge - mu) / sigma) for edge in (start, stop))
-    inner = []
-    for k in range(1, bins):
-        p = p_start + (p_stop - p_start) * (k / bins)
-        if not 0 < p < 1:
-            raise InputError(
-                f"a Gaussian with mean {mu} and deviation {sigma} has no mass in [{low}, {high}]"
-            )
-        inner.append(mu + sign * sigma * NormalDist().inv_cdf(p))
-    edges = (low, *(reversed(inner) if mirrored else inner), high)
-    if any(right <= left for left, right in zip(edges, edges[1:], strict=False)):
-        raise InputError(
-            f"{bins} bins of a Gaussian with mean {mu} and deviation {sigma} fall together in [{low}, {high}]; "
-            "raise min_sigma"
-        )
-    return edges
-
-
-def _normal_cdf(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2))
+    if low > mu:
+        # Probabilities near 1 lose their digits, so the upper tail is cut as the mirrored lower one.
+        mirrored = equal_probability_edges(Gaussian(-mu, sigma), bins, -high, -low)
+        return tuple(-edge for edge in reversed(mirrored))
+    if math.isfinite(mu) and math.isfinite(sigma) and sigma > 0:
+        p_low, p_high = (0.5 * math.erfc((mu - edge) / sigma / math.sqrt(2)) for edge in (low, high))
+        inner = (p_low + (p_high - p_low) * (k / bins) for k in range(1, bins))
+        edges = (low, *(mu + sigma * NormalDist().inv_cdf(p) if 0 < p < 1 else math.nan for p in inner), high)
+        if all(left < right for left, right in pairwise(edges)):
+            return edges
+    raise InputError(
+        f"a Gaussian with mean {mu} and standard deviation {sigma} cannot be cut into {bins} distinct bins "
+        f"in [{low}, {high}]; raise min_sigma"
+    )

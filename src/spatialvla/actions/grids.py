@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from spatialvla.actions.gaussians import Gaussian, equal_probability_edges
-from spatialvla.actions.spherical import R_MAX, cartesian_to_spherical, spherical_to_cartesian
+from spatialvla.actions.coordinates import (
+    BLOCKS,
+    DIMENSION_RANGES,
+    action_coordinates,
+    spherical_to_cartesian,
+)
+from spatialvla.actions.gaussians import Gaussian, equal_probability_edges, fit_gaussians
 from spatialvla.errors import CheckpointError, InputError
 
-DIMENSION_RANGES = {
-    "theta": (0.0, float(np.pi)),
-    "phi": (-float(np.pi), float(np.pi)),
-    "r": (0.0, R_MAX),
-    "roll": (-1.0, 1.0),
-    "pitch": (-1.0, 1.0),
-    "yaw": (-1.0, 1.0),
-}
-"""The continuous dimensions of a grid and their ranges for normalised actions, in token order."""
-
-KINDS = ("translation", "rotation", "gripper")
+KINDS = (*BLOCKS, "gripper")
 """What the three tokens of a step stand for, in order."""
 
 _N_GRIPPER = 2
@@ -47,11 +43,12 @@ class Bins:
 
 @dataclass(frozen=True)
 class ActionGrid:
-    """Bin edges of translation (spherical: theta, phi, r) and rotation (roll, pitch, yaw), in ascending order.
+    """Ascending bin edges of translation (spherical: theta, phi, r) and rotation (roll, pitch, yaw).
 
     Encodes normalised actions: 7 numbers Δx Δy Δz Δroll Δpitch Δyaw in [-1, 1], gripper in [0, 1], 1 = open.
-    Token numbers: translation first (theta-major, r-minor), then rotation (roll-major, yaw-minor), then gripper
-    closed and open. Values outside a dimension's range fall into its outer bins. Paper section 3.2.
+    Token numbers: translation first (theta slowest, r fastest), then rotation (roll slowest, yaw fastest),
+    then gripper closed and open. Values outside a dimension's range fall into its outer bins.
+    Source: paper section 3.2.
     Raises InputError where a dimension has fewer than two edges or they do not ascend.
     """
 
@@ -74,7 +71,7 @@ class ActionGrid:
         cls,
         gaussians: Mapping[str, tuple[float, float]],
         min_sigma: float = 0.0,
-        bins: Bins = Bins(),  # noqa: B008 (frozen)
+        bins: Bins = Bins(),
     ) -> ActionGrid:
         """Bins of equal probability under a truncated Gaussian (mean, deviation) for each dimension.
 
@@ -97,7 +94,7 @@ class ActionGrid:
         return cls(**edges)
 
     @classmethod
-    def uniform(cls, bins: Bins = Bins()) -> ActionGrid:  # noqa: B008 (frozen)
+    def uniform(cls, bins: Bins = Bins()) -> ActionGrid:
         """Bins of equal width: the paper's ablation of adaptive grids (section 4.4)."""
         return cls(
             **{
@@ -111,7 +108,7 @@ class ActionGrid:
         cls,
         actions: np.ndarray,
         min_sigma: float = 0.0,
-        bins: Bins = Bins(),  # noqa: B008 (frozen)
+        bins: Bins = Bins(),
     ) -> ActionGrid:
         """The grid of the Gaussians that `fit_gaussians` finds in normalised actions (n, 7)."""
         return cls.from_gaussians(fit_gaussians(actions), min_sigma, bins)
@@ -119,7 +116,7 @@ class ActionGrid:
     @property
     def bins(self) -> Bins:
         """The number of bins by dimension."""
-        return Bins(*(len(edges) - 1 for edges in astuple(self)))
+        return Bins(*(len(getattr(self, field.name)) - 1 for field in fields(self)))
 
     @property
     def edges(self) -> dict[str, np.ndarray]:
@@ -134,16 +131,16 @@ class ActionGrid:
     @property
     def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Bins of the translation block (theta, phi, r) and of the rotation block (roll, pitch, yaw)."""
-        theta, phi, r, roll, pitch, yaw = astuple(self.bins)
-        return (theta, phi, r), (roll, pitch, yaw)
+        bins = self.bins
+        return (bins.theta, bins.phi, bins.r), (bins.roll, bins.pitch, bins.yaw)
 
     @property
     def n_translation(self) -> int:
-        return int(np.prod(self.shapes[0]))
+        return math.prod(self.shapes[0])
 
     @property
     def n_rotation(self) -> int:
-        return int(np.prod(self.shapes[1]))
+        return math.prod(self.shapes[1])
 
     @property
     def n_gripper(self) -> int:
@@ -167,15 +164,14 @@ class ActionGrid:
         Spherical coordinates are taken in the precision of the input (float32 or float64).
         Raises InputError on other shapes and on NaN or infinity.
         """
-        values = checked_actions(actions)
-        coordinates = dict(zip(DIMENSION_RANGES, _continuous(values), strict=True))
+        coordinates = action_coordinates(actions)
         # Only the inner edges decide, so whatever lies outside the range falls into the outer bins.
         indices = [np.digitize(coordinates[name], edges[1:-1]) for name, edges in self.edges.items()]
         translation, rotation = (
             np.ravel_multi_index(block, shape)
             for block, shape in zip((tuple(indices[:3]), tuple(indices[3:])), self.shapes, strict=True)
         )
-        gripper = values[..., 6] >= 0.5
+        gripper = np.asarray(actions)[..., 6] >= 0.5
         return np.stack([translation, rotation, gripper], axis=-1).astype(np.int64) + self._offsets
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
@@ -195,23 +191,22 @@ class ActionGrid:
         return np.concatenate([xyz, np.stack([*angles, local[..., 2].astype(np.float64)], axis=-1)], axis=-1)
 
     def to_json(self) -> dict[str, Any]:
-        """`action_config` and `bin_policy` as the published processor_config.json has them; floats are exact."""
+        """`action_config` and `bin_policy` in the published processor_config.json layout, floats exact."""
         bins = self.bins
+        counts = {
+            block: {f"{name}_bins": getattr(bins, name) for name in names} for block, names in BLOCKS.items()
+        }
+        edges = {
+            block: {f"{name}_bins": list(getattr(self, name)) for name in names}
+            for block, names in BLOCKS.items()
+        }
         return {
             "action_config": {
                 "distribution": "uniform" if self == ActionGrid.uniform(bins) else "gaussian",
-                "num_bins": {
-                    "translation": {f"{name}_bins": getattr(bins, name) for name in ("theta", "phi", "r")},
-                    "rotation": {f"{name}_bins": getattr(bins, name) for name in ("roll", "pitch", "yaw")},
-                    "gripper": self.n_gripper,
-                    "total": self.size,
-                },
+                "num_bins": {**counts, "gripper": self.n_gripper, "total": self.size},
                 "use_spherical": True,
             },
-            "bin_policy": {
-                "translation": {f"{name}_bins": list(getattr(self, name)) for name in ("theta", "phi", "r")},
-                "rotation": {f"{name}_bins": list(getattr(self, name)) for name in ("roll", "pitch", "yaw")},
-            },
+            "bin_policy": edges,
         }
 
     @classmethod
@@ -225,8 +220,7 @@ class ActionGrid:
             action_config, policy = config["action_config"], config["bin_policy"]
             num_bins = action_config["num_bins"]
             grid = cls(
-                **{name: policy["translation"][f"{name}_bins"] for name in ("theta", "phi", "r")},
-                **{name: policy["rotation"][f"{name}_bins"] for name in ("roll", "pitch", "yaw")},
+                **{name: policy[block][f"{name}_bins"] for block, names in BLOCKS.items() for name in names}
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -256,32 +250,3 @@ class ActionGrid:
                 named = ", ".join(map(str, wrong[:5])) + (", …" if wrong.size > 5 else "")
                 raise InputError(f"{named} is no {kind} token: these are {start} to {stop - 1} on this grid")
         return ids.astype(np.int64)
-
-
-def fit_gaussians(actions: np.ndarray) -> dict[str, Gaussian]:
-    """Mean and standard deviation of each grid dimension over normalised actions (n, 7)."""
-    values = checked_actions(actions).astype(np.float64)
-    if values.ndim != 2 or not len(values):
-        raise InputError(f"fitting needs at least one action (n, 7), got {values.shape}")
-    return {
-        name: Gaussian(float(coordinate.mean()), float(coordinate.std()))
-        for name, coordinate in zip(DIMENSION_RANGES, _continuous(values), strict=True)
-    }
-
-
-def checked_actions(actions: np.ndarray) -> np.ndarray:
-    """Actions (..., 7) as float32 (kept) or float64; InputError on other shapes and on NaN or infinity."""
-    values = np.asarray(actions)
-    if values.ndim < 1 or values.shape[-1] != 7:
-        raise InputError(f"actions must be (..., 7), got {values.shape}")
-    if values.dtype != np.float32:
-        values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InputError(f"actions must be finite, but {int((~np.isfinite(values)).sum())} numbers are not")
-    return values
-
-
-def _continuous(actions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(..., 7) -> theta, phi, r of the translation clipped to [-1, 1]; roll, pitch, yaw; each (...)."""
-    translation = np.clip(actions[..., :3], -1.0, 1.0)
-    return (*cartesian_to_spherical(translation), *np.moveaxis(actions[..., 3:6], -1, 0))

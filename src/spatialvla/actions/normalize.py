@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spatialvla.actions.grids import checked_actions
+from spatialvla.actions.coordinates import checked_actions
 from spatialvla.errors import CheckpointError, InputError
 
 MIN_SPAN = 1e-8
@@ -71,7 +71,7 @@ class ActionStatistics:
         )
 
     def normalize(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (..., 7) in the dataset's units -> float64; masked dimensions in [-1, 1], clipped at q01, q99.
+        """Actions (..., 7) in the dataset's units -> float64, masked dimensions clipped to [-1, 1].
 
         Dimensions that do not move (q99 - q01 < MIN_SPAN) become 0; unmasked ones pass as they are.
         """
