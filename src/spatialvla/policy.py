@@ -13,7 +13,7 @@ import torch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.types import ActionChunk, Batch, Observation
 
 Mode = Literal["chunk", "receding", "ensemble"]
 
@@ -147,6 +147,20 @@ class Policy:
 
         Raises InputError if some observations have depth and others do not.
         """
+        batch = self._batch(observations)
+        tokens = self.model.generate(batch, temperature=self.temperature)
+        actions = self.processor.decode(tokens, self.dataset)
+        numbers = self.processor.token_numbers(tokens)
+        return [ActionChunk(a, n) for a, n in zip(actions, numbers, strict=True)]
+
+    def depth(self, observations: Sequence[Observation]) -> np.ndarray:
+        """The depth the model works with, its own estimate or the sensor's: (B, S, S) float32 metres.
+
+        S is the side of the model's square image, which shows all of the observation's image.
+        """
+        return self.model.depth(self._batch(observations)).float().cpu().numpy()
+
+    def _batch(self, observations: Sequence[Observation]) -> Batch:
         depths = [o.depth for o in observations if o.depth is not None]
         if depths and len(depths) != len(observations):
             raise InputError("Either all observations of a batch bring depth or none does.")
@@ -157,10 +171,7 @@ class Policy:
             intrinsics=[o.intrinsics for o in observations],
             depth=depths or None,
         )
-        tokens = self.model.generate(batch.to(self.model.device), temperature=self.temperature)
-        actions = self.processor.decode(tokens, self.dataset)
-        numbers = self.processor.token_numbers(tokens)
-        return [ActionChunk(a, n) for a, n in zip(actions, numbers, strict=True)]
+        return batch.to(self.model.device)
 
     def act(self, observation: Observation) -> ActionChunk:
         """The actions to execute before the next call, as `execution` asks, with the predicted tokens."""
