@@ -1,4 +1,4 @@
-"""What a dataset holds for each frame, and how LeRobot v3.0 writes that in JSON, Arrow and `datasets` terms."""
+"""What a dataset holds for each frame, and how LeRobot v3.0 writes that in JSON, Arrow and `datasets`."""
 
 from __future__ import annotations
 

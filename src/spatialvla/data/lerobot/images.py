@@ -14,7 +14,7 @@ _MAX_MILLIMETRES = np.iinfo(np.uint16).max
 
 
 def to_millimetres(depth: np.ndarray) -> np.ndarray:
-    """Depth in metres as uint16 millimetres; 0, no reading, where it is not finite, positive and below 65.5."""
+    """Depth in metres as uint16 millimetres; 0 (no reading) where it is not finite, positive, below 65.5."""
     millimetres = np.rint(np.nan_to_num(depth.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0) * 1e3)
     readable = (millimetres > 0) & (millimetres <= _MAX_MILLIMETRES)
     return np.where(readable, millimetres, 0).astype(np.uint16)

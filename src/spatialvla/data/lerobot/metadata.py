@@ -97,7 +97,7 @@ def write_stats(root: Path, stats: Mapping[str, Statistics]) -> None:
 
 
 def write_tasks(root: Path, tasks: Sequence[str]) -> None:
-    """Tasks in order of their number, declared as the index of a pandas table, where LeRobot looks for them."""
+    """Tasks in order of their number, as the index of a pandas table, where LeRobot looks for them."""
     columns = [
         {"name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
         {"name": "task", "pandas_type": "unicode", "numpy_type": "object"},

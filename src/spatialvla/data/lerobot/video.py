@@ -15,7 +15,7 @@ from spatialvla.errors import CheckpointError
 
 # Camera images are small (128 px), so quality is worth more than bytes. Without B-frames decoding order
 # equals display order, which lets files be joined by shifting timestamps.
-_ENCODER = {"crf": "16", "preset": "medium", "g": "8", "bf": "0", "sc_threshold": "0"}
+_ENCODER = {"crf": "16", "preset": "veryfast", "g": "8", "bf": "0", "sc_threshold": "0"}
 _PIXEL_FORMAT = "yuv420p"
 
 

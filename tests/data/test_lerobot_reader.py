@@ -1,0 +1,112 @@
+"""Reading a dataset that the real lerobot wrote, against what the real lerobot reads from it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.errors import CheckpointError, InputError
+
+HERE = Path(__file__).parent
+SAMPLE = HERE / "lerobot_v3"
+GOLDEN = json.loads((HERE / "lerobot_v3_golden.json").read_text())
+CAMERAS = ("observation.images.top", "observation.images.wrist")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return LeRobotDataset(SAMPLE)
+
+
+def test_metadata_agrees_with_lerobot(dataset):
+    assert len(dataset) == GOLDEN["episodes"]
+    assert dataset.info.total_frames == GOLDEN["frames"]
+    assert dataset.lengths.tolist() == GOLDEN["lengths"]
+    assert dataset.fps == GOLDEN["fps"]
+    assert list(dataset.tasks) == GOLDEN["tasks"]
+    assert dataset.info.robot_type == "widowx"
+    assert dataset.features["action"].names == ("x", "y", "z", "rx", "ry", "rz", "gripper")
+
+
+@pytest.mark.parametrize("number", GOLDEN["items"])
+def test_frames_agree_with_lerobot(dataset, number):
+    seen = GOLDEN["items"][number]
+    episode = dataset.episode(seen["episode_index"])
+    row = seen["frame_index"]
+    assert episode.instruction == seen["task"] == dataset.instruction(episode.index)
+    for name, values in episode.columns.items():
+        np.testing.assert_allclose(values[row], seen[name], rtol=1e-6, err_msg=name)
+    for camera in CAMERAS:
+        frames = episode.frames(camera)
+        assert frames.shape == (60, 256, 256, 3)
+        assert frames.dtype == np.uint8
+        difference = np.abs(frames[:, ::16, ::16].astype(int) - np.array(seen[camera])).mean(axis=(1, 2, 3))
+        assert difference[row] < 0.5
+        assert np.argmin(difference) == row, "the frames are shifted in time"
+
+
+def test_columns_continue_from_episode_to_episode(dataset):
+    columns = [episode.columns for episode in dataset]
+    np.testing.assert_array_equal(np.concatenate([c["index"] for c in columns]), np.arange(300))
+    np.testing.assert_allclose(columns[4]["timestamp"], np.arange(60) / 5, atol=1e-6)
+    assert columns[2]["observation.state"].shape == (60, 8)
+    assert columns[2]["action"].dtype == np.float32
+
+
+@pytest.fixture
+def copied(tmp_path):
+    shutil.copytree(SAMPLE, tmp_path / "dataset")
+    return tmp_path / "dataset"
+
+
+def read_everything(root):
+    for episode in LeRobotDataset(root):
+        for camera in episode.cameras:
+            episode.frames(camera)
+
+
+FILES = sorted(
+    path.relative_to(SAMPLE).as_posix()
+    for path in SAMPLE.rglob("*")
+    if path.is_file() and path.name != "stats.json"
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_truncated_file_is_an_error_that_names_it(copied, file):
+    content = (copied / file).read_bytes()
+    (copied / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=Path(file).name):
+        read_everything(copied)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_an_error_that_names_it_when_opening(copied, file):
+    (copied / file).unlink()
+    name = "meta/episodes" if "episodes" in file else file
+    with pytest.raises(CheckpointError, match=name):
+        LeRobotDataset(copied)
+
+
+def test_another_format_version_is_an_error(copied):
+    info = json.loads((copied / "meta/info.json").read_text())
+    (copied / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
+    with pytest.raises(CheckpointError, match=r"v2\.1"):
+        LeRobotDataset(copied)
+
+
+def test_metadata_of_another_dataset_is_an_error(copied):
+    info = json.loads((copied / "meta/info.json").read_text())
+    (copied / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 6}))
+    with pytest.raises(CheckpointError, match=r"5 episodes where info\.json says 6"):
+        LeRobotDataset(copied)
+
+
+def test_unknown_episode_and_camera(dataset):
+    with pytest.raises(InputError, match="episodes 0 to 4"):
+        dataset.episode(5)
+    with pytest.raises(InputError, match=r"observation\.images\.top"):
+        dataset.episode(0).frames("observation.images.left")
