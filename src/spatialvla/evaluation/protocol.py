@@ -18,7 +18,7 @@ class Conventions:
     """How one episode is played, and what the policy sees and sends.
 
     time_limit: steps after settling; an episode that reaches it without success has failed.
-    settle_steps: steps of `settle_action` (environment units) that let the objects come to rest first.
+    settle_steps: steps of `settle_action`, given like a policy's, that let the objects come to rest first.
     image_size: side of the square image, pixels. control_hz: environment steps a second.
     """
 

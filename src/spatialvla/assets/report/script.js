@@ -1,0 +1,18 @@
+// Safari plays no video from a data: address, but it does from a blob: address.
+const videos = [...document.querySelectorAll("video")];
+for (const video of videos) {
+  video.addEventListener("error", async () => {
+    if (!video.src.startsWith("data:")) return;
+    const bytes = Uint8Array.from(atob(video.src.split(",")[1]), (c) => c.charCodeAt(0));
+    video.src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+  });
+}
+const button = document.querySelector("button");
+if (button) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const play = videos.every((video) => video.paused);
+    for (const video of videos) play ? video.play() : video.pause();
+    button.textContent = play ? "Pause all" : "Play all";
+  });
+}
