@@ -179,16 +179,23 @@ class ActionGrid:
 
         Raises InputError on other shapes and on a number that is not a token of its place's kind.
         """
+        indices = self.bin_indices(ids)
+        coordinates = {name: centers[indices[name]] for name, centers in self.centers.items()}
+        xyz = spherical_to_cartesian(*(coordinates[name] for name in BLOCKS["translation"]))
+        rotation = np.stack([coordinates[name] for name in BLOCKS["rotation"]], axis=-1)
+        gripper = indices["gripper"][..., None].astype(np.float64)
+        return np.concatenate([np.clip(xyz, -1.0, 1.0), rotation, gripper], axis=-1)
+
+    def bin_indices(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Token numbers (..., 3) -> bin along each dimension, and "gripper" (0 closed, 1 open), (...) each.
+
+        Raises InputError like `decode`.
+        """
         local = self._checked_ids(ids) - self._offsets
-        indices = (
-            *np.unravel_index(local[..., 0], self.shapes[0]),
-            *np.unravel_index(local[..., 1], self.shapes[1]),
-        )
-        theta, phi, r, *angles = (
-            centers[index] for centers, index in zip(self.centers.values(), indices, strict=True)
-        )
-        xyz = np.clip(spherical_to_cartesian(theta, phi, r), -1.0, 1.0)
-        return np.concatenate([xyz, np.stack([*angles, local[..., 2].astype(np.float64)], axis=-1)], axis=-1)
+        indices = {"gripper": local[..., 2]}
+        for place, (names, shape) in enumerate(zip(BLOCKS.values(), self.shapes, strict=True)):
+            indices.update(zip(names, np.unravel_index(local[..., place], shape), strict=True))
+        return indices
 
     def to_json(self) -> dict[str, Any]:
         """`action_config` and `bin_policy` in the published processor_config.json layout, floats exact."""
