@@ -91,6 +91,18 @@ def test_a_missing_file_is_an_error_that_names_it_when_opening(copied, file):
         LeRobotDataset(copied)
 
 
+def test_features_of_unknown_kinds_are_left_out_and_channels_may_come_first(copied):
+    info = json.loads((copied / "meta/info.json").read_text())
+    info["features"]["language_events"] = {"dtype": "language", "shape": [1], "names": None}
+    info["features"][CAMERAS[0]]["shape"] = [3, 256, 256]
+    info["features"][CAMERAS[1]]["info"]["is_depth_map"] = True
+    (copied / "meta/info.json").write_text(json.dumps(info))
+    episode = LeRobotDataset(copied).episode(0)
+    assert list(episode.cameras) == [CAMERAS[0]]
+    assert LeRobotDataset(copied).features[CAMERAS[0]].shape == (256, 256, 3)
+    assert "language_events" not in episode.columns
+
+
 def test_another_format_version_is_an_error(copied):
     info = json.loads((copied / "meta/info.json").read_text())
     (copied / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))

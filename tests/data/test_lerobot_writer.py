@@ -237,6 +237,7 @@ def test_depth_without_a_reading_is_zero(tmp_path):
         ({"action": np.zeros((4, 2))}, r"shape \(4, 2\)"),
         ({"action": np.zeros((5, 1))}, "equally many frames"),
         ({"action": np.array([0, 1, np.nan, 3])}, "frame 2"),
+        ({"action": np.array([0, 1e300, 2, 3])}, "frame 1 is not a number that float32 can hold"),
         ({"action": np.array(["a"] * 4)}, "does not fit float32"),
         ({CAMERA: numbered_frames(4, 0) / 255.0}, "does not fit uint8"),
         ({CAMERA: numbered_frames(4, 0)[:, :16]}, r"\(T, 32, 48, 3\)"),
@@ -254,6 +255,12 @@ def test_bad_episodes_are_refused_and_leave_the_dataset_whole(tmp_path, changes,
         writer.add_episode({CAMERA: numbered_frames(4, 0), "action": np.zeros((4, 1))}, " ")
     writer.finalize()
     check_episodes(tmp_path, (4,))
+
+
+def test_integers_never_wrap_around(tmp_path):
+    writer = LeRobotWriter(tmp_path, 10, [Feature("count", "int8", (1,))])
+    with pytest.raises(InputError, match="frame 1 is not a number that int8 can hold"):
+        writer.add_episode({"count": np.array([127, 128])}, "count")
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,19 @@ class Feature:
         return self.dtype in _NUMBERS
 
     @classmethod
-    def from_json(cls, name: str, spec: Mapping[str, Any]) -> Feature:
-        """Read an entry of `features` in info.json."""
+    def from_json(cls, name: str, spec: Mapping[str, Any]) -> Feature | None:
+        """Read an entry of `features` in info.json; None for kinds unknown here (language, depth video)."""
         info = spec.get("info") or spec.get("video_info") or {}
         dtype, shape, names = spec["dtype"], tuple(spec["shape"]), spec.get("names")
-        if dtype == "image" and info.get("is_depth_map"):
-            dtype, shape = "depth", shape[:2]
-        named_axes = isinstance(names, Mapping) or dtype in ("video", "image", "depth")
-        return cls(name, dtype, shape, None if named_axes else names, info)
+        if dtype in ("video", "image"):
+            if info.get("is_depth_map") or info.get("video.is_depth_map"):
+                return cls(name, "depth", shape[:2], info=info) if dtype == "image" else None
+            if shape[0] == 3 and shape[-1] != 3:  # some datasets name the channels first
+                shape = (*shape[1:], 3)
+            return cls(name, dtype, shape, info=info)
+        if dtype not in (*_NUMBERS, "string"):
+            return None
+        return cls(name, dtype, shape, None if isinstance(names, Mapping) else names)
 
     def to_json(self) -> dict[str, Any]:
         """This feature as an entry of `features` in info.json."""

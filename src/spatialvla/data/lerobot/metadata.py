@@ -143,9 +143,10 @@ def read_info(root: Path) -> Info:
             f"{path} says format '{version}', not '{VERSION}'; convert it with lerobot's own converter."
         )
     try:
+        features = [Feature.from_json(name, spec) for name, spec in raw["features"].items()]
         return Info(
             fps=int(raw["fps"]),
-            features={name: Feature.from_json(name, spec) for name, spec in raw["features"].items()},
+            features={feature.name: feature for feature in features if feature is not None},
             robot_type=raw.get("robot_type"),
             total_episodes=int(raw["total_episodes"]),
             total_frames=int(raw["total_frames"]),

@@ -74,7 +74,8 @@ class Episode:
 class LeRobotDataset:
     """A dataset folder; `len(dataset)` episodes, read when asked for.
 
-    info: frames a second, features by name, robot. tasks: the instructions.
+    info: frames a second, features by name, robot; language annotations and depth videos are left out.
+    tasks: the instructions.
 
     Raises CheckpointError, naming the file, when one is missing, truncated or of another format version.
     """

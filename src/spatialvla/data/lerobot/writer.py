@@ -139,7 +139,7 @@ class LeRobotWriter:
                 f"The episode has {', '.join(unknown)}, which the dataset's features do not name."
             )
         values = {
-            feature.name: _checked(feature, np.asarray(frames[feature.name])) for feature in self._features
+            feature.name: _converted(feature, np.asarray(frames[feature.name])) for feature in self._features
         }
         lengths = {name: len(value) for name, value in values.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
@@ -180,8 +180,8 @@ def _describe(fps: int, features: Sequence[Feature], robot_type: str | None) -> 
     return Info(fps, named, robot_type, video_path=VIDEO_PATH if has_video else None)
 
 
-def _checked(feature: Feature, value: np.ndarray) -> np.ndarray:
-    """The value in the feature's number type; uint8 for RGB, as given for depth."""
+def _converted(feature: Feature, value: np.ndarray) -> np.ndarray:
+    """The value in the feature's number type: uint8 for RGB, float32 for depth."""
     if feature.shape == (1,) and value.ndim == 1:
         value = value[:, None]
     if value.shape[1:] != feature.shape or value.ndim == 0:
@@ -191,12 +191,17 @@ def _checked(feature: Feature, value: np.ndarray) -> np.ndarray:
     wanted = np.dtype("uint8" if feature.is_rgb else "float32" if feature.is_depth else feature.dtype)
     if not np.can_cast(value.dtype, wanted, "same_kind") or (feature.is_rgb and value.dtype != wanted):
         raise InputError(f"'{feature.name}' is {value.dtype}, which does not fit {wanted}; convert it first.")
-    if feature.is_number and not np.isfinite(value).all():
-        frame = int(np.argwhere(~np.isfinite(value))[0][0])
+    with np.errstate(over="ignore"):
+        converted = value.astype(wanted, copy=False)
+    if feature.is_depth:
+        return converted
+    wrong = ~np.isfinite(converted) if wanted.kind == "f" else converted != value
+    if wrong.any():
         raise InputError(
-            f"'{feature.name}' has NaN or infinity in frame {frame}; leave the episode out or repair it."
+            f"'{feature.name}' in frame {np.argwhere(wrong)[0][0]} is not a number that {wanted} can hold; "
+            "leave the episode out or repair it."
         )
-    return value if feature.is_depth else value.astype(wanted)
+    return converted
 
 
 def _discard(folder: Path) -> None:
