@@ -1,13 +1,9 @@
 import json
 import multiprocessing
-import sys
 from pathlib import Path
 
 import av
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes unpickle the fakes by their module's name
-
 from fakes import INSTRUCTIONS, FakeBenchmark, FakePolicy
 
 from spatialvla.errors import InputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -80,7 +81,7 @@ class Results:
     """An evaluation, complete or under way.
 
     tasks: task number -> instruction, for every task asked for, in order.
-    checkpoint: SHA-256 of the weights; None when the policy has no files.
+    checkpoint: `hash_checkpoint` of its folder; None when the policy has no files.
     depth: "estimate" (the model's own) or "simulator" (true depth in its place).
     """
 
@@ -177,12 +178,23 @@ class Results:
         table.add_row(*last, style="bold")
         return table
 
+    def mean_steps(self, task: int | None = None) -> str:
+        """Mean length of the successes, in steps; a failure's length is only the time limit."""
+        steps = [e.steps for e in self.episodes if e.success and task in (None, e.task)]
+        return f"{sum(steps) / len(steps):.0f}" if steps else "–"
+
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [
-            (text, *_cells(episode for episode in self.episodes if episode.task == task))
-            for task, text in self.tasks.items()
-        ]
-        return [*rows, ("all", *_cells(self.episodes))]
+        rows = [(text, *_cells(self.tally(task)), self.mean_steps(task)) for task, text in self.tasks.items()]
+        return [*rows, ("all", *_cells(self.total), self.mean_steps())]
+
+
+def hash_checkpoint(folder: Path) -> str:
+    """SHA-256 over the weights and settings of a checkpoint folder, names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def installed_versions() -> dict[str, str]:
@@ -200,17 +212,8 @@ def _summary(tally: Tally) -> dict[str, Any]:
     return {**asdict(tally), "rate": tally.rate, "interval95": list(tally.interval)}
 
 
-def _cells(episodes: Iterable[EpisodeResult]) -> tuple[str, str, str, str]:
-    """Successes, rate, interval, and the successes' mean length (a failure's is only the time limit)."""
-    episodes = list(episodes)
-    tally = Tally.of(episodes)
+def _cells(tally: Tally) -> tuple[str, str, str]:
     if not tally.trials:
-        return "0/0", "–", "–", "–"
+        return "0/0", "–", "–"
     low, high = tally.interval
-    steps = [episode.steps for episode in episodes if episode.success]
-    return (
-        f"{tally.successes}/{tally.trials}",
-        f"{tally.rate:.0%}",
-        f"{low:.0%} – {high:.0%}",
-        f"{sum(steps) / len(steps):.0f}" if steps else "–",
-    )
+    return f"{tally.successes}/{tally.trials}", f"{tally.rate:.0%}", f"{low:.0%} – {high:.0%}"

@@ -7,6 +7,13 @@ for (const video of videos) {
     video.src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
   });
 }
+// The controls would darken the still picture, so they wait until someone comes near.
+for (const video of videos) {
+  video.controls = false;
+  video.tabIndex = 0;
+  for (const event of ["pointerenter", "focus"]) video.addEventListener(event, () => (video.controls = true));
+  video.addEventListener("pointerleave", () => (video.controls = false));
+}
 const button = document.querySelector("button");
 if (button) {
   button.hidden = false;

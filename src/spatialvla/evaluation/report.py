@@ -1,0 +1,89 @@
+"""An evaluation's results, videos and kept decisions as the page `viz.report` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spatialvla.evaluation.moments import Moment
+from spatialvla.evaluation.results import EpisodeResult, Results, Tally
+from spatialvla.policy import Policy
+from spatialvla.viz.report import DecisionView, EpisodeView, Rate, Report, TaskView
+
+_DEPTH = {
+    "estimate": "depth is the model's own estimate",
+    "simulator": "depth is the simulator's, in place of the estimate",
+}
+
+
+def write_report(
+    results: Results, moments: Mapping[int, Sequence[Moment]], policy: Policy, out: Path
+) -> Path:
+    """Writes `out`/report.html beside results.json and the videos; returns its path.
+
+    moments: task number -> decisions to show. policy: estimates their depth once more, and knows the grid.
+    """
+    report = Report(
+        title=f"{results.policy} on {results.suite}",
+        subtitle=f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
+        total=_rate(results.total),
+        tasks=tuple(_task(results, task, moments.get(task, ()), policy, out) for task in results.tasks),
+        facts=tuple(_facts(results).items()),
+        grid=policy.processor.grid,
+    )
+    path = out / "report.html"
+    report.save(path)
+    return path
+
+
+def _task(results: Results, task: int, moments: Sequence[Moment], policy: Policy, out: Path) -> TaskView:
+    episodes = [episode for episode in results.episodes if episode.task == task]
+    return TaskView(
+        title=results.tasks[task],
+        rate=_rate(results.tally(task)),
+        steps=results.mean_steps(task),
+        episodes=tuple(_episode(episode, out) for episode in episodes),
+        decisions=_decisions(moments, policy) if moments else (),
+    )
+
+
+def _episode(episode: EpisodeResult, out: Path) -> EpisodeView:
+    return EpisodeView(
+        title=f"Start {episode.start_state}",
+        note=f"{episode.steps} steps, {episode.seconds:.0f} s",
+        success=episode.success,
+        video=out / episode.video if episode.video else None,
+    )
+
+
+def _decisions(moments: Sequence[Moment], policy: Policy) -> tuple[DecisionView, ...]:
+    depths = policy.depth([moment.observation for moment in moments])
+    return tuple(
+        DecisionView(
+            title=f"Start 0, decision at step {moment.step}",
+            image=np.asarray(moment.observation.image),
+            depth=depth,
+            intrinsics=np.asarray(moment.observation.intrinsics),
+            tokens=moment.chunk.tokens,
+        )
+        for moment, depth in zip(moments, depths, strict=True)
+    )
+
+
+def _facts(results: Results) -> dict[str, str]:
+    rules = vars(results.conventions)
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    return {
+        "started": results.started,
+        "duration": f"{results.seconds / 60:.1f} min",
+        "checkpoint": f"SHA-256 {results.checkpoint}" if results.checkpoint else "–",
+        "depth": results.depth,
+        **{name.replace("_", " "): str(value) for name, value in rules.items()},
+        "versions": versions,
+    }
+
+
+def _rate(tally: Tally) -> Rate:
+    return Rate(tally.successes, tally.trials, *tally.interval)
