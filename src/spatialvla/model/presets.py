@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spatialvla.actions.grids import Bins
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 
 
@@ -45,10 +46,15 @@ def spatialvla_4b() -> SpatialVLAConfig:
     )
 
 
+NANO_BINS = Bins(theta=8, phi=16, r=8, roll=4, pitch=4, yaw=4)
+"""Few enough cells that some hundred demonstrations visit most of them."""
+
+
 def nano() -> SpatialVLAConfig:
     """The small model a laptop trains and runs: 128 px, 64 image tokens."""
-    translation, rotation = 16 * 32 * 8, 4 * 4 * 4
-    text_vocabulary = 512
+    text_vocabulary = 1024
+    translation = NANO_BINS.theta * NANO_BINS.phi * NANO_BINS.r
+    rotation = NANO_BINS.roll * NANO_BINS.pitch * NANO_BINS.yaw
     return SpatialVLAConfig(
         text=Gemma2Config(
             vocab_size=text_vocabulary + translation + rotation + 2,

@@ -1,0 +1,69 @@
+"""A small tokenizer of our own, made from robot instructions, for models trained from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from spatialvla.errors import InputError
+
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
+
+
+def train_tokenizer(texts: Iterable[str], text_vocab_size: int, action_tokens: int) -> Tokenizer:
+    """A byte-level BPE over `texts`: any text can be encoded, frequent words become one token.
+
+    The vocabulary has exactly `text_vocab_size` entries (special tokens first, then a newline, bytes and merges;
+    entries that the texts do not fill are reserved), then `action_tokens` action tokens.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=text_vocab_size - 1,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    filled = tokenizer.get_vocab_size() + 1
+    if filled > text_vocab_size:
+        raise InputError(f"The text vocabulary needs at least {filled} entries, got {text_vocab_size}.")
+    tokenizer.add_tokens([AddedToken("\n", normalized=False)])
+    tokenizer.add_tokens([f"<reserved{index}>" for index in range(text_vocab_size - filled)])
+    tokenizer.add_special_tokens([f"<ACTION{number:05d}>" for number in range(action_tokens)])
+    return tokenizer
+
+
+def hugging_face_files(image_size: int, image_token_num: int) -> Mapping[str, Mapping[str, Any]]:
+    """The settings other tools expect beside tokenizer.json, in the published layout."""
+    return {
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "clean_up_tokenization_spaces": False,
+        },
+        "special_tokens_map.json": {
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "SiglipImageProcessor",
+            "do_normalize": False,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "image_seq_length": image_token_num,
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+            "size": {"height": image_size, "width": image_size},
+        },
+    }

@@ -1,0 +1,135 @@
+"""Checkpoint folders: read whole or refused with one sentence, written back byte for byte."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spatialvla import Processor, SpatialVLA
+from spatialvla.errors import CheckpointError
+
+CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+def test_saves_the_published_layout_byte_for_byte(tmp_path):
+    SpatialVLA.from_pretrained(CHECKPOINT).save_pretrained(tmp_path)
+    Processor.from_pretrained(CHECKPOINT).save_pretrained(tmp_path)
+    before, after = load_file(CHECKPOINT / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    embeddings = "language_model.model.embed_tokens.weight"
+    actions = len(before["spatial_embed_tokens.weight"])
+    for key, tensor in before.items():
+        if key == embeddings:
+            assert torch.equal(after[key][:-actions], tensor[:-actions])
+            assert torch.equal(after[key][-actions:], before["spatial_embed_tokens.weight"])
+        else:
+            assert torch.equal(after[key], tensor), key
+            assert after[key].dtype == tensor.dtype
+    again = SpatialVLA.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[k], v) for k, v in SpatialVLA.from_pretrained(CHECKPOINT).state_dict().items())
+    processor = Processor.from_pretrained(tmp_path)
+    assert processor.grid == Processor.from_pretrained(CHECKPOINT).grid
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_loads_in_the_dtype_asked_for():
+    model = SpatialVLA.from_pretrained(CHECKPOINT, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not model.training
+
+
+def test_depth_estimator_stays_frozen_and_in_eval_mode():
+    model = SpatialVLA.from_pretrained(CHECKPOINT).train()
+    assert model.vision_tower.training
+    assert not any(module.training for module in model.vision_zoe_model.modules())
+    assert not any(p.requires_grad for p in model.vision_zoe_model.parameters())
+
+
+def change(folder: Path, edit) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_missing_extra_and_misshapen_tensors_are_named(copy):
+    change(copy, lambda tensors: tensors.pop("multi_modal_projector.linear.bias"))
+    with pytest.raises(CheckpointError, match=r"lacks the tensor multi_modal_projector\.linear\.bias"):
+        SpatialVLA.from_pretrained(copy)
+    change(copy, lambda tensors: tensors.update({"multi_modal_projector.linear.bias": torch.zeros(95)}))
+    with pytest.raises(CheckpointError, match=r"multi_modal_projector\.linear\.bias .*\(95,\).*\(96,\)"):
+        SpatialVLA.from_pretrained(copy)
+    change(
+        copy,
+        lambda tensors: tensors.update(
+            {"multi_modal_projector.linear.bias": torch.zeros(96), "surprise": torch.zeros(1)}
+        ),
+    )
+    with pytest.raises(CheckpointError, match="does not have: surprise"):
+        SpatialVLA.from_pretrained(copy)
+
+
+def test_truncated_weights(copy):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        SpatialVLA.from_pretrained(copy)
+
+
+def test_missing_and_broken_files(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="only safetensors weights"):
+        SpatialVLA.from_pretrained(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        SpatialVLA.from_pretrained(copy)
+    (copy / "processor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"processor_config\.json"):
+        Processor.from_pretrained(copy)
+
+
+def test_another_kind_of_model_is_refused(copy):
+    config = json.loads((copy / "config.json").read_text()) | {"model_type": "paligemma"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="paligemma"):
+        SpatialVLA.from_pretrained(copy)
+
+
+def test_unknown_names_are_explained():
+    with pytest.raises(CheckpointError, match="no/such-model"):
+        SpatialVLA.from_pretrained("no/such-model")
+
+
+def test_sharded_weights(copy):
+    tensors = load_file(copy / "model.safetensors")
+    keys = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": keys[:50], "model-00002-of-00002.safetensors": keys[50:]}
+    for name, part in parts.items():
+        save_file({key: tensors[key] for key in part}, copy / name)
+    (copy / "model.safetensors").unlink()
+    index = {"weight_map": {key: name for name, part in parts.items() for key in part}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = SpatialVLA.from_pretrained(copy).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in SpatialVLA.from_pretrained(CHECKPOINT).state_dict().items())
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model-00002-of-00002"):
+        SpatialVLA.from_pretrained(copy)
+
+
+def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    model = SpatialVLA.from_pretrained(CHECKPOINT)
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    with pytest.raises(CheckpointError, match="make room"):
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
