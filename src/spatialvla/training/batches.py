@@ -1,0 +1,121 @@
+"""Samples -> batches: augmentation, the depth Ego3D sees, and the same processor that serving uses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spatialvla.data.augmentation import Augmentation, Views
+from spatialvla.data.samples import CACHE, EpisodeSamples, write_array
+from spatialvla.errors import InputError
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.processor import Processor
+from spatialvla.training.config import TrainConfig
+from spatialvla.types import Batch
+
+ESTIMATE_BATCH = 32
+SMALLEST_DEPTH = 1e-3
+"""Metres; float16 keeps it apart from 0."""
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Makes the batch of any step from scratch, so that nothing of it needs to be saved.
+
+    estimates: (N, H, W) float16 metres of the frozen depth estimator, where the run uses them.
+    """
+
+    samples: EpisodeSamples
+    processor: Processor
+    config: TrainConfig
+    estimates: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        config = self.config
+        needs_sensor = config.depth == "sensor" or config.depth_mix > 0
+        if needs_sensor and self.samples.depth is None:
+            raise InputError(f"{config.dataset} has no depth of its camera; train with depth='estimate'.")
+
+    def training(self, indices: np.ndarray, step: int) -> Batch:
+        """These frames, augmented as this step's random numbers say."""
+        rng = np.random.default_rng([self.config.seed, 1, step])
+        takes_other = rng.random(len(indices)) < self.config.depth_mix
+        return self._batch(indices, self.config.augmentation, rng, takes_other)
+
+    def evaluation(self, indices: np.ndarray) -> Batch:
+        """These frames as they are."""
+        rng = np.random.default_rng(0)
+        return self._batch(indices, Augmentation.off(), rng, np.zeros(len(indices), dtype=bool))
+
+    def _batch(
+        self,
+        indices: np.ndarray,
+        augmentation: Augmentation,
+        rng: np.random.Generator,
+        takes_other: np.ndarray,
+    ) -> Batch:
+        samples = self.samples
+        images = samples.images[indices]
+        if samples.intrinsics is not None:
+            intrinsics = samples.intrinsics[indices]
+        else:
+            camera = self.processor.camera(self.config.key).scaled_to(*images.shape[1:3])
+            intrinsics = np.repeat(camera[None], len(indices), axis=0)
+        views = augmentation(Views(images, intrinsics, self._depth(indices, takes_other)), rng)
+        return self.processor(
+            list(views.images),
+            [prompt.lower() for prompt in samples.prompts(indices)],
+            self.config.key,
+            intrinsics=list(views.intrinsics),
+            depth=None if views.depth is None else list(views.depth),
+            actions=samples.chunks(indices),
+        )
+
+    def _depth(self, indices: np.ndarray, takes_other: np.ndarray) -> np.ndarray:
+        """(B, H, W) float32 metres, all positive: holes of a sensor take the frame's largest reading."""
+        from_sensor = takes_other ^ (self.config.depth == "sensor")
+        depth = np.empty(self.samples.images[indices[:1]].shape[1:3], np.float32)
+        depth = np.repeat(depth[None], len(indices), axis=0)
+        if self.estimates is not None:
+            depth[~from_sensor] = self.estimates[indices[~from_sensor]]
+        if self.samples.depth is not None and from_sensor.any():
+            readings = self.samples.depth[indices[from_sensor]].astype(np.float32)
+            largest = readings.max(axis=(1, 2), keepdims=True)
+            depth[from_sensor] = np.where(readings > 0, readings, largest)
+        return np.maximum(depth, SMALLEST_DEPTH)
+
+
+def depth_estimates(
+    model: SpatialVLA,
+    samples: EpisodeSamples,
+    config: TrainConfig,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> np.ndarray:
+    """The frozen estimator's depth of every frame, (N, H, W) float16 metres; computed once, kept as a file.
+
+    The file's name tells the frames and the estimator's weights, so neither can change unnoticed.
+    progress: told the number of frames after each batch.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.vision_zoe_model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    cache = Path(config.cache or Path(config.dataset) / CACHE) / samples.fingerprint
+    path = cache / f"estimates-{samples.images.shape[1]}px-{digest.hexdigest()[:16]}.npy"
+    if path.is_file():
+        return np.load(path, mmap_mode="r")
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(samples), ESTIMATE_BATCH):
+            frames = torch.from_numpy(np.array(samples.images[start : start + ESTIMATE_BATCH]))
+            pixels = frames.permute(0, 3, 1, 2).to(model.device).float() / 255
+            with torch.inference_mode():
+                yield model.vision_zoe_model.estimate(pixels).cpu().numpy().astype(np.float16)
+            progress(len(frames))
+
+    return write_array(path, samples.images.shape[:3], np.dtype(np.float16), blocks())

@@ -1,0 +1,91 @@
+"""AdamW over the trainable weights, the learning rate's course, and an average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from spatialvla.training.config import TrainConfig
+
+TEXT_EMBEDDINGS = "language_model.model.embed_tokens.weight"
+
+
+def freeze(model: nn.Module, config: TrainConfig) -> None:
+    """Freezes the text embeddings where asked to; ZoeDepth freezes itself."""
+    if config.freeze_text_embeddings:
+        model.get_parameter(TEXT_EMBEDDINGS).requires_grad_(False)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; matrices decay, while norms, biases and embeddings do not."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and "embed" not in name
+            decay = config.weight_decay if decays else 0.0
+            groups[rate_factor(name, config), decay].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "factor": factor, "weight_decay": decay}
+            for (factor, decay), parameters in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+def rate_factor(name: str, config: TrainConfig) -> float:
+    """The factor of the longest name in `rate_factors` that begins the parameter's."""
+    matching = [prefix for prefix in config.rate_factors if name.startswith(prefix)]
+    return config.rate_factors[max(matching, key=len)] if matching else 1.0
+
+
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """The learning rate once `progress` of the run, in [0, 1], is done."""
+    if progress < config.warmup:
+        return config.learning_rate * progress / config.warmup
+    left = 1 - min(1.0, (progress - config.warmup) / max(1 - config.warmup, 1e-9))
+    course = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * course)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+class WeightAverage:
+    """Exponential moving average of the trainable weights; it follows faster while the run is young."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.live = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after `step` steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside this block."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.live.items():
+            held = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(held)

@@ -1,0 +1,53 @@
+"""A progress bar with the time left, and a line for each validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich import progress as bars
+from rich.console import Console
+
+from spatialvla.training.config import TrainConfig
+
+
+class Progress:
+    """Shows a run on a console, or nothing without one."""
+
+    def __init__(self, config: TrainConfig, console: Console | None) -> None:
+        self.console = console or Console(quiet=True)
+        self.bar = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TaskProgressColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task(f"training {config.preset}", total=1.0)
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def update(self, step: int, fraction: float, numbers: Mapping[str, float]) -> None:
+        """fraction: of the run that is done."""
+        text = f"step {step}  loss {numbers['loss']:.3f}"
+        self.bar.update(self.task, completed=fraction, description=text)
+
+    def report(self, step: int, validation: Mapping[str, float]) -> None:
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in validation.items())
+        self.console.print(f"step {step}: {numbers}", highlight=False)
+
+    @contextmanager
+    def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar of its own for work done once before training."""
+        with bars.Progress(console=self.console, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda done: bar.advance(task, done)

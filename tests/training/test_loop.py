@@ -1,0 +1,181 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spatialvla.errors import InputError
+from spatialvla.policy import Policy
+from spatialvla.training import loop
+from spatialvla.training.checkpoints import CheckpointFolder
+from spatialvla.training.loop import NonFiniteLoss, train
+from spatialvla.types import Observation
+
+
+def lines(config, kind):
+    rows = map(json.loads, (config.output / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if row["kind"] == kind]
+
+
+def test_loss_falls_and_the_exported_policy_acts(make_config, dataset):
+    config = make_config(steps=60, ema_decay=0.9)
+    result = train(config, device="cpu")
+    assert result.finished
+    rows = lines(config, "train")
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+    assert rows[-1]["accuracy/gripper"] > 0.7
+    assert rows[-1]["samples_per_s"] > 0
+    (validation,) = lines(config, "validation")
+    assert validation["error/quantisation"] <= validation["error/translation"] < 2
+    assert list((config.output / "tensorboard").iterdir())
+
+    policy = Policy.from_pretrained(result.model)
+    chunk = policy.act(
+        Observation(
+            image=np.full((32, 32, 3), 90, np.uint8),
+            instruction="push the square",
+            depth=np.full((32, 32), 1.5, np.float32),
+        )
+    )
+    assert chunk.actions.shape == (2, 7)
+    assert policy.dataset == dataset.name
+
+
+def test_resuming_is_exact_to_the_bit(make_config, tmp_path):
+    options = {
+        "steps": 8,
+        "ema_decay": 0.9,
+        "depth_mix": 0.5,
+        "depth_weights": None,
+        "privileged": ("observation.state",),
+        "privileged_weight": 0.1,
+    }
+    straight = make_config(
+        output=tmp_path / "straight", save_every=4, keep=5, **(options | {"depth_mix": 0.0})
+    )
+    train(straight, device="cpu")
+    halves = replace(straight, output=tmp_path / "halves")
+    folder = CheckpointFolder(halves.output / "checkpoints", keep=5)
+    middle = CheckpointFolder(straight.output / "checkpoints", keep=5)
+    newest = middle._complete()[-1]
+    assert [p.name for p in middle._complete()] == ["step_00000004", "step_00000008"]
+    target = halves.output / "checkpoints" / "step_00000004"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(middle._complete()[0])
+    with pytest.raises(InputError, match="already holds a run"):
+        train(halves, device="cpu")
+    train(halves, resume=True, device="cpu")
+    again, first = folder.newest(), middle.newest()
+    assert newest.name == "step_00000008"
+    assert again.step == first.step == 8
+    for name, tensors in first.tensors.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, again.tensors[name][key]), (name, key)
+    assert lines(straight, "train")[-1]["loss"] == lines(halves, "train")[-1]["loss"]
+
+
+def test_a_run_cannot_be_resumed_with_another_stream(make_config):
+    config = make_config(steps=1)
+    train(config, device="cpu")
+    with pytest.raises(InputError, match="batch_size"):
+        train(replace(config, batch_size=4, steps=2), resume=True, device="cpu")
+
+
+def test_sigterm_saves_and_the_run_goes_on(make_config, monkeypatch):
+    config = make_config(steps=6)
+    update = loop.Trainer._update
+
+    def interrupted(self, indices, batch, measured):
+        numbers = update(self, indices, batch, measured)
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return numbers
+
+    monkeypatch.setattr(loop.Trainer, "_update", interrupted)
+    result = train(config, device="cpu")
+    assert (result.finished, result.step, result.model) == (False, 2, None)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert train(config, resume=True, device="cpu").step == 6
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from spatialvla.training import checkpoints
+from spatialvla.training.checkpoints import Checkpoint, CheckpointFolder
+folder = CheckpointFolder(Path(sys.argv[1]), keep=2)
+folder.save(Checkpoint(1, 0.5, {"weights": {"w": torch.ones(3)}, "optimizer": {}}, {"seed": 1}))
+write = checkpoints.save_file
+def half(tensors, path):
+    write(tensors, path)
+    os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save_file = half
+folder.save(Checkpoint(2, 1.0, {"weights": {"w": torch.zeros(3)}, "optimizer": {}}, {"seed": 1}))
+"""
+
+
+def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    checkpoint = CheckpointFolder(tmp_path, keep=2).newest()
+    assert (checkpoint.step, checkpoint.seconds, checkpoint.identity) == (1, 0.5, {"seed": 1})
+    assert torch.equal(checkpoint.tensors["weights"]["w"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def test_only_the_last_checkpoints_are_kept(make_config):
+    config = make_config(steps=5, save_every=1)
+    train(config, device="cpu")
+    assert sorted(p.name for p in (config.output / "checkpoints").iterdir()) == [
+        "step_00000004",
+        "step_00000005",
+    ]
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_samples(make_config, monkeypatch):
+    config = make_config(steps=3)
+    update = loop.Trainer._update
+
+    def poisoned(self, indices, batch, measured):
+        if self.step == 1:
+            with torch.no_grad():
+                self.model.multi_modal_projector.linear.weight.fill_(float("nan"))
+        return update(self, indices, batch, measured)
+
+    monkeypatch.setattr(loop.Trainer, "_update", poisoned)
+    with pytest.raises(NonFiniteLoss, match=r"step 2 is nan.*episode \d+ frame \d+"):
+        train(config, device="cpu")
+
+
+def test_the_learning_rate_follows_the_clock(make_config):
+    config = make_config(steps=100_000, minutes=0.02, warmup=0.0, schedule="linear")
+    result = train(config, device="cpu")
+    assert result.finished
+    assert result.step < 1000
+    rates = [row["learning_rate"] for row in lines(config, "train")]
+    assert rates[0] == config.learning_rate
+    assert rates[-1] < 0.6 * config.learning_rate
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_an_untrained_estimator_is_refused(make_config):
+    with pytest.raises(InputError, match="untrained"):
+        train(make_config(depth="estimate"), device="cpu")
+
+
+def test_fine_tuning_starts_from_a_checkpoint(make_config, tmp_path):
+    first = train(make_config(), device="cpu")
+    config = make_config(output=tmp_path / "more", initial=str(first.model), dataset_key="again", steps=2)
+    second = train(config, device="cpu")
+    policy = Policy.from_pretrained(second.model, dataset="again")
+    assert set(policy.processor.statistics) == {"squares", "again"}
+    assert isinstance(second.model, Path)
