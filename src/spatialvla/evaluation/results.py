@@ -38,7 +38,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     rate, square = successes / trials, _Z95**2
     centre = (rate + square / (2 * trials)) / (1 + square / trials)
     half = _Z95 / (1 + square / trials) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not push the ends past the rate itself where they meet, at 0 and 1.
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 @dataclass(frozen=True)

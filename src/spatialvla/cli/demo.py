@@ -1,0 +1,20 @@
+"""`spatialvla demo`: the shipped model drives LIBERO's arm, one episode a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Let the shipped small model play each task of LIBERO-Spatial once, and write a report."""
+
+    out: Path = Path("runs/demo")
+    """Folder for report.html, results.json and videos/."""
+
+    def run(self) -> None:
+        from spatialvla.cli.evaluate import Evaluate
+        from spatialvla.cli.loading import PolicyOptions
+
+        Evaluate(PolicyOptions("nano"), suite="libero_spatial", episodes_per_task=1, out=self.out).run()

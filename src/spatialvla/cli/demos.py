@@ -1,0 +1,38 @@
+"""`spatialvla demos`: demonstrations by the scripted expert."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Demos:
+    """Let the scripted expert play a LIBERO suite, and store what it did as a LeRobot dataset."""
+
+    out: Path
+    """Folder of the dataset; it must not exist yet."""
+
+    suite: str = "libero_spatial"
+    """A LIBERO suite the expert knows."""
+
+    episodes_per_task: int = 50
+    """Successful episodes to store for each task."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes that simulate and render."""
+
+    seed: int = 0
+    """Of start states and perturbations."""
+
+    def run(self) -> None:
+        from spatialvla.simulation.demonstrations import record_demonstrations
+
+        record_demonstrations(
+            suite=self.suite,
+            out=self.out,
+            episodes_per_task=self.episodes_per_task,
+            workers=self.workers,
+            seed=self.seed,
+        )

@@ -1,0 +1,133 @@
+"""`spatialvla predict`: the actions for one image and instruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from spatialvla.cli.loading import FlatPolicyOptions
+from spatialvla.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from rich.console import Console
+
+    from spatialvla.policy import Policy
+    from spatialvla.types import ActionChunk, Observation
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict a chunk of actions and print it; optionally draw depth, points and tokens."""
+
+    image: Positional[Path]
+    """What the camera sees, a picture file."""
+
+    instruction: Positional[str]
+    """What to do, in plain words."""
+
+    options: FlatPolicyOptions
+
+    intrinsics: tuple[float, float, float, float] | None = None
+    """fx fy cx cy of the image in pixels; the checkpoint's own camera unless given."""
+
+    depth: Path | None = None
+    """A depth sensor's map: .npy in metres or 16-bit .png in millimetres; estimated unless given."""
+
+    figures: Path | None = None
+    """Folder for depth.png, points.png and grid.png."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from spatialvla.types import Observation
+
+        image = _open(self.image).convert("RGB")
+        observation = Observation(
+            image,
+            self.instruction,
+            None if self.intrinsics is None else _matrix(*self.intrinsics),
+            None if self.depth is None else read_depth(self.depth),
+        )
+        policy = self.options.load()
+        (chunk,) = policy.predict([observation])
+        _print(chunk, Console())
+        if self.figures:
+            _draw(policy, observation, image, chunk, self.figures)
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """(H, W) float32 metres from a .npy file in metres or a 16-bit .png in millimetres.
+
+    Raises InputError for anything else.
+    """
+    import numpy as np
+
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False).astype(np.float32)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is no readable .npy file: {error}") from None
+    picture = _open(path)
+    if not picture.mode.startswith("I"):
+        raise InputError(
+            f"{path} is no 16-bit depth picture (its mode is {picture.mode}); give .npy or 16-bit .png"
+        )
+    return np.asarray(picture).astype(np.float32) / 1000
+
+
+def _open(path: Path) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path} is no readable picture: {error}") from None
+    return picture
+
+
+def _matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    import numpy as np
+
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _print(chunk: ActionChunk, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    # Narrow enough for 80 columns.
+    table = Table(title="actions, in the dataset's units", box=box.SIMPLE_HEAD, padding=0)
+    for name in ("step", "Δx", "Δy", "Δz", "Δroll", "Δpitch", "Δyaw", "gripper", "tokens"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step, (action, tokens) in enumerate(zip(chunk.actions, chunk.tokens, strict=True), start=1):
+        gripper = "open" if action[6] >= 0.5 else "closed"
+        table.add_row(
+            str(step), *(f"{value:+.4f}" for value in action[:6]), gripper, " ".join(map(str, tokens))
+        )
+    console.print(table)
+
+
+def _draw(policy: Policy, observation: Observation, image: Image, chunk: ActionChunk, folder: Path) -> None:
+    import numpy as np
+
+    from spatialvla.viz.drawing import png
+    from spatialvla.viz.figures import depth_figure, point_cloud_figure
+    from spatialvla.viz.grid import plot_grid
+
+    pixels = np.asarray(image)
+    intrinsics = observation.intrinsics
+    if intrinsics is None:
+        intrinsics = policy.processor.camera(policy.dataset).scaled_to(*pixels.shape[:2])
+    depth = policy.depth([observation])[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "depth.png").write_bytes(png(depth_figure(depth, pixels)))
+    (folder / "points.png").write_bytes(png(point_cloud_figure(pixels, depth, intrinsics)))
+    (folder / "grid.png").write_bytes(plot_grid(policy.processor.grid, tokens=chunk.tokens))

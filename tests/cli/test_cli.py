@@ -1,0 +1,110 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spatialvla.cli.main import main
+from spatialvla.cli.predict import read_depth
+from spatialvla.errors import InputError
+
+TESTS = Path(__file__).parents[1]
+CHECKPOINT = TESTS / "goldens" / "reference" / "checkpoint"
+PICTURE = TESTS / "goldens" / "reference" / "images" / "img4_100x140.png"
+DATASET = TESTS / "data" / "lerobot_v3"
+PREDICT = ["predict", str(PICTURE), "pick up the cup", "--policy", str(CHECKPOINT)]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a call that exits with 2."""
+    with pytest.raises(SystemExit) as error:
+        main([str(argument) for argument in arguments])
+    assert error.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+def test_help_does_not_import_the_heavy_libraries():
+    code = (
+        "import sys; from spatialvla.cli.main import main\n"
+        "try: main(['evaluate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--episodes-per-task" in done.stdout
+    assert not {"torch", "transformers", "matplotlib", "libero"} & set(done.stderr.split())
+
+
+def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.full((100, 140), 0.8, np.float32))
+    main(
+        [
+            *PREDICT,
+            *("--dataset", "bridge_orig/1.0.0", "--figures", str(tmp_path / "figures")),
+            *("--intrinsics", "150", "150", "70", "50", "--depth", str(depth)),
+        ]
+    )
+    out = capsys.readouterr().out
+    assert "…" not in out
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert all(len(row) == 11 and row[7] in ("open", "closed") for row in rows)
+    for name in ("depth.png", "points.png", "grid.png"):
+        with Image.open(tmp_path / "figures" / name) as picture:
+            assert picture.width > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (PREDICT, "name a dataset: bridge_orig/1.0.0, tiny_robot/0.1.0"),
+        ([*PREDICT, "--dataset", "bridge/1.0.0"], "bridge_orig/1.0.0"),
+        ([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--intrinsics", "0", "9", "1", "1"], "singular"),
+        (["predict", "absent.png", "go", "--policy", "nano"], "absent.png does not exist"),
+        (["predict", str(CHECKPOINT / "config.json"), "go", "--policy", "nano"], "no readable picture"),
+        (["grid", "--dataset", "absent"], "no dataset 'absent'"),
+        (["train", "--dataset", str(DATASET), "--preset", "absent"], "no recipe 'absent'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
+def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
+    main(["grid", "--dataset", str(DATASET), "--out", str(tmp_path / "grid.png"), "--min-sigma", "0.5"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("theta", "phi", "r", "roll", "pitch", "yaw"))
+    assert Image.open(tmp_path / "grid.png").width > 800
+
+
+def test_datasets_are_found_in_the_cache_of_lerobot(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(DATASET.parent))
+    main(["grid", "--dataset", DATASET.name, "--out", str(tmp_path / "grid.png")])
+    assert DATASET.name in capsys.readouterr().out
+
+
+def test_depth_files_are_metres_or_millimetres(tmp_path):
+    metres = np.linspace(0.5, 2.0, 12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "a.npy", metres)
+    Image.fromarray((metres * 1000).round().astype(np.uint16)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_depth(tmp_path / "a.npy"), metres)
+    np.testing.assert_allclose(read_depth(tmp_path / "a.png"), metres, atol=6e-4)
+
+
+def test_depth_files_that_are_none(tmp_path):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([object()]), allow_pickle=True)
+    (tmp_path / "pickled.npy").write_bytes(buffer.getvalue())
+    with pytest.raises(InputError, match=r"no readable \.npy"):
+        read_depth(tmp_path / "pickled.npy")
+    Image.new("L", (4, 4)).save(tmp_path / "grey.png")
+    with pytest.raises(InputError, match="16-bit"):
+        read_depth(tmp_path / "grey.png")
