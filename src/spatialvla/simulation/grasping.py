@@ -1,0 +1,76 @@
+"""Where to take a bowl by its rim: the best of a ring of candidates, from geometry alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+RADIUS = 0.045  # from the bowl's axis to the middle of its wall, metres
+HEIGHT = 0.034  # of that point above the bowl's origin, along its axis
+WALL_LEAN = 0.39  # radians by which the wall opens outwards
+CANDIDATES = 16
+
+# The gripper around the point between its fingertips, in metres along (finger direction, up): both open fingers
+# from the tip upwards, and the hand they slide in.
+_FINGERS = [(s * 0.045, z) for s in (-1, 1) for z in (-0.008, 0.02, 0.045)]
+_HAND = [(s * 0.1, 0.07) for s in (-1, 0, 1)]
+_GRIPPER = np.array(_FINGERS + _HAND)
+_ROOM = np.array([0.014] * len(_FINGERS) + [0.03] * len(_HAND))  # needed around each of these points
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """N oriented boxes: centre (N, 3) and half sizes (N, 3) in metres, rotation (N, 3, 3) to the world."""
+
+    centre: np.ndarray
+    rotation: np.ndarray
+    half: np.ndarray
+
+    def distance(self, points: np.ndarray) -> np.ndarray:
+        """(P,) metres from each of (P, 3) points to the nearest box; 0 inside."""
+        local = np.einsum("nji,pnj->pni", self.rotation, points[:, None] - self.centre)
+        return np.linalg.norm(np.maximum(np.abs(local) - self.half, 0), axis=-1).min(axis=1, initial=np.inf)
+
+    def tops(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What each box covers seen from above: centre (N, 2), half sizes (N, 2), height of its top (N,)."""
+        half = np.einsum("nij,nj->ni", np.abs(self.rotation), self.half)
+        return self.centre[:, :2], half[:, :2], self.centre[:, 2] + half[:, 2]
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """position: (3,) metres, between the fingertips. yaw: radians from the arm's initial orientation."""
+
+    position: np.ndarray
+    yaw: float
+
+
+def rim_grasp(
+    origin: np.ndarray, rotation: np.ndarray, obstacles: Boxes, gripper: np.ndarray, floor: float
+) -> Grasp:
+    """The grasp of a bowl's rim that needs the least turning of the hand and touches nothing else.
+
+    origin (3,), rotation (3, 3): the bowl in the world; it may lie on its side.
+    gripper: (3,) where the gripper is now; of two equal grasps the nearer wins, so that the choice is stable.
+    floor: height in metres below which the fingertips may not go.
+    """
+    axis = rotation[:, 2]
+    first = np.array([0, 1.0, 0]) - axis[1] * axis
+    first /= np.linalg.norm(first)
+    angle = np.arange(CANDIDATES) * 2 * np.pi / CANDIDATES
+    outwards = np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * np.cross(axis, first)
+    position = origin + RADIUS * outwards + HEIGHT * axis
+    normal = np.cos(WALL_LEAN) * outwards - np.sin(WALL_LEAN) * axis
+    # The fingers are alike, so turning by half a circle changes nothing.
+    yaw = (np.arctan2(-normal[:, 0], normal[:, 1]) + np.pi / 2) % np.pi - np.pi / 2
+    across = np.stack([-np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)], axis=1)
+    points = position[:, None] + _GRIPPER[:, :1] * across[:, None] + _GRIPPER[:, 1:] * [0, 0, 1.0]
+    distance = obstacles.distance(points.reshape(-1, 3)).reshape(points.shape[:2])
+    crowded = np.maximum(1 - distance / _ROOM, 0).max(axis=1)
+    sloping = 1 - np.linalg.norm(normal[:, :2], axis=1)
+    too_low = np.maximum(floor - position[:, 2], 0)
+    away = np.linalg.norm(position - gripper, axis=1)
+    cost = np.abs(yaw) + 4 * crowded + 4 * sloping + 100 * too_low + 1.0 * away - 0.1 * outwards[:, 1]
+    best = int(np.argmin(cost))
+    return Grasp(position[best], float(yaw[best]))

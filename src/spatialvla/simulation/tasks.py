@@ -1,0 +1,101 @@
+"""The tasks of the installed LIBERO suites: names, instructions, scene files, stored start states."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from spatialvla.errors import InputError
+
+# In these perturbations the file name keeps the original wording and only the scene file is reworded.
+_REWORDED = ("_lan", "_task")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One LIBERO task.
+
+    suite, name: LIBERO's own identifiers, e.g. `libero_spatial` and the scene file's stem.
+    language: the instruction a policy is given.
+    bddl: the scene and goal description.
+    start_states_file: the benchmark's stored start states.
+    """
+
+    suite: str
+    name: str
+    language: str
+    bddl: Path
+    start_states_file: Path
+
+    def start_states(self) -> np.ndarray:
+        """The benchmark's stored start states, (N, 1 + nq + nv) float64: time, positions, velocities."""
+        try:
+            with np.load(self.start_states_file, allow_pickle=False) as archive:
+                return np.asarray(archive["states"], dtype=np.float64)
+        except FileNotFoundError:
+            raise InputError(
+                f"the installed LIBERO has no start states for {self.suite}/{self.name}; choose another suite"
+            ) from None
+
+
+def suites() -> list[str]:
+    """The installed suites that can be evaluated: every scene file and start state is there."""
+    return [name for name, members in _task_maps().items() if _is_complete(members.values())]
+
+
+def tasks(suite: str) -> list[Task]:
+    """The tasks of a suite in the benchmark's order.
+
+    Raises InputError if the suite is unknown or its files are not installed.
+    """
+    maps = _task_maps()
+    if suite not in maps or not _is_complete(maps[suite].values()):
+        raise InputError(f"LIBERO has no suite {suite!r}; installed are {', '.join(suites())}")
+    return [_task(suite, entry) for entry in maps[suite].values()]
+
+
+def _task(suite: str, entry) -> Task:  # type: ignore[no-untyped-def]  # LIBERO's own named tuple
+    bddl, states = _files(entry)
+    language = entry.language
+    if suite.endswith(_REWORDED):
+        found = re.search(r"\(:language\s+([^)]*)\)", bddl.read_text())
+        language = found[1].strip() if found else language
+    return Task(suite, entry.name, language, bddl, states)
+
+
+def _is_complete(entries) -> bool:  # type: ignore[no-untyped-def]
+    files = [path for entry in entries for path in _files(entry)]
+    return bool(files) and all(path.is_file() for path in files)
+
+
+def _files(entry) -> tuple[Path, Path]:  # type: ignore[no-untyped-def]
+    root = libero().get_libero_path
+    return (
+        Path(root("bddl_files"), entry.problem_folder, entry.bddl_file),
+        Path(root("init_states"), entry.problem_folder, entry.init_states_file + ".npz"),
+    )
+
+
+def _task_maps() -> dict:
+    libero()
+    from libero.libero import benchmark
+
+    return benchmark.task_maps
+
+
+def libero() -> ModuleType:
+    """LIBERO's package, set up to render without a display.
+
+    Raises InputError if it is not installed.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        import libero.libero as package
+    except ImportError as error:
+        raise InputError("LIBERO is not installed; run pip install 'spatialvla[libero]'") from error
+    return package
