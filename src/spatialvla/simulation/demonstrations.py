@@ -1,8 +1,10 @@
-"""Demonstrations of the scripted expert: recorded in worker processes, one file an episode, resumable."""
+"""Demonstrations of the scripted expert: recorded in worker processes, resumable, stored for LeRobot."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -10,13 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.errors import InputError
 from spatialvla.simulation.disturbance import Disturbance
 from spatialvla.simulation.expert import Expert
 from spatialvla.simulation.libero import LiberoEnv
 from spatialvla.simulation.tasks import tasks
 
+FPS = 20
 STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial
+STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
+ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 _ATTEMPTS = 5  # start states tried for one episode before giving up
 
 
@@ -52,6 +58,47 @@ class Demonstration:
         with np.load(path, allow_pickle=False) as archive:
             fields = {name: archive[name] for name in cls.__dataclass_fields__}
         return cls(**{**fields, "instruction": str(fields["instruction"])})
+
+
+def record_demonstrations(
+    out: Path, suite: str, episodes_per_task: int, seed: int = 0, workers: int = 2, depth: bool = True
+) -> None:
+    """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
+
+    Episodes wait in `<out>.episodes` until all are there; a killed run goes on with them.
+    depth: also store the simulator's depth, in whole millimetres.
+    Raises InputError if `out` already holds a dataset, or the expert does not know the suite.
+    """
+    pending = out.with_name(f"{out.name}.episodes")
+    files = record_episodes(pending, suite, episodes_per_task, seed, workers)
+    store(files, out, depth)
+    shutil.rmtree(pending)
+
+
+def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
+    """Writes recorded episodes into a LeRobot v3 dataset, in the order given."""
+    size = Demonstration.load(files[0]).images.shape[1:]
+    features = [
+        Feature("observation.images.agentview", "video", size),
+        Feature("observation.state", "float32", (8,), STATE_NAMES),
+        Feature("observation.intrinsics", "float32", (3, 3)),
+        Feature("action", "float32", (7,), ACTION_NAMES),
+    ]
+    if depth:
+        features.append(Feature("observation.depth.agentview", "depth", size[:2]))
+    writer = LeRobotWriter(out, FPS, features, robot_type="panda", resume=True)
+    for file in files[writer.total_episodes :]:
+        episode = Demonstration.load(file)
+        frames = {
+            "observation.images.agentview": episode.images,
+            "observation.state": episode.proprioception,
+            "observation.intrinsics": np.tile(episode.intrinsics, (len(episode.images), 1, 1)),
+            "action": episode.actions,
+        }
+        if depth:
+            frames["observation.depth.agentview"] = episode.depth.astype(np.float32)
+        writer.add_episode(frames, episode.instruction)
+    writer.finalize()
 
 
 def demonstrate(
@@ -91,7 +138,7 @@ def record_episodes(
 ) -> list[Path]:
     """Records the missing episodes of a suite, and returns the files of all, task by task.
 
-    Episode k of a task depends on `seed`, the task and k only, so a run that was killed goes on where it stopped.
+    Episode k of a task depends on `seed`, the task and k only, so a killed run goes on where it stopped.
     Raises InputError if an episode cannot be finished from several start states.
     """
     wanted = [
@@ -121,4 +168,6 @@ def _record_task(suite: str, task: int, seed: int, image_size: int, missing: lis
                 demonstration.save(file)
                 break
         else:
-            raise InputError(f"the expert failed {_ATTEMPTS} times in a row at {env.task.name}; try another seed")
+            raise InputError(
+                f"the expert failed {_ATTEMPTS} times in a row at {env.task.name}; change the seed"
+            )

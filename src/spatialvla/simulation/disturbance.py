@@ -14,8 +14,8 @@ _PUSH, _SLIP, _BURST = 0.02, 0.012, 0.04  # chance a step of starting a push, a 
 class Disturbance:
     """Changes the expert's actions on their way to the robot, each episode differently.
 
-    Wandering noise comes in bursts; now and then the arm is pushed one way for a few steps, or the gripper does
-    the opposite of what it was told. What is learned from stays the expert's own action.
+    Wandering noise comes in bursts; now and then the arm is pushed one way for a few steps, or the gripper
+    does the opposite of what it was told. What is learned from stays the expert's own action.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:

@@ -1,8 +1,8 @@
 """A scripted expert for LIBERO's pick-and-place tasks: a bowl by its rim, onto a plate.
 
-The action is a function of the simulator's present state alone. Nothing counts phases: what to do next follows
-from where the bowl, the gripper and the plate are, so the expert recovers from any disturbance, can label states
-another policy reached (DAgger, Ross et al. 2011), and can be cloned by a policy without memory.
+The action is a function of the simulator's present state alone. Nothing counts phases: what to do next
+follows from where the bowl, the gripper and the plate are, so the expert recovers from any disturbance, can
+label states another policy reached (DAgger, Ross et al. 2011), and can be cloned by a policy without memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Expert:
     def __init__(self, env: LiberoEnv) -> None:
         goals = env.simulator.parsed_problem["goal_state"]
         if len(goals) != 1 or goals[0][0] != "on" or goals[0][2] not in env.simulator.objects_dict:
-            raise InputError(f"the expert can only put one object on another, not {goals}; choose another task")
+            raise InputError(f"the expert can only put one object on another, not {goals}; change the task")
         _, bowl, plate = goals[0]
         objects = env.simulator.objects_dict
         self._env = env
@@ -48,12 +48,12 @@ class Expert:
             [_geoms(env, thing.contact_geoms) for name, thing in others.items() if name not in (bowl, plate)]
         ).astype(int)
         self._floor = env.simulator.workspace_offset[2] + FINGERTIP
-        self._upright = env.gripper_rotation
+        self._upright = env.initial_rotation
 
     def __call__(self) -> np.ndarray:
         """(7,) float32: translation and rotation in the controller's units, gripper 0 closed or 1 open."""
         move, yaw, gripper = self._carry() if self.is_holding() else self._fetch()
-        speed = np.linalg.norm(move)
+        speed = float(np.linalg.norm(move))
         move = move * min(1.0, MAX_SPEED / max(speed, 1e-9))
         return np.concatenate([move, self._turn_to(yaw), [gripper]]).astype(np.float32)
 

@@ -11,8 +11,8 @@ HEIGHT = 0.034  # of that point above the bowl's origin, along its axis
 WALL_LEAN = 0.39  # radians by which the wall opens outwards
 CANDIDATES = 16
 
-# The gripper around the point between its fingertips, in metres along (finger direction, up): both open fingers
-# from the tip upwards, and the hand they slide in.
+# The gripper around the point between its fingertips, in metres along (finger direction, up): both open
+# fingers from the tip upwards, and the hand they slide in.
 _FINGERS = [(s * 0.045, z) for s in (-1, 1) for z in (-0.008, 0.02, 0.045)]
 _HAND = [(s * 0.1, 0.07) for s in (-1, 0, 1)]
 _GRIPPER = np.array(_FINGERS + _HAND)

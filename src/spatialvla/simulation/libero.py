@@ -9,7 +9,8 @@ ordinary pinhole camera (positive focal lengths), and the mirroring is part of `
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ class LiberoEnv:
     """A LIBERO task with the benchmark's physics at 20 control steps a second.
 
     rendering: `stock` draws as the benchmark does; `fast` thins meshes finer than a pixel.
+    initial_rotation: (3, 3) `gripper_rotation` at the start of every episode.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LiberoEnv:
         self._unplaced = [_pose_in_model(self.simulator, body) for body in self._fixtures]
         self._sim_size = 1 + self.model.nq + self.model.nv
         self._substeps = round(self.simulator.control_timestep / self.simulator.model_timestep)
+        self.initial_rotation = self.gripper_rotation
         if rendering == "fast":
             thin_meshes(self.model)
             context = self._sim._render_context_offscreen
@@ -69,7 +72,7 @@ class LiberoEnv:
     # ---------------------------------------------------------------- episodes
 
     def sample_state(self, rng: np.random.Generator) -> np.ndarray:
-        """Moves to a freshly sampled start state from LIBERO's own placement sampler, and returns `state()`."""
+        """Moves to a fresh start state drawn by LIBERO's own placement sampler, and returns `state()`."""
         self._reset(int(rng.integers(2**31)))
         return self.state()
 
@@ -94,6 +97,7 @@ class LiberoEnv:
             self._place_fixtures(poses.reshape(-1, 7))
             self._robot.gripper.current_action = gripper.copy()
             self._robot.controller.goal_ori = goal.reshape(3, 3).copy()
+            self._robot.controller.new_update = True  # else it acts once on where the arm was before
         self._sim.forward()
         self.simulator._post_process()
 
@@ -124,8 +128,8 @@ class LiberoEnv:
         action: (7,) in units of LIBERO's controller (1 = 5 cm or 0.5 rad), gripper in [0, 1] with 1 = open.
         """
         command = np.r_[np.clip(action[:6], -1, 1), 1 - 2 * float(action[6])]
-        # robosuite evaluates the dynamics three times a substep; splitting MuJoCo's step around the controller
-        # needs one evaluation for the same motion.
+        # robosuite evaluates the dynamics three times a substep; splitting MuJoCo's step around the
+        # controller needs one evaluation for bit by bit the same motion.
         self._sim.forward = _nothing
         for substep in range(self._substeps):
             self._mujoco.mj_step1(self.model, self.data)
@@ -184,11 +188,12 @@ class LiberoEnv:
         return pose
 
     def proprioception(self) -> np.ndarray:
-        """(8,) float64: gripper position xyz in the world (m), orientation as axis-angle (rad), two finger joints."""
+        """(8,) float64: gripper position in the world (m), axis-angle orientation, two finger joints."""
         from robosuite.utils.transform_utils import mat2quat, quat2axisangle
 
+        orientation = quat2axisangle(mat2quat(self.gripper_rotation))
         fingers = self.data.qpos[self._robot._ref_gripper_joint_pos_indexes]
-        return np.concatenate([self.gripper_position, quat2axisangle(mat2quat(self.gripper_rotation)), fingers])
+        return np.concatenate([self.gripper_position, orientation, fingers])
 
     @property
     def gripper_position(self) -> np.ndarray:
@@ -219,9 +224,11 @@ class LiberoEnv:
                 self._place_fixtures(self._unplaced)
                 try:
                     self.simulator.reset()
+                    break
                 except RandomizationError:  # no free place found; LIBERO tries again, too
                     continue
-                return
+        # A new robot's command, which robosuite would otherwise keep from the last episode.
+        self._robot.gripper.current_action = np.zeros(2)
 
 
 def _pose_in_model(simulator: Any, body: int) -> np.ndarray:
@@ -232,18 +239,16 @@ def _pose_in_model(simulator: Any, body: int) -> np.ndarray:
     return np.array([float(number) for number in pose.split()])
 
 
-class _seeded:  # noqa: N801
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     """LIBERO samples from NumPy's global generator: seeds it inside, and leaves it untouched afterwards."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._saved = np.random.get_state()  # noqa: NPY002
-        np.random.seed(self._seed)  # noqa: NPY002
-
-    def __exit__(self, *_: object) -> None:
-        np.random.set_state(self._saved)  # noqa: NPY002
+    saved = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(saved)  # noqa: NPY002
 
 
-_nothing: Callable[[], None] = lambda: None  # noqa: E731
+def _nothing() -> None:
+    pass

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +61,7 @@ def tasks(suite: str) -> list[Task]:
     return [_task(suite, entry) for entry in maps[suite].values()]
 
 
-def _task(suite: str, entry) -> Task:  # type: ignore[no-untyped-def]  # LIBERO's own named tuple
+def _task(suite: str, entry: Any) -> Task:
     bddl, states = _files(entry)
     language = entry.language
     if suite.endswith(_REWORDED):
@@ -68,12 +70,12 @@ def _task(suite: str, entry) -> Task:  # type: ignore[no-untyped-def]  # LIBERO'
     return Task(suite, entry.name, language, bddl, states)
 
 
-def _is_complete(entries) -> bool:  # type: ignore[no-untyped-def]
+def _is_complete(entries: Iterable[Any]) -> bool:
     files = [path for entry in entries for path in _files(entry)]
     return bool(files) and all(path.is_file() for path in files)
 
 
-def _files(entry) -> tuple[Path, Path]:  # type: ignore[no-untyped-def]
+def _files(entry: Any) -> tuple[Path, Path]:
     root = libero().get_libero_path
     return (
         Path(root("bddl_files"), entry.problem_folder, entry.bddl_file),

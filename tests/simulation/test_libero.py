@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+
+from spatialvla.errors import InputError
+from spatialvla.simulation.expert import Expert
+from spatialvla.simulation.libero import LiberoEnv
+from spatialvla.simulation.tasks import suites, tasks
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.fixture(scope="module")
+def env() -> LiberoEnv:
+    """A bowl in an open drawer."""
+    pytest.importorskip("libero")
+    return LiberoEnv(tasks("libero_spatial")[4], image_size=96)
+
+
+def _bowl(env: LiberoEnv) -> np.ndarray:
+    return env.data.xpos[env.simulator.obj_body_id[env.simulator.obj_of_interest[0]]].copy()
+
+
+def test_shapes_and_kinds_of_observations(env):
+    env.reset_to(env.task.start_states()[0])
+    image, depth = env.render_rgbd()
+    assert (image.shape, image.dtype) == ((96, 96, 3), np.uint8)
+    assert (depth.shape, depth.dtype) == ((96, 96), np.float32)
+    assert env.intrinsics.shape == (3, 3)
+    assert env.proprioception().shape == (8,)
+    assert image.std() > 20  # a picture, not a blank
+    np.testing.assert_array_equal(image, env.render())
+
+
+def test_depth_back_projects_to_the_bowl(env):
+    env.reset_to(env.task.start_states()[0])
+    env.settle()
+    floor_of_bowl = _bowl(env) + np.array([0, 0, 0.007])
+    in_camera = np.linalg.inv(env.camera_pose) @ [*floor_of_bowl, 1]
+    u, v, _ = env.intrinsics @ in_camera[:3] / in_camera[2]
+    depth = env.render_depth()[int(v), int(u)]
+    seen = np.linalg.inv(env.intrinsics) @ [int(u) + 0.5, int(v) + 0.5, 1] * depth
+    np.testing.assert_allclose((env.camera_pose @ [*seen, 1])[:3], floor_of_bowl, atol=0.02)
+
+
+def test_the_picture_is_mirrored(env):
+    """Positive world y is on the camera's right, and on the left of the picture."""
+    into_picture = env.intrinsics @ np.linalg.inv(env.camera_pose)[:3]
+    left = into_picture @ [0, 0.2, 0.9, 1]
+    right = into_picture @ [0, -0.2, 0.9, 1]
+    assert left[0] / left[2] < 48 < right[0] / right[2]
+
+
+def test_the_same_seed_gives_the_same_start(env):
+    first = env.sample_state(np.random.default_rng(7))
+    np.testing.assert_array_equal(env.sample_state(np.random.default_rng(7)), first)
+    assert np.abs(env.sample_state(np.random.default_rng(8)) - first).max() > 1e-3
+
+
+def test_fresh_starts_are_none_of_the_stored_ones(env):
+    stored = env.task.start_states()
+    for seed in range(3):
+        fresh = env.sample_state(np.random.default_rng(seed))[: stored.shape[1]]
+        assert np.abs(stored - fresh).max(axis=1).min() > 1e-3
+
+
+def test_fresh_and_stored_starts_have_the_bowl_in_the_drawer(env):
+    for start in [*env.task.start_states()[:2], env.sample_state(np.random.default_rng(1))]:
+        env.reset_to(start)
+        env.settle()
+        assert 1.05 < _bowl(env)[2] < 1.08
+
+
+def test_a_state_can_be_resumed(env):
+    env.sample_state(np.random.default_rng(2))
+    env.settle()
+    actions = np.random.default_rng(3).uniform(-0.5, 0.5, (12, 7))
+    actions[:, 6] = 0
+    for action in actions[:6]:
+        env.step(action)
+    middle = env.state()
+    for action in actions[6:]:
+        env.step(action)
+    end = env.state()
+    env.sample_state(np.random.default_rng(9))
+    env.reset_to(middle)
+    np.testing.assert_array_equal(env.state(), middle)
+    for action in actions[6:]:
+        env.step(action)
+    np.testing.assert_allclose(env.state(), end, atol=1e-3)
+
+
+def test_stepping_is_bit_by_bit_what_the_benchmark_does(env):
+    actions = np.random.default_rng(4).uniform(-1, 1, (15, 7)) * [1, 1, 1, 0.2, 0.2, 0.2, 1]
+    ends = []
+    for step in (env.step, lambda a: env.simulator.step(np.r_[a[:6], 1 - 2 * a[6]])):
+        env.reset_to(env.task.start_states()[1])
+        for action in actions:
+            step(action)
+        ends.append(env.state())
+    np.testing.assert_array_equal(*ends)
+
+
+def test_a_state_of_another_task_is_refused(env):
+    with pytest.raises(InputError, match="take it from the same task"):
+        env.reset_to(np.zeros(5))
+
+
+@pytest.mark.parametrize("task", [4, 5])
+def test_the_expert_succeeds_from_a_fresh_start(env, task):
+    env = env if task == 4 else LiberoEnv(tasks("libero_spatial")[task], image_size=32)
+    expert = Expert(env)
+    env.sample_state(np.random.default_rng(11))
+    env.settle()
+    assert any(env.step(expert()) for _ in range(220))
+
+
+def test_the_expert_is_a_function_of_the_state(env):
+    expert = Expert(env)
+    env.sample_state(np.random.default_rng(5))
+    env.settle()
+    for _ in range(30):
+        env.step(expert())
+    state, action = env.state(), expert()
+    for _ in range(30):
+        env.step(expert())
+    env.reset_to(state)
+    np.testing.assert_array_equal(expert(), action)
+    np.testing.assert_array_equal(Expert(env)(), action)
+
+
+def test_the_suites_of_the_paper_are_there():
+    assert {"libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"} <= set(suites())
+    assert len(tasks("libero_spatial")) == 10
+
+
+def test_an_unknown_suite_is_refused():
+    with pytest.raises(InputError, match="no suite 'libero_nowhere'"):
+        tasks("libero_nowhere")
+
+
+def test_reworded_suites_use_the_scene_files_words():
+    plain, reworded = tasks("libero_spatial")[0], tasks("libero_spatial_lan")[0]
+    assert plain.language.startswith("pick up the black bowl")
+    assert reworded.language != plain.language
