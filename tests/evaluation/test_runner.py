@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import av
@@ -139,3 +140,11 @@ def test_results_document_carries_rules_and_rates(tmp_path):
     assert document["checkpoint"] == "abc"
     assert document["versions"]["spatialvla"]
     assert [(t["task"], t["successes"], t["trials"]) for t in document["tasks"]] == [(0, 2, 2), (2, 2, 2)]
+
+
+def test_the_environment_of_this_process_stays_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.delenv("LP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = dict(os.environ)
+    play(tmp_path, tasks=[0], episodes_per_task=1, videos=False)
+    assert dict(os.environ) == before

@@ -49,6 +49,7 @@ class Evaluate:
     """Decisions of a task's first episode whose depth, points and tokens the report shows."""
 
     def run(self) -> None:
+        import torch
         from rich.console import Console
 
         from spatialvla.evaluation.libero import LiberoBenchmark
@@ -62,6 +63,8 @@ class Evaluate:
         name = Path(self.options.policy).name
         out = self.out or Path("runs") / f"{self.suite}-{name}-{self.depth}"
         keeper = MomentKeeper(self.decisions, max_tasks=5)
+        # Threads of one operator wait for each other by spinning: more than there are idle cores slow all down.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(Execution(self.execution, self.steps))
         try:
             results = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -217,12 +218,13 @@ def _processes(count: int, policy: Player, setup: Setup) -> Iterator[list[_Worke
     context = multiprocessing.get_context("spawn")
     pool: list[_Worker] = []
     try:
-        for number in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=run_worker, args=(theirs, setup), daemon=True)
-            process.start()
-            theirs.close()  # else a worker's death would never reach us as the end of its stream
-            pool.append(_Worker(number, process, ours, policy.new_executor()))
+        with _one_thread_each():
+            for number in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=run_worker, args=(theirs, setup), daemon=True)
+                process.start()
+                theirs.close()  # else a worker's death would never reach us as the end of its stream
+                pool.append(_Worker(number, process, ours, policy.new_executor()))
         yield pool
         for worker in pool:
             worker.process.join(10)
@@ -234,3 +236,16 @@ def _processes(count: int, policy: Player, setup: Setup) -> Iterator[list[_Worke
             worker.process.join(5)
             if worker.process.is_alive():
                 worker.process.kill()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside use one core each: Mesa's software renderer and NumPy would take all of them."""
+    names = ("LP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    added = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 import traceback
@@ -64,7 +63,6 @@ class Failure:
 def run_worker(connection: Connection, setup: Setup) -> None:
     """Plays jobs until told to stop, or until the main process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer: one core a worker
     try:
         while True:
             connection.send(Idle())
