@@ -114,7 +114,7 @@ def depth_estimates(
         for start in range(0, len(samples), ESTIMATE_BATCH):
             frames = torch.from_numpy(np.array(samples.images[start : start + ESTIMATE_BATCH]))
             pixels = frames.permute(0, 3, 1, 2).to(model.device).float() / 255
-            with torch.inference_mode():
+            with torch.no_grad():
                 yield model.vision_zoe_model.estimate(pixels).cpu().numpy().astype(np.float16)
             progress(len(frames))
 

@@ -74,7 +74,6 @@ class TrainConfig:
     ema_decay: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     mask: Literal["prefix", "causal"] = "prefix"
-    compile: bool = False
     seed: int = 0
 
     held_out: float = 0.05

@@ -24,12 +24,14 @@ from spatialvla.training.batches import BatchSource, depth_estimates
 from spatialvla.training.build import build_model, build_processor
 from spatialvla.training.checkpoints import Checkpoint, CheckpointFolder, pack, unpack
 from spatialvla.training.config import TrainConfig
+from spatialvla.training.memory import keep_memory
 from spatialvla.training.metrics import RunLog, token_accuracy, validate
 from spatialvla.training.optimizer import (
     WeightAverage,
     build_optimizer,
     freeze,
     learning_rate,
+    run_fraction,
     set_learning_rate,
 )
 from spatialvla.training.privileged import PrivilegedHead, PrivilegedTargets
@@ -63,6 +65,7 @@ def train(
     SIGTERM and SIGINT save a checkpoint and return. Raises InputError when the output holds another run,
     NonFiniteLoss when the loss is no longer a number.
     """
+    keep_memory()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     trainer = Trainer(config, place, Progress(config, console))
     trainer.restore(resume)
@@ -142,9 +145,7 @@ class Trainer:
     @property
     def fraction(self) -> float:
         """How much of the run is done, in [0, 1]."""
-        by_steps = self.step / self.config.steps
-        by_time = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
+        return run_fraction(self.step, self.seconds, self.config.steps, self.config.minutes)
 
     def _update(self, indices: np.ndarray, batch: Batch, measured: bool) -> dict[str, float]:
         config = self.config

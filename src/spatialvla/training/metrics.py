@@ -31,7 +31,7 @@ def token_accuracy(
     return accuracy
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(model: SpatialVLA, source: BatchSource, indices: np.ndarray) -> dict[str, float]:
     """Loss and token accuracy given the true past tokens, and the error of freely generated chunks.
 

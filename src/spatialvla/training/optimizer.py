@@ -55,6 +55,12 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * course)
 
 
+def run_fraction(step: int, seconds: float, steps: int, minutes: float | None) -> float:
+    """How much of a run is done, in [0, 1]: by steps or by time, whichever is further along."""
+    by_time = seconds / (60 * minutes) if minutes else 0.0
+    return min(1.0, max(step / steps, by_time))
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
