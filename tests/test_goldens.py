@@ -106,7 +106,9 @@ def test_bfloat16_stays_near_the_published_bfloat16():
     expected = golden(0)
     features = model.encode_images(golden_batch(expected))
     assert features.dtype == torch.bfloat16
-    torch.testing.assert_close(features.float(), expected["bf16.image_features"].float(), atol=0.02, rtol=0.05)
+    torch.testing.assert_close(
+        features.float(), expected["bf16.image_features"].float(), atol=0.02, rtol=0.05
+    )
     logits = model(golden_batch(expected)).logits[:, -1]
     torch.testing.assert_close(logits, expected["bf16.logits_last"].float(), atol=0.35, rtol=0.05)
 

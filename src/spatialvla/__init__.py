@@ -15,7 +15,7 @@ _EXPORTS = {
     "adapt_embeddings": "actions.adaptation",
 }
 
-__all__ = sorted(_EXPORTS)
+__all__ = list(_EXPORTS)
 __version__ = "0.1.0"
 
 

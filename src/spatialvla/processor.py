@@ -66,11 +66,15 @@ class Processor:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for token in ("<image>", "<bos>", "<eos>", "<pad>", _action_token(0), _action_token(self.grid.size - 1)):
-            if self.tokenizer.token_to_id(token) is None:
-                raise CheckpointError(
-                    f"The tokenizer lacks {token}; it does not belong to a grid of {self.grid.size} tokens."
-                )
+        for token in (
+            "<image>",
+            "<bos>",
+            "<eos>",
+            "<pad>",
+            _action_token(0),
+            _action_token(self.grid.size - 1),
+        ):
+            self._id(token)
         if self.tokenizer.token_to_id(_action_token(self.grid.size)) is not None:
             raise CheckpointError(
                 f"The tokenizer has more action tokens than the grid's {self.grid.size}; they do not belong together."
@@ -210,12 +214,23 @@ class Processor:
 
     @property
     def action_token_begin_idx(self) -> int:
-        return self.tokenizer.token_to_id(_action_token(0))
+        """The vocabulary id of action token 0."""
+        return self._id(_action_token(0))
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise CheckpointError(
+                f"The tokenizer lacks {token}; it does not belong to a grid of {self.grid.size} tokens."
+            )
+        return found
 
     def _action_ids(self, actions: np.ndarray, dataset: str | None) -> np.ndarray:
         actions = np.asarray(actions)
         if actions.ndim != 3 or actions.shape[1:] != (self.action_chunk_size, 7):
-            raise InputError(f"Actions must have shape (B, {self.action_chunk_size}, 7), got {actions.shape}.")
+            raise InputError(
+                f"Actions must have shape (B, {self.action_chunk_size}, 7), got {actions.shape}."
+            )
         normalised = self.dataset_statistics(dataset).normalize(actions)
         return self.grid.encode(normalised).reshape(len(actions), -1) + self.action_token_begin_idx
 
@@ -225,10 +240,10 @@ class Processor:
         rows = [self._prompt_ids(prompt) for prompt in prompts]
         prompt_lengths = [len(row) for row in rows]
         if suffixes is not None:
-            eos = self.tokenizer.token_to_id("<eos>")
+            eos = self._id("<eos>")
             rows = [row + suffix.tolist() + [eos] for row, suffix in zip(rows, suffixes, strict=True)]
         longest = max(map(len, rows))
-        ids = np.full((len(rows), longest), self.tokenizer.token_to_id("<pad>"))
+        ids = np.full((len(rows), longest), self._id("<pad>"))
         mask = np.zeros((len(rows), longest), dtype=bool)
         labels = np.full((len(rows), longest), IGNORED)
         for index, row in enumerate(rows):
@@ -249,7 +264,7 @@ class Processor:
         if not text:
             raise InputError("A prompt is empty; say what the robot should do.")
         ids = self.tokenizer.encode(text + "\n", add_special_tokens=False).ids
-        reserved = {self.tokenizer.token_to_id(token) for token in ("<image>", "<bos>", "<eos>", "<pad>")}
+        reserved = {self._id(token) for token in ("<image>", "<bos>", "<eos>", "<pad>")}
         first_action = self.action_token_begin_idx
         if any(i in reserved or first_action <= i < first_action + self.grid.size for i in ids):
             raise InputError(f"The prompt {text[:60]!r} contains a reserved token; leave it out.")
@@ -257,8 +272,8 @@ class Processor:
             raise InputError(
                 f"The instruction is too long: {len(ids)} tokens, at most {MAX_PROMPT_TOKENS} are allowed."
             )
-        image = [self.tokenizer.token_to_id("<image>")] * self.image_token_num
-        return [*image, self.tokenizer.token_to_id("<bos>"), *ids]
+        image = [self._id("<image>")] * self.image_token_num
+        return [*image, self._id("<bos>"), *ids]
 
     def _pixels(self, picture: Image.Image) -> torch.Tensor:
         size = (self.image_size, self.image_size)

@@ -10,6 +10,8 @@ from PIL import Image
 from spatialvla.cli.main import main
 from spatialvla.cli.predict import read_depth
 from spatialvla.errors import InputError
+from spatialvla.training.config import RECIPES
+from spatialvla.training.loop import RunResult
 
 TESTS = Path(__file__).parents[1]
 CHECKPOINT = TESTS / "goldens" / "reference" / "checkpoint"
@@ -108,3 +110,36 @@ def test_depth_files_that_are_none(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "grey.png")
     with pytest.raises(InputError, match="16-bit"):
         read_depth(tmp_path / "grey.png")
+
+
+def test_train_passes_on_what_was_chosen_and_leaves_the_rest_to_the_recipe(tmp_path, monkeypatch):
+    calls = []
+
+    def train(config, resume, device, console):
+        calls.append((config, resume, device))
+        return RunResult(finished=False, step=7, model=None, validation={})
+
+    monkeypatch.setattr("spatialvla.training.loop.train", train)
+    arguments = ["--out", str(tmp_path), "--steps", "7", "--learning-rate", "0.5", "--resume"]
+    main(["train", "--dataset", str(DATASET), *arguments, "--device", "cpu"])
+    expected = RECIPES["nano"](DATASET, tmp_path, steps=7, learning_rate=0.5)
+    assert calls == [(expected, True, "cpu")]
+
+
+def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(
+        "spatialvla.simulation.demonstrations.record_demonstrations", lambda **options: calls.append(options)
+    )
+    main(["demos", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
+    assert calls == [
+        {
+            "out": tmp_path,
+            "suite": "libero_spatial",
+            "episodes_per_task": 3,
+            "workers": 4,
+            "seed": 0,
+            "depth": False,
+        }
+    ]
+    assert str(tmp_path) in capsys.readouterr().out

@@ -35,7 +35,9 @@ def test_saves_the_published_layout_byte_for_byte(tmp_path):
             assert torch.equal(after[key], tensor), key
             assert after[key].dtype == tensor.dtype
     again = SpatialVLA.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(again[k], v) for k, v in SpatialVLA.from_pretrained(CHECKPOINT).state_dict().items())
+    assert all(
+        torch.equal(again[k], v) for k, v in SpatialVLA.from_pretrained(CHECKPOINT).state_dict().items()
+    )
     processor = Processor.from_pretrained(tmp_path)
     assert processor.grid == Processor.from_pretrained(CHECKPOINT).grid
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
@@ -118,7 +120,9 @@ def test_sharded_weights(copy):
     index = {"weight_map": {key: name for name, part in parts.items() for key in part}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     loaded = SpatialVLA.from_pretrained(copy).state_dict()
-    assert all(torch.equal(loaded[k], v) for k, v in SpatialVLA.from_pretrained(CHECKPOINT).state_dict().items())
+    assert all(
+        torch.equal(loaded[k], v) for k, v in SpatialVLA.from_pretrained(CHECKPOINT).state_dict().items()
+    )
     (copy / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model-00002-of-00002"):
         SpatialVLA.from_pretrained(copy)

@@ -12,7 +12,7 @@ class Demos:
     """Let the scripted expert play a LIBERO suite, and store what it did as a LeRobot dataset."""
 
     out: Path
-    """Folder of the dataset; it must not exist yet."""
+    """Folder of the dataset; a recording that was interrupted goes on."""
 
     suite: str = "libero_spatial"
     """A LIBERO suite the expert knows."""
@@ -26,6 +26,9 @@ class Demos:
     seed: int = 0
     """Of start states and perturbations."""
 
+    depth: bool = True
+    """Store the simulator's depth, too."""
+
     def run(self) -> None:
         from spatialvla.simulation.demonstrations import record_demonstrations
 
@@ -35,4 +38,6 @@ class Demos:
             episodes_per_task=self.episodes_per_task,
             workers=self.workers,
             seed=self.seed,
+            depth=self.depth,
         )
+        print(f"Wrote {self.out}")

@@ -71,7 +71,7 @@ class Evaluate:
                 policy,
                 self.suite,
                 self.episodes_per_task,
-                benchmark=LiberoBenchmark(),
+                benchmark=LiberoBenchmark(128 if policy.processor.image_size <= 128 else 256),
                 out=out,
                 workers=self.workers,
                 depth=self.depth,
@@ -84,6 +84,9 @@ class Evaluate:
         except EvaluationError as error:
             raise SystemExit(f"spatialvla: {error}") from None
         console = Console()
-        console.print(results.to_table())
+        if console.is_terminal:
+            console.print(results.to_table())
+        else:
+            print(results.to_markdown())
         report = write_report(results, keeper.kept, policy, out)
         console.print(f"\nWrote {report} and {out / 'results.json'}", highlight=False, soft_wrap=True)

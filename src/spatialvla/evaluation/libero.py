@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from spatialvla.errors import InputError
@@ -28,8 +30,14 @@ def time_limit(suite: str) -> int:
     return TIME_LIMITS[bases[0]] if bases else _OTHER_TIME_LIMIT
 
 
+@dataclass(frozen=True)
 class LiberoBenchmark:
-    """Every suite of the installed LIBERO, with stored start states and stock rendering."""
+    """Every suite of the installed LIBERO, with stored start states and stock rendering.
+
+    image_size: side of the rendered image in pixels; 128 and 256 are what LIBERO's datasets have.
+    """
+
+    image_size: int = 128
 
     def instructions(self, suite: str) -> list[str]:
         return [task.language for task in tasks(suite)]
@@ -38,7 +46,7 @@ class LiberoBenchmark:
         return Conventions(
             time_limit=time_limit(suite),
             camera="agentview",
-            image_size=128,
+            image_size=self.image_size,
             image="RGB as rendered, rotated by 180 degrees; intrinsics are those of the rotated image",
             rendering="stock: shadows and reflections as LIBERO ships them",
             action="end-effector deltas of LIBERO's OSC_POSE controller, 1 = 5 cm or 0.5 rad",

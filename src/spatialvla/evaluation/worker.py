@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 import traceback
@@ -63,6 +64,7 @@ class Failure:
 def run_worker(connection: Connection, setup: Setup) -> None:
     """Plays jobs until told to stop, or until the main process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    logging.disable(logging.WARNING)  # robosuite warns of settings nobody asked for, in every process
     try:
         while True:
             connection.send(Idle())

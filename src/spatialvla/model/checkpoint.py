@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -39,7 +39,10 @@ _PUBLISHED_NAMES = [
     (r"(backbone\.encoder\.layer\.\d+\.)attention\.o_proj\.", r"\1attention.output.dense."),
     (r"(backbone\.encoder\.layer\.\d+\.)mlp\.fc1\.", r"\1intermediate.dense."),
     (r"(backbone\.encoder\.layer\.\d+\.)mlp\.fc2\.", r"\1output.dense."),
-    (r"(backbone\.encoder\.layer\.\d+\.)relative_position_bias\.", r"\1attention.attention.relative_position_bias."),
+    (
+        r"(backbone\.encoder\.layer\.\d+\.)relative_position_bias\.",
+        r"\1attention.attention.relative_position_bias.",
+    ),
 ]
 
 

@@ -85,12 +85,21 @@ class SpatialVLAConfig:
     @property
     def image_size(self) -> int:
         """Side of the square image in pixels."""
-        return int(self.siglip.image_size)
+        size = self.siglip.image_size
+        assert isinstance(size, int)
+        return size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of an image patch in pixels."""
+        size = self.siglip.patch_size
+        assert isinstance(size, int)
+        return size
 
     @property
     def image_token_num(self) -> int:
         """Image tokens in front of every prompt: one a patch."""
-        return (self.image_size // int(self.siglip.patch_size)) ** 2
+        return (self.image_size // self.patch_size) ** 2
 
     @property
     def grammar(self) -> tuple[slice, slice, slice]:
@@ -168,9 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; a checkpoint folder needs {path.name}."
-        ) from None
+        raise CheckpointError(f"{path} does not exist; a checkpoint folder needs {path.name}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download or save it again.") from None
     if not isinstance(content, dict):

@@ -40,7 +40,9 @@ class KVCache:
     def capacity(self) -> int:
         return self.keys.shape[3]
 
-    def update(self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes new keys and values behind the old ones; returns all of this layer's, (B, K, S, H)."""
         end = self.length + k_BKTH.shape[2]
         if end > self.capacity:

@@ -127,7 +127,7 @@ class SpatialVLA(nn.Module):
         features = self.vision_tower(pixel_values=pixels).last_hidden_state
         if self.config.use_vision_zoe:
             points = patch_points(
-                self.depth(batch), batch.intrinsics, self.config.siglip.patch_size, self.config.ego3d_patch_reso
+                self.depth(batch), batch.intrinsics, self.config.patch_size, self.config.ego3d_patch_reso
             )
             features = features + self.position_embedding_3d(points)
         return self.multi_modal_projector(features) / self.config.text.hidden_size**0.5
@@ -179,7 +179,9 @@ class SpatialVLA(nn.Module):
         logits = self.language_model.logits(self.hidden_states(batch, mask))
         if batch.labels is None:
             return Output(logits, None)
-        return Output(logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], ignore_index=IGNORED))
+        return Output(
+            logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], ignore_index=IGNORED)
+        )
 
     def training_loss(self, batch: Batch, mask: PrefixMask = "prefix") -> LossOutput:
         """Next-token cross-entropy over the action tokens and `<eos>` (§III-C), with logits only where it is taken."""

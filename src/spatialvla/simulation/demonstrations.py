@@ -1,4 +1,4 @@
-"""Demonstrations of the scripted expert: recorded in worker processes, resumable, stored for LeRobot."""
+"""Demonstrations of a whole suite: recorded in worker processes, resumable, stored as a LeRobot dataset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,50 +13,14 @@ import numpy as np
 
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.errors import InputError
-from spatialvla.simulation.disturbance import Disturbance
+from spatialvla.simulation.demonstration import Demonstration, demonstrate
 from spatialvla.simulation.expert import Expert
-from spatialvla.simulation.libero import LiberoEnv
+from spatialvla.simulation.libero import FPS, LiberoEnv
 from spatialvla.simulation.tasks import tasks
 
-FPS = 20
-STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 _ATTEMPTS = 5  # start states tried for one episode before giving up
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """One successful episode of T control steps.
-
-    images (T, H, W, 3) uint8 and depth (T, H, W) float16 metres: what the camera saw before each action.
-    actions (T, 7) float32: what the undisturbed expert does there; gripper 1 = open.
-    proprioception (T, 8) float32. states (T, N) float64: `LiberoEnv.state()`.
-    intrinsics (3, 3) float32. instruction: of the task.
-    """
-
-    images: np.ndarray
-    depth: np.ndarray
-    actions: np.ndarray
-    proprioception: np.ndarray
-    states: np.ndarray
-    intrinsics: np.ndarray
-    instruction: str
-
-    def save(self, path: Path) -> None:
-        """Writes the episode to one .npz file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(file, **asdict(self))
-        os.replace(unfinished, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Demonstration:
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as archive:
-            fields = {name: archive[name] for name in cls.__dataclass_fields__}
-        return cls(**{**fields, "instruction": str(fields["instruction"])})
 
 
 def record_demonstrations(
@@ -67,8 +30,10 @@ def record_demonstrations(
 
     Episodes wait in `<out>.episodes` until all are there; a killed run goes on with them.
     depth: also store the simulator's depth, in whole millimetres.
-    Raises InputError if `out` already holds a dataset, or the expert does not know the suite.
+    Raises InputError if `out` is there already, or the expert does not know the suite.
     """
+    if (out / "meta").exists():
+        raise InputError(f"{out} already holds a dataset; write into a new folder")
     pending = out.with_name(f"{out.name}.episodes")
     files = record_episodes(pending, suite, episodes_per_task, seed, workers)
     store(files, out, depth)
@@ -76,7 +41,7 @@ def record_demonstrations(
 
 
 def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
-    """Writes recorded episodes into a LeRobot v3 dataset, in the order given."""
+    """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on."""
     size = Demonstration.load(files[0]).images.shape[1:]
     features = [
         Feature("observation.images.agentview", "video", size),
@@ -92,45 +57,13 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
         frames = {
             "observation.images.agentview": episode.images,
             "observation.state": episode.proprioception,
-            "observation.intrinsics": np.tile(episode.intrinsics, (len(episode.images), 1, 1)),
+            "observation.intrinsics": np.tile(episode.intrinsics, (len(episode), 1, 1)),
             "action": episode.actions,
         }
         if depth:
             frames["observation.depth.agentview"] = episode.depth.astype(np.float32)
         writer.add_episode(frames, episode.instruction)
     writer.finalize()
-
-
-def demonstrate(
-    env: LiberoEnv, expert: Expert, rng: np.random.Generator, disturbed: bool = True, draw: bool = True
-) -> Demonstration | None:
-    """One episode from a freshly sampled start state; None if it did not succeed within the time limit.
-
-    draw: False leaves images and depth empty, which is much faster.
-    """
-    env.sample_state(rng)
-    env.settle()
-    disturb = Disturbance(rng) if disturbed else None
-    if disturb:
-        for action in disturb.displacement():
-            env.step(action)
-    frames: list[tuple] = []
-    for _ in range(STEP_LIMIT):
-        action = expert()
-        image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
-        frames.append((image, depth.astype(np.float16), action, env.proprioception(), env.state()))
-        if env.step(disturb(action) if disturb else action):
-            images, depths, actions, proprioception, states = map(np.stack, zip(*frames, strict=True))
-            return Demonstration(
-                images,
-                depths,
-                actions,
-                proprioception.astype(np.float32),
-                states,
-                env.intrinsics.astype(np.float32),
-                env.task.language,
-            )
-    return None
 
 
 def record_episodes(
@@ -145,14 +78,15 @@ def record_episodes(
         [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(episodes_per_task)]
         for task in range(len(tasks(suite)))
     ]
-    jobs = [
-        (suite, task, seed, image_size, missing)
-        for task, files in enumerate(wanted)
-        if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
-    ]
     # A fresh process for each task: the simulator never gives its drawing memory back.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        list(pool.map(_record_task, *zip(*jobs, strict=True))) if jobs else None
+        running = [
+            pool.submit(_record_task, suite, task, seed, image_size, missing)
+            for task, files in enumerate(wanted)
+            if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
+        ]
+        for task_recorded in running:
+            task_recorded.result()
     return [file for files in wanted for file in files]
 
 
@@ -168,6 +102,4 @@ def _record_task(suite: str, task: int, seed: int, image_size: int, missing: lis
                 demonstration.save(file)
                 break
         else:
-            raise InputError(
-                f"the expert failed {_ATTEMPTS} times in a row at {env.task.name}; change the seed"
-            )
+            raise InputError(f"the expert failed {_ATTEMPTS} times at {env.task.name}; change the seed")

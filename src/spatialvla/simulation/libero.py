@@ -22,6 +22,7 @@ from spatialvla.simulation.tasks import Task, libero
 # What the benchmark does while objects fall into place: no motion, gripper open.
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, 1.0])
 SETTLING_STEPS = 10
+FPS = 20  # control steps a second
 _GOAL_SIZE = 9  # the controller's goal orientation, a rotation matrix
 
 

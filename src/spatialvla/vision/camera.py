@@ -55,9 +55,8 @@ def back_project(depth: torch.Tensor, intrinsics: torch.Tensor, image_size: tupl
     Returns (B, h, w, 3) metres. Always computed in float32: in bfloat16 pixel centres would be rounded.
     """
     rows, columns = depth.shape[-2:]
-    options = {"device": depth.device, "dtype": torch.float32}
-    v = (torch.arange(rows, **options) + 0.5) * (image_size[0] / rows)
-    u = (torch.arange(columns, **options) + 0.5) * (image_size[1] / columns)
+    v = (torch.arange(rows, device=depth.device, dtype=torch.float32) + 0.5) * (image_size[0] / rows)
+    u = (torch.arange(columns, device=depth.device, dtype=torch.float32) + 0.5) * (image_size[1] / columns)
     v_grid, u_grid = torch.meshgrid(v, u, indexing="ij")
     pixels = torch.stack([u_grid, v_grid, torch.ones_like(u_grid)], dim=-1)
     rays = torch.einsum("bij,hwj->bhwi", torch.linalg.inv(intrinsics.float()), pixels)

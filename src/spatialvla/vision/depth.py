@@ -67,7 +67,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
         """padding: pixels reflected around the image before it is resized to the backbone's size."""
         super().__init__(config)
         self.padding = padding
-        self.input_size: int = config.backbone_config.image_size
+        self.input_size: int = self.backbone.config.image_size
         if isinstance(self.metric_head, ZoeDepthMultipleMetricDepthEstimationHeads):
             self.metric_head.__class__ = PerImageHeads
         self.requires_grad_(False)

@@ -59,4 +59,5 @@ class Ego3DPositionEncoding(nn.Module):
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """(B, N, n_points*3) metres, float32 -> (B, N, hidden_size) in the dtype of the weights."""
         encoding = self.frequency_encoding(points.float())
-        return self.position_embedding_head(encoding.to(self.position_embedding_head[0].weight.dtype))
+        dtype = next(self.position_embedding_head.parameters()).dtype
+        return self.position_embedding_head(encoding.to(dtype))
