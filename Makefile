@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all a newcomer needs; both make their own environment in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: demo test lint slow sim clean
+
+demo: $(VENV)/demo-ready
+	MUJOCO_GL=egl $(BIN)/spatialvla demo
+
+test: $(VENV)/test-ready
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q
+
+slow sim: $(VENV)/test-ready $(VENV)/demo-ready
+	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m $@
+
+lint: $(VENV)/test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV) || { $(SUDO) apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/demo-ready: $(BIN)/python pyproject.toml constraints.txt
+	@ldconfig -p | grep -q libEGL.so.1 || { echo "Installing Mesa, the software renderer of the simulator"; \
+	  $(SUDO) apt-get update -qq; $(SUDO) apt-get install -y -qq libegl1 libgl1 libgl1-mesa-dri libglib2.0-0; }
+	$(PIP) -e '.[libero,viz]'
+	touch $@
+
+$(VENV)/test-ready: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,177 @@
+"""The processor: what it converts, what it refuses, and that tokens come back as the actions they were made from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from spatialvla import Processor
+from spatialvla.actions.grids import ActionGrid
+from spatialvla.errors import CheckpointError, InputError
+
+CHECKPOINT = Path(__file__).parent / "goldens" / "reference" / "checkpoint"
+DATASET = "tiny_robot/0.1.0"
+PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+processor = Processor.from_pretrained(CHECKPOINT)
+
+
+def one(image=PICTURE, prompt="stop", **options):
+    return processor([image], [prompt], **options)
+
+
+def test_grey_and_rgba_images_are_converted():
+    grey = PICTURE[..., 0]
+    rgba = np.dstack([PICTURE, np.full(PICTURE.shape[:2], 255, np.uint8)])
+    plain = one().pixel_values
+    assert torch.equal(one(rgba).pixel_values, plain)
+    assert torch.equal(one(Image.fromarray(PICTURE)).pixel_values, plain)
+    for image in (grey, grey[..., None], Image.fromarray(grey)):
+        pixels = one(image).pixel_values
+        assert torch.equal(pixels[:, 0], pixels[:, 1])
+        assert torch.equal(pixels[:, 0], pixels[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (PICTURE / 255, "uint8, got float64"),
+        (PICTURE[..., :2], r"\(H, W, 3\), got \(48, 64, 2\)"),
+        (PICTURE[None], r"got \(1, 48, 64, 3\)"),
+        (PICTURE[:0], r"got \(0, 64, 3\)"),
+    ],
+)
+def test_unusable_images(image, message):
+    with pytest.raises(InputError, match=message):
+        one(image)
+
+
+def test_intrinsics_follow_the_resize():
+    given_k = np.array([[100.0, 0, 30], [0, 90, 20], [0, 0, 1]])
+    batch = one(intrinsics=[given_k])
+    expected = torch.tensor([[100 * 56 / 64, 0, 30 * 56 / 64], [0, 90 * 56 / 48, 20 * 56 / 48], [0, 0, 1.0]])
+    torch.testing.assert_close(batch.intrinsics[0], expected)
+    assert not torch.equal(one(dataset=DATASET).intrinsics, one(dataset="bridge_orig/1.0.0").intrinsics)
+    assert torch.equal(one(dataset=None).intrinsics, one(dataset="default").intrinsics)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.zeros((3, 3)), "form"),
+        (np.diag([0.0, 1, 1]), "singular"),
+        (np.full((3, 3), np.nan), "NaN"),
+        (np.eye(4), r"3x3 matrix, got shape \(4, 4\)"),
+    ],
+)
+def test_unusable_intrinsics(matrix, message):
+    with pytest.raises(InputError, match=message):
+        one(intrinsics=[matrix])
+
+
+def test_depth_travels_in_metres():
+    depth = np.full((24, 32), 1.5)
+    depth[:, 16:] = 3.0
+    batch = one(depth=[depth])
+    assert batch.depth.shape == (1, 56, 56)
+    assert set(batch.depth.unique().tolist()) == {1.5, 3.0}
+
+
+@pytest.mark.parametrize(
+    ("depth", "message"),
+    [
+        (np.full((4, 4), np.nan), "NaN"),
+        (np.zeros((4, 4)), "not positive"),
+        (-np.ones((4, 4)), "not positive"),
+        (np.ones((4, 4), dtype=np.uint16), "metres, got uint16"),
+        (np.ones((4, 4, 1)), "got float64"),
+    ],
+)
+def test_unusable_depth(depth, message):
+    with pytest.raises(InputError, match=message):
+        one(depth=[depth])
+
+
+def test_batches_must_match_and_hold_something():
+    with pytest.raises(InputError, match="empty"):
+        processor([], [])
+    with pytest.raises(InputError, match="1 images and 2 prompts"):
+        processor([PICTURE], ["a", "b"])
+    with pytest.raises(InputError, match="1 images and 4 prompts"):
+        processor([PICTURE], "stop")
+    with pytest.raises(InputError, match="1 images and 2 depth maps"):
+        one(depth=[np.ones((4, 4))] * 2)
+
+
+def test_unknown_datasets_name_the_closest():
+    with pytest.raises(InputError, match=r"'bridge_orig/1\.0'.*bridge_orig/1\.0\.0"):
+        one(dataset="bridge_orig/1.0")
+    tokens = torch.tensor([[1836, 1836 + 128, 1836 + 192] * 2])
+    with pytest.raises(InputError, match=r"tiny_robot/0\.1\.0"):
+        processor.decode(tokens, "tiny_robot")
+    for none in (None, "default"):
+        with pytest.raises(InputError, match="no statistics"):
+            processor.decode(tokens, none)
+
+
+def test_prompts():
+    assert torch.equal(one(prompt="<image>stop").input_ids, one(prompt="stop").input_ids)
+    with pytest.raises(InputError, match="empty"):
+        one(prompt="  ")
+    with pytest.raises(InputError, match="too long"):
+        one(prompt="put the cup on the plate " * 400)
+    for token in ("<ACTION00003>", "<eos>", "a <image> b"):
+        with pytest.raises(InputError, match="reserved"):
+            one(prompt=f"pick {token} up")
+    with pytest.raises(InputError, match="strings"):
+        one(prompt=3)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_actions_return_within_their_cell(seed):
+    numbers = np.random.default_rng(seed)
+    statistics = processor.statistics[DATASET]
+    normalised = numbers.uniform(-1, 1, (1, 2, 7))
+    normalised[..., 6] = numbers.integers(0, 2, (1, 2))
+    actions = statistics.denormalize(normalised)
+    batch = one(dataset=DATASET, actions=actions)
+    tokens = batch.labels[batch.labels >= 1836].reshape(1, -1)
+    again = processor.grid.encode(statistics.normalize(processor.decode(tokens, DATASET)))
+    # This dataset normalises the gripper, too, so its cell is decided by the normalised value.
+    assert np.array_equal(again[..., 1:], (processor.token_numbers(tokens))[..., 1:])
+    assert batch.labels[0, -1] == 1
+    assert (batch.labels[0, :-7] == -100).all()
+
+
+def test_actions_need_the_right_shape_and_numbers():
+    with pytest.raises(InputError, match=r"\(B, 2, 7\), got \(1, 3, 7\)"):
+        one(dataset=DATASET, actions=np.zeros((1, 3, 7)))
+    with pytest.raises(InputError, match="finite"):
+        one(dataset=DATASET, actions=np.full((1, 2, 7), np.nan))
+
+
+def test_tokens_that_are_no_actions_are_refused():
+    with pytest.raises(InputError, match="no translation token"):
+        processor.decode(torch.tensor([[5, 1964, 2028]]), DATASET)
+    with pytest.raises(InputError, match="no gripper token"):
+        processor.decode(torch.tensor([[1836, 1964, 1964]]), DATASET)
+    with pytest.raises(InputError, match=r"\(B, 3 \* steps\)"):
+        processor.decode(torch.tensor([[1836, 1964]]), DATASET)
+
+
+def test_a_grid_of_another_size_is_refused():
+    with pytest.raises(CheckpointError, match="8194 tokens"):
+        replace(processor, grid=ActionGrid.uniform())
+
+
+def test_saving_keeps_everything(tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = Processor.from_pretrained(tmp_path)
+    assert again.grid == processor.grid
+    assert again.statistics[DATASET].to_json() == processor.statistics[DATASET].to_json()
+    assert torch.equal(again([PICTURE], ["stop"], dataset=DATASET).input_ids, one(dataset=DATASET).input_ids)
+    assert again.extra == processor.extra | again.grid.to_json() | {"statistics": again.extra["statistics"]}

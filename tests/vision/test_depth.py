@@ -1,0 +1,106 @@
+"""Depth sources: frozen ZoeDepth with its heads chosen per image, and any metric estimator of transformers."""
+
+import pytest
+import torch
+from transformers import (
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+    DPTImageProcessorPil,
+    ZoeDepthConfig,
+)
+
+from spatialvla import SpatialVLA, SpatialVLAConfig
+from spatialvla.errors import InputError
+from spatialvla.vision.depth import MetricDepthEstimator, ZoeDepth
+
+HEADS = [
+    {"name": "nyu", "n_bins": 8, "min_depth": 1e-3, "max_depth": 10.0},
+    {"name": "kitti", "n_bins": 8, "min_depth": 1e-3, "max_depth": 80.0},
+]
+
+
+@pytest.fixture(scope="module")
+def two_heads() -> ZoeDepth:
+    torch.manual_seed(0)
+    config = ZoeDepthConfig(
+        **dict(SpatialVLAConfig.preset("nano").depth)
+        | {
+            "bin_configurations": HEADS,
+            "num_patch_transformer_layers": 1,
+            "patch_transformer_hidden_size": 128,
+            "patch_transformer_intermediate_size": 32,
+            "patch_transformer_num_attention_heads": 2,
+        }
+    )
+    return ZoeDepth(config, padding=8)
+
+
+def test_each_image_chooses_its_own_head(two_heads):
+    images = torch.rand(6, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    head = two_heads.metric_head
+    votes: list[torch.Tensor] = []
+    head.mlp_classifier.register_forward_hook(lambda module, inputs, output: votes.append(output))
+    # A bias between the images' own votes, so that both heads are really used.
+    two_heads.estimate(images)
+    difference = (votes[0][:, 1] - votes[0][:, 0]).median()
+    with torch.no_grad():
+        head.mlp_classifier.linear2.bias[0] += difference
+    together = two_heads.estimate(images)
+    alone = torch.cat([two_heads.estimate(image[None]) for image in images])
+    assert len(set(votes[-7].argmax(-1).tolist())) > 1 or len({v.argmax().item() for v in votes[-6:]}) > 1
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_train_mode_and_gradients_never_reach_it(two_heads):
+    two_heads.train()
+    assert not any(module.training for module in two_heads.modules())
+    assert not any(p.requires_grad for p in two_heads.parameters())
+
+
+def depth_anything(kind: str) -> DepthAnythingForDepthEstimation:
+    backbone = Dinov2Config(
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )
+    return DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(
+            backbone_config=backbone,
+            reassemble_hidden_size=32,
+            neck_hidden_sizes=[8, 8, 8, 8],
+            fusion_hidden_size=8,
+            head_hidden_size=8,
+            depth_estimation_type=kind,
+            max_depth=20,
+        )
+    )
+
+
+def save(folder, kind: str):
+    depth_anything(kind).save_pretrained(folder)
+    DPTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(folder)
+    return folder
+
+
+def test_another_metric_estimator_takes_zoedepths_place(tmp_path):
+    estimator = MetricDepthEstimator.from_pretrained(save(tmp_path, "metric"))
+    depth = estimator(torch.rand(2, 3, 56, 56))
+    assert depth.shape == (2, 56, 56)
+    assert depth.dtype == torch.float32
+    model = SpatialVLA(SpatialVLAConfig.preset("nano"))
+    keys = set(model.state_dict())
+    model.depth_source = estimator
+    assert set(model.state_dict()) == keys, "the source's weights are not the checkpoint's"
+    assert model.depth_source is estimator
+    model.depth_source = None
+    assert model.depth_source == model.vision_zoe_model.estimate
+
+
+def test_relative_depth_is_refused(tmp_path):
+    with pytest.raises(InputError, match="relative depth"):
+        MetricDepthEstimator.from_pretrained(save(tmp_path, "relative"))
