@@ -1,0 +1,46 @@
+import base64
+import re
+from pathlib import Path
+
+import pytest
+from fakes import FakeBenchmark
+
+from spatialvla.cli.main import main
+from spatialvla.evaluation.results import Results, hash_checkpoint
+
+CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    """Runs the verb on the fake benchmark with the tiny checkpoint."""
+
+    def run(benchmark: FakeBenchmark, *arguments: str) -> Path:
+        monkeypatch.setattr("spatialvla.evaluation.libero.LiberoBenchmark", lambda image_size: benchmark)
+        common = ["--policy", str(CHECKPOINT), "--dataset", "bridge_orig/1.0.0", "--out", str(tmp_path)]
+        main(
+            ["evaluate", *common, "--suite", "fake", "--workers", "1", "--episodes-per-task", "1", *arguments]
+        )
+        return tmp_path
+
+    return run
+
+
+def test_evaluate_writes_table_results_videos_and_report(evaluate, capsys):
+    out = evaluate(FakeBenchmark(), "--tasks", "0", "1", "--decisions", "1")
+    results = Results.load(out / "results.json")
+    assert results.complete
+    assert (results.policy, results.checkpoint) == ("checkpoint", hash_checkpoint(CHECKPOINT))
+    captured = capsys.readouterr()
+    assert results.to_markdown() in captured.out
+    assert captured.err.count("open the drawer") == 1  # a line an episode where there is no terminal
+    html = (out / "report.html").read_text(encoding="utf-8")
+    assert "pick up the bowl" in html
+    videos = {base64.b64decode(video) for video in re.findall(r'"data:video/mp4;base64,([^"]*)"', html)}
+    assert videos == {(out / episode.video).read_bytes() for episode in results.episodes}
+    assert html.count('<div class="moment">') == 2
+
+
+def test_a_dead_worker_ends_the_command_with_its_task(evaluate):
+    with pytest.raises(SystemExit, match=r"died .* task 0 \(pick up the bowl\)"):
+        evaluate(FakeBenchmark(dies_in=0))
