@@ -1,0 +1,89 @@
+"""One demonstration: what the expert saw and did in an episode, and its file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.simulation.disturbance import Disturbance
+from spatialvla.simulation.expert import Expert
+from spatialvla.simulation.libero import LiberoEnv
+
+STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One successful episode of T control steps.
+
+    images (T, H, W, 3) uint8 and depth (T, H, W) float16 metres: what the camera saw before each action.
+    actions (T, 7) float32: what the undisturbed expert does there; gripper 1 = open.
+    proprioception (T, 8) float32. states (T, N) float64: `LiberoEnv.state()`.
+    intrinsics (3, 3) float32. instruction: of the task.
+    """
+
+    images: np.ndarray
+    depth: np.ndarray
+    actions: np.ndarray
+    proprioception: np.ndarray
+    states: np.ndarray
+    intrinsics: np.ndarray
+    instruction: str
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def save(self, path: Path) -> None:
+        """Writes the episode to one .npz file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(file, **asdict(self))
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Demonstration:
+        """Reads what `save` wrote. Raises InputError if it is something else."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                fields = {name: archive[name] for name in cls.__dataclass_fields__}
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise InputError(f"{path} is no demonstration ({error}); delete it and record again") from error
+        return cls(**{**fields, "instruction": str(fields["instruction"])})
+
+
+def demonstrate(
+    env: LiberoEnv, expert: Expert, rng: np.random.Generator, disturbed: bool = True, draw: bool = True
+) -> Demonstration | None:
+    """One episode from a freshly sampled start state; None if it did not succeed within the time limit.
+
+    draw: False leaves images and depth empty, which is much faster.
+    """
+    env.sample_state(rng)
+    env.settle()
+    disturb = Disturbance(rng) if disturbed else None
+    if disturb:
+        for action in disturb.displacement():
+            env.step(action)
+    frames: list[tuple[np.ndarray, ...]] = []
+    for _ in range(STEP_LIMIT):
+        action = expert()
+        image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
+        frames.append((image, depth, action, env.proprioception(), env.state()))
+        if env.step(disturb(action) if disturb else action):
+            images, depths, actions, proprioception, states = map(np.stack, zip(*frames, strict=True))
+            return Demonstration(
+                images,
+                depths.astype(np.float16),
+                actions,
+                proprioception.astype(np.float32),
+                states,
+                env.intrinsics.astype(np.float32),
+                env.task.language,
+            )
+    return None

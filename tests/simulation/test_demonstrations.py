@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.errors import InputError
+from spatialvla.simulation.demonstration import Demonstration
+from spatialvla.simulation.demonstrations import record_demonstrations, store
+
+
+def _episode(seed: int, steps: int) -> Demonstration:
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:32, :32]
+    images = np.stack([np.stack([row * 4, column * 4, row * 0 + 3 * t], -1) for t in range(steps)])
+    return Demonstration(
+        images=images.astype(np.uint8),
+        depth=rng.uniform(0.5, 2, (steps, 32, 32)).astype(np.float16),
+        actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
+        proprioception=rng.normal(size=(steps, 8)).astype(np.float32),
+        states=rng.normal(size=(steps, 20)),
+        intrinsics=np.array([[38.6, 0, 16], [0, 38.6, 16], [0, 0, 1]], np.float32),
+        instruction=f"pick up bowl {seed}",
+    )
+
+
+def _saved(folder: Path, lengths: list[int]) -> list[Path]:
+    files = [folder / f"episode_{k}.npz" for k in range(len(lengths))]
+    for k, (file, length) in enumerate(zip(files, lengths, strict=True)):
+        _episode(k, length).save(file)
+    return files
+
+
+def test_an_episode_survives_its_file(tmp_path):
+    episode = _episode(1, 5)
+    episode.save(tmp_path / "a.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    loaded = Demonstration.load(tmp_path / "a.npz")
+    for name, value in vars(episode).items():
+        np.testing.assert_array_equal(getattr(loaded, name), value)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(InputError, match=r"a\.npz is no demonstration"):
+        Demonstration.load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
+    files = _saved(tmp_path / "raw", [6, 9])
+    store(files, tmp_path / "dataset", depth)
+    dataset = LeRobotDataset(tmp_path / "dataset")
+    assert dataset.fps == 20
+    assert [len(episode) for episode in dataset] == [6, 9]
+    original, read = Demonstration.load(files[1]), dataset.episode(1)
+    assert read.instruction == original.instruction
+    np.testing.assert_array_equal(read.columns["action"], original.actions)
+    np.testing.assert_array_equal(read.columns["observation.state"], original.proprioception)
+    np.testing.assert_array_equal(read.columns["observation.intrinsics"][3], original.intrinsics)
+    images = read.frames("observation.images.agentview")
+    assert np.abs(images.astype(int) - original.images).mean() < 6  # video is lossy
+    assert ("observation.depth.agentview" in read.cameras) == depth
+    if depth:
+        np.testing.assert_allclose(read.frames("observation.depth.agentview"), original.depth, atol=6e-4)
+
+
+def test_an_existing_dataset_is_refused_before_recording(tmp_path):
+    store(_saved(tmp_path / "raw", [4]), tmp_path / "dataset")
+    with pytest.raises(InputError, match="already holds a dataset"):
+        record_demonstrations(tmp_path / "dataset", "libero_spatial", 1)
+
+
+@pytest.mark.sim
+def test_episode_k_does_not_depend_on_how_many_are_recorded(tmp_path):
+    pytest.importorskip("libero")
+    from spatialvla.simulation.demonstration import demonstrate
+    from spatialvla.simulation.expert import Expert
+    from spatialvla.simulation.libero import LiberoEnv
+    from spatialvla.simulation.tasks import tasks
+
+    env = LiberoEnv(tasks("libero_spatial")[2], image_size=32)
+    expert = Expert(env)
+    first = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)
+    demonstrate(env, expert, np.random.default_rng([0, 2, 1]), draw=False)
+    again = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)
+    assert first is not None
+    assert again is not None
+    np.testing.assert_array_equal(first.states, again.states)
+    np.testing.assert_array_equal(first.actions, again.actions)
