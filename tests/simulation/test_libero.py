@@ -100,6 +100,12 @@ def test_stepping_is_bit_by_bit_what_the_benchmark_does(env):
     np.testing.assert_array_equal(*ends)
 
 
+def test_an_action_that_is_none_is_refused(env):
+    for action in (np.zeros(6), np.full(7, np.nan)):
+        with pytest.raises(InputError, match="7 finite numbers"):
+            env.step(action)
+
+
 def test_a_state_of_another_task_is_refused(env):
     with pytest.raises(InputError, match="take it from the same task"):
         env.reset_to(np.zeros(5))

@@ -23,7 +23,7 @@ from spatialvla.simulation.tasks import Task, libero
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, 1.0])
 SETTLING_STEPS = 10
 FPS = 20  # control steps a second
-_GOAL_SIZE = 9  # the controller's goal orientation, a rotation matrix
+_GRIPPER_SIZE, _GOAL_SIZE = 2, 9  # the fingers' commands; the controller's goal orientation, a matrix
 
 
 class LiberoEnv:
@@ -63,6 +63,7 @@ class LiberoEnv:
         self._unplaced = [_pose_in_model(self.simulator, body) for body in self._fixtures]
         self._sim_size = 1 + self.model.nq + self.model.nv
         self._substeps = round(self.simulator.control_timestep / self.simulator.model_timestep)
+        self._robot.gripper.current_action = np.zeros(_GRIPPER_SIZE)
         self.initial_rotation = self.gripper_rotation
         if rendering == "fast":
             thin_meshes(self.model)
@@ -85,7 +86,7 @@ class LiberoEnv:
         Raises InputError if the state belongs to another task.
         """
         state = np.asarray(state, dtype=np.float64)
-        full = self._sim_size + 7 * len(self._fixtures) + len(self._gripper_command) + _GOAL_SIZE
+        full = self._sim_size + 7 * len(self._fixtures) + _GRIPPER_SIZE + _GOAL_SIZE
         if state.shape not in {(self._sim_size,), (full,)}:
             raise InputError(
                 f"a state of {self.task.name} has {self._sim_size} or {full} numbers, not {state.shape}; "
@@ -113,7 +114,7 @@ class LiberoEnv:
             [
                 self._sim.get_state().flatten(),
                 *poses,
-                self._gripper_command,
+                self._robot.gripper.current_action,
                 self._robot.controller.goal_ori.ravel(),
             ]
         )
@@ -127,7 +128,13 @@ class LiberoEnv:
         """Runs one control step (50 ms) without drawing; True once the task's goal holds.
 
         action: (7,) in units of LIBERO's controller (1 = 5 cm or 0.5 rad), gripper in [0, 1] with 1 = open.
+        Raises InputError if it is anything else.
         """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (7,) or not np.isfinite(action).all():
+            raise InputError(
+                f"an action is 7 finite numbers, not {action.tolist()}; check the policy's output"
+            )
         command = np.r_[np.clip(action[:6], -1, 1), 1 - 2 * float(action[6])]
         # robosuite evaluates the dynamics three times a substep; splitting MuJoCo's step around the
         # controller needs one evaluation for bit by bit the same motion.
@@ -203,14 +210,10 @@ class LiberoEnv:
 
     @property
     def gripper_rotation(self) -> np.ndarray:
-        """(3, 3) of the gripper in the world; the fingers slide along its y axis and point along z."""
+        """(3, 3) of the gripper in the world; the fingers slide along its x axis and point along z."""
         return self.data.site_xmat[self._robot.eef_site_id].reshape(3, 3).copy()
 
     # ----------------------------------------------------------------- inside
-
-    @property
-    def _gripper_command(self) -> np.ndarray:
-        return np.asarray(self._robot.gripper.current_action, dtype=np.float64)
 
     def _place_fixtures(self, poses: Iterable[np.ndarray]) -> None:
         for body, pose in zip(self._fixtures, poses, strict=True):
@@ -229,7 +232,7 @@ class LiberoEnv:
                 except RandomizationError:  # no free place found; LIBERO tries again, too
                     continue
         # A new robot's command, which robosuite would otherwise keep from the last episode.
-        self._robot.gripper.current_action = np.zeros(2)
+        self._robot.gripper.current_action = np.zeros(_GRIPPER_SIZE)
 
 
 def _pose_in_model(simulator: Any, body: int) -> np.ndarray:
