@@ -36,7 +36,9 @@ class TrainConfig:
     ema_decay: of an average of the weights that is evaluated and exported; 0 keeps none.
     precision: "bf16" autocast over float32 weights, "fp32", or "auto": bf16 where the hardware multiplies it.
     mask: "prefix" lets the prompt see itself both ways, "causal" does not.
-    privileged: features whose values an auxiliary head regresses from the prompt, with `privileged_weight`.
+    privileged: features whose values an auxiliary head regresses from the prompt, with `privileged_weight`;
+        see `PrivilegedTargets`.
+    soft_targets: how far a token's target spreads to neighbouring cells, in normalised actions; 0 is off.
     held_out: fraction of the episodes kept for validation; eval_frames of them are evaluated.
     """
 
@@ -59,6 +61,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     privileged: tuple[str, ...] = ()
     privileged_weight: float = 0.0
+    soft_targets: float = 0.0
 
     steps: int = 10_000
     minutes: float | None = None
@@ -127,7 +130,7 @@ def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig
         "freeze_text_embeddings": False,
         "minutes": 140.0,
         "steps": 100_000,
-        "batch_size": 64,
+        "batch_size": 32,
         "learning_rate": 1e-3,
         "warmup": 0.02,
         "schedule": "cosine",

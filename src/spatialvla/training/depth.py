@@ -19,7 +19,7 @@ from spatialvla.data.samples import EpisodeSamples, IndexStream
 from spatialvla.errors import InputError
 from spatialvla.model.checkpoint import write_json
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.training.memory import keep_memory
+from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.optimizer import run_fraction
 from spatialvla.vision.depth import ZoeDepth
 
@@ -80,7 +80,7 @@ def train_depth(
 
     Raises InputError where the dataset has no depth of its camera.
     """
-    keep_memory()
+    tune_cpu()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
     network = SpatialVLAConfig.preset(config.preset)

@@ -24,8 +24,9 @@ from spatialvla.training.batches import BatchSource, depth_estimates
 from spatialvla.training.build import build_model, build_processor
 from spatialvla.training.checkpoints import Checkpoint, CheckpointFolder, pack, unpack
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.memory import keep_memory
+from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.metrics import RunLog, token_accuracy, validate
+from spatialvla.training.objective import SoftTokenLoss
 from spatialvla.training.optimizer import (
     WeightAverage,
     build_optimizer,
@@ -65,7 +66,7 @@ def train(
     SIGTERM and SIGINT save a checkpoint and return. Raises InputError when the output holds another run,
     NonFiniteLoss when the loss is no longer a number.
     """
-    keep_memory()
+    tune_cpu()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     trainer = Trainer(config, place, Progress(config, console))
     trainer.restore(resume)
@@ -104,6 +105,10 @@ class Trainer:
             self.head = PrivilegedHead(network.text.hidden_size, self.targets.size).to(device)
             modules["privileged"] = self.head
         self.trained = torch.nn.ModuleDict(modules)
+        self.soft_loss: SoftTokenLoss | None = None
+        if config.soft_targets > 0:
+            first = network.action_token_begin_idx
+            self.soft_loss = SoftTokenLoss(self.processor.grid, first, config.soft_targets).to(device)
         self.optimizer = build_optimizer(self.trained, config)
         self.average = WeightAverage(self.trained, config.ema_decay) if config.ema_decay > 0 else None
         self.autocast_dtype = config.autocast_dtype(device)
@@ -118,16 +123,17 @@ class Trainer:
         (config.output / "config.json").write_text(json.dumps(config.to_json(), indent=2))
         validation: dict[str, float] = {}
         with self.progress, log, self._batches() as batches:
-            before = time.monotonic()
+            done_before, start = self.seconds, time.monotonic()
+            asked = start
             for indices, batch in batches:
-                waited = time.monotonic() - before
+                waited = time.monotonic() - asked
                 logged = (self.step + 1) % config.log_every == 0
                 numbers = self._update(indices, batch.to(self.device, non_blocking=True), logged)
-                now = time.monotonic()
-                self.seconds += now - before
+                took = time.monotonic() - asked
+                self.seconds = done_before + time.monotonic() - start
                 if logged:
-                    numbers |= {"samples_per_s": len(indices) / (now - before), "data_wait_s": waited}
-                    log.write(self.step, "train", numbers)
+                    numbers |= {"samples_per_s": len(indices) / took, "data_wait_s": waited}
+                    log.write(self.step, "train", numbers | {"seconds": self.seconds})
                 self.progress.update(self.step, self.fraction, numbers)
                 over = self.fraction >= 1 or bool(stopped)
                 if len(self.held_out) and (self.step % config.eval_every == 0 or self.fraction >= 1):
@@ -138,7 +144,7 @@ class Trainer:
                     self.save()
                 if over:
                     break
-                before = time.monotonic()
+                asked = time.monotonic()
         finished = self.fraction >= 1
         return RunResult(finished, self.step, self.export() if finished else None, validation)
 
@@ -153,8 +159,8 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         with self._autocast():
             output = self.model.training_loss(batch, mask=config.mask)
-        loss = output.loss
-        numbers = {"loss": float(loss.detach()), "learning_rate": rate}
+        loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
+        numbers = {"loss": float(output.loss.detach()), "learning_rate": rate}
         if self.targets is not None:
             auxiliary = self.head.loss(output.prompt_hidden, self.targets.batch(indices).to(self.device))
             numbers["privileged_loss"] = float(auxiliary.detach())

@@ -1,4 +1,4 @@
-"""An auxiliary loss on what only the simulator knows. Its head is discarded when the model is exported."""
+"""An auxiliary loss on what the robot knew but the policy must see. Its head is discarded at export."""
 
 from __future__ import annotations
 
@@ -10,22 +10,32 @@ from torch.nn import functional as F
 from spatialvla.data.samples import EpisodeSamples
 from spatialvla.errors import InputError
 
+KEYFRAME = "@keyframe"
+_SMALLEST_SPREAD = 1e-6
+
 
 class PrivilegedTargets:
-    """The features to regress, side by side and standardised: (N, targets) float32."""
+    """The values to regress, side by side and standardised: (N, targets) float32.
 
-    def __init__(self, samples: EpisodeSamples, features: tuple[str, ...]) -> None:
+    A name is a feature, or "<feature>@keyframe": the feature's value when the gripper next opens or closes, or at
+    the episode's end. With the robot's pose that says where the object to grasp, or the place to put it, is.
+    """
+
+    def __init__(self, samples: EpisodeSamples, names: tuple[str, ...]) -> None:
         """Raises InputError where the dataset lacks a feature."""
-        for name in features:
-            if name not in samples.columns:
+        columns = []
+        for name in names:
+            feature = name.removesuffix(KEYFRAME)
+            if feature not in samples.columns:
                 raise InputError(
-                    f"The dataset has no feature '{name}' to regress; it has {', '.join(samples.columns)}."
+                    f"The dataset has no feature '{feature}' to regress; it has {', '.join(samples.columns)}."
                 )
-        values = np.concatenate(
-            [samples.columns[name].reshape(len(samples), -1) for name in features], axis=1
-        )
-        spread = values.std(axis=0)
-        self.values = ((values - values.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)).astype(np.float32)
+            values = samples.columns[feature].reshape(len(samples), -1)
+            columns.append(values[keyframes(samples)] if name.endswith(KEYFRAME) else values)
+        table = np.concatenate(columns, axis=1)
+        spread = table.std(axis=0)
+        moves = spread > _SMALLEST_SPREAD
+        self.values = ((table - table.mean(axis=0)) / np.where(moves, spread, 1)).astype(np.float32)
 
     @property
     def size(self) -> int:
@@ -46,3 +56,14 @@ class PrivilegedHead(nn.Module):
     def loss(self, prompt_hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Smooth L1 between the prediction from (B, D) and the standardised (B, targets)."""
         return F.smooth_l1_loss(self.linear(prompt_hidden.float()), targets)
+
+
+def keyframes(samples: EpisodeSamples) -> np.ndarray:
+    """(N,) for each frame the next one whose gripper action differs from its own, or its episode's last."""
+    closed = samples.actions[:, 6] < 0.5
+    following = np.empty(len(samples), dtype=np.int64)
+    for start, end in zip(samples.starts, samples.ends, strict=True):
+        changes = start + 1 + np.flatnonzero(closed[start + 1 : end] != closed[start : end - 1])
+        stops = np.append(changes, end - 1)
+        following[start:end] = stops[np.searchsorted(changes, np.arange(start, end), side="right")]
+    return following
