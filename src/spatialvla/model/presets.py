@@ -46,13 +46,13 @@ def spatialvla_4b() -> SpatialVLAConfig:
     )
 
 
-NANO_BINS = Bins(theta=8, phi=16, r=8, roll=4, pitch=4, yaw=4)
-"""Few enough cells that some hundred demonstrations visit most of them."""
+NANO_BINS = Bins(theta=12, phi=24, r=8, roll=5, pitch=5, yaw=5)
+"""Few enough cells that some hundred demonstrations visit most; odd rotation counts have a cell around zero."""
 
 
 def nano() -> SpatialVLAConfig:
     """The small model a laptop trains and runs: 128 px, 64 image tokens."""
-    text_vocabulary = 1024
+    text_vocabulary = 512
     translation = NANO_BINS.theta * NANO_BINS.phi * NANO_BINS.r
     rotation = NANO_BINS.roll * NANO_BINS.pitch * NANO_BINS.yaw
     return SpatialVLAConfig(
