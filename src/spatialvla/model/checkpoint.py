@@ -69,7 +69,7 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
             snapshot_download(str(path_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"])
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
+        names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
         raise CheckpointError(
             f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be reached "
             f"({type(error).__name__})."
