@@ -11,6 +11,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 
 from spatialvla.cli.demo import Demo
 from spatialvla.cli.demos import Demos
+from spatialvla.cli.depth import Depth
 from spatialvla.cli.evaluate import Evaluate
 from spatialvla.cli.grid import Grid
 from spatialvla.cli.predict import Predict
@@ -23,6 +24,7 @@ _Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Demos, subcommand("demos")]
+    | Annotated[Depth, subcommand("depth")]
     | Annotated[Grid, subcommand("grid")]
 )
 

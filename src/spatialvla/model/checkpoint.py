@@ -8,13 +8,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spatialvla.errors import CheckpointError
 from spatialvla.model.config import SpatialVLAConfig, read_json
@@ -86,7 +87,8 @@ def load_model(
     """See `SpatialVLA.from_pretrained`."""
     folder = resolve_folder(path_or_id, revision)
     config = SpatialVLAConfig.from_folder(folder)
-    model = _allocate(kind, config, dtype)
+    with _WithoutRandomWeights():
+        model = kind.from_config(config, dtype=dtype)
     targets = {published_name(name): tensor for name, tensor in model.state_dict().items()}
     missing = set(targets)
     for file, key, tensor in _tensors(folder):
@@ -135,13 +137,15 @@ def write_json(path: Path, content: object) -> None:
     os.replace(temporary, path)
 
 
-def _allocate(kind: type[SpatialVLA], config: SpatialVLAConfig, dtype: torch.dtype) -> SpatialVLA:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        return kind(config)
-    finally:
-        torch.set_default_dtype(before)
+class _WithoutRandomWeights(TorchDispatchMode):
+    """Leaves new weights as they are: loading overwrites each, and drawing 4 B random numbers takes a minute."""
+
+    _DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
 
 
 def _tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:

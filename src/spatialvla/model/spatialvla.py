@@ -78,6 +78,16 @@ class SpatialVLA(nn.Module):
             module.apply(_initialise)
 
     @classmethod
+    def from_config(cls, config: SpatialVLAConfig, *, dtype: torch.dtype = torch.float32) -> SpatialVLA:
+        """A network of this configuration with random weights in `dtype`, never held in a wider one."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            return cls(config)
+        finally:
+            torch.set_default_dtype(before)
+
+    @classmethod
     def from_pretrained(
         cls,
         path_or_id: str | Path,
