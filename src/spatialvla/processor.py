@@ -19,31 +19,12 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.checkpoint import resolve_folder, write_json
 from spatialvla.model.config import read_json
 from spatialvla.types import Batch
-from spatialvla.vision.camera import check_intrinsics, resize_intrinsics
+from spatialvla.vision.camera import Camera, check_intrinsics
+from spatialvla.vision.images import depth_map, pixel_values, to_rgb
 
 IGNORED = -100
 MAX_PROMPT_TOKENS = 1024
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Intrinsics K (3, 3) of an image of `height` x `width` pixels."""
-
-    intrinsics: np.ndarray
-    height: int
-    width: int
-
-    def scaled_to(self, height: int, width: int) -> np.ndarray:
-        """K of the same camera's image resized to another size."""
-        return resize_intrinsics(self.intrinsics, (self.height, self.width), (height, width))
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Camera:
-        return cls(check_intrinsics(np.asarray(entry["intrinsic"])), entry["height"], entry["width"])
-
-    def to_json(self) -> dict[str, Any]:
-        return {"width": self.width, "height": self.height, "intrinsic": self.intrinsics.tolist()}
 
 
 @dataclass(frozen=True)
@@ -171,12 +152,12 @@ class Processor:
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=torch.stack([self._pixels(picture) for picture in pictures]),
+            pixel_values=torch.stack([pixel_values(picture, self.image_size) for picture in pictures]),
             intrinsics=torch.stack(
                 [self._intrinsics(k, p, camera) for k, p in zip(given, pictures, strict=True)]
             ),
             labels=labels,
-            depth=None if depth is None else torch.stack([self._depth(d) for d in depth]),
+            depth=None if depth is None else torch.stack([depth_map(d, self.image_size) for d in depth]),
         )
 
     def camera(self, dataset: str | None) -> Camera:
@@ -275,50 +256,15 @@ class Processor:
         image = [self._id("<image>")] * self.image_token_num
         return [*image, self._id("<bos>"), *ids]
 
-    def _pixels(self, picture: Image.Image) -> torch.Tensor:
-        size = (self.image_size, self.image_size)
-        if picture.size != size:
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-
     def _intrinsics(self, given: np.ndarray | None, picture: Image.Image, camera: Camera) -> torch.Tensor:
         if given is not None:
             camera = Camera(check_intrinsics(given), picture.height, picture.width)
         return torch.from_numpy(camera.scaled_to(self.image_size, self.image_size)).float()
 
-    def _depth(self, depth: np.ndarray) -> torch.Tensor:
-        metres = np.asarray(depth)
-        if metres.ndim != 2 or not np.issubdtype(metres.dtype, np.floating):
-            raise InputError(
-                f"Depth must be (H, W) floating-point metres, got {metres.dtype} of shape {metres.shape}."
-            )
-        if not np.isfinite(metres).all() or (metres <= 0).any():
-            raise InputError(
-                "Depth contains NaN, infinity or values that are not positive; fill the sensor's holes first."
-            )
-        size = (self.image_size, self.image_size)
-        # Nearest neighbour: a mean over an edge would invent points in mid-air.
-        resized = Image.fromarray(metres.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(resized))
-
     @staticmethod
     def _unknown(dataset: str, known: Mapping[str, Any]) -> InputError:
         close = difflib.get_close_matches(dataset, known, n=3, cutoff=0.4) or sorted(known)[:5]
         return InputError(f"Unknown dataset {dataset!r}; the closest known are: {', '.join(close)}.")
-
-
-def to_rgb(image: np.ndarray | Image.Image) -> Image.Image:
-    """A PIL image in RGB. Arrays are (H, W, 3) uint8; grey (H, W[, 1]) and RGBA (H, W, 4) are converted."""
-    if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
-    array = np.asarray(image)
-    if array.dtype != np.uint8:
-        raise InputError(f"Images must be uint8, got {array.dtype}; scale to 0..255 and convert.")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise InputError(f"Images must have shape (H, W, 3), got {array.shape}.")
-    return Image.fromarray(array).convert("RGB")
 
 
 def _action_token(number: int) -> str:

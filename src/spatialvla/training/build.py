@@ -13,9 +13,10 @@ from spatialvla.data.samples import EpisodeSamples
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.processor import Camera, Processor
+from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
+from spatialvla.vision.camera import Camera
 
 
 def build_model(config: TrainConfig) -> SpatialVLA:

@@ -6,6 +6,10 @@ The camera frame is x right, y down, z forward.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -45,6 +49,26 @@ def crop_intrinsics(intrinsics: np.ndarray, left: float, top: float) -> np.ndarr
     shift = np.eye(3)
     shift[:2, 2] = -left, -top
     return shift @ intrinsics
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics K (3, 3) of an image of `height` x `width` pixels."""
+
+    intrinsics: np.ndarray
+    height: int
+    width: int
+
+    def scaled_to(self, height: int, width: int) -> np.ndarray:
+        """K of the same camera's image resized to another size."""
+        return resize_intrinsics(self.intrinsics, (self.height, self.width), (height, width))
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Camera:
+        return cls(check_intrinsics(np.asarray(entry["intrinsic"])), entry["height"], entry["width"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"width": self.width, "height": self.height, "intrinsic": self.intrinsics.tolist()}
 
 
 def back_project(depth: torch.Tensor, intrinsics: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
