@@ -61,7 +61,7 @@ def test_targets_are_standardised_and_missing_features_named(dataset):
     np.testing.assert_allclose(targets.values.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(targets.values.std(0), 1, atol=1e-4)
     state = samples.columns["observation.state"]
-    again = targets.batch(np.array([0, 7]))[:, 8:] * state[keyframes(samples)].std(0)
-    np.testing.assert_allclose((again[0] - again[1]).numpy(), state[6] - state[11], atol=1e-5)
+    again = targets.batch(np.array([0, 7]))[:, 8:].numpy() * state[keyframes(samples)].std(0)
+    np.testing.assert_allclose(again[0] - again[1], state[6] - state[11], atol=1e-5)
     with pytest.raises(InputError, match=r"observation\.secret"):
         PrivilegedTargets(samples, ("observation.secret",))
