@@ -63,5 +63,7 @@ def test_targets_are_standardised_and_missing_features_named(dataset):
     state = samples.columns["observation.state"]
     again = targets.batch(np.array([0, 7]))[:, 8:].numpy() * state[keyframes(samples)].std(0)
     np.testing.assert_allclose(again[0] - again[1], state[6] - state[11], atol=1e-5)
+    part = PrivilegedTargets(samples, ("observation.state[2:5]@keyframe",))
+    np.testing.assert_array_equal(part.values, targets.values[:, 10:13])
     with pytest.raises(InputError, match=r"observation\.secret"):
         PrivilegedTargets(samples, ("observation.secret",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,28 +12,35 @@ from torch.nn import functional as F
 from spatialvla.data.samples import EpisodeSamples
 from spatialvla.errors import InputError
 
-KEYFRAME = "@keyframe"
+_NAME = re.compile(r"(?P<feature>[^\[@]+)(\[(?P<start>\d+):(?P<stop>\d+)\])?(?P<keyframe>@keyframe)?")
 _SMALLEST_SPREAD = 1e-6
+_LINEAR_FROM = 0.1
+"""Standard deviations from which on the error counts linearly, so that centimetres still matter."""
 
 
 class PrivilegedTargets:
     """The values to regress, side by side and standardised: (N, targets) float32.
 
-    A name is a feature, or "<feature>@keyframe": the feature's value when the gripper next opens or closes, or at
-    the episode's end. With the robot's pose that says where the object to grasp, or the place to put it, is.
+    A name is "feature", or "feature[start:stop]" for some of its numbers. With "@keyframe" behind it, it is the
+    value when the gripper next opens or closes, or at the episode's end: with the robot's position that says
+    where the object to grasp, or the place to put it, is. Leave out rotation vectors near half a turn, whose
+    sign jumps.
     """
 
     def __init__(self, samples: EpisodeSamples, names: tuple[str, ...]) -> None:
         """Raises InputError where the dataset lacks a feature."""
         columns = []
         for name in names:
-            feature = name.removesuffix(KEYFRAME)
-            if feature not in samples.columns:
+            match = _NAME.fullmatch(name)
+            if match is None or match["feature"] not in samples.columns:
                 raise InputError(
-                    f"The dataset has no feature '{feature}' to regress; it has {', '.join(samples.columns)}."
+                    f"The dataset has no '{name}' to regress; it has {', '.join(samples.columns)}, each also with "
+                    "[start:stop] and @keyframe behind it."
                 )
-            values = samples.columns[feature].reshape(len(samples), -1)
-            columns.append(values[keyframes(samples)] if name.endswith(KEYFRAME) else values)
+            values = samples.columns[match["feature"]].reshape(len(samples), -1)
+            if match["start"] is not None:
+                values = values[:, int(match["start"]) : int(match["stop"])]
+            columns.append(values[keyframes(samples)] if match["keyframe"] else values)
         table = np.concatenate(columns, axis=1)
         spread = table.std(axis=0)
         moves = spread > _SMALLEST_SPREAD
@@ -55,7 +64,7 @@ class PrivilegedHead(nn.Module):
 
     def loss(self, prompt_hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Smooth L1 between the prediction from (B, D) and the standardised (B, targets)."""
-        return F.smooth_l1_loss(self.linear(prompt_hidden.float()), targets)
+        return F.smooth_l1_loss(self.linear(prompt_hidden.float()), targets, beta=_LINEAR_FROM)
 
 
 def keyframes(samples: EpisodeSamples) -> np.ndarray:
