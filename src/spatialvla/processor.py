@@ -104,7 +104,7 @@ class Processor:
         for name, content in self.files.items():
             write_json(folder / name, content)
         temporary = folder / ".tokenizer.json.tmp"
-        self.tokenizer.save(str(temporary))
+        self.tokenizer.save(str(temporary), pretty=False)
         temporary.replace(folder / "tokenizer.json")
         write_json(
             folder / "processor_config.json",

@@ -124,6 +124,7 @@ def save_model(model: SpatialVLA, folder: Path) -> None:
     temporary = folder / f".{WEIGHTS}.{os.getpid()}"
     try:
         save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors lets nobody else read it
         os.replace(temporary, folder / WEIGHTS)
     finally:
         temporary.unlink(missing_ok=True)
