@@ -131,8 +131,8 @@ class SpatialVLA(nn.Module):
         with torch.no_grad():
             return self.depth_source(batch.pixel_values)
 
-    def encode_images(self, batch: Batch) -> torch.Tensor:
-        """(B, N, D): what enters the decoder, before Gemma's scaling (§III-A)."""
+    def image_features(self, batch: Batch) -> torch.Tensor:
+        """(B, N, width of SigLIP): the features of each patch with its place in space added (§III-A)."""
         pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
         features = self.vision_tower(pixel_values=pixels).last_hidden_state
         if self.config.use_vision_zoe:
@@ -140,7 +140,11 @@ class SpatialVLA(nn.Module):
                 self.depth(batch), batch.intrinsics, self.config.patch_size, self.config.ego3d_patch_reso
             )
             features = features + self.position_embedding_3d(points)
-        return self.multi_modal_projector(features) / self.config.text.hidden_size**0.5
+        return features
+
+    def encode_images(self, batch: Batch) -> torch.Tensor:
+        """(B, N, D): what enters the decoder, before Gemma's scaling."""
+        return self.multi_modal_projector(self.image_features(batch)) / self.config.text.hidden_size**0.5
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(B, T) vocabulary ids -> (B, T, D); action tokens have an embedding of their own."""

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -28,6 +29,7 @@ def build_model(config: TrainConfig) -> SpatialVLA:
         model = SpatialVLA.from_pretrained(config.initial)
     else:
         model = SpatialVLA(SpatialVLAConfig.preset(config.preset))
+        calm_residuals(model)
     if config.depth_weights is not None:
         load_depth(model, config)
     elif config.initial is None and (config.depth == "estimate" or config.depth_mix > 0):
@@ -36,6 +38,19 @@ def build_model(config: TrainConfig) -> SpatialVLA:
             "train with depth='sensor'."
         )
     return model
+
+
+@torch.no_grad()
+def calm_residuals(model: SpatialVLA) -> None:
+    """Scales what SigLIP's layers add by (2 * layers)^-1/2, as GPT-2 does.
+
+    Its published initialisation is for large batches. From scratch with small ones the residual stream was seen to
+    grow until all images looked alike behind the last norm.
+    """
+    layers = model.vision_tower.encoder.layers
+    for layer in layers:
+        for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
+            linear.weight.mul_((2 * len(layers)) ** -0.5)
 
 
 def load_depth(model: SpatialVLA, config: TrainConfig) -> None:

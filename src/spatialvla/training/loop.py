@@ -37,6 +37,7 @@ from spatialvla.training.optimizer import (
 )
 from spatialvla.training.privileged import PrivilegedHead, PrivilegedTargets
 from spatialvla.training.progress import Progress
+from spatialvla.training.vision import pretrain_vision
 from spatialvla.types import Batch
 
 
@@ -120,6 +121,18 @@ class Trainer:
         """Steps until the run is over or `stopped` is no longer empty."""
         config = self.config
         log = RunLog(config.output, self.step)
+        if config.vision_steps > 0 and self.checkpoints.newest() is None:
+            pretrain_vision(
+                self.model,
+                self.source,
+                self.training,
+                config,
+                config.vision_steps,
+                config.output / "vision.txt",
+            )
+            if self.average is not None:
+                self.average = WeightAverage(self.trained, config.ema_decay)
+            self.save()
         (config.output / "config.json").write_text(json.dumps(config.to_json(), indent=2))
         validation: dict[str, float] = {}
         with self.progress, log, self._batches() as batches:

@@ -46,13 +46,18 @@ def rate_factor(name: str, config: TrainConfig) -> float:
     return config.rate_factors[max(matching, key=len)] if matching else 1.0
 
 
+def course(config: TrainConfig, progress: float) -> float:
+    """The share of the peak learning rate once `progress` of the run, in [0, 1], is done."""
+    if progress < config.warmup:
+        return progress / config.warmup
+    left = 1 - min(1.0, (progress - config.warmup) / max(1 - config.warmup, 1e-9))
+    decay = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return config.final_rate + (1 - config.final_rate) * decay
+
+
 def learning_rate(config: TrainConfig, progress: float) -> float:
     """The learning rate once `progress` of the run, in [0, 1], is done."""
-    if progress < config.warmup:
-        return config.learning_rate * progress / config.warmup
-    left = 1 - min(1.0, (progress - config.warmup) / max(1 - config.warmup, 1e-9))
-    course = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
-    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * course)
+    return config.learning_rate * course(config, progress)
 
 
 def run_fraction(step: int, seconds: float, steps: int, minutes: float | None) -> float:

@@ -14,7 +14,7 @@ from spatialvla.errors import InputError
 
 _NAME = re.compile(r"(?P<feature>[^\[@]+)(\[(?P<start>\d+):(?P<stop>\d+)\])?(?P<keyframe>@keyframe)?")
 _SMALLEST_SPREAD = 1e-6
-_LINEAR_FROM = 0.1
+LINEAR_FROM = 0.1
 """Standard deviations from which on the error counts linearly, so that centimetres still matter."""
 
 
@@ -41,10 +41,7 @@ class PrivilegedTargets:
             if match["start"] is not None:
                 values = values[:, int(match["start"]) : int(match["stop"])]
             columns.append(values[keyframes(samples)] if match["keyframe"] else values)
-        table = np.concatenate(columns, axis=1)
-        spread = table.std(axis=0)
-        moves = spread > _SMALLEST_SPREAD
-        self.values = ((table - table.mean(axis=0)) / np.where(moves, spread, 1)).astype(np.float32)
+        self.values = standardised(np.concatenate(columns, axis=1))
 
     @property
     def size(self) -> int:
@@ -64,7 +61,14 @@ class PrivilegedHead(nn.Module):
 
     def loss(self, prompt_hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Smooth L1 between the prediction from (B, D) and the standardised (B, targets)."""
-        return F.smooth_l1_loss(self.linear(prompt_hidden.float()), targets, beta=_LINEAR_FROM)
+        return F.smooth_l1_loss(self.linear(prompt_hidden.float()), targets, beta=LINEAR_FROM)
+
+
+def standardised(table: np.ndarray) -> np.ndarray:
+    """Each column of (N, columns) with mean 0 and deviation 1, float32; a column that never changes becomes 0."""
+    spread = table.std(axis=0)
+    moves = spread > _SMALLEST_SPREAD
+    return ((table - table.mean(axis=0)) / np.where(moves, spread, 1)).astype(np.float32)
 
 
 def keyframes(samples: EpisodeSamples) -> np.ndarray:

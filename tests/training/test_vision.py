@@ -1,0 +1,46 @@
+"""The vision stage: it learns from the image, leaves the decoder alone, and hands over to the policy's training."""
+
+import numpy as np
+import torch
+
+from spatialvla.data.samples import EpisodeSamples
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.batches import BatchSource
+from spatialvla.training.build import build_model, build_processor, calm_residuals
+from spatialvla.training.loop import train
+from spatialvla.training.vision import pretrain_vision
+
+OPTIONS = {"depth": "sensor", "privileged": ("observation.state[0:1]",), "batch_size": 16, "vision_rate": 3e-3}
+
+
+def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
+    config = make_config(**OPTIONS)
+    torch.manual_seed(0)
+    model = build_model(config)
+    samples = EpisodeSamples.open(config.dataset, 2, model.config.image_size)
+    source = BatchSource(samples, build_processor(config, model, samples), config, None)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    pretrain_vision(model, source, np.arange(len(samples)), config, steps=200, log=tmp_path / "vision.txt")
+    first, second = map(float, (tmp_path / "vision.txt").read_text().split())
+    assert second < 0.7 * first
+    for name, parameter in model.named_parameters():
+        learns = name.startswith(("vision_tower", "position_embedding_3d"))
+        assert torch.equal(before[name], parameter) != learns, name
+
+
+def test_it_comes_before_the_policys_training_and_only_once(make_config):
+    config = make_config(steps=2, save_every=1, vision_steps=100, **OPTIONS)
+    assert train(config, device="cpu").finished
+    written = (config.output / "vision.txt").stat().st_mtime_ns
+    train(make_config(steps=4, save_every=1, vision_steps=100, **OPTIONS), resume=True, device="cpu")
+    assert (config.output / "vision.txt").stat().st_mtime_ns == written
+
+
+def test_calmed_residuals_add_less():
+    torch.manual_seed(0)
+    model = SpatialVLA(SpatialVLAConfig.preset("nano"))
+    layer = model.vision_tower.encoder.layers[0]
+    before = layer.mlp.fc2.weight.std()
+    calm_residuals(model)
+    assert torch.isclose(layer.mlp.fc2.weight.std(), before * 8**-0.5)
