@@ -139,14 +139,17 @@ def write_json(path: Path, content: object) -> None:
 
 
 class _WithoutRandomWeights(TorchDispatchMode):
-    """Leaves new weights as they are: loading overwrites each, and drawing 4 B random numbers takes a minute."""
+    """New weights are zeros: loading overwrites each, and drawing 4 B random numbers takes a minute.
+
+    Zeros rather than whatever the memory holds, because truncated draws are repeated until they are in range.
+    """
 
     _DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
+        return args[0].zero_() if func in self._DRAWS else func(*args, **(kwargs or {}))
 
 
 def _tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
