@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from spatialvla.actions.grids import Bins
 from spatialvla.data.augmentation import Augmentation
@@ -65,6 +66,13 @@ def tiny() -> SpatialVLAConfig:
         n_freqs=2,
         depth_padding=0,
     )
+
+
+@pytest.fixture(autouse=True)
+def denormals_stay():
+    """Training flushes denormals in its process, which hypothesis in other tests would object to."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True)

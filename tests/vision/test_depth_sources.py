@@ -27,7 +27,7 @@ def two_heads() -> ZoeDepth:
         **dict(SpatialVLAConfig.preset("nano").depth)
         | {
             "bin_configurations": HEADS,
-            "num_patch_transformer_layers": 1,
+            "num_patch_transformer_layers": 4,
             "patch_transformer_hidden_size": 128,
             "patch_transformer_intermediate_size": 32,
             "patch_transformer_num_attention_heads": 2,
