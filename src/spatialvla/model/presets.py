@@ -1,4 +1,4 @@
-"""Configurations by name."""
+"""Configurations by name: the published 4b and our own nano."""
 
 from __future__ import annotations
 
