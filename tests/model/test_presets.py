@@ -52,7 +52,9 @@ def test_random_weights_take_the_dtype_and_leave_the_default_alone():
     model = SpatialVLA.from_config(SpatialVLAConfig.preset("nano"), dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
-    assert model.language_model.model.embed_tokens.weight.detach().float().std() == pytest.approx(0.02, rel=0.1)
+    assert model.language_model.model.embed_tokens.weight.detach().float().std() == pytest.approx(
+        0.02, rel=0.1
+    )
 
 
 def test_unknown_presets_name_the_known():

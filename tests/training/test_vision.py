@@ -11,7 +11,12 @@ from spatialvla.training.build import build_model, build_processor, calm_residua
 from spatialvla.training.loop import train
 from spatialvla.training.vision import pretrain_vision
 
-OPTIONS = {"depth": "sensor", "privileged": ("observation.state[0:1]",), "batch_size": 16, "vision_rate": 3e-3}
+OPTIONS = {
+    "depth": "sensor",
+    "privileged": ("observation.state[0:1]",),
+    "batch_size": 16,
+    "vision_rate": 3e-3,
+}
 
 
 def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
