@@ -47,10 +47,10 @@ def calm_residuals(model: SpatialVLA) -> None:
     Its published initialisation is for large batches. From scratch with small ones the residual stream was seen to
     grow until all images looked alike behind the last norm.
     """
-    layers = model.vision_tower.encoder.layers
-    for layer in layers:
-        for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
-            linear.weight.mul_((2 * len(layers)) ** -0.5)
+    factor = (2 * model.config.siglip.num_hidden_layers) ** -0.5
+    for name, parameter in model.vision_tower.named_parameters():
+        if name.endswith(("self_attn.out_proj.weight", "mlp.fc2.weight")):
+            parameter.mul_(factor)
 
 
 def load_depth(model: SpatialVLA, config: TrainConfig) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spatialvla.data.samples import EpisodeSamples, IndexStream
+from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.batches import BatchSource
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.optimizer import course
@@ -49,7 +50,7 @@ def vision_targets(samples: EpisodeSamples, config: TrainConfig) -> torch.Tensor
 
 
 def pretrain_vision(
-    model: nn.Module,
+    model: SpatialVLA,
     source: BatchSource,
     frames: np.ndarray,
     config: TrainConfig,
