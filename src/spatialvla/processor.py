@@ -16,13 +16,13 @@ from tokenizers import Tokenizer
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.normalize import ActionStatistics
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.files import replacing
 from spatialvla.model.checkpoint import resolve_folder, write_json
 from spatialvla.model.config import read_json
-from spatialvla.types import Batch
+from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.camera import Camera, check_intrinsics
 from spatialvla.vision.images import depth_map, pixel_values, to_rgb
 
-IGNORED = -100
 MAX_PROMPT_TOKENS = 1024
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 
@@ -103,9 +103,8 @@ class Processor:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             write_json(folder / name, content)
-        temporary = folder / ".tokenizer.json.tmp"
-        self.tokenizer.save(str(temporary), pretty=False)
-        temporary.replace(folder / "tokenizer.json")
+        with replacing(folder / "tokenizer.json") as partial:
+            self.tokenizer.save(str(partial), pretty=False)
         write_json(
             folder / "processor_config.json",
             {

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+IGNORED = -100
+"""The label of a token on which no loss is taken."""
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image

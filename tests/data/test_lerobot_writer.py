@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter, assembly, files
+from spatialvla import files
+from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter, assembly
 from spatialvla.errors import CheckpointError, InputError
 
 SAMPLE = Path(__file__).parent / "lerobot_v3"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.protocol import Conventions
+from spatialvla.files import replacing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -143,10 +143,8 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Writes JSON so that a reader sees either the old file or the whole new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Results:

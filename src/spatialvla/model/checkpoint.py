@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spatialvla.errors import CheckpointError
+from spatialvla.files import replacing
 from spatialvla.model.config import SpatialVLAConfig, read_json
 
 if TYPE_CHECKING:
@@ -121,21 +121,16 @@ def save_model(model: SpatialVLA, folder: Path) -> None:
             f"Saving to {folder} takes {needed / 1e9:.2f} GB and only {free / 1e9:.2f} GB are free; "
             "make room or choose another disk."
         )
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        temporary.chmod(0o644)  # safetensors lets nobody else read it
-        os.replace(temporary, folder / WEIGHTS)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # safetensors lets nobody else read it
     write_json(folder / "config.json", model.config.to_json())
 
 
 def write_json(path: Path, content: object) -> None:
     """Writes JSON to a temporary file first, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class _WithoutRandomWeights(TorchDispatchMode):

@@ -16,12 +16,11 @@ from spatialvla.model.checkpoint import load_model, save_model
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding import generate
 from spatialvla.model.gemma2 import Gemma2ForCausalLM, KVCache
-from spatialvla.types import Batch
+from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth
 from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
 
 PrefixMask = Literal["prefix", "causal"]
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -10,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.files import replacing
 from spatialvla.simulation.disturbance import Disturbance
 from spatialvla.simulation.expert import Expert
 from spatialvla.simulation.libero import LiberoEnv
@@ -40,11 +40,8 @@ class Demonstration:
 
     def save(self, path: Path) -> None:
         """Writes the episode to one .npz file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(unfinished, "wb") as file:
+        with replacing(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **asdict(self))
-        os.replace(unfinished, path)
 
     @classmethod
     def load(cls, path: Path) -> Demonstration:

@@ -7,7 +7,7 @@ travels in `Batch.depth`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -104,7 +104,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
 class MetricDepthEstimator:
     """Any metric depth estimator of transformers as a depth source (Depth Anything V2 Metric, Depth Pro, …)."""
 
-    def __init__(self, model: nn.Module, image_processor: object) -> None:
+    def __init__(self, model: nn.Module, image_processor: Any) -> None:
         self.model = model.eval().requires_grad_(False)
         self.image_processor = image_processor
 
@@ -122,8 +122,8 @@ class MetricDepthEstimator:
         images = [image.permute(1, 2, 0).cpu().numpy() for image in (pixel_values * 255).round().byte()]
         sizes = [image.shape[:2] for image in images]
         parameter = next(self.model.parameters())
-        inputs = self.image_processor(images=images, return_tensors="pt")  # type: ignore[operator]
+        inputs = self.image_processor(images=images, return_tensors="pt")
         outputs = self.model(**{k: v.to(parameter.device, parameter.dtype) for k, v in inputs.items()})
         options = {"source_sizes": sizes} if "zoe" in type(self.image_processor).__name__.lower() else {}
-        maps = self.image_processor.post_process_depth_estimation(outputs, target_sizes=sizes, **options)  # type: ignore[attr-defined]
+        maps = self.image_processor.post_process_depth_estimation(outputs, target_sizes=sizes, **options)
         return torch.stack([item["predicted_depth"].float() for item in maps]).to(pixel_values.device)

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.features import Feature
-from spatialvla.data.lerobot.files import replacing
 from spatialvla.data.lerobot.metadata import (
     DATA_FILE_MB,
     FILES_PER_CHUNK,
@@ -28,6 +27,7 @@ from spatialvla.data.lerobot.metadata import (
 )
 from spatialvla.data.lerobot.staging import StagedEpisode
 from spatialvla.data.lerobot.stats import Statistics, combine, number_statistics
+from spatialvla.files import replacing
 
 
 def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:

@@ -1,10 +1,9 @@
-"""Files that are never half written under their final name, and errors that name the file."""
+"""JSON and disk errors of a dataset, each naming its file."""
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,20 +12,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.files import replacing
 
 T = TypeVar("T")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there once the block has succeeded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

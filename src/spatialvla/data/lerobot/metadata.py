@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spatialvla.data.lerobot.features import Feature
-from spatialvla.data.lerobot.files import read_json, read_parquet, replacing, write_json
+from spatialvla.data.lerobot.files import read_json, read_parquet, write_json
 from spatialvla.data.lerobot.stats import Statistics
 from spatialvla.errors import CheckpointError
+from spatialvla.files import replacing
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
