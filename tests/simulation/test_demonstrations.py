@@ -20,6 +20,7 @@ def _episode(seed: int, steps: int) -> Demonstration:
         proprioception=rng.normal(size=(steps, 8)).astype(np.float32),
         states=rng.normal(size=(steps, 20)),
         intrinsics=np.array([[38.6, 0, 16], [0, 38.6, 16], [0, 0, 1]], np.float32),
+        camera_pose=np.eye(4, dtype=np.float32),
         instruction=f"pick up bowl {seed}",
     )
 

@@ -14,6 +14,7 @@ from spatialvla.training.config import TrainConfig
 SIZE = 32
 BINS = Bins(theta=4, phi=4, r=2, roll=2, pitch=2, yaw=2)
 TEXT = 320
+CAMERA_POSE = np.array([[0, 0, 1, 0.5], [1, 0, 0, -0.2], [0, 1, 0, 0.3], [0, 0, 0, 1]], np.float32)
 
 
 def tiny() -> SpatialVLAConfig:
@@ -81,7 +82,10 @@ def tiny_preset(monkeypatch):
 
 
 def write_dataset(root, episodes=4, length=12, size=SIZE):
-    """A square moves over the image; the action is where it goes, and depth is nearer at the square."""
+    """A square moves over the image; the action is where it goes, and depth is nearer at the square.
+
+    "observation.square" is where its centre is in the world.
+    """
     rng = np.random.default_rng(0)
     writer = LeRobotWriter(
         root,
@@ -90,6 +94,8 @@ def write_dataset(root, episodes=4, length=12, size=SIZE):
             Feature("observation.images.front", "image", (size, size, 3)),
             Feature("observation.depth.front", "depth", (size, size)),
             Feature("observation.intrinsics", "float32", (3, 3)),
+            Feature("observation.camera_pose", "float32", (4, 4)),
+            Feature("observation.square", "float32", (3,)),
             Feature("observation.state", "float32", (8,)),
             Feature("action", "float32", (7,)),
         ],
@@ -100,6 +106,7 @@ def write_dataset(root, episodes=4, length=12, size=SIZE):
         images = np.full((length, size, size, 3), 90, np.uint8)
         depth = np.full((length, size, size), 1.5, np.float32)
         actions = np.zeros((length, 7), np.float32)
+        squares = np.zeros((length, 3), np.float32)
         for frame in range(length):
             x, y = (size / 2 + (1 + frame) * size / 40 * np.array([np.cos(heading), np.sin(heading)])).astype(
                 int
@@ -107,6 +114,9 @@ def write_dataset(root, episodes=4, length=12, size=SIZE):
             square = (slice(y - size // 10, y + size // 10), slice(x - size // 10, x + size // 10))
             images[(frame, *square)] = (220, 40, 40)
             depth[(frame, *square)] = 0.8
+            squares[frame] = (
+                CAMERA_POSE[:3, :3] @ (0.8 * np.linalg.inv(camera) @ [x, y, 1]) + CAMERA_POSE[:3, 3]
+            )
             actions[frame, :6] = 0.05 * rng.standard_normal(6)
             actions[frame, :2] += 0.5 * np.array([np.cos(heading), np.sin(heading)])
             actions[frame, 6] = frame < length // 2
@@ -115,6 +125,8 @@ def write_dataset(root, episodes=4, length=12, size=SIZE):
                 "observation.images.front": images,
                 "observation.depth.front": depth,
                 "observation.intrinsics": np.repeat(camera.astype(np.float32)[None], length, 0),
+                "observation.camera_pose": np.repeat(CAMERA_POSE[None], length, 0),
+                "observation.square": squares,
                 "observation.state": rng.standard_normal((length, 8)).astype(np.float32),
                 "action": actions,
             },

@@ -1,5 +1,7 @@
 """The vision stage: it learns from the image, leaves the decoder alone, and hands over to the policy's training."""
 
+import json
+
 import numpy as np
 import torch
 
@@ -14,8 +16,9 @@ from spatialvla.training.vision import pretrain_vision
 OPTIONS = {
     "depth": "sensor",
     "privileged": ("observation.state[0:1]",),
-    "batch_size": 16,
+    "vision_batch_size": 16,
     "vision_rate": 3e-3,
+    "keypoints": ("observation.square",),
 }
 
 
@@ -26,9 +29,12 @@ def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
     samples = EpisodeSamples.open(config.dataset, 2, model.config.image_size)
     source = BatchSource(samples, build_processor(config, model, samples), config, None)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    pretrain_vision(model, source, np.arange(len(samples)), config, steps=200, log=tmp_path / "vision.txt")
-    first, second = map(float, (tmp_path / "vision.txt").read_text().split())
-    assert second < 0.7 * first
+    log = tmp_path / "vision.jsonl"
+    pretrain_vision(model, source, np.arange(36), np.arange(36, 48), config, steps=200, log=log)
+    first, second = map(json.loads, log.read_text().splitlines())
+    assert second["regression"] < 0.7 * first["regression"]
+    assert second["looking"] < 0.5 * first["looking"]
+    assert second["held_out/looking"] < 0.5  # looking at random costs about 2
     for name, parameter in model.named_parameters():
         learns = name.startswith(("vision_tower", "position_embedding_3d"))
         assert torch.equal(before[name], parameter) != learns, name
@@ -37,9 +43,9 @@ def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
 def test_it_comes_before_the_policys_training_and_only_once(make_config):
     config = make_config(steps=2, save_every=1, vision_steps=100, **OPTIONS)
     assert train(config, device="cpu").finished
-    written = (config.output / "vision.txt").stat().st_mtime_ns
+    written = (config.output / "vision.jsonl").stat().st_mtime_ns
     train(make_config(steps=4, save_every=1, vision_steps=100, **OPTIONS), resume=True, device="cpu")
-    assert (config.output / "vision.txt").stat().st_mtime_ns == written
+    assert (config.output / "vision.jsonl").stat().st_mtime_ns == written
 
 
 def test_calmed_residuals_add_less():

@@ -29,6 +29,12 @@ class Demos:
     depth: bool = True
     """Store the simulator's depth, too."""
 
+    policy: str | None = None
+    """Checkpoint that drives for stretches while the expert labels what it gets into (DAgger)."""
+
+    episodes: Path | None = None
+    """Folder of single episodes to go on from and to keep: record some, train, record more with --policy."""
+
     def run(self) -> None:
         from spatialvla.simulation.demonstrations import record_demonstrations
 
@@ -39,5 +45,7 @@ class Demos:
             workers=self.workers,
             seed=self.seed,
             depth=self.depth,
+            policy=self.policy,
+            episodes=self.episodes,
         )
         print(f"Wrote {self.out}")

@@ -10,11 +10,15 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.files import replacing
+from spatialvla.policy import Policy
 from spatialvla.simulation.disturbance import Disturbance
 from spatialvla.simulation.expert import Expert
 from spatialvla.simulation.libero import LiberoEnv
+from spatialvla.simulation.takeover import Takeover
+from spatialvla.types import Observation
 
 STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial
+TAKEOVER_STEP_LIMIT = 320
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Demonstration:
     images (T, H, W, 3) uint8 and depth (T, H, W) float16 metres: what the camera saw before each action.
     actions (T, 7) float32: what the undisturbed expert does there; gripper 1 = open.
     proprioception (T, 8) float32. states (T, N) float64: `LiberoEnv.state()`.
-    intrinsics (3, 3) float32. instruction: of the task.
+    intrinsics (3, 3) and camera_pose (4, 4) float32: of the camera, as `LiberoEnv` gives them.
+    instruction: of the task.
     """
 
     images: np.ndarray
@@ -33,6 +38,7 @@ class Demonstration:
     proprioception: np.ndarray
     states: np.ndarray
     intrinsics: np.ndarray
+    camera_pose: np.ndarray
     instruction: str
 
     def __len__(self) -> int:
@@ -55,24 +61,35 @@ class Demonstration:
 
 
 def demonstrate(
-    env: LiberoEnv, expert: Expert, rng: np.random.Generator, disturbed: bool = True, draw: bool = True
+    env: LiberoEnv,
+    expert: Expert,
+    rng: np.random.Generator,
+    disturbed: bool = True,
+    draw: bool = True,
+    policy: Policy | None = None,
 ) -> Demonstration | None:
     """One episode from a freshly sampled start state; None if it did not succeed within the time limit.
 
     draw: False leaves images and depth empty, which is much faster.
+    policy: drives for stretches, see `Takeover`; such an episode may take longer, and has to be drawn.
     """
     env.sample_state(rng)
     env.settle()
     disturb = Disturbance(rng) if disturbed else None
+    takeover = Takeover(policy, rng) if policy else None
     if disturb:
         for action in disturb.displacement():
             env.step(action)
     frames: list[tuple[np.ndarray, ...]] = []
-    for _ in range(STEP_LIMIT):
+    for _ in range(TAKEOVER_STEP_LIMIT if takeover else STEP_LIMIT):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
         frames.append((image, depth, action, env.proprioception(), env.state()))
-        if env.step(disturb(action) if disturb else action):
+        done = disturb(action) if disturb else action
+        if takeover:
+            driven = takeover(Observation(image, env.task.language, env.intrinsics))
+            done = done if driven is None else driven
+        if env.step(done):
             images, depths, actions, proprioception, states = map(np.stack, zip(*frames, strict=True))
             return Demonstration(
                 images,
@@ -81,6 +98,7 @@ def demonstrate(
                 proprioception.astype(np.float32),
                 states,
                 env.intrinsics.astype(np.float32),
+                env.camera_pose.astype(np.float32),
                 env.task.language,
             )
     return None

@@ -10,9 +10,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.errors import InputError
+from spatialvla.policy import Policy
 from spatialvla.simulation.demonstration import Demonstration, demonstrate
 from spatialvla.simulation.expert import Expert
 from spatialvla.simulation.libero import FPS, LiberoEnv
@@ -24,20 +26,30 @@ _ATTEMPTS = 5  # start states tried for one episode before giving up
 
 
 def record_demonstrations(
-    out: Path, suite: str, episodes_per_task: int, seed: int = 0, workers: int = 2, depth: bool = True
+    out: Path,
+    suite: str,
+    episodes_per_task: int,
+    seed: int = 0,
+    workers: int = 2,
+    depth: bool = True,
+    policy: str | None = None,
+    episodes: Path | None = None,
 ) -> None:
     """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
 
     Episodes wait in `<out>.episodes` until all are there; a killed run goes on with them.
     depth: also store the simulator's depth, in whole millimetres.
+    policy: a checkpoint that drives for stretches of the episodes recorded now, see `Takeover`.
+    episodes: a folder to wait in instead that is kept, so that a later call can add to them.
     Raises InputError if `out` is there already, or the expert does not know the suite.
     """
     if (out / "meta").exists():
         raise InputError(f"{out} already holds a dataset; write into a new folder")
-    pending = out.with_name(f"{out.name}.episodes")
-    files = record_episodes(pending, suite, episodes_per_task, seed, workers)
+    pending = episodes or out.with_name(f"{out.name}.episodes")
+    files = record_episodes(pending, suite, episodes_per_task, seed, workers, policy=policy)
     store(files, out, depth)
-    shutil.rmtree(pending)
+    if episodes is None:
+        shutil.rmtree(pending)
 
 
 def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
@@ -47,6 +59,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
         Feature("observation.images.agentview", "video", size),
         Feature("observation.state", "float32", (8,), STATE_NAMES),
         Feature("observation.intrinsics", "float32", (3, 3)),
+        Feature("observation.camera_pose", "float32", (4, 4)),
         Feature("action", "float32", (7,), ACTION_NAMES),
     ]
     if depth:
@@ -58,6 +71,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
             "observation.images.agentview": episode.images,
             "observation.state": episode.proprioception,
             "observation.intrinsics": np.tile(episode.intrinsics, (len(episode), 1, 1)),
+            "observation.camera_pose": np.tile(episode.camera_pose, (len(episode), 1, 1)),
             "action": episode.actions,
         }
         if depth:
@@ -67,11 +81,17 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
 
 
 def record_episodes(
-    folder: Path, suite: str, episodes_per_task: int, seed: int, workers: int, image_size: int = 128
+    folder: Path,
+    suite: str,
+    episodes_per_task: int,
+    seed: int,
+    workers: int,
+    image_size: int = 128,
+    policy: str | None = None,
 ) -> list[Path]:
     """Records the missing episodes of a suite, and returns the files of all, task by task.
 
-    Episode k of a task depends on `seed`, the task and k only, so a killed run goes on where it stopped.
+    Episode k of a task depends on `seed`, the task, k and the policy only, so a killed run goes on where it stopped.
     Raises InputError if an episode cannot be finished from several start states.
     """
     wanted = [
@@ -81,7 +101,7 @@ def record_episodes(
     # A fresh process for each task: the simulator never gives its drawing memory back.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = [
-            pool.submit(_record_task, suite, task, seed, image_size, missing)
+            pool.submit(_record_task, suite, task, seed, image_size, missing, policy)
             for task, files in enumerate(wanted)
             if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
         ]
@@ -90,14 +110,23 @@ def record_episodes(
     return [file for files in wanted for file in files]
 
 
-def _record_task(suite: str, task: int, seed: int, image_size: int, missing: list[tuple[int, Path]]) -> None:
+def _record_task(
+    suite: str,
+    task: int,
+    seed: int,
+    image_size: int,
+    missing: list[tuple[int, Path]],
+    policy_path: str | None,
+) -> None:
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; one core a worker
+    torch.set_num_threads(1)
+    policy = Policy.from_pretrained(policy_path) if policy_path else None
     env = LiberoEnv(tasks(suite)[task], image_size, rendering="fast")
     expert = Expert(env)
     for episode, file in missing:
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, task, episode, attempt])
-            demonstration = demonstrate(env, expert, rng)
+            demonstration = demonstrate(env, expert, rng, policy=policy)
             if demonstration:
                 demonstration.save(file)
                 break

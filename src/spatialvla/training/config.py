@@ -40,7 +40,8 @@ class TrainConfig:
         see `PrivilegedTargets`.
     soft_targets: how far a token's target spreads to neighbouring cells, in normalised actions; 0 is off.
     vision_steps: batches of a first stage in which the image encoder alone learns to regress `privileged` and the
-        actions, at `vision_rate`; see `pretrain_vision`.
+        actions, at `vision_rate`; see `pretrain_vision`. vision_batch_size: frames of each.
+    keypoints: positions in the world, named like `privileged`, that this stage learns to look at.
     held_out: fraction of the episodes kept for validation; eval_frames of them are evaluated.
     """
 
@@ -66,6 +67,8 @@ class TrainConfig:
     soft_targets: float = 0.0
     vision_steps: int = 0
     vision_rate: float = 5e-4
+    vision_batch_size: int = 32
+    keypoints: tuple[str, ...] = ()
 
     steps: int = 10_000
     minutes: float | None = None
@@ -161,6 +164,7 @@ def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig
             "observation.state[0:3]@keyframe",
         ),
         "privileged_weight": 2.0,
+        "keypoints": ("observation.state[0:3]", "observation.state[0:3]@keyframe"),
         "soft_targets": 0.05,
         "instructions": INSTRUCTIONS,
     }

@@ -126,9 +126,10 @@ class Trainer:
                 self.model,
                 self.source,
                 self.training,
+                self.held_out,
                 config,
                 config.vision_steps,
-                config.output / "vision.txt",
+                config.output / "vision.jsonl",
             )
             if self.average is not None:
                 self.average = WeightAverage(self.trained, config.ema_decay)

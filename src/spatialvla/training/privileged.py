@@ -29,19 +29,9 @@ class PrivilegedTargets:
 
     def __init__(self, samples: EpisodeSamples, names: tuple[str, ...]) -> None:
         """Raises InputError where the dataset lacks a feature."""
-        columns = []
-        for name in names:
-            match = _NAME.fullmatch(name)
-            if match is None or match["feature"] not in samples.columns:
-                raise InputError(
-                    f"The dataset has no '{name}' to regress; it has {', '.join(samples.columns)}, each also with "
-                    "[start:stop] and @keyframe behind it."
-                )
-            values = samples.columns[match["feature"]].reshape(len(samples), -1)
-            if match["start"] is not None:
-                values = values[:, int(match["start"]) : int(match["stop"])]
-            columns.append(values[keyframes(samples)] if match["keyframe"] else values)
-        self.values = standardised(np.concatenate(columns, axis=1))
+        self.values = standardised(
+            np.concatenate([privileged_values(samples, name) for name in names], axis=1)
+        )
 
     @property
     def size(self) -> int:
@@ -62,6 +52,20 @@ class PrivilegedHead(nn.Module):
     def loss(self, prompt_hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Smooth L1 between the prediction from (B, D) and the standardised (B, targets)."""
         return F.smooth_l1_loss(self.linear(prompt_hidden.float()), targets, beta=LINEAR_FROM)
+
+
+def privileged_values(samples: EpisodeSamples, name: str) -> np.ndarray:
+    """(N, numbers) of what `name` says, see `PrivilegedTargets`. Raises InputError where the dataset lacks it."""
+    match = _NAME.fullmatch(name)
+    if match is None or match["feature"] not in samples.columns:
+        raise InputError(
+            f"The dataset has no '{name}' to regress; it has {', '.join(samples.columns)}, each also with "
+            "[start:stop] and @keyframe behind it."
+        )
+    values = samples.columns[match["feature"]].reshape(len(samples), -1)
+    if match["start"] is not None:
+        values = values[:, int(match["start"]) : int(match["stop"])]
+    return values[keyframes(samples)] if match["keyframe"] else values
 
 
 def standardised(table: np.ndarray) -> np.ndarray:

@@ -1,0 +1,41 @@
+"""A policy that drives for stretches of a demonstration while the expert goes on labelling (DAgger, Ross 2011)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spatialvla.policy import Policy
+from spatialvla.types import Observation
+
+LAST_STEP = 150  # from here on the expert drives, so that the episode ends in success
+_FIRST_PAUSE = 12  # at most so many steps of the expert before the first stretch, and between stretches:
+_PAUSE = (8, 40)
+_STRETCH = (16, 70)  # steps
+
+
+class Takeover:
+    """Chooses who drives: the policy, in its own open-loop chunks, or the expert.
+
+    The policy's mistakes become states of the demonstration, and what the expert does there becomes the lesson.
+    """
+
+    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
+        self._policy = policy
+        self._rng = rng
+        self._start = int(rng.integers(_FIRST_PAUSE + 1))
+        self._end = self._start + int(rng.integers(*_STRETCH))
+        self._step = 0
+        self._queue: list[np.ndarray] = []
+
+    def __call__(self, observation: Observation) -> np.ndarray | None:
+        """(7,) the policy's action for this step, or None while the expert drives. Call it once a step."""
+        step, self._step = self._step, self._step + 1
+        if step >= self._end:
+            self._start = step + int(self._rng.integers(*_PAUSE))
+            self._end = self._start + int(self._rng.integers(*_STRETCH))
+            self._queue = []
+        if step < self._start or step >= LAST_STEP:
+            return None
+        if not self._queue:
+            self._queue = list(self._policy.predict([observation])[0].actions)
+        return self._queue.pop(0)

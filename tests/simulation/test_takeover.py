@@ -1,0 +1,42 @@
+import numpy as np
+
+from spatialvla.simulation.takeover import LAST_STEP, Takeover
+from spatialvla.types import ActionChunk, Observation
+
+OBSERVATION = Observation(np.zeros((4, 4, 3), np.uint8), "pick up the bowl")
+
+
+class CountingPolicy:
+    """Its n-th chunk of 4 holds the actions 4n, 4n + 1, …"""
+
+    def __init__(self):
+        self.asked = 0
+
+    def predict(self, observations):
+        first, self.asked = 4 * self.asked, self.asked + 1
+        numbers = np.arange(first, first + 4, dtype=float)
+        return [ActionChunk(np.repeat(numbers[:, None], 7, axis=1), np.zeros((4, 3), np.int64))]
+
+
+def _driven(seed):
+    policy = CountingPolicy()
+    takeover = Takeover(policy, np.random.default_rng(seed))
+    return [takeover(OBSERVATION) for _ in range(LAST_STEP + 50)], policy
+
+
+def test_policy_and_expert_take_turns_and_the_expert_finishes():
+    for seed in range(20):
+        actions, _ = _driven(seed)
+        by_policy = np.array([action is not None for action in actions])
+        assert 0.2 < by_policy[:LAST_STEP].mean() < 1
+        assert not by_policy[LAST_STEP:].any()
+
+
+def test_chunks_are_driven_in_order_and_never_across_a_pause():
+    for seed in range(20):
+        actions, policy = _driven(seed)
+        numbers = np.array([-1 if action is None else action[0] for action in actions])
+        for step in np.flatnonzero(numbers >= 0):
+            continued = step > 0 and numbers[step - 1] >= 0 and numbers[step] == numbers[step - 1] + 1
+            assert continued or numbers[step] % 4 == 0
+        assert policy.asked <= np.ceil((numbers >= 0).sum() / 4) + len(actions) / 24
