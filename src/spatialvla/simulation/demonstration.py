@@ -18,7 +18,7 @@ from spatialvla.simulation.takeover import Takeover
 from spatialvla.types import Observation
 
 STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial
-TAKEOVER_STEP_LIMIT = 320
+TAKEOVER_STEP_LIMIT = 260
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 from spatialvla.policy import Policy
 from spatialvla.types import Observation
 
-LAST_STEP = 150  # from here on the expert drives, so that the episode ends in success
-_FIRST_PAUSE = 12  # at most so many steps of the expert before the first stretch, and between stretches:
+LAST_STEP = 120  # from here on the expert drives, so that the episode ends in success
+_FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch, and between stretches:
 _PAUSE = (8, 40)
-_STRETCH = (16, 70)  # steps
+_STRETCH = (16, 80)  # steps
 
 
 class Takeover:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from spatialvla.errors import InputError
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.config import TrainConfig
-from spatialvla.types import Batch
+from spatialvla.types import IGNORED, Batch
 
 ESTIMATE_BATCH = 32
 SMALLEST_DEPTH = 1e-3
@@ -45,7 +45,8 @@ class BatchSource:
         """These frames, augmented as this step's random numbers say."""
         rng = np.random.default_rng([self.config.seed, 1, step])
         takes_other = rng.random(len(indices)) < self.config.depth_mix
-        return self._batch(indices, self.config.augmentation, rng, takes_other)
+        batch = self._batch(indices, self.config.augmentation, rng, takes_other)
+        return with_foreign_tokens(batch, self.config.foreign_tokens, rng)
 
     def evaluation(self, indices: np.ndarray) -> Batch:
         """These frames as they are."""
@@ -88,6 +89,21 @@ class BatchSource:
             largest = readings.max(axis=(1, 2), keepdims=True)
             depth[from_sensor] = np.where(readings > 0, readings, largest)
         return np.maximum(depth, SMALLEST_DEPTH)
+
+
+def with_foreign_tokens(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
+    """A share of the action tokens to go on from comes from another sample of the batch; the labels stay.
+
+    Under teacher forcing the tokens before tell nearly all about the next one, and a network with little data
+    learns to read them instead of the image.
+    """
+    if batch.labels is None or share == 0:
+        return batch
+    is_action = batch.labels != IGNORED
+    tokens = batch.input_ids[is_action].view(len(batch), -1)
+    others = tokens[torch.from_numpy(rng.permutation(len(batch)))]
+    mixed = torch.where(torch.from_numpy(rng.random(tuple(tokens.shape)) < share), others, tokens)
+    return replace(batch, input_ids=batch.input_ids.masked_scatter(is_action, mixed))
 
 
 def depth_estimates(
