@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.normalize import ActionStatistics
 from spatialvla.data.lerobot import Episode, LeRobotDataset
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.files import replacing
 from spatialvla.vision.camera import resize_intrinsics
 
 CACHE = ".decoded"
@@ -221,17 +221,13 @@ def write_array(
         raise CheckpointError(
             f"{path} needs {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free; choose another cache."
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
         filled = 0
         for block in blocks:
             array[filled : filled + len(block)] = block
             filled += len(block)
         array.flush()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from spatialvla.files import replacing
 
 _HOLD_SECONDS = 1.0
 
@@ -20,21 +21,18 @@ def write_video(path: Path, frames: Sequence[tuple[int, np.ndarray]], hz: int) -
     """
     import av
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     height, width = frames[0][1].shape[:2]
     last_step, last_image = frames[-1]
-    try:
-        with av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=hz, options={"crf": "25", "preset": "veryfast"})
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.codec_context.thread_count = 1
-            stream.codec_context.time_base = Fraction(1, hz)
-            for step, image in [*frames, (last_step + round(_HOLD_SECONDS * hz), last_image)]:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                frame.pts, frame.time_base = step, Fraction(1, hz)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        av.open(str(partial), "w", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=hz, options={"crf": "25", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, hz)
+        for step, image in [*frames, (last_step + round(_HOLD_SECONDS * hz), last_image)]:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = step, Fraction(1, hz)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

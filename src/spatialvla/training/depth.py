@@ -17,6 +17,7 @@ from torch import nn
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.samples import EpisodeSamples, IndexStream
 from spatialvla.errors import InputError
+from spatialvla.files import replacing
 from spatialvla.model.checkpoint import write_json
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.training.cpu import tune_cpu
@@ -115,9 +116,9 @@ def train_depth(
                 log.write(json.dumps({"step": step, "loss": float(loss.detach()), "progress": done}) + "\n")
             bar.update(task, completed=done, description=f"training depth  step {step}")
     quality = depth_quality(estimator, samples, held_out if len(held_out) else training, config.eval_frames)
-    partial = config.output / ".model.safetensors.partial"
-    save_file({name: tensor.cpu().contiguous() for name, tensor in estimator.state_dict().items()}, partial)
-    partial.replace(config.output / "model.safetensors")
+    weights = {name: tensor.cpu().contiguous() for name, tensor in estimator.state_dict().items()}
+    with replacing(config.output / "model.safetensors") as partial:
+        save_file(weights, partial)
     write_json(config.output / "quality.json", {"steps": step, **asdict(quality)})
     return quality
 
