@@ -1,0 +1,185 @@
+"""What a TFDS dataset announces in features.json, and how each feature becomes arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from spatialvla.data.rlds.example import FeatureList
+from spatialvla.errors import CheckpointError
+
+Kind = Literal["tensor", "image", "text"]
+STEPS = "steps"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One leaf of the tree of features.
+
+    key: its path, as in the records ("steps/observation/image"). shape: of one item, None where it varies.
+    encoding: "none", "bytes" or "zlib" of a tensor; "jpeg", "png" or "" of an image.
+    depth: how many sequences it lies in, at most 2; a feature of `steps` in one.
+    """
+
+    key: str
+    kind: Kind
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+    encoding: str
+    depth: int
+
+    @property
+    def is_of_steps(self) -> bool:
+        return self.key.startswith(f"{STEPS}/")
+
+
+def parse_features(text: str | bytes, source: str) -> Mapping[str, FeatureSpec]:
+    """The leaves of features.json by key. Raises CheckpointError, naming `source`, for what cannot be read."""
+    try:
+        tree = json.loads(text)
+        specs = {spec.key: spec for spec in _leaves(tree, "", 0)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{source} is no description of TFDS features ({error}); copy it again, or convert the dataset with a "
+            "TFDS version that writes 'featuresDict'."
+        ) from error
+    return specs
+
+
+def _leaves(node: Mapping[str, Any], key: str, depth: int) -> Iterator[FeatureSpec]:
+    if depth > 2:
+        raise ValueError(f"'{key}' lies in {depth} sequences, which is not supported")
+    if "featuresDict" in node:
+        for name, child in node["featuresDict"]["features"].items():
+            yield from _leaves(child, f"{key}/{name}" if key else name, depth)
+    elif "sequence" in node:
+        yield from _leaves(node["sequence"]["feature"], key, depth + 1)
+    elif "tensor" in node:
+        tensor = node["tensor"]
+        encoding = tensor.get("encoding", "none") or "none"
+        text = tensor["dtype"] in ("string", "object")
+        dtype = np.dtype(object if text else tensor["dtype"])
+        yield FeatureSpec(key, "text" if text else "tensor", dtype, _shape(tensor), encoding, depth)
+    elif "image" in node:
+        image = node["image"]
+        dtype = np.dtype(image.get("dtype") or "uint8")
+        yield FeatureSpec(key, "image", dtype, _shape(image), image.get("encodingFormat", ""), depth)
+    elif "text" in node or "translation" in node:
+        yield FeatureSpec(key, "text", np.dtype(object), (), "none", depth)
+    elif "classLabel" in node:
+        yield FeatureSpec(key, "tensor", np.dtype(np.int64), (), "none", depth)
+    elif "boundingBox" in node:
+        yield FeatureSpec(key, "tensor", np.dtype(np.float32), (4,), "none", depth)
+    else:
+        kind = node.get("pythonClassName", "?").rsplit(".", 1)[-1]
+        raise ValueError(f"'{key}' is a {kind}, which is not supported")
+
+
+def _shape(node: Mapping[str, Any]) -> tuple[int | None, ...]:
+    sizes = [int(size) for size in node.get("shape", {}).get("dimensions", [])]
+    return tuple(None if size < 0 else size for size in sizes)
+
+
+def numbers(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> np.ndarray | list[np.ndarray]:
+    """A tensor: (*shape) outside of sequences, (items, *shape) in one; a list where the items' shapes differ.
+
+    In a sequence of sequences each item of the outer one is an array (inner items, *shape).
+    Raises CheckpointError where the numbers do not fill the shape.
+    """
+    stored = _stored(spec, record)
+    if spec.encoding != "none":
+        items = _decoded(spec, record, stored.items())
+        return items[0] if spec.depth == 0 else _stacked(items, spec)
+    flat = stored.floats() if spec.dtype.kind == "f" else stored.integers()
+    flat = flat if flat.dtype == spec.dtype else flat.astype(spec.dtype)
+    if spec.depth == 0:
+        return _reshaped(spec, flat, spec.shape)
+    if None in spec.shape:
+        raise CheckpointError(f"'{spec.key}' varies in shape within a sequence, which is not supported")
+    rows = _reshaped(spec, flat, (None, *spec.shape))
+    return _split(spec, record, rows) if spec.depth == 2 else rows
+
+
+def texts(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> list[str]:
+    """The items of a text, one outside of sequences; bytes that are no UTF-8 are replaced."""
+    return [bytes(item).decode("utf-8", errors="replace") for item in _stored(spec, record).items()]
+
+
+def files(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> list[memoryview]:
+    """The items of an image, still JPEG or PNG files."""
+    return _stored(spec, record).items()
+
+
+def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
+    """(H, W, C) of one image file. Raises CheckpointError where it is none, or has another size."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            is_colour = spec.dtype == np.uint8 and spec.shape[-1:] == (3,)
+            pixels = np.asarray(image.convert("RGB") if is_colour else image)
+    except (OSError, UnidentifiedImageError) as error:
+        raise CheckpointError(f"'{spec.key}' holds a file that is no image ({error})") from error
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if any(want not in (None, got) for want, got in zip(spec.shape, pixels.shape, strict=True)):
+        raise CheckpointError(
+            f"'{spec.key}' holds an image of shape {pixels.shape}, announced was {spec.shape}"
+        )
+    if pixels.dtype == spec.dtype:
+        return pixels
+    if spec.dtype == np.float32 and pixels.dtype == np.uint8 and pixels.shape[-1] == 4:
+        return np.ascontiguousarray(pixels).view(
+            "<f4"
+        )  # TFDS stores a float image as the bytes of an RGBA one
+    return pixels.astype(spec.dtype)
+
+
+def _stored(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> FeatureList:
+    for key in (spec.key, f"{spec.key}/ragged_flat_values", f"{spec.key}/value"):
+        if key in record:
+            return record[key]
+    raise CheckpointError(f"lacks the feature '{spec.key}' that features.json announces")
+
+
+def _decoded(
+    spec: FeatureSpec, record: Mapping[str, FeatureList], items: list[memoryview]
+) -> list[np.ndarray]:
+    """Tensors stored as their bytes; where several sizes vary, the shape of each stands beside it."""
+    shapes: list[tuple[int | None, ...]] = [spec.shape] * len(items)
+    if f"{spec.key}/shape" in record:
+        stored = record[f"{spec.key}/shape"].integers()
+        shapes = [tuple(shape) for shape in stored.reshape(len(items), len(spec.shape)).tolist()]
+    dtype = spec.dtype.newbyteorder("<")
+    try:
+        raw = [zlib.decompress(item) if spec.encoding == "zlib" else item for item in items]
+        arrays = [np.frombuffer(data, dtype) for data in raw]
+    except (zlib.error, ValueError) as error:
+        raise CheckpointError(f"'{spec.key}' cannot be unpacked ({error})") from error
+    return [_reshaped(spec, array, shape) for array, shape in zip(arrays, shapes, strict=True)]
+
+
+def _stacked(items: list[np.ndarray], spec: FeatureSpec) -> np.ndarray | list[np.ndarray]:
+    if not items:
+        return np.zeros((0, *(size or 0 for size in spec.shape)), spec.dtype)
+    return np.stack(items) if len({item.shape for item in items}) == 1 else items
+
+
+def _split(spec: FeatureSpec, record: Mapping[str, FeatureList], items: np.ndarray) -> list[np.ndarray]:
+    lengths = record[f"{spec.key}/ragged_row_lengths_0"].integers()
+    if lengths.sum() != len(items):
+        raise CheckpointError(f"'{spec.key}' has {len(items)} items, its rows {lengths.sum()}")
+    return np.split(items, np.cumsum(lengths)[:-1])
+
+
+def _reshaped(spec: FeatureSpec, flat: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+    try:
+        return flat.reshape([-1 if size is None else size for size in shape])
+    except ValueError as error:
+        raise CheckpointError(
+            f"'{spec.key}' has {flat.size} numbers, which do not make {spec.shape}"
+        ) from error

@@ -1,0 +1,76 @@
+"""Bytes of files anywhere: a local disk through the operating system, everything else through fsspec."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import fsspec
+
+from spatialvla.errors import CheckpointError
+
+
+class Storage:
+    """One folder, local or at any fsspec URL. Can be sent to another process.
+
+    Raises CheckpointError, naming the file, where one cannot be read.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root).rstrip("/")
+        self._connect()
+
+    def _connect(self) -> None:
+        self._fs: Any
+        self._fs, self._folder = fsspec.core.url_to_fs(self.root)
+        self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self._descriptors: dict[str, int] = {}
+
+    def __getstate__(self) -> str:
+        return self.root
+
+    def __setstate__(self, root: str) -> None:
+        self.root = root
+        self._connect()
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_descriptors", {}).values():
+            os.close(descriptor)
+
+    def names(self) -> list[str]:
+        """The files of the folder, sorted."""
+        try:
+            found = self._fs.ls(self._folder, detail=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.root} cannot be listed ({error}); check the path.") from error
+        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        try:
+            return bytes(self._fs.cat_file(f"{self._folder}/{name}"))
+        except OSError as error:
+            raise CheckpointError(f"{self.root}/{name} cannot be read ({error}).") from error
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """The bytes [start, end), fewer where the file ends before."""
+        try:
+            if self._local:
+                return os.pread(self._descriptor(name), end - start, start)
+            return bytes(self._fs.cat_file(f"{self._folder}/{name}", start=start, end=end))
+        except OSError as error:
+            raise CheckpointError(f"{self.root}/{name} cannot be read ({error}).") from error
+
+    def fingerprint(self, name: str) -> str:
+        """Changes when the file does: its size, and the time or tag its storage knows."""
+        info = self._fs.info(f"{self._folder}/{name}")
+        stamps = (info.get(key) for key in ("mtime", "ETag", "etag", "md5Hash", "LastModified", "updated"))
+        return f"{self.root}/{name} {info['size']} {next((stamp for stamp in stamps if stamp), '')}"
+
+    def size(self, name: str) -> int:
+        return int(self._fs.size(f"{self._folder}/{name}"))
+
+    def _descriptor(self, name: str) -> int:
+        if name not in self._descriptors:
+            self._descriptors[name] = os.open(f"{self._folder}/{name}", os.O_RDONLY)
+        return self._descriptors[name]

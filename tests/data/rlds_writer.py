@@ -1,0 +1,60 @@
+"""Writes TFRecords of tf.train.Examples, byte by byte, as the format says."""
+
+import json
+import struct
+
+import numpy as np
+
+from spatialvla.data.rlds.tfrecord import masked_crc32c
+
+
+def varint(value):
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def block(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def feature(values):
+    """Bytes, floats or integers, packed as protobuf packs them."""
+    if isinstance(values, list) and all(isinstance(value, bytes) for value in values):
+        return block(1, b"".join(block(1, value) for value in values))
+    values = np.asarray(values).ravel()
+    if values.dtype.kind == "f":
+        return block(2, block(1, values.astype("<f4").tobytes()))
+    return block(3, block(1, b"".join(varint(int(value)) for value in values)))
+
+
+def example(features):
+    entries = (block(1, name.encode()) + block(2, feature(values)) for name, values in features.items())
+    return block(1, b"".join(block(1, entry) for entry in entries))
+
+
+def record(data):
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+
+
+def tensor(dtype, shape=(), encoding="none"):
+    return {
+        "tensor": {"dtype": dtype, "shape": {"dimensions": [str(n) for n in shape]}, "encoding": encoding}
+    }
+
+
+def write_dataset(folder, steps, metadata, episodes, name="made"):
+    """steps, metadata: features.json nodes by name. episodes: a dict of stored lists each."""
+    folder.mkdir(parents=True)
+    sequence = {"sequence": {"feature": {"featuresDict": {"features": steps}}, "length": "-1"}}
+    tree = {"featuresDict": {"features": {"steps": sequence, **metadata}}}
+    (folder / "features.json").write_text(json.dumps(tree))
+    splits = [{"name": "train", "shardLengths": [str(len(episodes))]}]
+    (folder / "dataset_info.json").write_text(json.dumps({"name": name, "splits": splits}))
+    shard = folder / f"{name}-train.tfrecord-00000-of-00001"
+    shard.write_bytes(b"".join(record(example(episode)) for episode in episodes))
+    return folder
