@@ -1,0 +1,1 @@
+"""Open X-Embodiment: how each of its datasets becomes images, instructions and actions of one convention."""

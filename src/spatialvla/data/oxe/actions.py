@@ -1,0 +1,126 @@
+"""Raw actions of each Open X-Embodiment dataset -> (T, 7): Δx Δy Δz Δroll Δpitch Δyaw gripper (1 = open).
+
+Every function is given the arrays its `RLDSSpec` lists, of T steps each, and has no other input. Units stay the
+dataset's own: statistics scale them later. The conventions are those that Octo, OpenVLA and SpatialVLA trained with,
+so that published statistics fit; `bc_z` therefore keeps its rotation vectors, which for its small turns are roll,
+pitch and yaw.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spatialvla.data.oxe.gripper import clipped, from_closing_commands, inverted, settled
+
+
+def closing_commands(translation: np.ndarray, rotation: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    """fractal, kuka, berkeley_autolab_ur5: deltas in a dictionary, gripper commands that close or open."""
+    return _joined(translation, rotation, from_closing_commands(closing.reshape(len(translation))))
+
+
+def closed_fraction(translation: np.ndarray, rotation: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    """roboturk, viola: the same with a gripper that is told how far to be closed."""
+    return _joined(translation, rotation, inverted(clipped(closed.reshape(len(translation)))))
+
+
+def open_flag(translation: np.ndarray, rotation: np.ndarray, is_open: np.ndarray) -> np.ndarray:
+    """toto: the same with a flag."""
+    return _joined(translation, rotation, is_open.reshape(len(translation)).astype(np.float64))
+
+
+def jaco_play(translation: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    """No rotation."""
+    return closing_commands(translation, np.zeros_like(translation), closing)
+
+
+def berkeley_cable_routing(translation: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """The gripper holds the cable all the time."""
+    return _joined(translation, rotation, np.zeros(len(translation)))
+
+
+def language_table(action: np.ndarray) -> np.ndarray:
+    """A stick pushed over a table: Δx and Δy alone."""
+    nothing = np.zeros((len(action), 4))
+    return np.concatenate([action, nothing, np.ones((len(action), 1))], axis=1)
+
+
+def seven(action: np.ndarray) -> np.ndarray:
+    """fmb, dobbe, ucsd_kitchen, cmu_stretch: as it should be; what follows the gripper (termination) is dropped."""
+    return action[:, :7].astype(np.float64)
+
+
+def seven_open_clipped(action: np.ndarray) -> np.ndarray:
+    """taco_play: opening is positive, closing negative."""
+    return _joined(action[:, :3], action[:, 3:6], clipped(action[:, -1]))
+
+
+def seven_closed(action: np.ndarray) -> np.ndarray:
+    """stanford_hydra, dlr_edan: 1 = closed."""
+    return _joined(action[:, :3], action[:, 3:6], inverted(action[:, -1]))
+
+
+def seven_closed_clipped(action: np.ndarray) -> np.ndarray:
+    """austin_buds, austin_sailor, austin_sirius, utaustin_mutex, LIBERO: 1 = closed, -1 or 0 = open."""
+    return _joined(action[:, :3], action[:, 3:6], inverted(clipped(action[:, -1])))
+
+
+def nyu_franka_play(action: np.ndarray) -> np.ndarray:
+    """15 numbers: joint velocities, the motion of the hand, gripper, termination."""
+    return _joined(action[:, -8:-5], action[:, -5:-2], clipped(action[:, -2]))
+
+
+def furniture_bench(action: np.ndarray) -> np.ndarray:
+    """Rotation as a quaternion, x y z w; the gripper closes at +1 and opens at -1."""
+    return _joined(action[:, :3], roll_pitch_yaw(action[:, 3:7]), inverted(clipped(action[:, -1])))
+
+
+def iamlab_cmu_pickup_insert(action: np.ndarray) -> np.ndarray:
+    """Rotation as a quaternion, x y z w; 1 = open."""
+    return _joined(action[:, :3], roll_pitch_yaw(action[:, 3:7]), action[:, 7])
+
+
+def bc_z(translation: np.ndarray, rotation: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    """Residuals over ten future steps, of which the first is meant; integers tell whether to close."""
+    return _joined(translation[:, :3], rotation[:, :3], inverted(closed[:, 0].astype(np.float64)))
+
+
+def berkeley_fanuc(action: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """No gripper among the actions; the state's, 1 = closed, stands in."""
+    return _joined(action[:, :3], action[:, 3:6], inverted(state[:, 6]))
+
+
+def droid(velocity: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    """Velocity of the hand in the robot's base frame; 1 = closed."""
+    return _joined(velocity[:, :3], velocity[:, 3:6], inverted(closed.reshape(len(velocity))))
+
+
+def rh20t(motion: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+    """Motion of the tool in the robot's base frame; 1 = open."""
+    return _joined(motion[:, :3], motion[:, 3:6], gripper.reshape(len(motion)).astype(np.float64))
+
+
+def bridge(action: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """Commands are not what the arm did: the motion is taken from the states, so the last step has none.
+
+    Returns (T - 1, 7). The gripper's commands are measured openings.
+    """
+    motion = np.diff(state[:, :6].astype(np.float64), axis=0)
+    return _joined(motion[:, :3], motion[:, 3:], settled(action[:, -1])[:-1])
+
+
+def moves(actions: np.ndarray) -> np.ndarray:
+    """(T,) whether the arm is told to move at all, the gripper aside: what the no-op filter keeps."""
+    return (np.abs(actions[:, :6]) > 1e-5).any(axis=1)
+
+
+def roll_pitch_yaw(quaternion: np.ndarray) -> np.ndarray:
+    """(T, 4) x y z w -> (T, 3) radians, of the rotation Rz(yaw) Ry(pitch) Rx(roll)."""
+    x, y, z, w = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).astype(np.float64).T
+    roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x**2 + y**2))
+    pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1, 1))
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2))
+    return np.stack([roll, pitch, yaw], axis=1)
+
+
+def _joined(translation: np.ndarray, rotation: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+    return np.concatenate([translation, rotation, gripper[:, None]], axis=1, dtype=np.float64)

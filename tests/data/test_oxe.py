@@ -1,0 +1,248 @@
+"""Every dataset of the mixture, in its own schema, becomes (Δxyz, Δrpy, gripper with 1 = open)."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rlds_writer import tensor, write_dataset
+
+from spatialvla.data.oxe import actions, gripper
+from spatialvla.data.oxe.episode import standardise
+from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
+from spatialvla.data.oxe.specs import SPECS, rlds_spec
+from spatialvla.data.rlds import RLDSDataset
+from spatialvla.data.rlds.tfrecord import BadRecord
+from spatialvla.errors import InputError
+
+T = 6
+MOTION = np.arange(6 * T, dtype=np.float32).reshape(T, 6) / 100
+CLOSE_THEN_OPEN = np.array([0, 1, 0, 0, -1, 0], np.float32)
+OPEN = np.array([1, 0, 0, 0, 1, 1], np.float32)  # what those commands come to
+TEXT = "observation/natural_language_instruction"
+EULER = np.array([0.1, -0.2, 0.3])
+
+
+def quaternion(roll, pitch, yaw):
+    """x y z w, composed from the three half turns."""
+
+    def times(a, b):
+        (x1, y1, z1, w1), (x2, y2, z2, w2) = a, b
+        return (
+            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
+            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
+            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
+            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
+        )
+
+    about_x = (np.sin(roll / 2), 0, 0, np.cos(roll / 2))
+    about_y = (0, np.sin(pitch / 2), 0, np.cos(pitch / 2))
+    about_z = (0, 0, np.sin(yaw / 2), np.cos(yaw / 2))
+    return np.array(times(times(about_z, about_y), about_x), np.float32)
+
+
+def beside(*columns):
+    return np.concatenate([np.asarray(c, np.float32).reshape(T, -1) for c in columns], axis=1)
+
+
+def dictionary(closing_key="gripper_closedness_action", values=CLOSE_THEN_OPEN, rotation=True):
+    steps = {"action/world_vector": MOTION[:, :3], f"action/{closing_key}": values}
+    return steps | ({"action/rotation_delta": MOTION[:, 3:]} if rotation else {})
+
+
+def flat(*columns, **others):
+    return {"action": beside(*columns), "language_instruction": b"Pick  it up", **others}
+
+
+QUATERNIONS = np.tile(quaternion(*EULER), (T, 1))
+WITH_EULER = np.concatenate([MOTION[:, :3], np.tile(EULER, (T, 1))], axis=1)
+ZEROS, ONES = np.zeros(T), np.ones(T)
+CODES = np.zeros((T, 512), np.int64)
+CODES[:, :4] = list(map(ord, "push"))
+
+# What a step holds beside its image; and motion and gripper as they shall come out.
+CASES = {
+    "fractal20220817_data": (dictionary(values=CLOSE_THEN_OPEN[:, None]), MOTION, OPEN),
+    "kuka": (dictionary(values=CLOSE_THEN_OPEN[:, None]), MOTION, OPEN),
+    "berkeley_autolab_ur5": (dictionary(), MOTION, OPEN),
+    "jaco_play": (
+        dictionary(values=CLOSE_THEN_OPEN[:, None], rotation=False),
+        beside(MOTION[:, :3], np.zeros((T, 3))),
+        OPEN,
+    ),
+    "berkeley_cable_routing": (dictionary("terminate_episode"), MOTION, ZEROS),
+    "roboturk": (dictionary(values=1 - OPEN[:, None]), MOTION, OPEN),
+    "viola": (dictionary(values=np.where(OPEN, -1, 1)), MOTION, OPEN),
+    "toto": (dictionary("open_gripper", OPEN.astype(np.int64)), MOTION, OPEN),
+    "taco_play": ({"action/rel_actions_world": beside(MOTION, 2 * OPEN - 1)}, MOTION, OPEN),
+    "language_table": (
+        {"action": MOTION[:, :2], "observation/instruction": CODES},
+        beside(MOTION[:, :2], np.zeros((T, 4))),
+        ONES,
+    ),
+    "stanford_hydra": (flat(MOTION, 1 - OPEN), MOTION, OPEN),
+    "austin_buds": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
+    "nyu_franka_play": (flat(np.full((T, 7), 9), MOTION, OPEN, ZEROS), MOTION, OPEN),
+    "furniture_bench": (flat(MOTION[:, :3], QUATERNIONS, 1 - 2 * OPEN), WITH_EULER, OPEN),
+    "ucsd_kitchen": (flat(MOTION, OPEN, ZEROS), MOTION, OPEN),
+    "austin_sailor": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
+    "austin_sirius": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
+    "dlr_edan": (flat(MOTION, 1 - OPEN), MOTION, OPEN),
+    "iamlab_cmu": (flat(MOTION[:, :3], QUATERNIONS, OPEN), WITH_EULER, OPEN),
+    "utaustin_mutex": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
+    "berkeley_fanuc": (
+        flat(MOTION, **{"observation/state": beside(np.full((T, 6), 9), 1 - OPEN, np.full((T, 6), 9))}),
+        MOTION,
+        OPEN,
+    ),
+    "cmu_stretch": (flat(MOTION, OPEN, ZEROS), MOTION, OPEN),
+    "bc_z": (
+        {
+            "action/future/xyz_residual": beside(MOTION[:, :3], np.full((T, 27), 9)),
+            "action/future/axis_angle_residual": beside(MOTION[:, 3:], np.full((T, 27), 9)),
+            "action/future/target_close": np.repeat(1 - OPEN[:, None], 10, 1).astype(np.int64),
+        },
+        MOTION,
+        OPEN,
+    ),
+    "fmb": (flat(MOTION, OPEN), MOTION, OPEN),
+    "dobbe": (flat(MOTION, OPEN), MOTION, OPEN),
+    "droid": (
+        {
+            "action_dict/cartesian_velocity": MOTION,
+            "action_dict/gripper_position": 1 - OPEN[:, None],
+            "language_instruction": b"Pick it up",
+        },
+        MOTION,
+        OPEN,
+    ),
+    "rh20t": (
+        {"action/tcp_base": MOTION, "action/gripper": OPEN, "language_instruction": b"Pick it up"},
+        MOTION,
+        OPEN,
+    ),
+    "libero_spatial": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
+}
+
+
+def written(tmp_path, spec, steps, text=b"Pick  it up"):
+    """One episode of T steps in TFDS's form."""
+    if not any("instruction" in key for key in steps):
+        steps = {**steps, TEXT: text}
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 6), (10, 200, 30)).save(picture, "PNG")
+    nodes, stored = {spec.image: {"image": {"dtype": "uint8", "shape": {"dimensions": ["6", "8", "3"]}}}}, {}
+    stored[f"steps/{spec.image}"] = [picture.getvalue()] * T
+    for key, values in steps.items():
+        if isinstance(values, bytes):
+            nodes[key], stored[f"steps/{key}"] = {"text": {}}, [values] * T
+        else:
+            nodes[key] = tensor(str(values.dtype), values.shape[1:])
+            stored[f"steps/{key}"] = values
+    root = write_dataset(tmp_path / spec.name, nodes, {}, [stored], spec.name)
+    return RLDSDataset(root, cache=tmp_path / "cache").episode(0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_dataset_in_its_own_schema(tmp_path, name):
+    steps, motion, is_open = CASES[name]
+    (spec,) = [spec for key, spec in SPECS.items() if key.startswith(name)][:1]
+    episode = standardise(spec, written(tmp_path, spec, steps))
+    assert episode.dataset == f"{spec.name}/{spec.version}"
+    assert episode.instruction in ("pick  it up", "pick it up", "push")
+    assert episode.actions.dtype == np.float64
+    np.testing.assert_allclose(episode.actions[:, :6], motion, atol=1e-6)
+    np.testing.assert_allclose(episode.actions[:, 6], is_open)
+    assert episode.images([0, T - 1]).shape == (2, 6, 8, 3)
+    # The first step of MOTION is not all zeros, so nothing is filtered but by request.
+    assert len(episode.starts) == T
+
+
+def test_every_dataset_of_the_mixture_has_a_case():
+    assert len(MIXTURES["oxe_spatial_vla_plus"]) == 28
+    tested = {"bridge_orig"} | {next(key for key in SPECS if key.startswith(name)) for name in CASES}
+    assert set(MIXTURES["oxe_spatial_vla_plus"]) <= tested
+    left = set(MIXTURES["oxe_spatial_vla_plus"]) - set(MIXTURES["oxe_spatial_vla_plus_stage2"])
+    assert left == {"droid"}
+    assert set(SPECS) >= GRID_EXCLUDED
+
+
+def test_bridge_moves_as_its_states_do(tmp_path):
+    spec = rlds_spec("bridge_orig/1.0.0")
+    state = np.cumsum(beside(MOTION, OPEN), axis=0)
+    opening = np.array([1, 1, 0.7, 0.2, 0.01, 0.5], np.float32)
+    steps = {
+        "action": beside(np.full((T, 6), 9), opening),
+        "observation/state": state,
+        "language_instruction": b"",
+    }
+    episode = standardise(spec, written(tmp_path, spec, steps))
+    # Without the first step, and without the last, after which there is no state.
+    np.testing.assert_allclose(episode.actions[:, :6], MOTION[2:], atol=1e-6)
+    assert episode.actions[:, 6].tolist() == [1, 0, 0, 0]
+    assert episode.instruction == ""
+    assert episode.camera.width == 640
+
+
+def test_the_real_bridge_is_read(tmp_path):
+    dataset = RLDSDataset(Path(__file__).parent / "rlds" / "bridge_orig", cache=tmp_path)
+    spec = rlds_spec(dataset.name)
+    for raw in dataset:
+        episode = standardise(spec, raw)
+        assert len(episode) == len(raw) - 2
+        assert episode.instruction.startswith("put the red block")
+        assert episode.images([0]).shape == (1, 256, 256, 3)
+        state = raw.numbers("steps/observation/state")
+        np.testing.assert_allclose(episode.actions[:, :6], np.diff(state[1:, :6], axis=0), atol=1e-6)
+
+
+def test_steps_without_motion_are_no_starts_where_the_spec_says_so(tmp_path):
+    spec = rlds_spec("droid")
+    motion = MOTION.copy()
+    motion[[1, 4]] = 0
+    steps = {
+        "action_dict/cartesian_velocity": motion,
+        "action_dict/gripper_position": np.zeros((T, 1), np.float32),
+        "language_instruction": b"go",
+    }
+    assert standardise(spec, written(tmp_path, spec, steps)).starts.tolist() == [0, 2, 3, 5]
+
+
+def test_bad_numbers_and_unknown_names(tmp_path):
+    spec = rlds_spec("dobbe")
+    broken = beside(MOTION, OPEN)
+    broken[3, 2] = np.nan
+    with pytest.raises(BadRecord, match=r"offset 0 has actions that are not finite"):
+        standardise(spec, written(tmp_path, spec, {"action": broken, "language_instruction": b""}))
+    with pytest.raises(InputError, match="the closest are bridge_orig"):
+        rlds_spec("bridge_data/1.0.0")
+    with pytest.raises(InputError, match="mixtures are oxe_spatial_vla_plus"):
+        mixture("oxe_magic")
+    assert mixture("kuka/0.1.0") == {"kuka": 1.0}
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.05, 1.0]), min_size=1))
+def test_commands_hold_until_the_next(commands):
+    state = gripper.from_closing_commands(np.array(commands))
+    given_ = [c for c in commands if abs(c) > 0.1]
+    expected = 1.0 if not given_ else float(given_[0] > 0)
+    for command, value in zip(commands, state, strict=True):
+        expected = {1.0: 0.0, -1.0: 1.0}.get(command, expected)
+        assert value == expected
+
+
+@given(st.lists(st.floats(0, 1), min_size=1))
+def test_openings_settle(values):
+    settled = gripper.settled(np.array(values))
+    carry = values[-1]
+    for value, result in zip(reversed(values), reversed(settled.tolist()), strict=True):
+        carry = 1.0 if value > 0.95 else 0.0 if value < 0.05 else carry
+        assert result == carry
+
+
+@given(st.tuples(*[st.floats(-1.5, 1.5)] * 3))
+def test_roll_pitch_yaw_invert_the_quaternion(angles):
+    np.testing.assert_allclose(actions.roll_pitch_yaw(quaternion(*angles)[None])[0], angles, atol=2e-3)
