@@ -1,0 +1,113 @@
+"""Which sample is drawn when: weighted datasets, shuffled together, as a function of the draw's number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from spatialvla.data.shuffle import Permutation
+from spatialvla.errors import InputError
+
+
+@dataclass(frozen=True)
+class Draws:
+    """B samples. source, episode, start: (B,) int64 dataset, its episode, and number among its samples' starts."""
+
+    source: np.ndarray
+    episode: np.ndarray
+    start: np.ndarray
+
+
+class Mixture:
+    """Draws without end from several datasets; nothing is kept but where each episode's samples begin.
+
+    In one epoch a dataset of n samples and weight w gives round(w n) draws, each of its samples as often as the
+    others give or take one; the draws of all datasets are shuffled together, anew each epoch. Draw number i
+    is a function of (counts, weights, seed, i), so any split over ranks and workers is without overlap or loss,
+    and resuming needs i alone.
+    """
+
+    def __init__(self, counts: Sequence[np.ndarray], weights: Sequence[float], seed: int) -> None:
+        """counts: samples of each episode, an array a dataset.
+
+        Raises InputError where nothing can be drawn.
+        """
+        if len(counts) != len(weights) or any(weight < 0 or not np.isfinite(weight) for weight in weights):
+            raise InputError(
+                f"a mixture needs a weight of at least 0 for each of {len(counts)} datasets: {weights}"
+            )
+        self._ends = [np.cumsum(np.asarray(part, dtype=np.int64)) for part in counts]
+        self.sizes = np.array([ends[-1] if len(ends) else 0 for ends in self._ends], dtype=np.int64)
+        self.draws = np.round(self.sizes * np.asarray(weights)).astype(np.int64)
+        if not self.draws.sum():
+            raise InputError(
+                "the mixture has no samples to draw; raise a weight or give a dataset with episodes"
+            )
+        self._first_draws = np.cumsum([0, *self.draws])
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Draws an epoch."""
+        return int(self._first_draws[-1])
+
+    def __call__(self, numbers: np.ndarray) -> Draws:
+        """The draws of these numbers (B,), counted from 0 over all epochs."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        epochs, places = np.divmod(numbers, len(self))
+        for epoch in np.unique(epochs):
+            rows = epochs == epoch
+            places[rows] = self._permutation(len(self), 0, int(epoch))(places[rows])
+        source = np.searchsorted(self._first_draws, places, side="right") - 1
+        # Counted over all epochs, so that a weight below 1 sees the whole dataset in time.
+        draw = places - self._first_draws[source] + epochs * self.draws[source]
+        episode, start = np.empty_like(source), np.empty_like(source)
+        for one in np.unique(source):
+            rows = np.flatnonzero(source == one)
+            sample = self._samples(int(one), draw[rows])
+            ends = self._ends[one]
+            episode[rows] = np.searchsorted(ends, sample, side="right")
+            start[rows] = sample - np.where(episode[rows] > 0, ends[episode[rows] - 1], 0)
+        return Draws(source, episode, start)
+
+    def _samples(self, source: int, draws: np.ndarray) -> np.ndarray:
+        """A dataset's own shuffle: round after round through all its samples."""
+        size = int(self.sizes[source])
+        rounds, places = np.divmod(draws, size)
+        for number in np.unique(rounds):
+            rows = rounds == number
+            places[rows] = self._permutation(size, source + 1, int(number))(places[rows])
+        return places
+
+    @lru_cache(maxsize=256)  # noqa: B019 a mixture lives as long as its run
+    def _permutation(self, size: int, stream: int, number: int) -> Permutation:
+        return Permutation(size, self.seed, stream, number)
+
+
+class ShardedSampler:
+    """The draws of one rank, step after step: an endless batch sampler for a DataLoader.
+
+    A step is all there is to resume from, with any number of workers, and with any number of ranks that divides
+    the same global batch.
+    """
+
+    def __init__(self, batch_size: int, rank: int = 0, ranks: int = 1, first_step: int = 0) -> None:
+        """batch_size: of this rank. first_step: steps done before. Raises InputError for numbers that do not fit."""
+        if batch_size < 1 or not 0 <= rank < ranks or first_step < 0:
+            raise InputError(
+                f"cannot draw batches of {batch_size} as rank {rank} of {ranks} from step {first_step}"
+            )
+        self.batch_size, self.rank, self.ranks, self.first_step = batch_size, rank, ranks, first_step
+
+    def numbers(self, step: int) -> np.ndarray:
+        """(batch_size,) numbers of the draws that this rank takes in a step."""
+        first = (step * self.ranks + self.rank) * self.batch_size
+        return np.arange(first, first + self.batch_size)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        step = self.first_step
+        while True:
+            yield self.numbers(step).tolist()
+            step += 1
