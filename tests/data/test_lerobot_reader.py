@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.data.lerobot.video import encode
 from spatialvla.errors import CheckpointError, InputError
 
 HERE = Path(__file__).parent
@@ -105,8 +107,8 @@ def test_features_of_unknown_kinds_are_left_out_and_channels_may_come_first(copi
 
 def test_another_format_version_is_an_error(copied):
     info = json.loads((copied / "meta/info.json").read_text())
-    (copied / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
-    with pytest.raises(CheckpointError, match=r"v2\.1"):
+    (copied / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v1.6"}))
+    with pytest.raises(CheckpointError, match=r"v1\.6"):
         LeRobotDataset(copied)
 
 
@@ -122,3 +124,60 @@ def test_unknown_episode_and_camera(dataset):
         dataset.episode(5)
     with pytest.raises(InputError, match=r"observation\.images\.top"):
         dataset.episode(0).frames("observation.images.left")
+
+
+DATA_V21 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_V21 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+
+@pytest.fixture(scope="module")
+def v21(dataset, tmp_path_factory):
+    """The first episodes of the sample in the layout of v2.1: two files a chunk."""
+    root = tmp_path_factory.mktemp("v21") / "dataset"
+    info = json.loads((SAMPLE / "meta/info.json").read_text())
+    info |= {"codebase_version": "v2.1", "total_episodes": 3, "total_frames": 180, "chunks_size": 2}
+    info |= {"data_path": DATA_V21, "video_path": VIDEO_V21}
+    table = pq.read_table(SAMPLE / "data/chunk-000/file-000.parquet")
+    (root / "meta").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    tasks = [{"task_index": number, "task": task} for number, task in enumerate(dataset.tasks)]
+    episodes = [{"episode_index": k, "tasks": [dataset.instruction(k)], "length": 60} for k in range(3)]
+    for name, rows in (("tasks", tasks), ("episodes", episodes)):
+        (root / f"meta/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for k in range(3):
+        place = {"episode_chunk": k // 2, "episode_index": k}
+        path = root / DATA_V21.format(**place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.slice(60 * k, 60), path)
+        for camera in CAMERAS:
+            path = root / VIDEO_V21.format(video_key=camera, **place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            encode(dataset.episode(k).frames(camera), dataset.fps, path)
+    return root
+
+
+def test_format_v21_reads_the_same(dataset, v21):
+    old = LeRobotDataset(v21)
+    assert len(old) == 3
+    assert old.tasks == dataset.tasks
+    for k in range(3):
+        one, two = old.episode(k), dataset.episode(k)
+        assert one.instruction == two.instruction
+        assert one.columns.keys() == two.columns.keys()
+        for name, values in two.columns.items():
+            np.testing.assert_array_equal(one.columns[name], values)
+        frames, original = one.frames(CAMERAS[1]), two.frames(CAMERAS[1])
+        assert frames.shape == original.shape
+        assert np.abs(frames.astype(int) - original).mean() < 4  # encoded twice
+
+
+def test_a_broken_line_of_format_v21_is_named(v21, tmp_path):
+    root = Path(shutil.copytree(v21, tmp_path / "dataset"))
+    path = root / "meta/episodes.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:-9], lines[2]]))
+    with pytest.raises(CheckpointError, match=r"episodes\.jsonl, line 2 cannot be read"):
+        LeRobotDataset(root)
+    path.write_text(lines[0])
+    with pytest.raises(CheckpointError, match=r"lists 1 episodes where info\.json says 3"):
+        LeRobotDataset(root)

@@ -32,7 +32,10 @@ _EPISODES = "meta/episodes"
 
 @dataclass(frozen=True)
 class Info:
-    """What holds for the whole dataset. fps: frames a second; the paths are templates of file places."""
+    """What holds for the whole dataset. fps: frames a second; the paths are templates of file places.
+
+    version: of the format it was read from.
+    """
 
     fps: int
     features: Mapping[str, Feature]
@@ -42,6 +45,8 @@ class Info:
     total_tasks: int = 0
     data_path: str = DATA_PATH
     video_path: str | None = VIDEO_PATH
+    version: str = VERSION
+    files_per_chunk: int = FILES_PER_CHUNK
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -134,14 +139,14 @@ def write_episodes(
         pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def read_info(root: Path) -> Info:
-    """Read info.json. Raises CheckpointError when it is missing, broken or of another format version."""
+def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
+    """Read info.json. Raises CheckpointError when it is missing, broken or of none of these format versions."""
     path = root / _INFO
     raw = read_json(path)
     version = raw.get("codebase_version")
-    if version != VERSION:
+    if version not in versions:
         raise CheckpointError(
-            f"{path} says format '{version}', not '{VERSION}'; convert it with lerobot's own converter."
+            f"{path} says format '{version}', none of {', '.join(versions)}; convert it with lerobot's own converter."
         )
     try:
         features = [Feature.from_json(name, spec) for name, spec in raw["features"].items()]
@@ -154,6 +159,8 @@ def read_info(root: Path) -> Info:
             total_tasks=int(raw["total_tasks"]),
             data_path=raw.get("data_path", DATA_PATH),
             video_path=raw.get("video_path"),
+            version=str(version),
+            files_per_chunk=int(raw.get("chunks_size", FILES_PER_CHUNK)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a LeRobot description ({error}); copy it again.") from error

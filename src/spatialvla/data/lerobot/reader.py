@@ -1,4 +1,4 @@
-"""Read a LeRobot v3.0 dataset, episode by episode."""
+"""Read a LeRobot dataset of format v2 or v3, episode by episode."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.data.lerobot import images
+from spatialvla.data.lerobot import images, metadata, v21
 from spatialvla.data.lerobot.features import DEPTH_UNIT_METRES, Feature
 from spatialvla.data.lerobot.files import read_parquet
-from spatialvla.data.lerobot.metadata import (
-    EpisodeRecord,
-    Info,
-    Place,
-    read_episodes,
-    read_info,
-    read_tasks,
-)
+from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, Info, Place, read_info
 from spatialvla.data.lerobot.video import Clip
 from spatialvla.errors import CheckpointError, InputError
 
@@ -82,9 +75,10 @@ class LeRobotDataset:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.info: Info = read_info(self.root)
-        self.tasks: tuple[str, ...] = read_tasks(self.root)
-        self._records: tuple[EpisodeRecord, ...] = read_episodes(self.root, self.info)
+        self.info: Info = read_info(self.root, (VERSION, *v21.VERSIONS))
+        meta = v21 if self.info.version in v21.VERSIONS else metadata
+        self.tasks: tuple[str, ...] = meta.read_tasks(self.root)
+        self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)
         self._file_starts: dict[Path, int] = {}
         for record in self._records:
             self._file_starts.setdefault(self._data_path(record), record.first_frame)
@@ -176,12 +170,12 @@ class LeRobotDataset:
         return self._records[index]
 
     def _data_path(self, record: EpisodeRecord) -> Path:
-        return self.root / self.info.data_path.format(
+        return self.root / v21.as_file_template(self.info.data_path).format(
             chunk_index=record.data.chunk, file_index=record.data.file
         )
 
     def _video_path(self, camera: str, place: Place) -> Path:
-        return self.root / str(self.info.video_path).format(
+        return self.root / v21.as_file_template(str(self.info.video_path)).format(
             video_key=camera, chunk_index=place.chunk, file_index=place.file
         )
 
