@@ -1,0 +1,56 @@
+"""Episodes of any dataset in the one form that training knows, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from spatialvla.vision.camera import Camera
+
+
+class Episode(Protocol):
+    """T steps of one robot. Numbers are read at once, images when they are asked for.
+
+    instruction: what to do, lower-case; "" where the dataset does not say.
+    actions: (T, 7) float64 Δx Δy Δz Δroll Δpitch Δyaw gripper, in the dataset's units, gripper 1 = open.
+    starts: (N,) the steps that samples may start at, ascending.
+    camera: of the images, or None where it is not known.
+    """
+
+    @property
+    def instruction(self) -> str: ...
+    @property
+    def actions(self) -> np.ndarray: ...
+    @property
+    def starts(self) -> np.ndarray: ...
+    @property
+    def camera(self) -> Camera | None: ...
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB of some steps. Raises CheckpointError, naming the place, for a broken file."""
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 metres of a sensor, 0 where there is no reading; None where there was no sensor."""
+
+
+class EpisodeSource(Protocol):
+    """One dataset; can be sent to other processes, and opens its files there anew.
+
+    key: the name of its statistics in a checkpoint. control_hz: steps a second.
+    fingerprint: changes when the dataset's content, or how it is read, does.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def control_hz(self) -> float: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int:
+        """Episodes."""
+
+    def episode(self, index: int) -> Episode:
+        """Any episode. Raises CheckpointError, naming the place, for damaged data."""
