@@ -35,13 +35,15 @@ class Output:
 class LossOutput:
     """What training needs, computed at the N positions that predict a label only.
 
-    loss: scalar mean cross-entropy. logits: (N, V) float32. labels: (N,).
+    loss: scalar mean cross-entropy. logits: (N, V) float32. labels, rows: (N,) vocabulary ids, and the rows of the
+    batch they are of.
     prompt_hidden: (B, D), the decoder's state at the last token of each prompt.
     """
 
     loss: torch.Tensor
     logits: torch.Tensor
     labels: torch.Tensor
+    rows: torch.Tensor
     prompt_hidden: torch.Tensor
 
 
@@ -208,7 +210,8 @@ class SpatialVLA(nn.Module):
         # The first position that predicts a label is the prompt's last token.
         last_prompt = taken.int().argmax(dim=1)
         prompt_hidden = hidden[torch.arange(len(batch), device=hidden.device), last_prompt]
-        return LossOutput(F.cross_entropy(logits, labels), logits, labels, prompt_hidden)
+        rows = taken.nonzero()[:, 0]
+        return LossOutput(F.cross_entropy(logits, labels), logits, labels, rows, prompt_hidden)
 
     def generate(
         self,
