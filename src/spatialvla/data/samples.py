@@ -13,6 +13,7 @@ from PIL import Image
 
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.data.chunks import action_chunks
 from spatialvla.data.lerobot import Episode, LeRobotDataset
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.files import replacing
@@ -134,16 +135,8 @@ class EpisodeSamples:
         )
 
     def chunks(self, indices: np.ndarray) -> np.ndarray:
-        """The actions from each of these frames on, (B, chunk, 7).
-
-        Past the end of an episode the robot stands still: relative dimensions are 0 and the gripper repeats.
-        """
-        ends = self.ends[self.episodes[indices]]
-        rows = indices[:, None] + np.arange(self.chunk)
-        past = rows >= ends[:, None]
-        actions = self.actions[np.minimum(rows, ends[:, None] - 1)]
-        actions[past, :6] = 0
-        return actions
+        """The actions from each of these frames on, (B, chunk, 7); see `action_chunks` for ends of episodes."""
+        return action_chunks(self.actions, indices, self.ends[self.episodes[indices]], self.chunk)
 
     def prompts(self, indices: np.ndarray) -> list[str]:
         """The instruction of each of these frames."""

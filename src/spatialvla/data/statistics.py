@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +11,6 @@ from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.normalize import ActionStatistics
 from spatialvla.data.shuffle import scrambled
 from spatialvla.errors import InputError
-from spatialvla.files import replacing
 
 SAMPLE = 1 << 17
 """Actions kept. Of more than so many, q01 and q99 are those of a sample: off by 0.03 % of the ranks (one sigma)."""
@@ -97,56 +91,6 @@ class ActionSketch:
     def fit_grid(self, bins: Bins, min_sigma: float = 0.0) -> ActionGrid:
         """The action grid fitted to the sample, normalised by its own statistics."""
         return ActionGrid.fit(self.statistics().normalize(self.sample), min_sigma, bins)
-
-    def save(self, path: Path) -> None:
-        """Writes the sketch to a .npz file, whole or not at all."""
-        with replacing(path) as partial, open(partial, "wb") as file:
-            np.savez(file, **vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> ActionSketch:
-        """What `save` wrote. Raises InputError where it is something else."""
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = [stored[name] for name in ("mean", "squares", "low", "high", "hashes", "sample")]
-                return cls(int(stored["episodes"]), int(stored["count"]), *arrays)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} holds no statistics ({error}); delete it") from error
-
-
-Actions = Callable[[int], np.ndarray]
-"""The actions (T, 7) of the episode of this number."""
-
-
-def sketch_actions(
-    actions: Actions, episodes: int, workers: int = 1, cache: Path | None = None, content: str = ""
-) -> ActionSketch:
-    """One pass over a dataset's actions.
-
-    actions: can be sent to other processes where there are several `workers`.
-    cache: folder of finished sketches, looked up by `content`: whatever changes when the dataset does.
-    """
-    path = None if cache is None else cache / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.npz"
-    if path is not None and path.is_file():
-        return ActionSketch.load(path)
-    shares = [range(worker, episodes, workers) for worker in range(workers)]
-    if workers == 1:
-        sketch = _sketch(actions, shares[0])
-    else:
-        sketch = ActionSketch()
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for part in pool.map(_sketch, [actions] * workers, shares):
-                sketch.merge(part)
-    if path is not None:
-        sketch.save(path)
-    return sketch
-
-
-def _sketch(actions: Actions, episodes: Sequence[int]) -> ActionSketch:
-    sketch = ActionSketch()
-    for episode in episodes:
-        sketch.add(actions(episode), episode)
-    return sketch
 
 
 def _hashes(episode: int, length: int) -> np.ndarray:

@@ -1,0 +1,188 @@
+"""One pass over a dataset: which samples it has, what is damaged, and the statistics of its actions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from spatialvla.data.episodes import EpisodeSource
+from spatialvla.data.statistics import SAMPLE, ActionSketch
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.files import replacing
+
+OnBad = Literal["raise", "skip"]
+_BLOCK = 256  # episodes
+_FORMAT = 1  # of the cached files
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a dataset of E episodes found.
+
+    lengths: (E,) int64 steps of each episode, 0 where it is damaged. samples: (E,) int64 steps that samples may
+    start at. instructed: (E,) bool, whether the episode says what to do. damaged: why each damaged episode
+    could not be read, one sentence each. sketch: of the actions of all episodes that could be read.
+    """
+
+    lengths: np.ndarray
+    samples: np.ndarray
+    instructed: np.ndarray
+    damaged: tuple[str, ...]
+    sketch: ActionSketch
+
+    @property
+    def uninstructed(self) -> int:
+        """Episodes that can be read, but do not say what to do."""
+        return int(((self.lengths > 0) & ~self.instructed).sum())
+
+    def counts(self, keep_uninstructed: bool = False) -> np.ndarray:
+        """(E,) int64 samples to train on; episodes without an instruction give none unless they are kept."""
+        return self.samples if keep_uninstructed else np.where(self.instructed, self.samples, 0)
+
+
+def survey(
+    source: EpisodeSource,
+    workers: int = 1,
+    cache: Path | None = None,
+    on_bad: OnBad = "raise",
+    progress: Callable[[int], None] = lambda episodes: None,
+) -> Survey:
+    """Read all actions and instructions of a dataset once, no images.
+
+    workers: processes; the result is the same bit for bit with any number of them.
+    cache: folder of finished surveys, looked up by the source's fingerprint.
+    on_bad: whether a damaged episode is an error, or gives no samples and is listed. progress: told the number of
+    episodes that were done since it was told before.
+    Raises CheckpointError, naming the place, for a damaged episode with on_bad="raise".
+    """
+    path = None
+    if cache is not None:
+        digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}".encode()).hexdigest()
+        path = cache / f"{digest[:24]}.npz"
+    if path is not None and path.is_file():
+        found = _load(path)
+    else:
+        # Always the same blocks, merged in order: sums of floats then do not depend on who added them.
+        blocks = [range(start, min(start + _BLOCK, len(source))) for start in range(0, len(source), _BLOCK)]
+        found = _joined(_told(_surveyed(source, blocks, workers, on_bad), progress))
+        if path is not None:
+            _save(found, path)
+    if found.damaged and on_bad == "raise":
+        raise CheckpointError(found.damaged[0])
+    return found
+
+
+def _surveyed(source: EpisodeSource, blocks: list[range], workers: int, on_bad: OnBad) -> Iterator[Survey]:
+    if workers <= 1:
+        yield from (_block(source, block, on_bad) for block in blocks)
+        return
+    # Not forked: connections to remote storage do not survive it.
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_take_source, initargs=(source, on_bad)
+    ) as pool:
+        waiting = iter(blocks)
+        # A few blocks at a time, so that sketches do not pile up where one is slow.
+        running = [pool.submit(_block_of_worker, block) for block in islice(waiting, 4 * workers)]
+        while running:
+            yield running.pop(0).result()
+            running += [pool.submit(_block_of_worker, block) for block in islice(waiting, 1)]
+
+
+_worker_source: tuple[EpisodeSource, OnBad]
+
+
+def _take_source(source: EpisodeSource, on_bad: OnBad) -> None:
+    global _worker_source
+    _worker_source = source, on_bad
+
+
+def _block_of_worker(episodes: range) -> Survey:
+    source, on_bad = _worker_source
+    return _block(source, episodes, on_bad)
+
+
+def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
+    lengths, samples = np.zeros((2, len(episodes)), np.int64)
+    instructed = np.zeros(len(episodes), bool)
+    damaged: list[str] = []
+    sketch = ActionSketch()
+    for row, number in enumerate(episodes):
+        try:
+            episode = source.episode(number)
+            _add(sketch, episode.actions, number, source.key)
+        except CheckpointError as error:
+            if on_bad == "raise":
+                raise
+            damaged.append(str(error))
+            continue
+        lengths[row], samples[row] = len(episode.actions), len(episode.starts)
+        instructed[row] = bool(episode.instruction)
+    return Survey(lengths, samples, instructed, tuple(damaged), sketch)
+
+
+def _add(sketch: ActionSketch, actions: np.ndarray, number: int, key: str) -> None:
+    try:
+        sketch.add(actions, number)
+    except InputError as error:
+        raise CheckpointError(f"{key} episode {number}: {error}") from error
+
+
+def _told(parts: Iterable[Survey], progress: Callable[[int], None]) -> Iterator[Survey]:
+    for part in parts:
+        yield part
+        progress(len(part.lengths))
+
+
+def _joined(parts: Iterable[Survey]) -> Survey:
+    sketch = ActionSketch()
+    lengths, samples, instructed = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
+    damaged: list[str] = []
+    for part in parts:
+        lengths.append(part.lengths)
+        samples.append(part.samples)
+        instructed.append(part.instructed)
+        damaged += part.damaged
+        sketch.merge(part.sketch)
+    return Survey(
+        np.concatenate(lengths),
+        np.concatenate(samples),
+        np.concatenate(instructed),
+        tuple(damaged),
+        sketch,
+    )
+
+
+def _save(found: Survey, path: Path) -> None:
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            lengths=found.lengths,
+            samples=found.samples,
+            instructed=found.instructed,
+            damaged=np.array(found.damaged, dtype=str),
+            **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
+        )
+
+
+def _load(path: Path) -> Survey:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            sketch = {name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"}
+            sketch |= {name: int(sketch[name]) for name in ("episodes", "count")}
+            return Survey(
+                stored["lengths"],
+                stored["samples"],
+                stored["instructed"],
+                tuple(stored["damaged"].tolist()),
+                ActionSketch(**sketch),
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no survey ({error}); delete it") from error

@@ -1,0 +1,81 @@
+"""A dataset made up on the spot: every number and pixel tells where it is from."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spatialvla.errors import CheckpointError
+from spatialvla.vision.camera import Camera
+
+CAMERA = Camera(np.array([[100.0, 0, 40], [0, 100, 30], [0, 0, 1]]), height=60, width=80)
+
+
+@dataclass
+class FakeEpisode:
+    index: int
+    instruction: str
+    actions: np.ndarray
+    starts: np.ndarray
+    camera: Camera | None
+    size: tuple[int, int]
+    has_depth: bool
+    broken_images: bool
+    where: str
+
+    def images(self, steps):
+        if self.broken_images:
+            raise CheckpointError(f"{self.where} holds a broken image")
+        rng = np.random.default_rng([self.index, *steps])
+        return rng.integers(0, 255, (len(steps), *self.size, 3), dtype=np.uint8)
+
+    def depth(self, steps):
+        if not self.has_depth:
+            return None
+        depth = np.full((len(steps), *self.size), 1.0 + self.index, np.float32)
+        depth[:, :2] = 0
+        return depth
+
+
+@dataclass
+class FakeSource:
+    """Action k of episode e: (k, e, 0, 0, 0, 0, 1 while k is even)."""
+
+    key: str
+    lengths: tuple[int, ...]
+    mute: frozenset = frozenset()
+    damaged: frozenset = frozenset()
+    broken_images: frozenset = frozenset()
+    size: tuple[int, int] = (60, 80)
+    camera: Camera | None = CAMERA
+    has_depth: bool = False
+    no_ops: frozenset = frozenset()
+    control_hz: float = 5.0
+    reads: list = field(default_factory=list)
+
+    @property
+    def fingerprint(self):
+        return f"{self.key} {self.lengths} {sorted(self.damaged)}"
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def episode(self, index):
+        self.reads.append(index)
+        if index in self.damaged:
+            raise CheckpointError(f"{self.key} shard 0, offset {index} is damaged")
+        length = self.lengths[index]
+        actions = np.zeros((length, 7))
+        actions[:, 0] = np.arange(length)
+        actions[:, 1] = index
+        actions[:, 6] = np.arange(length) % 2 == 0
+        return FakeEpisode(
+            index=index,
+            instruction="" if index in self.mute else f"move {index}",
+            actions=actions,
+            starts=np.array([step for step in range(length) if step not in self.no_ops]),
+            camera=self.camera,
+            size=self.size,
+            has_depth=self.has_depth,
+            broken_images=index in self.broken_images,
+            where=f"{self.key} episode {index}",
+        )

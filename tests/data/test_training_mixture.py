@@ -1,0 +1,88 @@
+"""Mixtures: what is held out stays out, and every dataset has its share."""
+
+import numpy as np
+import pytest
+from fake_source import FakeSource
+
+from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.data.training_mixture import EvenlySpaced, TrainingMixture
+from spatialvla.errors import InputError
+
+BINS = Bins(theta=4, phi=8, r=4, roll=4, pitch=4, yaw=4)
+ONE, TWO = FakeSource("one", (10,) * 20), FakeSource("two", (4, 6) * 25)
+
+
+def test_episodes_are_held_out_whole_and_per_dataset():
+    mixture = TrainingMixture.open([ONE, TWO], [1.0, 2.0], held_out=0.1, seed=3)
+    assert [int(out.sum()) for out in mixture.held_out] == [2, 5]
+    draws = mixture.training(np.arange(3 * len(mixture.training)))
+    for source, out in enumerate(mixture.held_out):
+        drawn = np.unique(draws.episode[draws.source == source])
+        assert drawn.tolist() == np.flatnonzero(~out).tolist()
+    evaluated = mixture.evaluation(1000)(np.arange(1000))
+    assert all(mixture.held_out[s][e] for s, e in zip(evaluated.source, evaluated.episode, strict=True))
+
+    alone = TrainingMixture.open([TWO], held_out=0.1, seed=3)
+    np.testing.assert_array_equal(alone.held_out[0], mixture.held_out[1])
+    other = TrainingMixture.open([TWO], held_out=0.1, seed=4)
+    assert not np.array_equal(other.held_out[0], alone.held_out[0])
+
+
+def test_weights_are_shares_of_the_draws():
+    mixture = TrainingMixture.open([ONE, TWO], [0.5, 2.0])
+    draws = mixture.training(np.arange(len(mixture.training)))
+    assert np.bincount(draws.source).tolist() == [100, 500]
+    some = mixture.training(np.arange(120))
+    assert 5 < np.bincount(some.source)[0] < 40
+
+
+def test_evaluation_is_evenly_spaced_and_shared_among_datasets():
+    spaced = EvenlySpaced([np.full(100, 10), np.array([3, 0, 1]), np.zeros(2, int)], 24)
+    draws = spaced(np.arange(len(spaced)))
+    assert np.bincount(draws.source).tolist() == [20, 4]
+    places = (draws.episode * 10 + draws.start)[draws.source == 0]
+    assert np.diff(places).tolist() == [50] * 19
+    small = [(e, s) for o, e, s in zip(draws.source, draws.episode, draws.start, strict=True) if o == 1]
+    assert small == [(0, 0), (0, 1), (0, 2), (2, 0)]
+    assert len(EvenlySpaced([np.array([5])], 100)) == 5
+    assert len(EvenlySpaced([np.array([0])], 100)) == 0
+
+
+def test_episodes_that_say_nothing_are_left_out_or_given_words():
+    source = FakeSource("some", (3, 3, 3), mute=frozenset({1}))
+    assert np.unique(TrainingMixture.open([source]).training(np.arange(6)).episode).tolist() == [0, 2]
+    told = TrainingMixture.open([source], missing_instruction="do it")
+    assert len(told.training) == 9
+
+
+def test_one_grid_for_all_counts_each_dataset_as_it_is_drawn():
+    rng = np.random.default_rng(0)
+
+    class Walk(FakeSource):
+        def episode(self, index):
+            episode = super().episode(index)
+            scale = 1.0 if self.key == "wide" else 0.05
+            episode.actions[:, :6] = np.clip(scale * rng.standard_normal((len(episode.actions), 6)), -1, 1)
+            episode.actions[0, :6], episode.actions[1, :6] = -1, 1  # the same range for both
+            return episode
+
+    sources = [Walk("wide", (60,) * 5), Walk("narrow", (60,) * 5)]
+    grids = [TrainingMixture.open(sources, weights).fit_grid(BINS) for weights in ([1, 0], [1, 1], [0, 1])]
+    inner = [np.abs(grid.edges["roll"][1]) for grid in grids]
+    assert inner[0] > inner[1] > inner[2]
+    left_out = TrainingMixture.open(sources, [1, 1]).fit_grid(BINS, exclude={"wide"})
+    assert isinstance(left_out, ActionGrid)
+    np.testing.assert_allclose(left_out.edges["roll"], grids[2].edges["roll"], atol=0.02)
+    assert set(TrainingMixture.open(sources).statistics()) == {"wide", "narrow"}
+
+
+def test_what_cannot_be_trained_on():
+    with pytest.raises(InputError, match="one twice"):
+        TrainingMixture.open([ONE, ONE])
+    with pytest.raises(InputError, match="fraction"):
+        TrainingMixture.open([ONE], held_out=1.0)
+    mute = FakeSource("mute", (3, 3), mute=frozenset({0, 1}))
+    with pytest.raises(InputError, match="mute has no samples: of 2 episodes 0 are damaged and 2 have no"):
+        TrainingMixture.open([mute])
+    with pytest.raises(InputError, match="no dataset is left"):
+        TrainingMixture.open([ONE]).fit_grid(BINS, exclude={"one"})
