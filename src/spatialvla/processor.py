@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from spatialvla.vision.camera import Camera, check_intrinsics
 from spatialvla.vision.images import depth_map, pixel_values, to_rgb
 
 MAX_PROMPT_TOKENS = 1024
+Keys = str | Sequence[str | None] | None
+"""The dataset of all rows, or of each row."""
+
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 
 
@@ -121,7 +124,7 @@ class Processor:
         self,
         images: Sequence[np.ndarray | Image.Image],
         prompts: Sequence[str],
-        dataset: str | None = None,
+        dataset: Keys = None,
         *,
         intrinsics: Sequence[np.ndarray | None] | None = None,
         depth: Sequence[np.ndarray] | None = None,
@@ -130,8 +133,9 @@ class Processor:
         """One row for each image and prompt.
 
         images: PIL images or (H, W, 3) uint8; grey and RGBA are converted. prompts: used as they are.
-        dataset: whose camera to assume and whose statistics normalise `actions`; None or "default" takes the
-        default camera. intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
+        dataset: whose camera to assume and whose statistics normalise `actions`, one for all rows or one a row;
+        None or "default" takes the default camera.
+        intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
         depth: (H, W) metres a row, on the image's field of view. actions: (B, chunk, 7) in the dataset's
         units; adds labels and pads on the right instead of the left.
         Raises InputError on anything that cannot be used.
@@ -144,16 +148,19 @@ class Processor:
             if rows is not None and len(rows) != len(images):
                 raise InputError(f"Got {len(images)} images and {len(rows)} {name}; pass as many of each.")
         pictures = [to_rgb(image) for image in images]
-        camera = self.camera(dataset)
+        keys = _one_a_row(dataset, len(images))
         given = intrinsics if intrinsics is not None else [None] * len(images)
-        suffixes = self._action_ids(actions, dataset) if actions is not None else None
+        suffixes = self._action_ids(actions, keys) if actions is not None else None
         input_ids, attention_mask, labels = self._tokens(prompts, suffixes)
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
             pixel_values=torch.stack([pixel_values(picture, self.image_size) for picture in pictures]),
             intrinsics=torch.stack(
-                [self._intrinsics(k, p, camera) for k, p in zip(given, pictures, strict=True)]
+                [
+                    self._intrinsics(k, picture, self.camera(key))
+                    for k, picture, key in zip(given, pictures, keys, strict=True)
+                ]
             ),
             labels=labels,
             depth=None if depth is None else torch.stack([depth_map(d, self.image_size) for d in depth]),
@@ -178,12 +185,14 @@ class Processor:
             raise self._unknown(dataset, self.statistics)
         return self.statistics[dataset]
 
-    def decode(self, tokens: torch.Tensor | np.ndarray, dataset: str | None = None) -> np.ndarray:
+    def decode(self, tokens: torch.Tensor | np.ndarray, dataset: Keys = None) -> np.ndarray:
         """Vocabulary ids (B, 3 * chunk), as `generate` returns them -> actions (B, chunk, 7) in dataset units.
 
+        dataset: whose units, one for all rows or one a row.
         Raises InputError where a token is not the kind of action token its place asks for.
         """
-        return self.dataset_statistics(dataset).denormalize(self.grid.decode(self.token_numbers(tokens)))
+        normalised = self.grid.decode(self.token_numbers(tokens))
+        return self._rows_by_dataset(normalised, _one_a_row(dataset, len(normalised)), "denormalize")
 
     def token_numbers(self, tokens: torch.Tensor | np.ndarray) -> np.ndarray:
         """Vocabulary ids (B, 3 * steps) -> numbers (B, steps, 3) on the action grid."""
@@ -205,13 +214,23 @@ class Processor:
             )
         return found
 
-    def _action_ids(self, actions: np.ndarray, dataset: str | None) -> np.ndarray:
+    def _rows_by_dataset(
+        self, actions: np.ndarray, keys: Sequence[str | None], way: Literal["normalize", "denormalize"]
+    ) -> np.ndarray:
+        """(B, chunk, 7), each row scaled by its own dataset's statistics."""
+        scaled = np.empty(actions.shape)
+        for key in dict.fromkeys(keys):
+            rows = [row for row, other in enumerate(keys) if other == key]
+            scaled[rows] = getattr(self.dataset_statistics(key), way)(actions[rows])
+        return scaled
+
+    def _action_ids(self, actions: np.ndarray, keys: Sequence[str | None]) -> np.ndarray:
         actions = np.asarray(actions)
         if actions.ndim != 3 or actions.shape[1:] != (self.action_chunk_size, 7):
             raise InputError(
                 f"Actions must have shape (B, {self.action_chunk_size}, 7), got {actions.shape}."
             )
-        normalised = self.dataset_statistics(dataset).normalize(actions)
+        normalised = self._rows_by_dataset(actions, keys, "normalize")
         return self.grid.encode(normalised).reshape(len(actions), -1) + self.action_token_begin_idx
 
     def _tokens(
@@ -268,3 +287,13 @@ class Processor:
 
 def _action_token(number: int) -> str:
     return f"<ACTION{number:05d}>"
+
+
+def _one_a_row(dataset: Keys, rows: int) -> Sequence[str | None]:
+    if dataset is None or isinstance(dataset, str):
+        return [dataset] * rows
+    if len(dataset) != rows:
+        raise InputError(
+            f"Got {rows} rows and {len(dataset)} datasets; pass one for all, or as many of each."
+        )
+    return dataset
