@@ -175,3 +175,19 @@ def test_saving_keeps_everything(tmp_path):
     assert again.statistics[DATASET].to_json() == processor.statistics[DATASET].to_json()
     assert torch.equal(again([PICTURE], ["stop"], dataset=DATASET).input_ids, one(dataset=DATASET).input_ids)
     assert again.extra == processor.extra | again.grid.to_json() | {"statistics": again.extra["statistics"]}
+
+
+def test_every_row_can_be_of_its_own_dataset():
+    keys = [DATASET, "bridge_orig/1.0.0", DATASET]
+    actions = np.random.default_rng(0).uniform(-0.02, 0.02, (3, 2, 7))
+    together = processor([PICTURE] * 3, ["stop"] * 3, keys, actions=actions)
+    tokens = together.labels[together.labels >= 1836].view(3, -1)
+    decoded = processor.decode(tokens, keys)
+    for row, key in enumerate(keys):
+        alone = one(dataset=key, actions=actions[row : row + 1])
+        assert torch.equal(together.intrinsics[row], alone.intrinsics[0])
+        assert torch.equal(together.labels[row], alone.labels[0])
+        np.testing.assert_array_equal(decoded[row], processor.decode(tokens[row : row + 1], key)[0])
+    assert not torch.equal(together.labels[0], together.labels[1])
+    with pytest.raises(InputError, match="Got 3 rows and 2 datasets"):
+        processor([PICTURE] * 3, ["stop"] * 3, keys[:2])

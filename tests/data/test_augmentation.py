@@ -2,9 +2,12 @@ import colorsys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from spatialvla.data.augmentation import Augmentation, Views, crop_and_resize, transform_colours
+from spatialvla.data.augmentation import Augmentation, Views, crop_and_resize, scaled_crops, transform_colours
 from spatialvla.errors import InputError
+from spatialvla.vision.camera import resize_intrinsics
+from spatialvla.vision.images import pixel_values
 
 
 def camera(count=1, focal=110.0, centre=64.0):
@@ -120,3 +123,33 @@ def test_off_is_the_identity_and_seeds_repeat():
 def test_impossible_strengths_are_named(option):
     with pytest.raises(InputError, match=next(iter(option))):
         Augmentation(**option)
+
+
+def test_any_size_becomes_the_models_as_the_processor_would():
+    images = np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), dtype=np.uint8)
+    views = Views(images, camera(3))
+    plain = Augmentation.off().to_size(views, 24, np.random.default_rng(0))
+    for image, scaled in zip(views.images, plain.images, strict=True):
+        expected = pixel_values(Image.fromarray(image), 24).permute(1, 2, 0).numpy() * 255
+        np.testing.assert_allclose(scaled, expected, atol=1e-3)
+    height, width = views.images.shape[1:3]
+    for before, after in zip(views.intrinsics, plain.intrinsics, strict=True):
+        np.testing.assert_allclose(after, resize_intrinsics(before, (height, width), (24, 24)))
+
+
+def test_a_crop_to_another_size_keeps_points_on_their_pixels():
+    height, width, size = 60, 80, 40
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([3 * columns, 4 * rows, 0 * rows], axis=-1).astype(np.uint8)
+    camera = np.array([[90.0, 0, 41], [0, 80, 28], [0, 0, 1]])
+    depth = (1.0 + columns / width).astype(np.float32)
+    views = Views(image[None], camera[None], depth[None])
+    moved = scaled_crops(views, np.array([[10, 6, 64, 48]]), size)
+    ray = np.array([0.05, -0.07, 1.0])
+    u, v, _ = camera @ ray
+    new_u, new_v, _ = moved.intrinsics[0] @ ray
+    # Each pixel's colour tells where it was: column 3 u, row 4 v (centres at half pixels).
+    got = moved.images[0, int(new_v), int(new_u)]
+    assert abs(got[0] / 3 + 0.5 - u) < 1
+    assert abs(got[1] / 4 + 0.5 - v) < 1
+    assert abs(moved.depth[0, int(new_v), int(new_u)] - (1 + (u - 0.5) / width)) < 1.5 / width

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from spatialvla.errors import InputError
 from spatialvla.vision.camera import crop_intrinsics, resize_intrinsics
@@ -63,6 +64,21 @@ class Augmentation:
         if self.min_crop_area < 1:
             height, width = views.images.shape[1:3]
             views = crop_and_resize(views, self._boxes(len(views.images), height, width, rng))
+        return self._coloured(views, rng)
+
+    def to_size(self, views: Views, size: int, rng: np.random.Generator) -> Views:
+        """The same for images of any size, made squares of `size` pixels on the way.
+
+        Each crop is cut from the camera's own pixels and scaled once, with the filter that serving uses: scaling
+        first would blur it twice, and serving never sees images that were blurred so.
+        """
+        height, width = views.images.shape[1:3]
+        boxes = np.tile([0, 0, width, height], (len(views.images), 1))
+        if self.min_crop_area < 1:
+            boxes = self._boxes(len(views.images), height, width, rng)
+        return self._coloured(scaled_crops(views, boxes, size), rng)
+
+    def _coloured(self, views: Views, rng: np.random.Generator) -> Views:
         if self.brightness or self.contrast or self.saturation or self.hue:
             matrices, offsets = self._colours(views.images, rng)
             views = Views(transform_colours(views.images, matrices, offsets), views.intrinsics, views.depth)
@@ -120,14 +136,37 @@ def crop_and_resize(views: Views, boxes: np.ndarray) -> Views:
             cut = depth[None, index : index + 1, rows, columns]
             new_depth[index] = F.interpolate(cut, size=(height, width), mode="nearest-exact")[0, 0]
 
-    moved = [
-        resize_intrinsics(crop_intrinsics(camera, left, top), (box_height, box_width), (height, width))
-        for camera, (left, top, box_width, box_height) in zip(views.intrinsics, boxes.tolist(), strict=True)
-    ]
     return Views(
         images=images.permute(0, 2, 3, 1).numpy(),
-        intrinsics=np.stack(moved),
+        intrinsics=_moved_intrinsics(views.intrinsics, boxes, (height, width)),
         depth=None if new_depth is None else new_depth.numpy(),
+    )
+
+
+def scaled_crops(views: Views, boxes: np.ndarray, size: int) -> Views:
+    """Cut each image to its box (left, top, width, height; in pixels) and scale it to a square of `size` pixels.
+
+    Colours with the processor's bicubic filter, depth takes the nearest pixel.
+    """
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).tolist()
+
+    def scaled(planes: np.ndarray, filter_: Image.Resampling) -> np.ndarray:
+        pictures = zip(map(Image.fromarray, planes), corners, strict=True)
+        return np.stack([np.asarray(picture.resize((size, size), filter_, box)) for picture, box in pictures])
+
+    return Views(
+        images=scaled(views.images, Image.Resampling.BICUBIC),
+        intrinsics=_moved_intrinsics(views.intrinsics, boxes, (size, size)),
+        depth=None if views.depth is None else scaled(views.depth, Image.Resampling.NEAREST),
+    )
+
+
+def _moved_intrinsics(intrinsics: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.stack(
+        [
+            resize_intrinsics(crop_intrinsics(camera, left, top), (height, width), size)
+            for camera, (left, top, width, height) in zip(intrinsics, boxes.tolist(), strict=True)
+        ]
     )
 
 

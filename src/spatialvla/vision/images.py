@@ -8,6 +8,9 @@ from PIL import Image
 
 from spatialvla.errors import InputError
 
+SMALLEST_DEPTH = 1e-3
+"""Metres; float16 keeps it apart from 0."""
+
 
 def to_rgb(image: np.ndarray | Image.Image) -> Image.Image:
     """A PIL image in RGB. Arrays are (H, W, 3) uint8; grey (H, W[, 1]) and RGBA (H, W, 4) are converted."""
@@ -47,3 +50,8 @@ def depth_map(depth: np.ndarray, size: int) -> torch.Tensor:
         )
     resized = Image.fromarray(metres.astype(np.float32)).resize((size, size), Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(resized))
+
+
+def fill_holes(readings: np.ndarray) -> np.ndarray:
+    """A sensor's depth (H, W) in metres, 0 without a reading -> all positive: holes take the largest reading."""
+    return np.maximum(np.where(readings > 0, readings, readings.max()), SMALLEST_DEPTH, dtype=np.float32)

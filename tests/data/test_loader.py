@@ -1,0 +1,220 @@
+"""Batches of mixtures: what is in them, and that workers, ranks and interruptions change nothing."""
+
+import pickle
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_source import CAMERA, FakeSource
+
+from spatialvla import Processor
+from spatialvla.data.augmentation import Augmentation
+from spatialvla.data.loader import evaluation_batches, make_loader
+from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.errors import CheckpointError, InputError
+
+CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
+ONE = FakeSource("one", (6, 4, 9))
+TWO = FakeSource("two", (5, 7), size=(40, 100), camera=None)
+
+
+def opened(*sources, **options):
+    """A mixture, and a processor that knows its statistics; chunks of 2 actions."""
+    mixture = TrainingMixture.open(sources, **options)
+    processor = Processor.from_pretrained(CHECKPOINT)
+    return mixture, replace(processor, statistics={**processor.statistics, **mixture.statistics()})
+
+
+def given(loader, steps):
+    """Everything in some batches, as comparable values."""
+    return [
+        (b.names, b.source.tolist(), b.actions.tolist(), b.batch.pixel_values.sum((1, 2, 3)).tolist(),
+         b.batch.intrinsics.tolist(), b.batch.input_ids.tolist(), b.batch.labels.tolist())
+        for b in islice(loader, steps)
+    ]  # fmt: skip
+
+
+def names(batches):
+    return [name for batch in batches for name in batch[0]]
+
+
+def test_a_sample_is_what_its_name_says():
+    mixture, processor = opened(ONE)
+    loader = make_loader(mixture, processor, 19, augmentation=Augmentation.off())
+    loaded = next(iter(loader))
+    assert sorted(loaded.names) == sorted(
+        f"one episode {e} step {t}" for e, length in enumerate(ONE.lengths) for t in range(length)
+    )
+    for row, name in enumerate(loaded.names):
+        index, step = int(name.split()[2]), int(name.split()[4])
+        episode = ONE.episode(index)
+        alone = processor(
+            list(episode.images([step])),
+            [f"move {index}"],
+            "one",
+            intrinsics=[CAMERA.intrinsics],
+            actions=loaded.actions[row : row + 1],
+        )
+        assert torch.equal(loaded.batch.pixel_values[row], alone.pixel_values[0])
+        torch.testing.assert_close(loaded.batch.intrinsics[row], alone.intrinsics[0])
+        assert torch.equal(loaded.batch.input_ids[row], alone.input_ids[0])
+        assert torch.equal(loaded.batch.labels[row], alone.labels[0])
+        now, then = loaded.actions[row]
+        assert now.tolist() == [step, index, 0, 0, 0, 0, step % 2 == 0]
+        if step + 1 < ONE.lengths[index]:
+            assert then.tolist() == [step + 1, index, 0, 0, 0, 0, step % 2 == 1]
+        else:
+            assert then.tolist() == [0, 0, 0, 0, 0, 0, now[6]]
+
+
+def test_rows_of_several_datasets_have_their_own_camera_and_statistics():
+    mixture, processor = opened(ONE, TWO)
+    loaded = next(iter(make_loader(mixture, processor, 31, augmentation=Augmentation.off())))
+    assert np.bincount(loaded.source).tolist() == [19, 12]
+    side = processor.image_size
+    for row, source in enumerate(loaded.source):
+        camera = CAMERA if source == 0 else processor.cameras["default"]
+        np.testing.assert_allclose(loaded.batch.intrinsics[row], camera.scaled_to(side, side), rtol=1e-6)
+    labels = loaded.batch.labels[loaded.batch.labels >= processor.action_token_begin_idx].view(31, -1)
+    decoded = processor.decode(labels, [mixture.keys[source] for source in loaded.source])
+    for row, source in enumerate(loaded.source):
+        alone = processor.decode(labels[row : row + 1], mixture.keys[source])
+        np.testing.assert_array_equal(decoded[row], alone[0])
+
+
+def test_a_crop_moves_the_camera_along():
+    mixture, processor = opened(replace(ONE, has_depth=True))
+    augmentation = Augmentation(min_crop_area=0.5)
+    batch = next(iter(make_loader(mixture, processor, 19, augmentation=augmentation, depth=True))).batch
+    focal = batch.intrinsics[:, 0, 0] / (CAMERA.intrinsics[0, 0] * processor.image_size / 80)
+    assert 1.0 <= focal.min() < focal.max() <= 2**0.5 + 1e-3
+    assert batch.depth.shape == (19, processor.image_size, processor.image_size)
+    assert set(batch.depth.unique().tolist()) == {1.0, 2.0, 3.0}
+
+
+def test_depth_must_be_there_where_it_is_asked_for():
+    mixture, processor = opened(ONE)
+    with pytest.raises(InputError, match="one has no depth sensor"):
+        next(iter(make_loader(mixture, processor, 2, depth=True)))
+    assert next(iter(make_loader(mixture, processor, 2))).batch.depth is None
+
+
+def test_batches_are_a_function_of_the_seed():
+    mixture, processor = opened(ONE, TWO, seed=5)
+    first = given(make_loader(mixture, processor, 4), 20)
+    assert given(make_loader(*opened(ONE, TWO, seed=5), 4), 20) == first
+    assert names(given(make_loader(*opened(ONE, TWO, seed=6), 4), 20)) != names(first)
+    epochs = names(first)[:31], names(first)[31:62]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
+    assert len(set(epochs[0])) == 31
+
+
+def test_the_same_sample_looks_different_the_next_time():
+    single = FakeSource("single", (1,))
+    first, second = given(make_loader(*opened(single), 1), 2)
+    assert first[0] == second[0]
+    assert first[3] != second[3]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
+def test_it_goes_on_in_mid_epoch_with_any_number_of_workers(before, after):
+    mixture, processor = opened(ONE, TWO)
+    whole = given(make_loader(mixture, processor, 3), 12)
+    loader = make_loader(mixture, processor, 3, workers=before)
+    assert given(loader, 5) == whole[:5]
+    state = loader.state_dict()
+    resumed = make_loader(mixture, processor, 3, workers=after)
+    resumed.load_state_dict(state)
+    assert given(resumed, 7) == whole[5:]
+    assert resumed.step == 12
+
+
+def test_iterating_again_goes_on():
+    mixture, processor = opened(ONE)
+    loader = make_loader(mixture, processor, 2)
+    assert given(loader, 2) + given(loader, 3) == given(make_loader(mixture, processor, 2), 5)
+
+
+def test_ranks_have_each_draw_once_with_any_workers():
+    mixture, processor = opened(ONE, TWO)
+    whole = given(make_loader(mixture, processor, 4), 8)
+    parts = [given(make_loader(mixture, processor, 2, rank=r, ranks=2, workers=r), 8) for r in range(2)]
+    for step, batch in enumerate(whole):
+        assert names([batch]) == names([parts[0][step], parts[1][step]])
+    assert len(set(names(parts[0] + parts[1])[:31])) > 25
+    assert len(set(names(whole)[:31])) == 31
+
+
+def test_another_global_batch_cannot_go_on():
+    mixture, processor = opened(ONE)
+    state = make_loader(mixture, processor, 4).state_dict()
+    make_loader(mixture, processor, 2, rank=1, ranks=2).load_state_dict(state)
+    with pytest.raises(InputError, match="global batch of 4, not 3"):
+        make_loader(mixture, processor, 3).load_state_dict(state)
+
+
+def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
+    bad = replace(ONE, broken_images=frozenset({1}))
+    mixture, processor = opened(bad, TWO)
+    for workers in (0, 1):
+        with pytest.raises(CheckpointError, match=r"^one episode 1 holds a broken image$"):
+            given(make_loader(mixture, processor, 31, workers=workers), 1)
+    good = next(iter(make_loader(*opened(ONE, TWO), 31)))
+    for workers in (0, 2):
+        loaded = next(iter(make_loader(mixture, processor, 31, on_bad="replace", workers=workers)))
+        assert len(loaded.replaced) >= 4
+        assert set(loaded.replaced) == {"one episode 1 holds a broken image"}
+        assert loaded.source.tolist() == good.source.tolist()
+        kept = [name for name in good.names if "one episode 1" not in name]
+        assert [name for name, was in zip(loaded.names, good.names, strict=True) if name == was] == kept
+        assert not any("one episode 1" in name for name in loaded.names)
+
+
+def test_a_dataset_that_is_damaged_all_over_ends_it():
+    mixture, processor = opened(replace(ONE, broken_images=frozenset({0, 1, 2})))
+    with pytest.raises(CheckpointError, match="101 samples of one one after another are damaged"):
+        given(make_loader(mixture, processor, 1, on_bad="replace"), 1)
+
+
+def test_episodes_that_changed_since_the_survey_are_noticed():
+    mixture, processor = opened(replace(ONE))
+    loader = make_loader(mixture, processor, 19)
+    mixture.sources[0].lengths = (1, 1, 1)
+    with pytest.raises(CheckpointError, match="has changed since it was surveyed"):
+        given(loader, 1)
+
+
+def test_few_episodes_are_kept_and_none_are_sent_along():
+    source = FakeSource("many", (3,) * 50, reads=[])
+    samples = make_loader(*opened(source), 1, recent=4).dataset.samples
+    for number in range(40):
+        samples[number]
+    assert len(samples._episodes) == 4
+    sent = pickle.loads(pickle.dumps(samples))
+    assert not sent._episodes
+    assert sent[7].name == samples[7].name
+
+
+def test_held_out_samples_are_evaluated_as_they_are():
+    mixture, processor = opened(ONE, TWO, held_out=0.4)
+    first, second = (
+        given(evaluation_batches(mixture, processor, 3, limit=8, workers=workers), None) for workers in (0, 2)
+    )
+    assert first == second
+    held = {f"{source.key} episode {e}" for source, out in zip(mixture.sources, mixture.held_out, strict=True)
+            for e in np.flatnonzero(out)}  # fmt: skip
+    assert {" ".join(name.split()[:3]) for name in names(first)} == held
+    assert len(names(first)) == 8
+    trained = {" ".join(name.split()[:3]) for name in names(given(make_loader(mixture, processor, 4), 20))}
+    assert not trained & held
+    parts = [
+        names(given(evaluation_batches(mixture, processor, 3, limit=8, rank=r, ranks=3), None))
+        for r in range(3)
+    ]
+    assert [len(part) for part in parts] == [2, 2, 2]
+    assert sorted(chain(*parts)) == sorted(names(first)[:6])
+    assert not list(evaluation_batches(*opened(ONE), 3, limit=8))
