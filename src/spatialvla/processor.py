@@ -19,6 +19,7 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.files import replacing
 from spatialvla.model.checkpoint import resolve_folder, write_json
 from spatialvla.model.config import read_json
+from spatialvla.tokenizer import action_token
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.camera import Camera, check_intrinsics
 from spatialvla.vision.images import depth_map, pixel_values, to_rgb
@@ -55,11 +56,11 @@ class Processor:
             "<bos>",
             "<eos>",
             "<pad>",
-            _action_token(0),
-            _action_token(self.grid.size - 1),
+            action_token(0),
+            action_token(self.grid.size - 1),
         ):
             self._id(token)
-        if self.tokenizer.token_to_id(_action_token(self.grid.size)) is not None:
+        if self.tokenizer.token_to_id(action_token(self.grid.size)) is not None:
             raise CheckpointError(
                 f"The tokenizer has more action tokens than the grid's {self.grid.size}; they do not belong together."
             )
@@ -204,7 +205,7 @@ class Processor:
     @property
     def action_token_begin_idx(self) -> int:
         """The vocabulary id of action token 0."""
-        return self._id(_action_token(0))
+        return self._id(action_token(0))
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.token_to_id(token)
@@ -283,10 +284,6 @@ class Processor:
     def _unknown(dataset: str, known: Mapping[str, Any]) -> InputError:
         close = difflib.get_close_matches(dataset, known, n=3, cutoff=0.4) or sorted(known)[:5]
         return InputError(f"Unknown dataset {dataset!r}; the closest known are: {', '.join(close)}.")
-
-
-def _action_token(number: int) -> str:
-    return f"<ACTION{number:05d}>"
 
 
 def _one_a_row(dataset: Keys, rows: int) -> Sequence[str | None]:

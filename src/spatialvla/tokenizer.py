@@ -1,14 +1,17 @@
-"""A small tokenizer of our own, made from robot instructions, for models trained from scratch."""
+"""Tokenizers: a small one of our own, made from robot instructions, and action tokens behind any."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from spatialvla.errors import InputError
+from spatialvla.errors import CheckpointError, InputError
 
+_ACTION = re.compile(r"<ACTION\d{5}>")
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
 
 
@@ -33,8 +36,49 @@ def train_tokenizer(texts: Iterable[str], text_vocab_size: int, action_tokens: i
         raise InputError(f"The text vocabulary needs at least {filled} entries, got {text_vocab_size}.")
     tokenizer.add_tokens([AddedToken("\n", normalized=False)])
     tokenizer.add_tokens([f"<reserved{index}>" for index in range(text_vocab_size - filled)])
-    tokenizer.add_special_tokens([f"<ACTION{number:05d}>" for number in range(action_tokens)])
+    tokenizer.add_special_tokens([action_token(number) for number in range(action_tokens)])
     return tokenizer
+
+
+def action_token(number: int) -> str:
+    """What an action token is called in the published tokenizers."""
+    return f"<ACTION{number:05d}>"
+
+
+def with_action_tokens(tokenizer: Tokenizer, action_tokens: int) -> Tokenizer:
+    """A copy whose vocabulary ends with so many action tokens, in the place of those it had.
+
+    Raises CheckpointError where other tokens come behind them.
+    """
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [
+        token for token in content["added_tokens"] if not _ACTION.fullmatch(token["content"])
+    ]
+    copy = Tokenizer.from_str(json.dumps(content))
+    copy.add_special_tokens([action_token(number) for number in range(action_tokens)])
+    end = copy.get_vocab_size()
+    ids = [copy.token_to_id(action_token(number)) for number in (0, action_tokens - 1)]
+    if ids != [end - action_tokens, end - 1]:
+        raise CheckpointError(
+            f"The tokenizer of {end} entries gives its action tokens the ids {ids[0]} to {ids[1]}; they have to "
+            "end the vocabulary."
+        )
+    return copy
+
+
+def settings_with_action_tokens(
+    files: Mapping[str, Mapping[str, Any]], first: int, action_tokens: int
+) -> dict[str, Mapping[str, Any]]:
+    """The settings beside tokenizer.json, whose list of added tokens agrees with `with_action_tokens`."""
+    changed = dict(files)
+    settings = changed.get("tokenizer_config.json", {})
+    if "added_tokens_decoder" in settings:
+        listed = settings["added_tokens_decoder"]
+        kept = {k: v for k, v in listed.items() if not _ACTION.fullmatch(v["content"])}
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        added = {str(first + n): {"content": action_token(n), **flags} for n in range(action_tokens)}
+        changed["tokenizer_config.json"] = {**settings, "added_tokens_decoder": {**kept, **added}}
+    return changed
 
 
 def hugging_face_files(image_size: int, image_token_num: int) -> Mapping[str, Mapping[str, Any]]:

@@ -1,31 +1,27 @@
-"""Published checkpoint folders, read and written: safetensors only, every tensor accounted for."""
+"""Published checkpoint folders, read and written: whole models, and adapters onto their base."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spatialvla.errors import CheckpointError
-from spatialvla.files import replacing
-from spatialvla.model.config import SpatialVLAConfig, read_json
+from spatialvla.files import write_json
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.weights import MAX_SHARD_SIZE, Filling, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from spatialvla.model.spatialvla import SpatialVLA
 
 SHIPPED = Path(__file__).parent.parent / "assets"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""The file that tells an adapter's folder from a whole checkpoint's."""
 
 # Recent transformers renamed parts of BEiT and SigLIP. Each rule turns a newer name back into the published one;
 # published names pass through unchanged, so this works with either.
@@ -86,51 +82,42 @@ def load_model(
 ) -> SpatialVLA:
     """See `SpatialVLA.from_pretrained`."""
     folder = resolve_folder(path_or_id, revision)
-    config = SpatialVLAConfig.from_folder(folder)
-    with _WithoutRandomWeights():
-        model = kind.from_config(config, dtype=dtype)
-    targets = {published_name(name): tensor for name, tensor in model.state_dict().items()}
-    missing = set(targets)
-    for file, key, tensor in _tensors(folder):
-        if key not in targets:
-            raise CheckpointError(f"{file} holds a tensor this model does not have: {key}.")
-        if tensor.shape != targets[key].shape:
-            raise CheckpointError(
-                f"{key} in {file} has shape {tuple(tensor.shape)}, but config.json asks for "
-                f"{tuple(targets[key].shape)}."
-            )
-        targets[key].copy_(tensor)
-        missing.discard(key)
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{folder} lacks the tensor {min(missing)}{more}; download it again.")
-    with torch.no_grad():
-        actions = model.spatial_embed_tokens.weight
-        model.language_model.model.embed_tokens.weight[-len(actions) :] = actions
+    if (folder / ADAPTER).exists():
+        from spatialvla.model.lora import load_adapted  # peft is needed here only
+
+        return load_adapted(kind, folder, dtype).to(device).eval()
+    model = empty_model(kind, SpatialVLAConfig.from_folder(folder), dtype)
+    filling = Filling(published_tensors(model))
+    for file, key, tensor in read_tensors(folder):
+        filling.take(file, key, tensor)
+    filling.finish(folder)
+    mirror_action_embeddings(model)
     return model.to(device).eval()
 
 
-def save_model(model: SpatialVLA, folder: Path) -> None:
+def save_model(model: SpatialVLA, folder: Path, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
     """See `SpatialVLA.save_pretrained`."""
-    tensors = {published_name(k): v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    needed = sum(tensor.nbytes for tensor in tensors.values())
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise CheckpointError(
-            f"Saving to {folder} takes {needed / 1e9:.2f} GB and only {free / 1e9:.2f} GB are free; "
-            "make room or choose another disk."
-        )
-    with replacing(folder / WEIGHTS) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.chmod(0o644)  # safetensors lets nobody else read it
+    tensors = {key: tensor.detach().cpu() for key, tensor in published_tensors(model).items()}
+    write_tensors(tensors, folder, max_shard_size)
     write_json(folder / "config.json", model.config.to_json())
 
 
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON to a temporary file first, so that a reader never sees half of it."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def published_tensors(model: SpatialVLA) -> dict[str, torch.Tensor]:
+    """The model's own tensors by their keys in a published checkpoint."""
+    return {published_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def empty_model(kind: type[SpatialVLA], config: SpatialVLAConfig, dtype: torch.dtype) -> SpatialVLA:
+    """A model to be filled: its random weights are zeros."""
+    with _WithoutRandomWeights():
+        return kind.from_config(config, dtype=dtype)
+
+
+@torch.no_grad()
+def mirror_action_embeddings(model: SpatialVLA) -> None:
+    """Writes the spatial embeddings over the action rows of `embed_tokens` as published; ours does not read them."""
+    actions = model.spatial_embed_tokens.weight
+    model.language_model.model.embed_tokens.weight[-len(actions) :] = actions
 
 
 class _WithoutRandomWeights(TorchDispatchMode):
@@ -145,27 +132,3 @@ class _WithoutRandomWeights(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return args[0].zero_() if func in self._DRAWS else func(*args, **(kwargs or {}))
-
-
-def _tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
-    for file in _weight_files(folder):
-        try:
-            with safe_open(file, "pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118  (not a mapping)
-                    yield file, key, tensors.get_tensor(key)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{file} is not a complete safetensors file ({error}); download it again."
-            ) from None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).exists():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-        files = [folder / name for name in names]
-    else:
-        files = [folder / WEIGHTS]
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(f"{file} does not exist; only safetensors weights are loaded.")
-    return files

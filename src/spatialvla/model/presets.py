@@ -12,7 +12,7 @@ from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 def spatialvla_4b() -> SpatialVLAConfig:
     """The published size: PaliGemma 2 3B at 224 px with ZoeDepth NYU+KITTI, 4.03 B parameters."""
     return SpatialVLAConfig(
-        text=Gemma2Config(vocab_size=257_152 + 8_194),
+        text=Gemma2Config(vocab_size=257_153 + 8_194),
         vision={
             "hidden_size": 1152,
             "image_size": 224,
@@ -41,8 +41,9 @@ def spatialvla_4b() -> SpatialVLAConfig:
             "patch_transformer_intermediate_size": 1024,
             "patch_transformer_num_attention_heads": 4,
         },
-        image_token_index=257_152 - 1_024 - 128,
-        action_token_begin_idx=257_152,
+        # 256,000 entries of Gemma, 1,024 of <loc>, 128 of <seg>, then <image>.
+        image_token_index=257_152,
+        action_token_begin_idx=257_153,
     )
 
 

@@ -16,6 +16,7 @@ from spatialvla.model.checkpoint import load_model, save_model
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding import generate
 from spatialvla.model.gemma2 import Gemma2ForCausalLM, KVCache
+from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth
 from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
@@ -99,13 +100,37 @@ class SpatialVLA(nn.Module):
     ) -> SpatialVLA:
         """Loads a folder or Hub id in the published layout, in eval mode.
 
+        Of an adapter (see `spatialvla.model.lora`) it loads the base and merges the adapter into it.
         Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
         """
         return load_model(cls, path_or_id, dtype, device, revision)
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes config.json and model.safetensors in the published layout, each at once or not at all."""
-        save_model(self, Path(path))
+    def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
+        """Writes config.json and model.safetensors in the published layout, each at once or not at all.
+
+        max_shard_size: bytes, or a text such as "5GB", above which the weights are split over several files.
+        """
+        save_model(self, Path(path), max_shard_size)
+
+    def train(self, mode: bool = True) -> SpatialVLA:
+        """Training mode; what holds no trainable parameter stays in eval mode."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
+    def checkpoint_activations(self, enabled: bool = True) -> None:
+        """Layers of SigLIP and the decoder keep their inputs only, and compute the rest again for the gradient.
+
+        The gradients stay exactly the same; memory and time are in docs/performance.md.
+        """
+        self.language_model.model.checkpoint_activations = enabled
+        if enabled:
+            self.vision_tower.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.vision_tower.gradient_checkpointing_disable()
 
     @property
     def dtype(self) -> torch.dtype:

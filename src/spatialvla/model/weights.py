@@ -1,0 +1,117 @@
+"""Folders of safetensors: tensors in one file or in shards with an index, every one accounted for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spatialvla.errors import CheckpointError
+from spatialvla.files import replacing, write_json
+from spatialvla.model.config import read_json
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_SHARD_SIZE = "5GB"
+"""The size of a file above which tensors are split over several, as Hugging Face does."""
+
+
+class Filling:
+    """Copies tensors from files into a model's own, and knows which of these are still missing."""
+
+    def __init__(self, targets: Mapping[str, torch.Tensor]) -> None:
+        """targets: the tensors to overwrite, by their names in the files."""
+        self.targets = targets
+        self.missing = set(targets)
+
+    def take(self, file: Path, key: str, tensor: torch.Tensor) -> None:
+        """Copies one tensor. Raises CheckpointError where it is not wanted or has another shape."""
+        if key not in self.targets:
+            raise CheckpointError(f"{file} holds a tensor this model does not have: {key}.")
+        target = self.targets[key]
+        if tensor.shape != target.shape:
+            raise CheckpointError(
+                f"{key} in {file} has shape {tuple(tensor.shape)}, but config.json asks for {tuple(target.shape)}."
+            )
+        with torch.no_grad():
+            target.copy_(tensor)
+        self.missing.discard(key)
+
+    def finish(self, source: Path) -> None:
+        """Raises CheckpointError where a tensor has not been overwritten."""
+        if self.missing:
+            more = f" and {len(self.missing) - 1} more" if len(self.missing) > 1 else ""
+            raise CheckpointError(f"{source} lacks the tensor {min(self.missing)}{more}; download it again.")
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
+    """(file, key, tensor) of each tensor in a folder, one at a time.
+
+    Raises CheckpointError where a file is missing or truncated.
+    """
+    for file in _weight_files(folder):
+        for key, tensor in read_file(file):
+            yield file, key, tensor
+
+
+def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(key, tensor) of each tensor in a file. Raises CheckpointError where it is missing or truncated."""
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; only safetensors weights are loaded.")
+    try:
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118  (not a mapping)
+                yield key, tensors.get_tensor(key)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file} is not a complete safetensors file ({error}); download it again."
+        ) from None
+
+
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_size: int | str = MAX_SHARD_SIZE
+) -> None:
+    """Writes model.safetensors, or shards of at most `max_shard_size` and their index.
+
+    Each file appears at once or not at all, the index last. Files of an earlier save that no longer belong are
+    removed. max_shard_size: bytes, or a text such as "5GB". Raises CheckpointError on a full disk.
+    """
+    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(sum(tensor.nbytes for tensor in tensors.values()), folder)
+    for name, keys in split.filename_to_tensors.items():
+        write_file({key: tensors[key] for key in keys}, folder / name)
+    if split.is_sharded:
+        write_json(folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+    else:
+        (folder / INDEX).unlink(missing_ok=True)
+    for file in folder.glob("model*.safetensors"):
+        if file.name not in split.filename_to_tensors:
+            file.unlink()
+
+
+def write_file(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Writes one safetensors file, at once or not at all."""
+    with replacing(file) as partial:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # safetensors lets nobody else read it
+
+
+def _check_space(needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CheckpointError(
+            f"Saving to {folder} takes {needed / 1e9:.2f} GB and only {free / 1e9:.2f} GB are free; "
+            "make room or choose another disk."
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        return [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+    return [folder / WEIGHTS]

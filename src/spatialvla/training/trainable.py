@@ -1,0 +1,38 @@
+"""Which parameters a run trains: all, adapters, or what a new robot's grid needs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from spatialvla.model.lora import adapter_parameters
+from spatialvla.model.spatialvla import SpatialVLA
+
+Mode = Literal["full", "lora", "adapt"]
+
+TEXT_EMBEDDINGS = "language_model.model.embed_tokens.weight"
+ADAPTED = ("spatial_embed_tokens.", "position_embedding_3d.")
+
+
+def select_trainable(model: SpatialVLA, mode: Mode, *, text_embeddings: bool = False) -> None:
+    """Freezes every parameter that the mode does not train; ZoeDepth is frozen in all of them.
+
+    full: everything but the text embeddings, which `text_embeddings` trains too (for models from scratch).
+    lora: the adapters that `add_lora` added, and the spatial embeddings where its options say so.
+    adapt: the spatial embeddings and Ego3D's MLP. The head is not trained: a gradient for its action rows alone is
+    one for all of its 265k rows, with optimiser state to match, and would let fine-tuning for a new robot no
+    longer fit a small GPU.
+    Modules without a trainable parameter are put, and by `SpatialVLA.train` kept, in eval mode.
+    Raises InputError for "lora" without adapters.
+    """
+    match mode:
+        case "full":
+            frozen = () if text_embeddings else (TEXT_EMBEDDINGS,)
+            chosen = {name for name, _ in model.named_parameters() if name not in frozen}
+        case "lora":
+            adapters = {id(parameter) for parameter in adapter_parameters(model).values()}
+            chosen = {name for name, parameter in model.named_parameters() if id(parameter) in adapters}
+        case "adapt":
+            chosen = {name for name, _ in model.named_parameters() if name.startswith(ADAPTED)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen and not name.startswith("vision_zoe_model."))
+    model.train(model.training)
