@@ -14,6 +14,7 @@ import numpy as np
 from spatialvla.errors import CheckpointError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_ITEM = 1 << 3 | _BYTES  # the tag of an entry
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
 
@@ -26,7 +27,11 @@ class FeatureList:
 
     def items(self) -> list[memoryview]:
         """The entries of a list of bytes. Raises CheckpointError for another kind or broken data, as all here do."""
-        return [value for number, wire, value in self._values(_BYTES_LIST) if number == 1 and wire == _BYTES]
+        self._expect(_BYTES_LIST)
+        try:
+            return _items(self.data)
+        except (IndexError, ValueError) as error:
+            raise CheckpointError(f"a feature's list is broken ({error})") from error
 
     def floats(self) -> np.ndarray:
         """(N,) float32."""
@@ -52,7 +57,7 @@ class FeatureList:
             raise CheckpointError(f"a feature holds {names[self.kind]} where {names[kind]} were announced")
 
 
-def parse_example(data: bytes) -> Mapping[str, FeatureList]:
+def parse_example(data: bytes | memoryview) -> Mapping[str, FeatureList]:
     """The features of a serialised Example by name. Raises CheckpointError if it is none."""
     features: dict[str, FeatureList] = {}
     try:
@@ -98,6 +103,25 @@ def _fields(data: memoryview) -> list[tuple[int, int, memoryview]]:
             raise ValueError("a field reaches past the end")
         found.append((tag >> 3, wire, data[position : position + length]))
         position += length
+    return found
+
+
+def _items(data: memoryview) -> list[memoryview]:
+    """The entries of field 1, as `_fields` would find them: most of what a dataset holds are such lists."""
+    found = []
+    position, end = 0, len(data)
+    while position < end:
+        if data[position] != _ITEM:
+            return [item for number, wire, item in _fields(data) if number == 1 and wire == _BYTES]
+        length = data[position + 1]
+        position += 2
+        if length >= 0x80:
+            length, position = _varint(data, position - 1)
+        following = position + length
+        if following > end:
+            raise ValueError("a field reaches past the end")
+        found.append(data[position:following])
+        position = following
     return found
 
 

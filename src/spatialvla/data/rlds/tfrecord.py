@@ -25,7 +25,8 @@ class BadRecord(CheckpointError):
 
 def masked_crc32c(data: bytes | memoryview) -> int:
     """CRC-32C, rotated and shifted, because checksums of checksums are weak."""
-    crc = google_crc32c.value(bytes(data))
+    # The library wants bytes or an array: as an array, a part of a record is not copied.
+    crc = google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -68,14 +69,14 @@ def index_shard(storage: Storage, name: str) -> ShardIndex:
     return ShardIndex(starts, np.append(starts[1:], position)[: len(starts)], broken)
 
 
-def read_record(storage: Storage, name: str, start: int, end: int) -> bytes:
+def read_record(storage: Storage, name: str, start: int, end: int) -> memoryview:
     """The data of the record in bytes [start, end). Raises BadRecord where a checksum does not hold."""
     framed = storage.read_range(name, start, end)
     if len(framed) < end - start:
         raise BadRecord(
             f"{storage.root}/{name}: the record at offset {start} is cut off; copy the file again."
         )
-    data = framed[HEADER:-FOOTER]
+    data = memoryview(framed)[HEADER:-FOOTER]
     if masked_crc32c(data) != _CHECKSUM.unpack(framed[-FOOTER:])[0]:
         raise BadRecord(
             f"{storage.root}/{name}: the record at offset {start} is damaged; copy the file again."
