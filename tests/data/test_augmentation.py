@@ -125,16 +125,25 @@ def test_impossible_strengths_are_named(option):
         Augmentation(**option)
 
 
-def test_any_size_becomes_the_models_as_the_processor_would():
-    images = np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), dtype=np.uint8)
+def test_crops_are_scaled_as_the_processor_would():
+    ramp = np.add.outer(np.arange(48), np.arange(64))[..., None] * np.array([1, 2, 1]) + np.array([0, 0, 90])
+    images = np.stack([ramp, ramp[::-1], ramp[:, ::-1]]).astype(np.uint8)
     views = Views(images, camera(3))
-    plain = Augmentation.off().to_size(views, 24, np.random.default_rng(0))
-    for image, scaled in zip(views.images, plain.images, strict=True):
-        expected = pixel_values(Image.fromarray(image), 24).permute(1, 2, 0).numpy() * 255
-        np.testing.assert_allclose(scaled, expected, atol=1e-3)
-    height, width = views.images.shape[1:3]
-    for before, after in zip(views.intrinsics, plain.intrinsics, strict=True):
-        np.testing.assert_allclose(after, resize_intrinsics(before, (height, width), (24, 24)))
+    boxes = np.array([[0, 0, 64, 48], [3, 2, 50, 40], [14, 8, 50, 40]])
+    scaled = scaled_crops(views, boxes, 24)
+    for image, (left, top, width, height), got in zip(images, boxes, scaled.images, strict=True):
+        cut = Image.fromarray(image[top : top + height, left : left + width])
+        expected = pixel_values(cut, 24).permute(1, 2, 0).numpy() * 255
+        assert np.abs(expected - got).max() <= 2
+    np.testing.assert_allclose(
+        scaled.intrinsics[0], resize_intrinsics(views.intrinsics[0], (48, 64), (24, 24))
+    )
+
+
+def test_what_is_not_cropped_keeps_its_size():
+    views = Views(np.random.default_rng(0).integers(0, 255, (2, 20, 30, 3), dtype=np.uint8), camera(2))
+    assert Augmentation.off().to_size(views, 24, np.random.default_rng(0)) is views
+    assert Augmentation().to_size(views, 24, np.random.default_rng(0)).images.shape == (2, 24, 24, 3)
 
 
 def test_a_crop_to_another_size_keeps_points_on_their_pixels():

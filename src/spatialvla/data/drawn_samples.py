@@ -29,7 +29,8 @@ _SEARCHED = 256  # draws looked at in one go for one of the same dataset
 class LoadedSample:
     """One sample, ready for the processor.
 
-    image: (size, size, 3) uint8. intrinsics: K (3, 3) in its pixels. depth: (size, size) metres, or None.
+    image: (H, W, 3) uint8, of the model's size where it was cropped. intrinsics: K (3, 3) in its pixels.
+    depth: (H, W) metres, all positive, or None.
     actions: (chunk, 7) in the dataset's units. source: number of the dataset; key: its name in a checkpoint.
     name: "<key> episode <i> step <t>". replaced: why the samples that it stands for could not be read.
     """

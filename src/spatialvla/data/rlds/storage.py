@@ -80,5 +80,5 @@ class Storage:
 def _pread(descriptor: int, length: int, start: int) -> memoryview:
     # Sizes that are powers of two let the allocator give the next record the memory of the last one; of odd sizes
     # each record's pages would be new, and having them zeroed takes longer than reading.
-    buffer = memoryview(np.empty(1 << max(length - 1, 0).bit_length(), np.uint8))[:length]
+    buffer = np.empty(1 << max(length - 1, 0).bit_length(), np.uint8).data[:length]
     return buffer[: os.preadv(descriptor, [buffer], start)]
