@@ -31,7 +31,7 @@ class Depth:
     def run(self) -> None:
         from rich.console import Console
 
-        from spatialvla.cli.grid import find_dataset
+        from spatialvla.data.lerobot.location import find_dataset
         from spatialvla.training.depth import DepthConfig, train_depth
 
         console = Console(stderr=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ class Grid:
     """Fit a dataset's Gaussians and action grid; print them, and draw the bins beside the histogram."""
 
     dataset: str
-    """A LeRobot dataset: its folder, or its name in LeRobot's cache."""
+    """A LeRobot dataset: its folder, its name in LeRobot's cache, or a Hub id."""
 
     out: Path = Path("grid.png")
     """The picture to write."""
@@ -31,6 +30,7 @@ class Grid:
         from spatialvla.actions.grids import ActionGrid
         from spatialvla.actions.normalize import ActionStatistics
         from spatialvla.data.lerobot import LeRobotDataset
+        from spatialvla.data.lerobot.location import find_dataset
         from spatialvla.viz.grid import plot_grid
 
         dataset = LeRobotDataset(find_dataset(self.dataset))
@@ -52,12 +52,3 @@ class Grid:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.out.write_bytes(plot_grid(grid, normalised, title=Path(self.dataset).name))
         console.print(f"Wrote {self.out}", highlight=False, soft_wrap=True)
-
-
-def find_dataset(path_or_name: str) -> Path:
-    """The folder of a dataset: a path, or a name in LeRobot's cache. InputError where there is none."""
-    cache = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
-    for folder in (Path(path_or_name).expanduser(), cache / path_or_name):
-        if folder.is_dir():
-            return folder
-    raise InputError(f"there is no dataset {path_or_name!r}, neither as a folder nor in {cache}")

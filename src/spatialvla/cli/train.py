@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spatialvla.cli.grid import find_dataset
 from spatialvla.errors import InputError
 
 
@@ -59,6 +58,7 @@ class Train:
     def run(self) -> None:
         from rich.console import Console
 
+        from spatialvla.data.lerobot.location import find_dataset
         from spatialvla.training.config import RECIPES
         from spatialvla.training.loop import train
 

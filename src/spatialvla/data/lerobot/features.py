@@ -103,7 +103,7 @@ class Feature:
             return cls(name, dtype, shape, info=info)
         if dtype not in (*_NUMBERS, "string"):
             return None
-        return cls(name, dtype, shape, None if isinstance(names, Mapping) else names)
+        return cls(name, dtype, shape, _flat_names(names))
 
     def to_json(self) -> dict[str, Any]:
         """This feature as an entry of `features` in info.json."""
@@ -167,6 +167,13 @@ class Feature:
             values = values.flatten()
         array = values.to_numpy(zero_copy_only=False)
         return array if self.shape == (1,) else array.reshape(length, *self.shape)
+
+
+def _flat_names(names: Any) -> Sequence[str] | None:
+    """The names of a vector's entries; some datasets put them into a dictionary of one kind, such as 'motors'."""
+    if isinstance(names, Mapping):
+        names = next(iter(names.values()), None) if len(names) == 1 else None
+    return names if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None
 
 
 BOOKKEEPING = (

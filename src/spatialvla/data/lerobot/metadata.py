@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spatialvla.actions.normalize import ActionStatistics
 from spatialvla.data.lerobot.features import Feature
 from spatialvla.data.lerobot.files import read_json, read_parquet, write_json
 from spatialvla.data.lerobot.stats import Statistics
@@ -164,6 +166,22 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a LeRobot description ({error}); copy it again.") from error
+
+
+def read_action_statistics(root: Path, episodes: int) -> ActionStatistics | None:
+    """Of the feature `action`, with the gripper left as it is; None where stats.json lacks a number of them."""
+    path = root / _STATS
+    stored = read_json(path).get("action") if path.exists() else None
+    try:
+        numbers = {name: np.asarray(stored[name]) for name in ("q01", "q99", "mean", "std", "min", "max")}  # type: ignore[index]
+        return ActionStatistics(
+            **numbers,
+            mask=np.arange(7) < 6,
+            num_trajectories=episodes,
+            num_transitions=int(np.ravel(stored["count"])[0]),  # type: ignore[index]
+        )
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
 
 
 def read_tasks(root: Path) -> tuple[str, ...]:

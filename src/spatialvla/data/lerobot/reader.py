@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,16 @@ from spatialvla.errors import CheckpointError, InputError
 
 @dataclass(frozen=True)
 class _ImageColumn:
-    """An episode's frames of one camera as image files; source names the parquet file they came from."""
+    """An episode's frames of one camera as image files, read when asked for; source names their parquet file."""
 
-    files: tuple[bytes, ...]
+    read: Callable[[], pa.ChunkedArray]
     feature: Feature
     source: Path
 
-    def decode(self) -> np.ndarray:
-        pixels = images.decode(self.files, str(self.source))
+    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
+        column = self.read()
+        wanted = column if steps is None else column.take(list(steps))
+        pixels = images.decode([cell["bytes"] for cell in wanted.to_pylist()], str(self.source))
         if not self.feature.is_depth:
             return pixels
         return pixels.astype(np.float32) * np.float32(
@@ -51,17 +54,19 @@ class Episode:
     def __len__(self) -> int:
         return len(self.columns["frame_index"])
 
-    def frames(self, key: str) -> np.ndarray:
-        """Decode a camera's frames: (T, H, W, 3) uint8 RGB, or (T, H, W) float32 metres for depth, 0 where
-        there is no reading.
+    def frames(self, key: str, steps: Sequence[int] | None = None) -> np.ndarray:
+        """Decode a camera's frames, or those of some steps alone: (n, H, W, 3) uint8 RGB, or (n, H, W) float32
+        metres for depth, 0 where there is no reading.
 
-        Raises InputError for an unknown camera, CheckpointError for a missing or broken file.
+        Raises InputError for an unknown camera or step, CheckpointError for a missing or broken file.
         """
         if key not in self.cameras:
             raise InputError(
                 f"There is no camera '{key}'; the dataset has {', '.join(self.cameras) or 'none'}."
             )
-        return self.cameras[key].decode()
+        if steps is not None and (not len(steps) or min(steps) < 0 or max(steps) >= len(self)):
+            raise InputError(f"Episode {self.index} has the steps 0 to {len(self) - 1}, not {list(steps)}.")
+        return self.cameras[key].decode(steps)
 
 
 class LeRobotDataset:
@@ -79,6 +84,7 @@ class LeRobotDataset:
         meta = v21 if self.info.version in v21.VERSIONS else metadata
         self.tasks: tuple[str, ...] = meta.read_tasks(self.root)
         self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)
+        self._stored = [name for name, feature in self.features.items() if feature.dtype != "video"]
         self._file_starts: dict[Path, int] = {}
         for record in self._records:
             self._file_starts.setdefault(self._data_path(record), record.first_frame)
@@ -115,7 +121,10 @@ class LeRobotDataset:
         """
         record = self._record(index)
         path = self._data_path(record)
-        table = self._rows(record, path)
+        numbers = [
+            name for name, feature in self.features.items() if not (feature.is_rgb or feature.is_depth)
+        ]
+        table = self._rows(record, path, numbers)
         columns: dict[str, np.ndarray] = {}
         cameras: dict[str, Clip | _ImageColumn] = {}
         for name, feature in self.features.items():
@@ -126,13 +135,8 @@ class LeRobotDataset:
                     record.length,
                     self.fps,
                 )
-            elif name not in table.column_names:
-                raise CheckpointError(
-                    f"{path} lacks the column '{name}' that info.json lists; copy it again."
-                )
             elif feature.is_encoded_image:
-                files = tuple(cell["bytes"] for cell in table[name].to_pylist())
-                cameras[name] = _ImageColumn(files, feature, path)
+                cameras[name] = _ImageColumn(partial(self._column, record, path, name), feature, path)
             else:
                 columns[name] = feature.from_arrow(table[name])
         if not (columns["episode_index"] == index).all():
@@ -141,8 +145,11 @@ class LeRobotDataset:
             )
         return Episode(index, record.task, columns, cameras)
 
-    def _rows(self, record: EpisodeRecord, path: Path) -> pa.Table:
-        """The episode's rows, from those row groups alone that hold some of them."""
+    def _column(self, record: EpisodeRecord, path: Path, name: str) -> pa.ChunkedArray:
+        return self._rows(record, path, [name])[name]
+
+    def _rows(self, record: EpisodeRecord, path: Path, names: Sequence[str]) -> pa.Table:
+        """The episode's rows of some columns, from those row groups alone that hold some of them."""
 
         def read() -> pa.Table:
             with pq.ParquetFile(path) as file:
@@ -151,7 +158,12 @@ class LeRobotDataset:
                 ends = np.cumsum(sizes)
                 starts = ends - sizes
                 wanted = np.flatnonzero((ends > first) & (starts < first + record.length))
-                table = file.read_row_groups(wanted.tolist())
+                missing = [name for name in self._stored if name not in file.schema_arrow.names]
+                if missing:
+                    raise CheckpointError(
+                        f"{path} lacks the column '{missing[0]}' that info.json lists; copy it again."
+                    )
+                table = file.read_row_groups(wanted.tolist(), columns=list(names))
                 return table.slice(first - int(starts[wanted[0]]) if len(wanted) else 0, record.length)
 
         table = read_parquet(path, read)

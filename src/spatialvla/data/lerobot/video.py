@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from spatialvla.data.frames import decode_frames
 from spatialvla.errors import CheckpointError
 
 # Camera images are small (128 px), so quality is worth more than bytes. Without B-frames decoding order
@@ -81,32 +82,18 @@ class Clip:
     length: int
     fps: int
 
-    def decode(self) -> np.ndarray:
-        """All frames, (length, H, W, 3) uint8 RGB.
+    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
+        """Frames (n, H, W, 3) uint8 RGB: all of the episode, or those of these steps, in their order.
 
+        Of some steps, only what lies between them and the keyframes before them is decoded.
         Raises CheckpointError when the file is missing, broken, or lacks some of the frames.
         """
+        wanted = range(self.length) if steps is None else steps
         first = round(self.start * self.fps)
-        frames: list[np.ndarray] = []
-        try:
-            with av.open(str(self.path)) as container:
-                stream = container.streams.video[0]
-                assert stream.time_base is not None
-                container.seek(round(Fraction(first, self.fps) / stream.time_base), stream=stream)
-                for frame in container.decode(stream):
-                    assert frame.pts is not None
-                    if round(frame.pts * stream.time_base * self.fps) < first:
-                        continue
-                    frames.append(frame.to_ndarray(format="rgb24"))
-                    if len(frames) == self.length:
-                        break
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{self.path} is missing; copy the whole dataset folder.") from error
-        except (av.FFmpegError, IndexError) as error:
-            raise CheckpointError(f"{self.path} is not a readable video ({error}); copy it again.") from error
-        if len(frames) < self.length:
+        found = decode_frames(self.path, [first + step for step in wanted], Fraction(self.fps))
+        if missing := [step for step in wanted if first + step not in found]:
             raise CheckpointError(
-                f"{self.path} ends after {len(frames)} of the {self.length} frames expected from second "
+                f"{self.path} ends before frame {min(missing)} of the {self.length} frames expected from second "
                 f"{self.start:g}; copy it again."
             )
-        return np.stack(frames)
+        return np.stack([found[first + step] for step in wanted])

@@ -1,0 +1,34 @@
+"""Where a LeRobot dataset is: a folder, LeRobot's cache, or the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from spatialvla.errors import InputError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
+    """The folder of a dataset: a path, a name in LeRobot's cache, or a Hub id, which is downloaded.
+
+    cache: folder for what is downloaded; the Hub's own unless given. Raises InputError where there is none.
+    """
+    home = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
+    for folder in (Path(path_or_name).expanduser(), home / path_or_name):
+        if folder.is_dir():
+            return folder
+    if not _HUB_ID.fullmatch(str(path_or_name)):
+        raise InputError(f"there is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}")
+    try:
+        return Path(snapshot_download(str(path_or_name), repo_type="dataset", cache_dir=cache))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"there is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}, nor can it be downloaded "
+            f"from the Hub ({type(error).__name__})"
+        ) from None

@@ -1,0 +1,189 @@
+"""A LeRobot dataset as a source of episodes in the form that training knows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.data.lerobot import reader
+from spatialvla.data.lerobot.actions import check_actions, first_step, standardised
+from spatialvla.data.lerobot.location import find_dataset
+from spatialvla.data.lerobot.mapping import INTRINSICS, ActionMapping, Intrinsics, LeRobotMapping
+from spatialvla.data.lerobot.metadata import read_action_statistics
+from spatialvla.data.lerobot.reader import LeRobotDataset
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.vision.camera import Camera, check_intrinsics
+
+
+@dataclass(frozen=True)
+class LeRobotEpisode:
+    """T steps of one dataset, see `spatialvla.data.episodes.Episode`."""
+
+    instruction: str
+    actions: np.ndarray
+    starts: np.ndarray
+    camera: Camera | None
+    source: reader.Episode = field(repr=False)
+    image_key: str
+    depth_key: str | None
+    first_step: int
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
+        return self.source.frames(self.image_key, [self.first_step + step for step in steps])
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 metres, 0 where there is no reading; None where there was no sensor."""
+        if self.depth_key is None:
+            return None
+        return self.source.frames(self.depth_key, [self.first_step + step for step in steps])
+
+
+class LeRobotSource:
+    """A dataset of format v2 or v3: its folder, its name in LeRobot's cache, or a Hub id.
+
+    Without a mapping: the only camera, `action` of 7 numbers as they are, and `observation.intrinsics` where there
+    is one. image, depth: the features looked through.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        mapping: LeRobotMapping | str | Path | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """mapping: one, or its YAML file. cache: folder for what is downloaded from the Hub.
+
+        Raises InputError, naming the line of a mapping that settles it, where the dataset leaves something open.
+        """
+        self.root = find_dataset(root, cache)
+        self.dataset = LeRobotDataset(self.root)
+        given = (
+            mapping
+            if isinstance(mapping, LeRobotMapping) or mapping is None
+            else LeRobotMapping.load(mapping)
+        )
+        self.mapping = given or LeRobotMapping()
+        self.key = self.mapping.key or (
+            self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
+        )
+        try:
+            self.image = self._image()
+            self.depth = self._depth()
+            self._check_intrinsics()
+            check_actions(self.dataset.features, self.mapping)
+        except InputError as error:
+            raise InputError(f"{self.root}: {error}") from None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopened, (self.root, self.mapping, self.key)
+
+    @property
+    def control_hz(self) -> float:
+        return float(self.dataset.fps)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all files' sizes and times, and of the mapping."""
+        parts = [repr(self.mapping)]
+        for folder in ("meta", "data", "videos"):
+            for path in sorted((self.root / folder).rglob("*")):
+                if path.is_file():
+                    status = path.stat()
+                    parts.append(f"{path.relative_to(self.root)} {status.st_size} {status.st_mtime_ns}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+    @cached_property
+    def stored_statistics(self) -> ActionStatistics | None:
+        """The dataset's own, where its `action` is taken as it is and they are complete.
+
+        Its q01 and q99 may be means over the episodes', which lie inside of those of all actions.
+        """
+        taken_as_it_is = self.mapping.action == ActionMapping() and self.mapping.gripper is None
+        return read_action_statistics(self.root, len(self)) if taken_as_it_is else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def episode(self, index: int) -> LeRobotEpisode:
+        """Any episode. Raises InputError for a wrong index, CheckpointError, naming the place, for damaged data."""
+        episode = self.dataset.episode(index)
+        actions = standardised(episode.columns, self.mapping)
+        if not np.isfinite(actions).all():
+            raise CheckpointError(
+                f"{self.root}, episode {index} has actions that are not finite; leave it out."
+            )
+        moves = (np.abs(actions[:, :6]) > 1e-5).any(axis=1)
+        kept = moves if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
+        words = episode.instruction if self.mapping.instruction is None else self.mapping.instruction
+        return LeRobotEpisode(
+            instruction=words.strip().lower(),
+            actions=actions,
+            starts=np.flatnonzero(kept),
+            camera=self._camera(episode),
+            source=episode,
+            image_key=self.image,
+            depth_key=self.depth,
+            first_step=first_step(self.mapping),
+        )
+
+    def _image(self) -> str:
+        cameras = [name for name, feature in self.dataset.features.items() if feature.is_rgb]
+        wanted = self.mapping.image or (cameras[0] if len(cameras) == 1 else None)
+        if wanted not in cameras:
+            raise InputError(
+                f"there are {'the cameras ' + ', '.join(cameras) if cameras else 'no cameras'}"
+                f"{f', not {wanted}' if wanted else ''}; choose one with the mapping's line 'image: …'"
+            )
+        return str(wanted)
+
+    def _depth(self) -> str | None:
+        sensors = [name for name, feature in self.dataset.features.items() if feature.is_depth]
+        if self.mapping.depth is not None and self.mapping.depth not in sensors:
+            raise InputError(
+                f"there is no depth '{self.mapping.depth}' but {', '.join(sensors) or 'none'}; correct the mapping's "
+                "line 'depth: …'"
+            )
+        same = self.image.replace("images", "depth")
+        return self.mapping.depth or (same if same in sensors else None)
+
+    def _check_intrinsics(self) -> None:
+        name = self.mapping.intrinsics
+        if not isinstance(name, str) or name == "none":
+            return
+        feature = self.dataset.features.get(name)
+        if feature is None or int(np.prod(feature.shape)) != 9:
+            raise InputError(
+                f"there is no feature '{name}' of 3x3 numbers; give the mapping's line 'intrinsics: …' another one, "
+                "K with height and width, or none"
+            )
+
+    def _camera(self, episode: reader.Episode) -> Camera | None:
+        """Of the episode's first frame: cameras are taken to stay as they are."""
+        chosen = self.mapping.intrinsics
+        if isinstance(chosen, Intrinsics):
+            return chosen.camera
+        name = INTRINSICS if chosen is None else chosen
+        stored = episode.columns.get(name)
+        if stored is None or not len(stored) or not stored[0].any():
+            return None
+        height, width = self.dataset.features[self.image].shape[:2]
+        try:
+            return Camera(check_intrinsics(stored[0].reshape(3, 3)), height, width)
+        except InputError as error:
+            raise CheckpointError(f"{self.root}, episode {episode.index}, '{name}': {error}") from None
+
+
+def _reopened(root: Path, mapping: LeRobotMapping, key: str) -> LeRobotSource:
+    source = LeRobotSource(root, mapping)
+    source.key = key
+    return source

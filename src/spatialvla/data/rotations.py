@@ -1,0 +1,101 @@
+"""Rotations of the notations that datasets use, and the motion from one pose to the next."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Frame = Literal["base", "tool"]
+Notation = Literal["euler", "axis_angle", "quaternion_xyzw"]
+
+SIZES: dict[Notation, int] = {"euler": 3, "axis_angle": 3, "quaternion_xyzw": 4}
+"""Numbers of a rotation."""
+
+
+def matrices(rotations: np.ndarray, notation: Notation) -> np.ndarray:
+    """(T, 3 or 4) -> (T, 3, 3). Angles in radians; euler is roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll)."""
+    if notation == "euler":
+        return _from_euler(rotations)
+    return _from_quaternion(_quaternion(rotations) if notation == "axis_angle" else rotations)
+
+
+def euler(rotations: np.ndarray) -> np.ndarray:
+    """(T, 3, 3) -> (T, 3) roll, pitch, yaw in radians; at a pitch of ±π/2 roll takes all that turns about the axis."""
+    pitch = np.arcsin(np.clip(-rotations[:, 2, 0], -1, 1))
+    locked = np.abs(rotations[:, 2, 0]) > 1 - 1e-12
+    roll = np.where(
+        locked,
+        np.arctan2(-rotations[:, 1, 2], rotations[:, 1, 1]),
+        np.arctan2(rotations[:, 2, 1], rotations[:, 2, 2]),
+    )
+    yaw = np.where(locked, 0.0, np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0]))
+    return np.stack([roll, pitch, yaw], axis=1)
+
+
+def motion(
+    positions: np.ndarray,
+    rotations: np.ndarray,
+    next_positions: np.ndarray,
+    next_rotations: np.ndarray,
+    frame: Frame = "base",
+) -> np.ndarray:
+    """The motion between poses, (T, 6) Δx Δy Δz Δroll Δpitch Δyaw.
+
+    positions: (T, 3) metres and rotations: (T, 3, 3), both of the tool in the base's frame.
+    frame: in whose axes. In the base's, Δ = p' − p and R' = ΔR R; in the tool's, p' = p + R Δ and R' = R ΔR.
+    """
+    moved = next_positions - positions
+    if frame == "base":
+        turned = next_rotations @ rotations.transpose(0, 2, 1)
+    else:
+        moved = np.einsum("tji,tj->ti", rotations, moved)
+        turned = rotations.transpose(0, 2, 1) @ next_rotations
+    return np.concatenate([moved, euler(turned)], axis=1)
+
+
+def interpolated(times: np.ndarray, quaternions: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Quaternions (N, 4) at ascending `times` (N,), along the shortest way (slerp), (T, 4) at other times.
+
+    Before the first and after the last time they stand still.
+    """
+    later = np.clip(np.searchsorted(times, at, side="right"), 1, max(len(times) - 1, 1)) % len(times)
+    earlier = np.maximum(later - 1, 0)
+    span = np.maximum(times[later] - times[earlier], 1e-12)
+    share = np.clip((at - times[earlier]) / span, 0, 1)[:, None]
+    unit = quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)
+    start, end = unit[earlier], unit[later]
+    cosine = np.sum(start * end, axis=1, keepdims=True)
+    end, cosine = np.where(cosine < 0, -end, end), np.abs(cosine)
+    angle = np.arccos(np.clip(cosine, 0, 1))
+    sine = np.where(angle < 1e-6, 1.0, np.sin(angle))
+    weights = [np.where(angle < 1e-6, w, np.sin(w * angle) / sine) for w in (1 - share, share)]
+    mixed = weights[0] * start + weights[1] * end
+    return np.asarray(mixed / np.linalg.norm(mixed, axis=1, keepdims=True))
+
+
+def _quaternion(axis_angle: np.ndarray) -> np.ndarray:
+    """Rotation vectors (T, 3) -> (T, 4) x y z w."""
+    half = np.linalg.norm(axis_angle, axis=1, keepdims=True) / 2
+    # sin(half) / (2 half) without the division by 0: NumPy's sinc is that of half / π.
+    return np.concatenate([axis_angle * np.sinc(half / np.pi) / 2, np.cos(half)], axis=1)
+
+
+def _from_quaternion(quaternions: np.ndarray) -> np.ndarray:
+    x, y, z, w = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).astype(np.float64).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), 2, 0)
+
+
+def _from_euler(angles: np.ndarray) -> np.ndarray:
+    (sr, sp, sy), (cr, cp, cy) = np.sin(angles).astype(np.float64).T, np.cos(angles).astype(np.float64).T
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.moveaxis(np.array(rows), 2, 0)
