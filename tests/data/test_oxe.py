@@ -1,6 +1,8 @@
 """Every dataset of the mixture, in its own schema, becomes (Δxyz, Δrpy, gripper with 1 = open)."""
 
 import io
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from rlds_writer import tensor, write_dataset
 from spatialvla.data.oxe import actions, gripper
 from spatialvla.data.oxe.episode import standardise
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
+from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.oxe.specs import SPECS, rlds_spec
 from spatialvla.data.rlds import RLDSDataset
 from spatialvla.data.rlds.tfrecord import BadRecord
@@ -48,84 +51,103 @@ def beside(*columns):
     return np.concatenate([np.asarray(c, np.float32).reshape(T, -1) for c in columns], axis=1)
 
 
-def dictionary(closing_key="gripper_closedness_action", values=CLOSE_THEN_OPEN, rotation=True):
-    steps = {"action/world_vector": MOTION[:, :3], f"action/{closing_key}": values}
-    return steps | ({"action/rotation_delta": MOTION[:, 3:]} if rotation else {})
+def dictionary(motion, closing_key="gripper_closedness_action", values=CLOSE_THEN_OPEN, rotation=True):
+    steps = {"action/world_vector": motion[:, :3], f"action/{closing_key}": values}
+    return steps | ({"action/rotation_delta": motion[:, 3:]} if rotation else {})
 
 
 def flat(*columns, **others):
     return {"action": beside(*columns), "language_instruction": b"Pick  it up", **others}
 
 
-QUATERNIONS = np.tile(quaternion(*EULER), (T, 1))
-WITH_EULER = np.concatenate([MOTION[:, :3], np.tile(EULER, (T, 1))], axis=1)
 ZEROS, ONES = np.zeros(T), np.ones(T)
 CODES = np.zeros((T, 512), np.int64)
 CODES[:, :4] = list(map(ord, "push"))
+LANGUAGE = (TEXT, "language_instruction", "observation/instruction")
 
-# What a step holds beside its image; and motion and gripper as they shall come out.
-CASES = {
-    "fractal20220817_data": (dictionary(values=CLOSE_THEN_OPEN[:, None]), MOTION, OPEN),
-    "kuka": (dictionary(values=CLOSE_THEN_OPEN[:, None]), MOTION, OPEN),
-    "berkeley_autolab_ur5": (dictionary(), MOTION, OPEN),
-    "jaco_play": (
-        dictionary(values=CLOSE_THEN_OPEN[:, None], rotation=False),
-        beside(MOTION[:, :3], np.zeros((T, 3))),
-        OPEN,
-    ),
-    "berkeley_cable_routing": (dictionary("terminate_episode"), MOTION, ZEROS),
-    "roboturk": (dictionary(values=1 - OPEN[:, None]), MOTION, OPEN),
-    "viola": (dictionary(values=np.where(OPEN, -1, 1)), MOTION, OPEN),
-    "toto": (dictionary("open_gripper", OPEN.astype(np.int64)), MOTION, OPEN),
-    "taco_play": ({"action/rel_actions_world": beside(MOTION, 2 * OPEN - 1)}, MOTION, OPEN),
-    "language_table": (
-        {"action": MOTION[:, :2], "observation/instruction": CODES},
-        beside(MOTION[:, :2], np.zeros((T, 4))),
-        ONES,
-    ),
-    "stanford_hydra": (flat(MOTION, 1 - OPEN), MOTION, OPEN),
-    "austin_buds": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
-    "nyu_franka_play": (flat(np.full((T, 7), 9), MOTION, OPEN, ZEROS), MOTION, OPEN),
-    "furniture_bench": (flat(MOTION[:, :3], QUATERNIONS, 1 - 2 * OPEN), WITH_EULER, OPEN),
-    "ucsd_kitchen": (flat(MOTION, OPEN, ZEROS), MOTION, OPEN),
-    "austin_sailor": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
-    "austin_sirius": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
-    "dlr_edan": (flat(MOTION, 1 - OPEN), MOTION, OPEN),
-    "iamlab_cmu": (flat(MOTION[:, :3], QUATERNIONS, OPEN), WITH_EULER, OPEN),
-    "utaustin_mutex": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
-    "berkeley_fanuc": (
-        flat(MOTION, **{"observation/state": beside(np.full((T, 6), 9), 1 - OPEN, np.full((T, 6), 9))}),
-        MOTION,
-        OPEN,
-    ),
-    "cmu_stretch": (flat(MOTION, OPEN, ZEROS), MOTION, OPEN),
-    "bc_z": (
-        {
-            "action/future/xyz_residual": beside(MOTION[:, :3], np.full((T, 27), 9)),
-            "action/future/axis_angle_residual": beside(MOTION[:, 3:], np.full((T, 27), 9)),
-            "action/future/target_close": np.repeat(1 - OPEN[:, None], 10, 1).astype(np.int64),
-        },
-        MOTION,
-        OPEN,
-    ),
-    "fmb": (flat(MOTION, OPEN), MOTION, OPEN),
-    "dobbe": (flat(MOTION, OPEN), MOTION, OPEN),
-    "droid": (
-        {
-            "action_dict/cartesian_velocity": MOTION,
-            "action_dict/gripper_position": 1 - OPEN[:, None],
-            "language_instruction": b"Pick it up",
-        },
-        MOTION,
-        OPEN,
-    ),
-    "rh20t": (
-        {"action/tcp_base": MOTION, "action/gripper": OPEN, "language_instruction": b"Pick it up"},
-        MOTION,
-        OPEN,
-    ),
-    "libero_spatial": (flat(MOTION, 1 - 2 * OPEN), MOTION, OPEN),
-}
+
+def cases(motion):
+    """What a step of each dataset holds beside its image; and motion and gripper as they shall come out.
+
+    Where nothing moves, nothing turns either: quaternions are the identity there.
+    """
+    turns = np.where((motion == 0).all(axis=1, keepdims=True), 0, EULER)
+    quaternions = np.stack([quaternion(*turn) for turn in turns])
+    with_euler = np.concatenate([motion[:, :3], turns], axis=1)
+    return {
+        "fractal20220817_data": (dictionary(motion, values=CLOSE_THEN_OPEN[:, None]), motion, OPEN),
+        "kuka": (dictionary(motion, values=CLOSE_THEN_OPEN[:, None]), motion, OPEN),
+        "berkeley_autolab_ur5": (dictionary(motion), motion, OPEN),
+        "jaco_play": (
+            dictionary(motion, values=CLOSE_THEN_OPEN[:, None], rotation=False),
+            beside(motion[:, :3], np.zeros((T, 3))),
+            OPEN,
+        ),
+        "berkeley_cable_routing": (dictionary(motion, "terminate_episode"), motion, ZEROS),
+        "roboturk": (dictionary(motion, values=1 - OPEN[:, None]), motion, OPEN),
+        "viola": (dictionary(motion, values=np.where(OPEN, -1, 1)), motion, OPEN),
+        "toto": (dictionary(motion, "open_gripper", OPEN.astype(np.int64)), motion, OPEN),
+        "taco_play": ({"action/rel_actions_world": beside(motion, 2 * OPEN - 1)}, motion, OPEN),
+        "language_table": (
+            {"action": motion[:, :2], "observation/instruction": CODES},
+            beside(motion[:, :2], np.zeros((T, 4))),
+            ONES,
+        ),
+        "stanford_hydra": (flat(motion, 1 - OPEN), motion, OPEN),
+        "austin_buds": (flat(motion, 1 - 2 * OPEN), motion, OPEN),
+        "nyu_franka_play": (flat(np.full((T, 7), 9), motion, OPEN, ZEROS), motion, OPEN),
+        "furniture_bench": (flat(motion[:, :3], quaternions, 1 - 2 * OPEN), with_euler, OPEN),
+        "ucsd_kitchen": (flat(motion, OPEN, ZEROS), motion, OPEN),
+        "austin_sailor": (flat(motion, 1 - 2 * OPEN), motion, OPEN),
+        "austin_sirius": (flat(motion, 1 - 2 * OPEN), motion, OPEN),
+        "dlr_edan": (flat(motion, 1 - OPEN), motion, OPEN),
+        "iamlab_cmu": (flat(motion[:, :3], quaternions, OPEN), with_euler, OPEN),
+        "utaustin_mutex": (flat(motion, 1 - 2 * OPEN), motion, OPEN),
+        "berkeley_fanuc": (
+            flat(motion, **{"observation/state": beside(np.full((T, 6), 9), 1 - OPEN, np.full((T, 6), 9))}),
+            motion,
+            OPEN,
+        ),
+        "cmu_stretch": (flat(motion, OPEN, ZEROS), motion, OPEN),
+        "bc_z": (
+            {
+                "action/future/xyz_residual": beside(motion[:, :3], np.full((T, 27), 9)),
+                "action/future/axis_angle_residual": beside(motion[:, 3:], np.full((T, 27), 9)),
+                "action/future/target_close": np.repeat(1 - OPEN[:, None], 10, 1).astype(np.int64),
+            },
+            motion,
+            OPEN,
+        ),
+        "fmb": (flat(motion, OPEN), motion, OPEN),
+        "dobbe": (flat(motion, OPEN), motion, OPEN),
+        "droid": (
+            {
+                "action_dict/cartesian_velocity": motion,
+                "action_dict/gripper_position": 1 - OPEN[:, None],
+                "language_instruction": b"Pick it up",
+            },
+            motion,
+            OPEN,
+        ),
+        "rh20t": (
+            {"action/tcp_base": motion, "action/gripper": OPEN, "language_instruction": b"Pick it up"},
+            motion,
+            OPEN,
+        ),
+        "libero_spatial": (flat(motion, 1 - 2 * OPEN), motion, OPEN),
+    }
+
+
+CASES = cases(MOTION)
+LIBERO = next(key for key in CASES if key.startswith("libero"))
+
+
+def case(spec, motion=MOTION):
+    """The one of a spec; all LIBERO suites are alike."""
+    name = (
+        LIBERO if spec.name.startswith("libero") else next(key for key in CASES if spec.name.startswith(key))
+    )
+    return cases(motion)[name]
 
 
 def written(tmp_path, spec, steps, text=b"Pick  it up"):
@@ -146,10 +168,13 @@ def written(tmp_path, spec, steps, text=b"Pick  it up"):
     return RLDSDataset(root, cache=tmp_path / "cache").episode(0)
 
 
-@pytest.mark.parametrize("name", CASES)
+ALL_BUT_BRIDGE = [name for name in SPECS if name != "bridge_orig"]
+
+
+@pytest.mark.parametrize("name", ALL_BUT_BRIDGE)
 def test_each_dataset_in_its_own_schema(tmp_path, name):
-    steps, motion, is_open = CASES[name]
-    (spec,) = [spec for key, spec in SPECS.items() if key.startswith(name)][:1]
+    spec = SPECS[name]
+    steps, motion, is_open = case(spec)
     episode = standardise(spec, written(tmp_path, spec, steps))
     assert episode.dataset == f"{spec.name}/{spec.version}"
     assert episode.instruction in ("pick  it up", "pick it up", "push")
@@ -157,8 +182,25 @@ def test_each_dataset_in_its_own_schema(tmp_path, name):
     np.testing.assert_allclose(episode.actions[:, :6], motion, atol=1e-6)
     np.testing.assert_allclose(episode.actions[:, 6], is_open)
     assert episode.images([0, T - 1]).shape == (2, 6, 8, 3)
+    assert episode.depth([0]) is None
     # The first step of MOTION is not all zeros, so nothing is filtered but by request.
     assert len(episode.starts) == T
+
+
+@pytest.mark.parametrize("name", ALL_BUT_BRIDGE)
+def test_each_dataset_without_words_or_motion(tmp_path, name):
+    """No-ops are found whatever the notation, and a missing instruction is empty."""
+    spec = replace(SPECS[name], drop_no_ops=True)
+    motion = MOTION.copy()
+    motion[[1, 4]] = 0
+    steps, expected, _ = case(spec, motion)
+    for key in LANGUAGE:
+        if key in steps:
+            steps = {**steps, key: b" " if isinstance(steps[key], bytes) else np.zeros_like(steps[key])}
+    episode = standardise(spec, written(tmp_path, spec, steps, text=b""))
+    assert episode.instruction == ""
+    np.testing.assert_allclose(episode.actions[:, :6], expected, atol=1e-6)
+    assert episode.starts.tolist() == [0, 2, 3, 5]
 
 
 def test_every_dataset_of_the_mixture_has_a_case():
@@ -197,6 +239,37 @@ def test_the_real_bridge_is_read(tmp_path):
         assert episode.images([0]).shape == (1, 256, 256, 3)
         state = raw.numbers("steps/observation/state")
         np.testing.assert_allclose(episode.actions[:, :6], np.diff(state[1:, :6], axis=0), atol=1e-6)
+
+
+def test_a_source_knows_its_spec_and_crosses_to_other_processes(tmp_path):
+    root = Path(__file__).parent / "rlds" / "bridge_orig"
+    source = OXESource(root, cache=tmp_path)
+    assert (source.key, source.control_hz, len(source), source.broken) == ("bridge_orig/1.0.0", 5.0, 4, ())
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(again.episode(2).actions, source.episode(2).actions)
+    np.testing.assert_array_equal(again.episode(2).images([3]), source.episode(2).images([3]))
+    assert again.fingerprint == source.fingerprint
+    changed = replace(source.spec, skip=0)
+    assert OXESource(root, changed, cache=tmp_path).fingerprint != source.fingerprint
+    assert pickle.loads(pickle.dumps(OXESource(root, changed, cache=tmp_path))).spec.skip == 0
+    with pytest.raises(
+        InputError, match=r"has no 'steps/observation/image', which the spec of kuka/0\.1\.0 names"
+    ):
+        OXESource(root, "kuka", cache=tmp_path)
+
+
+def test_a_source_of_which_a_shard_breaks_off(tmp_path):
+    for path in (Path(__file__).parent / "rlds" / "bridge_orig").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = OXESource(tmp_path, cache=tmp_path / "cache")
+    fingerprint = whole.fingerprint
+    (shard,) = tmp_path.glob("*00001-of-00002")
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(BadRecord, match="00001-of-00002"):
+        OXESource(tmp_path, cache=tmp_path / "cache")
+    rest = OXESource(tmp_path, on_bad="skip", cache=tmp_path / "cache")
+    assert (len(rest), len(rest.broken)) == (3, 1)
+    assert rest.fingerprint != fingerprint
 
 
 def test_steps_without_motion_are_no_starts_where_the_spec_says_so(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.data.oxe.gripper import clipped, from_closing_commands, inverted, settled
+from spatialvla.data.rotations import euler, matrices
 
 
 def closing_commands(translation: np.ndarray, rotation: np.ndarray, closing: np.ndarray) -> np.ndarray:
@@ -115,11 +116,7 @@ def moves(actions: np.ndarray) -> np.ndarray:
 
 def roll_pitch_yaw(quaternion: np.ndarray) -> np.ndarray:
     """(T, 4) x y z w -> (T, 3) radians, of the rotation Rz(yaw) Ry(pitch) Rx(roll)."""
-    x, y, z, w = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).astype(np.float64).T
-    roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x**2 + y**2))
-    pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1, 1))
-    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2))
-    return np.stack([roll, pitch, yaw], axis=1)
+    return euler(matrices(quaternion, "quaternion_xyzw"))
 
 
 def _joined(translation: np.ndarray, rotation: np.ndarray, gripper: np.ndarray) -> np.ndarray:

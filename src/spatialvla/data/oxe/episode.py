@@ -1,4 +1,4 @@
-"""An episode of any Open X-Embodiment dataset in the one form that training knows."""
+"""An episode of any Open X-Embodiment dataset in the form of `spatialvla.data.episodes.Episode`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ class StandardEpisode:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def images(self, steps: Sequence[int] | None = None) -> np.ndarray:
-        """(T, H, W, 3) uint8 of all steps, or of some. Raises BadRecord, naming the place, for a broken file."""
-        chosen = range(len(self)) if steps is None else steps
-        return self.source.images(self.image_key, [self.first_step + step for step in chosen])
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 of some steps. Raises BadRecord, naming the place, for a broken file."""
+        return self.source.images(self.image_key, [self.first_step + step for step in steps])
+
+    def depth(self, steps: Sequence[int]) -> None:
+        """None: where these datasets have depth, it is in units of their own."""
 
 
 def standardise(spec: RLDSSpec, episode: RLDSEpisode) -> StandardEpisode:

@@ -292,7 +292,7 @@ _SPECS = (
     RLDSSpec(
         "rh20t_rlds",
         "1.0.0",
-        "observation/image_front",
+        "observation/image",
         10,
         ("action/tcp_base", "action/gripper"),
         actions.rh20t,
