@@ -1,0 +1,146 @@
+"""Write any source of episodes as a LeRobot dataset of format v3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spatialvla.data.episodes import Episode, EpisodeSource
+from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.lerobot.files import read_json, write_json
+from spatialvla.data.lerobot.mapping import INTRINSICS
+from spatialvla.data.lerobot.metadata import is_dataset
+from spatialvla.errors import CheckpointError, InputError
+
+IMAGE = "observation.images.main"
+DEPTH = "observation.depth.main"
+_PROGRESS = ".conversion.json"
+_LOOKED_THROUGH = 50
+_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """episodes: written. skipped: why each of the others could not be read."""
+
+    episodes: int
+    skipped: tuple[str, ...]
+
+
+def convert(
+    source: EpisodeSource,
+    out: Path,
+    fps: int | None = None,
+    instruction: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Converted:
+    """Write `observation.images.main`, `action` and, where they are known, `observation.intrinsics` and depth.
+
+    Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
+    `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where one of
+    the first 50 episodes has intrinsics, those without get zeros, which `LeRobotSource` reads as unknown.
+    fps: a whole number; the source's own rate unless given. instruction: of the episodes that have none.
+    progress: told how many of the source's episodes are done.
+    Raises InputError where `out` holds something else, an instruction is missing, or images change in size.
+    """
+    if is_dataset(out):
+        raise InputError(f"{out} already holds a dataset; write into a new folder.")
+    skipped = _resumed(out, source)
+    calibrated = _has_camera(source)
+    writer: LeRobotWriter | None = None
+    done = 0
+    for index in range(len(source)):
+        progress(index, len(source))
+        if str(index) in skipped:
+            continue
+        if writer is not None and done < writer.total_episodes:
+            done += 1
+            continue
+        try:
+            episode = source.episode(index)
+            if not len(episode.actions):
+                raise CheckpointError(f"episode {index} has no steps")
+            frames = _frames(episode, calibrated)
+        except CheckpointError as error:
+            skipped[str(index)] = str(error)
+            _remember(out, source, skipped)
+            continue
+        if not (task := episode.instruction or instruction):
+            raise InputError(f"episode {index} has no instruction; give one for the episodes that have none.")
+        if writer is None:
+            writer = LeRobotWriter(out, _fps(source, fps), _features(frames), resume=True)
+            _remember(out, source, skipped)
+            if writer.total_episodes:
+                done = 1
+                continue
+        writer.add_episode(frames, task)
+        done += 1
+    progress(len(source), len(source))
+    if writer is None:
+        raise InputError(
+            "no episode of the dataset can be read" + "".join(f"; {why}" for why in skipped.values())
+        )
+    writer.finalize()
+    (out / _PROGRESS).unlink(missing_ok=True)
+    return Converted(writer.total_episodes, tuple(skipped.values()))
+
+
+def _has_camera(source: EpisodeSource) -> bool:
+    for index in range(min(len(source), _LOOKED_THROUGH)):
+        try:
+            if source.episode(index).camera is not None:
+                return True
+        except CheckpointError:
+            continue
+    return False
+
+
+def _frames(episode: Episode, calibrated: bool) -> dict[str, np.ndarray]:
+    steps = range(len(episode.actions))
+    images = episode.images(steps)
+    frames = {IMAGE: images, "action": episode.actions.astype(np.float32)}
+    depth = episode.depth(steps)
+    if depth is not None:
+        frames[DEPTH] = depth
+    if calibrated:
+        camera = episode.camera
+        intrinsics = np.zeros((3, 3)) if camera is None else camera.scaled_to(*images.shape[1:3])
+        frames[INTRINSICS] = np.tile(intrinsics.astype(np.float32), (len(steps), 1, 1))
+    return frames
+
+
+def _features(frames: dict[str, np.ndarray]) -> list[Feature]:
+    height, width = frames[IMAGE].shape[1:3]
+    kind = "image" if height % 2 or width % 2 else "video"
+    features = [Feature(IMAGE, kind, (height, width, 3)), Feature("action", "float32", (7,), _NAMES)]
+    if DEPTH in frames:
+        features.append(Feature(DEPTH, "depth", frames[DEPTH].shape[1:]))
+    if INTRINSICS in frames:
+        features.append(Feature(INTRINSICS, "float32", (3, 3)))
+    return features
+
+
+def _fps(source: EpisodeSource, fps: int | None) -> int:
+    if fps is None and source.control_hz != round(source.control_hz):
+        raise InputError(
+            f"{source.key} has {source.control_hz:g} steps a second; give a whole number as fps."
+        )
+    return round(source.control_hz) if fps is None else fps
+
+
+def _resumed(out: Path, source: EpisodeSource) -> dict[str, str]:
+    """Why episodes were left out so far, by number."""
+    path = out / _PROGRESS
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if content.get("source") != source.fingerprint:
+        raise InputError(f"{out} was begun from another dataset, or another state of it; delete the folder.")
+    return dict(content.get("skipped", {}))
+
+
+def _remember(out: Path, source: EpisodeSource, skipped: dict[str, str]) -> None:
+    write_json(out / _PROGRESS, {"source": source.fingerprint, "skipped": skipped})

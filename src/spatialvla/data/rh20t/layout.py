@@ -1,0 +1,102 @@
+"""Where RH20T keeps what, and what its configurations are.
+
+    RH20T_cfg<n>/
+      calib/<ms>/intrinsics.npy                            {serial: (3, 4)} of 1280x720 pixels
+      task_0001_user_0001_scene_0001_cfg_0001/             one scene; with _human behind it, a person's
+        metadata.json                                      finish_time (ms), rating, calib (ms, or -1)
+        cam_<serial>/color.mp4, timestamps.npy             {"color": [ms of each frame]}
+        cam_<serial>/color/<ms>.jpg                        in the place of color.mp4 once it was extracted
+        transformed/tcp_base.npy                           {serial: [{"timestamp": ms, "tcp": x y z qw qx qy qz}]}
+        transformed/gripper.npy                            {serial: {ms: {"gripper_command", "gripper_info"}}}
+    task_description.json                                  {"task_0001": {"task_description_english": …}}
+
+Sources: the layout, timestamps.npy, the 7 numbers of tcp_base with the quaternion's w first, metadata.json's calib,
+intrinsics.npy and that images were resized from 1280x720 to 640x360 are from the dataset's own API
+(github.com/rh20t/rh20t_api: README, scene.py, transforms.py, extract.py); gripper.npy with the width in millimetres
+first, the meaning of rating (0 emergency stop, 1 failure, 2 to 9 quality), `_human` and task_description.json from the
+authors' RLDS builder (github.com/Galaxies99/rh20t_dataset_builder); in-hand cameras and grippers from the API's
+configs.json and configurations.py; which serial is the front camera from the RLDS conversion of DROID's authors
+(github.com/kpertsch/rh20t_dataset_converter, cam_definitions.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CALIBRATED_SIZE = (720, 1280)
+"""Height and width of the images that intrinsics.npy is for."""
+
+DESCRIPTIONS = "task_description.json"
+
+_SCENE = re.compile(r"(?P<task>task_\d{4})_user_\d{4}_scene_\d{4}_cfg_(?P<configuration>\d{4})")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One of the seven robots. front: serial of its front camera. in_hand: serials that move with the hand.
+
+    width: millimetres of the opened gripper, as the API scales its readings.
+    """
+
+    front: str
+    in_hand: frozenset[str]
+    width: float
+
+
+def _configuration(front: str, width: float, *in_hand: str) -> Configuration:
+    return Configuration(front, frozenset((*in_hand, "104422071090")), width)
+
+
+CONFIGURATIONS: Mapping[int, Configuration] = {
+    1: _configuration("750612070851", 95.0, "043322070878"),  # Flexiv, Dahuan AG-95
+    2: _configuration("037522062165", 95.0, "104422070042"),
+    3: _configuration("038522062288", 100.0, "045322071843"),  # UR5, WSG-50: its 110 mm divided by 1.1
+    4: _configuration("038522062288", 85.0, "045322071843"),  # UR5, Robotiq 2F-85
+    5: _configuration("037522062165", 80.0, "104422070042", "135122079702"),  # Franka
+    6: _configuration("104122061018", 85.0, "135122075425", "135122070361"),  # Kuka, Robotiq 2F-85
+    7: _configuration("104122061018", 85.0, "135122075425", "135122070361"),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One recording. task: such as task_0001. configuration: 1 to 7."""
+
+    folder: Path
+    task: str
+    configuration: int
+
+    @property
+    def cameras(self) -> list[str]:
+        """Serials of the cameras with colour images, sorted."""
+        folders = (
+            path
+            for path in self.folder.glob("cam_*")
+            if (path / "color.mp4").exists() or (path / "color").is_dir()
+        )
+        return sorted(path.name.removeprefix("cam_") for path in folders)
+
+    def camera_folder(self, serial: str) -> Path:
+        return self.folder / f"cam_{serial}"
+
+
+def scenes(root: Path) -> list[Scene]:
+    """The robot's scenes in a RH20T_cfg<n> folder, or in the folder around several, sorted; human ones left out."""
+    return sorted(_scenes(root), key=lambda scene: (scene.configuration, scene.folder.name))
+
+
+def is_rh20t(root: Path) -> bool:
+    """Whether there is a scene."""
+    return next(_scenes(root), None) is not None
+
+
+def _scenes(root: Path) -> Iterator[Scene]:
+    for parent in (root, *sorted(root.glob("RH20T_cfg*"))):
+        if parent.is_dir():
+            for folder in parent.iterdir():
+                match = _SCENE.fullmatch(folder.name)
+                if match and int(match["configuration"]) in CONFIGURATIONS:
+                    yield Scene(folder, match["task"], int(match["configuration"]))

@@ -1,0 +1,174 @@
+"""Datasets of any kind, written as LeRobot v3 and read back."""
+
+import shutil
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import rh20t_writer as make
+
+from spatialvla.data.convert import convert
+from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
+from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.rh20t import RH20TSource
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.vision.camera import Camera
+
+K = np.array([[60.0, 0, 16], [0, 60, 12], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class MadeEpisode:
+    number: int
+    instruction: str
+    camera: Camera | None
+    sensor: bool
+    width: int
+
+    @property
+    def actions(self):
+        return np.random.default_rng(self.number).uniform(-1, 1, (self.number + 3, 7))
+
+    @property
+    def starts(self):
+        return np.arange(self.number + 3)
+
+    def images(self, steps):
+        values = np.array([20 * self.number + step for step in steps], np.uint8)
+        return np.broadcast_to(values[:, None, None, None], (len(steps), 12, self.width, 3)).copy()
+
+    def depth(self, steps):
+        return (
+            np.full((len(steps), 12, self.width), 0.25 * self.number + 0.5, np.float32)
+            if self.sensor
+            else None
+        )
+
+
+@dataclass(frozen=True)
+class MadeSource:
+    """Episode i has i + 3 steps; those in `damaged` cannot be read, those in `uncalibrated` have no camera."""
+
+    key: str = "made"
+    control_hz: float = 5.0
+    fingerprint: str = "1"
+    count: int = 5
+    damaged: tuple[int, ...] = ()
+    uncalibrated: tuple[int, ...] = ()
+    words: str = "push"
+    sensor: bool = False
+    width: int = 16
+    fails_at: int | None = None
+
+    def __len__(self):
+        return self.count
+
+    def episode(self, index):
+        if index == self.fails_at:
+            raise KeyboardInterrupt
+        if index in self.damaged:
+            raise CheckpointError(f"episode {index} is damaged")
+        camera = None if index in self.uncalibrated else Camera(K, 24, 32)
+        return MadeEpisode(index, self.words, camera, self.sensor, self.width)
+
+
+def check(root, source, written):
+    again = LeRobotSource(root)
+    assert len(again) == len(written)
+    assert again.control_hz == source.control_hz
+    for place, index in enumerate(written):
+        mine, original = again.episode(place), source.episode(index)
+        np.testing.assert_allclose(mine.actions, original.actions, atol=1e-6)
+        assert mine.instruction == (original.instruction or "no words")
+        steps = range(len(original.actions))
+        assert np.abs(mine.images(steps).astype(int) - original.images(steps)).max() <= 3
+        if original.camera is None:
+            assert mine.camera is None
+        else:
+            np.testing.assert_allclose(mine.camera.intrinsics, original.camera.scaled_to(12, source.width))
+        if source.sensor:
+            np.testing.assert_allclose(mine.depth(steps), original.depth(steps), atol=5e-4)
+        else:
+            assert mine.depth(steps) is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        MadeSource(),
+        MadeSource(sensor=True, uncalibrated=(0, 3)),
+        MadeSource(width=15, uncalibrated=(0, 1, 2, 3, 4)),
+        MadeSource(damaged=(0, 3), words=""),
+    ],
+)
+def test_everything_comes_back(tmp_path, source):
+    done = convert(source, tmp_path / "out", instruction="no words")
+    assert done.skipped == tuple(f"episode {index} is damaged" for index in source.damaged)
+    written = [index for index in range(len(source)) if index not in source.damaged]
+    assert done.episodes == len(written)
+    check(tmp_path / "out", source, written)
+    dtype = LeRobotDataset(tmp_path / "out").features["observation.images.main"].dtype
+    assert dtype == ("image" if source.width % 2 else "video")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_an_interrupted_conversion_goes_on(tmp_path, place):
+    source = MadeSource(damaged=(1,))
+    with pytest.raises(KeyboardInterrupt):
+        convert(replace(source, fails_at=place), tmp_path / "out")
+    calls = []
+    done = convert(source, tmp_path / "out", progress=lambda done, total: calls.append((done, total)))
+    assert (done.episodes, done.skipped) == (4, ("episode 1 is damaged",))
+    check(tmp_path / "out", source, [0, 2, 3, 4])
+    assert calls[-1] == (5, 5)
+
+
+def test_nothing_is_written_twice_when_killed_between_two_episodes(tmp_path, monkeypatch):
+    source, add = MadeSource(damaged=(2,)), LeRobotWriter.add_episode
+
+    def fragile(writer, frames, task):
+        add(writer, frames, task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LeRobotWriter, "add_episode", fragile)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "out")
+    monkeypatch.undo()
+    assert convert(source, tmp_path / "out").episodes == 4
+    check(tmp_path / "out", source, [0, 1, 3, 4])
+
+
+def test_what_cannot_be_converted_is_said(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="episode 0 has no instruction"):
+        convert(MadeSource(words=""), out)
+    with pytest.raises(InputError, match=r"3\.75 steps a second; give a whole number"):
+        convert(MadeSource(control_hz=3.75), out)
+    with pytest.raises(InputError, match="no episode of the dataset can be read; episode 0 is damaged"):
+        convert(MadeSource(damaged=(0, 1, 2, 3, 4)), tmp_path / "none")
+    with pytest.raises(KeyboardInterrupt):
+        convert(MadeSource(fails_at=2), out)
+    with pytest.raises(InputError, match="begun from another dataset"):
+        convert(MadeSource(fingerprint="2"), out)
+    convert(MadeSource(), out)
+    with pytest.raises(InputError, match="already holds a dataset"):
+        convert(MadeSource(), out)
+    assert convert(MadeSource(control_hz=3.75), tmp_path / "rounded", fps=4).episodes == 5
+
+
+def test_rh20t_becomes_lerobot(tmp_path):
+    times = make.START + np.arange(11) * 100
+    make.write_descriptions(tmp_path, task_0001="Press the button")
+    make.write_calibration(tmp_path)
+    make.write_scene(tmp_path / make.scene(1, 1), times)
+    make.write_scene(tmp_path / make.scene(1, 2), times, calib=-1)
+    source = RH20TSource(tmp_path)
+    assert convert(source, tmp_path / "out").episodes == 2
+    again = LeRobotSource(tmp_path / "out")
+    np.testing.assert_allclose(again.episode(0).actions, source.episode(0).actions, atol=1e-6)
+    np.testing.assert_allclose(again.episode(0).camera.intrinsics[0, 0], 45)
+    assert again.episode(1).camera is None
+    assert np.abs(again.episode(1).images([7]).astype(int) - source.episode(1).images([7])).mean() < 2
+    shutil.rmtree(tmp_path / "out")
