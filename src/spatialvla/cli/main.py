@@ -9,10 +9,12 @@ from typing import Annotated, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from spatialvla.cli.data import Data
 from spatialvla.cli.demo import Demo
 from spatialvla.cli.demos import Demos
 from spatialvla.cli.depth import Depth
 from spatialvla.cli.evaluate import Evaluate
+from spatialvla.cli.export import Export
 from spatialvla.cli.grid import Grid
 from spatialvla.cli.predict import Predict
 from spatialvla.cli.train import Train
@@ -23,8 +25,10 @@ _Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Demos, subcommand("demos")]
     | Annotated[Depth, subcommand("depth")]
+    | Annotated[Data, subcommand("data")]
     | Annotated[Grid, subcommand("grid")]
 )
 

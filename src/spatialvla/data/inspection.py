@@ -1,0 +1,197 @@
+"""What there is to know of a dataset before training on it: numbers, and warnings of what is likely wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.actions.normalize import MIN_SPAN, ActionStatistics
+from spatialvla.data.episodes import Episode, EpisodeSource
+from spatialvla.data.statistics import ActionSketch
+from spatialvla.errors import CheckpointError, InputError
+
+DIMENSIONS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+SHORT = 5
+"""Steps; an episode of fewer hardly holds a chunk of actions."""
+
+_MOSTLY = 0.8  # of the episodes
+_IDLE = 0.3  # of the steps
+_STILL = 1e-5  # metres or radians
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Frames of one episode, evenly spread. images: (n, H, W, 3) uint8. steps: (n,)."""
+
+    episode: int
+    instruction: str
+    images: np.ndarray
+    steps: np.ndarray
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A dataset in numbers.
+
+    lengths: (episodes,) steps of the episodes that can be read. instructions: how many episodes have each, most
+    frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an image of
+    `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a uniform sample.
+    skipped: why each of the other episodes could not be read. warnings: one sentence each.
+    """
+
+    key: str
+    control_hz: float
+    lengths: np.ndarray
+    instructions: tuple[tuple[str, int], ...]
+    size: tuple[int, int]
+    intrinsics: np.ndarray | None
+    has_depth: bool
+    statistics: ActionStatistics
+    sample: np.ndarray
+    strips: tuple[Strip, ...]
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class _Tally:
+    """What is counted on the way through the episodes."""
+
+    starts_closed: int = 0
+    gripper_still: int = 0
+    without_camera: int = 0
+    idle_steps: int = 0
+    gripper_outside: int = 0
+
+
+def inspect(
+    source: EpisodeSource,
+    episodes: int | None = None,
+    strips: int = 6,
+    frames: int = 5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Inspection:
+    """Go through a dataset once; only the images shown are decoded.
+
+    episodes: look at so many, evenly spread, instead of all. strips, frames: episodes to show, and images of each.
+    progress: told how many episodes are done. Raises InputError where no episode can be read.
+    """
+    chosen = _spread(len(source), episodes)
+    sketch, tally = ActionSketch(), _Tally()
+    lengths: list[int] = []
+    words: Counter[str] = Counter()
+    skipped = list(getattr(source, "broken", ())) + list(getattr(source, "skipped", ()))
+    readable: list[int] = []
+    camera = None
+    for done, index in enumerate(chosen):
+        progress(done, len(chosen))
+        try:
+            episode = source.episode(index)
+        except CheckpointError as error:
+            skipped.append(str(error))
+            continue
+        if len(episode.actions):
+            readable.append(index)
+            sketch.add(episode.actions, index)
+            _count(tally, episode)
+        lengths.append(len(episode.actions))
+        words[episode.instruction] += 1
+        camera = camera or episode.camera
+    progress(len(chosen), len(chosen))
+    if not readable:
+        raise InputError("no episode of the dataset can be read" + "".join(f"; {why}" for why in skipped[:1]))
+    shown = []
+    for place in _spread(len(readable), strips):
+        try:
+            shown.append(_strip(source, readable[place], frames))
+        except CheckpointError as error:
+            skipped.append(str(error))
+    size = (shown[0].images.shape[1], shown[0].images.shape[2]) if shown else (0, 0)
+    statistics = sketch.statistics()
+    return Inspection(
+        key=source.key,
+        control_hz=source.control_hz,
+        lengths=np.array(lengths),
+        instructions=tuple(words.most_common()),
+        size=size,
+        intrinsics=None if camera is None else camera.scaled_to(*size) if shown else camera.intrinsics,
+        has_depth=_has_depth(source, readable[0]),
+        statistics=statistics,
+        sample=sketch.sample,
+        strips=tuple(shown),
+        skipped=tuple(skipped),
+        warnings=tuple(_warnings(np.array(lengths), words, statistics, tally, skipped)),
+    )
+
+
+def _spread(count: int, wanted: int | None) -> list[int]:
+    """So many of `count` numbers, evenly spread; all where None is asked for."""
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return np.unique(np.linspace(0, count - 1, wanted).round().astype(int)).tolist() if wanted else []
+
+
+def _count(tally: _Tally, episode: Episode) -> None:
+    gripper = episode.actions[:, 6]
+    tally.starts_closed += bool(gripper[0] < 0.5)
+    tally.gripper_still += bool(np.ptp(gripper) == 0)
+    tally.gripper_outside += int(((gripper < 0) | (gripper > 1)).sum())
+    tally.without_camera += episode.camera is None
+    tally.idle_steps += int((np.abs(episode.actions[:, :6]) <= _STILL).all(axis=1).sum())
+
+
+def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
+    episode = source.episode(index)
+    steps = _spread(len(episode.actions), frames)
+    return Strip(index, episode.instruction, episode.images(steps), np.array(steps))
+
+
+def _has_depth(source: EpisodeSource, index: int) -> bool:
+    try:
+        return source.episode(index).depth([0]) is not None
+    except CheckpointError:
+        return True
+
+
+def _warnings(
+    lengths: np.ndarray,
+    words: Counter[str],
+    statistics: ActionStatistics,
+    tally: _Tally,
+    skipped: Sequence[str],
+) -> list[str]:
+    found = []
+    episodes, steps = len(lengths), int(lengths.sum())
+    if skipped:
+        found.append(f"{len(skipped)} records are damaged or left out, the first: {skipped[0]}")
+    span = statistics.max - statistics.min
+    if still := [DIMENSIONS[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
+        found.append(f"{', '.join(still)} never {'changes' if len(still) == 1 else 'change'}")
+    if tally.gripper_outside:
+        found.append(
+            f"the gripper lies outside of [0, 1] in {tally.gripper_outside} of {steps} steps (from "
+            f"{statistics.min[6]:g} to {statistics.max[6]:g}); scale it with a mapping's 'gripper: {{min, max}}'"
+        )
+    elif span[6] == 0:
+        found.append(f"the gripper never changes; it is {statistics.min[6]:g} all the time")
+    elif tally.gripper_still > _MOSTLY * episodes:
+        found.append(f"the gripper does not change in {tally.gripper_still} of {episodes} episodes")
+    if span[6] > 0 and not tally.gripper_outside and tally.starts_closed > _MOSTLY * episodes:
+        found.append(
+            f"the gripper is closed at the start of {tally.starts_closed} of {episodes} episodes; it may be inverted "
+            "(1 is open)"
+        )
+    if words[""]:
+        found.append(f"{words['']} of {episodes} episodes have no instruction")
+    if short := int((lengths < SHORT).sum()):
+        found.append(f"{short} of {episodes} episodes have fewer than {SHORT} steps")
+    if tally.without_camera:
+        found.append(f"the intrinsics are unknown in {tally.without_camera} of {episodes} episodes")
+    if tally.idle_steps > _IDLE * steps:
+        found.append(
+            f"nothing moves in {tally.idle_steps / steps:.0%} of the steps; leave them out as no-ops"
+        )
+    return found

@@ -1,0 +1,117 @@
+"""`spatialvla data`, as it is typed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spatialvla.cli.main import main
+from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
+
+DATA = Path(__file__).parents[1] / "data"
+RLDS = DATA / "rlds" / "bridge_orig"
+LEROBOT = DATA / "lerobot_v3"
+CAMERA = ("--camera", "observation.images.top")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def run(*arguments):
+    main(["data", *map(str, arguments)])
+
+
+def test_inspect_prints_and_draws_rlds(capsys, tmp_path):
+    run("inspect", RLDS, "--out", tmp_path / "pictures")
+    out = capsys.readouterr().out
+    assert "bridge_orig/1.0.0: 4 episodes, 30 steps at 5 Hz" in out
+    assert "2  put the red block on plate 0" in out
+    assert "Camera: 256x256, fx 249.4, fy 332.6" in out
+    assert "Warning" not in out
+    rows = {line.split()[1]: line.split("│")[2:-1] for line in out.splitlines() if line.startswith("│")}
+    assert list(rows) == ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+    assert [float(cell) for cell in rows["gripper"]] == [0, 1, 0.5, 0.5, 0, 1]
+    for name in ("actions.png", "frames.png"):
+        with Image.open(tmp_path / "pictures" / name) as picture:
+            assert picture.width > 600
+
+
+def test_inspect_reads_what_can_be_read_of_damaged_shards(capsys, tmp_path):
+    copy = tmp_path / "bridge_orig"
+    copy.mkdir()
+    for path in RLDS.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (shard,) = copy.glob("*00001-of-00002")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 4] ^= 1
+    shard.write_bytes(data[:-100])
+    run("inspect", copy)
+    out = capsys.readouterr().out
+    assert "Warning: 2 records are damaged or left out, the first:" in out
+    assert "00001-of-00002" in out
+
+
+def test_inspect_warns_of_what_the_sample_of_lerobot_lacks(capsys):
+    run("inspect", LEROBOT, *CAMERA, "--episodes", "2")
+    out = capsys.readouterr().out
+    assert "lerobot_v3: 2 episodes, 120 steps at 5 Hz" in out
+    assert "Camera: 256x256, intrinsics unknown" in out
+    assert "Warning: the gripper lies outside of [0, 1]" in out
+    assert "Warning: the intrinsics are unknown in 2 of 2 episodes" in out
+
+
+def test_inspect_takes_a_mapping_and_sees_depth(capsys, tmp_path):
+    features = [
+        Feature("observation.images.front", "video", (16, 16, 3)),
+        Feature("observation.depth.front", "depth", (16, 16)),
+        Feature("action", "float32", (7,)),
+    ]
+    writer = LeRobotWriter(tmp_path / "d", 10, features)
+    frames = {
+        features[0].name: np.zeros((6, 16, 16, 3), np.uint8),
+        features[1].name: np.ones((6, 16, 16), np.float32),
+        "action": np.linspace(-1, 1, 42, dtype=np.float32).reshape(6, 7),
+    }
+    writer.add_episode(frames, "wipe")
+    writer.finalize()
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(
+        "gripper: {min: -1, open: 0}\nintrinsics: {K: [[20, 0, 8], [0, 20, 8], [0, 0, 1]], height: 16, width: 16}"
+    )
+    run("inspect", tmp_path / "d", "--mapping", mapping)
+    out = capsys.readouterr().out
+    assert "Camera: 16x16, with depth, fx 20.0, fy 20.0, cx 8.0, cy 8.0" in out
+    assert "Warning" not in out
+
+
+def test_convert_writes_a_dataset(capsys, tmp_path):
+    run("convert", RLDS, "--out", tmp_path / "out")
+    assert f"Wrote 4 episodes to {tmp_path / 'out'}" in capsys.readouterr().out
+    dataset = LeRobotDataset(tmp_path / "out")
+    assert (len(dataset), dataset.fps) == (4, 5)
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    assert info["features"]["action"]["names"][-1] == "gripper"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", LEROBOT), "choose one with the mapping's line 'image: …'"),
+        (("inspect", "absent"), "no dataset 'absent'"),
+        (("inspect", DATA), "is no dataset"),
+        (("inspect", RLDS, *CAMERA), "takes no mapping"),
+        (("inspect", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),
+        (("convert", LEROBOT, *CAMERA, "--out", LEROBOT), "already holds a dataset"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        run(*arguments)
+    assert error.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]

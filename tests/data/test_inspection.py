@@ -1,0 +1,138 @@
+"""What an inspection counts, and what it warns of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from spatialvla.data.inspection import inspect
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.vision.camera import Camera
+from spatialvla.viz.drawing import png
+from spatialvla.viz.inspection import action_figure, contact_sheet
+
+CAMERA = Camera(np.array([[60.0, 0, 16], [0, 60, 12], [0, 0, 1]]), height=24, width=32)
+
+
+@dataclass(frozen=True)
+class MadeEpisode:
+    actions: np.ndarray
+    instruction: str = "push"
+    camera: Camera | None = CAMERA
+    broken: bool = False
+
+    @property
+    def starts(self):
+        return np.arange(len(self.actions))
+
+    def images(self, steps):
+        if self.broken:
+            raise CheckpointError("this image is damaged")
+        return np.zeros((len(steps), 12, 16, 3), np.uint8)
+
+    def depth(self, steps):
+        return None
+
+
+class MadeSource:
+    key, control_hz, fingerprint = "made", 5.0, "1"
+
+    def __init__(self, episodes):
+        self.episodes = episodes
+
+    def __len__(self):
+        return len(self.episodes)
+
+    def episode(self, index):
+        found = self.episodes[index]
+        if isinstance(found, str):
+            raise CheckpointError(found)
+        return found
+
+
+def good(number, length=12):
+    """Motions in every dimension, and a gripper that closes half way."""
+    actions = np.random.default_rng(number).normal(size=(length, 7))
+    actions[:, 6] = np.arange(length) < length // 2
+    return actions
+
+
+def changed(dimension, values):
+    def actions(number):
+        made = good(number)
+        made[:, dimension] = values(made[:, dimension])
+        return made
+
+    return actions
+
+
+def inspected(make=good, count=4, **options):
+    return inspect(MadeSource([MadeEpisode(make(number), **options) for number in range(count)]))
+
+
+def test_numbers_are_those_of_all_actions():
+    episodes = [MadeEpisode(good(0), "push"), MadeEpisode(good(1, 8), "pull"), MadeEpisode(good(2), "push")]
+    found = inspect(MadeSource(episodes), strips=2, frames=3)
+    everything = np.concatenate([episode.actions for episode in episodes])
+    assert found.warnings == ()
+    assert found.lengths.tolist() == [12, 8, 12]
+    assert found.instructions == (("push", 2), ("pull", 1))
+    assert (found.size, found.has_depth, found.key) == ((12, 16), False, "made")
+    np.testing.assert_allclose(found.intrinsics, [[30, 0, 8], [0, 30, 6], [0, 0, 1]])
+    np.testing.assert_allclose(found.statistics.mean, everything.mean(axis=0))
+    np.testing.assert_allclose(found.statistics.q99, np.quantile(everything, 0.99, axis=0))
+    assert sorted(map(tuple, found.sample)) == sorted(map(tuple, everything))
+    assert [(strip.episode, strip.steps.tolist()) for strip in found.strips] == [
+        (0, [0, 6, 11]),
+        (2, [0, 6, 11]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "warning"),
+    [
+        (changed(2, np.zeros_like), {}, "z never changes"),
+        (changed([3, 5], np.ones_like), {}, "roll, yaw never change"),
+        (changed(6, lambda g: 2 * g - 1), {}, "the gripper lies outside of [0, 1] in 24 of 48 steps (from -1 to 1)"),
+        (changed(6, np.ones_like), {}, "the gripper never changes; it is 1 all the time"),
+        (changed(6, lambda g: 1 - g), {}, "closed at the start of 4 of 4 episodes; it may be inverted"),
+        (lambda n: np.where(np.arange(7) == 6, n % 2, good(n)), {}, "the gripper does not change in 4 of 4"),
+        (changed(slice(6), np.zeros_like), {}, "nothing moves in 100% of the steps"),
+        (lambda n: good(n, 4 if n else 9), {}, "3 of 4 episodes have fewer than 5 steps"),
+        (good, {"instruction": ""}, "4 of 4 episodes have no instruction"),
+        (good, {"camera": None}, "the intrinsics are unknown in 4 of 4 episodes"),
+        (good, {"broken": True}, "are damaged or left out, the first: this image is damaged"),
+    ],
+)  # fmt: skip
+def test_each_fault_has_its_warning(make, options, warning):
+    assert any(warning in found for found in inspected(make, **options).warnings)
+
+
+def test_damaged_episodes_are_counted_and_the_rest_is_read():
+    source = MadeSource(
+        ["shard 0, offset 5 is damaged", MadeEpisode(good(0)), "shard 1 too", MadeEpisode(good(1))]
+    )
+    source.broken = ("shard 2 breaks off",)
+    found = inspect(source)
+    assert len(found.lengths) == 2
+    assert found.skipped == ("shard 2 breaks off", "shard 0, offset 5 is damaged", "shard 1 too")
+    assert any("3 records are damaged or left out, the first: shard 2" in text for text in found.warnings)
+    with pytest.raises(InputError, match="no episode of the dataset can be read; it is damaged"):
+        inspect(MadeSource(["it is damaged"]))
+
+
+def test_some_episodes_stand_for_all():
+    calls = []
+    source = MadeSource([MadeEpisode(good(number)) for number in range(50)])
+    found = inspect(source, episodes=5, progress=lambda done, total: calls.append((done, total)))
+    assert len(found.lengths) == 5
+    assert {strip.episode for strip in found.strips} == {0, 12, 24, 37, 49}
+    assert calls[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("make", [good, changed(6, np.ones_like), lambda n: good(n, 2)])
+def test_pictures_can_be_drawn_of_anything(make):
+    for options in ({}, {"broken": True}, {"instruction": "word " * 60}):
+        found = inspected(make, **options)
+        for figure in (action_figure(found), contact_sheet(found)):
+            assert png(figure).startswith(b"\x89PNG")
