@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config
@@ -173,7 +172,6 @@ class Gemma2Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.checkpoint_activations = False
 
     def forward(
         self,
@@ -193,11 +191,7 @@ class Gemma2Decoder(nn.Module):
         full = attention_bias(visible_BTS, x_BTD.dtype)
         near = attention_bias(visible_BTS & self._window(visible_BTS), x_BTD.dtype)
         for layer in self.layers:
-            bias_B1TS = near if layer.slides else full
-            if self.checkpoint_activations and cache is None and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, rotary, bias_B1TS, cache, use_reentrant=False)
-            else:
-                x_BTD = layer(x_BTD, rotary, bias_B1TS, cache)
+            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache)
         if cache is not None:
             cache.length += embeddings_BTD.shape[1]
         return self.norm(x_BTD)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ from spatialvla.model.weights import Filling, read_file, write_file
 
 if TYPE_CHECKING:
     from spatialvla.model.spatialvla import SpatialVLA
+
+T = TypeVar("T", bound=torch.Tensor)
 
 TENSORS = "adapter_model.safetensors"
 TARGETS = (
@@ -88,11 +91,16 @@ def adapter_parameters(model: SpatialVLA) -> dict[str, torch.nn.Parameter]:
     if not has_lora(model):
         raise InputError("The model has no LoRA adapter; add one first.")
     saved = _config(model).modules_to_save or ()
+    return adapter_tensors(dict(model.named_parameters()), saved)
+
+
+def adapter_tensors(tensors: Mapping[str, T], saved: Sequence[str]) -> dict[str, T]:
+    """Those of a model's tensors that are an adapter's, by the names in peft's files. saved: modules saved whole."""
     found = {}
-    for name, parameter in model.named_parameters():
+    for name, tensor in tensors.items():
         module = name.rpartition(".")[0]
         if "lora_" in name or any(f".{module}".endswith(f".{part}") for part in saved):
-            found[_PREFIX + published_name(name.replace(f".{_NAME}", ""))] = parameter
+            found[_PREFIX + published_name(name.replace(f".{_NAME}", ""))] = tensor
     return found
 
 
@@ -103,6 +111,11 @@ def save_adapter(model: SpatialVLA, folder: Path, dtype: torch.dtype | None = No
     """
     tensors = {key: p.detach().cpu().to(dtype or p.dtype) for key, p in adapter_parameters(model).items()}
     write_file(tensors, folder / TENSORS)
+    save_adapter_config(model, folder)
+
+
+def save_adapter_config(model: SpatialVLA, folder: Path) -> None:
+    """Writes adapter_config.json alone."""
     with TemporaryDirectory() as temporary:
         _config(model).save_pretrained(temporary)
         write_json(folder / ADAPTER, read_json(Path(temporary) / ADAPTER))
@@ -119,8 +132,16 @@ def load_adapted(kind: type[SpatialVLA], folder: Path, dtype: torch.dtype) -> Sp
     return model
 
 
-def load_unmerged(kind: type[SpatialVLA], folder: Path, dtype: torch.dtype) -> SpatialVLA:
-    """Like `load_adapted`, with the adapter still apart and trainable."""
+def load_unmerged(
+    kind: type[SpatialVLA],
+    folder: Path,
+    dtype: torch.dtype,
+    trained: Mapping[str, torch.Tensor] | None = None,
+) -> SpatialVLA:
+    """Like `load_adapted`, with the adapter still apart and trainable.
+
+    trained: tensors of a model with adapters by its own names, to take instead of those in the folder.
+    """
     peft = _peft()
     raw = read_json(folder / ADAPTER)
     if raw.get("peft_type") != "LORA" or not raw.get("base_model_name_or_path"):
@@ -134,7 +155,10 @@ def load_unmerged(kind: type[SpatialVLA], folder: Path, dtype: torch.dtype) -> S
         if old != new:
             regrid(model, old, new)
     config = peft.LoraConfig.from_pretrained(str(folder))
-    tensors = dict(read_file(folder / TENSORS))
+    if trained is None:
+        tensors = dict(read_file(folder / TENSORS))
+    else:
+        tensors = adapter_tensors(trained, config.modules_to_save or ())
     config.target_modules = _targets(model, tensors)
     config.inference_mode = False
     _inject(model, config)

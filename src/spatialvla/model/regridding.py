@@ -41,8 +41,9 @@ def regrid(model: SpatialVLA, old: ActionGrid, new: ActionGrid) -> None:
     _set_rows(head, first, _resampled(head.weight[first:], old, new))
     _set_rows(decoder.embed_tokens, first, model.spatial_embed_tokens.weight)
     vocabulary = first + new.size
-    # Published files repeat the size of the vocabulary in a key that nothing reads.
-    extra = {k: vocabulary if k == "_vocab_size" else v for k, v in config.extra.items()}
+    # Published files repeat the sizes in keys that nothing reads.
+    repeated = {"_vocab_size": vocabulary, "spatial_token_num": new.size}
+    extra = {key: repeated.get(key, value) for key, value in config.extra.items()}
     model.config = config.replace(
         text=replace(config.text, vocab_size=vocabulary),
         translation_token_num=new.n_translation,

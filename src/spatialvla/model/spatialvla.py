@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import SiglipVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.errors import InputError
 from spatialvla.model.checkpoint import load_model, save_model
@@ -115,7 +118,7 @@ class SpatialVLA(nn.Module):
     def train(self, mode: bool = True) -> SpatialVLA:
         """Training mode; what holds no trainable parameter stays in eval mode."""
         super().train(mode)
-        for module in self.modules():
+        for module in self.modules() if mode else ():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
@@ -126,11 +129,11 @@ class SpatialVLA(nn.Module):
 
         The gradients stay exactly the same; memory and time are in docs/performance.md.
         """
-        self.language_model.model.checkpoint_activations = enabled
-        if enabled:
-            self.vision_tower.gradient_checkpointing_enable({"use_reentrant": False})
-        else:
-            self.vision_tower.gradient_checkpointing_disable()
+        siglip = [part for part in self.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
+        for layer in [*siglip, *self.language_model.model.layers]:
+            layer.__dict__.pop("forward", None)
+            if enabled:
+                layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,7 +11,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.files import replacing, write_json
 from spatialvla.model.config import read_json
 
@@ -79,9 +79,13 @@ def write_tensors(
     """Writes model.safetensors, or shards of at most `max_shard_size` and their index.
 
     Each file appears at once or not at all, the index last. Files of an earlier save that no longer belong are
-    removed. max_shard_size: bytes, or a text such as "5GB". Raises CheckpointError on a full disk.
+    removed. max_shard_size: bytes, or a text such as "5GB". Raises CheckpointError on a full disk, InputError
+    where max_shard_size is no size.
     """
-    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+    try:
+        split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+    except ValueError:
+        raise InputError(f"max_shard_size is a size such as 5GB or 500MB, not {max_shard_size!r}.") from None
     folder.mkdir(parents=True, exist_ok=True)
     _check_space(sum(tensor.nbytes for tensor in tensors.values()), folder)
     for name, keys in split.filename_to_tensors.items():

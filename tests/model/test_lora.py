@@ -1,0 +1,212 @@
+"""LoRA: nothing changes until trained, the file is peft's own, and merging changes no output."""
+
+import builtins
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from spatialvla import ActionGrid, Policy, Processor, SpatialVLA
+from spatialvla.actions.grids import Bins
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.checkpoint import published_name
+from spatialvla.model.lora import (
+    LoraOptions,
+    adapter_parameters,
+    add_lora,
+    load_unmerged,
+    merge_lora,
+    save_adapter,
+)
+from spatialvla.model.regridding import regrid
+from spatialvla.training.adaptation import regridded
+
+REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
+CHECKPOINT = REFERENCE / "checkpoint"
+OPTIONS = LoraOptions(rank=4, alpha=8, spatial_embeddings=True)
+processor = Processor.from_pretrained(CHECKPOINT)
+
+
+def a_batch():
+    image = Image.open(next((REFERENCE / "images").glob("*.png"))).convert("RGB")
+    actions = np.random.default_rng(0).uniform(-0.01, 0.01, (2, 2, 7))
+    return processor([image, image], ["stop", "open the drawer"], "tiny_robot/0.1.0", actions=actions)
+
+
+def trained(options: LoraOptions = OPTIONS) -> SpatialVLA:
+    """A model whose adapter does something."""
+    model = SpatialVLA.from_pretrained(CHECKPOINT)
+    add_lora(model, CHECKPOINT, options)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model).values():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = trained()
+    save_adapter(model, tmp_path)
+    processor.save_pretrained(tmp_path)
+    return model, tmp_path
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model(a_batch()).logits
+
+
+def test_every_linear_layer_but_the_head_and_the_depth_estimator_is_adapted():
+    plain = SpatialVLA.from_pretrained(CHECKPOINT)
+    linear = {name for name, module in plain.named_modules() if isinstance(module, nn.Linear)}
+    wanted = {n for n in linear if not n.startswith("vision_zoe_model") and not n.endswith("lm_head")}
+    model = trained(LoraOptions(rank=4))
+    adapted = {name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")}
+    assert adapted == wanted
+    assert all(".lora_" in key for key in adapter_parameters(model))
+
+
+def test_a_new_adapter_changes_nothing_and_trains_alone():
+    before = logits(SpatialVLA.from_pretrained(CHECKPOINT))
+    model = SpatialVLA.from_pretrained(CHECKPOINT)
+    add_lora(model, CHECKPOINT)
+    assert torch.equal(logits(model), before)
+    trains = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(trains) == len(adapter_parameters(model))
+    assert all("lora_" in name for name in trains)
+
+
+def test_merging_changes_no_output():
+    model = trained()
+    before = logits(model)
+    assert not torch.allclose(before, logits(SpatialVLA.from_pretrained(CHECKPOINT)), atol=1e-2)
+    merge_lora(model)
+    assert torch.allclose(logits(model), before, atol=1e-5)
+    assert model.state_dict().keys() == SpatialVLA.from_pretrained(CHECKPOINT).state_dict().keys()
+    assert not any(p.requires_grad for p in model.vision_zoe_model.parameters())
+
+
+def test_an_adapter_folder_loads_as_a_merged_model_and_as_a_policy(saved):
+    model, folder = saved
+    loaded = SpatialVLA.from_pretrained(folder)
+    assert torch.allclose(logits(loaded), logits(model), atol=1e-5)
+    assert not loaded.training
+    assert (folder / "adapter_model.safetensors").stat().st_size < 0.3 * (
+        CHECKPOINT / "model.safetensors"
+    ).stat().st_size
+    observation = Policy.from_pretrained(folder, dataset="tiny_robot/0.1.0")
+    assert observation.model.config == loaded.config
+
+
+def test_peft_itself_reads_the_folder(saved):
+    from peft import PeftModel
+
+    model, folder = saved
+    # peft knows the names of this version of transformers only, the file has the published ones.
+    ours = {published_name(n): n for n, _ in SpatialVLA.from_pretrained(CHECKPOINT).named_parameters()}
+    tensors = {}
+    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+        module, lora, rest = key.removeprefix("base_model.model.").partition(".lora_")
+        name = ours[f"{module}.weight"].removesuffix(".weight") if lora else ours[module]
+        tensors[f"base_model.model.{name}{lora}{rest}"] = tensor
+    save_file(tensors, folder / "adapter_model.safetensors")
+    theirs = PeftModel.from_pretrained(SpatialVLA.from_pretrained(CHECKPOINT), str(folder))
+    assert torch.allclose(logits(theirs), logits(model), atol=1e-6)
+
+
+def test_an_adapter_can_be_trained_on(saved):
+    model, folder = saved
+    again = load_unmerged(SpatialVLA, folder, torch.float32)
+    assert torch.equal(logits(again), logits(model))
+    assert [n for n, p in again.named_parameters() if p.requires_grad] == [
+        n for n, p in model.named_parameters() if p.requires_grad
+    ]
+
+
+def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path):
+    grid = ActionGrid.uniform(Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3))
+    model = SpatialVLA.from_pretrained(CHECKPOINT)
+    regrid(model, processor.grid, grid)
+    add_lora(model, CHECKPOINT, OPTIONS)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model).values():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    save_adapter(model, tmp_path)
+    regridded(processor, grid, processor.statistics, processor.cameras).save_pretrained(tmp_path)
+    policy = Policy.from_pretrained(tmp_path, dataset="tiny_robot/0.1.0")
+    merge_lora(model)
+    assert policy.model.config == model.config
+    state = model.state_dict()
+    assert all(torch.allclose(t, state[n], atol=1e-6) for n, t in policy.model.state_dict().items())
+
+
+def test_bfloat16_adapters(tmp_path):
+    save_adapter(trained(), tmp_path, torch.bfloat16)
+    assert {t.dtype for t in load_file(tmp_path / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert SpatialVLA.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_missing_tensors_and_bases_are_named(saved):
+    _, folder = saved
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors does not exist"):
+        SpatialVLA.from_pretrained(folder)
+    key = "base_model.model.multi_modal_projector.linear.lora_B.weight"
+    save_file({k: v for k, v in tensors.items() if k != key}, folder / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks the tensor .*linear\.lora_B"):
+        SpatialVLA.from_pretrained(folder)
+    save_file({**tensors, key: tensors[key][:-1].clone()}, folder / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"linear\.lora_B\.weight .*\(95, 4\)"):
+        SpatialVLA.from_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    gone = config | {"base_model_name_or_path": "no/such-base"}
+    (folder / "adapter_config.json").write_text(json.dumps(gone))
+    with pytest.raises(CheckpointError, match="no/such-base"):
+        SpatialVLA.from_pretrained(folder)
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
+    with pytest.raises(CheckpointError, match="no LoRA adapter"):
+        SpatialVLA.from_pretrained(folder)
+
+
+def test_the_base_is_named_so_that_it_is_found_from_anywhere(tmp_path, monkeypatch):
+    shutil.copytree(CHECKPOINT, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    for base, name in (("base", str(tmp_path / "base")), ("nano", "nano"), ("some/hub-id", "some/hub-id")):
+        model = SpatialVLA.from_pretrained(CHECKPOINT)
+        add_lora(model, base)
+        save_adapter(model, tmp_path / "adapter")
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == name
+
+
+def test_requests_that_make_no_sense():
+    model = SpatialVLA.from_pretrained(CHECKPOINT)
+    with pytest.raises(InputError, match="no LoRA adapter"):
+        merge_lora(model)
+    add_lora(model, CHECKPOINT)
+    with pytest.raises(InputError, match="already"):
+        add_lora(model, CHECKPOINT)
+    with pytest.raises(InputError, match="rank"):
+        LoraOptions(rank=0)
+
+
+def test_without_peft_one_sentence_says_so(saved, monkeypatch):
+    original = builtins.__import__
+
+    def without_peft(name, *arguments, **options):
+        if name == "peft":
+            raise ImportError(name)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_peft)
+    with pytest.raises(InputError, match="LoRA needs peft"):
+        SpatialVLA.from_pretrained(saved[1])
+    SpatialVLA.from_pretrained(CHECKPOINT)
