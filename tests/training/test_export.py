@@ -12,6 +12,7 @@ from spatialvla.cli.main import main
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora import LoraOptions, adapter_parameters, add_lora, merge_lora, save_adapter
 from spatialvla.training import export as exporting
+from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.export import export, save_layout
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
@@ -107,6 +108,16 @@ def test_large_models_are_sharded_and_an_older_save_leaves_nothing_behind(tmp_pa
     export(CHECKPOINT, tmp_path)
     assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
     assert_same(tmp_path, model)
+
+
+def test_a_real_checkpoint(tmp_path):
+    model = a_model(lora=True)
+    save_layout(model, processor, tmp_path)
+    optimizer = torch.optim.AdamW(adapter_parameters(model).values())
+    Checkpointer(tmp_path / FOLDER, keep=1).save(Trained(model, optimizer), Moment(1, 0.0, {}))
+    export(tmp_path, tmp_path / "out", merge=True)
+    merge_lora(model)
+    assert_same(tmp_path / "out", model, atol=1e-6)
 
 
 def test_a_run_that_lacks_weights_is_named(make_run, tmp_path, monkeypatch):

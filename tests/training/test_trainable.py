@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conftest import TEXT, tiny
 from spatialvla.errors import InputError
 from spatialvla.model.lora import LoraOptions, add_lora
 from spatialvla.model.spatialvla import SpatialVLA
@@ -123,6 +123,6 @@ def test_the_frozen_text_embeddings_gradient_is_never_computed():
 
 
 def test_lora_needs_adapters():
+    model = SpatialVLA(tiny())
     with pytest.raises(InputError, match="no LoRA adapter"):
-        a_model_without_adapters = SpatialVLA(tiny())
-        select_trainable(a_model_without_adapters, "lora")
+        select_trainable(model, "lora")
