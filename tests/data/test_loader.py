@@ -1,6 +1,7 @@
 """Batches of mixtures: what is in them, and that workers, ranks and interruptions change nothing."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -13,10 +14,12 @@ from fake_source import CAMERA, FakeSource
 from spatialvla import Processor
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.loader import evaluation_batches, make_loader
+from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
+RLDS = Path(__file__).parent / "rlds" / "bridge_orig"
 ONE = FakeSource("one", (6, 4, 9))
 TWO = FakeSource("two", (5, 7), size=(40, 100), camera=None)
 
@@ -218,3 +221,26 @@ def test_held_out_samples_are_evaluated_as_they_are():
     assert [len(part) for part in parts] == [2, 2, 2]
     assert sorted(chain(*parts)) == sorted(names(first)[:6])
     assert not list(evaluation_batches(*opened(ONE), 3, limit=8))
+
+
+def test_open_x_embodiment_from_shards_to_batches(tmp_path):
+    """The dataset that the real TFDS wrote, one of its records damaged."""
+    root = shutil.copytree(RLDS, tmp_path / "bridge_orig")
+    shard = root / "bridge_orig-train.tfrecord-00001-of-00002"
+    data = bytearray(shard.read_bytes())
+    data[200_000] ^= 4
+    shard.write_bytes(data)
+    source = OXESource(root, cache=tmp_path / "index")
+    with pytest.raises(CheckpointError, match=r"00001-of-00002: the record at offset 0 is damaged"):
+        TrainingMixture.open([source])
+    mixture, processor = opened(source, on_bad="skip", held_out=0.3, cache=tmp_path / "surveys")
+    (found,) = mixture.surveys
+    assert found.lengths.tolist() == [8, 8, 0, 8]
+    assert len(found.damaged) == 1
+    assert mixture.held_out[0].sum() == 1
+    alone, shared = (given(make_loader(mixture, processor, 5, workers=workers), 4) for workers in (0, 2))
+    assert alone == shared
+    held = int(np.flatnonzero(mixture.held_out[0])[0])
+    assert {int(name.split()[2]) for name in names(alone)} == {0, 1, 3} - {held}
+    loaded = next(iter(make_loader(mixture, processor, 5)))
+    assert loaded.batch.pixel_values.shape == (5, 3, processor.image_size, processor.image_size)

@@ -22,7 +22,10 @@ from spatialvla.vision.images import fill_holes
 
 OnBadSample = Literal["raise", "replace"]
 _MOST_REPLACEMENTS = 100
-_SEARCHED = 256  # draws looked at in one go for one of the same dataset
+_SEARCHED, _MOST_SEARCHED = (
+    256,
+    1 << 18,
+)  # draws looked at in one go for one of the same dataset, at first and at most
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class DrawnSamples(Dataset[LoadedSample]):
     def _reopen_after_fork(self) -> None:
         """Connections and decoders do not survive a fork; sources open anew where they are unpickled."""
         if self._process != os.getpid():
-            self.__setstate__(pickle.loads(pickle.dumps(self.__getstate__())))
+            self.sources = pickle.loads(pickle.dumps(self.sources))
+            self._episodes, self._process = OrderedDict(), os.getpid()
 
     def _sample_or_next(self, number: int, source: int, episode: int, start: int) -> LoadedSample:
         reasons: list[str] = []
@@ -112,11 +116,12 @@ class DrawnSamples(Dataset[LoadedSample]):
     def _candidates(self, number: int, source: int, episode: int, start: int) -> Iterator[tuple[int, int]]:
         """A draw's own place, and those of the following draws of its dataset."""
         yield episode, start
+        first, many = number + 1, _SEARCHED
         while True:
-            following = self.draws(np.arange(number + 1, number + 1 + _SEARCHED))
+            following = self.draws(np.arange(first, first + many))
             for row in np.flatnonzero(following.source == source).tolist():
                 yield int(following.episode[row]), int(following.start[row])
-            number += _SEARCHED
+            first, many = first + many, min(2 * many, _MOST_SEARCHED)
 
     def _sample(
         self, number: int, source: int, index: int, start: int, replaced: tuple[str, ...]

@@ -92,7 +92,10 @@ def _fields(data: memoryview) -> list[tuple[int, int, memoryview]]:
         tag, position = _varint(data, position)
         wire = tag & 7
         if wire == _BYTES:
-            length, position = _varint(data, position)
+            length = data[position]
+            position += 1
+            if length >= 0x80:
+                length, position = _varint(data, position - 1)
         elif wire == _VARINT:
             length = _varint(data, position)[1] - position
         elif wire in (_FIXED32, _FIXED64):
@@ -115,8 +118,13 @@ def _items(data: memoryview) -> list[memoryview]:
             return [item for number, wire, item in _fields(data) if number == 1 and wire == _BYTES]
         length = data[position + 1]
         position += 2
-        if length >= 0x80:
-            length, position = _varint(data, position - 1)
+        if length >= 0x80:  # most are files of 128 to 16,383 bytes
+            more = data[position]
+            if more < 0x80:
+                length += (more - 1) << 7
+                position += 1
+            else:
+                length, position = _varint(data, position - 1)
         following = position + length
         if following > end:
             raise ValueError("a field reaches past the end")

@@ -140,7 +140,9 @@ def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
 
 
 def _stored(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> FeatureList:
-    for key in (spec.key, f"{spec.key}/ragged_flat_values", f"{spec.key}/value"):
+    if spec.key in record:
+        return record[spec.key]
+    for key in (f"{spec.key}/ragged_flat_values", f"{spec.key}/value"):
         if key in record:
             return record[key]
     raise CheckpointError(f"lacks the feature '{spec.key}' that features.json announces")
