@@ -1,0 +1,161 @@
+"""Two processes compute what one does, and go on from each other's checkpoints."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_run import BATCH, Run, run
+
+from conftest import tiny
+from spatialvla.errors import InputError
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.checkpoints import FOLDER, Checkpointer, load_weights
+from spatialvla.training.distributed import World, join_world
+
+HERE = Path(__file__).parent
+EMBEDDINGS = "language_model.model.embed_tokens.weight"
+
+
+def as_processes(count, jobs):
+    """The runs, as that many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "small_run.py", json.dumps([asdict(job) for job in jobs])],
+            cwd=HERE,
+            env=os.environ
+            | {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                "OMP_NUM_THREADS": "1",
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * count, "\n".join(errors)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of runs of four steps by their processes: "1-2" began as one and went on as two."""
+    root = tmp_path_factory.mktemp("runs")
+    folders = {name: root / name for name in ("1", "2", "1 half", "2 half", "1-2", "2-1", "2-2", "2 bf16")}
+    for folder in folders.values():
+        folder.mkdir()
+
+    def job(name, **options):
+        return Run(str(folders[name]), **options)
+
+    run(World(), job("1"))
+    run(World(), job("1 half", steps=2))
+    as_processes(
+        2,
+        [
+            job("2"),
+            job("2 half", steps=2, recompute=True),
+            job("1-2", resume=str(folders["1 half"])),
+            job("2-2", resume=str(folders["2 half"])),
+            job("2 bf16", bf16=True),
+        ],
+    )
+    run(World(), job("2-1", resume=str(folders["2 half"])))
+    return folders
+
+
+def lines(folder):
+    return json.loads((folder / "lines.json").read_text())
+
+
+@pytest.mark.parametrize("other", ["2", "1-2", "2-1", "2-2"])
+def test_any_number_of_processes_learns_the_same(runs, other):
+    ours, theirs = lines(runs["1"]), lines(runs[other])
+    for mine, others in zip(ours[-len(theirs) :], theirs, strict=True):
+        assert mine["step"] == others["step"]
+        assert mine["tokens"] == others["tokens"]
+        for name in ("loss", "norm", "held_out"):
+            assert others[name] == pytest.approx(mine[name], rel=2e-6), name
+    for average in (False, True):
+        expected = load_weights(runs["1"], average)
+        found = load_weights(runs[other], average)
+        assert set(found) == set(expected)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_frozen_parts_stay_as_they_were_and_the_rest_moves(runs):
+    torch.manual_seed(3)
+    start = SpatialVLA(tiny()).state_dict()
+    end = load_weights(runs["2"], average=False)
+    assert set(start) == set(end)
+    frozen = {name for name in start if name == EMBEDDINGS or name.startswith("vision_zoe_model.")}
+    for name in frozen:
+        assert torch.equal(start[name], end[name]), name
+    moved = [name for name in start if name not in frozen and not torch.equal(start[name], end[name])]
+    assert len(moved) > 0.9 * (len(start) - len(frozen))
+
+
+def test_going_on_as_many_processes_is_exact_to_the_bit(runs):
+    assert lines(runs["2"])[2:] == lines(runs["2-2"])
+    for average in (False, True):
+        straight, resumed = load_weights(runs["2"], average), load_weights(runs["2-2"], average)
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in straight.items())
+
+
+def test_random_numbers_go_on_or_start_anew_by_rank(runs):
+    assert lines(runs["2-2"])[0]["noise"] == lines(runs["2"])[2]["noise"]
+    anew = lines(runs["1-2"])[0]["noise"]
+    assert len({*anew, *lines(runs["1"])[2]["noise"]}) == 3
+
+
+def test_each_rank_gets_its_loader_back_among_as_many_only(runs):
+    path = runs["2"] / FOLDER / "step_00000004"
+    for rank in range(2):
+        assert Checkpointer(path.parent, 3, World(rank, 2)).moment(path).loader == {"rank": rank, "given": 4}
+    alone = Checkpointer(path.parent, 3).moment(path)
+    assert alone.loader == {}
+    assert alone.documents["grid"] == {"bins": [1, 2]}
+    assert (alone.step, alone.seconds, alone.identity) == (4, 2.0, {"seed": 3})
+
+
+def test_bf16_computes_nearly_the_same_on_float32_weights(runs):
+    for mine, others in zip(lines(runs["2"]), lines(runs["2 bf16"]), strict=True):
+        assert mine["loss"] != others["loss"] == pytest.approx(mine["loss"], rel=0.01)
+    weights = load_weights(runs["2 bf16"])
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_a_batch_is_shared_out_once_and_evenly():
+    batch = np.arange(BATCH)
+    parts = [World(rank, 4).part(batch) for rank in range(4)]
+    assert np.array_equal(np.concatenate(parts), batch)
+    with pytest.raises(InputError, match="8 cannot be split over 3"):
+        World(0, 3).part(batch)
+
+
+def test_alone_there_is_no_process_group(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with join_world("cpu") as world:
+        assert world == World()
+        assert not torch.distributed.is_initialized()
+        assert world.mean({"loss": 2.0, "none": float("nan")}, weight=3) == pytest.approx(
+            {"loss": 2.0, "none": float("nan")}, nan_ok=True
+        )
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(InputError, match="should be numbers"):
+        World.from_environment("cpu")
