@@ -120,15 +120,18 @@ def one_size(folder: Path, samples: int, batches: int) -> None:
     running = iter(loader)
     timed(running, 2)
     early = resident(os.getpid())
+    cpu = time.process_time()
     speed = timed(running, batches)
+    cpu = 1e3 * (time.process_time() - cpu) / (batches * BATCH)
     late = resident(os.getpid())
-    print(json.dumps([len(mixture.training), seconds, index, early, late, speed]))
+    print(json.dumps([len(mixture.training), seconds, index, early, late, speed, cpu]))
 
 
 def against_size(folder: Path, sizes: list[int], batches: int) -> None:
     print("one process:")
     print(
-        f"{'samples':>12} {'opens in':>10} {'index MB':>9} {'MB early':>9} {'MB late':>9} {'samples/s':>10}"
+        f"{'samples':>12} {'opens in':>10} {'index MB':>9} {'MB early':>9} {'MB late':>9} {'samples/s':>10} "
+        f"{'ms of CPU':>10}"
     )
     for samples in sizes:
         command = [
@@ -142,8 +145,10 @@ def against_size(folder: Path, sizes: list[int], batches: int) -> None:
             str(batches),
         ]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        number, seconds, index, early, late, speed = json.loads(answer)
-        print(f"{number:12,} {seconds:8.2f} s {index:9.0f} {early:9.0f} {late:9.0f} {speed:10.0f}")
+        number, seconds, index, early, late, speed, cpu = json.loads(answer)
+        print(
+            f"{number:12,} {seconds:8.2f} s {index:9.0f} {early:9.0f} {late:9.0f} {speed:10.0f} {cpu:10.2f}"
+        )
 
 
 def against_tensorflow(folder: Path, python: str, rounds: int, batches: int, buffers: list[int]) -> None:
