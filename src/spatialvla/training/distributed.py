@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from torch import distributed as dist
 from spatialvla.errors import CheckpointError, InputError
 
 T = TypeVar("T")
+
+_SETTLING = 0.2
+"""Seconds. Were the interpreter to end while a thread of gloo lets go of its last message, the process would abort."""
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: rank 0 may be writing, or measuring depth, alone."""
@@ -150,5 +154,7 @@ def join_world(device: str | None = None) -> Iterator[World]:
     dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
     try:
         yield world
+        world.barrier()  # so that none hangs up on one that still listens
     finally:
         dist.destroy_process_group()
+        time.sleep(_SETTLING)
