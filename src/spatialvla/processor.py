@@ -109,17 +109,18 @@ class Processor:
             write_json(folder / name, content)
         with replacing(folder / "tokenizer.json") as partial:
             self.tokenizer.save(str(partial), pretty=False)
-        write_json(
-            folder / "processor_config.json",
-            {
-                **self.extra,
-                **self.grid.to_json(),
-                "action_chunk_size": self.action_chunk_size,
-                "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
-                "statistics": {k: v.to_json() for k, v in self.statistics.items()},
-                "processor_class": "SpatialVLAProcessor",
-            },
-        )
+        write_json(folder / "processor_config.json", self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The published processor_config.json: the grid, the statistics and the cameras."""
+        return {
+            **self.extra,
+            **self.grid.to_json(),
+            "action_chunk_size": self.action_chunk_size,
+            "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
+            "statistics": {k: v.to_json() for k, v in self.statistics.items()},
+            "processor_class": "SpatialVLAProcessor",
+        }
 
     def __call__(
         self,

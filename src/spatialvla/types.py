@@ -73,3 +73,7 @@ class Batch:
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of the rows."""
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})

@@ -10,8 +10,9 @@ from PIL import Image
 from spatialvla.cli.main import main
 from spatialvla.cli.predict import read_depth
 from spatialvla.errors import InputError
-from spatialvla.training.config import RECIPES
+from spatialvla.training.config import RECIPES, DatasetConfig
 from spatialvla.training.loop import RunResult
+from spatialvla.training.stopping import STOPPED
 
 TESTS = Path(__file__).parents[1]
 CHECKPOINT = TESTS / "goldens" / "reference" / "checkpoint"
@@ -74,6 +75,10 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         (["predict", str(CHECKPOINT / "config.json"), "go", "--policy", "nano"], "no readable picture"),
         (["grid", "--dataset", "absent"], "no dataset 'absent'"),
         (["train", "--dataset", str(DATASET), "--preset", "absent"], "no recipe 'absent'"),
+        (["finetune", "--policy", "nano"], "nothing to train on"),
+        (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
+        (["pretrain", "--mixture", "oxe_spatial_vla_plus"], "from --root"),
+        (["pretrain", "--mixture", "oxe", "--root", "r"], "mixtures are oxe_spatial_vla_plus"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
@@ -112,18 +117,50 @@ def test_depth_files_that_are_none(tmp_path):
         read_depth(tmp_path / "grey.png")
 
 
-def test_train_passes_on_what_was_chosen_and_leaves_the_rest_to_the_recipe(tmp_path, monkeypatch):
-    calls = []
+@pytest.fixture
+def runs(monkeypatch):
+    """The configurations that `train` was called with; it is told to stop at once."""
+    called = []
 
-    def train(config, resume, device, console):
-        calls.append((config, resume, device))
+    def train(config, resume, device, console, rollout):
+        called.append((config, resume, device))
         return RunResult(finished=False, step=7, model=None, validation={})
 
     monkeypatch.setattr("spatialvla.training.loop.train", train)
-    arguments = ["--out", str(tmp_path), "--steps", "7", "--learning-rate", "0.5", "--resume"]
-    main(["train", "--dataset", str(DATASET), *arguments, "--device", "cpu"])
+    return called
+
+
+def stops(*arguments):
+    with pytest.raises(SystemExit) as error:
+        main([str(argument) for argument in arguments])
+    assert error.value.code == STOPPED
+
+
+def test_train_passes_on_what_was_chosen_and_leaves_the_rest_to_the_recipe(tmp_path, runs):
+    stops("train", "--dataset", DATASET, "--out", tmp_path, "--steps", 7, "--learning-rate", 0.5, "--resume")
     expected = RECIPES["nano"](DATASET, tmp_path, steps=7, learning_rate=0.5)
-    assert calls == [(expected, True, "cpu")]
+    assert runs == [(expected, True, None)]
+
+
+def test_pretrain_takes_a_published_mixture_from_its_root(tmp_path, runs):
+    stops("pretrain", "--mixture", "oxe_spatial_vla_plus", "--root", "gs://bucket/oxe/", "--out", tmp_path)
+    config = runs[0][0]
+    assert len(config.datasets) == 28
+    assert config.datasets[2] == DatasetConfig("gs://bucket/oxe/bridge_orig", 1.0)
+    assert (config.batch_size, config.learning_rate, config.min_sigma) == (2048, 2e-5, 0.5)
+
+
+def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    data = ["--dataset", "one", "two", "--weights", 1, 2, "--mapping", *files]
+    stops("finetune", *data, "--out", tmp_path, "--policy", "nano", "--lora-rank", 8, "--trackers", "wandb")
+    stops(
+        "finetune", "--dataset", "one", "--out", tmp_path, "--policy", "nano", "--mode", "full", "--new-grid"
+    )
+    lora, full = (config for config, _, _ in runs)
+    assert lora.datasets == (DatasetConfig("one", 1, files[0]), DatasetConfig("two", 2, files[1]))
+    assert (lora.mode, lora.learning_rate, lora.lora.rank, lora.trackers) == ("lora", 5e-4, 8, ("wandb",))
+    assert (full.mode, full.learning_rate, full.initial, full.new_grid) == ("full", 2e-5, "nano", True)
 
 
 def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
@@ -140,6 +177,8 @@ def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
             "workers": 4,
             "seed": 0,
             "depth": False,
+            "policy": None,
+            "episodes": None,
         }
     ]
     assert str(tmp_path) in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """A dataset of a few synthetic episodes, and a network small enough to train in a second."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 from spatialvla.model.presets import PRESETS
-from spatialvla.training.config import TrainConfig
+from spatialvla.training.config import DatasetConfig, Guidance, TrainConfig
 
 SIZE = 32
+GUIDANCE = {field.name for field in fields(Guidance)}
 BINS = Bins(theta=4, phi=4, r=2, roll=2, pitch=2, yaw=2)
 TEXT = 320
 CAMERA_POSE = np.array([[0, 0, 1, 0.5], [1, 0, 0, -0.2], [0, 1, 0, 0.3], [0, 0, 0, 1]], np.float32)
@@ -143,10 +146,16 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def make_config(dataset, tmp_path):
-    def make(**changes):
+    """(**changes) -> TrainConfig; what is Guidance's goes there, and key= names the dataset's statistics."""
+
+    def make(key=None, **changes):
+        guidance = {name: changes.pop(name) for name in list(changes) if name in GUIDANCE}
         settings = {
-            "dataset": dataset,
+            "datasets": (DatasetConfig(str(dataset), key=key),),
+            "guidance": Guidance(**guidance),
             "output": tmp_path / "run",
+            "in_memory": True,
+            "trackers": ("tensorboard",),
             "preset": "tiny",
             "bins": BINS,
             "depth": "sensor",

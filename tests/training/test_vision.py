@@ -2,15 +2,15 @@
 
 import json
 
-import numpy as np
 import torch
 
-from spatialvla.data.samples import EpisodeSamples
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.batches import BatchSource
-from spatialvla.training.build import build_model, build_processor, calm_residuals
+from spatialvla.training.build import build, calm_residuals, network_config
+from spatialvla.training.data import MemoryData
+from spatialvla.training.distributed import World
 from spatialvla.training.loop import train
+from spatialvla.training.progress import Progress
 from spatialvla.training.vision import pretrain_vision
 
 OPTIONS = {
@@ -23,14 +23,14 @@ OPTIONS = {
 
 
 def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
-    config = make_config(**OPTIONS)
+    config = make_config(vision_steps=200, **OPTIONS)
     torch.manual_seed(0)
-    model = build_model(config)
-    samples = EpisodeSamples.open(config.dataset, 2, model.config.image_size)
-    source = BatchSource(samples, build_processor(config, model, samples), config, None)
+    data = MemoryData(config, network_config(config), World())
+    model, processor = build(config, data)
+    data.begin(model, processor, Progress(config, None))
     before = {name: p.clone() for name, p in model.named_parameters()}
     log = tmp_path / "vision.jsonl"
-    pretrain_vision(model, source, np.arange(36), np.arange(36, 48), config, steps=200, log=log)
+    pretrain_vision(model, data, config, log)
     first, second = map(json.loads, log.read_text().splitlines())
     assert second["regression"] < 0.7 * first["regression"]
     assert second["looking"] < 0.5 * first["looking"]

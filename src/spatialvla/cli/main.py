@@ -15,8 +15,10 @@ from spatialvla.cli.demos import Demos
 from spatialvla.cli.depth import Depth
 from spatialvla.cli.evaluate import Evaluate
 from spatialvla.cli.export import Export
+from spatialvla.cli.finetune import Finetune
 from spatialvla.cli.grid import Grid
 from spatialvla.cli.predict import Predict
+from spatialvla.cli.pretrain import Pretrain
 from spatialvla.cli.train import Train
 from spatialvla.errors import CheckpointError, InputError
 
@@ -25,6 +27,8 @@ _Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Pretrain, subcommand("pretrain")]
+    | Annotated[Finetune, subcommand("finetune")]
     | Annotated[Export, subcommand("export")]
     | Annotated[Demos, subcommand("demos")]
     | Annotated[Depth, subcommand("depth")]

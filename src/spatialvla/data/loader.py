@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -17,7 +18,7 @@ from spatialvla.data.mixture import ShardedSampler
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.processor import Processor
-from spatialvla.types import Batch
+from spatialvla.types import IGNORED, Batch
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LoadedBatch:
 
     actions: (B, chunk, 7) in the datasets' units. source: (B,) int64 number of the dataset.
     names: of each sample, "<key> episode <i> step <t>". replaced: why samples were replaced by others.
+    targets: (B, targets) float32 that an auxiliary head regresses, where there is one.
     """
 
     batch: Batch
@@ -33,6 +35,25 @@ class LoadedBatch:
     source: np.ndarray
     names: tuple[str, ...]
     replaced: tuple[str, ...] = ()
+    targets: torch.Tensor | None = None
+
+    @property
+    def label_count(self) -> int:
+        """Tokens on which a loss is taken."""
+        return 0 if self.batch.labels is None else int((self.batch.labels != IGNORED).sum())
+
+    def split(self, parts: int) -> list[LoadedBatch]:
+        """Equal parts, in order. Raises InputError where they cannot be equal."""
+        size, rest = divmod(len(self.batch), parts)
+        if rest:
+            raise InputError(f"A batch of {len(self.batch)} cannot be split into {parts} equal parts.")
+        return [self._rows(slice(start, start + size)) for start in range(0, len(self.batch), size)]
+
+    def _rows(self, rows: slice) -> LoadedBatch:
+        targets = None if self.targets is None else self.targets[rows]
+        return LoadedBatch(
+            self.batch[rows], self.actions[rows], self.source[rows], self.names[rows], self.replaced, targets
+        )
 
 
 @dataclass(frozen=True)

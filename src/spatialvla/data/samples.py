@@ -49,7 +49,7 @@ class EpisodeSamples:
     actions: (N, 7) float64 in the dataset's units. intrinsics: (N, 3, 3) float64, or None.
     columns: the other numbers of each frame by feature name, (N, …).
     episodes: (N,) the episode of each frame. starts, ends: (episodes,) first frame, and one past the last.
-    instructions: one an episode. chunk: actions a sample.
+    instructions: one an episode. chunk: actions a sample. folder: of the decoded frames.
     """
 
     images: np.ndarray
@@ -63,6 +63,7 @@ class EpisodeSamples:
     instructions: tuple[str, ...]
     chunk: int
     fingerprint: str
+    folder: Path
 
     @classmethod
     def open(
@@ -86,7 +87,8 @@ class EpisodeSamples:
         camera = _camera(dataset, camera)
         depth = camera.replace("images", "depth")
         fingerprint = _fingerprint(dataset)
-        folder = Path(cache or dataset.root / CACHE) / fingerprint / ("full" if size is None else f"{size}px")
+        cached = Path(cache or dataset.root / CACHE) / fingerprint
+        folder = cached / ("full" if size is None else f"{size}px")
         episodes = [_checked(episode) for episode in dataset]
         ends = np.cumsum(dataset.lengths)
         names = [
@@ -116,6 +118,7 @@ class EpisodeSamples:
             instructions=tuple(episode.instruction for episode in episodes),
             chunk=chunk,
             fingerprint=fingerprint,
+            folder=cached,
         )
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spatialvla.model.spatialvla import SpatialVLA
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: SpatialVLA,
     batch: Batch,

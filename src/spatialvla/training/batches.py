@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from spatialvla.data.augmentation import Augmentation, Views
-from spatialvla.data.samples import CACHE, EpisodeSamples, write_array
+from spatialvla.data.samples import EpisodeSamples, write_array
 from spatialvla.errors import InputError
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
@@ -27,26 +26,28 @@ SMALLEST_DEPTH = 1e-3
 class BatchSource:
     """Makes the batch of any step from scratch, so that nothing of it needs to be saved.
 
+    key: of the dataset's statistics and camera in the processor.
     estimates: (N, H, W) float16 metres of the frozen depth estimator, where the run uses them.
     """
 
     samples: EpisodeSamples
     processor: Processor
+    key: str
     config: TrainConfig
     estimates: np.ndarray | None
 
     def __post_init__(self) -> None:
         config = self.config
-        needs_sensor = config.depth == "sensor" or config.depth_mix > 0
+        needs_sensor = config.depth == "sensor" or config.guidance.depth_mix > 0
         if needs_sensor and self.samples.depth is None:
-            raise InputError(f"{config.dataset} has no depth of its camera; train with depth='estimate'.")
+            raise InputError(f"{self.key} has no depth of its camera; train with depth='estimate'.")
 
-    def training(self, indices: np.ndarray, step: int) -> Batch:
-        """These frames, augmented as this step's random numbers say."""
-        rng = np.random.default_rng([self.config.seed, 1, step])
-        takes_other = rng.random(len(indices)) < self.config.depth_mix
+    def training(self, indices: np.ndarray, step: int, rank: int = 0) -> Batch:
+        """These frames, augmented as the random numbers of this step and rank say."""
+        rng = np.random.default_rng([self.config.seed, 1, step, rank])
+        takes_other = rng.random(len(indices)) < self.config.guidance.depth_mix
         batch = self._batch(indices, self.config.augmentation, rng, takes_other)
-        return with_foreign_tokens(batch, self.config.foreign_tokens, rng)
+        return with_foreign_tokens(batch, self.config.guidance.foreign_tokens, rng)
 
     def evaluation(self, indices: np.ndarray) -> Batch:
         """These frames as they are."""
@@ -65,13 +66,13 @@ class BatchSource:
         if samples.intrinsics is not None:
             intrinsics = samples.intrinsics[indices]
         else:
-            camera = self.processor.camera(self.config.key).scaled_to(*images.shape[1:3])
+            camera = self.processor.camera(self.key).scaled_to(*images.shape[1:3])
             intrinsics = np.repeat(camera[None], len(indices), axis=0)
         views = augmentation(Views(images, intrinsics, self._depth(indices, takes_other)), rng)
         return self.processor(
             list(views.images),
             [prompt.lower() for prompt in samples.prompts(indices)],
-            self.config.key,
+            self.key,
             intrinsics=list(views.intrinsics),
             depth=None if views.depth is None else list(views.depth),
             actions=samples.chunks(indices),
@@ -109,7 +110,6 @@ def with_foreign_tokens(batch: Batch, share: float, rng: np.random.Generator) ->
 def depth_estimates(
     model: SpatialVLA,
     samples: EpisodeSamples,
-    config: TrainConfig,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> np.ndarray:
     """The frozen estimator's depth of every frame, (N, H, W) float16 metres; computed once, kept as a file.
@@ -121,8 +121,7 @@ def depth_estimates(
     for name, tensor in model.vision_zoe_model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    cache = Path(config.cache or Path(config.dataset) / CACHE) / samples.fingerprint
-    path = cache / f"estimates-{samples.images.shape[1]}px-{digest.hexdigest()[:16]}.npy"
+    path = samples.folder / f"estimates-{samples.images.shape[1]}px-{digest.hexdigest()[:16]}.npy"
     if path.is_file():
         return np.load(path, mmap_mode="r")
 

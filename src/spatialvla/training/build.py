@@ -3,41 +3,105 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from spatialvla.data.samples import EpisodeSamples
+from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.checkpoint import resolve_folder
 from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.lora import add_lora
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
+from spatialvla.training.adaptation import adapt
 from spatialvla.training.config import TrainConfig
+from spatialvla.training.data import TrainingData
+from spatialvla.training.initial import initial_config, initial_model, initial_processor
 from spatialvla.vision.camera import Camera
 
 
-def build_model(config: TrainConfig) -> SpatialVLA:
-    """The initial checkpoint, or the preset with random weights, with the trained depth estimator in it.
+def network_config(config: TrainConfig) -> SpatialVLAConfig:
+    """The configuration of the network that a run starts from."""
+    if config.initial is not None:
+        return SpatialVLAConfig.from_folder(resolve_folder(config.initial))
+    if config.paligemma is not None:
+        return initial_config(
+            resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
+        )
+    return SpatialVLAConfig.preset(config.preset)
 
-    Raises InputError where depth is to be estimated by an estimator that nobody trained.
+
+def build(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    """Model, on the CPU and in float32, and processor, as `TrainConfig` says.
+
+    Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
+    not the model's; CheckpointError where a folder cannot be used.
     """
     if config.initial is not None:
-        model = SpatialVLA.from_pretrained(config.initial)
-    else:
-        model = SpatialVLA(SpatialVLAConfig.preset(config.preset))
-        calm_residuals(model)
+        return _from_checkpoint(config, data)
+    if config.paligemma is not None:
+        return _from_parts(config, data)
+    return _from_nothing(config, data)
+
+
+def _from_checkpoint(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    assert config.initial is not None
+    model = SpatialVLA.from_pretrained(config.initial)
+    processor = Processor.from_pretrained(config.initial)
     if config.depth_weights is not None:
         load_depth(model, config)
-    elif config.initial is None and (config.depth == "estimate" or config.depth_mix > 0):
+    if config.new_grid or config.mode == "adapt":
+        grid = _grid(config, data, processor.grid.bins)
+        processor = adapt(model, processor, grid, data.statistics(), data.cameras())
+    else:
+        processor = replace(
+            processor,
+            statistics={**processor.statistics, **data.statistics()},
+            cameras={**processor.cameras, **data.cameras()},
+        )
+    if config.mode == "lora":
+        # Published LoRA trains the action embeddings exactly where they were adapted to a new grid.
+        options = replace(config.lora, spatial_embeddings=config.lora.spatial_embeddings or config.new_grid)
+        add_lora(model, config.initial, options)
+    return model, processor
+
+
+def _from_parts(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    assert config.paligemma is not None
+    model = initial_model(config.paligemma, _zoedepth(config), bins=config.bins)
+    grid = _grid(config, data, config.bins)
+    cameras = _with_default(data)
+    return model, initial_processor(config.paligemma, model.config, grid, data.statistics(), cameras)
+
+
+def _from_nothing(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    model = SpatialVLA(SpatialVLAConfig.preset(config.preset))
+    calm_residuals(model)
+    if config.depth_weights is not None:
+        load_depth(model, config)
+    elif config.depth == "estimate" or config.guidance.depth_mix > 0:
         raise InputError(
             "The depth estimator of a new model is untrained; give depth_weights= (from `train_depth`), or "
             "train with depth='sensor'."
         )
-    return model
+    return model, _new_processor(config, model.config, data)
+
+
+def _grid(config: TrainConfig, data: TrainingData, bins: Bins) -> ActionGrid:
+    if config.grid == "uniform":
+        return ActionGrid.uniform(bins)
+    return data.fit_grid(bins, config.min_sigma)
+
+
+def _zoedepth(config: TrainConfig) -> str:
+    if config.zoedepth is None:
+        raise InputError("PaliGemma 2 estimates no depth; name the folder of a ZoeDepth, too.")
+    return config.zoedepth
 
 
 @torch.no_grad()
@@ -67,30 +131,16 @@ def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
         ) from error
 
 
-def build_processor(config: TrainConfig, model: SpatialVLA, samples: EpisodeSamples) -> Processor:
-    """A processor that knows the dataset's statistics and camera.
-
-    A new model gets a tokenizer made from the instructions and a grid fitted to the actions.
-    Raises InputError where the grid's size is not the model's.
-    """
-    statistics = {config.key: samples.statistics()}
-    cameras = {} if samples.intrinsics is None else {config.key: _typical_camera(samples)}
-    if config.initial is not None:
-        old = Processor.from_pretrained(config.initial)
-        return replace(old, statistics={**old.statistics, **statistics}, cameras={**old.cameras, **cameras})
-    if not cameras:
-        raise InputError(
-            f"{config.dataset} has no observation.intrinsics; a new model needs to know its camera."
-        )
-    network = model.config
-    grid = samples.fit_grid(config.bins, config.min_sigma)
+def _new_processor(config: TrainConfig, network: SpatialVLAConfig, data: TrainingData) -> Processor:
+    """A tokenizer made from the instructions, and a grid fitted to the actions."""
+    grid = _grid(config, data, config.bins)
     wanted = (network.translation_token_num, network.rotation_token_num)
     if (grid.n_translation, grid.n_rotation) != wanted:
         raise InputError(
             f"bins give {grid.n_translation} translation and {grid.n_rotation} rotation tokens, but the "
             f"preset {config.preset} has {wanted[0]} and {wanted[1]}; choose bins with those products."
         )
-    texts = list(samples.instructions)
+    texts = data.instructions()
     if config.instructions is not None:
         texts += json.loads(config.instructions.read_text())
     return Processor(
@@ -98,8 +148,8 @@ def build_processor(config: TrainConfig, model: SpatialVLA, samples: EpisodeSamp
             [text.lower() for text in texts], network.action_token_begin_idx, network.spatial_token_num
         ),
         grid=grid,
-        statistics=statistics,
-        cameras={"default": cameras[config.key], **cameras},
+        statistics=data.statistics(),
+        cameras=_with_default(data),
         image_size=network.image_size,
         image_token_num=network.image_token_num,
         action_chunk_size=network.action_chunk_size,
@@ -107,7 +157,12 @@ def build_processor(config: TrainConfig, model: SpatialVLA, samples: EpisodeSamp
     )
 
 
-def _typical_camera(samples: EpisodeSamples) -> Camera:
-    assert samples.intrinsics is not None
-    height, width = samples.images.shape[1:3]
-    return Camera(np.median(samples.intrinsics, axis=0), height, width)
+def _with_default(data: TrainingData) -> Mapping[str, Camera]:
+    """The datasets' cameras; bridge_orig's, or else the first, serves datasets without their own."""
+    cameras = data.cameras()
+    if not cameras:
+        raise InputError(
+            f"None of {', '.join(data.keys)} tells its camera; a new model needs the intrinsics of one at least."
+        )
+    default = next((camera for key, camera in cameras.items() if key.startswith("bridge_orig")), None)
+    return {"default": default or next(iter(cameras.values())), **cameras}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,57 +13,49 @@ import torch
 from spatialvla.actions.grids import Bins
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
+from spatialvla.model.lora import LoraOptions
 from spatialvla.model.presets import NANO_BINS
+from spatialvla.training.trackers import TrackerName
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run. Fractions and intervals count from 0 to 1 and in steps unless a unit is named.
+class DatasetConfig:
+    """One dataset to train on.
 
-    dataset: folder of a LeRobot dataset. output: folder of the run, its checkpoints, metrics and final model.
-    camera: the RGB feature to look through; None takes the only one. cache: folder of decoded frames and
-    depth; None keeps them inside the dataset.
-    dataset_key: the name of the dataset's statistics in the model; None takes the folder's name.
-    preset: size of the network. initial: folder or Hub id to start from instead of random weights.
-    instructions: JSON list of texts the tokenizer is made from, beside the dataset's own instructions.
-    depth_weights: folder of a trained ZoeDepth, loaded and frozen. bins: of the grid fitted to the dataset;
-        min_sigma: floor of its Gaussians' deviations. (An `initial` checkpoint brings tokenizer and grid.)
-    depth: what Ego3D sees, the frozen estimator's depth ("estimate") or the dataset's ("sensor");
-    depth_mix: share of the samples that see the other of the two, drawn anew each time.
-    steps, minutes: the run ends after so many steps, or so much time where `minutes` is given, whichever
-        comes first, and the learning rate follows whichever is further along.
-    learning_rate: of every parameter, times the factor of the longest matching name in `rate_factors`.
-    warmup: fraction of the run; schedule: the decay after it, down to `final_rate` of the peak.
-    ema_decay: of an average of the weights that is evaluated and exported; 0 keeps none.
-    precision: "bf16" autocast over float32 weights, "fp32", or "auto": bf16 where the hardware multiplies it.
-    mask: "prefix" lets the prompt see itself both ways, "causal" does not.
-    privileged: features whose values an auxiliary head regresses from the prompt, with `privileged_weight`;
+    path: folder, URL or Hub id of an RLDS, LeRobot or RH20T dataset. weight: draws of each of its samples an epoch.
+    mapping: YAML file that says what a LeRobot dataset's features mean. spec: name of an RLDS dataset's spec, where its
+    own name does not tell. key: name of its statistics in the model; None takes the dataset's own.
+    """
+
+    path: str
+    weight: float = 1.0
+    mapping: Path | None = None
+    spec: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise InputError(
+                f"the weight of {self.path} must be positive, not {self.weight}; leave it out instead"
+            )
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What helps a network that starts from random weights and sees few demonstrations; all off by default.
+
+    It needs the dataset in memory, see `TrainConfig.in_memory`.
+
+    privileged: features whose values an auxiliary head regresses from the prompt, with weight `privileged_weight`;
         see `PrivilegedTargets`.
-    soft_targets: how far a token's target spreads to neighbouring cells, in normalised actions; 0 is off.
+    soft_targets: how far a token's target spreads to neighbouring cells, in normalised actions.
     foreign_tokens: share of the action tokens to go on from that are another sample's, see `with_foreign_tokens`.
     vision_steps: batches of a first stage in which the image encoder alone learns to regress `privileged` and the
         actions, at `vision_rate`; see `pretrain_vision`. vision_batch_size: frames of each.
     keypoints: positions in the world, named like `privileged`, that this stage learns to look at.
-    held_out: fraction of the episodes kept for validation; eval_frames of them are evaluated.
+    depth_mix: share of the samples that see the other depth than `TrainConfig.depth` says, drawn anew each time.
     """
 
-    dataset: Path
-    output: Path
-    camera: str | None = None
-    cache: Path | None = None
-    dataset_key: str | None = None
-
-    preset: str = "nano"
-    initial: str | None = None
-    instructions: Path | None = None
-    depth_weights: Path | None = None
-    bins: Bins = field(default_factory=Bins)
-    min_sigma: float = 0.0
-    freeze_text_embeddings: bool = True
-
-    depth: Literal["estimate", "sensor"] = "estimate"
-    depth_mix: float = 0.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
     privileged: tuple[str, ...] = ()
     privileged_weight: float = 0.0
     soft_targets: float = 0.0
@@ -71,10 +64,83 @@ class TrainConfig:
     vision_rate: float = 5e-4
     vision_batch_size: int = 32
     keypoints: tuple[str, ...] = ()
+    depth_mix: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_fractions(self, "foreign_tokens", "depth_mix")
+        if self.privileged_weight > 0 and not self.privileged:
+            raise InputError("privileged_weight needs the names of the features to regress in `privileged`.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Fractions and intervals count from 0 to 1 and in steps unless a unit is named.
+
+    datasets: what to train on. output: folder of the run, its checkpoints, metrics and final model.
+    in_memory: decode all frames of the (one LeRobot) dataset once and keep them, which is fastest for small ones.
+    camera: then the RGB feature to look through; None takes the only one. cache: folder of decoded frames,
+        depth and surveys; None keeps frames inside the dataset, surveys in the user's cache folder.
+    workers: processes that decode, of each rank. on_bad: whether a damaged episode ends the run or is skipped.
+    missing_instruction: what stands for an instruction where there is none; None leaves such episodes out.
+    held_out: fraction of the episodes kept for validation; eval_frames of them are evaluated.
+
+    initial: folder or Hub id of a SpatialVLA to start from; else paligemma and zoedepth: folders in their published
+        layouts; else random weights of `preset`, with `depth_weights`, a trained ZoeDepth, in it.
+    instructions: JSON list of texts a new tokenizer is made from, beside the dataset's own.
+    grid: "fitted" to the datasets, or "uniform" (the paper's ablation). bins: of a new grid; min_sigma: floor of its
+        Gaussians' deviations. An `initial` checkpoint brings tokenizer and grid.
+    mode: "full" trains everything but ZoeDepth and, with freeze_text_embeddings, the text embeddings; "lora"
+        adapters of `lora`; "adapt" makes a new grid for the dataset and trains its embeddings and the Ego3D MLP only.
+    new_grid: carry an `initial` checkpoint over to a new grid in the other modes, too.
+    mask: "prefix" lets the prompt see itself both ways, "causal" does not.
+    depth: what Ego3D sees, the frozen estimator's depth ("estimate") or the dataset's ("sensor").
+
+    steps, minutes: the run ends after so many steps, or so much time where `minutes` is given, whichever
+        comes first, and the learning rate follows whichever is further along.
+    batch_size: samples a step, over all ranks. accumulation: parts in which a rank goes through its share.
+    learning_rate: of every parameter, times the factor of the longest matching name in `rate_factors`.
+    warmup: fraction of the run; schedule: the decay after it, down to `final_rate` of the peak.
+    ema_decay: of an average of the weights that is evaluated and exported; 0 keeps none.
+    precision: "bf16" autocast over float32 weights, "fp32", or "auto": bf16 where the hardware multiplies it.
+    activation_checkpointing: compute activations again in the backward pass instead of keeping them.
+    skip_bad_batches: leave steps out whose loss is no number, and count them, instead of ending the run.
+    trackers: beside metrics.jsonl. rollout_suite: LIBERO suite played every `rollout_every` steps,
+        `rollout_episodes` a task.
+    """
+
+    datasets: tuple[DatasetConfig, ...]
+    output: Path
+    in_memory: bool = False
+    camera: str | None = None
+    cache: Path | None = None
+    workers: int = 0
+    on_bad: Literal["raise", "skip"] = "raise"
+    missing_instruction: str | None = None
+    held_out: float = 0.05
+    eval_frames: int = 256
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    preset: str = "nano"
+    initial: str | None = None
+    paligemma: str | None = None
+    zoedepth: str | None = None
+    instructions: Path | None = None
+    depth_weights: Path | None = None
+    grid: Literal["fitted", "uniform"] = "fitted"
+    bins: Bins = field(default_factory=Bins)
+    min_sigma: float = 0.0
+    mode: Literal["full", "lora", "adapt"] = "full"
+    new_grid: bool = False
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    freeze_text_embeddings: bool = True
+    mask: Literal["prefix", "causal"] = "prefix"
+    depth: Literal["estimate", "sensor"] = "estimate"
+    guidance: Guidance = field(default_factory=Guidance)
 
     steps: int = 10_000
     minutes: float | None = None
     batch_size: int = 32
+    accumulation: int = 1
     learning_rate: float = 2e-5
     rate_factors: Mapping[str, float] = field(default_factory=dict)
     warmup: float = 0.005
@@ -85,42 +151,72 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    mask: Literal["prefix", "causal"] = "prefix"
+    activation_checkpointing: bool = False
+    skip_bad_batches: bool = False
     seed: int = 0
 
-    held_out: float = 0.05
-    eval_frames: int = 256
     eval_every: int = 500
     save_every: int = 500
     log_every: int = 20
     keep: int = 2
+    trackers: tuple[TrackerName, ...] = ()
+    rollout_suite: str | None = None
+    rollout_every: int = 5_000
+    rollout_episodes: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "save_every", "log_every", "keep"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulation",
+            "eval_every",
+            "save_every",
+            "log_every",
+            "keep",
+            "rollout_every",
+            "rollout_episodes",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("warmup", "final_rate", "depth_mix", "ema_decay", "held_out", "foreign_tokens"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a fraction in [0, 1], not {getattr(self, name)}.")
+        _check_fractions(self, "warmup", "final_rate", "ema_decay", "held_out")
         if self.minutes is not None and self.minutes <= 0:
             raise InputError(f"minutes must be positive, not {self.minutes}.")
-        if self.privileged_weight > 0 and not self.privileged:
-            raise InputError("privileged_weight needs the names of the features to regress in `privileged`.")
+        if not self.datasets:
+            raise InputError("There is nothing to train on; name a dataset or a mixture.")
+        if self.in_memory and len(self.datasets) > 1:
+            raise InputError("Only one dataset can be held in memory; train on several with in_memory=False.")
+        if self.guidance != Guidance() and not self.in_memory:
+            raise InputError("guidance needs the dataset in memory; set in_memory=True.")
+        if (self.mode != "full" or self.new_grid) and self.initial is None:
+            raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `initial`.")
 
-    @property
-    def key(self) -> str:
-        """The name of the dataset's statistics."""
-        return self.dataset_key or Path(self.dataset).resolve().name
+    def computes_bfloat16(self, device: torch.device) -> bool:
+        """Whether matrix products are computed in bf16."""
+        return self.precision == "bf16" or (self.precision == "auto" and multiplies_bfloat16(device))
 
-    def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
-        """What matrix products are computed in; None is float32."""
-        if self.precision == "auto":
-            return torch.bfloat16 if multiplies_bfloat16(device) else None
-        return torch.bfloat16 if self.precision == "bf16" else None
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """A context in which matrix products are computed as `precision` says."""
+        return (
+            torch.autocast(device.type, torch.bfloat16) if self.computes_bfloat16(device) else nullcontext()
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the record kept with the run."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_fractions(config: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise InputError(f"{name} is a fraction in [0, 1], not {getattr(config, name)}.")
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
@@ -135,16 +231,34 @@ INSTRUCTIONS = Path(__file__).parent.parent / "assets" / "libero_instructions.js
 """What LIBERO's tasks ask for (MIT), so that the small tokenizer knows more words than one dataset has."""
 
 
+# Recipes: functions that return a full configuration. datasets: a path, or what DatasetConfig says of several.
+# changes: fields of TrainConfig that are to differ.
+
+
 def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig:
-    """The shipped small model: everything but depth from random weights, on 2 CPU cores in an hour and a half."""
+    """The shipped small model: everything but depth from random weights, on 2 CPU cores in an hour and a half.
+
+    The dataset is one of LIBERO demonstrations as `spatialvla demos` records them. guidance: changes its fields.
+    """
+    guidance = Guidance(
+        # Where the gripper is, how far open, and where it will next close or open: few examples do not teach
+        # that by tokens.
+        privileged=("observation.state[0:3]", "observation.state[6:8]", "observation.state[0:3]@keyframe"),
+        privileged_weight=2.0,
+        soft_targets=0.05,
+        foreign_tokens=0.3,
+        # An initial checkpoint can see already.
+        vision_steps=0 if changes.get("initial") else 5_000,
+        keypoints=("observation.state[0:3]", "observation.state[0:3]@keyframe"),
+    )
     recipe: dict[str, Any] = {
+        "in_memory": True,
         "preset": "nano",
         "bins": NANO_BINS,
         # As published: without a floor the cells of small motions, which grasping needs, are the widest.
         "min_sigma": 0.5,
         "freeze_text_embeddings": False,
-        # An initial checkpoint can see already.
-        "vision_steps": 0 if changes.get("initial") else 5_000,
+        "guidance": guidance,
         "minutes": 60.0,
         "steps": 100_000,
         "batch_size": 16,
@@ -159,21 +273,57 @@ def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig
         "ema_decay": 0.999,
         # A simulator's fixed camera and light: half the published strengths are enough, and cost less to learn.
         "augmentation": Augmentation(0.95, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
-        # Where the gripper is, how far open, and where it will next close or open: few examples do not teach
-        # that by tokens.
-        "privileged": (
-            "observation.state[0:3]",
-            "observation.state[6:8]",
-            "observation.state[0:3]@keyframe",
-        ),
-        "privileged_weight": 2.0,
-        "keypoints": ("observation.state[0:3]", "observation.state[0:3]@keyframe"),
-        "soft_targets": 0.05,
-        "foreign_tokens": 0.3,
         "instructions": INSTRUCTIONS,
+        "trackers": ("tensorboard",),
     }
-    return TrainConfig(dataset=Path(dataset), output=Path(output), **(recipe | changes))
+    datasets = (DatasetConfig(str(dataset)),)
+    return TrainConfig(datasets=datasets, output=Path(output), **(recipe | changes))
 
 
-RECIPES = {"nano": nano}
-"""Recipes by the name of their preset: (dataset, output, **changes) -> TrainConfig."""
+def pretrain(datasets: Sequence[DatasetConfig], output: str | Path, **changes: Any) -> TrainConfig:
+    """As published (§III-C): 64 GPUs with 32 samples each, everything but ZoeDepth and the text embeddings."""
+    recipe: dict[str, Any] = {
+        "preset": "4b",
+        "min_sigma": 0.5,
+        "batch_size": 2048,
+        "steps": 160_000,
+        "learning_rate": 2e-5,
+        "warmup": 0.005,
+        "schedule": "linear",
+        "precision": "bf16",
+        "activation_checkpointing": True,
+        "workers": 8,
+        "on_bad": "skip",
+        "held_out": 0.005,
+        "eval_frames": 2_048,
+        "eval_every": 2_000,
+        "save_every": 1_000,
+    }
+    return TrainConfig(datasets=tuple(datasets), output=Path(output), **(recipe | changes))
+
+
+def finetune(
+    datasets: Sequence[DatasetConfig],
+    output: str | Path,
+    mode: Literal["full", "lora", "adapt"] = "lora",
+    **changes: Any,
+) -> TrainConfig:
+    """As published (§IV): full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or the embeddings of a new grid alone."""
+    recipe: dict[str, Any] = {
+        "initial": "IPEC-COMMUNITY/spatialvla-4b-224-pt",
+        "mode": mode,
+        "batch_size": 32,
+        "steps": 10_000,
+        "learning_rate": {"full": 2e-5, "lora": 5e-4, "adapt": 5e-4}[mode],
+        "warmup": 0.005,
+        "schedule": "linear" if mode == "full" else "cosine",
+        "activation_checkpointing": True,
+        "workers": 4,
+        "eval_every": 1_000,
+        "save_every": 1_000,
+    }
+    return TrainConfig(datasets=tuple(datasets), output=Path(output), **(recipe | changes))
+
+
+RECIPES: Mapping[str, Callable[..., TrainConfig]] = {"nano": nano}
+"""Recipes of `spatialvla train` by preset: (dataset, output, **changes) -> TrainConfig."""

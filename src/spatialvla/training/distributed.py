@@ -132,6 +132,12 @@ class World:
             raise failure
         return result  # type: ignore[return-value]
 
+    def on_main_first(self, action: Callable[[], T]) -> T:
+        """Rank 0 acts while the others wait, and then they do: for what it leaves in files for them to find."""
+        results: list[T] = []
+        self.on_main(lambda: results.append(action()))
+        return results[0] if self.is_main else action()
+
     def barrier(self) -> None:
         """Returns once every rank is here."""
         self.sum([0.0])

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import signal
+import resource
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from spatialvla.data.samples import EpisodeSamples, IndexStream
+from spatialvla.data.loader import LoadedBatch
 from spatialvla.errors import InputError
-from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.batches import BatchSource, depth_estimates
-from spatialvla.training.build import build_model, build_processor
-from spatialvla.training.checkpoints import Checkpoint, CheckpointFolder, pack, unpack
+from spatialvla.files import write_json
+from spatialvla.training.build import build, network_config
+from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.cpu import tune_cpu
-from spatialvla.training.metrics import RunLog, token_accuracy, validate
+from spatialvla.training.data import MemoryData, open_data
+from spatialvla.training.distributed import World, join_world
+from spatialvla.training.export import export, save_layout
+from spatialvla.training.metrics import known, token_metrics, validate, weighted_mean
 from spatialvla.training.objective import SoftTokenLoss
 from spatialvla.training.optimizer import (
     WeightAverage,
     build_optimizer,
-    freeze,
     learning_rate,
     run_fraction,
     set_learning_rate,
 )
-from spatialvla.training.privileged import PrivilegedHead, PrivilegedTargets
+from spatialvla.training.privileged import PrivilegedHead
 from spatialvla.training.progress import Progress
+from spatialvla.training.sharding import clip_gradients, shard, synchronise_gradients, token_weights
+from spatialvla.training.stopping import stop_requests
+from spatialvla.training.trackers import RunLog
+from spatialvla.training.trainable import select_trainable
 from spatialvla.training.vision import pretrain_vision
-from spatialvla.types import Batch
+
+Rollout = Callable[[Path, Path], Mapping[str, float]]
+"""(folder of a policy, folder to write into) -> numbers: a closed-loop evaluation."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -59,185 +63,256 @@ class RunResult:
 
 
 def train(
-    config: TrainConfig, resume: bool = False, device: str | None = None, console: Console | None = None
+    config: TrainConfig,
+    resume: bool = False,
+    device: str | None = None,
+    console: Console | None = None,
+    rollout: Rollout | None = None,
 ) -> RunResult:
     """Run, or go on with, one training; the exported model is in `config.output`/model.
 
-    device: "cuda" where there is one unless given. console: where progress is shown; None shows none.
+    Under torchrun each process calls this with the same configuration. device: "cuda" where there is one unless
+    given. console: where progress is shown; None shows none. rollout: called every `rollout_every` steps.
     SIGTERM and SIGINT save a checkpoint and return. Raises InputError when the output holds another run,
     NonFiniteLoss when the loss is no longer a number.
     """
     tune_cpu()
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    trainer = Trainer(config, place, Progress(config, console))
-    trainer.restore(resume)
-    with stop_requests() as stopped:
-        return trainer.run(stopped)
+    with join_world(device) as world:
+        trainer = Trainer(config, world, Progress(config, console if world.is_main else None), rollout)
+        trainer.restore(resume)
+        with stop_requests() as stopped:
+            return trainer.run(stopped)
 
 
 class Trainer:
-    """Everything one run holds."""
+    """Everything one run holds, as one rank sees it."""
 
-    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self, config: TrainConfig, world: World, progress: Progress, rollout: Rollout | None = None
+    ) -> None:
+        parts = world.size * config.accumulation
+        if config.batch_size % parts:
+            raise InputError(
+                f"A batch of {config.batch_size} cannot be split into {parts} equal parts (processes times "
+                "accumulation); choose a multiple."
+            )
         torch.manual_seed(config.seed)
-        self.config = config
-        self.device = device
-        self.progress = progress
-        self.model: SpatialVLA = build_model(config)
-        network = self.model.config
-        self.samples = EpisodeSamples.open(
-            config.dataset, network.action_chunk_size, network.image_size, config.camera, config.cache
-        )
-        self.processor = build_processor(config, self.model, self.samples)
-        self.model.to(device).train()
-        estimates = None
-        if config.depth == "estimate" or config.depth_mix > 0:
-            with progress.counting("depth of every frame", len(self.samples)) as count:
-                estimates = depth_estimates(self.model, self.samples, config, count)
-        self.source = BatchSource(self.samples, self.processor, config, estimates)
-        self.training, self.held_out = self.samples.split(config.held_out, config.seed)
-        self.stream = IndexStream(self.training, config.batch_size, config.seed)
+        self.config, self.world, self.progress, self.rollout = config, world, progress, rollout
+        self.data = open_data(config, network_config(config), world)
+        self.model, self.processor = build(config, self.data)
+        self.network = self.model.config
+        self.checkpointer = Checkpointer(config.output / FOLDER, config.keep, world, config.seed)
+        select_trainable(self.model, config.mode, text_embeddings=not config.freeze_text_embeddings)
+        self.model.to(world.device).train()
+        self.model.checkpoint_activations(config.activation_checkpointing)
+        self.data.begin(self.model, self.processor, progress)
+        if config.guidance.vision_steps > 0 and self.checkpointer.newest() is None:
+            self._pretrain_vision()
 
-        freeze(self.model, config)
         modules: dict[str, torch.nn.Module] = {"model": self.model}
-        self.targets: PrivilegedTargets | None = None
-        if config.privileged_weight > 0:
-            self.targets = PrivilegedTargets(self.samples, config.privileged)
-            self.head = PrivilegedHead(network.text.hidden_size, self.targets.size).to(device)
+        self.head: PrivilegedHead | None = None
+        if self.data.target_size:
+            self.head = PrivilegedHead(self.network.text.hidden_size, self.data.target_size)
             modules["privileged"] = self.head
-        self.trained = torch.nn.ModuleDict(modules)
+        for module in modules.values():
+            shard(module, world, torch.bfloat16 if config.computes_bfloat16(world.device) else None)
+        trained = torch.nn.ModuleDict(modules)
         self.soft_loss: SoftTokenLoss | None = None
-        if config.soft_targets > 0:
-            first = network.action_token_begin_idx
-            self.soft_loss = SoftTokenLoss(self.processor.grid, first, config.soft_targets).to(device)
-        self.optimizer = build_optimizer(self.trained, config)
-        self.average = WeightAverage(self.trained, config.ema_decay) if config.ema_decay > 0 else None
-        self.autocast_dtype = config.autocast_dtype(device)
-        self.checkpoints = CheckpointFolder(config.output / "checkpoints", config.keep)
-        self.step = 0
-        self.seconds = 0.0
+        if config.guidance.soft_targets > 0:
+            first = self.network.action_token_begin_idx
+            self.soft_loss = SoftTokenLoss(self.processor.grid, first, config.guidance.soft_targets)
+            self.soft_loss.to(world.device)
+        self.optimizer = build_optimizer(trained, config)
+        self.average = WeightAverage(trained, config.ema_decay) if config.ema_decay > 0 else None
+        self.trained = Trained(trained, self.optimizer, self.average)
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
+
+    def _pretrain_vision(self) -> None:
+        if not isinstance(self.data, MemoryData) or self.world.size > 1:
+            raise InputError(
+                "The vision stage runs in one process; train that stage first, then go on from it."
+            )
+        self.config.output.mkdir(parents=True, exist_ok=True)
+        pretrain_vision(self.model, self.data, self.config, self.config.output / "vision.jsonl")
 
     def run(self, stopped: list[int]) -> RunResult:
-        """Steps until the run is over or `stopped` is no longer empty."""
-        config = self.config
-        log = RunLog(config.output, self.step)
-        if config.vision_steps > 0 and self.checkpoints.newest() is None:
-            pretrain_vision(
-                self.model,
-                self.source,
-                self.training,
-                self.held_out,
-                config,
-                config.vision_steps,
-                config.output / "vision.jsonl",
-            )
-            if self.average is not None:
-                self.average = WeightAverage(self.trained, config.ema_decay)
-            self.save()
-        (config.output / "config.json").write_text(json.dumps(config.to_json(), indent=2))
+        """Steps until the run is over or `stopped` is no longer empty on some rank."""
+        config, world = self.config, self.world
+        world.on_main(self._describe)
+        if self.step == 0 and config.guidance.vision_steps > 0:
+            self.save()  # that stage takes longer than many a run
         validation: dict[str, float] = {}
-        with self.progress, log, self._batches() as batches:
-            done_before, start = self.seconds, time.monotonic()
-            asked = start
-            for indices, batch in batches:
+        with self.progress, self._log() as log:
+            began = time.monotonic() - self.seconds
+            asked = time.monotonic()
+            for loaded in self.data.batches(self.step):
                 waited = time.monotonic() - asked
                 logged = (self.step + 1) % config.log_every == 0
-                numbers = self._update(indices, batch.to(self.device, non_blocking=True), logged)
+                numbers = self._update(loaded, logged)
                 took = time.monotonic() - asked
-                self.seconds = done_before + time.monotonic() - start
+                # Each rank has a clock of its own, and all must see the same end.
+                self.seconds = time.monotonic() - began
+                if config.minutes is not None:
+                    self.seconds = world.from_main(self.seconds)
                 if logged:
-                    numbers |= {"samples_per_s": len(indices) / took, "data_wait_s": waited}
-                    log.write(self.step, "train", numbers | {"seconds": self.seconds})
+                    speed = {
+                        "samples_per_s": config.batch_size / took,
+                        "data_wait_s": waited,
+                        "memory_gb": self._memory(),
+                        "seconds": self.seconds,
+                        "skipped": self.skipped,
+                    }
+                    log("train", numbers | speed)
                 self.progress.update(self.step, self.fraction, numbers)
-                over = self.fraction >= 1 or bool(stopped)
-                if len(self.held_out) and (self.step % config.eval_every == 0 or self.fraction >= 1):
-                    validation = self.evaluate()
-                    log.write(self.step, "validation", validation)
-                    self.progress.report(self.step, validation)
-                if over or self.step % config.save_every == 0:
+                over = self.fraction >= 1
+                if self.step % config.eval_every == 0 or over:
+                    validation = self.evaluate() or validation
+                    if validation:
+                        log("validation", validation)
+                        self.progress.report(self.step, validation)
+                stop = world.any(bool(stopped))
+                rolls = self.rollout is not None and self.step % config.rollout_every == 0
+                if over or stop or rolls or self.step % config.save_every == 0:
                     self.save()
-                if over:
+                if rolls:
+                    log("rollout", self._roll_out())
+                if over or stop:
                     break
                 asked = time.monotonic()
         finished = self.fraction >= 1
-        return RunResult(finished, self.step, self.export() if finished else None, validation)
+        model = config.output / "model" if finished else None
+        if model is not None:
+            world.on_main(lambda: export(config.output, model))
+        return RunResult(finished, self.step, model, validation)
+
+    def _describe(self) -> None:
+        """Beside the checkpoints: the resolved configuration, and what an export needs."""
+        write_json(self.config.output / "config.json", self.config.to_json())
+        save_layout(self.model, self.processor, self.config.output)
 
     @property
     def fraction(self) -> float:
         """How much of the run is done, in [0, 1]."""
         return run_fraction(self.step, self.seconds, self.config.steps, self.config.minutes)
 
-    def _update(self, indices: np.ndarray, batch: Batch, measured: bool) -> dict[str, float]:
+    def _update(self, loaded: LoadedBatch, measured: bool) -> dict[str, float]:
+        """One step of the optimizer, or none where the loss is no number and such batches are skipped."""
         config = self.config
         rate = learning_rate(config, self.fraction)
         set_learning_rate(self.optimizer, rate)
-        with self._autocast():
-            output = self.model.training_loss(batch, mask=config.mask)
-        loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
-        numbers = {"loss": float(output.loss.detach()), "learning_rate": rate}
-        if self.targets is not None:
-            auxiliary = self.head.loss(output.prompt_hidden, self.targets.batch(indices).to(self.device))
-            numbers["privileged_loss"] = float(auxiliary.detach())
-            loss = loss + config.privileged_weight * auxiliary
-        if not np.isfinite(list(numbers.values())).all():
-            raise NonFiniteLoss(
-                f"The loss of step {self.step + 1} is {numbers['loss']}; its samples are "
-                f"{self._names(indices)}. The last checkpoint is from before; lower the learning rate or "
-                "look at these frames."
-            )
-        loss.backward()
+        parts = loaded.split(config.accumulation)
+        labels = [part.label_count for part in parts]
+        weights = token_weights(labels, self.world)
+        rows = []
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+            synchronise_gradients(self.trained.model, number == len(parts) - 1)
+            rows.append(self._backward(part, weight, measured))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = clip_gradients(parameters, config.clip_norm)
         self.step += 1
-        if self.average is not None:
-            self.average.update(self.step)
+        if np.isfinite(norm):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.step)
+        else:
+            self._refuse(loaded, rows)
+        self.optimizer.zero_grad(set_to_none=True)
+        numbers = weighted_mean(rows, labels)
         if measured:
-            numbers["grad_norm"] = float(norm)
-            numbers |= token_accuracy(output.logits.detach(), output.labels, self.model.config.grammar)
+            numbers = known(self.world.mean(numbers, sum(labels)))
+        return numbers | {"learning_rate": rate, "grad_norm": norm}
+
+    def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> dict[str, float]:
+        """Adds the gradients of some rows of the batch."""
+        config = self.config
+        with self._autocast():
+            output = self.model.training_loss(
+                part.batch.to(self.world.device, non_blocking=True), config.mask
+            )
+        loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
+        numbers = {"loss": float(output.loss.detach())}
+        if self.head is not None and part.targets is not None:
+            auxiliary = self.head.loss(output.prompt_hidden, part.targets.to(self.world.device))
+            numbers["privileged_loss"] = float(auxiliary.detach())
+            loss = loss + config.guidance.privileged_weight * auxiliary
+        (loss * weight).backward()
+        if measured:
+            numbers |= token_metrics(output, part, self.processor, self.network, self.data.keys)
         return numbers
 
-    def evaluate(self) -> dict[str, float]:
-        """Validation, of the averaged weights where there are such, on some of the held-out frames."""
-        count = min(self.config.eval_frames, len(self.held_out))
-        chosen = self.held_out[np.linspace(0, len(self.held_out) - 1, count).round().astype(int)]
-        with self._averaged(), self._autocast():
-            return validate(self.model, self.source, chosen)
+    def _refuse(self, loaded: LoadedBatch, rows: list[dict[str, float]]) -> None:
+        """All ranks come here together: the gradients' norm is the same on all."""
+        self.skipped += 1
+        names = [name for rank in self.world.gather(loaded.names) for name in rank]
+        loss = self.world.gather(rows[-1]["loss"])
+        message = (
+            f"The loss of step {self.step} is {loss[0]} and its gradients are not finite; its samples are "
+            f"{', '.join(names)}."
+        )
+        if not self.config.skip_bad_batches:
+            raise NonFiniteLoss(
+                f"{message} The last checkpoint is from before; lower the learning rate, look at these frames, or "
+                "skip such batches."
+            )
+        self.progress.say(f"Skipped. {message}")
 
-    def export(self) -> Path:
-        """Write model and processor as one folder for `Policy.from_pretrained`."""
-        folder = self.config.output / "model"
+    def evaluate(self) -> dict[str, float]:
+        """Validation, of the averaged weights where there are such; nothing without held-out samples."""
         with self._averaged():
-            self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        return folder
+            numbers, samples = validate(
+                self.model,
+                self.data.validation(),
+                self.processor,
+                self.data.keys,
+                self.config.mask,
+                self._autocast,
+            )
+        if not self.world.any(samples > 0):
+            return {}
+        return known(self.world.mean(numbers, samples))
+
+    def _roll_out(self) -> Mapping[str, float]:
+        folder = self.config.output / "rollouts" / f"step_{self.step:08d}"
+
+        def play() -> Mapping[str, float]:
+            assert self.rollout is not None
+            export(self.config.output, folder / "model")
+            return self.rollout(folder / "model", folder)
+
+        return self.world.on_main(play)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        tensors = pack(self.trained, self.optimizer, self.average, self.device)
-        self.checkpoints.save(Checkpoint(self.step, self.seconds, tensors, self._identity()))
+        documents = {"config": self.config.to_json(), "processor": self.processor.to_json()}
+        self.checkpointer.save(
+            self.trained,
+            Moment(self.step, self.seconds, self._identity(), {"skipped": self.skipped}, documents),
+        )
 
     def restore(self, resume: bool) -> None:
         """Go on from the newest checkpoint if there is one and `resume` says so."""
-        checkpoint = self.checkpoints.newest()
-        if checkpoint is None:
+        path = self.checkpointer.newest()
+        if path is None:
             return
         if not resume:
             raise InputError(f"{self.config.output} already holds a run; resume it or choose another output.")
-        changed = [k for k, v in self._identity().items() if checkpoint.identity.get(k) != v]
+        identity = self.checkpointer.moment(path).identity
+        changed = [k for k, v in self._identity().items() if identity.get(k) != v]
         if changed:
             raise InputError(
                 f"{self.config.output} cannot be resumed with another {', '.join(changed)}; start a new run."
             )
-        unpack(checkpoint.tensors, self.trained, self.optimizer, self.average, self.device)
-        self.step, self.seconds = checkpoint.step, checkpoint.seconds
+        moment = self.checkpointer.load(self.trained, path)
+        self.step, self.seconds = moment.step, moment.seconds
+        self.skipped = int(moment.loader.get("skipped", 0))
 
     def _identity(self) -> dict[str, Any]:
         config = self.config
         return {
             "preset": config.preset,
-            "dataset": self.samples.fingerprint,
+            "initial": config.initial,
+            "mode": config.mode,
+            "datasets": self.data.fingerprint,
             "batch_size": config.batch_size,
             "seed": config.seed,
             "held_out": config.held_out,
@@ -245,55 +320,23 @@ class Trainer:
         }
 
     @contextmanager
-    def _batches(self) -> Iterator[Iterator[tuple[np.ndarray, Batch]]]:
-        """The batches from this step on. Beside a GPU the next is made meanwhile; a CPU is busy anyway."""
-
-        def make(step: int) -> tuple[np.ndarray, Batch]:
-            indices = self.stream.batch(step)
-            return indices, self.source.training(indices, step)
-
-        def on_time() -> Iterator[tuple[np.ndarray, Batch]]:
-            while True:
-                yield make(self.step)
-
-        def ahead(pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, Batch]]:
-            upcoming = pool.submit(make, self.step)
-            while True:
-                ready = upcoming.result()
-                upcoming = pool.submit(make, self.step + 1)
-                yield ready
-
-        if self.device.type == "cpu":
-            yield on_time()
+    def _log(self) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
+        """Writes the run's numbers on rank 0, and nothing elsewhere."""
+        if not self.world.is_main:
+            yield lambda kind, numbers: None
             return
-        with ThreadPoolExecutor(1) as pool:
-            yield ahead(pool)
+        with RunLog(self.config.output, self.step, self.config.trackers, self.config.to_json()) as log:
+            yield lambda kind, numbers: log.write(self.step, kind, numbers)
 
-    def _autocast(self) -> Any:
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.autocast_dtype)
+    def _memory(self) -> float:
+        """The most this rank's device, or its process on the CPU, has held so far, in GB."""
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device) / 1e9
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
-    def _averaged(self) -> Any:
+    def _autocast(self) -> AbstractContextManager[object]:
+        # Among several processes FSDP gathers the weights in bf16 instead.
+        return self.config.autocast(self.world.device) if self.world.size == 1 else nullcontext()
+
+    def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.applied()
-
-    def _names(self, indices: np.ndarray) -> str:
-        episodes = self.samples.episodes[indices]
-        frames = indices - self.samples.starts[episodes]
-        return ", ".join(f"episode {e} frame {f}" for e, f in zip(episodes, frames, strict=True))
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that fills with the signals asking the process to stop, while inside this block."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,111 +1,133 @@
-"""How well a model predicts, and where the numbers of a run are written."""
+"""How well a model predicts: by kind of token, by dataset, and in the units of the robot."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from torch.nn import functional as F
 
 from spatialvla.actions.grids import KINDS
-from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.batches import BatchSource
+from spatialvla.data.loader import LoadedBatch
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.spatialvla import LossOutput, PrefixMask, SpatialVLA
+from spatialvla.processor import Processor
+from spatialvla.types import IGNORED, Batch
 
-
-def token_accuracy(
-    logits: torch.Tensor, labels: torch.Tensor, grammar: tuple[slice, ...]
-) -> dict[str, float]:
-    """Share of right tokens by kind, each chosen among its own kind as constrained decoding does.
-
-    logits: (N, V). labels: (N,). grammar: the vocabulary rows of translation, rotation and gripper tokens.
-    """
-    accuracy = {}
-    for kind, rows in zip(KINDS, grammar, strict=True):
-        taken = (labels >= rows.start) & (labels < rows.stop)
-        right = logits[taken, rows].argmax(dim=-1) == labels[taken] - rows.start
-        accuracy[f"accuracy/{kind}"] = right.float().mean().item()
-    return accuracy
+NOTHING = float("nan")
+"""Stands where a batch has nothing of a kind; means leave it out."""
 
 
 @torch.no_grad()
-def validate(model: SpatialVLA, source: BatchSource, indices: np.ndarray) -> dict[str, float]:
-    """Loss and token accuracy given the true past tokens, and the error of freely generated chunks.
+def token_metrics(
+    output: LossOutput,
+    loaded: LoadedBatch,
+    processor: Processor,
+    network: SpatialVLAConfig,
+    keys: Sequence[str],
+) -> dict[str, float]:
+    """Loss and accuracy given the true past tokens, by kind of token and by dataset, and the actions' L1 error.
 
-    error/translation, error/rotation: mean absolute error in the dataset's units; error/gripper: share of
-    wrong gripper states. error/quantisation: the translation error of the grid alone, which no model beats.
+    Tokens are chosen among their own kind, as constrained decoding does. l1/translation, l1/rotation: in the
+    datasets' units; l1/gripper: share of wrong states. keys: of all datasets; NOTHING for those not in the batch.
     """
-    config, key = source.config, source.config.key
-    numbers: dict[str, list[float]] = {}
-    weights = []
+    logits, labels = output.logits.detach(), output.labels
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    chosen, numbers = labels.clone(), {}
+    for kind, rows in zip(KINDS, network.grammar, strict=True):
+        taken = (labels >= rows.start) & (labels < rows.stop)
+        chosen[taken] = logits[taken, rows].argmax(dim=-1) + rows.start
+        numbers[f"loss/{kind}"] = _mean(losses[taken])
+        numbers[f"accuracy/{kind}"] = _mean((chosen == labels)[taken].float())
+    if len(keys) > 1:
+        source = torch.from_numpy(loaded.source).to(labels.device)[output.rows]
+        for number, key in enumerate(keys):
+            numbers[f"loss/{key}"] = _mean(losses[source == number])
+            numbers[f"accuracy/{key}"] = _mean((chosen == labels)[source == number].float())
+    is_action = labels >= network.action_token_begin_idx
+    tokens = chosen[is_action].view(len(loaded.batch), -1)
+    return numbers | action_errors("l1", tokens, loaded, processor, keys)
+
+
+def action_errors(
+    name: str, tokens: torch.Tensor, loaded: LoadedBatch, processor: Processor, keys: Sequence[str]
+) -> dict[str, float]:
+    """Mean absolute errors of tokens (B, 3 * chunk), decoded in each dataset's units; gripper: the share wrong."""
+    decoded = processor.decode(tokens, [keys[source] for source in loaded.source])
+    error = np.abs(decoded - loaded.actions)
+    return {
+        f"{name}/translation": float(error[..., :3].mean()),
+        f"{name}/rotation": float(error[..., 3:6].mean()),
+        f"{name}/gripper": float((error[..., 6] > 0.5).mean()),
+    }
+
+
+@torch.no_grad()
+def validate(
+    model: SpatialVLA,
+    batches: Iterable[LoadedBatch],
+    processor: Processor,
+    keys: Sequence[str],
+    mask: PrefixMask,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> tuple[dict[str, float], int]:
+    """`token_metrics` of held-out samples, the error of freely generated chunks, and how many samples they were.
+
+    error/…: as l1/…, but of actions that the model generates going on from its own tokens. error/quantisation: the
+    translation error of the grid alone, which no model beats.
+    """
+    rows: list[dict[str, float]] = []
+    weights: list[int] = []
+    was_training = model.training
     model.eval()
-    for start in range(0, len(indices), config.batch_size):
-        part = indices[start : start + config.batch_size]
-        batch = source.evaluation(part).to(model.device)
-        output = model.training_loss(batch, mask=config.mask)
-        row = {"loss": output.loss.item()}
-        row |= token_accuracy(output.logits, output.labels, model.config.grammar)
-
-        actions = source.samples.chunks(part)
-        prompts = source.processor(
-            list(source.samples.images[part]),
-            [prompt.lower() for prompt in source.samples.prompts(part)],
-            key,
-            intrinsics=list(batch.intrinsics.cpu().numpy()),
-            depth=list(batch.depth.cpu().numpy()) if batch.depth is not None else None,
-        )
-        tokens = model.generate(prompts.to(model.device))
-        error = np.abs(source.processor.decode(tokens, key) - actions)
-        row |= {
-            "error/translation": error[..., :3].mean(),
-            "error/rotation": error[..., 3:6].mean(),
-            "error/gripper": (error[..., 6] > 0.5).mean(),
-        }
-        statistics = source.processor.dataset_statistics(key)
-        grid = source.processor.grid
-        rounded = statistics.denormalize(grid.decode(grid.encode(statistics.normalize(actions))))
-        row["error/quantisation"] = np.abs(rounded - actions)[..., :3].mean()
-        for name, value in row.items():
-            numbers.setdefault(name, []).append(float(value))
-        weights.append(len(part))
-    model.train()
-    return {name: float(np.average(values, weights=weights)) for name, values in numbers.items()}
+    for loaded in batches:
+        batch = loaded.batch.to(model.device)
+        with autocast():
+            output = model.training_loss(batch, mask=mask)
+            tokens = model.generate(prompts_of(batch))
+        row = {"loss": output.loss.item(), **token_metrics(output, loaded, processor, model.config, keys)}
+        row |= action_errors("error", tokens, loaded, processor, keys)
+        assert batch.labels is not None
+        true = batch.labels[batch.labels >= model.config.action_token_begin_idx].view(len(batch), -1)
+        row["error/quantisation"] = action_errors("", true, loaded, processor, keys)["/translation"]
+        rows.append(row)
+        weights.append(len(loaded.batch))
+    model.train(was_training)
+    return weighted_mean(rows, weights), sum(weights)
 
 
-class RunLog:
-    """The run's numbers, one JSON object a line in metrics.jsonl, and the same for TensorBoard."""
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        """Drops the lines of steps after `first_step`: a killed run wrote them, a resumed one repeats."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= first_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
-
-    def write(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
-        """kind: 'train' or 'validation'."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **numbers}) + "\n")
-        for name, value in numbers.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
-        self.board.flush()
-
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.board.close()
+def prompts_of(batch: Batch) -> Batch:
+    """A training batch without its actions, padded on the left as for inference."""
+    assert batch.labels is not None
+    is_prompt = batch.attention_mask & (batch.labels == IGNORED)
+    longest = int(is_prompt.sum(dim=1).max())
+    ids = batch.input_ids.new_zeros(len(batch), longest)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (tokens, wanted) in enumerate(zip(batch.input_ids, is_prompt, strict=True)):
+        prompt = tokens[wanted]
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = True
+    return replace(batch, input_ids=ids, attention_mask=mask, labels=None)
 
 
-def _step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
+def weighted_mean(rows: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+    """The mean of each number over the rows; NOTHING does not count."""
+    means = {}
+    for name in rows[0] if rows else ():
+        pairs = [
+            (row[name], weight) for row, weight in zip(rows, weights, strict=True) if not np.isnan(row[name])
+        ]
+        means[name] = sum(v * w for v, w in pairs) / sum(w for _, w in pairs) if pairs else NOTHING
+    return means
+
+
+def known(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Without NOTHING."""
+    return {name: value for name, value in numbers.items() if not np.isnan(value)}
+
+
+def _mean(values: torch.Tensor) -> float:
+    return values.mean().item() if len(values) else NOTHING

@@ -12,14 +12,6 @@ from torch import nn
 
 from spatialvla.training.config import TrainConfig
 
-TEXT_EMBEDDINGS = "language_model.model.embed_tokens.weight"
-
-
-def freeze(model: nn.Module, config: TrainConfig) -> None:
-    """Freezes the text embeddings where asked to; ZoeDepth freezes itself."""
-    if config.freeze_text_embeddings:
-        model.get_parameter(TEXT_EMBEDDINGS).requires_grad_(False)
-
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay, while norms, biases and embeddings do not."""

@@ -45,6 +45,9 @@ class Progress:
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in validation.items())
         self.console.print(f"step {step}: {numbers}", highlight=False)
 
+    def say(self, message: str) -> None:
+        self.console.print(message, highlight=False)
+
     @contextmanager
     def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar of its own for work done once before training."""

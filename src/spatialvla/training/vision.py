@@ -21,6 +21,7 @@ from spatialvla.data.samples import EpisodeSamples, IndexStream
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.batches import BatchSource
 from spatialvla.training.config import TrainConfig
+from spatialvla.training.data import MemoryData
 from spatialvla.training.keypoints import Keypoints
 from spatialvla.training.optimizer import course
 from spatialvla.training.privileged import LINEAR_FROM, PrivilegedTargets, standardised
@@ -55,7 +56,7 @@ def vision_targets(samples: EpisodeSamples, config: TrainConfig) -> torch.Tensor
     """(N, targets) float32, standardised: the privileged numbers and the actions of each frame's chunk."""
     chunks = samples.chunks(np.arange(len(samples)))
     actions = standardised(chunks[..., [0, 1, 2, 6]].reshape(len(samples), -1))
-    privileged = PrivilegedTargets(samples, config.privileged).values
+    privileged = PrivilegedTargets(samples, config.guidance.privileged).values
     return torch.from_numpy(np.concatenate([privileged, actions], axis=1))
 
 
@@ -67,7 +68,7 @@ class VisionStage:
         self.model, self.source, self.config = model, source, config
         self.device = model.device
         self.targets = vision_targets(samples, config)
-        self.keypoints = Keypoints(samples, config.keypoints) if config.keypoints else None
+        self.keypoints = Keypoints(samples, config.guidance.keypoints) if config.guidance.keypoints else None
         names = sorted(set(samples.instructions))
         self.tasks = torch.tensor(
             [names.index(samples.instructions[episode]) for episode in samples.episodes]
@@ -78,7 +79,8 @@ class VisionStage:
 
     def losses(self, batch: Batch, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """The loss of the regressed numbers, and of where the first queries look, in nats."""
-        features = self.model.image_features(batch.to(self.device)).float()
+        with self.config.autocast(self.device):
+            features = self.model.image_features(batch.to(self.device)).float()
         predicted, looks = self.head(features, self.tasks[indices].to(self.device))
         targets = self.targets[indices].to(self.device)
         losses = {"regression": F.smooth_l1_loss(predicted, targets, beta=LINEAR_FROM)}
@@ -94,32 +96,25 @@ class VisionStage:
         return losses
 
 
-def pretrain_vision(
-    model: SpatialVLA,
-    source: BatchSource,
-    frames: np.ndarray,
-    held_out: np.ndarray,
-    config: TrainConfig,
-    steps: int,
-    log: Path,
-) -> None:
-    """Trains the vision tower and the Ego3D encoding in place for `steps` batches of `frames`.
+def pretrain_vision(model: SpatialVLA, data: MemoryData, config: TrainConfig, log: Path) -> None:
+    """Trains the vision tower and the Ego3D encoding in place for the stage's steps.
 
     Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of these, and those of some
-    `held_out` frames.
+    held-out frames.
     """
+    steps, source, held_out = config.guidance.vision_steps, data.source, data.held_out
     stage = VisionStage(model, source, config)
     optimizer = torch.optim.AdamW(
         [
-            {"params": stage.encoder, "lr": config.vision_rate},
-            {"params": stage.head.parameters(), "lr": 2 * config.vision_rate},
+            {"params": stage.encoder, "lr": config.guidance.vision_rate},
+            {"params": stage.head.parameters(), "lr": 2 * config.guidance.vision_rate},
         ],
         betas=config.betas,
         weight_decay=config.weight_decay,
         fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: course(config, step / steps))
-    stream = IndexStream(frames, config.vision_batch_size, config.seed)
+    stream = IndexStream(data.training, config.guidance.vision_batch_size, config.seed)
     unseen = held_out[np.linspace(0, len(held_out) - 1, min(config.eval_frames, len(held_out))).astype(int)]
     means: dict[str, float] = defaultdict(float)
     model.train()

@@ -117,7 +117,7 @@ class MetricDepthEstimator:
             raise InputError(f"{path_or_id} estimates {kind} depth; a checkpoint for metric depth is needed.")
         return cls(model, AutoImageProcessor.from_pretrained(str(path_or_id), use_fast=False))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         images = [image.permute(1, 2, 0).cpu().numpy() for image in (pixel_values * 255).round().byte()]
         sizes = [image.shape[:2] for image in images]

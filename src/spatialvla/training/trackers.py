@@ -1,0 +1,113 @@
+"""Where the numbers of a run are written: metrics.jsonl always, and the trackers asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Literal, Protocol, get_args
+
+from spatialvla.errors import InputError
+from spatialvla.files import replacing
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+PROJECT = "spatialvla"
+
+
+class Tracker(Protocol):
+    def write(self, step: int, numbers: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class RunLog:
+    """The run's numbers, one JSON object a line in metrics.jsonl, and the same for each tracker."""
+
+    def __init__(
+        self, folder: Path, first_step: int, trackers: Sequence[TrackerName], settings: Mapping[str, Any]
+    ) -> None:
+        """Drops the lines of steps after `first_step`: a killed run wrote them, a resumed one repeats.
+
+        settings: of the run, for trackers that keep them. Raises InputError for a tracker that is not installed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= first_step]
+            with replacing(self.path) as partial:
+                partial.write_text("".join(f"{line}\n" for line in kept))
+        self._trackers = [_open(name, folder, first_step, settings) for name in trackers]
+
+    def write(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
+        """kind: 'train', 'validation' or 'rollout'."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **numbers}) + "\n")
+        for tracker in self._trackers:
+            tracker.write(step, {f"{kind}/{name}": value for name, value in numbers.items()})
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, first_step: int) -> None:
+        module = _import("tensorboard", "torch.utils.tensorboard")
+        self._board = module.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class _HostedRun:
+    """W&B, or trackio, which has the same calls. A resumed run goes on under its folder's name."""
+
+    def __init__(self, module: ModuleType, folder: Path, settings: Mapping[str, Any], **options: Any) -> None:
+        self._module = module
+        module.init(project=PROJECT, name=folder.name, config=dict(settings), **options)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._module.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self._module.finish()
+
+
+def _open(name: TrackerName, folder: Path, first_step: int, settings: Mapping[str, Any]) -> Tracker:
+    if name == "tensorboard":
+        return _TensorBoard(folder, first_step)
+    if name == "wandb":
+        return _HostedRun(
+            _import(name, name), folder, settings, id=folder.resolve().name, resume="allow", dir=str(folder)
+        )
+    if name == "trackio":
+        return _HostedRun(_import(name, name), folder, settings, resume="allow")
+    raise InputError(f"there is no tracker {name!r}; choose from {', '.join(get_args(TrackerName))}")
+
+
+def _import(package: str, module: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"the tracker {package} is not installed ({error}); pip install {package}, or leave it out"
+        ) from error
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")

@@ -1,0 +1,274 @@
+"""Whole runs: mixtures read from disk, every mode, accumulation, bad batches, and several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_dataset
+from spatialvla.errors import InputError
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.policy import Policy
+from spatialvla.processor import Processor
+from spatialvla.training import loop
+from spatialvla.training.checkpoints import load_weights
+from spatialvla.training.config import DatasetConfig, TrainConfig, finetune
+from spatialvla.training.export import export
+from spatialvla.training.loop import train
+from spatialvla.types import Observation
+
+BRIDGE = Path(__file__).parents[1] / "data" / "rlds" / "bridge_orig"
+OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A checkpoint that knows one dataset."""
+    from conftest import BINS, tiny
+    from spatialvla.model.presets import PRESETS
+
+    folder = tmp_path_factory.mktemp("start")
+    PRESETS["tiny"] = tiny
+    config = TrainConfig(
+        datasets=(DatasetConfig(str(write_dataset(folder / "squares"))),),
+        output=folder / "run",
+        in_memory=True,
+        preset="tiny",
+        bins=BINS,
+        depth="sensor",
+        steps=2,
+        batch_size=8,
+        learning_rate=1e-3,
+    )
+    return train(config, device="cpu").model
+
+
+@pytest.fixture
+def make(start, dataset, tmp_path):
+    """A fine-tuning of that checkpoint, by default on an RLDS and a LeRobot dataset."""
+
+    def make(mode="full", datasets=(BRIDGE, dataset), **changes):
+        settings = {
+            "initial": str(start),
+            "output": tmp_path / "run",
+            "steps": 3,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "workers": 0,
+            "cache": tmp_path / "cache",
+            "precision": "fp32",
+            "held_out": 0.25,
+            "eval_frames": 16,
+            "eval_every": 1000,
+            "save_every": 1000,
+            "log_every": 1,
+        }
+        references = [
+            DatasetConfig(str(path), weight) for path, weight in zip(datasets, (1, 2), strict=False)
+        ]
+        return finetune(references, mode=mode, **(settings | changes))
+
+    return make
+
+
+def rows(config, kind):
+    found = map(json.loads, (config.output / "metrics.jsonl").read_text().splitlines())
+    return [row for row in found if row["kind"] == kind]
+
+
+def test_a_mixture_of_kinds_is_trained_on_and_told_apart(make, dataset):
+    config = make(workers=2)
+    result = train(config, device="cpu")
+    row = rows(config, "train")[-1]
+    keys = ("bridge_orig/1.0.0", dataset.name)
+    assert all(row[f"loss/{key}"] > 0 for key in keys)
+    assert {"l1/translation", "l1/rotation", "l1/gripper", "loss/gripper", "memory_gb"} <= set(row)
+    assert result.validation["error/quantisation"] > 0
+    assert set(keys) <= set(Processor.from_pretrained(result.model).statistics)
+    saved = json.loads((config.output / "config.json").read_text())
+    assert saved["datasets"][0]["path"] == str(BRIDGE)
+    assert saved == json.loads((config.output / "checkpoints/step_00000003/config.json").read_text())
+    policy = Policy.from_pretrained(result.model, dataset="bridge_orig/1.0.0")
+    assert policy.act(OBSERVATION).actions.shape == (2, 7)
+
+
+def test_workers_change_nothing(make, tmp_path):
+    configs = [make(output=tmp_path / str(workers), workers=workers) for workers in (0, 2)]
+    for config in configs:
+        train(config, device="cpu")
+    first, second = (load_weights(config.output) for config in configs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_mixture_goes_on_where_it_stopped(make, tmp_path):
+    straight = make(output=tmp_path / "straight", steps=4, schedule="cosine")
+    train(straight, device="cpu")
+    halves = replace(straight, output=tmp_path / "halves", save_every=2)
+    update = loop.Trainer._update
+    calls = []
+
+    def interrupted(self, loaded, measured):
+        calls.append(loaded.names)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return update(self, loaded, measured)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(halves, device="cpu")
+    train(replace(halves, workers=2), resume=True, device="cpu")
+    first, second = (load_weights(config.output) for config in (straight, halves))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_accumulating_gives_the_same_weights(make, tmp_path):
+    configs = [make(output=tmp_path / str(parts), accumulation=parts) for parts in (1, 4)]
+    for config in configs:
+        train(config, device="cpu")
+    first, second = (load_weights(config.output) for config in configs)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path):
+    config = make("lora", ema_decay=0.9)
+    result = train(config, device="cpu")
+    assert (result.model / "adapter_model.safetensors").exists()
+    assert not (result.model / "model.safetensors").exists()
+    export(config.output, tmp_path / "merged", merge=True)
+    merged = SpatialVLA.from_pretrained(tmp_path / "merged")
+    loaded = SpatialVLA.from_pretrained(result.model)
+    base = SpatialVLA.from_pretrained(start)
+    changed = 0
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+        changed += not torch.equal(base.state_dict()[name], tensor)
+    assert changed > 10
+    assert Policy.from_pretrained(result.model, dataset="squares").act(OBSERVATION).actions.shape == (2, 7)
+
+
+def test_adapting_makes_a_new_grid_and_trains_little(make, start, dataset):
+    result = train(make("adapt", datasets=[dataset]), device="cpu")
+    old, new = Processor.from_pretrained(start).grid, Processor.from_pretrained(result.model).grid
+    assert old.bins == new.bins
+    assert old != new
+    before, after = (SpatialVLA.from_pretrained(folder).state_dict() for folder in (start, result.model))
+    learned = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    # The head and the mirrored rows of the text embeddings follow the new grid, but do not learn.
+    assert learned == {"spatial_embed_tokens", "position_embedding_3d", "language_model"}
+    layer = "language_model.model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(before[layer], after[layer])
+
+
+def test_a_uniform_grid_for_the_ablation(make, dataset):
+    result = train(make(datasets=[dataset], new_grid=True, grid="uniform"), device="cpu")
+    edges = Processor.from_pretrained(result.model).grid.edges["roll"]
+    np.testing.assert_allclose(np.diff(edges), np.diff(edges)[0])
+
+
+def test_bad_batches_are_left_out_and_counted(make, monkeypatch):
+    backward = loop.Trainer._backward
+
+    def poisoned(self, part, weight, measured):
+        return backward(self, part, float("nan") if self.step == 1 else weight, measured)
+
+    monkeypatch.setattr(loop.Trainer, "_backward", poisoned)
+    config = make(skip_bad_batches=True)
+    result = train(config, device="cpu")
+    assert [row["skipped"] for row in rows(config, "train")] == [0, 1, 1]
+    assert all(torch.isfinite(t).all() for t in load_weights(config.output).values())
+    assert result.finished
+    with pytest.raises(loop.NonFiniteLoss, match=r"step 2 .* bridge_orig/1\.0\.0 episode \d+ step \d+"):
+        train(replace(config, output=config.output / "fatal", skip_bad_batches=False), device="cpu")
+
+
+def test_rollouts_are_played_from_what_is_learned_so_far(make, dataset):
+    played = []
+
+    def rollout(folder, out):
+        played.append(Policy.from_pretrained(folder, dataset="squares").act(OBSERVATION).actions.shape)
+        return {"success": 0.25}
+
+    config = make(datasets=[dataset], steps=4, rollout_every=2)
+    train(config, device="cpu", rollout=rollout)
+    assert played == [(2, 7)] * 2
+    assert [(row["step"], row["success"]) for row in rows(config, "rollout")] == [(2, 0.25), (4, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 7, "accumulation": 2}, "cannot be split into 2"),
+        ({"mode": "lora", "initial": None}, "give `initial`"),
+        ({"in_memory": True}, "Only one dataset"),
+        ({"held_out": 1.5}, "fraction"),
+        ({"datasets": ()}, "nothing to train on"),
+        ({"trackers": ("absent",)}, "no tracker 'absent'"),
+    ],
+)
+def test_what_does_not_fit_is_said(make, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(make(**changes), device="cpu")
+
+
+PROCESS = """
+import sys, json, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from conftest import tiny
+from spatialvla.training.config import DatasetConfig, finetune
+from spatialvla.training.loop import train
+torch.set_num_threads(1)
+given = json.loads(sys.argv[2])
+given["cache"] = Path(given["cache"])
+datasets = [DatasetConfig(path) for path in given.pop("datasets")]
+train(finetune(datasets, Path(given.pop("output")), **given), device="cpu")
+"""
+
+
+def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
+    """Through `train` itself, on a mixture, with validation and an average of the weights."""
+    settings = {
+        "datasets": [str(BRIDGE), str(dataset)],
+        "initial": str(start),
+        "mode": "full",
+        "steps": 3,
+        "batch_size": 8,
+        "accumulation": 2,
+        "learning_rate": 1e-3,
+        "workers": 0,
+        "cache": str(tmp_path / "cache"),
+        "precision": "fp32",
+        "held_out": 0.25,
+        "eval_frames": 16,
+        "log_every": 1,
+        "ema_decay": 0.9,
+    }
+    for size in (1, 2):
+        given = json.dumps(settings | {"output": str(tmp_path / str(size))})
+        command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), given]
+        world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
+        ranks = [
+            subprocess.Popen(command, env={**os.environ, **world, "RANK": str(r), "LOCAL_RANK": str(r)})
+            for r in range(size)
+        ]
+        assert [process.wait(timeout=300) for process in ranks] == [0] * size
+    one, two = (
+        [json.loads(line) for line in (tmp_path / str(size) / "metrics.jsonl").read_text().splitlines()]
+        for size in (1, 2)
+    )
+    for first, second in zip(one, two, strict=True):
+        assert first.keys() == second.keys()
+        for name in first.keys() - {"kind", "samples_per_s", "data_wait_s", "memory_gb", "seconds"}:
+            assert second[name] == pytest.approx(first[name], rel=1e-3, abs=1e-5), name
+    first, second = (load_weights(tmp_path / str(size)) for size in (1, 2))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=5e-5, rtol=1e-3, msg=name)
+    assert Policy.from_pretrained(tmp_path / "2" / "model", dataset="squares").act(OBSERVATION)
