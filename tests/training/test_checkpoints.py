@@ -117,7 +117,7 @@ def test_a_disk_that_fails_is_one_sentence(folder, monkeypatch):
 
 
 def cut(path):
-    os.truncate(path, path.stat().st_size - 1)
+    os.truncate(path, path.stat().st_size - 3)
 
 
 def flip(path):
@@ -130,18 +130,17 @@ def lose(path):
     path.unlink()
 
 
-@pytest.mark.parametrize("harm", [cut, flip, lose])
-@pytest.mark.parametrize("name", ["shard_00000_000.safetensors", "state.json", "grid.json"])
+@pytest.mark.parametrize(
+    ("harm", "name"),
+    [(harm, "shard_00000_000.safetensors") for harm in (cut, flip, lose)]
+    + [(harm, name) for harm in (cut, lose) for name in ("state.json", "grid.json")],
+)
 def test_a_damaged_one_is_named_and_the_one_before_can_be_used(folder, harm, name):
     checkpointer = Checkpointer(folder, keep=3)
     first = trained()
     checkpointer.save(first, moment(1))
     path = checkpointer.save(trained(seed=1), moment(2))
-    if harm is flip and name != "shard_00000_000.safetensors":
-        pytest.skip("a digit changed in JSON is JSON")
     harm(path / name)
-    if (harm, name) == (cut, "state.json") or (harm, name) == (cut, "grid.json"):
-        cut(path / name)  # the line break alone is no loss
     with pytest.raises(
         CheckpointError, match=r"step_00000002 is damaged: .*; delete it to go on from step_00000001"
     ):
