@@ -50,7 +50,7 @@ def wait_until(condition, process):
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_runs_end_as_unbroken_ones_do(make_config, tmp_path, start, kills):
     chance = random.Random(kills)
-    config = make_config(steps=4 * (kills + 1), save_every=1, keep=2, ema_decay=0.9)
+    config = make_config(steps=3 * (kills + 1), save_every=1, keep=2, ema_decay=0.9)
     straight = replace(config, output=tmp_path / "straight")
     unbroken = start(straight)
     while_saving = 0
