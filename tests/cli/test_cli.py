@@ -179,6 +179,7 @@ def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
             "depth": False,
             "policy": None,
             "episodes": None,
+            "only": (),
         }
     ]
     assert str(tmp_path) in capsys.readouterr().out

@@ -17,6 +17,9 @@ class Demos:
     suite: str = "libero_spatial"
     """A LIBERO suite the expert knows."""
 
+    tasks: tuple[int, ...] = ()
+    """Numbers of the tasks to record; all of the suite's unless given."""
+
     episodes_per_task: int = 50
     """Successful episodes to store for each task."""
 
@@ -47,5 +50,6 @@ class Demos:
             depth=self.depth,
             policy=self.policy,
             episodes=self.episodes,
+            only=self.tasks,
         )
         print(f"Wrote {self.out}")

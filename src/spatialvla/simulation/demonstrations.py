@@ -34,6 +34,7 @@ def record_demonstrations(
     depth: bool = True,
     policy: str | None = None,
     episodes: Path | None = None,
+    only: Sequence[int] = (),
 ) -> None:
     """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
 
@@ -41,12 +42,13 @@ def record_demonstrations(
     depth: also store the simulator's depth, in whole millimetres.
     policy: a checkpoint that drives for stretches of the episodes recorded now, see `Takeover`.
     episodes: a folder to wait in instead that is kept, so that a later call can add to them.
-    Raises InputError if `out` is there already, or the expert does not know the suite.
+    only: numbers of the tasks to record, all of the suite's where it is empty.
+    Raises InputError if `out` is there already, or the expert does not know a task.
     """
     if (out / "meta").exists():
         raise InputError(f"{out} already holds a dataset; write into a new folder")
     pending = episodes or out.with_name(f"{out.name}.episodes")
-    files = record_episodes(pending, suite, episodes_per_task, seed, workers, policy=policy)
+    files = record_episodes(pending, suite, episodes_per_task, seed, workers, policy=policy, only=only)
     store(files, out, depth)
     if episodes is None:
         shutil.rmtree(pending)
@@ -88,26 +90,30 @@ def record_episodes(
     workers: int,
     image_size: int = 128,
     policy: str | None = None,
+    only: Sequence[int] = (),
 ) -> list[Path]:
     """Records the missing episodes of a suite, and returns the files of all, task by task.
 
     Episode k of a task depends on `seed`, the task, k and the policy only, so a killed run goes on where it stopped.
     Raises InputError if an episode cannot be finished from several start states.
     """
-    wanted = [
-        [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(episodes_per_task)]
-        for task in range(len(tasks(suite)))
-    ]
+    chosen = list(only) or list(range(len(tasks(suite))))
+    if unknown := set(chosen) - set(range(len(tasks(suite)))):
+        raise InputError(f"{suite} has the tasks 0 to {len(tasks(suite)) - 1}, not {min(unknown)}")
+    wanted = {
+        task: [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(episodes_per_task)]
+        for task in chosen
+    }
     # A fresh process for each task: the simulator never gives its drawing memory back.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = [
             pool.submit(_record_task, suite, task, seed, image_size, missing, policy)
-            for task, files in enumerate(wanted)
+            for task, files in wanted.items()
             if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
         ]
         for task_recorded in running:
             task_recorded.result()
-    return [file for files in wanted for file in files]
+    return [file for files in wanted.values() for file in files]
 
 
 def _record_task(

@@ -143,6 +143,10 @@ class World:
         self.sum([0.0])
 
 
+ALONE = World()
+"""One process on the CPU."""
+
+
 @contextmanager
 def join_world(device: str | None = None) -> Iterator[World]:
     """This process as part of its world, with a process group inside this block where there are several.

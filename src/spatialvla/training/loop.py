@@ -24,7 +24,7 @@ from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.data import MemoryData, open_data
 from spatialvla.training.distributed import World, join_world
 from spatialvla.training.export import export, save_layout
-from spatialvla.training.metrics import known, token_metrics, validate, weighted_mean
+from spatialvla.training.metrics import Tallies, combined, token_metrics, validate
 from spatialvla.training.objective import SoftTokenLoss
 from spatialvla.training.optimizer import (
     WeightAverage,
@@ -201,8 +201,7 @@ class Trainer:
         rate = learning_rate(config, self.fraction)
         set_learning_rate(self.optimizer, rate)
         parts = loaded.split(config.accumulation)
-        labels = [part.label_count for part in parts]
-        weights = token_weights(labels, self.world)
+        weights = token_weights([part.label_count for part in parts], self.world)
         rows = []
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             synchronise_gradients(self.trained.model, number == len(parts) - 1)
@@ -217,12 +216,10 @@ class Trainer:
         else:
             self._refuse(loaded, rows)
         self.optimizer.zero_grad(set_to_none=True)
-        numbers = weighted_mean(rows, labels)
-        if measured:
-            numbers = known(self.world.mean(numbers, sum(labels)))
+        numbers = combined(rows, self.world) if measured else combined(rows)
         return numbers | {"learning_rate": rate, "grad_norm": norm}
 
-    def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> dict[str, float]:
+    def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> Tallies:
         """Adds the gradients of some rows of the batch."""
         config = self.config
         with self._autocast():
@@ -230,23 +227,24 @@ class Trainer:
                 part.batch.to(self.world.device, non_blocking=True), config.mask
             )
         loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
-        numbers = {"loss": float(output.loss.detach())}
+        count = part.label_count
+        numbers = {"loss": (float(output.loss.detach()) * count, count)}
         if self.head is not None and part.targets is not None:
             auxiliary = self.head.loss(output.prompt_hidden, part.targets.to(self.world.device))
-            numbers["privileged_loss"] = float(auxiliary.detach())
+            numbers["privileged_loss"] = (float(auxiliary.detach()) * count, count)
             loss = loss + config.guidance.privileged_weight * auxiliary
         (loss * weight).backward()
         if measured:
             numbers |= token_metrics(output, part, self.processor, self.network, self.data.keys)
         return numbers
 
-    def _refuse(self, loaded: LoadedBatch, rows: list[dict[str, float]]) -> None:
+    def _refuse(self, loaded: LoadedBatch, rows: list[Tallies]) -> None:
         """All ranks come here together: the gradients' norm is the same on all."""
         self.skipped += 1
         names = [name for rank in self.world.gather(loaded.names) for name in rank]
-        loss = self.world.gather(rows[-1]["loss"])
+        loss = combined(rows, self.world)["loss"]
         message = (
-            f"The loss of step {self.step} is {loss[0]} and its gradients are not finite; its samples are "
+            f"The loss of step {self.step} is {loss} and its gradients are not finite; its samples are "
             f"{', '.join(names)}."
         )
         if not self.config.skip_bad_batches:
@@ -259,7 +257,7 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Validation, of the averaged weights where there are such; nothing without held-out samples."""
         with self._averaged():
-            numbers, samples = validate(
+            rows = validate(
                 self.model,
                 self.data.validation(),
                 self.processor,
@@ -267,9 +265,7 @@ class Trainer:
                 self.config.mask,
                 self._autocast,
             )
-        if not self.world.any(samples > 0):
-            return {}
-        return known(self.world.mean(numbers, samples))
+        return combined(rows, self.world)
 
     def _roll_out(self) -> Mapping[str, float]:
         folder = self.config.output / "rollouts" / f"step_{self.step:08d}"

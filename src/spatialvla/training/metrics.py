@@ -15,10 +15,11 @@ from spatialvla.data.loader import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import LossOutput, PrefixMask, SpatialVLA
 from spatialvla.processor import Processor
+from spatialvla.training.distributed import ALONE, World
 from spatialvla.types import IGNORED, Batch
 
-NOTHING = float("nan")
-"""Stands where a batch has nothing of a kind; means leave it out."""
+Tallies = Mapping[str, tuple[float, float]]
+"""By name: a sum, and how much it counts. Adding both up gives exact means over parts, ranks and datasets."""
 
 
 @torch.no_grad()
@@ -28,25 +29,26 @@ def token_metrics(
     processor: Processor,
     network: SpatialVLAConfig,
     keys: Sequence[str],
-) -> dict[str, float]:
+) -> dict[str, tuple[float, float]]:
     """Loss and accuracy given the true past tokens, by kind of token and by dataset, and the actions' L1 error.
 
     Tokens are chosen among their own kind, as constrained decoding does. l1/translation, l1/rotation: in the
-    datasets' units; l1/gripper: share of wrong states. keys: of all datasets; NOTHING for those not in the batch.
+    datasets' units; l1/gripper: share of wrong states. keys: of all datasets, also those not in the batch.
     """
     logits, labels = output.logits.detach(), output.labels
     losses = F.cross_entropy(logits, labels, reduction="none")
-    chosen, numbers = labels.clone(), {}
+    chosen = labels.clone()
+    numbers = {"loss": _tally(losses)}
     for kind, rows in zip(KINDS, network.grammar, strict=True):
         taken = (labels >= rows.start) & (labels < rows.stop)
         chosen[taken] = logits[taken, rows].argmax(dim=-1) + rows.start
-        numbers[f"loss/{kind}"] = _mean(losses[taken])
-        numbers[f"accuracy/{kind}"] = _mean((chosen == labels)[taken].float())
+        numbers[f"loss/{kind}"] = _tally(losses[taken])
+        numbers[f"accuracy/{kind}"] = _tally((chosen == labels)[taken].float())
     if len(keys) > 1:
         source = torch.from_numpy(loaded.source).to(labels.device)[output.rows]
         for number, key in enumerate(keys):
-            numbers[f"loss/{key}"] = _mean(losses[source == number])
-            numbers[f"accuracy/{key}"] = _mean((chosen == labels)[source == number].float())
+            numbers[f"loss/{key}"] = _tally(losses[source == number])
+            numbers[f"accuracy/{key}"] = _tally((chosen == labels)[source == number].float())
     is_action = labels >= network.action_token_begin_idx
     tokens = chosen[is_action].view(len(loaded.batch), -1)
     return numbers | action_errors("l1", tokens, loaded, processor, keys)
@@ -54,15 +56,12 @@ def token_metrics(
 
 def action_errors(
     name: str, tokens: torch.Tensor, loaded: LoadedBatch, processor: Processor, keys: Sequence[str]
-) -> dict[str, float]:
+) -> dict[str, tuple[float, float]]:
     """Mean absolute errors of tokens (B, 3 * chunk), decoded in each dataset's units; gripper: the share wrong."""
     decoded = processor.decode(tokens, [keys[source] for source in loaded.source])
     error = np.abs(decoded - loaded.actions)
-    return {
-        f"{name}/translation": float(error[..., :3].mean()),
-        f"{name}/rotation": float(error[..., 3:6].mean()),
-        f"{name}/gripper": float((error[..., 6] > 0.5).mean()),
-    }
+    parts = {"translation": error[..., :3], "rotation": error[..., 3:6], "gripper": error[..., 6] > 0.5}
+    return {f"{name}/{part}": (float(values.sum()), values.size) for part, values in parts.items()}
 
 
 @torch.no_grad()
@@ -73,14 +72,13 @@ def validate(
     keys: Sequence[str],
     mask: PrefixMask,
     autocast: Callable[[], AbstractContextManager[object]],
-) -> tuple[dict[str, float], int]:
-    """`token_metrics` of held-out samples, the error of freely generated chunks, and how many samples they were.
+) -> list[Tallies]:
+    """`token_metrics` of held-out samples and the error of freely generated chunks, for each batch.
 
     error/…: as l1/…, but of actions that the model generates going on from its own tokens. error/quantisation: the
     translation error of the grid alone, which no model beats.
     """
-    rows: list[dict[str, float]] = []
-    weights: list[int] = []
+    rows: list[Tallies] = []
     was_training = model.training
     model.eval()
     for loaded in batches:
@@ -88,15 +86,31 @@ def validate(
         with autocast():
             output = model.training_loss(batch, mask=mask)
             tokens = model.generate(prompts_of(batch))
-        row = {"loss": output.loss.item(), **token_metrics(output, loaded, processor, model.config, keys)}
-        row |= action_errors("error", tokens, loaded, processor, keys)
         assert batch.labels is not None
         true = batch.labels[batch.labels >= model.config.action_token_begin_idx].view(len(batch), -1)
-        row["error/quantisation"] = action_errors("", true, loaded, processor, keys)["/translation"]
-        rows.append(row)
-        weights.append(len(loaded.batch))
+        quantised = action_errors("error", true, loaded, processor, keys)["error/translation"]
+        rows.append(
+            token_metrics(output, loaded, processor, model.config, keys)
+            | action_errors("error", tokens, loaded, processor, keys)
+            | {"error/quantisation": quantised}
+        )
     model.train(was_training)
-    return weighted_mean(rows, weights), sum(weights)
+    return rows
+
+
+def combined(rows: Iterable[Tallies], world: World = ALONE) -> dict[str, float]:
+    """The mean of each number over the rows of all ranks; those that nothing counts for are left out. Collective."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        for name, (value, weight) in row.items():
+            entry = sums.setdefault(name, [0.0, 0.0])
+            entry[0] += value
+            entry[1] += weight
+    # A rank may have had no batch at all.
+    names = sorted({name for known in world.gather(list(sums)) for name in known})
+    totals = world.sum([part for name in names for part in sums.get(name, (0.0, 0.0))])
+    pairs = zip(names, totals[::2], totals[1::2], strict=True)
+    return {name: value / weight for name, value, weight in pairs if weight}
 
 
 def prompts_of(batch: Batch) -> Batch:
@@ -113,21 +127,5 @@ def prompts_of(batch: Batch) -> Batch:
     return replace(batch, input_ids=ids, attention_mask=mask, labels=None)
 
 
-def weighted_mean(rows: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
-    """The mean of each number over the rows; NOTHING does not count."""
-    means = {}
-    for name in rows[0] if rows else ():
-        pairs = [
-            (row[name], weight) for row, weight in zip(rows, weights, strict=True) if not np.isnan(row[name])
-        ]
-        means[name] = sum(v * w for v, w in pairs) / sum(w for _, w in pairs) if pairs else NOTHING
-    return means
-
-
-def known(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Without NOTHING."""
-    return {name: value for name, value in numbers.items() if not np.isnan(value)}
-
-
-def _mean(values: torch.Tensor) -> float:
-    return values.mean().item() if len(values) else NOTHING
+def _tally(values: torch.Tensor) -> tuple[float, float]:
+    return float(values.sum()), len(values)
