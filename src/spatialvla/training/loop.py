@@ -228,7 +228,7 @@ class Trainer:
             )
         loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
         count = part.label_count
-        numbers = {"loss": (float(output.loss.detach()) * count, count)}
+        numbers: dict[str, tuple[float, float]] = {"loss": (float(output.loss.detach()) * count, count)}
         if self.head is not None and part.targets is not None:
             auxiliary = self.head.loss(output.prompt_hidden, part.targets.to(self.world.device))
             numbers["privileged_loss"] = (float(auxiliary.detach()) * count, count)
