@@ -46,7 +46,7 @@ def as_processes(count, jobs):
         )
         for rank in range(count)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
+    errors = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0] * count, "\n".join(errors)
 
 

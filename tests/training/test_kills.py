@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from killed_run import work
 
-PATIENCE = 100.0
+PATIENCE = 600.0
 """Seconds for a run to get somewhere."""
 
 
