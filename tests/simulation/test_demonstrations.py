@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.data.samples import EpisodeSamples
 from spatialvla.errors import InputError
 from spatialvla.simulation.demonstration import Demonstration
 from spatialvla.simulation.demonstrations import record_demonstrations, store
@@ -19,6 +20,7 @@ def _episode(seed: int, steps: int) -> Demonstration:
         actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
         proprioception=rng.normal(size=(steps, 8)).astype(np.float32),
         states=rng.normal(size=(steps, 20)),
+        takeover=(np.arange(steps) == 4).astype(np.float32),
         intrinsics=np.array([[38.6, 0, 16], [0, 38.6, 16], [0, 0, 1]], np.float32),
         camera_pose=np.eye(4, dtype=np.float32),
         instruction=f"pick up bowl {seed}",
@@ -59,6 +61,9 @@ def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
     np.testing.assert_array_equal(read.columns["action"], original.actions)
     np.testing.assert_array_equal(read.columns["observation.state"], original.proprioception)
     np.testing.assert_array_equal(read.columns["observation.intrinsics"][3], original.intrinsics)
+    samples = EpisodeSamples.open(tmp_path / "dataset", chunk=3)
+    # Frame 4 of each episode was driven: chunks of 3 actions that begin at 2, 3 or 4 are no lessons.
+    assert samples.lessons(np.arange(15)).tolist() == [0, 1, 5, 6, 7, 11, 12, 13, 14]
     images = read.frames("observation.images.agentview")
     assert np.abs(images.astype(int) - original.images).mean() < 6  # video is lossy
     assert ("observation.depth.agentview" in read.cameras) == depth

@@ -21,6 +21,8 @@ from spatialvla.vision.camera import resize_intrinsics
 
 CACHE = ".decoded"
 INTRINSICS = "observation.intrinsics"
+TAKEOVER = "takeover"
+"""The feature that is not 0 where something else was done than the action says (DAgger)."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,18 @@ class EpisodeSamples:
     def chunks(self, indices: np.ndarray) -> np.ndarray:
         """The actions from each of these frames on, (B, chunk, 7); see `action_chunks` for ends of episodes."""
         return action_chunks(self.actions, indices, self.ends[self.episodes[indices]], self.chunk)
+
+    def lessons(self, indices: np.ndarray) -> np.ndarray:
+        """Those of the frames whose actions were all carried out.
+
+        Where a policy drove, each action answers a state that the actions before it would not have led to: together
+        they are no plan. All frames are lessons in a dataset that has no TAKEOVER.
+        """
+        if TAKEOVER not in self.columns:
+            return indices
+        ends = self.ends[self.episodes[indices]]
+        rows = np.minimum(indices[:, None] + np.arange(self.chunk), ends[:, None] - 1)
+        return indices[~(self.columns[TAKEOVER].reshape(-1)[rows] != 0).any(axis=1)]
 
     def prompts(self, indices: np.ndarray) -> list[str]:
         """The instruction of each of these frames."""

@@ -28,6 +28,7 @@ class Demonstration:
     images (T, H, W, 3) uint8 and depth (T, H, W) float16 metres: what the camera saw before each action.
     actions (T, 7) float32: what the undisturbed expert does there; gripper 1 = open.
     proprioception (T, 8) float32. states (T, N) float64: `LiberoEnv.state()`.
+    takeover (T,) float32: 1 where a policy drove instead of the expert, so that the arm did something else.
     intrinsics (3, 3) and camera_pose (4, 4) float32: of the camera, as `LiberoEnv` gives them.
     instruction: of the task.
     """
@@ -37,6 +38,7 @@ class Demonstration:
     actions: np.ndarray
     proprioception: np.ndarray
     states: np.ndarray
+    takeover: np.ndarray
     intrinsics: np.ndarray
     camera_pose: np.ndarray
     instruction: str
@@ -84,19 +86,22 @@ def demonstrate(
     for _ in range(TAKEOVER_STEP_LIMIT if takeover else STEP_LIMIT):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
-        frames.append((image, depth, action, env.proprioception(), env.state()))
+        seen = (image, depth, action, env.proprioception(), env.state())
         done = disturb(action) if disturb else action
-        if takeover:
-            driven = takeover(Observation(image, env.task.language, env.intrinsics))
-            done = done if driven is None else driven
+        driven = takeover(Observation(image, env.task.language, env.intrinsics)) if takeover else None
+        done = done if driven is None else driven
+        frames.append((*seen, np.float32(driven is not None)))
         if env.step(done):
-            images, depths, actions, proprioception, states = map(np.stack, zip(*frames, strict=True))
+            images, depths, actions, proprioception, states, driven_by = map(
+                np.stack, zip(*frames, strict=True)
+            )
             return Demonstration(
                 images,
                 depths.astype(np.float16),
                 actions,
                 proprioception.astype(np.float32),
                 states,
+                driven_by,
                 env.intrinsics.astype(np.float32),
                 env.camera_pose.astype(np.float32),
                 env.task.language,

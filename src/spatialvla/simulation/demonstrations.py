@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.samples import TAKEOVER
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.simulation.demonstration import Demonstration, demonstrate
@@ -63,6 +64,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
         Feature("observation.intrinsics", "float32", (3, 3)),
         Feature("observation.camera_pose", "float32", (4, 4)),
         Feature("action", "float32", (7,), ACTION_NAMES),
+        Feature(TAKEOVER, "float32", (1,)),
     ]
     if depth:
         features.append(Feature("observation.depth.agentview", "depth", size[:2]))
@@ -75,6 +77,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
             "observation.intrinsics": np.tile(episode.intrinsics, (len(episode), 1, 1)),
             "observation.camera_pose": np.tile(episode.camera_pose, (len(episode), 1, 1)),
             "action": episode.actions,
+            TAKEOVER: episode.takeover,
         }
         if depth:
             frames["observation.depth.agentview"] = episode.depth.astype(np.float32)

@@ -88,7 +88,8 @@ class MemoryData:
                 root, network.action_chunk_size, network.image_size, config.camera, config.cache
             )
         )
-        self.training, self.held_out = self.samples.split(config.held_out, config.seed)
+        split = self.samples.split(config.held_out, config.seed)
+        self.training, self.held_out = (self.samples.lessons(frames) for frames in split)
         self.stream = IndexStream(self.training, config.batch_size, config.seed)
         guidance = config.guidance
         self.targets = (
