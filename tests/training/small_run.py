@@ -15,6 +15,7 @@ from conftest import TEXT, tiny
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.distributed import World, join_world
+from spatialvla.training.metrics import combined
 from spatialvla.training.optimizer import WeightAverage
 from spatialvla.training.sharding import clip_gradients, shard, synchronise_gradients, token_weights
 from spatialvla.types import IGNORED, Batch
@@ -102,7 +103,8 @@ def run(world: World, job: Run) -> None:
             batch, order = make_batch(1000)
             part = rows(batch, world.part(order))
             output = model.training_loss(part)
-            held_out = world.mean({"loss": float(output.loss)}, weight=len(output.labels))["loss"]
+            count = len(output.labels)
+            held_out = combined([{"loss": (float(output.loss) * count, count)}], world)["loss"]
             prompt = {
                 "labels": None,
                 "input_ids": batch.input_ids[:, :19],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -83,17 +83,6 @@ class World:
         total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
-
-    def mean(self, numbers: Mapping[str, float], weight: float = 1.0) -> dict[str, float]:
-        """The mean over the ranks, each counting `weight`: that of the global batch if it is the rank's tokens.
-
-        A NaN stands for "nothing of this kind here" and does not count; where all are NaN it stays.
-        """
-        counted = {name: 0.0 if np.isnan(value) else weight for name, value in numbers.items()}
-        weighted = [value * counted[name] if counted[name] else 0.0 for name, value in numbers.items()]
-        sums = self.sum([*weighted, *counted.values()])
-        top, bottom = sums[: len(numbers)], sums[len(numbers) :]
-        return {n: t / b if b else float("nan") for n, t, b in zip(numbers, top, bottom, strict=True)}
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank: they stop, or skip, together or not at all."""
