@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--start", default="nano")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--frames", type=int, default=240)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     options = parser.parse_args()
     starts = {
@@ -109,6 +109,7 @@ def trained(row: Row, start: str, folder: Path, options: argparse.Namespace) -> 
             "activation_checkpointing": False,
             "workers": 0,
             "held_out": HELD_OUT,
+            "eval_frames": 32,
             "seed": SEED,
             "eval_every": 10_000,
             "save_every": 10_000,

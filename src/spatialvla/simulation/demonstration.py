@@ -90,7 +90,7 @@ def demonstrate(
         done = disturb(action) if disturb else action
         driven = takeover(Observation(image, env.task.language, env.intrinsics)) if takeover else None
         done = done if driven is None else driven
-        frames.append((*seen, np.float32(driven is not None)))
+        frames.append((*seen, np.asarray(driven is not None, np.float32)))
         if env.step(done):
             images, depths, actions, proprioception, states, driven_by = map(
                 np.stack, zip(*frames, strict=True)
