@@ -114,7 +114,7 @@ def trained(row: Row, start: str, folder: Path, options: argparse.Namespace) -> 
             "eval_every": 10_000,
             "save_every": 10_000,
             "freeze_text_embeddings": False,
-            # Of nano, whose weights are a thousandth of the published model's: its own recipe's rate.
+            # For a network as small as nano: near the rate of its own recipe.
             "learning_rate": 3e-4 if (row.changes or {}).get("mode") == "full" else 1e-3,
             **(row.changes or {"mode": "full", "steps": 1, "learning_rate": 0.0}),
         },
