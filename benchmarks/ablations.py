@@ -26,9 +26,10 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.files import write_json
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.training.config import DatasetConfig, finetune
+from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import train
 from spatialvla.training.metrics import prompts_of
+from spatialvla.training.recipes import finetune
 
 HELD_OUT, SEED = 0.3, 0
 RESAMPLES = 2_000

@@ -18,10 +18,10 @@ import torch
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.config import nano
 from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.depth import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
+from spatialvla.training.recipes import nano
 from spatialvla.types import Batch
 
 PROMPT_TOKENS = 20

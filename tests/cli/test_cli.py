@@ -10,8 +10,9 @@ from PIL import Image
 from spatialvla.cli.main import main
 from spatialvla.cli.predict import read_depth
 from spatialvla.errors import InputError
-from spatialvla.training.config import RECIPES, DatasetConfig
+from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import RunResult
+from spatialvla.training.recipes import RECIPES
 from spatialvla.training.stopping import STOPPED
 
 TESTS = Path(__file__).parents[1]

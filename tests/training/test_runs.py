@@ -18,9 +18,10 @@ from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.training import loop
 from spatialvla.training.checkpoints import load_weights
-from spatialvla.training.config import DatasetConfig, TrainConfig, finetune
+from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.export import export
 from spatialvla.training.loop import train
+from spatialvla.training.recipes import finetune
 from spatialvla.types import Observation
 
 BRIDGE = Path(__file__).parents[1] / "data" / "rlds" / "bridge_orig"
@@ -223,7 +224,8 @@ import sys, json, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from conftest import tiny
-from spatialvla.training.config import DatasetConfig, finetune
+from spatialvla.training.config import DatasetConfig
+from spatialvla.training.recipes import finetune
 from spatialvla.training.loop import train
 torch.set_num_threads(1)
 given = json.loads(sys.argv[2])

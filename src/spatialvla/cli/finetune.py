@@ -51,6 +51,6 @@ class Finetune(RunOptions):
         return given if self.policy is None else given | {"initial": self.policy}
 
     def run(self) -> None:
-        from spatialvla.training.config import finetune
+        from spatialvla.training.recipes import finetune
 
         self.carry_out(finetune(self.data.references(), self.out, **self.changes()))

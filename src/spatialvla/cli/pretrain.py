@@ -36,6 +36,6 @@ class Pretrain(RunOptions):
     """Floor of the deviations of the action grid's Gaussians."""
 
     def run(self) -> None:
-        from spatialvla.training.config import pretrain
+        from spatialvla.training.recipes import pretrain
 
         self.carry_out(pretrain(self.data.references(), self.out, **self.changes()))

@@ -32,7 +32,7 @@ class Train(RunOptions):
     """The RGB feature to look through; needed where there are several."""
 
     def run(self) -> None:
-        from spatialvla.training.config import RECIPES
+        from spatialvla.training.recipes import RECIPES
 
         if self.preset not in RECIPES:
             raise InputError(f"there is no recipe {self.preset!r}; choose from {', '.join(RECIPES)}")

@@ -16,10 +16,9 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.config import TrainConfig
 from spatialvla.types import IGNORED, Batch
+from spatialvla.vision.images import SMALLEST_DEPTH, fill_holes
 
 ESTIMATE_BATCH = 32
-SMALLEST_DEPTH = 1e-3
-"""Metres; float16 keeps it apart from 0."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,7 @@ class BatchSource:
             depth[~from_sensor] = self.estimates[indices[~from_sensor]]
         if self.samples.depth is not None and from_sensor.any():
             readings = self.samples.depth[indices[from_sensor]].astype(np.float32)
-            largest = readings.max(axis=(1, 2), keepdims=True)
-            depth[from_sensor] = np.where(readings > 0, readings, largest)
+            depth[from_sensor] = [fill_holes(frame) for frame in readings]
         return np.maximum(depth, SMALLEST_DEPTH)
 
 
