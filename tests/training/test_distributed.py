@@ -123,14 +123,12 @@ def test_random_numbers_go_on_or_start_anew_by_rank(runs):
     assert len({*anew, *lines(runs["1"])[2]["noise"]}) == 3
 
 
-def test_each_rank_gets_its_loader_back_among_as_many_only(runs):
+def test_where_a_run_stands_is_known_to_any_number_of_processes(runs):
     path = runs["2"] / FOLDER / "step_00000004"
-    for rank in range(2):
-        assert Checkpointer(path.parent, 3, World(rank, 2)).moment(path).loader == {"rank": rank, "given": 4}
-    alone = Checkpointer(path.parent, 3).moment(path)
-    assert alone.loader == {}
-    assert alone.documents["grid"] == {"bins": [1, 2]}
-    assert (alone.step, alone.seconds, alone.identity) == (4, 2.0, {"seed": 3})
+    moment = Checkpointer(path.parent, 3).moment(path)
+    assert moment.documents["grid"] == {"bins": [1, 2]}
+    assert (moment.step, moment.seconds, moment.identity) == (4, 2.0, {"seed": 3})
+    assert moment.skipped == 8
 
 
 def test_bf16_computes_nearly_the_same_on_float32_weights(runs):

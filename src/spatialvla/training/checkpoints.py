@@ -50,14 +50,14 @@ class Moment:
 
     step: steps done. seconds: time the run has taken so far.
     identity: what must not change when the run goes on.
-    loader: the state of this rank's loader; empty after loading on another number of ranks, where it follows
-    from the step. documents: written as <name>.json beside the tensors: the configuration, statistics, grid.
+    skipped: batches left out so far, as their loss was no number.
+    documents: written as <name>.json beside the tensors: the configuration, statistics, grid.
     """
 
     step: int
     seconds: float
     identity: Mapping[str, Any]
-    loader: Mapping[str, Any] = field(default_factory=dict)
+    skipped: int = 0
     documents: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,9 +82,7 @@ class Checkpointer:
         """Where the run stood, without its tensors. Raises CheckpointError where it cannot be read."""
         record = self._readable(path, lambda: _Record.read(path))
         documents = self._readable(path, lambda: {name: _read_json(path, name) for name in record.documents})
-        same = len(record.loaders) == self.world.size
-        loader = record.loaders[self.world.rank] if same else {}
-        return Moment(record.step, record.seconds, record.identity, loader, documents)
+        return Moment(record.step, record.seconds, record.identity, record.skipped, documents)
 
     def save(self, trained: Trained, moment: Moment) -> Path:
         """Writes under a temporary name, to the disk, then renames. Raises CheckpointError where there is no room."""
@@ -97,14 +95,14 @@ class Checkpointer:
         writer = ShardWriter(partial, world.rank)
         with _dcp_errors(f"{target} cannot be written"):
             dcp.save(tensors, storage_writer=writer)
-        loaders = world.gather(dict(moment.loader))
 
         def publish() -> None:
             record = _Record(
                 moment.step,
                 moment.seconds,
                 dict(moment.identity),
-                loaders,
+                moment.skipped,
+                world.size,
                 sorted(moment.documents),
                 writer.files,
             )
@@ -143,7 +141,7 @@ class Checkpointer:
                 f"{path} does not fit this configuration: {min(strange)} and {len(strange) - 1} more tensors are "
                 "in only one of the two."
             )
-        same = len(record.loaders) == world.size
+        same = record.ranks == world.size
         random = {
             name: torch.empty_like(value) for name, value in _random_state(world).items() if name in saved
         }
@@ -210,12 +208,13 @@ def load_weights(run: Path, average: bool = True) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class _Record:
-    """state.json. loaders: one a rank."""
+    """state.json. ranks: how many saved, each with its random state."""
 
     step: int
     seconds: float
     identity: dict[str, Any]
-    loaders: list[dict[str, Any]]
+    skipped: int
+    ranks: int
     documents: list[str]
     files: list[FileRecord]
 

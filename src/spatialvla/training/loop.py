@@ -282,7 +282,7 @@ class Trainer:
         documents = {"config": self.config.to_json(), "processor": self.processor.to_json()}
         self.checkpointer.save(
             self.trained,
-            Moment(self.step, self.seconds, self._identity(), {"skipped": self.skipped}, documents),
+            Moment(self.step, self.seconds, self._identity(), self.skipped, documents),
         )
 
     def restore(self, resume: bool) -> None:
@@ -299,8 +299,7 @@ class Trainer:
                 f"{self.config.output} cannot be resumed with another {', '.join(changed)}; start a new run."
             )
         moment = self.checkpointer.load(self.trained, path)
-        self.step, self.seconds = moment.step, moment.seconds
-        self.skipped = int(moment.loader.get("skipped", 0))
+        self.step, self.seconds, self.skipped = moment.step, moment.seconds, moment.skipped
 
     def _identity(self) -> dict[str, Any]:
         config = self.config
