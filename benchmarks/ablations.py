@@ -2,10 +2,12 @@
 
     spatialvla demos --suite libero_90 --tasks 9 12 13 14 --episodes-per-task 10 --out datasets/bowls
     python benchmarks/ablations.py --dataset datasets/bowls --start nano --out runs/ablations [--rows full lora …]
+    python benchmarks/ablations.py … --suite libero_90 --tasks 9 12 13 14 --episodes-per-task 5    # and rollouts
 
 Every row fine-tunes the same start for the same number of steps on the same episodes, and is measured on the same
 held-out ones: the absolute error of the actions that the policy generates freely, mean over samples, with the 95 %
-interval of a bootstrap over episodes. A row that is done is not repeated. Writes <out>/table.md and <out>/rows.json.
+interval of a bootstrap over episodes. With --episodes-per-task each row also plays the tasks, from the stored start
+states, in none of which a demonstration began. What is done is not repeated. Writes <out>/table.md and <out>/rows.json.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,11 @@ from rich.console import Console
 from spatialvla.data.loader import evaluation_batches
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.evaluation.results import Results
+from spatialvla.evaluation.runner import evaluate
 from spatialvla.files import write_json
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import train
@@ -69,6 +75,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--frames", type=int, default=240)
+    parser.add_argument("--suite", default="libero_90")
+    parser.add_argument("--tasks", nargs="*", type=int, default=None)
+    parser.add_argument("--episodes-per-task", type=int, default=0)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     options = parser.parse_args()
     starts = {
@@ -81,6 +90,8 @@ def main() -> None:
             row = ROWS[name]
             model = trained(row, starts[row.ego3d], folder, options)
             write_json(folder / "errors.json", measured(model, options.dataset, options.frames))
+        if options.episodes_per_task and not (folder / "rollouts" / "results.json").exists():
+            play(folder, options)
     table = render(options.out)
     (options.out / "table.md").write_text(table)
     print(table)
@@ -142,9 +153,42 @@ def measured(folder: Path, dataset: str, frames: int) -> dict[str, dict[str, lis
     return errors
 
 
+def play(folder: Path, options: argparse.Namespace) -> None:
+    """Rollouts of the row's model, in <folder>/rollouts; they appear there once they are complete."""
+    from spatialvla.evaluation.libero import LiberoBenchmark
+
+    torch.set_num_threads(1)  # the simulators have the other cores
+    with TemporaryDirectory(dir=folder) as partial:
+        evaluate(
+            Policy.from_pretrained(folder / "model"),
+            options.suite,
+            options.episodes_per_task,
+            benchmark=LiberoBenchmark(),
+            out=Path(partial),
+            tasks=options.tasks,
+            name=folder.name,
+            videos=False,
+        )
+        (folder / "rollouts").mkdir()
+        (Path(partial) / "results.json").rename(folder / "rollouts" / "results.json")
+
+
+def success(folder: Path) -> str:
+    """Successes and their 95 % interval as a cell of the table."""
+    path = folder / "rollouts" / "results.json"
+    if not path.exists():
+        return "–"
+    tally = Results.load(path).total
+    low, high = tally.interval
+    return f"{tally.successes}/{tally.trials} ({low:.0%} – {high:.0%})"
+
+
 def render(out: Path) -> str:
     """The rows that are done, as Markdown."""
-    lines = ["| fine-tuning | translation | rotation | gripper wrong |", "|---|---:|---:|---:|"]
+    lines = [
+        "| fine-tuning | translation | rotation | gripper wrong | success |",
+        "|---|---:|---:|---:|---:|",
+    ]
     results = {}
     for name, row in ROWS.items():
         path = out / name / "errors.json"
@@ -153,7 +197,7 @@ def render(out: Path) -> str:
             cells = {part: interval(errors, part) for part in ("translation", "rotation", "gripper")}
             results[name] = cells | {"episodes": len(errors)}
             numbers = (f"{mean:.3f} ({low:.3f} – {high:.3f})" for mean, low, high in cells.values())
-            lines.append(f"| {row.title} | {' | '.join(numbers)} |")
+            lines.append(f"| {row.title} | {' | '.join(numbers)} | {success(out / name)} |")
     write_json(out / "rows.json", results)
     return "\n".join(lines) + "\n"
 
