@@ -34,6 +34,7 @@ $(VENV)/demo-ready: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/test-ready: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps openpi-client  # it asks for numpy 1 and works with 2
 	touch $@
 
 clean:

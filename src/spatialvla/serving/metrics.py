@@ -1,0 +1,90 @@
+"""What the server counts and times, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+STAGES = ("decode", "prepare", "queue", "infer", "post")
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """One server's numbers. Every method may be called from any thread.
+
+    Stages of a request: decode (bytes to an observation), prepare (check it, resize the image), queue (wait for
+    the model), infer (the batch it was in), post (execution, limits, back to bytes).
+    """
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "spatialvla_requests", "Requests by how they ended.", ["outcome"], registry=registry
+        )
+        self._stages = Histogram(
+            "spatialvla_stage_seconds",
+            "Time of a request by stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batches = Histogram(
+            "spatialvla_batch_size", "Requests in one inference.", buckets=_BATCHES, registry=registry
+        )
+        self._clamps = Counter(
+            "spatialvla_clamped_steps",
+            "Action steps changed by a robot's limit.",
+            ["limit"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "spatialvla_refused_connections", "Connections refused, by reason.", ["reason"], registry=registry
+        )
+        self.queued = Gauge(
+            "spatialvla_queued_requests", "Requests waiting for the model.", registry=registry
+        )
+        self.connections = Gauge("spatialvla_connections", "Open connections.", registry=registry)
+        self.ready = Gauge("spatialvla_ready", "1 while requests are accepted.", registry=registry)
+        for stage in STAGES:
+            self._stages.labels(stage)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Records how long one stage of one request took."""
+        self._stages.labels(name).observe(seconds)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Records the block as a stage."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.stage(name, perf_counter() - began)
+
+    def request(self, outcome: str) -> None:
+        """Counts a request that ended: "ok" or the word of its failure."""
+        self._requests.labels(outcome).inc()
+
+    def batch(self, size: int) -> None:
+        """Records the size of one batch."""
+        self._batches.observe(size)
+
+    def clamped(self, limit: str, steps: int) -> None:
+        """Counts steps that a limit of the robot changed."""
+        self._clamps.labels(limit).inc(steps)
+
+    def refused(self, reason: str) -> None:
+        """Counts a connection that was not let in, or was thrown out."""
+        self._refused.labels(reason).inc()
+
+    def value(self, name: str, **labels: str) -> float:
+        """One number as /metrics shows it, 0 where nothing was counted yet."""
+        return self._registry.get_sample_value(f"spatialvla_{name}", labels) or 0.0
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

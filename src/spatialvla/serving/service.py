@@ -1,0 +1,65 @@
+"""What `spatialvla serve` hands to a protocol: the engine, who is let in, what a robot and a client may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from spatialvla.policy import Policy
+from spatialvla.serving.engine import Engine, EngineSettings
+from spatialvla.serving.limits import Limits
+from spatialvla.serving.preparation import Preparation
+from spatialvla.serving.security import Security
+from spatialvla.serving.session import Session
+from spatialvla.serving.traffic import TrafficLimits
+
+
+@dataclass(frozen=True)
+class Service:
+    """A protocol is a module with `run(service, …)`, which serves until SIGTERM or SIGINT and then drains the engine.
+
+    policy, engine: the model, and the queue in front of it. chunk: steps the policy predicts. name: of the checkpoint.
+    """
+
+    policy: Policy
+    engine: Engine
+    chunk: int
+    name: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    limits: Limits = field(default_factory=Limits)
+    security: Security = field(default_factory=Security)
+    traffic: TrafficLimits = field(default_factory=TrafficLimits)
+
+    def session(self) -> Session:
+        """State for one more connection."""
+        speculate = self.policy.speculate and self.policy.temperature == 0
+        return Session(self.engine, self.policy.new_executor(), self.limits, speculate=speculate)
+
+
+def service_for(
+    policy: Policy,
+    *,
+    name: str = "",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits | None = None,
+    security: Security | None = None,
+    traffic: TrafficLimits | None = None,
+    settings: EngineSettings | None = None,
+) -> Service:
+    """The service of a policy, warmed up and accepting requests."""
+    traffic = traffic or TrafficLimits()
+    preparation = Preparation.of(policy, traffic.max_image)
+    engine = Engine(policy, prepare=preparation, settings=settings or EngineSettings())
+    engine.start([preparation.dummy()])
+    return Service(
+        policy=policy,
+        engine=engine,
+        chunk=policy.processor.action_chunk_size,
+        name=name,
+        host=host,
+        port=port,
+        limits=limits or Limits(),
+        security=security or Security(),
+        traffic=traffic,
+    )
