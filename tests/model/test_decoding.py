@@ -11,7 +11,7 @@ from PIL import Image
 
 from spatialvla import Processor, SpatialVLA
 from spatialvla.errors import InputError
-from spatialvla.model.gemma2 import KVCache
+from spatialvla.model.cache import KVCache
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]
@@ -88,10 +88,11 @@ def test_bad_requests():
         model.generate(right_padded)
 
 
-def test_cache_overrun_is_an_error():
-    cache = KVCache.allocate(model.config.text, 1, 10, torch.device("cpu"), torch.float32)
+def test_cache_overrun_is_an_error(monkeypatch):
+    small = KVCache.allocate(model.config.text, 1, 10, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(model.passes, "cache", lambda rows, capacity: small)
     with pytest.raises(InputError, match="cache holds 10 tokens"):
-        model.hidden_states(a_batch(1), "prefix", cache)
+        model.generate(a_batch(1))
 
 
 def test_wrong_number_of_image_tokens():

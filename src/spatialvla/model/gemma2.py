@@ -1,4 +1,6 @@
-"""The Gemma 2 decoder: prefix-LM mask, soft caps, interleaved sliding window, GQA, static KV cache.
+"""The Gemma 2 decoder: prefix-LM mask, soft caps, interleaved sliding window, GQA, over a static KV cache.
+
+Nothing here looks at values on the host, so that each pass compiles into one graph.
 
 Shape suffixes: B batch, T query tokens, S key tokens, D hidden, N query heads, K key/value heads, H head size,
 F feed-forward, V vocabulary.
@@ -6,54 +8,21 @@ F feed-forward, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.errors import InputError
+from spatialvla.model.cache import KVCache
 from spatialvla.model.config import Gemma2Config
 
 
-@dataclass
-class KVCache:
-    """Keys and values of the tokens seen so far, in memory allocated once.
-
-    keys, values: (layers, B, K, S, H). `length` counts the tokens written, `capacity` is S.
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    length: int = 0
-
-    @classmethod
-    def allocate(
-        cls, config: Gemma2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
-    ) -> KVCache:
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
-        return cls(
-            torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
-        )
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[3]
-
-    def update(
-        self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes new keys and values behind the old ones; returns all of this layer's, (B, K, S, H)."""
-        end = self.length + k_BKTH.shape[2]
-        if end > self.capacity:
-            raise InputError(f"The KV cache holds {self.capacity} tokens; {end} do not fit.")
-        self.keys[layer, :, :, self.length : end] = k_BKTH
-        self.values[layer, :, :, self.length : end] = v_BKTH
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """What sums and exponentials are computed in."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a scale of 1 + weight, computed in float32."""
+    """Root-mean-square norm with a scale of 1 + weight, computed in float32 or wider."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -61,9 +30,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
+        wide = x.to(at_least_float32(x.dtype))
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (normed * (1.0 + self.weight.float())).to(x.dtype)
+        return (normed * (1.0 + self.weight.to(wide.dtype))).to(x.dtype)
 
 
 def rotary_angles(
@@ -103,25 +72,39 @@ class Attention(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
         cache: KVCache | None,
+        places_T: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """With a cache the new keys and values are written at its columns `places_T`, and all columns are keys."""
+        q, k, v = self.project(x_BTD)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            assert places_T is not None
+            k, v = cache.update(self.layer, k, v, places_T)
+        return self.o_proj(self.attend(q, k, v, bias_B1TS))
+
+    def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (B, N, T, H), keys and values (B, K, T, H), not rotated yet."""
         B, T, _ = x_BTD.shape
         q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
+        return q, k, v
+
+    def attend(
+        self, q_BNTH: torch.Tensor, k_BKSH: torch.Tensor, v_BKSH: torch.Tensor, bias_B1TS: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, T, N * H): the values of all columns, weighted by soft-capped scores."""
+        B, _, T, _ = q_BNTH.shape
         # Query heads of one group are stacked along T, so keys and values are never repeated.
         groups = self.heads // self.kv_heads
-        q = q.reshape(B, self.kv_heads, groups * T, self.head_dim)
-        scores = torch.matmul(q, k.transpose(2, 3)) * self.scale
+        q = q_BNTH.reshape(B, self.kv_heads, groups * T, self.head_dim)
+        scores = torch.matmul(q, k_BKSH.transpose(2, 3)) * self.scale
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
         scores = scores.view(B, self.kv_heads, groups, T, -1) + bias_B1TS[:, :, None]
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-        mixed = torch.matmul(weights.view(B, self.kv_heads, groups * T, -1), v)
-        mixed = mixed.view(B, self.heads, T, self.head_dim).transpose(1, 2).reshape(B, T, -1)
-        return self.o_proj(mixed)
+        weights = torch.softmax(scores, dim=-1, dtype=at_least_float32(q.dtype)).to(q.dtype)
+        mixed = torch.matmul(weights.view(B, self.kv_heads, groups * T, -1), v_BKSH)
+        return mixed.view(B, self.heads, T, self.head_dim).transpose(1, 2).reshape(B, T, -1)
 
 
 class MLP(nn.Module):
@@ -157,8 +140,9 @@ class Layer(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
         cache: KVCache | None,
+        places_T: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache)
+        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, places_T)
         x_BTD = x_BTD + self.post_attention_layernorm(attended)
         return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
 
@@ -179,29 +163,30 @@ class Gemma2Decoder(nn.Module):
         positions_BT: torch.Tensor,
         visible_BTS: torch.Tensor,
         cache: KVCache | None = None,
+        places_T: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The hidden states (B, T, D) of T new tokens.
 
-        positions_BT: rotary positions. visible_BTS: which of the S tokens (those in the cache, then the new
-        ones) each new token may attend to, before the sliding window narrows it on even layers.
+        positions_BT: rotary positions. visible_BTS: which of the S columns each new token may attend to, before
+        the sliding window narrows it on even layers. places_T: the columns of the new tokens, which are all
+        columns unless there is a cache.
         """
+        if places_T is None:
+            places_T = torch.arange(visible_BTS.shape[2], device=visible_BTS.device)
         # The scale is rounded to the dtype of the embeddings, as it was in pre-training.
         x_BTD = embeddings_BTD * torch.tensor(self.config.hidden_size**0.5, dtype=embeddings_BTD.dtype)
         rotary = rotary_angles(positions_BT, self.config.head_dim, self.config.rope_theta, x_BTD.dtype)
-        full = attention_bias(visible_BTS, x_BTD.dtype)
-        near = attention_bias(visible_BTS & self._window(visible_BTS), x_BTD.dtype)
+        full = near = attention_bias(visible_BTS, x_BTD.dtype)
+        if self.config.sliding_window < visible_BTS.shape[2]:
+            near = attention_bias(visible_BTS & self._window(visible_BTS, places_T), x_BTD.dtype)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache)
-        if cache is not None:
-            cache.length += embeddings_BTD.shape[1]
+            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, places_T)
         return self.norm(x_BTD)
 
-    def _window(self, visible_BTS: torch.Tensor) -> torch.Tensor:
+    def _window(self, visible_BTS: torch.Tensor, places_T: torch.Tensor) -> torch.Tensor:
         """(T, S): keys fewer than `sliding_window` columns behind the query; those ahead are not narrowed."""
-        new, total = visible_BTS.shape[1:]
-        keys = torch.arange(total, device=visible_BTS.device)
-        queries = keys[total - new :, None]
-        return queries - keys < self.config.sliding_window
+        keys = torch.arange(visible_BTS.shape[2], device=visible_BTS.device)
+        return places_T[:, None] - keys < self.config.sliding_window
 
 
 def attention_bias(visible_BTS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -221,5 +206,6 @@ class Gemma2ForCausalLM(nn.Module):
 
     def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
         """Soft-capped logits (…, V), or only those of the vocabulary `rows`."""
-        logits = F.linear(hidden, self.lm_head.weight[rows]).float()
+        logits = F.linear(hidden, self.lm_head.weight[rows])
+        logits = logits.to(at_least_float32(logits.dtype))
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap

@@ -17,8 +17,10 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from spatialvla.errors import InputError
 from spatialvla.model.checkpoint import load_model, save_model
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding import generate
-from spatialvla.model.gemma2 import Gemma2ForCausalLM, KVCache
+from spatialvla.model.decoding import Decoded, decode, generate_text
+from spatialvla.model.gemma2 import Gemma2ForCausalLM
+from spatialvla.model.passes import Passes, Sampling, token_positions
+from spatialvla.model.speculation import Cells
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth
@@ -79,6 +81,7 @@ class SpatialVLA(nn.Module):
             self.position_embedding_3d = Ego3DPositionEncoding(points, config.n_freqs, vision_size)
             self.vision_zoe_model = ZoeDepth(config.zoe, config.depth_padding)
         self._depth_source: list[DepthSource] = []
+        self.passes = Passes(self)
         for module in (self.language_model, self.spatial_embed_tokens):
             module.apply(_initialise)
 
@@ -183,25 +186,29 @@ class SpatialVLA(nn.Module):
         actions = self.spatial_embed_tokens((input_ids - first_action).clamp(min=0))
         return torch.where(is_action[..., None], actions, text)
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D): prompt and action tokens embedded, image features in the place of the image tokens."""
-        is_image = batch.input_ids == self.config.image_token_index
-        counts = is_image.sum(dim=1)
+    def check_image_tokens(self, batch: Batch) -> None:
+        """Raises InputError where a row has more or fewer image tokens than the image has patches."""
+        counts = (batch.input_ids == self.config.image_token_index).sum(dim=1)
         if not bool((counts == self.config.image_token_num).all()):
             raise InputError(
                 f"Each row needs {self.config.image_token_num} image tokens, got {counts.tolist()}; "
                 "the processor and the model do not belong together."
             )
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """(B, T, D): prompt and action tokens embedded, image features in the place of the image tokens."""
+        is_image = batch.input_ids == self.config.image_token_index
         images = self.encode_images(batch)
         embeddings = self.embed_tokens(batch.input_ids).to(images.dtype)
         return embeddings.masked_scatter(is_image[..., None], images)
 
-    def hidden_states(self, batch: Batch, mask: PrefixMask, cache: KVCache | None = None) -> torch.Tensor:
+    def hidden_states(self, batch: Batch, mask: PrefixMask) -> torch.Tensor:
         """(B, T, D): one pass over the whole batch.
 
         mask: with "prefix" the prompt (every token without a label) sees itself both ways, with "causal" nothing
         looks ahead. Padding is never seen.
         """
+        self.check_image_tokens(batch)
         embeddings = self.embed(batch)
         length = embeddings.shape[1]
         visible = torch.ones(length, length, dtype=torch.bool, device=embeddings.device).tril()
@@ -212,7 +219,7 @@ class SpatialVLA(nn.Module):
                 prompt = prompt & (batch.labels == IGNORED)
             visible = visible | prompt[:, None, :]
         visible = visible & batch.attention_mask[:, None, :]
-        return self.language_model.model(embeddings, token_positions(batch.attention_mask), visible, cache)
+        return self.language_model.model(embeddings, token_positions(batch.attention_mask), visible)
 
     def forward(self, batch: Batch, mask: PrefixMask = "prefix") -> Output:
         """Logits of every position; with labels also the next-token loss over them.
@@ -255,12 +262,46 @@ class SpatialVLA(nn.Module):
         Otherwise any vocabulary entry may, up to `max_new_tokens`, and rows are filled with padding after <eos>.
         temperature: 0 takes the most likely token, above 0 samples.
         """
-        return generate(self, batch, constrained, max_new_tokens, temperature, generator)
+        sampling = _sampling(temperature, generator)
+        if not constrained:
+            longest = 3 * self.config.action_chunk_size if max_new_tokens is None else max_new_tokens
+            return generate_text(self, batch, longest, sampling)
+        if max_new_tokens is not None:
+            raise InputError("A constrained chunk always has 3 tokens a step; leave max_new_tokens out.")
+        return decode(self, batch, sampling=sampling).tokens
+
+    def decode(
+        self,
+        batch: Batch,
+        *,
+        committed: torch.Tensor | None = None,
+        drafts: torch.Tensor | None = None,
+        tolerance: int = 0,
+        cells: Cells | None = None,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Decoded:
+        """A chunk of action tokens for each row, going on from what is committed and helped by drafts.
+
+        committed: (B, 3 * chunk) int64 vocabulary ids, -1 where free. The first tokens of a row, which come out as
+        they went in; the others are what the model says behind them. Rows may have committed different numbers.
+        drafts: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last token of its kind
+        is held, which suits grippers). Right ones save passes, all of them right leaves one; wrong ones cost nothing
+        but width. In float32 the tokens equal those without drafts. In bfloat16 passes of different widths
+        round differently, so that of two tokens whose logits are equal to within rounding either may come out.
+        None: one token a pass.
+        tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each dimension,
+        given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
+        temperature: 0 takes the most likely token, above 0 samples, without drafts.
+        Raises InputError on tokens that do not fit their place, and where memory does not suffice.
+        """
+        return decode(self, batch, committed, drafts, tolerance, cells, _sampling(temperature, generator))
 
 
-def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) rotary positions: the first token that is not padding is 1, as PaliGemma counts."""
-    return attention_mask.long().cumsum(dim=1)
+def _sampling(temperature: float, generator: torch.Generator | None) -> Sampling | None:
+    if not temperature >= 0:
+        raise InputError(f"temperature must be 0 or more, got {temperature}.")
+    return Sampling(temperature, generator) if temperature > 0 else None
 
 
 def _initialise(module: nn.Module) -> None:
