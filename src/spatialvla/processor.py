@@ -51,14 +51,8 @@ class Processor:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for token in (
-            "<image>",
-            "<bos>",
-            "<eos>",
-            "<pad>",
-            action_token(0),
-            action_token(self.grid.size - 1),
-        ):
+        last = action_token(self.grid.size - 1)
+        for token in ("<image>", "<bos>", "<eos>", "<pad>", action_token(0), last):
             self._id(token)
         if self.tokenizer.token_to_id(action_token(self.grid.size)) is not None:
             raise CheckpointError(
@@ -131,6 +125,7 @@ class Processor:
         intrinsics: Sequence[np.ndarray | None] | None = None,
         depth: Sequence[np.ndarray] | None = None,
         actions: np.ndarray | None = None,
+        pad_to_multiple_of: int = 1,
     ) -> Batch:
         """One row for each image and prompt.
 
@@ -140,6 +135,8 @@ class Processor:
         intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
         depth: (H, W) metres a row, on the image's field of view. actions: (B, chunk, 7) in the dataset's
         units; adds labels and pads on the right instead of the left.
+        pad_to_multiple_of: inference prompts are padded to a multiple of so many tokens behind the image's, so that
+        instructions of many lengths make batches of few. Padding is never attended to.
         Raises InputError on anything that cannot be used.
         """
         if len(images) == 0:
@@ -153,7 +150,9 @@ class Processor:
         keys = _one_a_row(dataset, len(images))
         given = intrinsics if intrinsics is not None else [None] * len(images)
         suffixes = self._action_ids(actions, keys) if actions is not None else None
-        input_ids, attention_mask, labels = self._tokens(prompts, suffixes)
+        if pad_to_multiple_of < 1:
+            raise InputError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}.")
+        input_ids, attention_mask, labels = self._tokens(prompts, suffixes, pad_to_multiple_of)
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -236,7 +235,7 @@ class Processor:
         return self.grid.encode(normalised).reshape(len(actions), -1) + self.action_token_begin_idx
 
     def _tokens(
-        self, prompts: Sequence[str], suffixes: np.ndarray | None
+        self, prompts: Sequence[str], suffixes: np.ndarray | None, multiple: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         rows = [self._prompt_ids(prompt) for prompt in prompts]
         prompt_lengths = [len(row) for row in rows]
@@ -244,6 +243,8 @@ class Processor:
             eos = self._id("<eos>")
             rows = [row + suffix.tolist() + [eos] for row, suffix in zip(rows, suffixes, strict=True)]
         longest = max(map(len, rows))
+        if suffixes is None:
+            longest += (self.image_token_num - longest) % multiple
         ids = np.full((len(rows), longest), self._id("<pad>"))
         mask = np.zeros((len(rows), longest), dtype=bool)
         labels = np.full((len(rows), longest), IGNORED)

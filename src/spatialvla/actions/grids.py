@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from spatialvla.actions.cells import NEVER, Cells
 from spatialvla.actions.coordinates import (
     BLOCKS,
     DIMENSION_RANGES,
@@ -157,6 +159,16 @@ class ActionGrid:
         rotation = self.n_translation
         gripper = rotation + self.n_rotation
         return (0, rotation), (rotation, gripper), (gripper, self.size)
+
+    @cached_property
+    def cells(self) -> Cells:
+        """Where the tokens' cells lie along their dimensions. The azimuth phi wraps; open is nowhere near closed."""
+        translation, rotation = (np.indices(shape).reshape(3, -1).T for shape in self.shapes)
+        gripper = np.array([[0, 0, 0], [NEVER // 2, 0, 0]])
+        bins = np.concatenate([translation, rotation, gripper])
+        periods = np.full_like(bins, NEVER)
+        periods[: self.n_translation, BLOCKS["translation"].index("phi")] = self.bins.phi
+        return Cells(bins, periods)
 
     def encode(self, actions: np.ndarray) -> np.ndarray:
         """Normalised actions (..., 7) -> token numbers (..., 3) int64.

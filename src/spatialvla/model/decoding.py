@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from spatialvla.actions.cells import Cells
 from spatialvla.errors import InputError
 from spatialvla.model.cache import KVCache
 from spatialvla.model.passes import Columns, Passes, Sampling, pick
-from spatialvla.model.speculation import Cells, speculate, within
+from spatialvla.model.speculation import Near, speculate, within
 from spatialvla.types import Batch
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def decode(
         if guessed is None:
             tokens = _plain(model.passes, prompt, columns, cache, committed, known, sampling)
             return Decoded(tokens, shape[1] - known, tokens.new_zeros(len(batch)))
-        near = torch.eq
+        near: Near = torch.eq
         if tolerance > 0 and cells is not None:
             near = within(tolerance, cells, model.config.action_token_begin_idx, model.device)
         return Decoded(*speculate(model.passes, prompt, columns, cache, committed, guessed, near))

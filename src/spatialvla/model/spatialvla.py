@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
+from spatialvla.actions.cells import Cells
 from spatialvla.errors import InputError
 from spatialvla.model.checkpoint import load_model, save_model
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding import Decoded, decode, generate_text
 from spatialvla.model.gemma2 import Gemma2ForCausalLM
 from spatialvla.model.passes import Passes, Sampling, token_positions
-from spatialvla.model.speculation import Cells
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth
@@ -230,7 +230,7 @@ class SpatialVLA(nn.Module):
         if batch.labels is None:
             return Output(logits, None)
         return Output(
-            logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], ignore_index=IGNORED)
+            logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), _targets(batch.labels), ignore_index=IGNORED)
         )
 
     def training_loss(self, batch: Batch, mask: PrefixMask = "prefix") -> LossOutput:
@@ -239,11 +239,11 @@ class SpatialVLA(nn.Module):
             raise InputError("This batch has no labels; pass actions= to the processor.")
         hidden = self.hidden_states(batch, mask)
         targets = batch.labels[:, 1:]
-        taken = targets != IGNORED
+        taken = targets >= 0
         logits = self.language_model.logits(hidden[:, :-1][taken])
         labels = targets[taken]
-        # The first position that predicts a label is the prompt's last token.
-        last_prompt = taken.int().argmax(dim=1)
+        # The first position that precedes an action token, given or not, is the prompt's last token.
+        last_prompt = (targets != IGNORED).int().argmax(dim=1)
         prompt_hidden = hidden[torch.arange(len(batch), device=hidden.device), last_prompt]
         rows = taken.nonzero()[:, 0]
         return LossOutput(F.cross_entropy(logits, labels), logits, labels, rows, prompt_hidden)

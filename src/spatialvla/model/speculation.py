@@ -8,26 +8,15 @@ next guesses (Jacobi iteration, arXiv 2305.10427). At least one more token is ri
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-import numpy as np
 import torch
 
+from spatialvla.actions.cells import Cells
 from spatialvla.model.cache import KVCache
 from spatialvla.model.passes import Columns, Passes
 
 Near = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Which guesses (B, T) to keep where the model says (B, T), both vocabulary ids: (B, T) bool."""
-
-
-class Cells(Protocol):
-    """Where the cells of the action tokens lie: see `spatialvla.actions.grids.Cells`."""
-
-    @property
-    def bins(self) -> np.ndarray: ...
-
-    @property
-    def periods(self) -> np.ndarray: ...
 
 
 def speculate(
