@@ -9,7 +9,7 @@ from spatialvla.serving.engine import Engine, EngineSettings
 from spatialvla.serving.limits import Limits
 from spatialvla.serving.preparation import Preparation
 from spatialvla.serving.security import Security
-from spatialvla.serving.session import Session
+from spatialvla.serving.session import EpisodeExecutor, Session
 from spatialvla.serving.traffic import TrafficLimits
 
 
@@ -30,10 +30,10 @@ class Service:
     security: Security = field(default_factory=Security)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
 
-    def session(self) -> Session:
-        """State for one more connection."""
+    def session(self, executor: EpisodeExecutor | None = None) -> Session:
+        """State for one more connection. executor: what is executed of its chunks, the policy's way unless given."""
         speculate = self.policy.speculate and self.policy.temperature == 0
-        return Session(self.engine, self.policy.new_executor(), self.limits, speculate=speculate)
+        return Session(self.engine, executor or self.policy.new_executor(), self.limits, speculate=speculate)
 
 
 def service_for(
