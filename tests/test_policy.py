@@ -1,15 +1,17 @@
-"""The policy: what is executed of a chunk, and that an episode's state is its own."""
+"""The policy: what enters and leaves it, what speeds it up, and that an episode's state is its own."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from spatialvla import ActionChunk, Observation, Policy, Processor, SpatialVLA
+from spatialvla import Observation, Policy, Processor, SpatialVLA
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.policy import Execution, Executor
+from spatialvla.execution import Execution
+from spatialvla_client.asynchronous import AsynchronousLoop
 
 CHECKPOINT = Path(__file__).parent / "goldens" / "reference" / "checkpoint"
 DATASET = "tiny_robot/0.1.0"
@@ -19,11 +21,6 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     return Policy.from_pretrained(CHECKPOINT, dataset=DATASET)
-
-
-def chunk(value: float, steps: int = 4) -> ActionChunk:
-    actions = np.full((steps, 7), value) + np.arange(steps)[:, None]
-    return ActionChunk(actions, np.zeros((steps, 3), int))
 
 
 def test_act_gives_a_chunk_in_dataset_units(policy):
@@ -56,43 +53,6 @@ def test_the_sensors_depth_replaces_the_estimate(policy):
         policy.predict([near, Observation(IMAGE, "stop")])
 
 
-def test_open_loop_and_receding_horizon():
-    assert np.array_equal(Executor(Execution("chunk"))(chunk(0)), chunk(0).actions)
-    assert np.array_equal(Executor(Execution("receding", steps=2))(chunk(0)), chunk(0).actions[:2])
-
-
-def test_ensemble_averages_what_chunks_say_of_the_present():
-    executor = Executor(Execution("ensemble", alpha=0.0))
-    assert np.allclose(executor(chunk(1.0))[0], 1.0)
-    # The older chunk says 2 of this step, the newer one 3.
-    second = executor(chunk(3.0))[0]
-    assert np.allclose(second[:6], 2.5)
-    assert second[6] == 3.0, "the gripper is not averaged"
-    executor.reset()
-    assert np.allclose(executor(chunk(7.0))[0], 7.0)
-
-
-def test_ensemble_prefers_similar_predictions():
-    def blend(alpha: float) -> np.ndarray:
-        executor = Executor(Execution("ensemble", alpha=alpha))
-        opposite, newest = np.zeros((4, 7)), np.zeros((4, 7))
-        opposite[:, 0], newest[:, 0] = -1, 1
-        executor(ActionChunk(opposite, np.zeros((4, 3), int)))
-        return executor(ActionChunk(newest, np.zeros((4, 3), int)))[0]
-
-    assert blend(0.0)[0] == pytest.approx(0.0)
-    assert blend(0.5)[0] == pytest.approx(np.tanh(0.5))
-
-
-def test_ensemble_forgets_chunks_that_say_nothing_of_the_present():
-    executor = Executor(Execution("ensemble", alpha=0.0))
-    for _ in range(10):
-        executor(chunk(100.0))
-    for _ in range(4):
-        last = executor(chunk(0.0))
-    assert last[0, 0] == pytest.approx(np.mean([0, 1, 2, 3]))
-
-
 def test_policy_state_belongs_to_one_episode():
     policy = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, execution=Execution("ensemble"))
     first = policy.act(Observation(IMAGE, "stop"))
@@ -119,7 +79,129 @@ def test_bad_options():
         Policy.from_pretrained(CHECKPOINT, dataset="bridge")
     with pytest.raises(InputError, match=r"lacks \{instruction\}"):
         Policy.from_pretrained(CHECKPOINT, dataset=DATASET, prompt="go")
-    with pytest.raises(InputError, match="execution mode"):
-        Execution("closed")
-    with pytest.raises(InputError, match="at least 1"):
-        Execution("receding", steps=0)
+    with pytest.raises(InputError, match="depth_every at least 1"):
+        Policy.from_pretrained(CHECKPOINT, dataset=DATASET, depth_every=0)
+
+
+OBSERVATIONS = [
+    Observation(IMAGE, "open the drawer"),
+    Observation(IMAGE[:, ::-1].copy(), "put the red block on the plate"),
+    Observation(IMAGE[::-1].copy(), "stop"),
+]
+
+
+def test_chunks_begin_with_what_is_committed(policy):
+    plain = policy.predict(OBSERVATIONS)
+    other = plain[1].tokens[:1]
+    assert not np.array_equal(other, plain[0].tokens[:1])
+    first, second, third = policy.predict(OBSERVATIONS, committed=[other, None, plain[2].tokens[:1]])
+    assert np.array_equal(first.tokens[:1], other)
+    assert np.array_equal(second.tokens, plain[1].tokens)
+    assert np.array_equal(third.tokens, plain[2].tokens), "what it would have said anyway"
+
+
+def test_drafts_change_nothing_but_the_passes(policy, monkeypatch):
+    decoded = []
+    decode = policy.model.decode
+
+    def recorded(*args, **options):
+        decoded.append(decode(*args, **options))
+        return decoded[-1]
+
+    monkeypatch.setattr(policy.model, "decode", recorded)
+    plain = policy.predict(OBSERVATIONS)
+    right = [chunk.tokens for chunk in plain]
+    for drafts in (right, [right[1], None, right[0][:1]], [None] * 3):
+        for chunk, expected in zip(policy.predict(OBSERVATIONS, drafts=drafts), plain, strict=True):
+            assert np.array_equal(chunk.tokens, expected.tokens)
+    assert decoded[0].passes == 6
+    assert decoded[1].passes < 6
+    assert decoded[1].accepted.tolist() == [6, 6, 6]
+
+
+def test_speculation_is_off_where_it_is_told_to_be(monkeypatch):
+    for options, drafted in (({}, True), ({"speculate": False}, False), ({"temperature": 1.0}, False)):
+        policy = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, **options)
+        seen = []
+        decode = policy.model.decode
+
+        def recorded(*args, decode=decode, seen=seen, **options):
+            seen.append(options["drafts"] is not None)
+            return decode(*args, **options)
+
+        monkeypatch.setattr(policy.model, "decode", recorded)
+        policy.act(OBSERVATIONS[0])
+        policy.act(OBSERVATIONS[0])
+        assert seen == [drafted] * 2
+
+
+def test_tokens_that_cannot_be(policy):
+    right = policy.predict(OBSERVATIONS[:1])[0].tokens
+    for rows, message in (
+        ([right[:, ::-1]], "no translation token"),
+        ([right[:, :2]], "integers"),
+        ([right[0]], "2 steps of 3"),
+        ([np.repeat(right, 2, axis=0)], "2 steps of 3"),
+        ([right, right], "1 observations and tokens for 2"),
+    ):
+        for name in ("committed", "drafts"):
+            with pytest.raises(InputError, match=message):
+                policy.predict(OBSERVATIONS[:1], **{name: rows})
+
+
+def test_episodes_of_one_policy_keep_their_own_depth():
+    policy = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, depth_every=3)
+    estimate, sizes = policy.model.depth_source, []
+
+    def counted(pixels):
+        sizes.append(len(pixels))
+        return estimate(pixels)
+
+    policy.model.depth_source = counted
+    early, late = policy.new_executor(), policy.new_executor()
+    first = OBSERVATIONS[0]
+    for observation in OBSERVATIONS[:2]:
+        policy.decide([observation], [early])
+    assert sizes == [1]
+    policy.decide([first, first], [early, late])
+    assert sizes == [1, 1], "the early one's third decision, the late one's first"
+    policy.decide([first, first], [early, late])
+    assert sizes == [1, 1, 1]
+    assert early.depth is not None
+    late.reset()
+    policy.decide([first, first], [early, late])
+    assert sizes == [1, 1, 1, 1]
+    with_sensor = Observation(IMAGE, "stop", depth=np.full((48, 64), 0.3))
+    policy.decide([with_sensor], [early])
+    assert sizes == [1, 1, 1, 1]
+
+
+def test_a_kept_depth_map_is_used(policy):
+    kept = Policy(policy.model, policy.processor, dataset=DATASET, depth_every=2)
+    seen = []
+
+    def source(pixels):
+        seen.append(1.0 + len(seen))
+        return torch.full((len(pixels), *pixels.shape[2:]), seen[-1])
+
+    depths = []
+    decode = policy.model.decode
+    policy.model.depth_source = source
+    policy.model.decode = lambda batch, **options: (depths.append(batch.depth), decode(batch, **options))[1]
+    try:
+        for _ in range(3):
+            kept.act(OBSERVATIONS[0])
+    finally:
+        policy.model.depth_source = None
+        del policy.model.decode
+    assert [float(depth.mean()) for depth in depths] == [1.0, 1.0, 2.0]
+
+
+def test_a_policy_in_an_asynchronous_loop(policy):
+    policy.reset()
+    executed = []
+    with AsynchronousLoop(policy.infer, control_hz=1_000, most_committed=1) as loop:
+        loop.run(lambda: OBSERVATIONS[len(executed) % 3], executed.append, steps=12)
+        assert loop.statistics.requests >= 2
+    assert len(executed) == 12
+    assert np.array_equal(executed[0], policy.predict(OBSERVATIONS[:1])[0].actions[0])

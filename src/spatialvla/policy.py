@@ -3,74 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
+from spatialvla.model.decoding import Decoded
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.types import ActionChunk, Batch, Observation
 
-Mode = Literal["chunk", "receding", "ensemble"]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a chunk becomes motion.
-
-    mode: "chunk" executes all of it (open loop), "receding" its first `steps` actions before looking again,
-    "ensemble" one action, averaged over what this and earlier chunks say of the present step.
-    alpha: how sharply the ensemble prefers predictions similar to the newest one (0: a plain mean).
-    """
-
-    mode: Mode = "chunk"
-    steps: int = 1
-    alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("chunk", "receding", "ensemble"):
-            raise InputError(f"Unknown execution mode {self.mode!r}; choose chunk, receding or ensemble.")
-        if self.steps < 1:
-            raise InputError(f"steps must be at least 1, got {self.steps}.")
-
-
-class Executor:
-    """One episode's execution state: feed it every new chunk, execute what it returns."""
-
-    def __init__(self, execution: Execution) -> None:
-        self.execution = execution
-        self._history: list[np.ndarray] = []
-
-    def reset(self) -> None:
-        """Starts a new episode."""
-        self._history = []
-
-    def __call__(self, chunk: ActionChunk) -> np.ndarray:
-        """The actions (k, 7) to execute before the next inference."""
-        match self.execution.mode:
-            case "chunk":
-                return chunk.actions
-            case "receding":
-                return chunk.actions[: self.execution.steps]
-            case "ensemble":
-                return self._ensemble(chunk.actions)[None]
-
-    def _ensemble(self, actions: np.ndarray) -> np.ndarray:
-        """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
-        self._history = [*self._history, actions][-len(actions) :]
-        # The chunk made k steps ago says of the present what stands at its index k.
-        present = np.stack([past[age] for age, past in enumerate(reversed(self._history))])
-        newest = present[0]
-        norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
-        similarity = present @ newest / np.maximum(norms, 1e-7)
-        weights = np.exp(self.execution.alpha * similarity)
-        mean = weights @ present / weights.sum()
-        mean[6] = newest[6]
-        return mean
+Tokens = Sequence[np.ndarray | None] | None
+"""Token numbers on the action grid for each row, (steps, 3), or None where there are none."""
 
 
 class Policy:
@@ -82,13 +29,19 @@ class Policy:
         processor: Processor,
         *,
         dataset: str | None = None,
-        execution: Execution = Execution(),
+        execution: Execution = WHOLE_CHUNKS,
         prompt: str = "{instruction}",
         temperature: float = 0.0,
+        speculate: bool = True,
+        tolerance: int = 0,
+        depth_every: int = 1,
     ) -> None:
         """dataset: whose statistics scale the actions; may be left out where the checkpoint has only one.
 
         prompt: a template around the lower-cased instruction; models are trained on the instruction alone.
+        speculate: let `act` and `decide` guess each chunk from the last one. The chunks are the same, and come sooner.
+        tolerance: cells by which a guess may miss each coordinate and still be taken; above 0 chunks differ.
+        depth_every: decisions of an episode that share one estimated depth map.
         Raises CheckpointError where model and processor do not belong together.
         """
         first, end = model.config.grammar[0].start, model.config.grammar[2].stop
@@ -105,6 +58,10 @@ class Policy:
             )
         if "{instruction}" not in prompt:
             raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
+        if tolerance < 0 or depth_every < 1:
+            raise InputError(
+                f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
+            )
         if dataset is None and len(processor.statistics) == 1:
             dataset = next(iter(processor.statistics))
         processor.dataset_statistics(dataset)
@@ -114,6 +71,9 @@ class Policy:
         self.execution = execution
         self.prompt = prompt
         self.temperature = temperature
+        self.speculate = speculate
+        self.tolerance = tolerance
+        self.depth_every = depth_every
         self._executor = self.new_executor()
 
     @classmethod
@@ -122,9 +82,12 @@ class Policy:
         path_or_id: str | Path,
         *,
         dataset: str | None = None,
-        execution: Execution = Execution(),
+        execution: Execution = WHOLE_CHUNKS,
         prompt: str = "{instruction}",
         temperature: float = 0.0,
+        speculate: bool = True,
+        tolerance: int = 0,
+        depth_every: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Policy:
@@ -136,22 +99,45 @@ class Policy:
             execution=execution,
             prompt=prompt,
             temperature=temperature,
+            speculate=speculate,
+            tolerance=tolerance,
+            depth_every=depth_every,
         )
 
     def new_executor(self) -> Executor:
         """Execution state for one more episode beside the policy's own."""
         return Executor(self.execution)
 
-    def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+    def predict(
+        self, observations: Sequence[Observation], *, committed: Tokens = None, drafts: Tokens = None
+    ) -> list[ActionChunk]:
         """A chunk for each observation, in one batch; keeps no state.
 
-        Raises InputError if some observations have depth and others do not.
+        committed: (P, 3) the first steps of a chunk that are already under way; it begins with them.
+        drafts: up to (T, 3) a guess of the chunk, None for one that nothing is known of. With drafts the chunks are the
+        same (but see `tolerance`) and take fewer passes; without any, not even a list, each token takes one.
+        Raises InputError if some observations have depth and others do not, and for tokens that cannot be.
         """
-        batch = self._batch(observations)
-        tokens = self.model.generate(batch, temperature=self.temperature)
-        actions = self.processor.decode(tokens, self.dataset)
-        numbers = self.processor.token_numbers(tokens)
-        return [ActionChunk(a, n) for a, n in zip(actions, numbers, strict=True)]
+        return self._predict(self._batch(observations), committed, drafts)
+
+    def decide(
+        self,
+        observations: Sequence[Observation],
+        executors: Sequence[Executor],
+        *,
+        committed: Tokens = None,
+    ) -> list[ActionChunk]:
+        """A chunk for each episode, in one batch, with what its executor knows: last chunk, depth, steps under way.
+
+        Feed each chunk to its executor afterwards. committed: as of `predict`, where others than the executors drive.
+        """
+        if committed is None:
+            committed = [executor.committed() for executor in executors]
+        drafts = None
+        if self.speculate and self.temperature == 0:
+            drafts = [executor.draft(rows) for executor, rows in zip(executors, committed, strict=True)]
+        batch = self._with_kept_depth(self._batch(observations), executors)
+        return self._predict(batch, committed, drafts)
 
     def depth(self, observations: Sequence[Observation]) -> np.ndarray:
         """The depth the model works with, its own estimate or the sensor's: (B, S, S) float32 metres.
@@ -175,10 +161,68 @@ class Policy:
 
     def act(self, observation: Observation) -> ActionChunk:
         """The actions to execute before the next call, as `execution` asks, with the predicted tokens."""
-        (chunk,) = self.predict([observation])
+        (chunk,) = self.decide([observation], [self._executor])
         actions = self._executor(chunk)
         return ActionChunk(actions, chunk.tokens[: len(actions)])
 
+    def infer(self, observation: Observation, committed: np.ndarray | None = None) -> ActionChunk:
+        """The whole next chunk, for `AsynchronousLoop(policy.infer, control_hz)`, which decides what is executed."""
+        (chunk,) = self.decide([observation], [self._executor], committed=[committed])
+        self._executor.remember(chunk, len(chunk.actions))
+        return chunk
+
     def reset(self) -> None:
-        """Starts a new episode: forgets the chunks of the last one."""
+        """Starts a new episode: forgets the chunks and the depth of the last one."""
         self._executor.reset()
+
+    def _predict(self, batch: Batch, committed: Tokens, drafts: Tokens) -> list[ActionChunk]:
+        decoded = self._decode(
+            batch, self._token_ids(committed, len(batch)), self._token_ids(drafts, len(batch))
+        )
+        actions = self.processor.decode(decoded.tokens, self.dataset)
+        numbers = self.processor.token_numbers(decoded.tokens)
+        return [ActionChunk(a, n) for a, n in zip(actions, numbers, strict=True)]
+
+    def _decode(self, batch: Batch, committed: torch.Tensor | None, drafts: torch.Tensor | None) -> Decoded:
+        return self.model.decode(
+            batch,
+            committed=committed,
+            drafts=drafts,
+            tolerance=self.tolerance,
+            cells=self.processor.grid.cells,
+            temperature=self.temperature,
+        )
+
+    def _token_ids(self, rows: Tokens, count: int) -> torch.Tensor | None:
+        """Token numbers -> vocabulary ids (B, 3 * chunk), -1 where a row says nothing."""
+        if rows is None:
+            return None
+        if len(rows) != count:
+            raise InputError(f"Got {count} observations and tokens for {len(rows)}; pass as many of each.")
+        steps = self.processor.action_chunk_size
+        ids = np.full((count, steps, 3), -1)
+        for place, row in zip(ids, rows, strict=True):
+            if row is None:
+                continue
+            numbers = np.asarray(row)
+            self.processor.grid.bin_indices(numbers)
+            if numbers.ndim != 2 or len(numbers) > steps:
+                raise InputError(f"A chunk has {steps} steps of 3 tokens, got {numbers.shape}.")
+            place[: len(numbers)] = numbers + self.processor.action_token_begin_idx
+        return torch.from_numpy(ids.reshape(count, -1)).to(self.model.device)
+
+    def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:
+        """The batch with each episode's depth map, estimated anew where it has served long enough."""
+        if self.depth_every == 1 or batch.depth is not None or not self.model.config.use_vision_zoe:
+            return batch
+        outdated = [
+            row for row, e in enumerate(executors) if e.depth is None or e.depth_age >= self.depth_every
+        ]
+        if outdated:
+            with torch.no_grad():
+                estimates = self.model.depth_source(batch.pixel_values[outdated])
+            for row, depth in zip(outdated, estimates, strict=True):
+                executors[row].depth, executors[row].depth_age = depth, 0
+        for executor in executors:
+            executor.depth_age += 1
+        return replace(batch, depth=torch.stack([e.depth for e in executors if e.depth is not None]))

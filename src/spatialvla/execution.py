@@ -1,0 +1,147 @@
+"""Execution: which actions of the chunks are carried out, and what one episode of one robot has to remember."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.types import ActionChunk
+from spatialvla_client.schedule import Request, Schedule
+
+if TYPE_CHECKING:
+    import torch
+
+Mode = Literal["chunk", "receding", "ensemble", "async"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a chunk becomes motion.
+
+    mode: "chunk" executes all of it (open loop), "receding" its first `steps` actions before looking again,
+    "ensemble" one action, averaged over what this and earlier chunks say of the present step. "async" is what a robot
+    sees whose next chunk is inferred during the last one, in simulated time: each takes over `latency_steps` after its
+    observation (`spatialvla_client.asynchronous` is the same in real time).
+    alpha: how sharply the ensemble prefers predictions similar to the newest one (0: a plain mean).
+    commit: whether an asynchronous chunk is told the steps under way, so that it begins with them.
+    """
+
+    mode: Mode = "chunk"
+    steps: int = 1
+    alpha: float = 0.1
+    latency_steps: int = 1
+    commit: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise InputError(
+                f"Unknown execution mode {self.mode!r}; choose chunk, receding, ensemble or async."
+            )
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, got {self.steps}.")
+        if self.latency_steps < 0:
+            raise InputError(f"latency_steps must be 0 or more, got {self.latency_steps}.")
+
+
+WHOLE_CHUNKS = Execution()
+
+
+class Executor:
+    """One episode of one robot: feed it every new chunk, execute what it returns.
+
+    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth map of this episode, (S, S)
+    metres, and how many decisions were made with it.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new episode."""
+        self._history: list[np.ndarray] = []
+        self._tokens: np.ndarray | None = None
+        self._executed = 0
+        self._schedule = Schedule()
+        self._request: Request | None = None
+        self.depth: torch.Tensor | None = None
+        self.depth_age = 0
+
+    def __call__(self, chunk: ActionChunk) -> np.ndarray:
+        """The actions (k, 7) to execute before the next inference.
+
+        Raises InputError for a chunk that is over before it comes.
+        """
+        match self.execution.mode:
+            case "chunk":
+                actions = chunk.actions
+            case "receding":
+                actions = chunk.actions[: self.execution.steps]
+            case "ensemble":
+                actions = self._ensemble(chunk.actions)[None]
+            case "async":
+                return self._asynchronous(chunk)
+        self.remember(chunk, len(actions))
+        return actions
+
+    def remember(self, chunk: ActionChunk, executed: int) -> None:
+        """What the next draft comes from, where another loop decides what is executed."""
+        self._tokens, self._executed = chunk.tokens, executed
+
+    def committed(self) -> np.ndarray | None:
+        """(P, 3) token numbers of the steps that are under way at the next observation, None where none are."""
+        return self._request.committed if self._request and self.execution.commit else None
+
+    def draft(self, committed: np.ndarray | None = None) -> np.ndarray | None:
+        """(T, 3) a guess of the next chunk's tokens, None before the first.
+
+        The last chunk shifted by the steps executed since, its last step repeated. committed: (P, 3) steps that are
+        already under way; where they are found in the last chunk, they tell how far it has been executed.
+        """
+        if self._tokens is None:
+            return None
+        shift = self._executed if committed is None else _place(committed, self._tokens, self._executed)
+        steps = np.arange(len(self._tokens)) + shift
+        return self._tokens[np.minimum(steps, len(self._tokens) - 1)]
+
+    def _ensemble(self, actions: np.ndarray) -> np.ndarray:
+        """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
+        self._history = [*self._history, actions][-len(actions) :]
+        # The chunk made k steps ago says of the present what stands at its index k.
+        present = np.stack([past[age] for age, past in enumerate(reversed(self._history))])
+        newest = present[0]
+        norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
+        similarity = present @ newest / np.maximum(norms, 1e-7)
+        weights = np.exp(self.execution.alpha * similarity)
+        mean = weights @ present / weights.sum()
+        mean[6] = newest[6]
+        return mean
+
+    def _asynchronous(self, chunk: ActionChunk) -> np.ndarray:
+        """What is left of the old chunk until this one comes, and then as much of it as there is time for.
+
+        The robot looks again when the steps that are left last just until the next chunk comes.
+        """
+        latency, schedule = self.execution.latency_steps, self._schedule
+        if latency >= len(chunk.actions):
+            raise InputError(f"A chunk of {len(chunk.actions)} steps is over before a latency of {latency}.")
+        # The robot waits for the first chunk.
+        actions = [schedule.advance() for _ in range(latency if schedule.started else 0)]
+        request = self._request or schedule.request(0)
+        schedule.arrive(request, chunk)
+        while schedule.remaining > latency:
+            actions.append(schedule.advance())
+        self._request = schedule.request(latency)
+        self.remember(chunk, self._request.moved - request.moved)
+        return np.stack(actions)
+
+
+def _place(committed: np.ndarray, tokens: np.ndarray, otherwise: int) -> int:
+    """The first step of a chunk (T, 3) from which on the committed steps (P, 3) stand in it."""
+    for step in range(len(tokens) - len(committed) + 1):
+        if np.array_equal(tokens[step : step + len(committed)], committed):
+            return step
+    return otherwise
