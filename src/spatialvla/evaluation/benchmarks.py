@@ -1,0 +1,16 @@
+"""Which benchmark plays a suite."""
+
+from __future__ import annotations
+
+from spatialvla.evaluation import libero, simpler
+from spatialvla.evaluation.protocol import Benchmark
+
+
+def benchmark_for(suite: str, image_size: int) -> Benchmark:
+    """The benchmark that has this suite; any name that is not another benchmark's is taken for LIBERO's.
+
+    image_size: side of the policy's image; LIBERO's pictures come in the smaller or the larger of two sizes.
+    """
+    if suite in simpler.SUITES:
+        return simpler.SimplerBenchmark()
+    return libero.LiberoBenchmark(128 if image_size <= 128 else 256)
