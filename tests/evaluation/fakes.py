@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -34,11 +35,16 @@ def conventions(time_limit: int = 20) -> Conventions:
 
 @dataclass(frozen=True)
 class FakeBenchmark:
-    """Task t from start state s succeeds once the actions' x add up to 3 + 2 t + s; state 4 never ends."""
+    """Task t from start state s succeeds once the actions' x add up to 3 + 2 t + s; state 4 never ends.
+
+    halfway: from which x on an episode is a partial success. played: a file that notes each start of an episode.
+    """
 
     dies_in: int | None = None
     breaks_in: int | None = None
     states: int = 5
+    halfway: float | None = None
+    played: Path | None = None
 
     def instructions(self, suite: str) -> list[str]:
         if suite != "fake":
@@ -56,7 +62,15 @@ class FakeEnvironment:
     def __init__(self, benchmark: FakeBenchmark, task: int) -> None:
         self.benchmark, self.task = benchmark, task
 
+    @property
+    def partial(self) -> bool | None:
+        halfway = self.benchmark.halfway
+        return None if halfway is None else self.position >= halfway
+
     def start(self, start_state: int) -> None:
+        if self.benchmark.played:
+            with self.benchmark.played.open("a") as file:
+                file.write(f"{self.task} {start_state}\n")
         if start_state >= self.benchmark.states:
             raise InputError(f"there is no start state {start_state}")
         self.goal = 3 + 2 * self.task + start_state if start_state < 4 else np.inf
@@ -98,6 +112,9 @@ class FakePolicy:
         actions[:, 0] = 1.0
         return [ActionChunk(actions, np.zeros((CHUNK, 3), np.int64)) for _ in observations]
 
+    def decide(self, observations: list[Observation], executors: list[FakeExecutor]) -> list[ActionChunk]:
+        return self.predict(observations)
+
     def new_executor(self) -> FakeExecutor:
         return FakeExecutor(self)
 
@@ -105,9 +122,11 @@ class FakePolicy:
 class FakeExecutor:
     def __init__(self, policy: FakePolicy) -> None:
         self.policy = policy
+        self.seen: list[int] = []
 
     def __call__(self, chunk: ActionChunk) -> np.ndarray:
         return chunk.actions
 
     def reset(self) -> None:
         self.policy.resets += 1
+        self.seen = []

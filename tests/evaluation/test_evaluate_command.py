@@ -6,7 +6,8 @@ import pytest
 from fakes import FakeBenchmark
 
 from spatialvla.cli.main import main
-from spatialvla.evaluation.results import Results, hash_checkpoint
+from spatialvla.evaluation.provenance import hash_checkpoint
+from spatialvla.evaluation.results import Results
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 

@@ -3,12 +3,15 @@ from dataclasses import asdict, replace
 
 import pytest
 from fakes import conventions
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.libero import time_limit
-from spatialvla.evaluation.results import EpisodeResult, Results, hash_checkpoint, wilson_interval
+from spatialvla.evaluation.plan import Shard
+from spatialvla.evaluation.provenance import hash_checkpoint
+from spatialvla.evaluation.results import EpisodeResult, Results
+from spatialvla.evaluation.settings import PolicySettings
+from spatialvla.evaluation.statistics import wilson_interval
+from spatialvla.execution import Execution
 
 RESULTS = Results(
     suite="fake",
@@ -24,25 +27,11 @@ RESULTS = Results(
     episodes=(
         EpisodeResult(3, 0, True, 80, 4.0, "videos/a.mp4"),
         EpisodeResult(3, 1, True, 100, 4.5, None),
-        EpisodeResult(5, 0, False, 220, 9.0, None),
+        EpisodeResult(5, 0, False, 220, 9.0, None, partial=True),
     ),
+    settings=PolicySettings(Execution("receding", steps=2), dataset="fake", tolerance=1),
+    shard=Shard(1, 1),
 )
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (8, 10, 0.4902, 0.9433), (60, 100, 0.5020, 0.6906), (10, 10, 0.7225, 1.0)],
-)
-def test_wilson_intervals_equal_the_tabulated_ones(successes, trials, low, high):
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_the_interval_holds_the_rate_and_mirrors_with_it(successes, extra):
-    trials = successes + extra
-    low, high = wilson_interval(successes, trials)
-    assert 0 <= low <= successes / trials <= high <= 1
-    assert wilson_interval(trials - successes, trials) == pytest.approx((1 - high, 1 - low))
 
 
 def test_json_round_trip_keeps_everything(tmp_path):
@@ -69,6 +58,12 @@ def test_unreadable_results_are_one_clear_error(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         Results.load(path)
+    path.write_text("[]")
+    with pytest.raises(InputError, match="no JSON object"):
+        Results.load(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not JSON"):
+        Results.load(path)
     path.write_text(json.dumps({"schema": "other"}))
     with pytest.raises(InputError, match="schema"):
         Results.load(path)
@@ -76,6 +71,34 @@ def test_unreadable_results_are_one_clear_error(tmp_path):
     del document["episodes"][0]["steps"]
     with pytest.raises(InputError, match="damaged"):
         Results.from_json(document)
+
+
+def test_files_of_the_schema_before_are_read(tmp_path):
+    """What the first release wrote: no settings, no shard, no partial success, fewer conventions."""
+    document = RESULTS.to_json() | {"schema": "spatialvla.evaluation/1"}
+    for name in ("settings", "shard", "harness"):
+        del document[name]
+    for name in ("partial", "rotation", "crop", "seeds"):
+        del document["conventions"][name]
+    for episode in document["episodes"]:
+        del episode["partial"]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document))
+    read = Results.load(path)
+    assert (read.settings, read.shard, read.harness) == (None, None, "spatialvla")
+    assert read.total == RESULTS.total
+    assert [episode.partial for episode in read.episodes] == [None, None, None]
+    assert read.conventions == RESULTS.conventions
+    read.save(path)
+    assert Results.load(path) == read
+
+
+def test_settings_are_said_in_a_few_words():
+    assert str(PolicySettings()) == "whole chunks"
+    assert str(PolicySettings(Execution("ensemble"), dataset="x", speculate=True)) == "ensemble"
+    assert str(RESULTS.settings) == "receding, 2 steps; tolerance 1"
+    late = PolicySettings(Execution("async", latency_steps=2, commit=False), dtype="bfloat16")
+    assert str(late) == "async, 2 steps late, not told of the steps under way; dtype bfloat16"
 
 
 def test_tables_show_rates_intervals_and_the_length_of_successes():

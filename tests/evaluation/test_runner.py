@@ -9,7 +9,6 @@ from fakes import INSTRUCTIONS, FakeBenchmark, FakePolicy
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.moments import MomentKeeper
-from spatialvla.evaluation.protocol import plan_jobs
 from spatialvla.evaluation.results import Results
 from spatialvla.evaluation.runner import EvaluationError, evaluate
 
@@ -116,14 +115,6 @@ def test_options_that_cannot_be_used(tmp_path, options, message):
         play(tmp_path, **options)
 
 
-def test_jobs_cover_all_episodes_and_split_only_for_idle_workers():
-    assert [job.start_states for job in plan_jobs("s", [0, 1], 4, 2)] == [(0, 1, 2, 3)] * 2
-    split = plan_jobs("s", [7], 5, 3)
-    assert sorted(state for job in split for state in job.start_states) == [0, 1, 2, 3, 4]
-    assert len(split) == 3
-    assert len(plan_jobs("s", [0], 2, 8)) == 2
-
-
 def test_moments_are_spread_over_the_first_episode(tmp_path):
     keeper = MomentKeeper(per_episode=2, max_tasks=2)
     play(tmp_path, keeper=keeper, tasks=[0, 1, 2], episodes_per_task=5)
@@ -134,7 +125,7 @@ def test_moments_are_spread_over_the_first_episode(tmp_path):
 def test_results_document_carries_rules_and_rates(tmp_path):
     play(tmp_path, tasks=[0, 2], checkpoint="abc", name="nano")
     document = json.loads((tmp_path / "results.json").read_text())
-    assert document["schema"] == "spatialvla.evaluation/1"
+    assert document["schema"] == "spatialvla.evaluation/2"
     assert document["complete"] is True
     assert document["conventions"]["time_limit"] == 20
     assert document["checkpoint"] == "abc"
@@ -148,3 +139,23 @@ def test_the_environment_of_this_process_stays_as_it_was(tmp_path, monkeypatch):
     before = dict(os.environ)
     play(tmp_path, tasks=[0], episodes_per_task=1, videos=False)
     assert dict(os.environ) == before
+
+
+def test_partial_success_is_stored_where_the_benchmark_knows_it(tmp_path):
+    results = play(tmp_path / "a", FakeBenchmark(halfway=2), tasks=[0], episodes_per_task=5)
+    assert [episode.partial for episode in results.episodes] == [True] * 5
+    assert [episode.success for episode in results.episodes] == [True, True, True, True, False]
+    assert {e.partial for e in play(tmp_path / "b", tasks=[0]).episodes} == {None}
+
+
+def test_an_episode_starts_with_an_executor_that_remembers_nothing(tmp_path):
+    class Watcher(FakePolicy):
+        def decide(self, observations, executors):
+            assert len({id(executor) for executor in executors}) == len(observations)
+            for observation, executor in zip(observations, executors, strict=True):
+                executor.seen = [*executor.seen, int(observation.image[0, 0, 0])]
+                assert executor.seen[0] == 0, "the executor knows of another episode"
+                assert sorted(executor.seen) == executor.seen
+            return super().decide(observations, executors)
+
+    play(tmp_path, policy=Watcher(), workers=2, episodes_per_task=4, videos=False)

@@ -1,4 +1,4 @@
-"""`spatialvla evaluate`: a policy's success rate on a LIBERO suite."""
+"""`spatialvla evaluate`: a policy's success rate on a suite of LIBERO's or SimplerEnv's."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _MAX_WORKERS = 8
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play a LIBERO suite by the benchmark's rules; write success table, videos and report."""
+    """Play a suite by its benchmark's rules; write success table, videos and report."""
 
     options: FlatPolicyOptions
 
     suite: str = "libero_spatial"
-    """Any suite of the installed LIBERO."""
+    """Any suite of the installed LIBERO, or simpler_widowx."""
 
     episodes_per_task: int = 10
-    """Episode i starts from the benchmark's stored start state i; there are 50 a task."""
+    """Episode i starts from the benchmark's stored start state i; LIBERO has 50 a task, SimplerEnv 24."""
 
     tasks: tuple[int, ...] = ()
     """Task numbers to play, counted from 0; all unless given."""
@@ -30,17 +30,34 @@ class Evaluate:
     depth: Literal["estimate", "simulator"] = "estimate"
     """Let the model estimate depth, or give it the simulator's."""
 
-    execution: Literal["chunk", "receding", "ensemble"] = "chunk"
-    """All of a chunk, its first --steps actions, or one action averaged over recent chunks."""
+    execution: Literal["chunk", "receding", "ensemble", "async"] = "chunk"
+    """All of a chunk, its first --steps actions, one action averaged over recent chunks, or all of a chunk while the
+    next one is inferred, which comes --latency-steps late."""
 
     steps: int = 1
     """Actions to execute of each chunk with --execution receding."""
+
+    latency_steps: int = 1
+    """Control steps from an observation until its chunk comes, with --execution async."""
+
+    commit: bool = True
+    """Tell the model which steps are under way, with --execution async."""
+
+    tolerance: int = 0
+    """Cells of the action grid by which a guess of a token may be off and still be taken; 0 changes nothing."""
+
+    depth_every: int = 1
+    """Decisions that share one estimated depth map."""
+
+    shard: str | None = None
+    """Play only part 2/4, say, into results-2-of-4.json; `spatialvla results` puts all parts together."""
 
     workers: int = field(default_factory=lambda: min(os.cpu_count() or 1, _MAX_WORKERS))
     """Processes that play episodes; the model stays in this one."""
 
     out: Path | None = None
-    """Folder for results.json, videos/ and report.html; runs/<suite>-<policy>-<depth> unless given."""
+    """Folder for results.json, videos/ and report.html; runs/<suite>-<policy>-<depth> unless given. What was played
+    there before of the same evaluation is not played again."""
 
     videos: bool = True
     """Write an MP4 of each episode."""
@@ -52,30 +69,37 @@ class Evaluate:
         import torch
         from rich.console import Console
 
-        from spatialvla.evaluation.libero import LiberoBenchmark
+        from spatialvla.evaluation.benchmarks import benchmark_for
         from spatialvla.evaluation.moments import MomentKeeper
+        from spatialvla.evaluation.plan import Shard
+        from spatialvla.evaluation.provenance import hash_checkpoint
         from spatialvla.evaluation.report import write_report
-        from spatialvla.evaluation.results import hash_checkpoint
+        from spatialvla.evaluation.resume import results_file
         from spatialvla.evaluation.runner import EvaluationError, evaluate
+        from spatialvla.execution import Execution
         from spatialvla.model.checkpoint import resolve_folder
-        from spatialvla.policy import Execution
 
         name = Path(self.options.policy).name
         out = self.out or Path("runs") / f"{self.suite}-{name}-{self.depth}"
-        keeper = MomentKeeper(self.decisions, max_tasks=5)
+        shard = Shard.parse(self.shard) if self.shard else None
+        execution = Execution(
+            self.execution, self.steps, latency_steps=self.latency_steps, commit=self.commit
+        )
+        keeper = MomentKeeper(self.decisions, max_tasks=5, folder=out / "decisions")
         # Threads of one operator wait for each other by spinning: more than there are idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
-        policy = self.options.load(Execution(self.execution, self.steps))
+        policy = self.options.load(execution, tolerance=self.tolerance, depth_every=self.depth_every)
         try:
             results = evaluate(
                 policy,
                 self.suite,
                 self.episodes_per_task,
-                benchmark=LiberoBenchmark(128 if policy.processor.image_size <= 128 else 256),
+                benchmark=benchmark_for(self.suite, policy.processor.image_size),
                 out=out,
                 workers=self.workers,
                 depth=self.depth,
                 tasks=self.tasks or None,
+                shard=shard,
                 name=name,
                 checkpoint=hash_checkpoint(resolve_folder(self.options.policy)),
                 videos=self.videos,
@@ -88,5 +112,7 @@ class Evaluate:
             console.print(results.to_table())
         else:
             print(results.to_markdown())
-        report = write_report(results, keeper.kept, policy, out)
-        console.print(f"\nWrote {report} and {out / 'results.json'}", highlight=False, soft_wrap=True)
+        path = results_file(out, shard)
+        report = path.with_name(path.name.replace("results", "report")).with_suffix(".html")
+        write_report(results, keeper.kept, policy, report)
+        console.print(f"\nWrote {report} and {path}", highlight=False, soft_wrap=True)

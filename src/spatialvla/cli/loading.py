@@ -22,8 +22,11 @@ class PolicyOptions:
     device: str | None = None
     """cpu, cuda, cuda:1 …; the GPU if there is one."""
 
-    def load(self, execution: Execution | None = None) -> Policy:
-        """The policy, ready to predict; it executes whole chunks unless told otherwise."""
+    def load(self, execution: Execution | None = None, *, tolerance: int = 0, depth_every: int = 1) -> Policy:
+        """The policy, ready to predict; it executes whole chunks unless told otherwise.
+
+        tolerance, depth_every: as of `Policy`.
+        """
         import torch
 
         from spatialvla.policy import Execution, Policy
@@ -32,6 +35,8 @@ class PolicyOptions:
             self.policy,
             dataset=self.dataset,
             execution=execution or Execution(),
+            tolerance=tolerance,
+            depth_every=depth_every,
             device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
 

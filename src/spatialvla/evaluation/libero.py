@@ -56,6 +56,9 @@ class LiberoBenchmark:
             settle_action=tuple(SETTLING_ACTION.tolist()),
             start_states="episode i starts from the benchmark's stored start state i",
             success="LIBERO's goal predicate, checked after every step; the episode ends once it holds",
+            rotation="axis-angle deltas (rotation vectors), added in the world's frame; no quaternion is involved",
+            crop="none: all of the rendered image is resized to the model's",
+            seeds="fixtures are placed with a seed drawn from the start state; nothing else is random",
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoTask:
@@ -64,6 +67,8 @@ class LiberoBenchmark:
 
 class LiberoTask:
     """One task, built once."""
+
+    partial = None
 
     def __init__(self, suite: str, task: int, conventions: Conventions) -> None:
         self._task = tasks(suite)[task]

@@ -7,16 +7,19 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spatialvla.evaluation.results import EpisodeResult, Tally
+from spatialvla.evaluation.results import EpisodeResult, Results, Tally
 
 
 class EvaluationProgress:
-    """Live bars on a terminal; one line an episode elsewhere."""
+    """Live bars on a terminal; one line an episode elsewhere.
 
-    def __init__(self, console: Console, episodes: int, workers: int, time_limit: int) -> None:
+    before: the evaluation as it is taken up. time_limit: of its longest task, steps.
+    """
+
+    def __init__(self, console: Console, before: Results, workers: int, time_limit: int) -> None:
         self._console = console
-        self._episodes = episodes
-        self._results: list[EpisodeResult] = []
+        self._episodes = len(before.planned)
+        self._results = list(before.episodes)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -26,7 +29,9 @@ class EvaluationProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._total = self._bars.add_task("[bold]episodes", total=episodes, note="")
+        self._total = self._bars.add_task(
+            "[bold]episodes", total=self._episodes, completed=len(self._results), note=""
+        )
         self._workers = [
             self._bars.add_task(f"worker {number}", total=time_limit, note="starting")
             for number in range(1, workers + 1)
@@ -34,6 +39,11 @@ class EvaluationProgress:
 
     def __enter__(self) -> EvaluationProgress:
         self._bars.start()
+        if self._results:
+            self._console.print(
+                f"{len(self._results)} of {self._episodes} episodes were played before; going on from there",
+                highlight=False,
+            )
         return self
 
     def __exit__(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from spatialvla.errors import InputError
 from spatialvla.types import Observation
 
 DEPTH_SOURCES = ("estimate", "simulator")
@@ -17,12 +17,17 @@ DEPTH_SOURCES = ("estimate", "simulator")
 class Conventions:
     """How one episode is played, and what the policy sees and sends.
 
-    time_limit: steps after settling; an episode that reaches it without success has failed.
+    time_limit: steps after settling, for all tasks or one a task; an episode that reaches it without success
+    has failed.
     settle_steps: steps of `settle_action`, given like a policy's, that let the objects come to rest first.
-    image_size: side of the square image, pixels. control_hz: environment steps a second.
+    image_size: the image's longer side, pixels. control_hz: environment steps a second.
+    ends_on_success: whether an episode ends once it succeeds; else it lasts to its limit, and counts as it ends.
+    partial: what counts as partial success, where the benchmark knows one.
+    rotation, crop, seeds: how rotations are written, what part of the image the policy sees, and what is drawn
+    at random; empty where a file does not say.
     """
 
-    time_limit: int
+    time_limit: int | tuple[int, ...]
     camera: str
     image_size: int
     image: str
@@ -34,10 +39,33 @@ class Conventions:
     settle_action: tuple[float, ...]
     start_states: str
     success: str
+    ends_on_success: bool = True
+    partial: str = ""
+    rotation: str = ""
+    crop: str = ""
+    seeds: str = ""
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Conventions:
+        """The inverse of `dataclasses.asdict` through JSON, which has no tuples."""
+        values = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+        }
+        return cls(**values)
+
+    def limit(self, task: int) -> int:
+        """The time limit of one task."""
+        return self.time_limit if isinstance(self.time_limit, int) else self.time_limit[task]
 
 
 class Environment(Protocol):
-    """One task, built once and played many times."""
+    """One task, built once and played many times.
+
+    partial: whether this episode has come part of the way; None where the benchmark does not say.
+    """
+
+    @property
+    def partial(self) -> bool | None: ...
 
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""
@@ -72,17 +100,3 @@ class Job:
     suite: str
     task: int
     start_states: tuple[int, ...]
-
-
-def plan_jobs(suite: str, tasks: list[int], episodes_per_task: int, workers: int) -> list[Job]:
-    """One job a task, as building an environment is dear; split further only where workers would idle."""
-    counts = {"tasks": len(tasks), "episodes_per_task": episodes_per_task, "workers": workers}
-    for name, number in counts.items():
-        if number < 1:
-            raise InputError(f"an evaluation needs at least 1 of {name}, got {number}")
-    pieces = min(episodes_per_task, -(-workers // len(tasks)))
-    return [
-        Job(suite, task, tuple(range(piece, episodes_per_task, pieces)))
-        for task in tasks
-        for piece in range(pieces)
-    ]

