@@ -9,6 +9,8 @@ import numpy as np
 
 IGNORED = -100
 """The label of a token on which no loss is taken."""
+GIVEN = -101
+"""The label of an action token that is given: no loss is taken on it, and yet it is no part of the prompt."""
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +53,7 @@ class Batch:
     attention_mask: (B, T) bool, False on padding.
     pixel_values: (B, 3, H, W) float32 in [0, 1].
     intrinsics: (B, 3, 3) float32 K in pixels of `pixel_values`.
-    labels: (B, T) int64, -100 where no loss is taken; None at inference.
+    labels: (B, T) int64, IGNORED or GIVEN where no loss is taken; None at inference.
     depth: (B, H, W) float32 metres from a sensor; None lets the model estimate it.
     """
 

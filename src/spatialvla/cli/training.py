@@ -34,6 +34,15 @@ class RunOptions:
     mask: Literal["prefix", "causal"] | None = None
     """Whether the prompt sees itself both ways."""
 
+    committed_steps: int | None = None
+    """Give up to so many first steps of a chunk as already under way; 0 gives none."""
+
+    committed_share: float | None = None
+    """Fraction of the samples that such steps are given to."""
+
+    committed_jitter: float | None = None
+    """Probability that a coordinate of such a step is a neighbouring cell's."""
+
     minutes: float | None = None
     """End after so much time."""
 

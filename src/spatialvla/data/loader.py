@@ -18,7 +18,7 @@ from spatialvla.data.mixture import ShardedSampler
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.processor import Processor
-from spatialvla.types import IGNORED, Batch
+from spatialvla.types import Batch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LoadedBatch:
     @property
     def label_count(self) -> int:
         """Tokens on which a loss is taken."""
-        return 0 if self.batch.labels is None else int((self.batch.labels != IGNORED).sum())
+        return 0 if self.batch.labels is None else int((self.batch.labels >= 0).sum())
 
     def split(self, parts: int) -> list[LoadedBatch]:
         """Equal parts, in order. Raises InputError where they cannot be equal."""

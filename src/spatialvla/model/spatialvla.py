@@ -229,9 +229,8 @@ class SpatialVLA(nn.Module):
         logits = self.language_model.logits(self.hidden_states(batch, mask))
         if batch.labels is None:
             return Output(logits, None)
-        return Output(
-            logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), _targets(batch.labels), ignore_index=IGNORED)
-        )
+        targets = batch.labels[:, 1:].masked_fill(batch.labels[:, 1:] < 0, IGNORED)
+        return Output(logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED))
 
     def training_loss(self, batch: Batch, mask: PrefixMask = "prefix") -> LossOutput:
         """Next-token cross-entropy over the action tokens and `<eos>` (§III-C), with logits only where it is taken."""

@@ -92,6 +92,9 @@ class TrainConfig:
         adapters of `lora`; "adapt" makes a new grid for the dataset and trains its embeddings and the Ego3D MLP only.
     new_grid: carry an `initial` checkpoint over to a new grid in the other modes, too.
     mask: "prefix" lets the prompt see itself both ways, "causal" does not.
+    committed_share: of the samples, whose first steps, 1 to `committed_steps` of them, are given as steps already under
+        way: no loss is taken on them; see `with_committed_steps`. 0 steps: of none. committed_jitter: probability that
+        a coordinate of such a step is a neighbouring cell's.
     depth: what Ego3D sees, the frozen estimator's depth ("estimate") or the dataset's ("sensor").
 
     steps, minutes: the run ends after so many steps, or so much time where `minutes` is given, whichever
@@ -134,6 +137,9 @@ class TrainConfig:
     freeze_text_embeddings: bool = True
     mask: Literal["prefix", "causal"] = "prefix"
     depth: Literal["estimate", "sensor"] = "estimate"
+    committed_steps: int = 0
+    committed_share: float = 0.5
+    committed_jitter: float = 0.0
     guidance: Guidance = field(default_factory=Guidance)
 
     steps: int = 10_000
@@ -178,6 +184,9 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
         _check_fractions(self, "warmup", "final_rate", "ema_decay", "held_out")
+        _check_fractions(self, "committed_share", "committed_jitter")
+        if self.committed_steps < 0:
+            raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
         if self.minutes is not None and self.minutes <= 0:
             raise InputError(f"minutes must be positive, not {self.minutes}.")
         if not self.datasets:

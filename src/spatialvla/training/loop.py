@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from spatialvla.errors import InputError
 from spatialvla.files import write_json
 from spatialvla.training.build import build, network_config
 from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
+from spatialvla.training.committed import with_committed_steps
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.data import MemoryData, open_data
@@ -200,7 +201,9 @@ class Trainer:
         config = self.config
         rate = learning_rate(config, self.fraction)
         set_learning_rate(self.optimizer, rate)
-        parts = loaded.split(config.accumulation)
+        rng = np.random.default_rng([config.seed, 2, self.step, self.world.rank])
+        batch = with_committed_steps(loaded.batch, config, self.processor, rng)
+        parts = replace(loaded, batch=batch).split(config.accumulation)
         weights = token_weights([part.label_count for part in parts], self.world)
         rows = []
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):

@@ -49,17 +49,29 @@ def token_metrics(
         for number, key in enumerate(keys):
             numbers[f"loss/{key}"] = _tally(losses[source == number])
             numbers[f"accuracy/{key}"] = _tally((chosen == labels)[source == number].float())
-    is_action = labels >= network.action_token_begin_idx
-    tokens = chosen[is_action].view(len(loaded.batch), -1)
-    return numbers | action_errors("l1", tokens, loaded, processor, keys)
+    said, wanted = loaded.batch.input_ids.clone(), loaded.batch.labels
+    assert wanted is not None
+    said[:, 1:][wanted[:, 1:] >= 0] = chosen.cpu()
+    is_action = (wanted != IGNORED) & (loaded.batch.input_ids >= network.action_token_begin_idx)
+    free = wanted[is_action].view(len(said), -1, 3)[..., 0] >= 0
+    tokens = said[is_action].view(len(said), -1)
+    return numbers | action_errors("l1", tokens, loaded, processor, keys, free.numpy())
 
 
 def action_errors(
-    name: str, tokens: torch.Tensor, loaded: LoadedBatch, processor: Processor, keys: Sequence[str]
+    name: str,
+    tokens: torch.Tensor,
+    loaded: LoadedBatch,
+    processor: Processor,
+    keys: Sequence[str],
+    steps: np.ndarray | slice = slice(None),
 ) -> dict[str, tuple[float, float]]:
-    """Mean absolute errors of tokens (B, 3 * chunk), decoded in each dataset's units; gripper: the share wrong."""
+    """Mean absolute errors of tokens (B, 3 * chunk), decoded in each dataset's units; gripper: the share wrong.
+
+    steps: (B, chunk) bool, those that count.
+    """
     decoded = processor.decode(tokens, [keys[source] for source in loaded.source])
-    error = np.abs(decoded - loaded.actions)
+    error = np.abs(decoded - loaded.actions)[steps]
     parts = {"translation": error[..., :3], "rotation": error[..., 3:6], "gripper": error[..., 6] > 0.5}
     return {f"{name}/{part}": (float(values.sum()), values.size) for part, values in parts.items()}
 

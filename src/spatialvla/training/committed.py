@@ -1,0 +1,70 @@
+"""Committed steps: chunks whose first steps are given, as an asynchronous loop asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from spatialvla.actions.coordinates import BLOCKS
+from spatialvla.actions.grids import ActionGrid
+from spatialvla.errors import InputError
+from spatialvla.processor import Processor
+from spatialvla.types import GIVEN, IGNORED, Batch
+
+if TYPE_CHECKING:
+    from spatialvla.training.config import TrainConfig
+
+
+def with_committed_steps(
+    batch: Batch, config: TrainConfig, processor: Processor, rng: np.random.Generator
+) -> Batch:
+    """The batch with the first steps of some samples given, as `TrainConfig` says.
+
+    A robot that goes on while the next chunk is inferred asks for one that begins with the steps under way. The model
+    sees them as tokens it has said, and learns what comes after them; the jitter stands for steps that the model
+    itself had chosen a little differently (arXiv 2512.05964 trains on such prefixes, too).
+    Raises InputError where nothing of a chunk would be left to learn.
+    """
+    if config.committed_steps == 0 or batch.labels is None:
+        return batch
+    if config.committed_steps >= processor.action_chunk_size:
+        raise InputError(
+            f"committed_steps must be less than the {processor.action_chunk_size} steps of a chunk, "
+            f"not {config.committed_steps}."
+        )
+    first = processor.action_token_begin_idx
+    is_action = (batch.labels != IGNORED) & (batch.labels >= first)
+    true = batch.labels[is_action].view(len(batch), -1, 3)
+    count = rng.integers(1, config.committed_steps + 1, len(batch))
+    count[rng.random(len(batch)) >= config.committed_share] = 0
+    given = torch.from_numpy(np.arange(true.shape[1]) < count[:, None])[..., None].expand_as(true)
+    near = (
+        torch.from_numpy(jittered(true.numpy() - first, processor.grid, config.committed_jitter, rng)) + first
+    )
+    seen = torch.where(given, near, batch.input_ids[is_action].view_as(true))
+    return replace(
+        batch,
+        input_ids=batch.input_ids.masked_scatter(is_action, seen),
+        labels=batch.labels.masked_scatter(is_action, true.masked_fill(given, GIVEN)),
+    )
+
+
+def jittered(
+    numbers: np.ndarray, grid: ActionGrid, probability: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Token numbers (..., 3), each coordinate moved to a neighbouring cell with this probability; the gripper stays."""
+    bins = grid.bin_indices(numbers)
+    moved = numbers.copy()
+    for place, (names, shape) in enumerate(zip(BLOCKS.values(), grid.shapes, strict=True)):
+        cells = []
+        for name, size in zip(names, shape, strict=True):
+            step = rng.choice([-1, 1], numbers.shape[:-1]) * (rng.random(numbers.shape[:-1]) < probability)
+            # The azimuth's last cell lies beside its first.
+            cells.append(
+                (bins[name] + step) % size if name == "phi" else np.clip(bins[name] + step, 0, size - 1)
+            )
+        moved[..., place] = np.ravel_multi_index(tuple(cells), shape) + grid.ranges[place][0]
+    return moved
