@@ -48,7 +48,7 @@ class Conventions:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Conventions:
         """The inverse of `dataclasses.asdict` through JSON, which has no tuples."""
-        values = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
         }
         return cls(**values)

@@ -1,0 +1,46 @@
+"""An evaluation of the fake benchmark that kills itself at a chosen moment: OUT LOG MOMENT NUMBER."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from fakes import FakeBenchmark, FakePolicy
+
+from spatialvla.evaluation.runner import evaluate
+
+
+def die_at(moment: str, number: int) -> None:
+    """Kills this process half-way through writing its results for the nth time, or right after that."""
+    write_text, replace, count = Path.write_text, os.replace, 0
+
+    def write(path: Path, text: str, **options: str) -> int:
+        nonlocal count
+        count += 1
+        if moment == "writing" and count == number:
+            write_text(path, text[: len(text) // 2], **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write_text(path, text, **options)
+
+    def move(source: Path, target: Path) -> None:
+        replace(source, target)
+        if moment == "written" and count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Path.write_text, os.replace = write, move  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    out, log, moment, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    die_at(moment, number)
+    evaluate(
+        FakePolicy(),
+        "fake",
+        3,
+        benchmark=FakeBenchmark(played=log),
+        out=out,
+        workers=2,
+        checkpoint="abc",
+    )
