@@ -96,7 +96,7 @@ def _plain(
     tokens = [*committed[:, :known].split(1, dim=1), _unless(committed, known, chosen)]
     for place in range(known + 1, chunk):
         before = places[place - 1 : place]
-        chosen = passes.next_tokens(tokens[-1], before, columns, cache, place, sampling)
+        chosen = passes.next_tokens(tokens[-1], before, columns, cache, place % 3, sampling)
         tokens.append(_unless(committed, place, chosen))
     return torch.cat(tokens, dim=1)
 

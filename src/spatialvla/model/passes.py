@@ -77,7 +77,7 @@ class Passes:
         prompt_BPD: the embedded prompts. tokens_BT: what stands at the chunk's places 0 … T - 1, in vocabulary ids.
         """
         hidden = self.prefill(prompt_BPD, tokens_BT, columns, cache, wanted)
-        return self.choose(hidden, tokens_BT.shape[1] + 1 - wanted, sampling)
+        return self.choose(hidden, (tokens_BT.shape[1] + 1 - wanted) % 3, sampling)
 
     def next_tokens(
         self,
@@ -85,16 +85,16 @@ class Passes:
         places_T: torch.Tensor,
         columns: Columns,
         cache: KVCache,
-        first: int,
+        kind: int,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
         """A decode step. (B, T): the token behind each of the tokens.
 
-        tokens_BT: action tokens in successive columns `places_T`. first: the place in the chunk of the first
-        token that is predicted; only its kind counts.
+        tokens_BT: action tokens in successive columns `places_T`. kind: of the first token that is predicted: 0
+        translation, 1 rotation, 2 gripper.
         """
         hidden = self.run(self._embed_actions(tokens_BT), places_T, columns, cache)
-        return self.choose(hidden, first, sampling)
+        return self.choose(hidden, kind, sampling)
 
     def prefill(
         self,
@@ -111,11 +111,11 @@ class Passes:
         places = torch.arange(embeddings.shape[1], device=embeddings.device)
         return self.run(embeddings, places, columns, cache)[:, -wanted:]
 
-    def choose(self, hidden_BTD: torch.Tensor, first: int, sampling: Sampling | None = None) -> torch.Tensor:
-        """(B, T) vocabulary ids, each of the kind that its place asks for; only that kind's logits are computed."""
+    def choose(self, hidden_BTD: torch.Tensor, kind: int, sampling: Sampling | None = None) -> torch.Tensor:
+        """(B, T) vocabulary ids, the first of this kind and so on; only logits of each one's kind are computed."""
         chosen = hidden_BTD.new_empty(hidden_BTD.shape[:2], dtype=torch.long)
         for offset in range(min(3, chosen.shape[1])):
-            rows = self.model.config.grammar[(first + offset) % 3]
+            rows = self.model.config.grammar[(kind + offset) % 3]
             logits = self.model.language_model.logits(hidden_BTD[:, offset::3], rows)
             chosen[:, offset::3] = rows.start + pick(logits, sampling)
         return chosen

@@ -53,7 +53,7 @@ def speculate(
         # The last right token of the row furthest behind is not in the cache yet. Begin with the step it is in.
         begin = (least - 1) // 3 * 3
         window = passes.next_tokens(
-            guesses[:, begin:-1], places[begin:-1] + columns.prompt, columns, cache, begin + 1
+            guesses[:, begin:-1], places[begin:-1] + columns.prompt, columns, cache, 1
         )
         predicted = torch.cat([guesses[:, : begin + 1], window], dim=1)
         agreed = agreement(guesses, predicted, settled, near)
