@@ -27,6 +27,7 @@ class FakePolicy:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
+        self.speculate, self.temperature = True, 0.0
         self.batches: list[list[str]] = []
         self.given: list[dict[str, Any]] = []
         self.gate = threading.Event()
@@ -49,7 +50,7 @@ class FakePolicy:
         actions = expected(observation)
         if text == "nan":
             actions[1, 2] = np.nan
-        return ActionChunk(actions, np.arange(3 * CHUNK).reshape(CHUNK, 3))
+        return ActionChunk(actions, np.tile([1, 101, 200], (CHUNK, 1)))
 
     def new_executor(self) -> FakeExecutor:
         self.executors.append(FakeExecutor())

@@ -89,10 +89,15 @@ class EngineSettings:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
+Tokens = Sequence[np.ndarray | None] | None
+
+
 class Predictor(Protocol):
     """What the engine needs of a policy."""
 
-    def predict(self, observations: Sequence[Observation], **given: Any) -> list[ActionChunk]: ...
+    def predict(
+        self, observations: Sequence[Observation], *, committed: Tokens = None, drafts: Tokens = None
+    ) -> list[ActionChunk]: ...
 
 
 @dataclass

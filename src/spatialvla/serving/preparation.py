@@ -45,8 +45,7 @@ class Preparation:
         return replace(
             request,
             observation=self._observation(request.observation),
-            committed=self._tokens(request.committed, "committed"),
-            draft=self._tokens(request.draft, "draft"),
+            committed=self._committed(request.committed),
         )
 
     def dummy(self) -> Request:
@@ -83,7 +82,7 @@ class Preparation:
                 f"The {name} has shape {tuple(shape)}; sides of 1 to {self.max_image} are allowed."
             )
 
-    def _tokens(self, tokens: np.ndarray | None, name: str) -> np.ndarray | None:
+    def _committed(self, tokens: np.ndarray | None) -> np.ndarray | None:
         if tokens is None:
             return None
         numbers = np.asarray(tokens)
@@ -96,12 +95,12 @@ class Preparation:
             or numbers.dtype.kind not in "iu"
         ):
             raise InputError(
-                f"{name} must be (P, 3) whole token numbers with P up to {self.chunk}, got {numbers.dtype} "
+                f"committed must be (P, 3) whole token numbers with P up to {self.chunk}, got {numbers.dtype} "
                 f"of shape {numbers.shape}."
             )
         first, end = np.array(self.token_ranges).T
         if (numbers < first).any() or (numbers >= end).any():
             raise InputError(
-                f"{name} holds numbers that are no tokens of their kind; send back what was received."
+                "committed holds numbers that are no tokens of their kind; send back what was received."
             )
         return numbers.astype(np.int64)

@@ -1,0 +1,74 @@
+"""/healthz and /metrics: on the protocol's own port where it can carry them, else on a port beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from spatialvla.serving.service import Service
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Page:
+    status: int
+    body: bytes
+    content_type: str = _TEXT
+
+
+def page(service: Service, path: str, authorization: str | None, *, ready: bool | None = None) -> Page | None:
+    """The answer to GET `path`, None where there is no such page.
+
+    Everyone may ask for /healthz; /metrics needs a key where the server has any.
+    ready: whether the protocol takes requests, the engine's own word by default.
+    """
+    match path.partition("?")[0]:
+        case "/healthz":
+            well = service.engine.ready if ready is None else ready and service.engine.ready
+            return Page(200, b"OK\n") if well else Page(503, b"not ready\n")
+        case "/metrics":
+            if not service.security.admits(authorization):
+                return Page(401, b"an API key is needed\n")
+            return Page(200, service.engine.metrics.text(), CONTENT_TYPE_LATEST)
+    return None
+
+
+@contextmanager
+def pages(service: Service, port: int) -> Iterator[int]:
+    """Serves the pages from a thread for as long as the block lasts; yields the port (0 takes a free one)."""
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            found = page(service, self.path, self.headers.get("Authorization")) or Page(404, b"not found\n")
+            self.send_response(found.status)
+            self.send_header("Content-Type", found.content_type)
+            self.send_header("Content-Length", str(len(found.body)))
+            self.end_headers()
+            self.wfile.write(found.body)
+
+        def version_string(self) -> str:
+            return "spatialvla"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((service.host, port), Handler)
+    server.daemon_threads = True
+    if service.security.tls:
+        server.socket = service.security.tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, name="pages", daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

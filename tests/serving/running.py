@@ -1,0 +1,97 @@
+"""A server in a thread of the test's process, and messages that are sent to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fake_policy import FakePolicy
+
+from spatialvla.serving.engine import Engine, EngineSettings
+from spatialvla.serving.limits import Limits
+from spatialvla.serving.mapping import Mapping
+from spatialvla.serving.openpi import OpenPiServer
+from spatialvla.serving.padding import UNPADDED, Padding
+from spatialvla.serving.preparation import Preparation
+from spatialvla.serving.security import Security
+from spatialvla.serving.service import Service
+from spatialvla.serving.traffic import TrafficLimits
+
+SIZE = 16
+TOKENS = ((0, 100), (100, 200), (200, 202))
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    port: int
+    service: Service
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.service.engine.metrics.value(name, **labels)
+
+
+def fake_service(
+    policy: FakePolicy,
+    *,
+    port: int = 0,
+    limits: Limits | None = None,
+    security: Security | None = None,
+    traffic: TrafficLimits | None = None,
+    settings: EngineSettings | None = None,
+) -> Service:
+    traffic = traffic or TrafficLimits()
+    prepare = Preparation(SIZE, 4, TOKENS, traffic.max_image)
+    engine = Engine(policy, prepare=prepare, settings=settings or EngineSettings())
+    engine.start()
+    return Service(
+        policy=policy,  # type: ignore[arg-type]
+        engine=engine,
+        chunk=4,
+        name="fake",
+        port=port,
+        limits=limits or Limits(),
+        security=security or Security(),
+        traffic=traffic,
+    )
+
+
+@contextmanager
+def serving(service: Service, mapping: str = "plain", padding: Padding = UNPADDED) -> Iterator[Running]:
+    """Serves for as long as the block lasts, then stops as SIGTERM would."""
+    loop = asyncio.new_event_loop()
+    stop, started = asyncio.Event(), loop.create_future()
+    server = OpenPiServer(service, Mapping.load(mapping), padding)
+    ready = threading.Event()
+    started.add_done_callback(lambda _: ready.set())
+    thread = threading.Thread(target=lambda: loop.run_until_complete(server.run(stop, started)))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        scheme = "wss" if service.security.tls else "ws"
+        port = started.result()
+        yield Running(f"{scheme}://127.0.0.1:{port}", port, service)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        service.engine.drain(5)
+        loop.close()
+        assert not thread.is_alive()
+
+
+def picture(seed: int) -> np.ndarray:
+    """(SIZE, SIZE, 3) that differs from that of any other small seed."""
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[0, 0] = [seed % 251, seed // 251 % 251, seed % 7]
+    image[-1, -1] = [seed % 241, 3, seed % 239]
+    return image
+
+
+def plain(seed: int, **more: Any) -> dict[str, Any]:
+    """An observation with the keys of the mapping `plain`."""
+    return {"image": picture(seed), "instruction": f"task {seed}", **more}
