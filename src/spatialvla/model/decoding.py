@@ -72,7 +72,7 @@ def decode(
         cache = _cache(model.passes, columns)
         prompt = model.embed(batch)
         if guessed is None:
-            tokens = _plain(model.passes, prompt, columns, cache, committed, known, sampling)
+            tokens = plain(model.passes, prompt, columns, cache, committed, known, sampling)
             return Decoded(tokens, shape[1] - known, tokens.new_zeros(len(batch)))
         near: Near = torch.eq
         if tolerance > 0 and cells is not None:
@@ -80,7 +80,7 @@ def decode(
         return Decoded(*speculate(model.passes, prompt, columns, cache, committed, guessed, near))
 
 
-def _plain(
+def plain(
     passes: Passes,
     prompt: torch.Tensor,
     columns: Columns,
