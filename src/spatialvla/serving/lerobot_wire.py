@@ -1,0 +1,105 @@
+"""The messages and calls of LeRobot's asynchronous inference over gRPC (its transport/services.proto, LeRobot 0.6)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+from spatialvla.errors import InputError
+
+try:
+    import grpc
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+except ModuleNotFoundError as missing:
+    raise InputError(
+        f"The protocol lerobot needs {missing.name}; pip install 'spatialvla[lerobot-server]'."
+    ) from None
+
+SERVICE = "transport.AsyncInference"
+BEGIN, MIDDLE, END = 1, 2, 3
+"""Where in its observation a part stands."""
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_FIELDS: dict[str, tuple[tuple[str, int], ...]] = {
+    "Observation": (("transfer_state", _FIELD.TYPE_INT32), ("data", _FIELD.TYPE_BYTES)),
+    "Actions": (("data", _FIELD.TYPE_BYTES),),
+    "PolicySetup": (("data", _FIELD.TYPE_BYTES),),
+    "Empty": (),
+}
+
+
+def _messages() -> dict[str, Any]:
+    """A class for each message, in a pool of our own: LeRobot's may be loaded in the same process."""
+    file = descriptor_pb2.FileDescriptorProto(name="services.proto", package="transport", syntax="proto3")
+    for name, fields in _FIELDS.items():
+        message = file.message_type.add(name=name)
+        for number, (field, kind) in enumerate(fields, start=1):
+            message.field.add(name=field, number=number, type=kind, label=_FIELD.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = (pool.FindMessageTypeByName(f"transport.{name}") for name in _FIELDS)
+    return {kind.name: message_factory.GetMessageClass(kind) for kind in found}
+
+
+MESSAGES = _messages()
+Observation, Actions = MESSAGES["Observation"], MESSAGES["Actions"]
+PolicySetup, Empty = MESSAGES["PolicySetup"], MESSAGES["Empty"]
+
+
+class Calls(Protocol):
+    """What a server of this protocol answers; each call is told who makes it, "ipv4:127.0.0.1:53412"."""
+
+    async def ready(self, peer: str) -> None:
+        """A client begins a new episode."""
+
+    async def send_policy_instructions(self, data: bytes, peer: str) -> None:
+        """A pickled RemotePolicyConfig."""
+
+    async def send_observations(self, parts: AsyncIterator[tuple[int, bytes]], peer: str) -> None:
+        """The parts of one pickled TimedObservation."""
+
+    async def get_actions(self, peer: str) -> bytes:
+        """A pickled list of TimedAction, or nothing where none is ready in time."""
+
+
+def handlers(calls: Calls, abort: Callable[[Any, Exception], Awaitable[None]]) -> Any:
+    """gRPC's handlers for a server's calls. abort: ends a call that raised, given its context and the error."""
+
+    def guarded(answer: Callable[[Any, str], Awaitable[Any]]) -> Any:
+        async def handle(request: Any, context: Any) -> Any:
+            try:
+                return await answer(request, context.peer())
+            except Exception as error:
+                await abort(context, error)
+
+        return handle
+
+    async def ready(_: Any, peer: str) -> Any:
+        await calls.ready(peer)
+        return Empty()
+
+    async def send_policy_instructions(request: Any, peer: str) -> Any:
+        await calls.send_policy_instructions(request.data, peer)
+        return Empty()
+
+    async def send_observations(requests: Any, peer: str) -> Any:
+        await calls.send_observations(((part.transfer_state, part.data) async for part in requests), peer)
+        return Empty()
+
+    async def get_actions(_: Any, peer: str) -> Any:
+        return Actions(data=await calls.get_actions(peer))
+
+    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler
+    methods = {
+        "Ready": (unary, ready, Empty),
+        "SendPolicyInstructions": (unary, send_policy_instructions, PolicySetup),
+        "SendObservations": (stream, send_observations, Observation),
+        "GetActions": (unary, get_actions, Empty),
+    }
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            name: kind(guarded(answer), request.FromString, lambda reply: reply.SerializeToString())
+            for name, (kind, answer, request) in methods.items()
+        },
+    )
