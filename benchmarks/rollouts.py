@@ -1,0 +1,278 @@
+"""Nano in LIBERO: what speculation saves, and what approximations and latency cost, on the same start states.
+
+    python benchmarks/rollouts.py --out runs/rollouts --minutes 9     # again and again, until it says that all is done
+
+Each way of executing plays the same stored start states. An episode that is done is not repeated, so a run may be
+stopped. Where a way is probed, every decision is decoded several times more: token by token, and with drafts of which
+only a part is known; all must say the same tokens. Writes <out>/episodes/*.json, and of all that are there
+<out>/speculation.json (for `benchmarks/inference.py --speculation`) and <out>/table.md.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from spatialvla.evaluation.statistics import wilson_interval
+from spatialvla.execution import Execution
+from spatialvla.files import write_json
+
+SUITE = "libero_spatial"
+LAST_CHUNK = "last chunk"
+KNOWN = {
+    "nothing": (False, False, False),
+    "gripper of the last chunk": (False, False, True),
+    "motion of the last chunk": (True, True, False),
+}
+"""Which of a step's tokens are left in a draft, by its name."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """execution, options of Policy; probed: whether decisions are decoded in all ways."""
+
+    execution: Execution = field(default_factory=Execution)
+    options: dict[str, Any] = field(default_factory=dict)
+    probed: bool = False
+
+
+WAYS = {
+    "chunk": Way(probed=True),
+    "receding 1": Way(Execution("receding", steps=1), probed=True),
+    "receding 2": Way(Execution("receding", steps=2), probed=True),
+    "ensemble": Way(Execution("ensemble"), probed=True),
+    "tolerance 1": Way(options={"tolerance": 1}),
+    "depth every 4": Way(options={"depth_every": 4}),
+    "async 1": Way(Execution("async", latency_steps=1)),
+    "async 1, no prefix": Way(Execution("async", latency_steps=1, commit=False)),
+    "async 2": Way(Execution("async", latency_steps=2)),
+    "async 2, no prefix": Way(Execution("async", latency_steps=2, commit=False)),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    out: Path = Path("runs/rollouts")
+    policy: str = "nano"
+    ways: tuple[str, ...] = tuple(WAYS)
+    tasks: tuple[int, ...] = tuple(range(10))
+    states: tuple[int, ...] = (0,)
+    minutes: float = 9.0
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Episode:
+    """passes, accepted: of each decision by what was known of its draft. seconds: of each decision, by way of decoding.
+
+    same: whether all ways of decoding said the same tokens, at every decision.
+    """
+
+    way: str
+    task: int
+    state: int
+    success: bool
+    steps: int
+    decisions: int
+    passes: dict[str, list[int]]
+    accepted: dict[str, list[int]]
+    seconds: dict[str, list[float]]
+    same: bool
+
+
+def main(options: Options) -> None:
+    (options.out / "episodes").mkdir(parents=True, exist_ok=True)
+    deadline = time.time() + 60 * options.minutes
+    # One core for each process: the software renderer and the libraries would take all of them otherwise.
+    os.environ.update(dict.fromkeys(("LP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    context = multiprocessing.get_context("spawn")
+    tasks: Any = context.Queue()
+    for task in options.tasks:
+        if any(True for _ in missing(options, task)):
+            tasks.put(task)
+    workers = [context.Process(target=work, args=(options, tasks, deadline)) for _ in range(options.workers)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    left = sum(1 for task in options.tasks for _ in missing(options, task))
+    print(f"{left} episodes are left to play." if left else "All is done.")
+    report(options.out)
+
+
+def missing(options: Options, task: int) -> Iterator[tuple[str, int]]:
+    for state in options.states:
+        for way in options.ways:
+            if not file_of(options.out, way, task, state).exists():
+                yield way, state
+
+
+def file_of(out: Path, way: str, task: int, state: int) -> Path:
+    return out / "episodes" / f"{way.replace(', ', '-').replace(' ', '_')}-task{task}-state{state}.json"
+
+
+def work(options: Options, tasks: Any, deadline: float) -> None:
+    """Plays one task after the other until the time is up."""
+    import logging
+    import queue
+
+    import torch
+
+    from spatialvla.evaluation.libero import LiberoBenchmark
+    from spatialvla.policy import Policy
+
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    policies = {
+        way: Policy.from_pretrained(options.policy, execution=WAYS[way].execution, **WAYS[way].options)
+        for way in options.ways
+    }
+    benchmark = LiberoBenchmark()
+    conventions = benchmark.conventions(SUITE)
+    while time.time() < deadline - 60:
+        try:
+            task = tasks.get(timeout=1)
+        except queue.Empty:
+            return
+        environment = benchmark.open(SUITE, task, conventions)
+        for way, state in missing(options, task):
+            if time.time() > deadline:
+                return
+            began = time.time()
+            played = play(policies[way], environment, way, task, state, conventions.time_limit)
+            write_json(file_of(options.out, way, task, state), asdict(played))
+            print(
+                f"{way}, task {task}, state {state}: {'success' if played.success else 'failure'} after "
+                f"{played.steps} steps, {time.time() - began:.0f} s",
+                flush=True,
+            )
+        environment.close()
+
+
+def play(policy: Any, environment: Any, way: str, task: int, state: int, limit: int) -> Episode:
+    executor = policy.new_executor()
+    recorder = Recorder(policy, WAYS[way].probed)
+    environment.start(state)
+    step, success = 0, False
+    while step < limit and not success:
+        observation = environment.observe(False)
+        chunk = recorder.decide(observation, executor)
+        for action in executor(chunk)[: limit - step]:
+            success = bool(environment.step(action))
+            step += 1
+            if success:
+                break
+    return Episode(
+        way, task, state, success, step, recorder.decisions,
+        recorder.passes, recorder.accepted, recorder.seconds, recorder.same,
+    )  # fmt: skip
+
+
+class Recorder:
+    """Decides with a policy, and writes down what it took."""
+
+    def __init__(self, policy: Any, probed: bool) -> None:
+        self.policy, self.probed = policy, probed
+        self.decisions, self.same = 0, True
+        self.passes: dict[str, list[int]] = {}
+        self.accepted: dict[str, list[int]] = {}
+        self.seconds: dict[str, list[float]] = {}
+
+    def decide(self, observation: Any, executor: Any) -> Any:
+        committed, draft = executor.committed(), executor.draft()
+        (chunk,) = self._measured(LAST_CHUNK, lambda: self.policy.decide([observation], [executor]))
+        self.decisions += 1
+        if self.probed:
+            drafts = {"token by token": None, **{name: [draft] for name in KNOWN}}
+            for name, given in drafts.items():
+                probe = partial(self.policy.predict, [observation], committed=[committed], drafts=given)
+                (again,) = self._measured(name, probe, KNOWN.get(name))
+                self.same &= np.array_equal(again.tokens, chunk.tokens)
+        return chunk
+
+    def _measured(self, name: str, decide: Any, known: Sequence[bool] | None = None) -> Any:
+        """Listens in on the decoder meanwhile. known: which of a step's three tokens are left in the draft."""
+        model, decoded = self.policy.model, []
+        decode = model.decode
+
+        def recorded(*args: Any, **options: Any) -> Any:
+            if known is not None:
+                drafts = options["drafts"].unflatten(1, (-1, 3))
+                options["drafts"] = drafts.where(drafts.new_tensor(known).bool(), -1).flatten(1)
+            decoded.append(decode(*args, **options))
+            return decoded[-1]
+
+        model.decode = recorded
+        began = time.perf_counter()
+        try:
+            chunks = decide()
+        finally:
+            del model.decode
+        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+        self.passes.setdefault(name, []).append(decoded[0].passes)
+        self.accepted.setdefault(name, []).append(int(decoded[0].accepted[0]))
+        return chunks
+
+
+def report(out: Path) -> None:
+    """speculation.json and table.md of the episodes that are there."""
+    played = [Episode(**json.loads(path.read_text())) for path in sorted(out.glob("episodes/*.json"))]
+    ways = {way: [e for e in played if e.way == way] for way in WAYS}
+    speculation = {}
+    lines = [
+        "| way | episodes | successes | rate | 95 % interval | same outcome as chunk | steps | decisions |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    passes = [
+        "| way | decisions | draft | passes a chunk | accepted of 12 | time, token by token = 1 | same tokens |",
+        "|---|---:|---|---:|---:|---:|---|",
+    ]
+    outcome = {(e.task, e.state): e.success for e in ways["chunk"]}
+    for way, episodes in ways.items():
+        if not episodes:
+            continue
+        wins = sum(e.success for e in episodes)
+        low, high = wilson_interval(wins, len(episodes))
+        paired = [e.success == outcome[e.task, e.state] for e in episodes if (e.task, e.state) in outcome]
+        decisions = sum(e.decisions for e in episodes)
+        lines.append(
+            f"| {way} | {len(episodes)} | {wins} | {wins / len(episodes):.0%} | {low:.0%} – {high:.0%} | "
+            f"{sum(paired)}/{len(paired)} | {sum(e.steps for e in episodes)} | {decisions} |"
+        )
+        speculation[way] = {
+            "same": all(e.same for e in episodes),
+            "passes": {name: joined(episodes, "passes", name) for name in episodes[0].passes},
+            "accepted": {name: joined(episodes, "accepted", name) for name in episodes[0].accepted},
+        }
+        plain = joined(episodes, "seconds", "token by token")
+        for name in episodes[0].passes:
+            seconds = joined(episodes, "seconds", name)
+            ratio = f"{np.median(np.array(seconds) / plain):.2f}" if plain else "–"
+            passes.append(
+                f"| {way} | {decisions} | {name} | {np.mean(speculation[way]['passes'][name]):.2f} | "
+                f"{np.mean(speculation[way]['accepted'][name]):.2f} | {ratio} | "
+                f"{('yes' if speculation[way]['same'] else 'NO') if plain else '–'} |"
+            )
+    write_json(out / "speculation.json", speculation)
+    table = "\n".join([*lines, "", *passes]) + "\n"
+    (out / "table.md").write_text(table)
+    print(table)
+
+
+def joined(episodes: list[Episode], what: str, name: str) -> list[Any]:
+    return [value for e in episodes for value in getattr(e, what).get(name, [])]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
