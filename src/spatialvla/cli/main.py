@@ -19,6 +19,7 @@ from spatialvla.cli.finetune import Finetune
 from spatialvla.cli.grid import Grid
 from spatialvla.cli.predict import Predict
 from spatialvla.cli.pretrain import Pretrain
+from spatialvla.cli.results import ResultsVerb
 from spatialvla.cli.serve import Serve
 from spatialvla.cli.train import Train
 from spatialvla.errors import CheckpointError, InputError
@@ -27,6 +28,7 @@ _Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[ResultsVerb, subcommand("results")]
     | Annotated[Serve, subcommand("serve")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Pretrain, subcommand("pretrain")]

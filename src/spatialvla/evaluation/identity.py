@@ -16,7 +16,7 @@ def differences(one: Results, other: Results, policies: bool = True) -> list[str
 
     policies: False leaves out what tells the policies apart, and asks about the benchmark and its rules alone.
     Of two checkpoints the hash counts, of policies without files the name. Conventions and packages that only
-    one of the two mentions are taken to agree.
+    one of the two mentions are taken to agree; of two harnesses, the conventions are not compared.
     """
     pairs: dict[str, tuple[Any, Any]] = {
         "suite": (one.suite, other.suite),
@@ -28,7 +28,8 @@ def differences(one: Results, other: Results, policies: bool = True) -> list[str
         name = "checkpoint" if same_kind else "policy"
         pairs[name] = (getattr(one, name), getattr(other, name))
         pairs |= _fields("settings", _flat(one), _flat(other), sure=True)
-    pairs |= _fields("conventions", asdict(one.conventions), asdict(other.conventions))
+    if one.harness == other.harness:
+        pairs |= _fields("conventions", asdict(one.conventions), asdict(other.conventions))
     pairs |= _fields("version", one.versions, other.versions)
     pairs |= _fields("task", one.tasks, other.tasks)
     return [f"{name}: {_short(a)}, {_short(b)}" for name, (a, b) in pairs.items() if a != b]

@@ -9,8 +9,10 @@ import numpy as np
 
 from spatialvla.evaluation.moments import Moment
 from spatialvla.evaluation.results import EpisodeResult, Results, Tally
+from spatialvla.evaluation.summary import facts
 from spatialvla.policy import Policy
-from spatialvla.viz.report import DecisionView, EpisodeView, Rate, Report, TaskView
+from spatialvla.viz.rates import Rate
+from spatialvla.viz.report import DecisionView, EpisodeView, Report, TaskView
 
 _DEPTH = {
     "estimate": "depth is the model's own estimate",
@@ -32,7 +34,7 @@ def write_report(
         tasks=tuple(
             _task(results, task, moments.get(task, ()), policy, path.parent) for task in results.tasks
         ),
-        facts=tuple(_facts(results).items()),
+        facts=tuple(facts(results).items()),
         grid=policy.processor.grid,
     )
     report.save(path)
@@ -75,21 +77,6 @@ def _decisions(moments: Sequence[Moment], policy: Policy) -> tuple[DecisionView,
         )
         for moment, depth in zip(moments, depths, strict=True)
     )
-
-
-def _facts(results: Results) -> dict[str, str]:
-    rules = vars(results.conventions)
-    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    return {
-        "started": results.started,
-        "duration": f"{results.seconds / 60:.1f} min",
-        "checkpoint": f"SHA-256 {results.checkpoint}" if results.checkpoint else "–",
-        "depth": results.depth,
-        "execution": str(results.settings or "–"),
-        **({"shard": str(results.shard)} if results.shard else {}),
-        **{name.replace("_", " "): str(value) for name, value in rules.items() if value != ""},
-        "versions": versions,
-    }
 
 
 def _rate(tally: Tally) -> Rate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -15,28 +14,16 @@ import numpy as np
 from PIL import Image
 
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.files import replacing
 from spatialvla.viz.drawing import png
 from spatialvla.viz.figures import depth_figure, point_cloud_figure
 from spatialvla.viz.grid import grid_figure
+from spatialvla.viz.rates import Rate, interval_bar, percent, range_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 120
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Successes among trials with the 95 % interval (low, high) of the success probability."""
-
-    successes: int
-    trials: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        return self.successes / self.trials if self.trials else 0.0
 
 
 @dataclass(frozen=True)
@@ -88,10 +75,8 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Writes the page; a reader sees either the old file or the whole new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(self.to_html(), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(self.to_html(), encoding="utf-8")
 
     def to_html(self) -> str:
         """The page, with style, script, pictures and videos inside."""
@@ -124,8 +109,8 @@ def _header(report: Report) -> str:
     total = report.total
     return f"""<header>
 <div><h1>{escape(report.title)}</h1><p class="muted">{escape(report.subtitle)}</p></div>
-<div class="score"><strong>{total.value:.0%}</strong>{_interval(total)}
-<span class="muted">{total.successes} of {total.trials} episodes succeeded, {_range(total)}</span></div>
+<div class="score"><strong>{total.value:.0%}</strong>{interval_bar(total)}
+<span class="muted">{total.successes} of {total.trials} episodes succeeded, {range_words(total)}</span></div>
 </header>"""
 
 
@@ -133,8 +118,8 @@ def _table(report: Report) -> str:
     rows = "".join(
         f"""<tr><td><a href="#task{index}">{escape(task.title)}</a>{_marks(index, task)}</td>
 <td class="number">{task.rate.successes}/{task.rate.trials}</td>
-<td class="number">{_percent(task.rate)}</td>
-<td class="wide optional" title="{_range(task.rate)}">{_interval(task.rate)}</td>
+<td class="number">{percent(task.rate)}</td>
+<td class="wide optional" title="{range_words(task.rate)}">{interval_bar(task.rate)}</td>
 <td class="number optional">{escape(task.steps)}</td></tr>"""
         for index, task in enumerate(report.tasks)
     )
@@ -145,8 +130,8 @@ def _table(report: Report) -> str:
 <th class="optional">95 % interval, 0 to 100 %</th><th class="number optional">Steps</th></tr></thead>
 <tbody>{rows}</tbody>
 <tfoot><tr><td>All tasks</td><td class="number">{total.successes}/{total.trials}</td>
-<td class="number">{_percent(total)}</td>
-<td class="wide optional" title="{_range(total)}">{_interval(total)}</td>
+<td class="number">{percent(total)}</td>
+<td class="wide optional" title="{range_words(total)}">{interval_bar(total)}</td>
 <td class="optional"></td></tr></tfoot>
 </table>"""
 
@@ -165,7 +150,7 @@ def _task(index: int, task: TaskView, grid: ActionGrid | None) -> str:
     decisions = "".join(_decision(decision, grid) for decision in task.decisions)
     return f"""<section id="task{index}">
 <h3>{escape(task.title)}</h3>
-<p class="muted">{task.rate.successes} of {task.rate.trials} succeeded, {_range(task.rate)}</p>
+<p class="muted">{task.rate.successes} of {task.rate.trials} succeeded, {range_words(task.rate)}</p>
 <ol class="episodes">{episodes}</ol>
 {decisions}
 </section>"""
@@ -220,19 +205,6 @@ def _last_frame(video: Path) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(last.to_ndarray(format="rgb24")).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
-
-
-def _interval(rate: Rate) -> str:
-    style = f"--low:{rate.low:.1%};--high:{rate.high:.1%};--rate:{rate.value:.1%}"
-    return f'<div class="interval" style="{style}"><span></span><i></i></div>'
-
-
-def _range(rate: Rate) -> str:
-    return f"95 % interval {100 * rate.low:.0f} to {100 * rate.high:.0f} %"
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.value:.0%}" if rate.trials else "–"
 
 
 def _outcome(episode: EpisodeView) -> str:
