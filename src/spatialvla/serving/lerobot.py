@@ -186,9 +186,10 @@ class LeRobotServer:
         if seen.must_go or client.decided is None:
             return True
         state = seen.message.get(STATE)
-        comparable = state is not None and client.state is not None and state.shape == client.state.shape
-        similar = comparable and bool(np.linalg.norm(state - client.state) < self._similar)
-        return seen.timestep > client.decided and not similar
+        if state is None or client.state is None or state.shape != client.state.shape:
+            return seen.timestep > client.decided
+        moved = float(np.linalg.norm(state - client.state))
+        return seen.timestep > client.decided and moved >= self._similar
 
     def _with_depth(self, message: dict[str, Any]) -> dict[str, Any]:
         """LeRobot's depth cameras give (H, W) or (H, W, 1) whole millimetres, 0 where they see nothing."""
@@ -265,17 +266,17 @@ async def start(server: LeRobotServer, service: Service) -> tuple[Any, int]:
     return listener, port
 
 
-def run(service: Service, mapping: Mapping, *, control_hz: float = 30.0, similar: float = 0.0) -> None:
+def run(service: Service, mapping: str = "lerobot") -> None:
     """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
 
-    Raises InputError for options that do not fit.
+    mapping: by name or path. Raises InputError for options that do not fit.
     """
     if service.security.digests or service.security.tls:
         raise InputError(
             "LeRobot's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
             "elsewhere through a tunnel."
         )
-    server = LeRobotServer(service, mapping, control_hz=control_hz, similar=similar)
+    server = LeRobotServer(service, Mapping.load(mapping))
 
     async def serve_until_told() -> None:
         stop = asyncio.Event()

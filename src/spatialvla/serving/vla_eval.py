@@ -5,7 +5,6 @@ The harness's own server code carries the messages. It knows neither API keys no
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,8 +30,6 @@ except ModuleNotFoundError as missing:
         f"The protocol vla-eval needs {missing.name}; pip install 'spatialvla[vla-eval]'."
     ) from None
 
-log = logging.getLogger(__name__)
-
 _LAST_ANSWERS = 5.0  # seconds for those that were inferred while draining to reach their clients
 
 
@@ -50,16 +47,21 @@ class VlaEvalServer(ModelServer):
     Also within one process: `vla_eval.evaluate(VlaEvalServer(service_for(policy), LIBERO), config, docker=False)`.
     """
 
-    def __init__(self, service: Service, benchmark: HarnessBenchmark, *, own_camera: bool = True) -> None:
-        """benchmark: whose conventions hold. own_camera: use the benchmark's intrinsics, not the checkpoint's.
+    def __init__(
+        self, service: Service, benchmark: HarnessBenchmark, *, own_camera: bool | None = None
+    ) -> None:
+        """benchmark: whose conventions hold. own_camera: use its intrinsics, not the checkpoint's.
 
+        None uses them where the checkpoint knows its dataset's camera. One that does not, as the published ones do not
+        know the Google Robot's, was trained with one camera for all, and its published evaluation went on with that.
         Where the benchmark has a published ensemble and the policy executes whole chunks, its default, the ensemble
         takes their place. Raises InputError where the policy's actions are another robot's.
         """
-        benchmark.check_policy(service.policy.dataset)
+        policy = service.policy
+        benchmark.check_policy(policy.dataset)
         self._service = service
         self._benchmark = benchmark
-        self._own_camera = own_camera
+        self._own_camera = policy.dataset in policy.processor.cameras if own_camera is None else own_camera
         self._episodes: WeakKeyDictionary[SessionContext, _Episode] = WeakKeyDictionary()
         self.unanswered = 0
 
@@ -133,8 +135,8 @@ class VlaEvalServer(ModelServer):
         return service.session(TemporalEnsemble(temperature))
 
 
-def run(service: Service, benchmark: str = "libero", *, own_camera: bool = True) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what was accepted and ends.
+def run(service: Service, benchmark: str = "libero") -> None:
+    """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
 
     benchmark: by name; see `vla_eval_benchmarks`. Raises InputError for options that do not fit.
     """
@@ -143,7 +145,7 @@ def run(service: Service, benchmark: str = "libero", *, own_camera: bool = True)
             "vla-eval's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
             "elsewhere through a tunnel."
         )
-    server = VlaEvalServer(service, benchmark_called(benchmark), own_camera=own_camera)
+    server = VlaEvalServer(service, benchmark_called(benchmark))
     anyio.run(_serve, server, service)
 
 
@@ -151,10 +153,10 @@ async def _serve(server: VlaEvalServer, service: Service) -> None:
     async with anyio.create_task_group() as tasks:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             port = await tasks.start(serve_async, server, service.host, service.port)
-            log.info("Serving vla-eval on ws://%s:%s", service.host, port)
+            print(f"Ready on ws://{service.host}:{port}", flush=True)
             async for _ in signals:
                 break
-            await run_sync(service.engine.drain)
+            await run_sync(service.engine.drain, service.traffic.drain_timeout)
             with anyio.move_on_after(_LAST_ANSWERS):
                 while server.unanswered:
                     await anyio.sleep(0.01)

@@ -56,7 +56,7 @@ class HarnessBenchmark:
         if dataset is None or not dataset.startswith(self.datasets):
             raise InputError(
                 f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are those "
-                f"of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
+                f"of {dataset}; choose another --mapping, or a checkpoint and --dataset that fit."
             )
 
     def check_task(self, task: object) -> None:
@@ -65,10 +65,10 @@ class HarnessBenchmark:
         if said is not None and not str(said).startswith(self.task_prefixes):
             raise InputError(
                 f"This server plays {self.name}, but the episode is one of {said}; start the server with the "
-                "--benchmark that fits."
+                "--mapping that fits."
             )
 
-    def observation(self, message: Mapping[str, Any], *, own_camera: bool = True) -> Observation:
+    def observation(self, message: Mapping[str, Any], *, own_camera: bool) -> Observation:
         """The harness's observation as ours; own_camera: with the benchmark's intrinsics, not the checkpoint's.
 
         Raises InputError where something is missing or the picture is not this benchmark's.
