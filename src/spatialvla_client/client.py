@@ -180,9 +180,12 @@ class Client:
                 reason: Exception = error
             except RequestTimeout:
                 raise
-            except (ClientError, CodecError):
+            except ClientError:
                 self._drop()
                 raise
+            except CodecError as error:
+                self._drop()
+                raise ProtocolError(f"{self._url} sent something else than msgpack: {error}") from None
             except InvalidStatus as error:
                 self._drop()
                 if error.response.status_code in (401, 403):
@@ -236,7 +239,11 @@ class Client:
             message["reset"] = True
         if committed is not None:
             message["committed"] = np.asarray(committed)
-        self._socket.send(pack(message))
+        try:
+            packed = pack(message)
+        except CodecError as error:
+            raise Refused(str(error), "bad_input") from None
+        self._socket.send(packed)
         while True:
             try:
                 reply = unpack(_binary(self._socket.recv(max(0.0, deadline - time.monotonic()))))

@@ -13,10 +13,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-_DTYPES = {
-    name: np.dtype(name)
-    for name in ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
-}
+_WRITTEN = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
+_READ = {name: np.dtype(name) for name in (*_WRITTEN, *(name.replace("<", ">") for name in _WRITTEN[3:]))}
 _MOST_DIMENSIONS = 4
 _MOST_CONTAINERS = 256
 _MOST_ENTRIES = 1024
@@ -84,7 +82,7 @@ def _to_map(value: Any) -> dict[bytes, Any]:
 def _sent_as(dtype: np.dtype) -> np.dtype:
     """The little-endian form of a dtype that may be sent."""
     little = dtype.newbyteorder("<")
-    if little.str not in _DTYPES:
+    if little.str not in _WRITTEN:
         raise TypeError(f"arrays of {dtype} are not sent")
     return little
 
@@ -125,9 +123,9 @@ def _array(content: dict[Any, Any]) -> np.ndarray:
 
 def _dtype(content: dict[Any, Any]) -> np.dtype:
     name = content.get(b"dtype")
-    found = _DTYPES.get(name) if isinstance(name, str) else None
+    found = _READ.get(name) if isinstance(name, str) else None
     if found is None:
-        raise CodecError(f"Arrays in a message are one of {', '.join(_DTYPES)}.")
+        raise CodecError(f"Arrays in a message are one of {', '.join(_WRITTEN)}.")
     return found
 
 

@@ -1,0 +1,239 @@
+"""The asynchronous chunk loop: the next chunk is inferred while the robot executes the last one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from spatialvla_client.schedule import Chunk, Request, Schedule, WhenLate
+
+Infer = Callable[[Any, np.ndarray | None], Chunk]
+"""(observation, committed tokens (P, 3) or None) -> the chunk from the observation's step on."""
+
+QUANTILE = 0.9  # of recent latencies, which the committed steps cover
+RECENT = 50
+
+
+@dataclass(frozen=True)
+class LoopStatistics:
+    """What a loop has seen since it was made.
+
+    latency_p50_s, latency_p95_s: of recent inferences, seconds from the request to the answer; NaN before the first.
+    committed: steps that the next request will commit to, if the plan has so many.
+    late: chunks that came after the steps committed for them. holds: steps for which there was no action left.
+    dropped: answers that were of another episode or wholly past. overruns: steps of `run` that began too late.
+    """
+
+    requests: int
+    latency_p50_s: float
+    latency_p95_s: float
+    committed: int
+    late: int
+    holds: int
+    dropped: int
+    overruns: int
+
+
+@dataclass(frozen=True)
+class _Pending:
+    request: Request
+    answer: Future[tuple[Chunk, float]]
+
+
+class AsynchronousLoop:
+    """Drives a robot at a fixed rate while one thread infers.
+
+    At most one inference is under way. Its observation is of the step in which it was asked for; the steps that will be
+    executed until its answer comes are known then, and go along as tokens that the model takes for given. So the new
+    chunk begins with them, and takes over without a jump. How many they are follows the measured latencies.
+
+        with AsynchronousLoop(client.infer, control_hz=20) as loop:
+            loop.run(camera.observe, robot.execute)
+
+    Not to be called from several threads at once. Errors of an inference are raised by the next `act`; the loop can go
+    on after them.
+    """
+
+    def __init__(
+        self,
+        infer: Infer,
+        control_hz: float,
+        *,
+        most_committed: int = 3,
+        ask_after: int | None = None,
+        commit: bool = True,
+        when_late: WhenLate = "hold",
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        executor: Executor | None = None,
+    ) -> None:
+        """most_committed: cap of the steps committed to; keep it below the length of a chunk.
+
+        ask_after: steps between two requests at least; None asks as late as the latency allows, so that of each chunk
+        as much as possible is executed. commit: False asks for chunks that know nothing of the steps under way.
+        clock, sleep: of seconds, for tests and simulated time. executor: what runs inferences, one thread unless given;
+        whoever gives it shuts it down.
+        Raises ValueError for numbers that cannot be used.
+        """
+        if not control_hz > 0:
+            raise ValueError(f"control_hz must be positive, not {control_hz}.")
+        if most_committed < 1:
+            raise ValueError(f"most_committed must be at least 1, not {most_committed}.")
+        if ask_after is not None and ask_after < 1:
+            raise ValueError(f"ask_after must be at least 1, not {ask_after}.")
+        self._infer, self._period = infer, 1 / control_hz
+        self._most_committed, self._ask_after, self._commit = most_committed, ask_after, commit
+        self._when_late, self._clock, self._sleep = when_late, clock, sleep
+        self._owned = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self._executor: Executor = executor or self._owned  # type: ignore[assignment]
+        self._latencies: deque[float] = deque(maxlen=RECENT)
+        self._first_latency = np.nan
+        self._pending: _Pending | None = None
+        self._asked_at: int | None = None
+        self._schedule = Schedule(when_late)
+        self._past = [0, 0, 0]  # late, holds and dropped of the episodes before
+        self._requests = self._overruns = 0
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the inference under way, whose answer nobody wants, and ends the thread."""
+        self._closed = True
+        self._forget_pending()
+        if self._owned is not None:
+            self._owned.shutdown(wait=True, cancel_futures=True)
+
+    def reset(self) -> None:
+        """Starts a new episode: no action of the old one will be executed, nor an answer to it."""
+        self._forget_pending()
+        old = self._schedule
+        self._past = [a + b for a, b in zip(self._past, (old.late, old.holds, old.dropped), strict=True)]
+        self._schedule, self._asked_at = Schedule(self._when_late), None
+
+    def act(self, observe: Callable[[], Any]) -> np.ndarray:
+        """The action (7,) to execute now; call it once every control step.
+
+        observe: called only where an inference begins. The first call of an episode waits for its chunk: the robot
+        has not begun to move. Raises what the inference raised.
+        """
+        if self._closed:
+            raise RuntimeError("This loop is closed; make a new one.")
+        self._collect(wait=False)
+        if self._pending is None and self._is_due():
+            self._ask(observe())
+        while not self._schedule.started:
+            self._collect(wait=True)
+            if not self._schedule.started:
+                self._ask(observe())
+        return self._schedule.advance()
+
+    def run(
+        self,
+        observe: Callable[[], Any],
+        execute: Callable[[np.ndarray], bool | None],
+        steps: int | None = None,
+    ) -> int:
+        """Acts at the control rate until `execute` returns True, or for so many steps; returns the steps done.
+
+        A step that begins later than it should is counted, and the rhythm goes on from there.
+        """
+        done = 0
+        due = None
+        while steps is None or done < steps:
+            action = self.act(observe)
+            now = self._clock()
+            # The first chunk takes its time; the rhythm begins with the first action.
+            due = now if due is None else due
+            finished = execute(action)
+            done += 1
+            if finished:
+                break
+            due += self._period
+            now = self._clock()
+            if now > due:
+                self._overruns += 1
+                due = now
+            else:
+                self._sleep(due - now)
+        return done
+
+    @property
+    def committed_steps(self) -> int:
+        """The steps that a high quantile of recent latencies takes, rounded up and capped."""
+        latency = float(np.quantile(self._recent, QUANTILE, method="higher"))
+        if math.isnan(latency):
+            return 1
+        # An action is under way as soon as it is asked for the next chunk, so one step at least.
+        return min(max(1, math.ceil(latency / self._period - 1e-6)), self._most_committed)
+
+    @property
+    def statistics(self) -> LoopStatistics:
+        schedule, (late, holds, dropped) = self._schedule, self._past
+        p50, p95 = np.quantile(self._recent, [0.5, 0.95])
+        return LoopStatistics(
+            requests=self._requests,
+            latency_p50_s=float(p50),
+            latency_p95_s=float(p95),
+            committed=self.committed_steps,
+            late=late + schedule.late,
+            holds=holds + schedule.holds,
+            dropped=dropped + schedule.dropped,
+            overruns=self._overruns,
+        )
+
+    @property
+    def _recent(self) -> list[float]:
+        # What an episode begins with warms up, or waits for the last of the episode before, and is no measure.
+        return list(self._latencies) or [self._first_latency]
+
+    def _is_due(self) -> bool:
+        if self._asked_at is None or self._schedule.remaining <= self.committed_steps:
+            return True
+        return self._ask_after is not None and self._schedule.ticks - self._asked_at >= self._ask_after
+
+    def _ask(self, observation: Any) -> None:
+        request = self._schedule.request(self.committed_steps)
+        committed = request.committed if self._commit else None
+        began = self._clock()
+
+        def answer() -> tuple[Chunk, float]:
+            chunk = self._infer(observation, committed)
+            return chunk, self._clock() - began
+
+        self._pending = _Pending(request, self._executor.submit(answer))
+        self._asked_at = self._schedule.ticks
+        self._requests += 1
+
+    def _collect(self, wait: bool) -> None:
+        """Takes the answer if there is one, or waits for it."""
+        pending = self._pending
+        if pending is None or not (wait or pending.answer.done()):
+            return
+        self._pending = None
+        chunk, latency = pending.answer.result()
+        if self._schedule.started:
+            self._latencies.append(latency)
+        else:
+            self._first_latency = latency
+        self._schedule.arrive(pending.request, chunk)
+
+    def _forget_pending(self) -> None:
+        if self._pending is not None:
+            self._pending.answer.cancel()
+            self._pending = None
+            self._past[2] += 1

@@ -1,0 +1,305 @@
+"""Client: an observation in, a chunk of actions out, over a connection that heals itself.
+
+with Client("ws://127.0.0.1:8000") as robot:
+    chunk = robot.act(Observation(image, "put the spoon on the towel"))
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from spatialvla_client.codec import CodecError, pack, unpack
+
+_LARGEST_ANSWER = 16 * 2**20
+_WORTH_RETRYING = ("busy", "draining")
+
+
+class ClientError(Exception):
+    """No actions, and why."""
+
+
+class Unavailable(ClientError, ConnectionError):
+    """The server could not be reached, or was lost, for as long as the request may take."""
+
+
+class RequestTimeout(ClientError, TimeoutError):
+    """The server was there and did not answer in time."""
+
+
+class Refused(ClientError):
+    """The server refused the request. outcome: its word for why: bad_input, busy, unsafe, deadline, error …"""
+
+    def __init__(self, message: str, outcome: str = "error") -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class ProtocolError(ClientError):
+    """The other side does not speak as agreed; its answer is not used."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot sees now.
+
+    image: (H, W, 3) uint8 RGB. instruction: what to do, in plain words. intrinsics: K (3, 3) in pixels of the image.
+    depth: (H, W) metres from a sensor. position: (3,) metres of the gripper in the frame of the workspace limits.
+    """
+
+    image: np.ndarray
+    instruction: str
+    intrinsics: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    position: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Actions for the next steps, first to last.
+
+    actions: (T, 7) Δx Δy Δz Δroll Δpitch Δyaw gripper, in units and with the gripper that `Client.metadata` tells.
+    tokens: (T, 3) the token numbers they came from, −1 for a step that only fills up.
+    timing: milliseconds by stage on the server, and `round_trip_ms`.
+    """
+
+    actions: np.ndarray
+    tokens: np.ndarray
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Seconds between attempts to reach the server: doubling from `first` up to `longest`, a little at random."""
+
+    first: float = 0.1
+    longest: float = 5.0
+
+    def waits(self) -> Iterator[float]:
+        wait = self.first
+        while True:
+            yield wait * (0.5 + random.random() / 2)  # else all robots of a hall come back in the same moment
+            wait = min(self.longest, 2 * wait)
+
+
+class Client:
+    """A connection to `spatialvla serve`. One request at a time; may be shared by threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 10.0,
+        backoff: Backoff = Backoff(),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """url: ws://host:port or wss://host:port. timeout: seconds from `act` to its answer, reconnecting included.
+
+        tls: for wss with a certificate that the system does not know. Connects with the first request.
+        """
+        self._url = url
+        self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
+        self._timeout = timeout
+        self._backoff = backoff
+        self._tls = tls
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._connection = ExitStack()
+        self._socket: ClientConnection | None = None
+        self._metadata: dict[str, Any] = {}
+        self._new_episode = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hangs up; a later request connects again."""
+        with self._lock:
+            self._drop()
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the server says of itself: keys, chunk length, units, gripper. Connects if need be."""
+        with self._lock:
+            self._with_retries(lambda deadline: None)
+            return self._metadata
+
+    def reset(self) -> None:
+        """A new episode: said to the server with the next observation."""
+        self._new_episode = True
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """The actions to execute before the next call.
+
+        Raises Refused, Unavailable, RequestTimeout or ProtocolError. A lost connection is made anew and the
+        observation sent again, as long as `timeout` lasts; never is another observation's answer returned.
+        """
+        return self.infer(observation, None)
+
+    def infer(self, observation: Observation, committed: np.ndarray | None) -> ActionChunk:
+        """`act` for `AsynchronousLoop(client.infer, …)`: the chunk begins with the committed (P, 3) tokens."""
+        with self._lock:
+            began = time.perf_counter()
+            new_episode = self._new_episode
+            reply = self._with_retries(
+                lambda deadline: self._ask(observation, committed, new_episode, deadline)
+            )
+            self._new_episode = self._new_episode and not new_episode
+            return _chunk(reply, (time.perf_counter() - began) * 1000)
+
+    # ---------------------------------------------------------------- inside
+
+    def _with_retries(self, attempt: Callable[[float], Any]) -> Any:
+        deadline = time.monotonic() + self._timeout
+        waits = self._backoff.waits()
+        while True:
+            try:
+                self._connect(deadline)
+                return attempt(deadline)
+            except Refused as error:
+                if error.outcome not in _WORTH_RETRYING:
+                    raise
+                reason: Exception = error
+            except RequestTimeout:
+                raise
+            except ClientError:
+                self._drop()
+                raise
+            except CodecError as error:
+                self._drop()
+                raise ProtocolError(f"{self._url} sent something else than msgpack: {error}") from None
+            except InvalidStatus as error:
+                self._drop()
+                if error.response.status_code in (401, 403):
+                    raise Refused("The server asks for another API key.", "unauthorized") from None
+                reason = error
+            except (OSError, InvalidHandshake, ConnectionClosed) as error:
+                self._drop()
+                reason = error
+            except WebSocketException as error:
+                self._drop()
+                raise ProtocolError(f"{self._url} speaks no websocket ({error}).") from None
+            wait = next(waits)
+            if time.monotonic() + wait >= deadline:
+                if isinstance(reason, Refused):
+                    raise reason
+                raise Unavailable(f"{self._url} cannot be reached ({reason}).") from None
+            time.sleep(wait)
+
+    def _connect(self, deadline: float) -> None:
+        if self._socket is not None:
+            return
+        left = max(0.01, deadline - time.monotonic())
+        opened = connect(
+            self._url,
+            additional_headers=self._headers,
+            ssl=self._tls,
+            compression=None,
+            max_size=_LARGEST_ANSWER,
+            open_timeout=left,
+            close_timeout=1,
+            proxy=None,
+        )
+        self._socket = self._connection.enter_context(opened)
+        self._metadata = unpack(_binary(self._socket.recv(left)))
+        if self._metadata.get("server") != "spatialvla" or not isinstance(self._metadata.get("keys"), dict):
+            raise ProtocolError(f"{self._url} is a server of another kind; use its own client.")
+
+    def _drop(self) -> None:
+        self._socket = None
+        self._connection.close()
+
+    def _ask(
+        self, observation: Observation, committed: np.ndarray | None, new_episode: bool, deadline: float
+    ) -> dict[str, Any]:
+        assert self._socket is not None
+        number = next(self._numbers)
+        message = self._message(observation)
+        message["request_id"] = number
+        message["timeout"] = max(0.01, deadline - time.monotonic())
+        if new_episode:
+            message["reset"] = True
+        if committed is not None:
+            message["committed"] = np.asarray(committed)
+        try:
+            packed = pack(message)
+        except CodecError as error:
+            raise Refused(str(error), "bad_input") from None
+        self._socket.send(packed)
+        while True:
+            try:
+                reply = unpack(_binary(self._socket.recv(max(0.0, deadline - time.monotonic()))))
+            except TimeoutError:
+                raise RequestTimeout(f"{self._url} did not answer within {self._timeout:g} s.") from None
+            answered = reply.get("request_id")
+            if type(answered) is int and 0 < answered < number:
+                continue  # of a request that was given up
+            if answered != number or type(answered) is not int:
+                raise ProtocolError(f"Request {number} was answered with number {answered!r}.")
+            if "error" in reply:
+                raise Refused(str(reply["error"]), str(reply.get("outcome", "error")))
+            return reply
+
+    def _message(self, observation: Observation) -> dict[str, Any]:
+        keys = self._metadata["keys"]
+        values = {
+            "image": np.asarray(observation.image),
+            "prompt": observation.instruction,
+            "intrinsics": observation.intrinsics,
+            "depth": observation.depth,
+            "state": getattr(observation, "position", None),
+        }
+        message: dict[str, Any] = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name not in keys:
+                raise Refused(
+                    f"The server's mapping has no place for {name}; start it with another --mapping."
+                )
+            message[keys[name]] = value if name == "prompt" else np.asarray(value)
+        return message
+
+
+def _binary(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        raise Refused(message)
+    return message
+
+
+def _chunk(reply: Mapping[str, Any], round_trip_ms: float) -> ActionChunk:
+    actions, tokens = reply.get("actions"), reply.get("tokens")
+    if (
+        not isinstance(actions, np.ndarray)
+        or not isinstance(tokens, np.ndarray)
+        or actions.ndim != 2
+        or actions.shape[1] != 7
+        or tokens.shape != (len(actions), 3)
+    ):
+        raise ProtocolError("The server's answer holds no actions (T, 7) with tokens (T, 3).")
+    if not np.isfinite(actions).all():
+        raise ProtocolError("The server's actions contain NaN or infinity; none of them is used.")
+    timing = {
+        **reply.get("server_timing", {}),
+        **reply.get("policy_timing", {}),
+        "round_trip_ms": round_trip_ms,
+    }
+    return ActionChunk(actions, tokens, timing)

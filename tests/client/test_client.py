@@ -1,0 +1,317 @@
+"""The light client: it comes back after the server does, and never returns an answer to another question."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from websockets.sync.server import serve
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
+from fake_policy import FakePolicy, expected
+from running import fake_service, picture, serving
+
+from spatialvla import types
+from spatialvla.serving.engine import EngineSettings
+from spatialvla_client import (
+    AsynchronousLoop,
+    Backoff,
+    Client,
+    Observation,
+    ProtocolError,
+    Refused,
+    RequestTimeout,
+    Unavailable,
+)
+from spatialvla_client.codec import pack, unpack
+
+QUICK = Backoff(first=0.02, longest=0.1)
+
+
+def observation(seed: int) -> Observation:
+    return Observation(picture(seed), f"task {seed}")
+
+
+def answer_to(seen: Observation) -> np.ndarray:
+    return expected(types.Observation(seen.image, seen.instruction))
+
+
+@pytest.fixture
+def policy() -> FakePolicy:
+    return FakePolicy()
+
+
+def test_act_gives_the_policys_actions(policy):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        assert robot.metadata["chunk"] == 4
+        chunk = robot.act(observation(5))
+        assert np.array_equal(chunk.actions, answer_to(observation(5)))
+        assert chunk.tokens.shape == (4, 3)
+        assert chunk.timing["round_trip_ms"] >= chunk.timing["infer_ms"]
+
+
+def test_it_takes_the_servers_names_for_things(policy):
+    """The same robot code, whatever keys the server's mapping asks for; also our own Observation."""
+    with serving(fake_service(policy), "libero") as running, Client(running.url) as robot:
+        seen = types.Observation(picture(3), "task 3", intrinsics=np.eye(3))
+        chunk = robot.act(seen)
+        assert np.array_equal(chunk.actions[:, :6], expected(seen)[:, :6])
+        assert robot.metadata["action"]["gripper_open"] == -1
+
+
+def test_a_reset_goes_along_once(policy):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        robot.act(observation(1))
+        robot.act(observation(2))
+        robot.reset()
+        robot.act(observation(3))
+        robot.act(observation(4))
+        assert [executor.resets for executor in policy.executors] == [2], "at the start, and when asked to"
+
+
+def test_committed_steps_reach_the_policy(policy):
+    committed = np.array([[1, 101, 200], [2, 102, 201]])
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        chunk = robot.infer(observation(1), committed)
+        assert len(chunk.actions) == 4
+        assert policy.given[-1]["committed"][0].tolist() == committed.tolist()
+
+
+def test_it_drives_the_asynchronous_loop(policy):
+    policy.seconds = 0.01
+    executed: list[np.ndarray] = []
+    with (
+        serving(fake_service(policy)) as running,
+        Client(running.url) as robot,
+        AsynchronousLoop(robot.infer, control_hz=50) as loop,
+    ):
+        for _ in range(20):
+            executed.append(loop.act(lambda: observation(1)))
+            time.sleep(0.02)
+        assert loop.statistics.requests >= 3
+    assert all(action.shape == (7,) for action in executed)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"), [("nan", "unsafe"), ("crash", "error"), ("refuse", "bad_input")]
+)
+def test_a_refusal_says_why_and_the_connection_goes_on(policy, text, outcome):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        with pytest.raises(Refused) as refused:
+            robot.act(Observation(picture(1), text))
+        assert refused.value.outcome == outcome
+        assert np.array_equal(robot.act(observation(2)).actions, answer_to(observation(2)))
+        assert running.value("connections") == 1
+
+
+def test_what_the_mapping_has_no_place_for_is_not_dropped_silently(policy, tmp_path):
+    mapping = tmp_path / "narrow.yaml"
+    mapping.write_text("image: i\nprompt: p\n")
+    with serving(fake_service(policy), str(mapping)) as running, Client(running.url) as robot:
+        robot.act(observation(1))
+        with pytest.raises(Refused, match="no place for depth"):
+            robot.act(Observation(picture(1), "x", depth=np.ones((16, 16))))
+
+
+def test_what_cannot_be_sent_is_refused_here(policy):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        with pytest.raises(Refused, match="cannot be sent"):
+            robot.act(Observation(np.array([None]), "x"))
+        assert np.array_equal(robot.act(observation(2)).actions, answer_to(observation(2)))
+
+
+def test_a_busy_server_is_asked_again(policy):
+    settings = EngineSettings(max_queue=1, max_batch=1, threads=4)
+    results = []
+    with serving(fake_service(policy, settings=settings)) as running:
+        policy.gate.clear()
+
+        def one(number: int) -> None:
+            with Client(running.url, backoff=QUICK) as robot:
+                results.append((number, robot.act(observation(number)).actions))
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(5)]
+        for thread in threads:
+            thread.start()
+        while not running.value("requests_total", outcome="busy"):
+            time.sleep(0.01)
+        policy.gate.set()
+        for thread in threads:
+            thread.join(10)
+    assert sorted(number for number, _ in results) == list(range(5))
+    assert all(np.array_equal(actions, answer_to(observation(number))) for number, actions in results)
+
+
+# ------------------------------------------------------- servers that go away
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_it_waits_for_a_server_that_starts_late(policy):
+    port = free_port()
+    results = []
+    with Client(f"ws://127.0.0.1:{port}", backoff=QUICK) as robot:
+        thread = threading.Thread(target=lambda: results.append(robot.act(observation(3))))
+        thread.start()
+        time.sleep(0.2)
+        with serving(fake_service(policy, port=port)):
+            thread.join(10)
+    assert np.array_equal(results[0].actions, answer_to(observation(3)))
+
+
+def test_clients_outlive_restarts_of_the_server(policy):
+    """Each keeps asking while the server comes and goes; none gets another's answer, none loses one."""
+    port, stop, wrong, counts = free_port(), threading.Event(), [], [0] * 4
+
+    def robot_number(number: int) -> None:
+        with Client(f"ws://127.0.0.1:{port}", backoff=QUICK, timeout=20) as robot:
+            while not stop.is_set():
+                seen = observation(1000 * number + counts[number])
+                if not np.array_equal(robot.act(seen).actions, answer_to(seen)):
+                    wrong.append(seen)
+                counts[number] += 1
+
+    threads = [threading.Thread(target=robot_number, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for life in range(3):
+        with serving(fake_service(FakePolicy(seconds=0.002), port=port)):
+            before = list(counts)
+            deadline = time.monotonic() + 20
+            while any(count < past + 5 for count, past in zip(counts, before, strict=True)):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if life == 2:
+                stop.set()
+                for thread in threads:
+                    thread.join(20)
+    assert not wrong
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_no_server_is_an_error_in_time():
+    with Client(f"ws://127.0.0.1:{free_port()}", timeout=0.5, backoff=QUICK) as robot:
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            robot.act(observation(1))
+        assert 0.2 < time.monotonic() - began < 3
+
+
+def test_a_server_too_slow_is_an_error_and_its_late_answer_is_thrown_away(policy):
+    with serving(fake_service(policy)) as running, Client(running.url, timeout=0.3) as robot:
+        robot.act(observation(1))
+        policy.gate.clear()
+        with pytest.raises(RequestTimeout):
+            robot.act(observation(2))
+        policy.gate.set()
+        assert np.array_equal(robot.act(observation(3)).actions, answer_to(observation(3)))
+
+
+# ----------------------------------------------- servers that do not keep to it
+
+METADATA = pack({"server": "spatialvla", "keys": {"image": "image", "prompt": "instruction"}})
+GOOD = {"actions": np.zeros((4, 7)), "tokens": np.zeros((4, 3), int)}
+
+
+@contextmanager
+def bad_server(reply: Callable[[dict], bytes | str], metadata: bytes | str = METADATA) -> Iterator[str]:
+    def handle(websocket) -> None:
+        websocket.send(metadata)
+        for message in websocket:
+            websocket.send(reply(unpack(message)))
+
+    server = serve(handle, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"request_id": 99},
+        {"request_id": None},
+        {"request_id": "1"},
+        {"request_id": True},
+        {"actions": np.full((4, 7), np.nan)},
+        {"actions": np.zeros((4, 6))},
+        {"actions": [[0.0] * 7]},
+        {"tokens": np.zeros((3, 3), int)},
+    ],
+)
+def test_an_answer_that_does_not_fit_is_never_returned(changes):
+    def reply(message: dict) -> bytes:
+        return pack({**GOOD, "request_id": message["request_id"], **changes})
+
+    with bad_server(reply) as url, Client(url) as robot, pytest.raises(ProtocolError):
+        robot.act(observation(1))
+
+
+def test_garbage_is_an_error():
+    with (
+        bad_server(lambda message: b"\xc1") as url,
+        Client(url) as robot,
+        pytest.raises(ProtocolError, match="msgpack"),
+    ):
+        robot.act(observation(1))
+
+
+def test_servers_of_another_kind_are_told_apart():
+    for metadata in (pack({}), pack({"server": "spatialvla"})):
+        with (
+            bad_server(lambda message: b"", metadata) as url,
+            Client(url) as robot,
+            pytest.raises(ProtocolError, match="another kind"),
+        ):
+            robot.act(observation(1))
+
+
+# ----------------------------------------------------------------- the package
+
+FORBIDDEN = ("torch", "transformers", "PIL", "spatialvla", "scipy", "prometheus_client", "yaml")
+
+
+def test_it_needs_numpy_msgpack_and_websockets_alone():
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FORBIDDEN!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import spatialvla_client
+for name in spatialvla_client.__all__:
+    getattr(spatialvla_client, name)
+assert not set(sys.modules) & set({FORBIDDEN!r})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+def test_the_light_distribution_installs_alone(tmp_path):
+    client = Path(__file__).parents[2] / "client"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", client], check=True)
+    found = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+    )
+    names = {line.partition("==")[0].lower() for line in found.stdout.splitlines()}
+    assert names - {"pip", "setuptools"} == {"spatialvla-client", "numpy", "msgpack", "websockets"}
+    subprocess.run(
+        [python, "-c", "from spatialvla_client import Client, AsynchronousLoop"], check=True, cwd=tmp_path
+    )

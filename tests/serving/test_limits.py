@@ -1,0 +1,112 @@
+"""Robot limits: nothing longer, wider or stranger than the robot may be told comes out, whatever goes in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from spatialvla.errors import InputError
+from spatialvla.serving.failures import UnsafeAction
+from spatialvla.serving.limits import Box, Limits
+
+NUMBERS = st.floats(-1e6, 1e6)
+ACTIONS = st.integers(1, 6).flatmap(lambda steps: arrays(np.float64, (steps, 7), elements=NUMBERS))
+ROBOT = Limits(
+    translation=0.05,
+    rotation=0.3,
+    workspace=Box(np.array([-0.2, -0.2, 0.0]), np.array([0.2, 0.2, 0.3])),
+    metres_per_unit=0.1,
+    radians_per_unit=0.5,
+)
+
+
+@given(ACTIONS, arrays(np.float64, 3, elements=st.floats(-1, 1)))
+def test_every_limit_holds(actions, position):
+    limited, _ = ROBOT.apply(actions, position)
+    assert (np.linalg.norm(limited[:, :3], axis=1) * 0.1 <= 0.05 + 1e-9).all()
+    assert (np.linalg.norm(limited[:, 3:6], axis=1) * 0.5 <= 0.3 + 1e-9).all()
+    assert ((limited[:, 6] >= 0) & (limited[:, 6] <= 1)).all()
+    # Inside the box once it has been there, and never further from it than at the start.
+    path = position + np.cumsum(limited[:, :3] * 0.1, axis=0)
+    box = ROBOT.workspace
+    outside = np.maximum(box.low - path, 0) + np.maximum(path - box.high, 0)
+    at_first = np.maximum(box.low - position, 0) + np.maximum(position - box.high, 0)
+    assert (outside <= at_first + 1e-9).all()
+    assert (np.diff(np.vstack([at_first, outside]), axis=0) <= 1e-9).all()
+
+
+@given(ACTIONS)
+def test_no_step_turns_around(actions):
+    limited, changed = ROBOT.apply(actions)
+    for part in (slice(0, 3), slice(3, 6)):
+        before, after = actions[:, part], limited[:, part]
+        cross = np.cross(before, after) / np.maximum(np.linalg.norm(before, axis=1, keepdims=True), 1e-12)
+        assert np.allclose(cross, 0, atol=1e-6)
+        assert ((before * after) >= 0).all()
+    assert "workspace" not in changed
+
+
+def test_actions_within_the_limits_are_not_touched():
+    actions = np.array([[0.1, -0.2, 0.05, 0.1, 0.0, -0.3, 0.7]])
+    limited, changed = ROBOT.apply(actions, np.zeros(3) + 0.1)
+    assert np.array_equal(limited, actions)
+    assert changed == {}
+
+
+def test_steps_that_were_changed_are_counted():
+    actions = np.array([[9, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 9, 2], [0, 0, 0, 0, 0, 0, -1.0]])
+    assert ROBOT.apply(actions)[1] == {"translation": 1, "rotation": 1, "gripper": 2}
+    into_the_table = np.array([[0, 0, -0.4, 0, 0, 0, 0]])
+    assert ROBOT.apply(into_the_table, np.array([0, 0, 0.01]))[1] == {"workspace": 1}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_limits_still_means_finite(bad):
+    actions = np.zeros((4, 7))
+    actions[2, 5] = bad
+    with pytest.raises(UnsafeAction):
+        Limits().apply(actions)
+    with pytest.raises(UnsafeAction):
+        Limits().apply(np.zeros((4, 6)))
+
+
+@pytest.mark.parametrize("name", ["libero", "widowx", "franka"])
+def test_shipped_limits_load(name):
+    limits = Limits.load(name)
+    assert limits.translation > 0
+    assert limits.rotation > 0
+
+
+def test_liberos_limits_touch_nothing_its_controller_would_take():
+    corners = np.array([[x, y, z, r, p, w, 1.0] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
+                        for r in (-1, 1) for p in (-1, 1) for w in (-1, 1)])  # fmt: skip
+    assert Limits.load("libero").apply(corners)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("translation: -1", "positive"),
+        ("translation: .nan", "finite"),
+        ("speed: 1", "unknown entries"),
+        ("translation: fast", "could not convert"),
+        ("gripper: [1, 0]", "smaller first"),
+        ("workspace: {low: [0, 0, 0], high: [0, 1, 1]}", "corner"),
+        ("workspace: {low: [0, 0, 0]}", "high"),
+        ("- 1", "no file of limits"),
+        ("{", "no YAML"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, text, sentence):
+    file = tmp_path / "robot.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        Limits.load(str(file))
+
+
+def test_an_unknown_robot_names_the_known():
+    with pytest.raises(InputError, match="franka, libero, widowx"):
+        Limits.load("fetch")
