@@ -131,6 +131,22 @@ def test_prompts():
         one(prompt=3)
 
 
+def test_inference_prompts_are_padded_to_few_lengths():
+    prompts = ["stop", "put the red block on the plate and then close the microwave door"]
+    tight = processor([PICTURE] * 2, prompts)
+    padded = processor([PICTURE] * 2, prompts, pad_to_multiple_of=16)
+    more = padded.input_ids.shape[1] - tight.input_ids.shape[1]
+    assert 0 < more < 16
+    assert (padded.input_ids.shape[1] - processor.image_token_num) % 16 == 0
+    assert torch.equal(padded.input_ids[:, more:], tight.input_ids)
+    assert torch.equal(padded.attention_mask[:, more:], tight.attention_mask)
+    assert not padded.attention_mask[:, :more].any()
+    again = processor([PICTURE] * 2, prompts, pad_to_multiple_of=padded.input_ids.shape[1] - 16)
+    assert again.input_ids.shape == padded.input_ids.shape
+    with pytest.raises(InputError, match="pad_to_multiple_of must be at least 1"):
+        one(pad_to_multiple_of=0)
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 def test_actions_return_within_their_cell(seed):
     numbers = np.random.default_rng(seed)

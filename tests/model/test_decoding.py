@@ -77,6 +77,8 @@ def test_sampling_is_reproducible_and_varies():
 def test_bad_requests():
     with pytest.raises(InputError, match="max_new_tokens"):
         model.generate(a_batch(1), max_new_tokens=4)
+    with pytest.raises(InputError, match="max_new_tokens must be at least 1"):
+        model.generate(a_batch(1), constrained=False, max_new_tokens=0)
     with pytest.raises(InputError, match="temperature"):
         model.generate(a_batch(1), temperature=float("nan"))
     actions = processor.statistics["tiny_robot/0.1.0"].denormalize(torch.zeros(1, 2, 7).numpy())
@@ -93,6 +95,67 @@ def test_cache_overrun_is_an_error(monkeypatch):
     monkeypatch.setattr(model.passes, "cache", lambda rows, capacity: small)
     with pytest.raises(InputError, match="cache holds 10 tokens"):
         model.generate(a_batch(1))
+
+
+def test_a_cache_serves_one_chunk_after_another(monkeypatch):
+    fresh = model.generate(a_batch(2))
+    length = a_batch(2).input_ids.shape[1]
+    kept = model.passes.cache(2, length + 5)
+    monkeypatch.setattr(model.passes, "cache", lambda rows, capacity: kept)
+    for _ in range(2):
+        assert torch.equal(model.generate(a_batch(2)), fresh)
+    # What a broken request left behind is hidden, but a NaN shows through the mask until it is cleared.
+    for tensor in (*kept.keys, *kept.values):
+        tensor.fill_(torch.nan)
+    kept.clear(length)
+    assert torch.equal(model.generate(a_batch(2)), fresh)
+
+
+@pytest.mark.parametrize("multiple", [5, 16, 64])
+def test_padding_to_few_lengths_changes_no_token(multiple):
+    drafts = model.generate(a_batch(3)).flip(0)
+    lengths = set()
+    for prompts in ([PROMPTS[0]], PROMPTS[:2], PROMPTS):
+        images = [IMAGES[row % len(IMAGES)] for row in range(len(prompts))]
+        tight, padded = processor(images, prompts), processor(images, prompts, pad_to_multiple_of=multiple)
+        lengths.add(padded.input_ids.shape[1])
+        tokens = model.generate(tight)
+        assert torch.equal(model.generate(padded), tokens)
+        assert torch.equal(model.decode(padded, drafts=drafts[: len(prompts)]).tokens, tokens)
+    assert all((length - model.config.image_token_num) % multiple == 0 for length in lengths)
+
+
+def test_speculation_in_float32_with_the_vision_tower():
+    batch, plain = a_batch(3), model.generate(a_batch(3))
+    found = model.decode(batch, drafts=plain)
+    assert (found.passes, found.accepted.tolist()) == (1, [6, 6, 6])
+    for drafts in (plain.roll(1, dims=0), torch.full_like(plain, -1), plain.masked_fill(plain % 2 == 0, -1)):
+        found = model.decode(batch, drafts=drafts)
+        assert torch.equal(found.tokens, plain)
+        assert found.passes <= 6
+
+
+def test_sampling_goes_on_from_committed_tokens():
+    committed = model.generate(a_batch(2)).index_fill(1, torch.arange(3, 6), -1)
+    generator = torch.Generator().manual_seed(0)
+    options = {"committed": committed, "temperature": 5.0, "generator": generator}
+    samples = [model.decode(a_batch(2), **options) for _ in range(4)]
+    assert all(torch.equal(sample.tokens[:, :3], committed[:, :3]) for sample in samples)
+    assert all(sample.passes == 3 for sample in samples)
+    assert len({tuple(sample.tokens.flatten().tolist()) for sample in samples}) > 1
+    for sample in samples:
+        assert_speaks_actions(sample.tokens)
+
+
+def test_too_little_memory_is_one_sentence(monkeypatch):
+    def full(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(model, "embed", full)
+    with pytest.raises(InputError, match="cpu has too little free memory for a batch of 3; pass fewer rows"):
+        model.generate(a_batch(3))
+    with pytest.raises(InputError, match="batch of 1"):
+        model.generate(a_batch(1), constrained=False)
 
 
 def test_wrong_number_of_image_tokens():

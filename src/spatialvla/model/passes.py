@@ -60,7 +60,7 @@ class Passes:
         self.model = model
 
     def cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for one chunk of a batch."""
+        """A cache for one chunk of a batch. Whoever keeps one for the next has to `clear` it behind the prompt."""
         return KVCache.allocate(self.model.config.text, batch, capacity, self.model.device, self.model.dtype)
 
     def first_tokens(
