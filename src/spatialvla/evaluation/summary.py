@@ -76,7 +76,7 @@ def _own_row(group: Sequence[Results], columns: Sequence[Column]) -> MethodRow:
     tallies = [_tally(by_suite.get(column.suite), column) for column in columns]
     cells = [_rate(tally) if tally and tally.trials else None for tally in tallies]
     wins = [tally for tally, column in zip(tallies, columns, strict=True) if column.measure == "success"]
-    return MethodRow(group[0].policy, _detail(group[0]), (*cells, _average(wins)))
+    return MethodRow(group[0].policy, _detail(*group), (*cells, _average(wins)))
 
 
 def _tally(results: Results | None, column: Column) -> Tally | None:
@@ -160,8 +160,8 @@ def facts(results: Results) -> dict[str, str]:
     }
 
 
-def _detail(results: Results) -> str:
-    """What tells one use of a policy from another, in small print."""
+def _detail(results: Results, *others: Results) -> str:
+    """What tells one use of a policy from another, in small print; others: evaluations of the same use."""
     parts = [short_hash(results)]
     if results.depth != "estimate":
         parts.append(f"{results.depth}'s depth")
@@ -169,8 +169,9 @@ def _detail(results: Results) -> str:
         parts.append(str(results.settings))
     if results.harness != "spatialvla":
         parts.append(results.harness)
-    if not results.complete:
-        parts.append(f"{len(results.missing)} of {len(results.planned)} episodes missing")
+    if missing := sum(len(each.missing) for each in (results, *others)):
+        planned = sum(len(each.planned) for each in (results, *others))
+        parts.append(f"{missing} of {planned} episodes missing")
     return " · ".join(part for part in parts if part)
 
 
