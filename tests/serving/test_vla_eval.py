@@ -1,0 +1,328 @@
+"""The model server for vla-eval, spoken to by the harness's own client over a socket."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+import vla_eval
+from fake_policy import FakePolicy, expected
+from running import fake_service
+from vla_eval.connection import Connection
+from vla_eval.protocol.messages import MessageType
+from vla_eval.registry import resolve_import_string
+from vla_eval.specs import DimSpec, check_specs
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from spatialvla.errors import InputError
+from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.serving import vla_eval as protocol
+from spatialvla.serving.security import Security
+from spatialvla.serving.vla_eval_benchmarks import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
+from spatialvla.types import Observation
+
+DATASETS = {"libero": "libero_spatial", "simpler_widowx": "bridge_orig/1.0.0"}
+EPISODE = {"task": {"suite": "libero_spatial", "name": "pick", "task_id": 0}}
+each = pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
+
+
+class RobotPolicy(FakePolicy):
+    """A fake with a dataset, a camera and a way of execution."""
+
+    def __init__(self, dataset: str, seconds: float = 0.0, own_camera: bool = True) -> None:
+        super().__init__(seconds)
+        self.dataset = dataset
+        self.execution: Execution = WHOLE_CHUNKS
+        self.processor = SimpleNamespace(cameras={"default": None, dataset if own_camera else "other": None})
+        self.intrinsics: list[Any] = []
+
+    def predict(self, observations: Any, **given: Any) -> Any:
+        self.intrinsics += [observation.intrinsics for observation in observations]
+        return super().predict(observations, **given)
+
+
+def policy_for(benchmark: HarnessBenchmark, **options: Any) -> RobotPolicy:
+    return RobotPolicy(DATASETS.get(benchmark.name, "fractal20220817_data/0.1.0"), **options)
+
+
+@contextmanager
+def served(benchmark: HarnessBenchmark = LIBERO, policy: RobotPolicy | None = None) -> Iterator[Any]:
+    """Yields the server's address and the policy behind it."""
+    policy = policy or policy_for(benchmark)
+    service = fake_service(policy)
+    with vla_eval.serve_background(protocol.VlaEvalServer(service, benchmark)) as handle:
+        yield SimpleNamespace(url=handle.url, policy=policy, service=service)
+    service.engine.drain(5)
+
+
+def message(benchmark: HarnessBenchmark, shade: int = 0, text: str = "pick it up") -> dict[str, Any]:
+    """An observation in the benchmark's format, its picture of one colour."""
+    image = np.full((benchmark.camera.height, benchmark.camera.width, 3), shade, np.uint8)
+    return {"images": {benchmark.image: image}, "task_description": text}
+
+
+def answer(shade: int, text: str = "pick it up") -> np.ndarray:
+    """(4, 7) what the fake policy says of such a picture."""
+    return expected(Observation(np.full((1, 1, 3), shade, np.uint8), text))
+
+
+@each
+def test_the_harness_finds_that_specs_fit(benchmark: HarnessBenchmark) -> None:
+    harness = resolve_import_string(benchmark.harness_class)(**benchmark.parameters)
+
+    async def hello(url: str) -> dict[str, Any]:
+        async with Connection(url) as connection:
+            return connection.server_info
+
+    with served(benchmark) as running:
+        info = anyio.run(hello, running.url)
+    action, seen = (
+        {name: DimSpec.from_dict(spec) for name, spec in info[key].items()}
+        for key in ("action_spec", "observation_spec")
+    )
+    assert check_specs(action, harness.get_action_spec(), seen, harness.get_observation_spec()) == []
+    assert info["observation_params"] == dict(benchmark.parameters)
+
+
+def test_a_chunk_is_executed_before_the_policy_looks_again() -> None:
+    async def episode(url: str) -> list[np.ndarray]:
+        async with Connection(url) as connection:
+            await connection.start_episode(EPISODE)
+            got = [(await connection.act(message(LIBERO, shade)))["actions"] for shade in range(6)]
+            await connection.end_episode({"success": True})
+            await connection.start_episode(EPISODE)
+            return [*got, (await connection.act(message(LIBERO, 77)))["actions"]]
+
+    with served() as running:
+        got = np.stack(anyio.run(episode, running.url))
+        assert len(running.policy.batches) == 3
+    said = np.concatenate([answer(0), answer(4)[:2], answer(77)[:1]])
+    said[:, 6] = 1 - 2 * said[:, 6]
+    assert np.allclose(got, said, atol=1e-6)
+
+
+def test_simpler_env_is_played_with_the_published_ensemble() -> None:
+    async def episode(url: str) -> list[np.ndarray]:
+        async with Connection(url) as connection:
+            await connection.start_episode({"task": {"name": "google_robot_pick_coke_can"}})
+            return [
+                (await connection.act(message(SIMPLER_GOOGLE_ROBOT, n)))["actions"] for n in (0, 100, 200)
+            ]
+
+    with served(SIMPLER_GOOGLE_ROBOT) as running:
+        got = anyio.run(episode, running.url)
+        assert len(running.policy.batches) == 3
+    said = [answer(0)[2, :3], answer(100)[1, :3], answer(200)[0, :3]]
+    assert np.allclose(got[2][:3], np.average(said, axis=0, weights=np.exp([0, 0.8, 1.6])), atol=1e-6)
+
+
+def test_an_execution_that_was_asked_for_takes_the_place_of_the_published_one() -> None:
+    policy = policy_for(SIMPLER_GOOGLE_ROBOT)
+    policy.execution = Execution("receding", 2)
+    with served(SIMPLER_GOOGLE_ROBOT, policy) as running:
+
+        async def two(url: str) -> None:
+            async with Connection(url) as connection:
+                await connection.start_episode({})
+                for _ in range(2):
+                    await connection.act(message(SIMPLER_GOOGLE_ROBOT))
+
+        anyio.run(two, running.url)
+        assert len(policy.batches) == 1
+
+
+@pytest.mark.parametrize("own_camera", [True, False])
+def test_the_benchmarks_camera_is_for_checkpoints_that_know_their_own(own_camera: bool) -> None:
+    async def once(url: str) -> None:
+        async with Connection(url) as connection:
+            await connection.start_episode({})
+            await connection.act(message(SIMPLER_GOOGLE_ROBOT))
+
+    with served(SIMPLER_GOOGLE_ROBOT, policy_for(SIMPLER_GOOGLE_ROBOT, own_camera=own_camera)) as running:
+        anyio.run(once, running.url)
+        (seen,) = running.policy.intrinsics
+    assert (seen is not None) is own_camera
+
+
+def test_shards_share_batches_and_each_gets_its_own_answers() -> None:
+    async def shard(url: str, number: int) -> None:
+        async with Connection(url) as connection:
+            for _ in range(2):
+                await connection.start_episode(EPISODE)
+                for step in range(8):
+                    got = (await connection.act(message(LIBERO, 10 * number + step // 4)))["actions"]
+                    said = answer(10 * number + step // 4)[step % 4]
+                    assert np.allclose(got[:6], said[:6], atol=1e-6)
+
+    async def shards(url: str) -> None:
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(shard, url, number)
+
+    with served(policy=policy_for(LIBERO, seconds=0.02)) as running:
+        anyio.run(shards, running.url)
+        sizes = [len(batch) for batch in running.policy.batches]
+    assert sum(sizes) == 8 * 4
+    assert max(sizes) >= 4
+
+
+def test_a_mismatch_is_told_with_every_observation_and_the_connection_goes_on() -> None:
+    async def play(url: str) -> list[str]:
+        sentences = []
+
+        async def refused(connection: Connection, observation: dict[str, Any]) -> None:
+            with pytest.raises(RuntimeError, match="Server error") as caught:
+                await connection.act(observation)
+            sentences.append(str(caught.value))
+
+        async with Connection(url) as connection:
+            await refused(connection, message(LIBERO))
+            await connection.start_episode({"task": {"task_name": "widowx_stack_cube"}})
+            await refused(connection, message(LIBERO))
+            await refused(connection, message(LIBERO))
+            await connection.start_episode(EPISODE)
+            await refused(connection, message(SIMPLER_GOOGLE_ROBOT))
+            await refused(connection, message(LIBERO, text="crash"))
+            assert len((await connection.act(message(LIBERO)))["actions"]) == 7
+        return sentences
+
+    with served() as running:
+        sentences = anyio.run(play, running.url)
+    assert "No episode has begun" in sentences[0]
+    assert "plays libero, but the episode is one of widowx_stack_cube" in sentences[1] == sentences[2]
+    assert "images.agentview" in sentences[3]
+    assert "Inference failed" in sentences[4]
+    assert "secret" not in sentences[4]
+
+
+def test_a_not_finite_action_never_leaves() -> None:
+    async def play(url: str) -> None:
+        async with Connection(url) as connection:
+            await connection.start_episode(EPISODE)
+            with pytest.raises(RuntimeError, match="NaN or infinity"):
+                await connection.act(message(LIBERO, text="nan"))
+
+    with served() as running:
+        anyio.run(play, running.url)
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xff\x13", b"\x81\xa4type\xa5hello", b""])
+def test_garbage_ends_its_own_connection_only(garbage: bytes) -> None:
+    async def good(url: str) -> None:
+        async with Connection(url) as connection:
+            await connection.start_episode(EPISODE)
+            with connect(url) as bad:
+                bad.send(garbage)
+                with pytest.raises(ConnectionClosed):
+                    bad.recv(timeout=5)
+            assert len((await connection.act(message(LIBERO)))["actions"]) == 7
+
+    with served() as running:
+        anyio.run(good, running.url)
+
+
+def test_a_client_that_leaves_in_the_middle_of_an_episode_is_forgotten() -> None:
+    with served() as running:
+
+        async def leave(url: str) -> None:
+            async with Connection(url) as connection:
+                await connection.start_episode(EPISODE)
+                await connection.send(MessageType.OBSERVATION, message(LIBERO))
+
+        anyio.run(leave, running.url)
+
+        async def come(url: str) -> None:
+            async with Connection(url) as connection:
+                with pytest.raises(RuntimeError, match="No episode has begun"):
+                    await connection.act(message(LIBERO))
+
+        anyio.run(come, running.url)
+
+
+def test_the_harness_reads_and_sets_the_size_of_batches() -> None:
+    with served() as running:
+        server = protocol.VlaEvalServer(running.service, LIBERO)
+        server.max_batch_size = 3
+        assert server.max_batch_size == running.service.engine.settings.max_batch == 3
+
+
+def test_a_policy_of_another_robot_is_refused() -> None:
+    service = fake_service(RobotPolicy("libero_spatial"))
+    with pytest.raises(InputError, match="fractal20220817_data"):
+        protocol.run(service, "simpler_google_robot")
+    service.engine.drain(5)
+
+
+def test_keys_are_refused_as_the_client_has_none() -> None:
+    service = fake_service(policy_for(LIBERO), security=Security(digests=(b"x" * 32,)))
+    with pytest.raises(InputError, match="neither API keys nor TLS"):
+        protocol.run(service)
+    service.engine.drain(5)
+
+
+PROGRAM = """
+from fake_policy import FakePolicy
+from running import fake_service
+from test_vla_eval import LIBERO, policy_for
+from spatialvla.serving import vla_eval
+vla_eval.run(fake_service(policy_for(LIBERO, seconds=1.0)))
+"""
+
+
+def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": here},
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().removeprefix("Ready on ").strip()
+
+    async def play() -> int:
+        async with Connection(url) as connection:
+            await connection.start_episode(EPISODE)
+            await connection.send(MessageType.OBSERVATION, message(LIBERO))
+            await anyio.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            return len((await connection.recv(timeout=10)).payload["actions"])
+
+    try:
+        assert anyio.run(play) == 7
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.sim
+def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
+    from spatialvla import Policy
+    from spatialvla.serving.service import service_for
+
+    service = service_for(Policy.from_pretrained("nano"))
+    config = {
+        "benchmarks": [
+            {
+                "benchmark": LIBERO.harness_class,
+                "max_tasks": 1,
+                "max_steps": 6,
+                "params": {"suite": "libero_spatial", "seed": 7},
+            }
+        ]
+    }
+    server = protocol.VlaEvalServer(service, LIBERO)
+    (result,) = vla_eval.evaluate(server, config, docker=False, output_dir=tmp_path)
+    (episode,) = result["tasks"][0]["episodes"]
+    service.engine.drain()
+    assert "failure_reason" not in episode or episode["failure_reason"] is None
+    assert episode["steps"] == 6
