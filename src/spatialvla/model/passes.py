@@ -56,6 +56,9 @@ class Passes:
     them waits for the device or depends on values, and shapes depend only on those of the arguments.
     """
 
+    prompt_multiple: int = 1
+    """What prompts had best be padded to a multiple of: more than 1 where each length is compiled on its own."""
+
     def __init__(self, model: SpatialVLA) -> None:
         self.model = model
 
