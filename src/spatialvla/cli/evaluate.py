@@ -70,6 +70,7 @@ class Evaluate:
         from rich.console import Console
 
         from spatialvla.evaluation.benchmarks import benchmark_for
+        from spatialvla.evaluation.checks import check_gripper
         from spatialvla.evaluation.moments import MomentKeeper
         from spatialvla.evaluation.plan import Shard
         from spatialvla.evaluation.provenance import hash_checkpoint
@@ -89,6 +90,7 @@ class Evaluate:
         # Threads of one operator wait for each other by spinning: more than there are idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(execution, tolerance=self.tolerance, depth_every=self.depth_every)
+        check_gripper(policy.processor.dataset_statistics(policy.dataset))
         try:
             results = evaluate(
                 policy,
