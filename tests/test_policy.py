@@ -100,6 +100,23 @@ def test_chunks_begin_with_what_is_committed(policy):
     assert np.array_equal(third.tokens, plain[2].tokens), "what it would have said anyway"
 
 
+def test_prompts_are_padded_as_the_model_likes_it(policy, monkeypatch):
+    lengths = []
+    decode = policy.model.decode
+
+    def recorded(batch, **options):
+        lengths.append(batch.input_ids.shape[1] - policy.processor.image_token_num)
+        return decode(batch, **options)
+
+    monkeypatch.setattr(policy.model, "decode", recorded)
+    plain = policy.predict(OBSERVATIONS[:1])
+    monkeypatch.setattr(policy.model.passes, "prompt_multiple", 16)
+    padded = policy.predict(OBSERVATIONS[:1])
+    assert lengths[0] % 16
+    assert lengths[1] == -(-lengths[0] // 16) * 16
+    assert np.array_equal(plain[0].tokens, padded[0].tokens)
+
+
 def test_drafts_change_nothing_but_the_passes(policy, monkeypatch):
     decoded = []
     decode = policy.model.decode

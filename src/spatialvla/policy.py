@@ -156,6 +156,7 @@ class Policy:
             self.dataset,
             intrinsics=[o.intrinsics for o in observations],
             depth=depths or None,
+            pad_to_multiple_of=self.model.passes.prompt_multiple,
         )
         return batch.to(self.model.device)
 
