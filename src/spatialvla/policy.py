@@ -210,7 +210,7 @@ class Policy:
             if numbers.ndim != 2 or len(numbers) > steps:
                 raise InputError(f"A chunk has {steps} steps of 3 tokens, got {numbers.shape}.")
             place[: len(numbers)] = numbers + self.processor.action_token_begin_idx
-        return torch.from_numpy(ids.reshape(count, -1)).to(self.model.device)
+        return torch.from_numpy(ids.reshape(count, -1))
 
     def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:
         """The batch with each episode's depth map, estimated anew where it has served long enough."""

@@ -25,7 +25,7 @@ from spatialvla.model.spatialvla import LossOutput, Output
 from spatialvla.training.distributed import World
 from spatialvla.vision.depth import ZoeDepth
 
-ENTRIES = ("training_loss", "generate", "loss")
+ENTRIES = ("training_loss", "generate", "decode", "loss")
 """Methods that, besides `forward`, a module is entered by."""
 
 # FSDP looks for tensors to hang its backward hooks on in what an entry returns.
