@@ -10,7 +10,8 @@ from __future__ import annotations
 import pickle
 import pickletools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,6 +23,7 @@ from spatialvla.errors import InputError
 _HELPERS = "lerobot.async_inference.helpers"
 _MOST_OPCODES = 20_000  # a message of a robot with a hundred joints has a tenth of it
 _DTYPE_KINDS = "biuf"
+_LARGEST = 2**63
 
 KNOWN = frozenset(
     {
@@ -74,11 +76,18 @@ def read(data: bytes) -> Any:
 
     Raises InputError for anything else.
     """
-    try:
+    with _blaming_the_message():
         return _interpret(data)
+
+
+@contextmanager
+def _blaming_the_message() -> Iterator[None]:
+    """Whatever goes wrong inside is the message's fault, however it manages to be wrong."""
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # the message is at fault, however it manages to be
+    except Exception as error:
         raise InputError(f"The message is no pickle of LeRobot's client ({type(error).__name__}).") from None
 
 
@@ -207,21 +216,28 @@ def attributes(node: Any, name: str) -> dict[str, Any]:
 
 
 def value(node: Any) -> Any:
-    """A number, text or array (a NumPy array of booleans or numbers); anything else comes as None."""
-    if isinstance(node, bool | int | float | str) or node is None:
-        return node
-    if not isinstance(node, Made):
-        return None
-    match node.name:
-        case "_reconstruct":
-            _, shape, dtype, fortran, raw = node.state
-            return _array(raw, dtype, shape, "F" if fortran else "C")
-        case "_frombuffer":
-            raw, dtype, shape, order = node.args
-            return _array(raw, dtype, shape, order)
-        case "scalar":
-            dtype, raw = node.args
-            return _array(raw, dtype, (), "C").item()
+    """A number, text or array (a NumPy array of booleans or numbers); anything else comes as None.
+
+    Raises InputError for arrays that are not what they claim, and numbers beyond 64 bits.
+    """
+    with _blaming_the_message():
+        match node:
+            case bool() | float() | str():
+                return node
+            case int() if -_LARGEST <= node < _LARGEST:
+                return node
+            case int():
+                raise InputError("The message has a number of more than 64 bits.")
+            case Made("_reconstruct", _, (_, shape, dtype, fortran, raw)):
+                return _array(raw, dtype, shape, "F" if fortran else "C")
+            case Made("_frombuffer", (raw, dtype, shape, order)):
+                return _array(raw, dtype, shape, order)
+            case Made("scalar", (dtype, raw)):
+                return _array(raw, dtype, (), "C").item()
+            case Made():
+                raise InputError(
+                    f"The message has a {node.name[:40]} where a number, text or an array belongs."
+                )
     return None
 
 
