@@ -63,5 +63,5 @@ def test_other_rules_are_said_and_other_suites_refused():
 
 
 def test_numbers_say_no_more_than_they_know():
-    assert [p_text(value) for value in (0.5, 0.0123, 0.00001)] == ["0.5", "0.012", "less than 0.0001"]
+    assert [p_text(value) for value in (0.5, 0.0123, 0.00001)] == ["0.5", "0.012", "< 0.0001"]
     assert [points(value) for value in (0.125, -0.02, -0.0001)] == ["+12.5", "−2.0", "0.0"]

@@ -73,6 +73,12 @@ def test_an_average_needs_every_suite():
     assert table.rows[0].cells[-1] is None
 
 
+def test_a_table_without_averages_has_no_column_for_them():
+    (table,) = summarize([some_results("++", "libero_spatial_swap")]).tables
+    assert "Average" not in table.columns
+    assert {len(row.cells) for row in table.rows} == {len(table.columns)}
+
+
 def test_two_runs_of_a_suite_are_two_rows():
     (table,) = summarize([some_results("++"), some_results("+-"), some_results("--", "libero_10")]).tables
     own = [row for row in table.rows if row.source is None]

@@ -112,8 +112,8 @@ def short_hash(results: Results) -> str:
 
 
 def p_text(value: float) -> str:
-    """A probability in words that do not pretend to more digits than matter."""
-    return "less than 0.0001" if value < 1e-4 else f"{value:.2g}"
+    """A probability with no more digits than matter."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def points(difference: float) -> str:

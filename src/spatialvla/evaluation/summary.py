@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from spatialvla.evaluation.comparison import Comparison, p_text, points, short_hash
 from spatialvla.evaluation.published import Column, PublishedTable, Row, Source, published_tables
@@ -48,6 +49,8 @@ def _beside_published(
     rows = [_own_row(group, table.columns) for group in _policies(evaluations, set(table.suites))]
     rows += [_published_row(row, sources.index(row.source) + 1) for row in table.rows]
     titles = (*(column.title for column in table.columns), "Average")
+    if all(row.cells[-1] is None for row in rows):
+        titles, rows = titles[:-1], [replace(row, cells=row.cells[:-1]) for row in rows]
     return MethodTable(table.name, titles, tuple(rows), table.note)
 
 

@@ -155,7 +155,8 @@ def _cell(cell: Rate | Figure | None) -> str:
             spread = f'<span class="detail">± {cell.spread}</span>' if cell.spread is not None else ""
             return f"{cell.percent} %{spread}"
         case Rate():
-            words = f"{100 * cell.low:.0f}–{100 * cell.high:.0f} · {cell.successes}/{cell.trials}"
+            interval = f"{100 * cell.low:.0f} to {100 * cell.high:.0f}"
+            words = f"{interval}<br>{cell.successes} of {cell.trials}"
             bar = f'<div title="{range_words(cell)}">{interval_bar(cell)}</div>'
             return f'<b>{100 * cell.value:.1f} %</b>{bar}<span class="detail">{words}</span>'
 
