@@ -55,8 +55,8 @@ class Comparison:
         low, high = total.interval
         if not total.first + total.second:
             return (
-                f"{first} and {second} succeeded and failed in the same episodes; with {total.trials} of them the rates "
-                f"may still differ by anything from {points(low)} to {points(high)} points."
+                f"{first} and {second} succeeded and failed in the same episodes; with {total.trials} of them the "
+                f"rates may still differ by anything from {points(low)} to {points(high)} points."
             )
         if total.p_value < 0.05:
             better, worse = (second, first) if total.difference > 0 else (first, second)
