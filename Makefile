@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lint slow sim clean
+.PHONY: demo test lerobot lint slow sim clean
 
 demo: $(VENV)/demo-ready
 	MUJOCO_GL=egl $(BIN)/spatialvla demo
@@ -15,6 +15,18 @@ test: $(VENV)/test-ready
 
 slow sim: $(VENV)/test-ready $(VENV)/demo-ready
 	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m $@
+
+# LeRobot's own robot client against our server. It needs Python 3.12 and brings a torch of its own: some gigabytes.
+LEROBOT_PYTHON ?= python3.12
+LEROBOT_VENV ?= .venv-lerobot
+
+lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready
+	LEROBOT_PYTHON=$(abspath $(LEROBOT_VENV))/bin/python $(BIN)/python -m pytest -q -m slow tests/serving/test_lerobot_server_client.py
+
+$(LEROBOT_VENV)/ready:
+	$(LEROBOT_PYTHON) -m venv $(LEROBOT_VENV)
+	$(LEROBOT_VENV)/bin/python -m pip install --quiet 'lerobot[async]==0.6.1'
+	touch $@
 
 lint: $(VENV)/test-ready
 	$(BIN)/ruff check .
