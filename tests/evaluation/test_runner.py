@@ -11,6 +11,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.moments import MomentKeeper
 from spatialvla.evaluation.results import Results
 from spatialvla.evaluation.runner import EvaluationError, evaluate
+from spatialvla.execution import Execution, Executor
 
 
 def play(tmp_path: Path, benchmark: FakeBenchmark | None = None, **options: object) -> Results:
@@ -159,3 +160,32 @@ def test_an_episode_starts_with_an_executor_that_remembers_nothing(tmp_path):
             return super().decide(observations, executors)
 
     play(tmp_path, policy=Watcher(), workers=2, episodes_per_task=4, videos=False)
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        Execution("chunk"),
+        Execution("receding", steps=3),
+        Execution("ensemble"),
+        Execution("async", latency_steps=1),
+        Execution("async", latency_steps=3, commit=False),
+    ],
+    ids=lambda execution: f"{execution.mode}{execution.steps}{execution.latency_steps}",
+)
+def test_every_way_of_executing_chunks_plays_through(tmp_path, execution):
+    """The policy's steps are all the same, so that every way needs as many; results say which way it was."""
+
+    class RealExecutors(FakePolicy):
+        def __init__(self):
+            super().__init__()
+            self.execution = execution
+
+        def new_executor(self):
+            return Executor(self.execution)
+
+    results = play(tmp_path, policy=RealExecutors(), workers=2, videos=False)
+    assert [episode.steps for episode in results.episodes] == [
+        3 + 2 * t + s for t in range(3) for s in range(2)
+    ]
+    assert Results.load(tmp_path / "results.json").settings.execution == execution
