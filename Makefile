@@ -17,14 +17,14 @@ slow sim: $(VENV)/test-ready $(VENV)/demo-ready
 	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m $@
 
 # LeRobot's own robot client against our server. It needs Python 3.12 and brings a torch of its own: some gigabytes.
-LEROBOT_PYTHON ?= python3.12
+PYTHON312 ?= python3.12
 LEROBOT_VENV ?= .venv-lerobot
 
 lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready
 	LEROBOT_PYTHON=$(abspath $(LEROBOT_VENV))/bin/python $(BIN)/python -m pytest -q -m slow tests/serving/test_lerobot_server_client.py
 
 $(LEROBOT_VENV)/ready:
-	$(LEROBOT_PYTHON) -m venv $(LEROBOT_VENV)
+	$(PYTHON312) -m venv $(LEROBOT_VENV)
 	$(LEROBOT_VENV)/bin/python -m pip install --quiet 'lerobot[async]==0.6.1'
 	touch $@
 
