@@ -169,7 +169,7 @@ def test_an_episode_starts_with_an_executor_that_remembers_nothing(tmp_path):
         Execution("receding", steps=3),
         Execution("ensemble"),
         Execution("async", latency_steps=1),
-        Execution("async", latency_steps=3, commit=False),
+        Execution("async", latency_steps=2, commit=False),
     ],
     ids=lambda execution: f"{execution.mode}{execution.steps}{execution.latency_steps}",
 )
