@@ -76,6 +76,7 @@ class Episode:
     """passes, accepted: of each decision by what was known of its draft. seconds: of each decision, by way of decoding.
 
     same: whether all ways of decoding said the same tokens, at every decision.
+    motion: the translation of each step, in the dataset's units. joins: steps at which a new chunk took over.
     """
 
     way: str
@@ -88,6 +89,8 @@ class Episode:
     accepted: dict[str, list[int]]
     seconds: dict[str, list[float]]
     same: bool
+    motion: list[list[float]]
+    joins: list[int]
 
 
 def main(options: Options) -> None:
@@ -130,12 +133,15 @@ def work(options: Options, tasks: Any, deadline: float) -> None:
     import torch
 
     from spatialvla.evaluation.libero import LiberoBenchmark
+    from spatialvla.model.spatialvla import SpatialVLA
     from spatialvla.policy import Policy
+    from spatialvla.processor import Processor
 
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    model, processor = SpatialVLA.from_pretrained(options.policy), Processor.from_pretrained(options.policy)
     policies = {
-        way: Policy.from_pretrained(options.policy, execution=WAYS[way].execution, **WAYS[way].options)
+        way: Policy(model, processor, execution=WAYS[way].execution, **WAYS[way].options)
         for way in options.ways
     }
     benchmark = LiberoBenchmark()
@@ -165,17 +171,23 @@ def play(policy: Any, environment: Any, way: str, task: int, state: int, limit: 
     recorder = Recorder(policy, WAYS[way].probed)
     environment.start(state)
     step, success = 0, False
+    motion: list[list[float]] = []
+    joins: list[int] = []
+    execution = policy.execution
     while step < limit and not success:
         observation = environment.observe(False)
         chunk = recorder.decide(observation, executor)
+        if step:
+            joins.append(step + (execution.latency_steps if execution.mode == "async" else 0))
         for action in executor(chunk)[: limit - step]:
+            motion.append(action[:3].round(4).tolist())
             success = bool(environment.step(action))
             step += 1
             if success:
                 break
     return Episode(
         way, task, state, success, step, recorder.decisions,
-        recorder.passes, recorder.accepted, recorder.seconds, recorder.same,
+        recorder.passes, recorder.accepted, recorder.seconds, recorder.same, motion, joins,
     )  # fmt: skip
 
 
@@ -231,8 +243,9 @@ def report(out: Path) -> None:
     ways = {way: [e for e in played if e.way == way] for way in WAYS}
     speculation = {}
     lines = [
-        "| way | episodes | successes | rate | 95 % interval | same outcome as chunk | steps | decisions |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| way | episodes | successes | rate | 95 % interval | same outcome as chunk | steps | decisions | "
+        "jump at joins | elsewhere |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     passes = [
         "| way | decisions | draft | passes a chunk | accepted of 12 | time, token by token = 1 | same tokens |",
@@ -248,7 +261,9 @@ def report(out: Path) -> None:
         decisions = sum(e.decisions for e in episodes)
         lines.append(
             f"| {way} | {len(episodes)} | {wins} | {wins / len(episodes):.0%} | {low:.0%} – {high:.0%} | "
-            f"{sum(paired)}/{len(paired)} | {sum(e.steps for e in episodes)} | {decisions} |"
+            f"{sum(paired)}/{len(paired)} | {sum(e.steps for e in episodes)} | {decisions} | "
+            + " | ".join(f"{jump:.3f}" for jump in jumps(episodes))
+            + " |"
         )
         speculation[way] = {
             "same": all(e.same for e in episodes),
@@ -268,6 +283,18 @@ def report(out: Path) -> None:
     table = "\n".join([*lines, "", *passes]) + "\n"
     (out / "table.md").write_text(table)
     print(table)
+
+
+def jumps(episodes: list[Episode]) -> tuple[float, float]:
+    """How far the translation changes from one step to the next, where chunks join and elsewhere: mean distances."""
+    at_joins, elsewhere = [], []
+    for e in episodes:
+        changes = np.linalg.norm(np.diff(np.array(e.motion), axis=0), axis=1)
+        is_join = np.isin(np.arange(1, len(e.motion)), e.joins)
+        at_joins.append(changes[is_join])
+        elsewhere.append(changes[~is_join])
+    means = [float(np.mean(np.concatenate(part))) for part in (at_joins, elsewhere) if part]
+    return means[0], means[1]
 
 
 def joined(episodes: list[Episode], what: str, name: str) -> list[Any]:
