@@ -96,6 +96,17 @@ def test_policies_and_tasks_belong_to_one_benchmark(
                 other.check_task(task)
 
 
+@pytest.mark.parametrize("dataset", ["HuggingFaceVLA/LIBERO", "libero_10_no_noops/1.0.0"])
+def test_a_dataset_is_known_by_what_its_key_contains(dataset: str) -> None:
+    LIBERO.check_policy(dataset)
+
+
+@pytest.mark.parametrize("dataset", ["kuka/0.1.0", None])
+def test_actions_of_unknown_units_are_refused(dataset: str | None) -> None:
+    with pytest.raises(InputError, match="units of libero"):
+        LIBERO.check_policy(dataset)
+
+
 def test_an_unknown_benchmark_is_told_the_known_ones() -> None:
     with pytest.raises(InputError, match="choose from libero, simpler_widowx, simpler_google_robot"):
         benchmark_called("calvin")

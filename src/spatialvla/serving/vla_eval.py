@@ -124,7 +124,8 @@ class VlaEvalServer(ModelServer):
             episode.checked = True
         if not episode.commands:
             observation = self._benchmark.observation(obs, own_camera=self._own_camera)
-            decision = await episode.session.act(observation)
+            timeout = self._service.traffic.request_timeout
+            decision = await episode.session.act(observation, timeout=timeout)
             episode.commands.extend(decision.actions)
         return episode.commands.next()
 

@@ -27,7 +27,7 @@ class HarnessBenchmark:
 
     harness_class: its import path in vla-eval. image: key of the picture among the observation's images.
     camera: of that picture, which has the camera's height and width. orientation: how the picture lies.
-    datasets: beginnings of the dataset keys whose actions the benchmark takes, in their units.
+    datasets: what the keys of datasets contain whose actions the benchmark takes, in their units.
     task_prefixes: beginnings of the suites or task names that belong to it.
     rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch, yaw
     into one. gripper: see `vla_eval_execution.Gripper`.
@@ -53,7 +53,7 @@ class HarnessBenchmark:
 
     def check_policy(self, dataset: str | None) -> None:
         """Raises InputError where the policy's actions are another robot's."""
-        if dataset is None or not dataset.startswith(self.datasets):
+        if dataset is None or not any(part in dataset.lower() for part in self.datasets):
             raise InputError(
                 f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are those "
                 f"of {dataset}; choose another --mapping, or a checkpoint and --dataset that fit."
