@@ -1,0 +1,103 @@
+"""`spatialvla serve` as a process of its own, with the shipped model and openpi's client."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from websockets.exceptions import ConnectionClosed
+
+from spatialvla import Observation, Policy
+from spatialvla.cli.main import main
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[subprocess.Popen, int]]:
+    command = [sys.executable, "-m", "spatialvla", "serve", "--policy", "nano", "--mapping", "libero"]
+    command += ["--pad-chunk", "hold", "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        ready = process.stdout.readline()
+        found = re.fullmatch(r"Ready on ws://127\.0\.0\.1:(\d+)\n", ready)
+        assert found, ready + (process.stderr.read() if process.poll() is not None else "")
+        yield process, int(found[1])
+    finally:
+        process.kill()
+        process.wait()
+
+
+def message(image: np.ndarray) -> dict:
+    return {
+        "observation/image": image,
+        "observation/wrist_image": image,
+        "observation/state": np.zeros(8),
+        "prompt": "pick up the black bowl on the stove and place it on the plate",
+    }
+
+
+def test_openpis_client_gets_what_the_policy_says(server):
+    _, port = server
+    client = WebsocketClientPolicy("127.0.0.1", port)
+    result = client.infer(message(IMAGE))
+    (chunk,) = Policy.from_pretrained("nano").predict([Observation(IMAGE, message(IMAGE)["prompt"])])
+    assert result["actions"].shape == (5, 7), "LIBERO's stock client wants five steps"
+    assert np.allclose(result["actions"][:4, :6], chunk.actions[:, :6])
+    assert np.allclose(result["actions"][:4, 6], 1 - 2 * chunk.actions[:, 6])
+
+
+def test_sigterm_answers_what_is_under_way_and_ends(server):
+    process, port = server
+    idle, busy = WebsocketClientPolicy("127.0.0.1", port), WebsocketClientPolicy("127.0.0.1", port)
+    results: list[dict] = []
+    codes: list[int | None] = []
+
+    def ask() -> None:
+        try:
+            while True:
+                results.append(busy.infer(message(IMAGE)))
+        except ConnectionClosed as closed:
+            codes.append(closed.rcvd.code if closed.rcvd else None)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not results:
+        pass
+    process.send_signal(signal.SIGTERM)
+    thread.join(30)
+    assert process.wait(30) == 0
+    assert codes == [1001]
+    assert all(result["actions"].shape == (5, 7) for result in results)
+    assert "Traceback" not in process.stderr.read()
+    with pytest.raises(ConnectionClosed):
+        idle.infer(message(IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--host", "0.0.0.0"], "whoever reaches it moves the robot"),
+        (["--mapping", "aloha"], "no mapping 'aloha'"),
+        (["--limits", "fetch"], "no limits called 'fetch'"),
+        (["--pad-chunk", "hold", "--execution", "ensemble"], "Only whole chunks are padded"),
+        (["--protocol", "vla-eval", "--pad-chunk", "hold"], "for openpi clients"),
+        (["--traffic.rate", "0"], "rate must be positive"),
+        (["--batching.max-batch", "0"], "max_batch must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(options, sentence, capsys, monkeypatch):
+    monkeypatch.delenv("SPATIALVLA_API_KEY", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--policy", "no/such/checkpoint", *options])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
