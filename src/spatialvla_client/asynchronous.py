@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -119,7 +120,10 @@ class AsynchronousLoop:
             self._owned.shutdown(wait=True, cancel_futures=True)
 
     def reset(self) -> None:
-        """Starts a new episode: no action of the old one will be executed, nor an answer to it."""
+        """Starts a new episode: no action of the old one will be executed, nor an answer to it.
+
+        Waits for the inference under way, so that whoever infers can be told of the new episode next.
+        """
         self._forget_pending()
         old = self._schedule
         self._past = [a + b for a, b in zip(self._past, (old.late, old.holds, old.dropped), strict=True)]
@@ -234,6 +238,8 @@ class AsynchronousLoop:
 
     def _forget_pending(self) -> None:
         if self._pending is not None:
-            self._pending.answer.cancel()
+            if not self._pending.answer.cancel():
+                with suppress(Exception):  # an error of an answer that nobody wants any more
+                    self._pending.answer.result()
             self._pending = None
             self._past[2] += 1
