@@ -22,6 +22,7 @@ import tyro
 import vla_eval
 
 from spatialvla import Policy
+from spatialvla.evaluation.harness import read_vla_eval
 from spatialvla.evaluation.statistics import Pairs, wilson_interval
 from spatialvla.serving.service import service_for
 from spatialvla.serving.vla_eval import VlaEvalServer
@@ -115,11 +116,8 @@ def _play(options: Options, suite: str, task: int, name: str, url: str) -> subpr
 def _played(options: Options) -> Iterator[tuple[tuple[int, int], tuple[bool, int]]]:
     for task in options.tasks:
         if _file(options, task).exists():
-            (result,) = json.loads(_file(options, task).read_text())["tasks"]
-            for episode in result["episodes"]:
-                if reason := episode.get("failure_reason"):
-                    raise SystemExit(f"task {task}, episode {episode['episode_id']} broke: {reason}")
-                yield (task, episode["episode_id"]), (episode["metrics"]["success"], episode["steps"])
+            for episode in read_vla_eval(json.loads(_file(options, task).read_text())).episodes:
+                yield (task, episode.start_state), (episode.success, episode.steps)
 
 
 def _compare(
