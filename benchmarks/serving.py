@@ -63,7 +63,9 @@ def run_server(kind: str, policy_name: str, port: int, threads: int, options: di
     import torch
 
     from spatialvla.policy import Policy
+    from spatialvla.training.cpu import tune_cpu
 
+    tune_cpu()
     torch.set_num_threads(threads)
     policy = Policy.from_pretrained(policy_name, speculate=False)
     if kind == "openpi":
@@ -180,26 +182,41 @@ class Row:
     server_cpu_ms: float
 
 
+@dataclass(frozen=True)
+class Round:
+    """A stretch of load on one server. cpu: seconds of the server's."""
+
+    loads: list[Load]
+    seconds: float
+    cpu: float
+
+
 def load(
-    kind: str, url: str, process: psutil.Process, clients: int, seconds: float, expected: np.ndarray, pool
-) -> Row:
-    """Closed-loop clients for some seconds. Latencies of the first tenth, when connections are made, do not count."""
+    url: str, process: psutil.Process, clients: int, seconds: float, expected: np.ndarray, pool
+) -> Round:
+    """Closed-loop clients for some seconds."""
     groups = [
         list(range(clients))[first :: pool._processes] for first in range(min(clients, pool._processes))
     ]
     before, began = cpu(process), time.monotonic()
     jobs = [pool.apply_async(some_clients, (group, url, began + seconds, None, expected)) for group in groups]
     loads = [one for job in jobs for one in job.get()]
-    took = time.monotonic() - began
-    counts = np.array([len(one.latencies) for one in loads])
+    return Round(loads, time.monotonic() - began, cpu(process) - before)
+
+
+def row(kind: str, clients: int, rounds: list[Round], chunk: int) -> Row:
+    """Latencies of a client's first tenth, when connections are made, do not count."""
+    counts = np.sum([[len(one.latencies) for one in each.loads] for each in rounds], axis=0)
+    loads = [one for each in rounds for one in each.loads]
+    seconds = sum(each.seconds for each in rounds)
     late = np.concatenate([one.latencies[len(one.latencies) // 10 :] for one in loads]) * 1000
     p50, p95, p99 = np.percentile(late, [50, 95, 99])
     return Row(
         server=kind,
         clients=clients,
-        seconds=round(took, 2),
+        seconds=round(seconds, 2),
         requests=int(counts.sum()),
-        actions_per_s=round(float(counts.sum() * expected.shape[1] / took), 1),
+        actions_per_s=round(float(counts.sum() * chunk / seconds), 1),
         p50_ms=round(float(p50), 1),
         p95_ms=round(float(p95), 1),
         p99_ms=round(float(p99), 1),
@@ -208,7 +225,7 @@ def load(
         jain=round(float(counts.sum() ** 2 / (len(counts) * (counts**2).sum())), 4),
         swapped=sum(one.swapped for one in loads),
         differing=sum(one.differing for one in loads),
-        server_cpu_ms=round((cpu(process) - before) / counts.sum() * 1000, 1),
+        server_cpu_ms=round(sum(each.cpu for each in rounds) / counts.sum() * 1000, 1),
     )
 
 
@@ -239,16 +256,17 @@ def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[R
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
     with server("openpi", arguments) as openpi, server("engine", arguments) as engine:
         for clients in arguments.clients:
-            for kind, (url, process) in zip(SERVERS, (openpi, engine), strict=True):
-                parts = [
-                    load(kind, url, process, clients, arguments.seconds / arguments.rounds, expected, pool)
-                    for _ in range(arguments.rounds)
-                ]
-                row = parts[0] if len(parts) == 1 else max(parts, key=lambda part: part.actions_per_s)
-                rows.append(row)
+            rounds: dict[str, list[Round]] = {kind: [] for kind in SERVERS}
+            for _ in range(arguments.rounds):
+                for kind, (url, process) in zip(SERVERS, (openpi, engine), strict=True):
+                    part = load(url, process, clients, arguments.seconds / arguments.rounds, expected, pool)
+                    rounds[kind].append(part)
+            for kind in SERVERS:
+                rows.append(found := row(kind, clients, rounds[kind], expected.shape[1]))
                 print(
-                    f"| {clients} | {kind} | {row.actions_per_s:.0f} | {row.p50_ms:.0f} | {row.p95_ms:.0f} | "
-                    f"{row.p99_ms:.0f} | {row.slowest_client} – {row.fastest_client} | {row.server_cpu_ms:.0f} |",
+                    f"| {clients} | {kind} | {found.actions_per_s:.0f} | {found.p50_ms:.0f} | {found.p95_ms:.0f} | "
+                    f"{found.p99_ms:.0f} | {found.slowest_client} – {found.fastest_client} | "
+                    f"{found.server_cpu_ms:.0f} |",
                     flush=True,
                 )
             one, many = rows[-2:]
@@ -258,9 +276,11 @@ def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[R
                 f"{many.server_cpu_ms / one.server_cpu_ms:.2f} |",
                 flush=True,
             )
-    print(f"\nSwapped answers: {sum(row.swapped for row in rows)} of {sum(row.requests for row in rows)}.")
     print(
-        f"Tokens that differ from the observation's own, predicted alone: {sum(row.differing for row in rows)}."
+        f"\nSwapped answers: {sum(each.swapped for each in rows)} of {sum(each.requests for each in rows)}."
+    )
+    print(
+        f"Tokens that differ from the observation's own, predicted alone: {sum(each.differing for each in rows)}."
     )
     return rows
 
@@ -292,8 +312,10 @@ def main() -> None:
     parser.add_argument("--policy", default="nano")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16, 64])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rounds", type=int, default=1, help="of seconds/rounds each; the best counts")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the model, in each server")
+    parser.add_argument("--rounds", type=int, default=4, help="of seconds/rounds each, in turns")
+    parser.add_argument(
+        "--threads", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="of the model, in each server"
+    )
     parser.add_argument("--processes", type=int, default=2, help="that share the clients")
     parser.add_argument("--engine", type=json.loads, default={}, help="EngineSettings as JSON")
     parser.add_argument("--memory", type=int, default=0, help="requests; measures memory instead")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -98,6 +99,9 @@ class Serve:
     insecure_public_bind: bool = False
     """Listen on a public address without keys or TLS: whoever reaches it moves the robot."""
 
+    threads: int | None = None
+    """Threads of the model on a CPU; all cores but one unless given, which is left to the clients' messages."""
+
     metrics_port: int | None = None
     """A port of its own for /healthz and /metrics. openpi has them on its port, too."""
 
@@ -138,6 +142,8 @@ class Serve:
         return mapping, Padding(self.pad_chunk, self.pad_to or mapping.horizon)
 
     def _service(self) -> Service:
+        import torch
+
         from spatialvla.execution import Execution
         from spatialvla.serving.engine import EngineSettings
         from spatialvla.serving.limits import Limits
@@ -145,6 +151,7 @@ class Serve:
         from spatialvla.serving.security import security
         from spatialvla.serving.service import service_for
         from spatialvla.serving.traffic import TrafficLimits
+        from spatialvla.training.cpu import tune_cpu
 
         traffic = vars(self.traffic).copy()
         traffic["max_message"] = int(traffic.pop("max_message_mb") * 2**20)
@@ -161,6 +168,8 @@ class Serve:
         limits = Limits.load(robot) if robot else Limits()
         traffic_limits = TrafficLimits(**traffic)
         settings = EngineSettings(self.batching.max_batch, self.batching.max_queue)
+        tune_cpu()
+        torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) - 1))
         return service_for(
             self.options.load(Execution(self.execution, self.steps)),
             name=Path(self.options.policy).name,
