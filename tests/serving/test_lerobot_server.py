@@ -4,9 +4,9 @@ import asyncio
 import os
 import pickle
 import signal
-import subprocess
-import sys
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -237,11 +237,17 @@ def test_robots_at_the_same_time_get_their_own_answers() -> None:
             assert np.allclose(numbers(actions), said(10 * number + step), atol=1e-7)
             assert actions[0].timestep == 4 * step + 1
 
-    policy = FakePolicy(0.02)
+    policy = FakePolicy()
+    policy.gate.clear()
     with served(policy, wait=5) as connect, ThreadPoolExecutor(8) as threads:
-        for done in [threads.submit(play, connect(), number) for number in range(8)]:
+        playing = [threads.submit(play, connect(), number) for number in range(8)]
+        deadline = time.monotonic() + 10
+        while connect.service.engine.metrics.value("queued_requests") < 7 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        policy.gate.set()
+        for done in playing:
             done.result(30)
-    assert max(map(len, policy.batches)) > 1
+    assert [len(batch) for batch in policy.batches[:2]] == [1, 7]
 
 
 def test_a_robot_that_is_heard_of_in_the_middle_of_an_episode_goes_on() -> None:
@@ -349,6 +355,25 @@ def test_malformed_and_oversized_observations_are_refused(parts: list[Any], sent
         robot.begin()
 
 
+def test_an_observation_that_never_ends_is_given_up() -> None:
+    with served(traffic=TrafficLimits(request_timeout=0.3)) as connect, ThreadPoolExecutor() as threads:
+        robot = connect()
+        go_on = threading.Event()
+
+        def stalling() -> Iterator[bytes]:
+            yield Observation(transfer_state=BEGIN, data=b"x").SerializeToString()
+            go_on.wait(20)
+
+        call = robot.channel.stream_unary("/transport.AsyncInference/SendObservations")
+        waiting = threads.submit(call, stalling(), timeout=20)
+        try:
+            with refused(grpc.StatusCode.INVALID_ARGUMENT, "did not arrive whole within 0.3 s"):
+                waiting.result(10)
+        finally:
+            go_on.set()
+        robot.begin()
+
+
 @pytest.mark.parametrize("name", ["Ready", "SendPolicyInstructions", "GetActions"])
 def test_what_is_no_protobuf_harms_nobody(name: str) -> None:
     with served() as connect:
@@ -400,33 +425,26 @@ def test_a_port_in_use_is_told_in_a_sentence() -> None:
         service.engine.drain(5)
 
 
-PROGRAM = """
-from fake_policy import FakePolicy
-from running import fake_service
-from spatialvla.serving import lerobot
-lerobot.run(fake_service(FakePolicy(1.0)))
-"""
-
-
 def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
-    here = str(Path(__file__).parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": here},
-    )
-    assert process.stdout is not None
-    robot = Robot(int(process.stdout.readline().rpartition(":")[2]))
-    try:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = fake_service(FakePolicy(0.5), port=port)
+
+    def play() -> np.ndarray:
+        robot = Robot(port)
+        grpc.channel_ready_future(robot.channel).result(10)
         robot.begin()
         robot.see(1)
         with ThreadPoolExecutor() as threads:
             waiting = threads.submit(robot.actions)
-            threading.Event().wait(0.3)
-            process.send_signal(signal.SIGTERM)
-            assert np.allclose(numbers(waiting.result(15)), said(1), atol=1e-7)
-        assert process.wait(15) == 0
-    finally:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
+            answer = numbers(waiting.result(10))
         robot.channel.close()
-        process.kill()
+        return answer
+
+    with ThreadPoolExecutor() as threads:
+        playing = threads.submit(play)
+        protocol.run(service)
+        assert np.allclose(playing.result(10), said(1), atol=1e-7)
+    assert not service.engine.ready

@@ -20,7 +20,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from lerobot_stand_in import HELPERS, TimedAction, TimedObservation, lerobot
 
 from spatialvla.errors import InputError
-from spatialvla.serving.lerobot_pickle import actions_pickle, attributes, read, value
+from spatialvla.serving.lerobot_pickle import attributes, read, value
+from spatialvla.serving.lerobot_reply import actions_pickle
 from spatialvla.serving.lerobot_wire import Observation
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "lerobot"

@@ -2,9 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,16 +163,21 @@ def test_shards_share_batches_and_each_gets_its_own_answers() -> None:
                     said = answer(10 * number + step // 4)[step % 4]
                     assert np.allclose(got[:6], said[:6], atol=1e-6)
 
-    async def shards(url: str) -> None:
+    async def shards(running: Any) -> None:
+        running.policy.gate.clear()
         async with anyio.create_task_group() as tasks:
             for number in range(8):
-                tasks.start_soon(shard, url, number)
+                tasks.start_soon(shard, running.url, number)
+            with anyio.fail_after(10):
+                while running.service.engine.metrics.value("queued_requests") < 7:
+                    await anyio.sleep(0.01)
+            running.policy.gate.set()
 
-    with served(policy=policy_for(LIBERO, seconds=0.02)) as running:
-        anyio.run(shards, running.url)
+    with served() as running:
+        anyio.run(shards, running)
         sizes = [len(batch) for batch in running.policy.batches]
     assert sum(sizes) == 8 * 4
-    assert max(sizes) >= 4
+    assert sizes[:2] == [1, 7]
 
 
 def test_a_mismatch_is_told_with_every_observation_and_the_connection_goes_on() -> None:
@@ -269,39 +274,24 @@ def test_keys_are_refused_as_the_client_has_none() -> None:
     service.engine.drain(5)
 
 
-PROGRAM = """
-from fake_policy import FakePolicy
-from running import fake_service
-from test_vla_eval import LIBERO, policy_for
-from spatialvla.serving import vla_eval
-vla_eval.run(fake_service(policy_for(LIBERO, seconds=1.0)))
-"""
-
-
 def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
-    here = str(Path(__file__).parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": here},
-    )
-    assert process.stdout is not None
-    url = process.stdout.readline().removeprefix("Ready on ").strip()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = fake_service(policy_for(LIBERO, seconds=0.5), port=port)
 
     async def play() -> int:
-        async with Connection(url) as connection:
+        async with Connection(f"ws://127.0.0.1:{port}", backoff_base=0.3) as connection:
             await connection.start_episode(EPISODE)
             await connection.send(MessageType.OBSERVATION, message(LIBERO))
-            await anyio.sleep(0.3)
-            process.send_signal(signal.SIGTERM)
+            await anyio.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
             return len((await connection.recv(timeout=10)).payload["actions"])
 
-    try:
-        assert anyio.run(play) == 7
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
+    with ThreadPoolExecutor() as threads:
+        playing = threads.submit(anyio.run, play)
+        protocol.run(service)
+        assert playing.result(10) == 7
+    assert not service.engine.ready
 
 
 @pytest.mark.sim

@@ -19,34 +19,24 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
-from spatialvla.serving.lerobot_pickle import actions_pickle, attributes, read, value
+from spatialvla.serving.lerobot_observation import (
+    STATE,
+    Seen,
+    names_of_numbers,
+    read_observation,
+    with_depth,
+)
+from spatialvla.serving.lerobot_pickle import attributes, read
+from spatialvla.serving.lerobot_reply import actions_pickle
 from spatialvla.serving.lerobot_wire import BEGIN, END, MIDDLE, grpc, handlers
 from spatialvla.serving.mapping import Mapping
 from spatialvla.serving.service import Service
 from spatialvla.serving.session import Session
 from spatialvla.serving.traffic import Throttle
-from spatialvla.vision.images import fill_holes
 
 log = logging.getLogger(__name__)
 
-STATE = "observation.state"
-"""What LeRobot calls all the robot's numbers together; `Mapping.state` may name it."""
-
 _MOST_BYTES_A_PART = 4 * 2**20
-_MILLIMETRES = 1000
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One observation of the client. timestep: of the action it executed last, 0 before the first.
-
-    must_go: the client has nothing left to execute.
-    """
-
-    timestamp: float
-    timestep: int
-    must_go: bool
-    message: dict[str, Any]
 
 
 @dataclass
@@ -106,7 +96,7 @@ class LeRobotServer:
                 f"{self._mapping.name!r} looks through {self._mapping.image!r}; write a mapping with the right name."
             )
         client = self._client(peer)
-        client.numbers, client.actions = _numbers(features.get(STATE)), steps
+        client.numbers, client.actions = names_of_numbers(features.get(STATE)), steps
         log.info(
             "%s asked for %.100s and is served %s.",
             peer,
@@ -118,7 +108,9 @@ class LeRobotServer:
         """Keeps the observation, if it is one to decide on, in place of one that still waits."""
         client = self._client(peer)
         await asyncio.sleep(client.throttle.delay())
-        seen = _seen(await self._joined(parts), client.numbers)
+        data = await self._joined(parts)
+        with self._service.engine.metrics.timed("decode"):
+            seen = read_observation(data, client.numbers)
         if self._is_news(seen, client):
             client.newest = seen
             client.arrived.set()
@@ -136,7 +128,7 @@ class LeRobotServer:
         client.decided, client.state = seen.timestep, seen.message.get(STATE)
         try:
             decision = await client.session.act(
-                self._mapping.observation(self._with_depth(seen.message)),
+                self._mapping.observation(with_depth(seen.message, self._mapping.depth)),
                 position=self._mapping.gripper_position(seen.message),
                 timeout=self._service.traffic.request_timeout,
             )
@@ -167,6 +159,14 @@ class LeRobotServer:
         return self._clients[peer]
 
     async def _joined(self, parts: AsyncIterator[tuple[int, bytes]]) -> bytes:
+        """The observation in one piece. Raises InputError where it is too long, or too long under way."""
+        seconds = self._service.traffic.request_timeout
+        try:
+            return await asyncio.wait_for(self._join(parts), seconds)
+        except TimeoutError:
+            raise InputError(f"The observation did not arrive whole within {seconds:g} s.") from None
+
+    async def _join(self, parts: AsyncIterator[tuple[int, bytes]]) -> bytes:
         joined = bytearray()
         async for place, data in parts:
             if place not in (BEGIN, MIDDLE, END):
@@ -190,36 +190,6 @@ class LeRobotServer:
             return seen.timestep > client.decided
         moved = float(np.linalg.norm(state - client.state))
         return seen.timestep > client.decided and moved >= self._similar
-
-    def _with_depth(self, message: dict[str, Any]) -> dict[str, Any]:
-        """LeRobot's depth cameras give (H, W) or (H, W, 1) whole millimetres, 0 where they see nothing."""
-        depth = message.get(self._mapping.depth or "")
-        if not isinstance(depth, np.ndarray) or depth.dtype.kind != "u" or not depth.size:
-            return message
-        metres = fill_holes(depth.reshape(depth.shape[:2]) / _MILLIMETRES)
-        return {**message, str(self._mapping.depth): metres}
-
-
-def _numbers(feature: Any) -> tuple[str, ...]:
-    """Names of the robot's numbers, in the order they have in its state."""
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
-
-
-def _seen(data: bytes, numbers: tuple[str, ...]) -> Seen:
-    """Raises InputError for a message that is no observation."""
-    fields = attributes(read(data), "TimedObservation")
-    content = fields.get("observation")
-    timestamp, timestep = fields.get("timestamp"), fields.get("timestep")
-    if not isinstance(content, dict) or type(timestep) is not int or not 0 <= timestep < 2**31 - 2**16:
-        raise InputError("The TimedObservation lacks its observation or its timestep.")
-    if not isinstance(timestamp, float) or not np.isfinite(timestamp):
-        raise InputError("The TimedObservation has no time.")
-    message = {key: value(node) for key, node in content.items()}
-    state = [message.get(name) for name in numbers]
-    if state and all(isinstance(number, int | float) for number in state):
-        message[STATE] = np.array(state, np.float64)
-    return Seen(timestamp, timestep, fields.get("must_go") is True, message)
 
 
 # ------------------------------------------------------------------- serving

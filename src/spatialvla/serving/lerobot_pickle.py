@@ -1,16 +1,13 @@
 """LeRobot's pickles, read without unpickling: an interpreter of the few opcodes they need, that calls nothing.
 
 Names in a pickle become inert `Made` nodes, and only those in `KNOWN` are let in; what a node means is read off its
-contents afterwards. So a message can neither run code nor change an object of ours. Replies are written opcode by
-opcode, under the names of LeRobot's own classes, and need nothing of ours to be read.
+contents afterwards. So a message can neither run code nor change an object of ours.
 """
 
 from __future__ import annotations
 
-import pickle
 import pickletools
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -20,15 +17,17 @@ import numpy as np
 
 from spatialvla.errors import InputError
 
-_HELPERS = "lerobot.async_inference.helpers"
+HELPERS = "lerobot.async_inference.helpers"
+"""The module of LeRobot's classes."""
+
 _MOST_OPCODES = 20_000  # a message of a robot with a hundred joints has a tenth of it
 _DTYPE_KINDS = "biuf"
 _LARGEST = 2**63
 
 KNOWN = frozenset(
     {
-        (_HELPERS, "RemotePolicyConfig"),
-        (_HELPERS, "TimedObservation"),
+        (HELPERS, "RemotePolicyConfig"),
+        (HELPERS, "TimedObservation"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
         *(
@@ -258,48 +257,3 @@ def _array(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     ):
         raise InputError("The message has an array whose bytes do not fit its shape.")
     return np.frombuffer(raw, kind).reshape(shape, order=order).astype(kind.newbyteorder("="))
-
-
-# ------------------------------------------------------------------- replies
-
-
-def actions_pickle(actions: np.ndarray, timestamps: Sequence[float], timesteps: Sequence[int]) -> bytes:
-    """A list of LeRobot's `TimedAction`, each with its action (7,) as a float32 tensor, as its client unpickles it."""
-    writer = _Writer()
-    for action, timestamp, timestep in zip(actions, timestamps, timesteps, strict=True):
-        writer.timed_action(action, timestamp, timestep)
-    return writer.finished()
-
-
-class _Writer:
-    """Protocol 2, which every Python reads."""
-
-    def __init__(self) -> None:
-        self._parts = [pickle.PROTO, b"\x02", pickle.EMPTY_LIST, pickle.MARK]
-
-    def timed_action(self, action: np.ndarray, timestamp: float, timestep: int) -> None:
-        self._name(_HELPERS, "TimedAction")
-        self._parts += [pickle.EMPTY_TUPLE, pickle.NEWOBJ, pickle.EMPTY_DICT, pickle.MARK]
-        self._text("timestamp")
-        self._number(timestamp)
-        self._text("timestep")
-        self._parts += [pickle.BININT, struct.pack("<i", timestep)]
-        self._text("action")
-        self._name("torch", "tensor")
-        self._parts += [pickle.EMPTY_LIST, pickle.MARK]
-        for number in action:
-            self._number(float(number))
-        self._parts += [pickle.APPENDS, pickle.TUPLE1, pickle.REDUCE, pickle.SETITEMS, pickle.BUILD]
-
-    def finished(self) -> bytes:
-        return b"".join([*self._parts, pickle.APPENDS, pickle.STOP])
-
-    def _name(self, module: str, name: str) -> None:
-        self._parts += [pickle.GLOBAL, f"{module}\n{name}\n".encode()]
-
-    def _text(self, text: str) -> None:
-        raw = text.encode()
-        self._parts += [pickle.BINUNICODE, struct.pack("<I", len(raw)), raw]
-
-    def _number(self, number: float) -> None:
-        self._parts += [pickle.BINFLOAT, struct.pack(">d", number)]
