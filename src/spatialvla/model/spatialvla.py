@@ -285,10 +285,10 @@ class SpatialVLA(nn.Module):
         committed: (B, 3 * chunk) int64 vocabulary ids, -1 where free. The first tokens of a row, which come out as
         they went in; the others are what the model says behind them. Rows may have committed different numbers.
         drafts: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last token of its kind
-        is held, which suits grippers). Right ones save passes, all of them right leaves one; wrong ones cost nothing
-        but width. In float32 the tokens equal those without drafts. In bfloat16 passes of different widths
-        round differently, so that of two tokens whose logits are equal to within rounding either may come out.
-        None: one token a pass.
+        is held, which suits grippers). Right ones save passes, all of them right leaves one; each pass is wider, which
+        costs little where weights are streamed, but something in a batch that keeps the device busy. In float32 the
+        tokens equal those without drafts. In bfloat16 passes of different widths round differently, so that of two
+        tokens whose logits are equal to within rounding either may come out. None: one token a pass.
         tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each dimension,
         given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
         temperature: 0 takes the most likely token, above 0 samples, without drafts.
