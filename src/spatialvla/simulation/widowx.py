@@ -206,5 +206,10 @@ def _mani_skill() -> Any:
             "the folder whose data/ holds SimplerEnv's scenes for ManiSkill 3"
         )
     import mani_skill.envs  # noqa: F401  (registers them)
+    from mani_skill.agents.robots.widowx import WidowX250S
 
+    # Parts of the hand overlap. Where no SRDF beside the URDF lets them, PhysX pushes them apart, and the fingers
+    # never move.
+    if not (Path(ASSET_DIR) / _ROBOT).with_suffix(".srdf").exists():
+        WidowX250S.disable_self_collisions = True
     return gymnasium
