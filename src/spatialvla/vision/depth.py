@@ -7,7 +7,7 @@ travels in `Batch.depth`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -71,7 +71,8 @@ class PerImageHeads(ZoeDepthMultipleMetricDepthEstimationHeads):
         if self.bin_centers_type in ("normed", "hybrid2"):
             bins = (bins - setting["min_depth"]) / (setting["max_depth"] - setting["min_depth"])
         centres, embedding = bins, self.seed_projector(features)
-        for projector, attractor, block in zip(self.projectors, self.attractors[name], blocks, strict=False):
+        attractors = cast(nn.ModuleList, self.attractors[name])
+        for projector, attractor, block in zip(self.projectors, attractors, blocks, strict=False):
             before, embedding = embedding, projector(block)
             bins, centres = attractor(embedding, bins, before, interpolate=True)
         size = tuple(last.shape[-2:])
@@ -89,7 +90,7 @@ class KeptPositionBias(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, *window: Any, **options: Any) -> torch.Tensor:
-        return self.bias
+        return cast(torch.Tensor, self.bias)
 
 
 class ZoeDepth(ZoeDepthForDepthEstimation):
@@ -109,7 +110,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
         return super().train(False)
 
     def keep_position_bias(self) -> None:
-        """Looks the position biases of BEiT up once, for inference: a quarter of the time, for 16 MB a layer in float32.
+        """Looks the position biases of BEiT up once, for inference: faster, for 11 MB a layer in bfloat16.
 
         The tables they come from are gone afterwards, so that the estimator cannot be saved any more.
         """

@@ -51,8 +51,8 @@ class Ego3DPositionEncoding(nn.Module):
 
         Points are centred on 2 m in front of the camera and halved, as published.
         """
-        centre = points.new_tensor([0.0, 0.0, 2.0]).repeat(self.n_points)
-        x = ((points - centre) / 2)[..., None]
+        is_z = torch.arange(points.shape[-1], device=points.device) % 3 == 2
+        x = ((points - 2.0 * is_z) / 2)[..., None]
         angles = x * 2.0 ** torch.arange(self.n_freqs, device=points.device, dtype=points.dtype)
         return torch.cat([x, angles.sin(), angles.cos()], dim=-1).flatten(-2)
 

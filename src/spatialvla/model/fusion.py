@@ -1,0 +1,84 @@
+"""The decoder rearranged for inference: parallel projections in one, and a head that may know actions alone."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spatialvla.errors import InputError
+from spatialvla.model.gemma2 import MLP, Attention, Gemma2ForCausalLM, Layer, at_least_float32
+from spatialvla.model.precision import linear, product
+
+
+class FusedAttention(Attention):
+    """Attention that reads queries, keys and values off one product. Made from an `Attention` by `fuse_layer`."""
+
+    qkv_proj: nn.Module
+
+    def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        B, T, _ = x_BTD.shape
+        heads = self.qkv_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        return q, k, v
+
+
+class FusedMLP(MLP):
+    """GeGLU that reads gate and up off one product. Made from an `MLP` by `fuse_layer`."""
+
+    gate_up_proj: nn.Module
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+        return self.down_proj(F.gelu(gate, approximate="tanh") * up)
+
+
+class InferenceDecoder(Gemma2ForCausalLM):
+    """A decoder whose head starts at the vocabulary entry `first`. Made from a `Gemma2ForCausalLM` by `fuse_head`."""
+
+    first: int
+
+    def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        start, stop, _ = rows.indices(self.first + len(self.lm_head.weight))
+        if start < self.first:
+            raise InputError(
+                "This model was optimised to speak actions only; load it with text_head=True for other tokens."
+            )
+        logits = product(hidden, self.lm_head.weight[start - self.first : stop - self.first])
+        logits = logits.to(at_least_float32(logits.dtype))
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+
+def fuse_head(decoder: Gemma2ForCausalLM, first: int = 0) -> None:
+    """Lets the head of a decoder take the fastest way, and forget the vocabulary entries before `first`, in place."""
+    weight = decoder.lm_head.weight
+    if first:
+        decoder.lm_head.weight = nn.Parameter(weight[first:].detach().clone(), requires_grad=False)
+    decoder.__class__ = InferenceDecoder
+    assert isinstance(decoder, InferenceDecoder)
+    decoder.first = first
+
+
+def fuse_layer(layer: Layer, precision: str | None) -> None:
+    """Replaces the projections of a layer in place; no more than one weight is held twice meanwhile.
+
+    precision: of the weights, see `spatialvla.model.precision.linear`.
+    """
+    attention: nn.Module = layer.self_attn
+    mlp: nn.Module = layer.mlp
+    attention.qkv_proj = _joined(attention, ("q_proj", "k_proj", "v_proj"), precision)
+    attention.o_proj = _joined(attention, ("o_proj",), precision)
+    attention.__class__ = FusedAttention
+    mlp.gate_up_proj = _joined(mlp, ("gate_proj", "up_proj"), precision)
+    mlp.down_proj = _joined(mlp, ("down_proj",), precision)
+    mlp.__class__ = FusedMLP
+
+
+def _joined(module: nn.Module, names: tuple[str, ...], precision: str | None) -> nn.Module:
+    parts = [cast(nn.Linear, module.get_submodule(name)).weight for name in names]
+    weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+    for name in names:
+        delattr(module, name)
+    return linear(weight, precision)

@@ -1,0 +1,174 @@
+"""A loaded model, made fast for inference in place: fused, in fewer bits, compiled, its two vision towers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from spatialvla.errors import InputError
+from spatialvla.model.compiled import CompiledPasses, CudaGraphs, compiled
+from spatialvla.model.fusion import fuse_head, fuse_layer
+from spatialvla.model.gemma2 import Layer
+from spatialvla.model.passes import Columns
+from spatialvla.model.precision import EIGHT_BITS
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.model.weights import MAX_SHARD_SIZE
+from spatialvla.types import Batch
+from spatialvla.vision.depth import PerImageHeads
+from spatialvla.vision.ego3d import patch_points
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a model is prepared for inference.
+
+    weights: "int8" or "fp8" (CUDA only) keep the decoder's weights in 8 bits with a scale a row; None leaves them as
+    they were loaded. The head, the embeddings and the vision towers stay as they are.
+    compile: let torch compile vision and passes, which takes a minute or more at the first use of each batch size and
+    prompt length. None: on a GPU, where also CUDA graphs are recorded, and not on a CPU.
+    text_head: keep the head's rows of text, without which only actions can be generated: 1.2 GB of the 4 B model.
+    """
+
+    weights: Literal["int8", "fp8"] | None = None
+    compile: bool | None = None
+    text_head: bool = True
+
+    def __post_init__(self) -> None:
+        if self.weights not in (None, *EIGHT_BITS):
+            raise InputError(f"Unknown weights {self.weights!r}; choose int8, fp8 or None.")
+
+
+class OptimizedSpatialVLA(SpatialVLA):
+    """A model that `optimize` has prepared. Its weights are no longer in the published layout."""
+
+    optimization: Optimization
+    graphs: CudaGraphs | None
+    side: torch.cuda.Stream
+
+    def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
+        raise InputError(
+            "This model was optimised for inference and cannot be saved; load it again without optimize= to save it."
+        )
+
+    def train(self, mode: bool = True) -> OptimizedSpatialVLA:
+        if mode:
+            raise InputError(
+                "This model was optimised for inference and cannot be trained; load it again without optimize=."
+            )
+        super().train(False)
+        return self
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        graphs = self.graphs
+        if graphs is None:
+            return super().embed(batch)
+        if batch.depth is None and self.config.use_vision_zoe and self._depth_source:
+            # A depth source from elsewhere may do anything; it runs before, outside the graph.
+            batch = Batch(**{**vars(batch), "depth": self.depth(batch)})
+        given = {name: value for name, value in vars(batch).items() if value is not None}
+        embed = super().embed
+        return graphs.run(
+            ("embed", *given),
+            lambda *values: embed(Batch(**dict(zip(given, values, strict=True)))),
+            *given.values(),
+        )
+
+    def image_features(self, batch: Batch) -> torch.Tensor:
+        """As of `SpatialVLA`; on a GPU depth and SigLIP are computed at the same time."""
+        if self.device.type != "cuda" or not self.config.use_vision_zoe:
+            return super().image_features(batch)
+        here, side = torch.cuda.current_stream(), self.side
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            depth = self.depth(batch)
+            points = patch_points(
+                depth, batch.intrinsics, self.config.patch_size, self.config.ego3d_patch_reso
+            )
+            places = self.position_embedding_3d(points)
+        pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
+        features = self.vision_tower(pixel_values=pixels).last_hidden_state
+        here.wait_stream(side)
+        return features + places
+
+
+def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> OptimizedSpatialVLA:
+    """Prepares a model for inference in place and returns it. It can neither be saved nor trained afterwards.
+
+    In float32 the same actions come out; in bfloat16 products round differently than before, and with 8-bit weights
+    actions change a little (docs/performance.md says how much).
+    Raises InputError where the device cannot do what is asked for, and for a model that was optimised before.
+    """
+    if isinstance(model, OptimizedSpatialVLA):
+        raise InputError("This model has been optimised already.")
+    on_gpu = model.device.type == "cuda"
+    if options.weights == "fp8" and not on_gpu:
+        raise InputError("fp8 weights need a GPU; choose int8 on a CPU.")
+    model.eval().requires_grad_(False)
+    for layer in model.language_model.model.layers:
+        fuse_layer(cast(Layer, layer), options.weights)
+    fuse_head(model.language_model, 0 if options.text_head else model.config.action_token_begin_idx)
+    if model.config.use_vision_zoe:
+        model.vision_zoe_model.keep_position_bias()
+    model.__class__ = OptimizedSpatialVLA
+    assert isinstance(model, OptimizedSpatialVLA)
+    model.optimization = options
+    model.graphs = None
+    if on_gpu:
+        model.side = torch.cuda.Stream(model.device)
+    if options.compile or (options.compile is None and on_gpu):
+        _compile(model)
+    return model
+
+
+@torch.no_grad()
+def warm_up(
+    model: SpatialVLA, batch_size: int = 1, text_tokens: int = 16, depth: bool = False, drafts: bool = False
+) -> None:
+    """Runs everything once that batches of this size will need, so that the first of them does not wait for it.
+
+    text_tokens: of the prompts, behind the image; they are padded to the multiple that the passes like. depth: whether
+    the batches bring some. drafts: whether they come with drafts, which takes passes of more widths.
+    """
+    config, chunk = model.config, 3 * model.config.action_chunk_size
+    multiple = model.passes.prompt_multiple
+    text = -(-text_tokens // multiple) * multiple
+    image = torch.full((batch_size, config.image_token_num), config.image_token_index)
+    ids = torch.cat([image, torch.full((batch_size, text), config.bos_token_id)], dim=1)
+    side = config.image_size
+    batch = Batch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        pixel_values=torch.full((batch_size, 3, side, side), 0.5),
+        intrinsics=torch.tensor([[side, 0, side / 2], [0, side, side / 2], [0, 0, 1.0]]).repeat(
+            batch_size, 1, 1
+        ),
+        depth=torch.ones(batch_size, side, side) if depth else None,
+    ).to(model.device)
+    tokens = model.decode(batch).tokens
+    if not drafts:
+        return
+    model.decode(batch, drafts=tokens)
+    columns = Columns.behind(batch.attention_mask, chunk - 1)
+    cache = model.passes.cache(*columns.real_BS.shape)
+    places = torch.arange(columns.prompt, columns.prompt + chunk, device=model.device)
+    for begin in range(0, chunk, 3):
+        model.passes.next_tokens(tokens[:, begin:-1], places[begin:-1], columns, cache, (begin + 1) % 3)
+
+
+def _compile(model: OptimizedSpatialVLA) -> None:
+    model.graphs = CudaGraphs() if model.device.type == "cuda" else None
+    model.passes = CompiledPasses(model, model.graphs)
+    _compile_forward(model.vision_tower, model.device)
+    if model.config.use_vision_zoe:
+        depth = model.vision_zoe_model
+        if isinstance(depth.metric_head, PerImageHeads):
+            depth.metric_head.without_waiting = True
+        depth.__dict__["estimate"] = compiled(depth.estimate, model.device)
+
+
+def _compile_forward(module: nn.Module, device: torch.device) -> None:
+    module.__dict__["forward"] = compiled(module.forward, device)

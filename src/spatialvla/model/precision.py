@@ -1,0 +1,77 @@
+"""Linear layers for inference: weights in 16 bits, or in 8 with a scale for each row, read as fast as memory allows."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spatialvla.model import kernels
+
+EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+
+
+def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(…, K) times (N, K) transposed: (…, N), by whatever is fastest for so many rows."""
+    if _few(x) and x.dtype == weight.dtype == torch.bfloat16 and kernels.available():
+        return kernels.bf16_rows(x, weight)
+    return F.linear(x, weight)
+
+
+class DenseLinear(nn.Module):
+    """A linear layer without bias whose few rows of input, as in a decode step, take the way that suits them.
+
+    weight: (N, K).
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, K) -> (…, N)"""
+        return product(x, self.weight)
+
+
+class QuantizedLinear(nn.Module):
+    """The same with a weight in 8 bits and a float32 scale for each of its rows, symmetric around zero.
+
+    weight: (N, K) int8 or float8_e4m3fn. scale: (N,). Activations stay as they are; many rows of them meet a weight
+    that is widened to their dtype first.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+        """weight: (N, K) as it was trained. dtype: int8 or float8_e4m3fn."""
+        super().__init__()
+        narrow, scale = quantize(weight.detach(), dtype)
+        self.register_buffer("weight", narrow)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, K) -> (…, N)"""
+        if _few(x) and x.dtype == torch.bfloat16 and self.weight.dtype == torch.int8 and kernels.available():
+            return kernels.int8_rows(x, self.weight, self.scale)
+        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+
+
+def quantize(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, K) -> the same in `dtype` (int8 or float8_e4m3fn), and the float32 scales (N,) to multiply it with."""
+    largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1).clamp(min=1e-12) / largest
+    narrow = wide / scale[:, None]
+    return (narrow.round() if dtype == torch.int8 else narrow).to(dtype), scale
+
+
+def linear(weight: torch.Tensor, precision: str | None) -> nn.Module:
+    """A layer for this weight (N, K): in 8 bits where `precision` is "int8" or "fp8", else as it is."""
+    if precision in EIGHT_BITS:
+        return QuantizedLinear(weight, EIGHT_BITS[precision])
+    return DenseLinear(weight)
+
+
+def _few(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.numel() // x.shape[-1] <= kernels.MAX_ROWS
