@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lerobot lint slow sim clean
+.PHONY: demo test lerobot lint slow sim simpler clean
 
 demo: $(VENV)/demo-ready
 	MUJOCO_GL=egl $(BIN)/spatialvla demo
@@ -15,6 +15,10 @@ test: $(VENV)/test-ready
 
 slow sim: $(VENV)/test-ready $(VENV)/demo-ready
 	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m $@
+
+# SimplerEnv's tasks in ManiSkill 3, and Vulkan drivers to draw them. MS_ASSET_DIR has to name the scenes' folder.
+simpler: $(VENV)/test-ready $(VENV)/simpler-ready
+	$(BIN)/python -m pytest -q -m sim tests/evaluation/test_simpler_benchmark.py tests/simulation/test_widowx.py
 
 # LeRobot's own robot client against our server. It needs Python 3.12 and brings a torch of its own: some gigabytes.
 PYTHON312 ?= python3.12
@@ -42,6 +46,20 @@ $(VENV)/demo-ready: $(BIN)/python pyproject.toml constraints.txt
 	@ldconfig -p | grep -q libEGL.so.1 || { echo "Installing Mesa, the software renderer of the simulator"; \
 	  $(SUDO) apt-get update -qq; $(SUDO) apt-get install -y -qq libegl1 libgl1 libgl1-mesa-dri libglib2.0-0; }
 	$(PIP) -e '.[libero,viz]'
+	touch $@
+
+# SAPIEN needs Mesa 23 or newer. Debian 12 has it in its backports, which the mirror in use also has.
+$(VENV)/simpler-ready: $(BIN)/python pyproject.toml constraints.txt
+	@ls /usr/share/vulkan/icd.d/lvp_icd*.json > /dev/null 2>&1 || { \
+	  echo "Installing Mesa's Vulkan drivers, the software renderer of ManiSkill"; \
+	  . /etc/os-release; release=; $(SUDO) apt-get update -qq; \
+	  if [ "$$VERSION_CODENAME" = bookworm ]; then \
+	    mirror=$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | head -n 1); \
+	    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror bookworm-backports main" | \
+	      $(SUDO) tee /etc/apt/sources.list.d/bookworm-backports.list > /dev/null; \
+	    $(SUDO) apt-get update -qq; release="-t bookworm-backports"; \
+	  fi; $(SUDO) apt-get install -y -qq $$release mesa-vulkan-drivers libvulkan1; }
+	$(PIP) -e '.[simpler]'
 	touch $@
 
 $(VENV)/test-ready: $(BIN)/python pyproject.toml constraints.txt

@@ -44,6 +44,22 @@ def test_ensemble_prefers_similar_predictions():
     assert blend(0.5)[0] == pytest.approx(np.tanh(0.5))
 
 
+def test_the_temporal_ensemble_weighs_by_age_as_published():
+    """SimplerEnv's ActionEnsembler(4, -0.8): the i-th oldest of n chunks weighs exp(0.8 i), the gripper included."""
+    executor = Executor(Execution("temporal"))
+    rng = np.random.default_rng(0)
+    history: list[np.ndarray] = []
+    for _ in range(6):
+        actions = rng.normal(size=(4, 7))
+        history = [*history, actions][-4:]
+        oldest_first = np.stack([past[len(history) - 1 - i] for i, past in enumerate(history)])
+        weights = np.exp(0.8 * np.arange(len(history)))
+        expected = (weights[:, None] * oldest_first).sum(axis=0) / weights.sum()
+        np.testing.assert_allclose(executor(ActionChunk(actions, np.zeros((4, 3), int)))[0], expected)
+    executor.reset()
+    assert np.allclose(executor(chunk(7.0))[0], 7.0)
+
+
 def test_ensemble_forgets_chunks_that_say_nothing_of_the_present():
     executor = Executor(Execution("ensemble", alpha=0.0))
     for _ in range(10):

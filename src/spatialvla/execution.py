@@ -14,7 +14,7 @@ from spatialvla_client.schedule import Request, Schedule
 if TYPE_CHECKING:
     import torch
 
-Mode = Literal["chunk", "receding", "ensemble", "async"]
+Mode = Literal["chunk", "receding", "ensemble", "temporal", "async"]
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,26 @@ class Execution:
     """How a chunk becomes motion.
 
     mode: "chunk" executes all of it (open loop), "receding" its first `steps` actions before looking again,
-    "ensemble" one action, averaged over what this and earlier chunks say of the present step. "async" is what a robot
-    sees whose next chunk is inferred during the last one, in simulated time: each takes over `latency_steps` after its
-    observation (`spatialvla_client.asynchronous` is the same in real time).
+    "ensemble" one action, averaged over what this and earlier chunks say of the present step, "temporal" the same
+    with weights by age, as SpatialVLA was published with in SimplerEnv. "async" is what a robot sees whose next chunk
+    is inferred during the last one, in simulated time: each takes over `latency_steps` after its observation
+    (`spatialvla_client.asynchronous` is the same in real time).
     alpha: how sharply the ensemble prefers predictions similar to the newest one (0: a plain mean).
+    temperature: of the weights by age; below 0 newer predictions count more.
     commit: whether an asynchronous chunk is told the steps under way, so that it begins with them.
     """
 
     mode: Mode = "chunk"
     steps: int = 1
     alpha: float = 0.1
+    temperature: float = -0.8
     latency_steps: int = 1
     commit: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise InputError(
-                f"Unknown execution mode {self.mode!r}; choose chunk, receding, ensemble or async."
+                f"Unknown execution mode {self.mode!r}; choose chunk, receding, ensemble, temporal or async."
             )
         if self.steps < 1:
             raise InputError(f"steps must be at least 1, got {self.steps}.")
@@ -82,6 +85,8 @@ class Executor:
                 actions = chunk.actions[: self.execution.steps]
             case "ensemble":
                 actions = self._ensemble(chunk.actions)[None]
+            case "temporal":
+                actions = self._temporal_ensemble(chunk.actions)[None]
             case "async":
                 return self._asynchronous(chunk)
         self.remember(chunk, len(actions))
@@ -107,11 +112,24 @@ class Executor:
         steps = np.arange(len(self._tokens)) + shift
         return self._tokens[np.minimum(steps, len(self._tokens) - 1)]
 
-    def _ensemble(self, actions: np.ndarray) -> np.ndarray:
-        """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
+    def _present(self, actions: np.ndarray) -> np.ndarray:
+        """(N, 7) what this and earlier chunks say of the present step, newest first."""
         self._history = [*self._history, actions][-len(actions) :]
         # The chunk made k steps ago says of the present what stands at its index k.
-        present = np.stack([past[age] for age, past in enumerate(reversed(self._history))])
+        return np.stack([past[age] for age, past in enumerate(reversed(self._history))])
+
+    def _temporal_ensemble(self, actions: np.ndarray) -> np.ndarray:
+        """SimplerEnv's ensemble (utils/action/action_ensemble.py): the i-th oldest chunk weighs exp(-temperature * i).
+
+        The gripper is averaged along, and so opens or closes once most of the weight is for it.
+        """
+        present = self._present(actions)
+        weights = np.exp(-self.execution.temperature * np.arange(len(present))[::-1])
+        return weights @ present / weights.sum()
+
+    def _ensemble(self, actions: np.ndarray) -> np.ndarray:
+        """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
+        present = self._present(actions)
         newest = present[0]
         norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
         similarity = present @ newest / np.maximum(norms, 1e-7)

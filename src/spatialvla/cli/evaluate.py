@@ -30,9 +30,9 @@ class Evaluate:
     depth: Literal["estimate", "simulator"] = "estimate"
     """Let the model estimate depth, or give it the simulator's."""
 
-    execution: Literal["chunk", "receding", "ensemble", "async"] = "chunk"
-    """All of a chunk, its first --steps actions, one action averaged over recent chunks, or all of a chunk while the
-    next one is inferred, which comes --latency-steps late."""
+    execution: Literal["chunk", "receding", "ensemble", "temporal", "async"] = "chunk"
+    """All of a chunk, its first --steps actions, one action averaged over recent chunks (temporal: newer ones weigh
+    more, as published for SimplerEnv), or all of a chunk that comes --latency-steps late, during the last one."""
 
     steps: int = 1
     """Actions to execute of each chunk with --execution receding."""

@@ -30,8 +30,7 @@ class SimplerBenchmark:
             image_size=640,
             image="640 x 480 RGB, upright; intrinsics are those ManiSkill gives for it",
             rendering="robot and objects rendered in software, the photograph laid over everything else",
-            action="metres and roll-pitch-yaw of Rz(yaw) Ry(pitch) Rx(roll) in the base frame, relative to the "
-            "controller's last target; sent as the XYZ angles of the same rotation",
+            action="metres in the base frame and radians, relative to the controller's last target",
             gripper="policy: 1 = open, 0 = closed; sent to the controller as +1 above 0.5, else -1",
             control_hz=CONTROL_HZ,
             settle_steps=0,
@@ -40,6 +39,10 @@ class SimplerBenchmark:
             success="ManiSkill's goal predicate after the last step; episodes always last to the time limit",
             ends_on_success=False,
             partial="the object to move was grasped at any time (is_src_obj_grasped)",
+            rotation="roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll) about the base's axes, applied to the "
+            "controller's last target; sent as the angles of Rx Ry Rz of the same rotation",
+            crop="none: all of the rendered image is resized to the model's",
+            seeds="nothing is random",
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> SimplerTask:

@@ -6,9 +6,8 @@ from collections import deque
 
 import numpy as np
 
-from spatialvla.execution import WHOLE_CHUNKS, Executor
+from spatialvla.execution import Execution, Executor
 from spatialvla.serving.vla_eval_benchmarks import HarnessBenchmark
-from spatialvla.types import ActionChunk
 
 STICKY_STEPS = 15
 """How long vla-eval's SimplerEnv holds a gripper command; the published evaluation held it for 10 steps."""
@@ -24,22 +23,7 @@ class TemporalEnsemble(Executor):
     """
 
     def __init__(self, temperature: float) -> None:
-        super().__init__(WHOLE_CHUNKS)
-        self.temperature = temperature
-
-    def reset(self) -> None:
-        """Starts a new episode."""
-        super().reset()
-        self._history = []
-
-    def __call__(self, chunk: ActionChunk) -> np.ndarray:
-        """(1, 7): the action to execute before the next inference."""
-        self._history = [*self._history, chunk.actions][-len(chunk.actions) :]
-        ages = range(len(self._history) - 1, -1, -1)
-        present = np.stack([past[age] for past, age in zip(self._history, ages, strict=True)])
-        weights = np.exp(-self.temperature * np.arange(len(present)))
-        self.remember(chunk, 1)
-        return (weights @ present / weights.sum())[None]
+        super().__init__(Execution("temporal", temperature=temperature))
 
 
 class Gripper:
