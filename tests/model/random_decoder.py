@@ -134,7 +134,7 @@ def made(model: TextOnly, lengths: list[int], padding: int, seed: int) -> Case:
 
 
 def example() -> Case:
-    return made(decoder(2, 2, 1, 8, 5.0, 4), [3, 7], 1, seed=7)
+    return made(decoder(1, 2, 1, 8, 5.0, 2), [3, 7], 1, seed=7)
 
 
 @st.composite
