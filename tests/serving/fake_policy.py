@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.execution import Execution
 from spatialvla.types import ActionChunk, Observation
 
 CHUNK = 4
@@ -27,7 +28,7 @@ class FakePolicy:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
-        self.speculate, self.temperature = True, 0.0
+        self.speculate, self.temperature, self.execution = True, 0.0, Execution()
         self.batches: list[list[str]] = []
         self.given: list[dict[str, Any]] = []
         self.gate = threading.Event()

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from spatialvla.serving.engine import EngineSettings
+from spatialvla.serving.http import pages
 from spatialvla.serving.limits import Limits
 from spatialvla.serving.padding import Padding
 from spatialvla.serving.traffic import TrafficLimits
@@ -412,12 +413,27 @@ def test_stopping_answers_what_is_under_way(policy):
         client_of(running)
 
 
+def test_a_model_that_hangs_does_not_keep_the_server_from_stopping(policy):
+    traffic = TrafficLimits(drain_timeout=0.3)
+    with serving(fake_service(policy, traffic=traffic)) as running:
+        policy.gate.clear()
+        websocket = raw(running)
+        websocket.send(pack(plain(1)))
+        while not running.value("stage_seconds_count", stage="prepare"):
+            time.sleep(0.01)
+        threading.Timer(3, policy.gate.set).start()
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    with pytest.raises(ConnectionClosed):
+        websocket.recv(5)
+
+
 # --------------------------------------------------------------------- pages
 
 
-def get(running: Running, path: str) -> tuple[int, str]:
+def get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{running.port}{path}", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -426,9 +442,9 @@ def get(running: Running, path: str) -> tuple[int, str]:
 def test_health_and_metrics_on_the_same_port(server):
     from prometheus_client.parser import text_string_to_metric_families
 
-    assert get(server, "/healthz") == (200, "OK\n")
+    assert get(server.port, "/healthz") == (200, "OK\n")
     client_of(server).infer(plain(1))
-    status, text = get(server, "/metrics")
+    status, text = get(server.port, "/metrics")
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert status == 200
     stages = {
@@ -437,4 +453,13 @@ def test_health_and_metrics_on_the_same_port(server):
     assert stages == {"decode", "prepare", "queue", "infer", "post"}
     assert families["spatialvla_ready"].samples[0].value == 1
     server.service.engine.stop_accepting()
-    assert get(server, "/healthz")[0] == 503
+    assert get(server.port, "/healthz")[0] == 503
+
+
+def test_the_pages_on_a_port_of_their_own(server):
+    with pages(server.service, 0) as port:
+        assert get(port, "/healthz") == (200, "OK\n")
+        assert "spatialvla_ready 1.0" in get(port, "/metrics")[1]
+        assert get(port, "/etc/passwd")[0] == 404
+    with pytest.raises(OSError, match="refused"):
+        get(port, "/healthz")

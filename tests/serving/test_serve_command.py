@@ -90,6 +90,7 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
         (["--mapping", "aloha"], "no mapping 'aloha'"),
         (["--limits", "fetch"], "no limits called 'fetch'"),
         (["--pad-chunk", "hold", "--execution", "ensemble"], "Only whole chunks are padded"),
+        (["--pad-chunk", "hold"], "say --pad-to"),
         (["--protocol", "vla-eval", "--pad-chunk", "hold"], "for openpi clients"),
         (["--traffic.rate", "0"], "rate must be positive"),
         (["--batching.max-batch", "0"], "max_batch must be at least 1"),

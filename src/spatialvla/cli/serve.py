@@ -139,6 +139,8 @@ class Serve:
             return (mapping,)
         if self.execution != "chunk":
             raise InputError("Only whole chunks are padded; leave out --execution or --pad-chunk.")
+        if not (self.pad_to or mapping.horizon):
+            raise InputError(f"The mapping {mapping.name!r} insists on no length; say --pad-to STEPS.")
         return mapping, Padding(self.pad_chunk, self.pad_to or mapping.horizon)
 
     def _service(self) -> Service:

@@ -63,7 +63,10 @@ def pages(service: Service, port: int) -> Iterator[int]:
     server = ThreadingHTTPServer((service.host, port), Handler)
     server.daemon_threads = True
     if service.security.tls:
-        server.socket = service.security.tls.wrap_socket(server.socket, server_side=True)
+        # The handshake is left to the thread of the connection: one that stalls keeps no other waiting.
+        server.socket = service.security.tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, name="pages", daemon=True)
     thread.start()
     try:

@@ -34,6 +34,9 @@ from spatialvla.serving.traffic import Throttle
 from spatialvla_client.codec import CodecError, pack, unpack
 
 log = logging.getLogger(__name__)
+# Whoever sends garbage instead of a handshake would fill the log with tracebacks.
+_QUIET = logging.getLogger(f"{__name__}.websockets")
+_QUIET.setLevel(logging.CRITICAL)
 
 ERROR, GOING_AWAY = 1011, 1001
 _PING_SECONDS = 20.0
@@ -47,6 +50,7 @@ class _Connection:
     socket: ServerConnection
     session: Session
     throttle: Throttle
+    task: asyncio.Task[Any] | None
     busy: bool = False
     pending: Future[Answer] | None = None
     total_ms: float | None = None
@@ -94,7 +98,7 @@ class OpenPiServer:
             },
             "options": ["reset", "committed", "request_id", "timeout"],
             "chunk": self._service.chunk,
-            "horizon": self._padding.length(self._service.chunk),
+            "horizon": self._padding.length(self._service.horizon),
             "action": {
                 "order": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
                 "kind": "change of the gripper's pose in one step; the gripper absolute",
@@ -122,6 +126,7 @@ class OpenPiServer:
             origins=[None],  # browsers name theirs: no web page talks to a robot through its visitor
             process_request=self._before_upgrade,
             server_header=None,
+            logger=_QUIET,
             ping_interval=_PING_SECONDS,
             ping_timeout=3 * _PING_SECONDS,
             close_timeout=traffic.send_timeout,
@@ -145,6 +150,9 @@ class OpenPiServer:
             await asyncio.sleep(0.05)
         if closing:
             await asyncio.wait(closing, timeout=1)
+        for connection in self._connections:
+            if connection.busy and connection.task:
+                connection.task.cancel()
 
     def _before_upgrade(self, socket: ServerConnection, request: HttpRequest) -> Response | None:
         authorization = request.headers.get("Authorization")
@@ -170,7 +178,8 @@ class OpenPiServer:
 
     async def _serve(self, socket: ServerConnection) -> None:
         traffic, metrics = self._service.traffic, self._service.engine.metrics
-        connection = _Connection(socket, self._service.session(), Throttle(traffic.rate, traffic.burst))
+        throttle = Throttle(traffic.rate, traffic.burst)
+        connection = _Connection(socket, self._service.session(), throttle, asyncio.current_task())
         self._connections.add(connection)
         metrics.connections.inc()
         gone = asyncio.create_task(socket.wait_closed())
@@ -191,8 +200,11 @@ class OpenPiServer:
             metrics.refused("timed_out")
             socket.transport.abort()
         except asyncio.CancelledError:  # of the answer a client that has gone was waiting for
-            if (task := asyncio.current_task()) and task.cancelling():
+            if connection.task and connection.task.cancelling():
                 raise
+        except Exception:
+            log.exception("A connection failed")
+            await socket.close(ERROR)
         finally:
             self._connections.discard(connection)
             metrics.connections.dec()
@@ -238,9 +250,10 @@ class OpenPiServer:
                 committed = content.get("committed")
                 if committed is not None and not isinstance(committed, np.ndarray):
                     raise InputError("'committed' must be an array (P, 3) of token numbers.")
-        except (CodecError, InputError) as error:
-            metrics.request("bad_input")
-            raise _Refused(InputError(str(error)), request_id) from None
+        except Exception as error:
+            known = InputError(str(error)) if isinstance(error, CodecError) else error
+            metrics.request(outcome(known))
+            raise _Refused(known, request_id) from None
         if content.get("reset") is True:
             session.reset()
         try:

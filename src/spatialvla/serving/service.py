@@ -30,6 +30,16 @@ class Service:
     security: Security = field(default_factory=Security)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
 
+    @property
+    def horizon(self) -> int:
+        """Steps of a chunk that are sent."""
+        match self.policy.execution.mode:
+            case "receding":
+                return min(self.policy.execution.steps, self.chunk)
+            case "ensemble":
+                return 1
+        return self.chunk
+
     def session(self, executor: EpisodeExecutor | None = None) -> Session:
         """State for one more connection. executor: what is executed of its chunks, the policy's way unless given."""
         speculate = self.policy.speculate and self.policy.temperature == 0
