@@ -6,7 +6,7 @@ MS_ASSET_DIR=FOLDER python benchmarks/widowx_expert.py
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from spatialvla.evaluation.results import EpisodeResult, Results, installed_versions
+from spatialvla.evaluation.provenance import installed_versions
+from spatialvla.evaluation.results import EpisodeResult, Results
 from spatialvla.evaluation.simpler import SUITES, SimplerBenchmark, SimplerTask
 from spatialvla.evaluation.video import write_video
 from spatialvla.simulation.widowx_expert import Expert
@@ -68,7 +69,7 @@ def main(options: Options) -> None:
         for start_state in range(options.episodes):
             video = options.out / f"task{task:02d}_state{start_state:02d}.mp4" if options.videos else None
             episode = play(environment, task, start_state, conventions.limit(task), video)
-            results = replace(results, episodes=(*results.episodes, episode))
+            results = results.with_episodes([episode], episode.seconds)
             print(
                 task,
                 start_state,
