@@ -128,15 +128,16 @@ def server(kind: str, arguments: argparse.Namespace) -> Iterator[tuple[str, psut
 
 @dataclass(frozen=True)
 class Load:
-    """What one client saw: seconds of each answer, and answers that were another observation's."""
+    """What one client saw: seconds of each answer, how many shared its batch, and what was not as it should be."""
 
     latencies: list[float]
+    batches: list[int]
     swapped: int
     differing: int
 
 
 async def one_client(number: int, url: str, until: float, requests: int | None, expected: np.ndarray) -> Load:
-    seen, latencies, swapped, differing = observations(), [], 0, 0
+    seen, latencies, batches, swapped, differing = observations(), [], [], 0, 0
     async with connect(url, compression=None, max_size=None, open_timeout=60) as websocket:
         await websocket.recv()
         step = 0
@@ -147,10 +148,11 @@ async def one_client(number: int, url: str, until: float, requests: int | None, 
             await websocket.send(message)
             reply = unpack(await websocket.recv())
             latencies.append(time.perf_counter() - began)
+            batches.append(reply.get("server_timing", {}).get("batch", 1))
             swapped += reply["request_id"] != 1_000_000 * number + step
             differing += not np.array_equal(reply["tokens"], expected[which])
             step += 1
-    return Load(latencies, swapped, differing)
+    return Load(latencies, batches, swapped, differing)
 
 
 def some_clients(
@@ -177,6 +179,7 @@ class Row:
     slowest_client: int
     fastest_client: int
     jain: float
+    batch: float
     swapped: int
     differing: int
     server_cpu_ms: float
@@ -223,6 +226,7 @@ def row(kind: str, clients: int, rounds: list[Round], chunk: int) -> Row:
         slowest_client=int(counts.min()),
         fastest_client=int(counts.max()),
         jain=round(float(counts.sum() ** 2 / (len(counts) * (counts**2).sum())), 4),
+        batch=round(float(np.mean([size for one in loads for size in one.batches])), 1),
         swapped=sum(one.swapped for one in loads),
         differing=sum(one.differing for one in loads),
         server_cpu_ms=round(sum(each.cpu for each in rounds) / counts.sum() * 1000, 1),
@@ -251,9 +255,9 @@ def answers(policy_name: str) -> np.ndarray:
 def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[Row]:
     rows = []
     print(
-        "| clients | server | actions/s | p50 ms | p95 ms | p99 ms | answers a client | server CPU ms a request |"
+        "| clients | server | actions/s | p50 ms | p95 ms | p99 ms | answers a client | batch | server CPU ms a request |"
     )
-    print("|---:|---|---:|---:|---:|---:|---:|---:|")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     with server("openpi", arguments) as openpi, server("engine", arguments) as engine:
         for clients in arguments.clients:
             rounds: dict[str, list[Round]] = {kind: [] for kind in SERVERS}
@@ -265,14 +269,14 @@ def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[R
                 rows.append(found := row(kind, clients, rounds[kind], expected.shape[1]))
                 print(
                     f"| {clients} | {kind} | {found.actions_per_s:.0f} | {found.p50_ms:.0f} | {found.p95_ms:.0f} | "
-                    f"{found.p99_ms:.0f} | {found.slowest_client} – {found.fastest_client} | "
+                    f"{found.p99_ms:.0f} | {found.slowest_client} – {found.fastest_client} | {found.batch:.1f} | "
                     f"{found.server_cpu_ms:.0f} |",
                     flush=True,
                 )
             one, many = rows[-2:]
             print(
                 f"| | ratio | {many.actions_per_s / one.actions_per_s:.2f} | {many.p50_ms / one.p50_ms:.2f} | "
-                f"{many.p95_ms / one.p95_ms:.2f} | {many.p99_ms / one.p99_ms:.2f} | | "
+                f"{many.p95_ms / one.p95_ms:.2f} | {many.p99_ms / one.p99_ms:.2f} | | | "
                 f"{many.server_cpu_ms / one.server_cpu_ms:.2f} |",
                 flush=True,
             )
