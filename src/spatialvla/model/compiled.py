@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._dynamo.config
+import torch._inductor.config
 
 from spatialvla.model.cache import KVCache
 from spatialvla.model.passes import Columns, Passes, Sampling
@@ -26,15 +28,13 @@ RECOMPILE_LIMIT = 128
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The function as one compiled graph for each combination of shapes that it is called with."""
+    # Beyond this limit, which counts over all uses of a function, torch runs eagerly without a word.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    if device.type == "cpu":
+        # Processes that compile beside this one cost more than they save for the few kernels of a graph on a CPU.
+        torch._inductor.config.compile_threads = 1
     mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
-    fast = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        # The limit counts over all uses of a function, and torch silently runs eagerly beyond it.
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
-            return fast(*arguments, **options)
-
-    return call
+    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
 
 
 class CudaGraphs:
