@@ -255,7 +255,7 @@ def answers(policy_name: str) -> np.ndarray:
 def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[Row]:
     rows = []
     print(
-        "| clients | server | actions/s | p50 ms | p95 ms | p99 ms | answers a client | batch | server CPU ms a request |"
+        "| clients | server | actions/s | p50 ms | p95 ms | p99 ms | answers a client | batch | CPU ms a request |"
     )
     print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     with server("openpi", arguments) as openpi, server("engine", arguments) as engine:
