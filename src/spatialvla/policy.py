@@ -12,6 +12,7 @@ import torch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.model.decoding import Decoded
+from spatialvla.model.optimize import Optimization, optimize
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.types import ActionChunk, Batch, Observation
@@ -90,10 +91,17 @@ class Policy:
         depth_every: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        optimization: Optimization | None = None,
     ) -> Policy:
-        """Loads a checkpoint folder, a shipped model ("nano") or a Hub id."""
+        """Loads a checkpoint folder, a shipped model ("nano") or a Hub id.
+
+        optimization: how to make the model faster, at the price that it can neither be trained nor saved.
+        """
+        model = SpatialVLA.from_pretrained(path_or_id, dtype=dtype, device=device)
+        if optimization is not None:
+            model = optimize(model, optimization)
         return cls(
-            SpatialVLA.from_pretrained(path_or_id, dtype=dtype, device=device),
+            model,
             Processor.from_pretrained(path_or_id),
             dataset=dataset,
             execution=execution,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
@@ -22,6 +22,12 @@ class PolicyOptions:
     device: str | None = None
     """cpu, cuda, cuda:1 …; the GPU if there is one."""
 
+    precision: Literal["fp32", "bf16", "int8", "fp8"] = "fp32"
+    """Of the weights. int8 and fp8 (on a GPU) are the decoder's alone, with bf16 around them."""
+
+    compile: bool = False
+    """Let torch compile the model, which takes minutes when it is loaded, and on a GPU record CUDA graphs."""
+
     def load(self, execution: Execution | None = None, *, tolerance: int = 0, depth_every: int = 1) -> Policy:
         """The policy, ready to predict; it executes whole chunks unless told otherwise.
 
@@ -29,15 +35,19 @@ class PolicyOptions:
         """
         import torch
 
+        from spatialvla.model.optimize import Optimization
         from spatialvla.policy import Execution, Policy
 
+        weights = None if self.precision == "fp32" or self.precision == "bf16" else self.precision
         return Policy.from_pretrained(
             self.policy,
             dataset=self.dataset,
             execution=execution or Execution(),
             tolerance=tolerance,
             depth_every=depth_every,
+            dtype=torch.float32 if self.precision == "fp32" else torch.bfloat16,
             device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            optimization=Optimization(weights=weights, compile=self.compile),
         )
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from spatialvla.errors import InputError
 from spatialvla.model.gemma2 import MLP, Attention, Gemma2ForCausalLM, Layer, at_least_float32
-from spatialvla.model.precision import linear, product
+from spatialvla.model.precision import EightBits, linear, product
 
 
 class FusedAttention(Attention):
@@ -61,24 +61,24 @@ def fuse_head(decoder: Gemma2ForCausalLM, first: int = 0) -> None:
     decoder.first = first
 
 
-def fuse_layer(layer: Layer, precision: str | None) -> None:
+def fuse_layer(layer: Layer, bits: EightBits | None) -> None:
     """Replaces the projections of a layer in place; no more than one weight is held twice meanwhile.
 
-    precision: of the weights, see `spatialvla.model.precision.linear`.
+    bits: of the weights, see `spatialvla.model.precision.linear`.
     """
     attention: nn.Module = layer.self_attn
     mlp: nn.Module = layer.mlp
-    attention.qkv_proj = _joined(attention, ("q_proj", "k_proj", "v_proj"), precision)
-    attention.o_proj = _joined(attention, ("o_proj",), precision)
+    attention.qkv_proj = _joined(attention, ("q_proj", "k_proj", "v_proj"), bits)
+    attention.o_proj = _joined(attention, ("o_proj",), bits)
     attention.__class__ = FusedAttention
-    mlp.gate_up_proj = _joined(mlp, ("gate_proj", "up_proj"), precision)
-    mlp.down_proj = _joined(mlp, ("down_proj",), precision)
+    mlp.gate_up_proj = _joined(mlp, ("gate_proj", "up_proj"), bits)
+    mlp.down_proj = _joined(mlp, ("down_proj",), bits)
     mlp.__class__ = FusedMLP
 
 
-def _joined(module: nn.Module, names: tuple[str, ...], precision: str | None) -> nn.Module:
+def _joined(module: nn.Module, names: tuple[str, ...], bits: EightBits | None) -> nn.Module:
     parts = [cast(nn.Linear, module.get_submodule(name)).weight for name in names]
     weight = parts[0] if len(parts) == 1 else torch.cat(parts)
     for name in names:
         delattr(module, name)
-    return linear(weight, precision)
+    return linear(weight, bits)

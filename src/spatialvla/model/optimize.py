@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from spatialvla.model.compiled import CompiledPasses, CudaGraphs, compiled
 from spatialvla.model.fusion import fuse_head, fuse_layer
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.passes import Columns
-from spatialvla.model.precision import EIGHT_BITS
+from spatialvla.model.precision import DTYPES, EightBits
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import Batch
@@ -28,17 +29,22 @@ class Optimization:
 
     weights: "int8" or "fp8" (CUDA only) keep the decoder's weights in 8 bits with a scale a row; None leaves them as
     they were loaded. The head, the embeddings and the vision towers stay as they are.
-    compile: let torch compile vision and passes, which takes a minute or more at the first use of each batch size and
-    prompt length. None: on a GPU, where also CUDA graphs are recorded, and not on a CPU.
+    compile: let torch compile vision and passes, and on a GPU record CUDA graphs. That takes minutes for all shapes of
+    `batch_sizes` x `text_tokens`, behind the image, when the model is optimised, and again for any other when it first
+    comes.
+    drafts: compile the passes of speculation, too, which come in more widths.
     text_head: keep the head's rows of text, without which only actions can be generated: 1.2 GB of the 4 B model.
     """
 
-    weights: Literal["int8", "fp8"] | None = None
-    compile: bool | None = None
+    weights: EightBits | None = None
+    compile: bool = False
+    batch_sizes: tuple[int, ...] = (1,)
+    text_tokens: tuple[int, ...] = (16, 32)
+    drafts: bool = True
     text_head: bool = True
 
     def __post_init__(self) -> None:
-        if self.weights not in (None, *EIGHT_BITS):
+        if self.weights not in (None, *DTYPES):
             raise InputError(f"Unknown weights {self.weights!r}; choose int8, fp8 or None.")
 
 
@@ -119,14 +125,16 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     model.graphs = None
     if on_gpu:
         model.side = torch.cuda.Stream(model.device)
-    if options.compile or (options.compile is None and on_gpu):
+    if options.compile:
         _compile(model)
+        for rows, tokens in product(options.batch_sizes, options.text_tokens):
+            warm_up(model, rows, tokens, drafts=options.drafts)
     return model
 
 
 @torch.no_grad()
 def warm_up(
-    model: SpatialVLA, batch_size: int = 1, text_tokens: int = 16, depth: bool = False, drafts: bool = False
+    model: SpatialVLA, batch_size: int, text_tokens: int, depth: bool = False, drafts: bool = False
 ) -> None:
     """Runs everything once that batches of this size will need, so that the first of them does not wait for it.
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from spatialvla.model import kernels
 
-EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+EightBits = Literal["int8", "fp8"]
+DTYPES: Mapping[EightBits, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -66,11 +70,9 @@ def quantize(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, to
     return (narrow.round() if dtype == torch.int8 else narrow).to(dtype), scale
 
 
-def linear(weight: torch.Tensor, precision: str | None) -> nn.Module:
-    """A layer for this weight (N, K): in 8 bits where `precision` is "int8" or "fp8", else as it is."""
-    if precision in EIGHT_BITS:
-        return QuantizedLinear(weight, EIGHT_BITS[precision])
-    return DenseLinear(weight)
+def linear(weight: torch.Tensor, bits: EightBits | None) -> nn.Module:
+    """A layer for this weight (N, K): in 8 bits, or as it is."""
+    return DenseLinear(weight) if bits is None else QuantizedLinear(weight, DTYPES[bits])
 
 
 def _few(x: torch.Tensor) -> bool:

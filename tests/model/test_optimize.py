@@ -1,0 +1,201 @@
+"""Optimised models: the same actions as before, close to them in 8 bits, and never saved or trained by mistake."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spatialvla import Policy, Processor, SpatialVLA
+from spatialvla.errors import InputError
+from spatialvla.model import kernels
+from spatialvla.model.optimize import Optimization, optimize
+from spatialvla.model.precision import QuantizedLinear, quantize
+
+REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
+IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]
+PROMPTS = ["open the drawer", "put the red block on the plate and then close the microwave door", "stop"]
+
+processor = Processor.from_pretrained(REFERENCE / "checkpoint")
+
+
+def a_model(dtype: torch.dtype = torch.float32) -> SpatialVLA:
+    return SpatialVLA.from_pretrained(REFERENCE / "checkpoint", dtype=dtype)
+
+
+def a_batch(rows: int, multiple: int = 1):
+    images = [IMAGES[row % len(IMAGES)] for row in range(rows)]
+    return processor(images, [PROMPTS[row % 3] for row in range(rows)], pad_to_multiple_of=multiple)
+
+
+plain = a_model()
+
+
+@pytest.mark.parametrize("options", [Optimization(), Optimization(text_head=False)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_fused_float32_changes_nothing(options, rows):
+    fast = optimize(a_model(), options)
+    batch = a_batch(rows)
+    expected = plain.decode(batch).tokens
+    assert torch.equal(fast.decode(batch).tokens, expected)
+    assert torch.equal(fast.decode(batch, drafts=expected).tokens, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fast.embed(batch), plain.embed(batch), atol=1e-5, rtol=1e-5)
+        rows_of_actions = slice(plain.config.action_token_begin_idx, plain.config.text.vocab_size)
+        logits = [
+            model.language_model.logits(model.hidden_states(batch, "prefix"), rows_of_actions)
+            for model in (fast, plain)
+        ]
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_each_image_keeps_its_own_head_when_all_heads_run():
+    pixels = torch.rand(4, 3, *plain_size())
+    depth = plain.vision_zoe_model
+    with torch.no_grad():
+        expected = depth.estimate(pixels)
+        if hasattr(depth.metric_head, "without_waiting"):
+            depth.metric_head.without_waiting = True
+        torch.testing.assert_close(depth.estimate(pixels), expected)
+    depth.metric_head.__dict__.pop("without_waiting", None)
+
+
+def plain_size() -> tuple[int, int]:
+    return plain.config.image_size, plain.config.image_size
+
+
+def test_bfloat16_stays_close():
+    batch = a_batch(3)
+    fast = optimize(a_model(torch.bfloat16))
+    slow = a_model(torch.bfloat16)
+    with torch.no_grad():
+        hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (fast, slow)]
+    assert relative(*hidden) < 0.02
+
+
+def test_int8_weights_stay_close():
+    batch = a_batch(3)
+    eight = optimize(a_model(), Optimization(weights="int8"))
+    assert any(isinstance(part, QuantizedLinear) for part in eight.modules())
+    with torch.no_grad():
+        hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (eight, plain)]
+    assert 0 < relative(*hidden) < 0.05
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).float().norm() / b.float().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantized_weights_are_within_half_a_step(dtype):
+    weight = torch.randn(7, 96) * torch.logspace(-6, 6, 7)[:, None]
+    weight[3] = 0
+    narrow, scale = quantize(weight, dtype)
+    error = (narrow.float() * scale[:, None] - weight).abs()
+    # int8 has 127 steps up to the largest number of a row; float8 three bits of mantissa.
+    bound = weight.abs().amax(dim=1, keepdim=True) / 254 if dtype == torch.int8 else weight.abs() / 15
+    assert (error <= bound * 1.01 + weight.abs().amax(dim=1, keepdim=True) * 1e-4).all()
+    assert (narrow[3] == 0).all()
+
+
+@pytest.mark.skipif(not kernels.available(), reason="needs AVX-512 BF16 and a C++ compiler")
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 12, kernels.MAX_ROWS])
+@pytest.mark.parametrize("shape", [(64, 96), (130, 2304), (33, 50), (5, 9216), (1, 8)])
+def test_kernels_multiply(rows, shape):
+    torch.manual_seed(rows)
+    weight, x = torch.randn(shape).bfloat16(), torch.randn(2, rows, shape[1]).bfloat16()[1]
+    product = kernels.bf16_rows(x, weight)
+    torch.testing.assert_close(product.double(), x.double() @ weight.double().T, atol=2e-2, rtol=1e-2)
+    narrow, scale = quantize(weight, torch.int8)
+    product = kernels.int8_rows(x, narrow, scale)
+    expected = x.double() @ (narrow.double() * scale.double()[:, None]).T
+    torch.testing.assert_close(product.double(), expected, atol=2e-2, rtol=1e-2)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="needs AVX-512 BF16 and a C++ compiler")
+def test_kernels_take_more_dimensions_and_strided_input():
+    weight, x = torch.randn(20, 40).bfloat16(), torch.randn(3, 2, 80).bfloat16()[:, :, ::2]
+    torch.testing.assert_close(kernels.bf16_rows(x, weight), torch.nn.functional.linear(x, weight))
+
+
+def test_without_kernels_the_same_comes_out(monkeypatch):
+    batch = a_batch(2)
+    fast = optimize(a_model(torch.bfloat16), Optimization(weights="int8"))
+    with torch.no_grad():
+        hidden = fast.hidden_states(batch, "prefix")
+        monkeypatch.setattr(kernels, "available", lambda: False)
+        torch.testing.assert_close(fast.hidden_states(batch, "prefix"), hidden, atol=0.1, rtol=0.1)
+
+
+def test_an_optimised_model_cannot_be_saved_or_trained(tmp_path):
+    fast = optimize(a_model())
+    with pytest.raises(InputError, match="cannot be saved"):
+        fast.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="cannot be trained"):
+        fast.train()
+    assert not fast.eval().training
+    with pytest.raises(InputError, match="already"):
+        optimize(fast)
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+def test_bad_requests():
+    with pytest.raises(InputError, match="fp8"):
+        optimize(a_model(), Optimization(weights="fp8"))
+    with pytest.raises(InputError, match="int4"):
+        Optimization(weights="int4")
+    silent = optimize(a_model(), Optimization(text_head=False))
+    with pytest.raises(InputError, match="actions only"):
+        silent.generate(a_batch(1), constrained=False)
+
+
+def test_a_policy_is_optimised_on_load():
+    image = np.asarray(IMAGES[0])
+    from spatialvla import Observation
+
+    options = {"dataset": "bridge_orig/1.0.0"}
+    fast = Policy.from_pretrained(REFERENCE / "checkpoint", optimization=Optimization(), **options)
+    slow = Policy.from_pretrained(REFERENCE / "checkpoint", **options)
+    seen = Observation(image, "open the drawer")
+    assert np.array_equal(fast.act(seen).tokens, slow.act(seen).tokens)
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager_and_compiles_once_a_bucket():
+    """Other pictures, other words, shorter prompts: nothing is compiled again within a bucket."""
+    from torch._dynamo.utils import counters
+
+    options = Optimization(compile=True, batch_sizes=(2,), text_tokens=(16,))
+    fast = optimize(a_model(), options)
+    batch = a_batch(2, fast.passes.prompt_multiple)
+    torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-4, rtol=1e-4)
+    compiled = counters["stats"]["unique_graphs"]
+    expected = plain.decode(batch).tokens
+    assert torch.equal(fast.decode(batch).tokens, expected)
+    assert torch.equal(fast.decode(batch, drafts=expected).tokens, expected)
+    wrong = expected.flip(0)
+    assert torch.equal(fast.decode(batch, drafts=wrong).tokens, plain.decode(batch, drafts=wrong).tokens)
+    others = processor(IMAGES[:2], ["stop", "go"], pad_to_multiple_of=fast.passes.prompt_multiple)
+    shifted = replace(others, pixel_values=others.pixel_values.flip(3))
+    assert torch.equal(fast.decode(shifted).tokens, plain.decode(shifted).tokens)
+    assert counters["stats"]["unique_graphs"] == compiled
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", [None, "int8", "fp8"])
+def test_cuda_graphs_replay_what_eager_computes(weights):
+    options = Optimization(weights=weights, compile=True, batch_sizes=(2,), text_tokens=(16,))
+    fast = optimize(a_model(torch.bfloat16).to("cuda"), options)
+    slow = optimize(a_model(torch.bfloat16).to("cuda"), replace(options, compile=False))
+    for multiple in (16, 16, 32):
+        batch = a_batch(2, multiple).to("cuda")
+        with torch.no_grad():
+            assert relative(fast.embed(batch), slow.embed(batch)) < 0.02
+            torch.testing.assert_close(fast.depth(batch), slow.depth(batch), atol=0.05, rtol=0.05)
+        once, again = fast.decode(batch).tokens, fast.decode(batch).tokens
+        assert torch.equal(once, again)
+        assert torch.equal(fast.decode(batch, drafts=once).tokens[:, :1], once[:, :1])
