@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,17 @@ class WidowXEnv:
 
         self.task = task
         try:
-            self._env: Any = gymnasium.make(
-                task.environment,
-                obs_mode="rgb+segmentation",
-                num_envs=1,
-                sim_backend="cpu",
-                render_backend="cpu",
-            ).unwrapped
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "Creating a tensor from a list of numpy.ndarrays", UserWarning
+                )
+                self._env: Any = gymnasium.make(
+                    task.environment,
+                    obs_mode="rgb+segmentation",
+                    num_envs=1,
+                    sim_backend="cpu",
+                    render_backend="cpu",
+                ).unwrapped
         except RuntimeError as error:
             if "vk::" in str(error) or "render" in str(error).lower():
                 raise InputError(
