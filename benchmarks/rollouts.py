@@ -3,9 +3,9 @@
     python benchmarks/rollouts.py --out runs/rollouts --minutes 9     # again and again, until it says that all is done
 
 Each way of executing plays the same stored start states. An episode that is done is not repeated, so a run may be
-stopped. Where a way is probed, decisions are decoded several times more: token by token, and with drafts of which only a
-part is known; all must say the same tokens. Writes <out>/episodes/*.json, and of all that are there
-<out>/speculation.json (for `benchmarks/inference.py --speculation`) and <out>/table.md.
+stopped. Where a way is probed, decisions are decoded several times more: token by token, which is what `time` is a
+multiple of, and with drafts of which only a part is known; all must say the same tokens. Writes <out>/episodes/*.json,
+and of all that are there <out>/speculation.json (for `benchmarks/inference.py --speculation`) and <out>/table.md.
 """
 
 from __future__ import annotations
@@ -240,49 +240,50 @@ class Recorder:
 def report(out: Path) -> None:
     """speculation.json and table.md of the episodes that are there."""
     played = [Episode(**json.loads(path.read_text())) for path in sorted(out.glob("episodes/*.json"))]
-    ways = {way: [e for e in played if e.way == way] for way in WAYS}
-    speculation = {}
-    lines = [
-        "| way | episodes | successes | rate | 95 % interval | same outcome as chunk | steps | decisions | "
-        "jump at joins | elsewhere |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    passes = [
-        "| way | decisions | draft | passes a chunk | accepted of 12 | time, token by token = 1 | same tokens |",
-        "|---|---:|---|---:|---:|---:|---|",
-    ]
-    outcome = {(e.task, e.state): e.success for e in ways["chunk"]}
-    for way, episodes in ways.items():
-        if not episodes:
-            continue
-        wins = sum(e.success for e in episodes)
-        low, high = wilson_interval(wins, len(episodes))
-        paired = [e.success == outcome[e.task, e.state] for e in episodes if (e.task, e.state) in outcome]
-        decisions = sum(e.decisions for e in episodes)
-        lines.append(
-            f"| {way} | {len(episodes)} | {wins} | {wins / len(episodes):.0%} | {low:.0%} – {high:.0%} | "
-            f"{sum(paired)}/{len(paired)} | {sum(e.steps for e in episodes)} | {decisions} | "
-            + " | ".join(f"{jump:.3f}" for jump in jumps(episodes))
-            + " |"
-        )
-        speculation[way] = {
-            "same": all(e.same for e in episodes),
-            "passes": {name: joined(episodes, "passes", name) for name in episodes[0].passes},
-            "accepted": {name: joined(episodes, "accepted", name) for name in episodes[0].accepted},
+    ways = {way: found for way in WAYS if (found := [e for e in played if e.way == way])}
+    speculation = {
+        way: {
+            "same": all(e.same for e in found),
+            "passes": {name: joined(found, "passes", name) for name in found[0].passes},
+            "accepted": {name: joined(found, "accepted", name) for name in found[0].accepted},
         }
-        plain = joined(episodes, "seconds", "token by token")
-        for name in episodes[0].passes:
-            seconds = [value for e in episodes for value in e.seconds[name][:: probes_apart(e, name)]]
-            ratio = f"{np.median(np.array(seconds) / plain):.2f}" if plain else "–"
-            passes.append(
-                f"| {way} | {len(speculation[way]['passes'][name])} | {name} | {np.mean(speculation[way]['passes'][name]):.2f} | "
-                f"{np.mean(speculation[way]['accepted'][name]):.2f} | {ratio} | "
-                f"{('yes' if speculation[way]['same'] else 'NO') if plain else '–'} |"
-            )
+        for way, found in ways.items()
+    }
     write_json(out / "speculation.json", speculation)
-    table = "\n".join([*lines, "", *passes]) + "\n"
+    table = "\n".join([*outcomes(ways), "", *passes(ways)]) + "\n"
     (out / "table.md").write_text(table)
     print(table)
+
+
+def outcomes(ways: dict[str, list[Episode]]) -> Iterator[str]:
+    yield "| way | successes | rate | 95 % interval | outcome as chunk's | jump at joins | elsewhere |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    chunks = {(e.task, e.state): e.success for e in ways.get("chunk", [])}
+    for way, found in ways.items():
+        wins, count = sum(e.success for e in found), len(found)
+        low, high = wilson_interval(wins, count)
+        paired = [e.success == chunks[e.task, e.state] for e in found if (e.task, e.state) in chunks]
+        at_joins, elsewhere = jumps(found)
+        yield (
+            f"| {way} | {wins}/{count} | {wins / count:.0%} | {low:.0%} – {high:.0%} | "
+            f"{sum(paired)}/{len(paired)} | {at_joins:.2f} | {elsewhere:.2f} |"
+        )
+
+
+def passes(ways: dict[str, list[Episode]]) -> Iterator[str]:
+    yield "| way | draft | chunks | passes | of them p95 | accepted of 12 | time | same tokens |"
+    yield "|---|---|---:|---:|---:|---:|---:|---|"
+    for way, found in ways.items():
+        plain = joined(found, "seconds", "token by token")
+        for name in found[0].passes:
+            counts, accepted = joined(found, "passes", name), joined(found, "accepted", name)
+            seconds = [value for e in found for value in e.seconds[name][:: probes_apart(e, name)]]
+            time_ratio = f"{np.median(np.array(seconds) / plain):.2f}" if plain else "–"
+            same = ("yes" if all(e.same for e in found) else "NO") if plain else "–"
+            yield (
+                f"| {way} | {name} | {len(counts)} | {np.mean(counts):.2f} | {np.quantile(counts, 0.95):.0f} | "
+                f"{np.mean(accepted):.2f} | {time_ratio} | {same} |"
+            )
 
 
 def probes_apart(episode: Episode, name: str) -> int:
