@@ -277,18 +277,14 @@ def passes(ways: dict[str, list[Episode]]) -> Iterator[str]:
         plain = joined(found, "seconds", "token by token")
         for name in found[0].passes:
             counts, accepted = joined(found, "passes", name), joined(found, "accepted", name)
-            seconds = [value for e in found for value in e.seconds[name][:: probes_apart(e, name)]]
+            apart = max(1, WAYS[way].probed) if name == LAST_CHUNK else 1
+            seconds = [value for e in found for value in e.seconds[name][::apart]]
             time_ratio = f"{np.median(np.array(seconds) / plain):.2f}" if plain else "–"
             same = ("yes" if all(e.same for e in found) else "NO") if plain else "–"
             yield (
                 f"| {way} | {name} | {len(counts)} | {np.mean(counts):.2f} | {np.quantile(counts, 0.95):.0f} | "
                 f"{np.mean(accepted):.2f} | {time_ratio} | {same} |"
             )
-
-
-def probes_apart(episode: Episode, name: str) -> int:
-    """What a list of all decisions is thinned out by to stand beside the probes."""
-    return max(1, WAYS[episode.way].probed) if name == LAST_CHUNK else 1
 
 
 def jumps(episodes: list[Episode]) -> tuple[float, float]:
