@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from spatialvla.evaluation.provenance import installed_versions
 from spatialvla.evaluation.results import EpisodeResult, Results
@@ -24,6 +23,8 @@ from spatialvla.simulation.widowx_expert import Expert
 @dataclass(frozen=True)
 class Options:
     episodes: int = 24
+    first: int = 0
+    """Start state of the first episode."""
     tasks: tuple[int, ...] = (0, 1, 2, 3)
     out: Path = Path("runs/widowx_expert")
     videos: bool = False
@@ -57,7 +58,7 @@ def main(options: Options) -> None:
         policy="expert",
         checkpoint=None,
         depth="simulator",
-        episodes_per_task=options.episodes,
+        episodes_per_task=options.first + options.episodes,
         tasks={task: instructions[task] for task in options.tasks},
         conventions=conventions,
         versions=installed_versions(),
@@ -66,7 +67,7 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for task in options.tasks:
         environment = benchmark.open(suite, task, conventions)
-        for start_state in range(options.episodes):
+        for start_state in range(options.first, options.first + options.episodes):
             video = options.out / f"task{task:02d}_state{start_state:02d}.mp4" if options.videos else None
             episode = play(environment, task, start_state, conventions.limit(task), video)
             results = results.with_episodes([episode], episode.seconds)
@@ -79,7 +80,7 @@ def main(options: Options) -> None:
             )
         environment.close()
     results.save(options.out / "results.json")
-    Console().print(results.to_table())
+    print(results.to_markdown())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from spatialvla.evaluation.libero import LiberoBenchmark
 from spatialvla.evaluation.protocol import Conventions, Job
 from spatialvla.evaluation.results import EpisodeResult, Results
 from spatialvla.evaluation.runner import evaluate
-from spatialvla.evaluation.simpler import SUITES, SimplerBenchmark
+from spatialvla.evaluation.simpler import LIBERO_UNITS, SUITES, SimplerBenchmark, SimplerTask
 from spatialvla.evaluation.worker import Built, Decide, Setup, _play_job
 from spatialvla.simulation.widowx import CAMERA
 from spatialvla.simulation.widowx_expert import Expert
@@ -24,6 +24,8 @@ SUITE = SUITES[0]
 
 def test_suites_find_their_benchmark():
     assert benchmark_for("simpler_widowx", 56) == SimplerBenchmark()
+    assert benchmark_for("simpler_widowx", 224, "bridge_orig/1.0.0") == SimplerBenchmark((1.0, 1.0))
+    assert benchmark_for("simpler_widowx", 56, "libero_spatial") == SimplerBenchmark((0.05, 0.5))
     assert benchmark_for("libero_spatial", 56) == LiberoBenchmark(128)
     assert benchmark_for("libero_spatial", 224) == LiberoBenchmark(256)
 
@@ -153,6 +155,18 @@ def test_what_the_policy_sees(environment):
     assert green > red
     assert green >= blue
     assert deep.depth[int(v), int(u)] == pytest.approx(point[2], abs=0.01)
+
+
+@pytest.mark.sim
+def test_a_policy_that_counts_in_other_units_moves_the_arm_as_far(environment):
+    action = np.array([0.02, -0.01, 0.01, 0.1, 0.0, -0.05, 1.0])
+    environment.start(0)
+    environment.step(action)
+    expected = environment.env.state()
+    other = SimplerTask(environment.env, LIBERO_UNITS)
+    other.start(0)
+    other.step(action / np.repeat([0.05, 0.5, 1], [3, 3, 1]))
+    np.testing.assert_allclose(environment.env.state(), expected, atol=1e-6)
 
 
 @pytest.mark.sim

@@ -96,7 +96,7 @@ class Evaluate:
                 policy,
                 self.suite,
                 self.episodes_per_task,
-                benchmark=benchmark_for(self.suite, policy.processor.image_size),
+                benchmark=benchmark_for(self.suite, policy.processor.image_size, policy.dataset),
                 out=out,
                 workers=self.workers,
                 depth=self.depth,

@@ -12,11 +12,17 @@ from spatialvla.simulation.widowx import CAMERA, CONTROL_HZ, START_STATES, TASKS
 from spatialvla.types import Observation
 
 SUITES = ("simpler_widowx",)
+LIBERO_UNITS = (0.05, 0.5)  # metres and radians of one unit of LIBERO's OSC_POSE, in which its datasets count
 
 
 @dataclass(frozen=True)
 class SimplerBenchmark:
-    """The four WidowX tasks of SimplerEnv (Li et al. 2024, arXiv 2405.05941) in ManiSkill 3, visual matching."""
+    """The four WidowX tasks of SimplerEnv (Li et al. 2024, arXiv 2405.05941) in ManiSkill 3, visual matching.
+
+    units: metres and radians of one unit of the policy's actions.
+    """
+
+    units: tuple[float, float] = (1.0, 1.0)
 
     def instructions(self, suite: str) -> list[str]:
         _check(suite)
@@ -30,7 +36,8 @@ class SimplerBenchmark:
             image_size=640,
             image="640 x 480 RGB, upright; intrinsics are those ManiSkill gives for it",
             rendering="robot and objects rendered in software, the photograph laid over everything else",
-            action="metres in the base frame and radians, relative to the controller's last target",
+            action="metres in the base frame and radians, relative to the controller's last target; "
+            f"the policy's unit is {self.units[0]:g} m, {self.units[1]:g} rad",
             gripper="policy: 1 = open, 0 = closed; sent to the controller as +1 above 0.5, else -1",
             control_hz=CONTROL_HZ,
             settle_steps=0,
@@ -47,14 +54,15 @@ class SimplerBenchmark:
 
     def open(self, suite: str, task: int, conventions: Conventions) -> SimplerTask:
         _check(suite)
-        return SimplerTask(task)
+        return SimplerTask(WidowXEnv(TASKS[task]), self.units)
 
 
 class SimplerTask:
     """One task, built once."""
 
-    def __init__(self, task: int) -> None:
-        self.env = WidowXEnv(TASKS[task])
+    def __init__(self, env: WidowXEnv, units: tuple[float, float]) -> None:
+        self.env = env
+        self._scale = np.repeat([*units, 1.0], [3, 3, 1])
 
     @property
     def partial(self) -> bool:
@@ -69,7 +77,7 @@ class SimplerTask:
         self.env.reset_to(start_state)
 
     def step(self, action: np.ndarray) -> bool:
-        return self.env.step(action)
+        return self.env.step(action * self._scale)
 
     def observe(self, depth: bool) -> Observation:
         image, metres = self.env.render_rgbd() if depth else (self.env.render(), None)
