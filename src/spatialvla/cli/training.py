@@ -79,6 +79,9 @@ class RunOptions:
     activation_checkpointing: bool | None = None
     """Compute activations again in the backward pass instead of keeping them."""
 
+    compile: bool = False
+    """Let torch compile the layers: minutes at the start, and faster steps on a GPU."""
+
     seed: int | None = None
     """Of weights, shuffling and augmentation."""
 

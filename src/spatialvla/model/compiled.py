@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch._dynamo.config
 import torch._inductor.config
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.model.cache import KVCache
 from spatialvla.model.passes import Columns, Passes, Sampling
@@ -26,15 +27,28 @@ RECOMPILE_LIMIT = 128
 """Shapes one function may be compiled for before torch gives up: batch sizes x prompt lengths x widths."""
 
 
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The function as one compiled graph for each combination of shapes that it is called with."""
+def set_compiler_up(device: torch.device) -> None:
+    """Settings of torch's compiler that hold for the whole process."""
     # Beyond this limit, which counts over all uses of a function, torch runs eagerly without a word.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     if device.type == "cpu":
         # Processes that compile beside this one cost more than they save for the few kernels of a graph on a CPU.
         torch._inductor.config.compile_threads = 1
+
+
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The function as one compiled graph for each combination of shapes that it is called with."""
+    set_compiler_up(device)
     mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
     return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+
+
+def compile_layers(model: SpatialVLA) -> None:
+    """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay as they are."""
+    set_compiler_up(model.device)
+    siglip = [part for part in model.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
+    for layer in [*siglip, *model.language_model.model.layers]:
+        layer.compile()
 
 
 class CudaGraphs:

@@ -105,6 +105,7 @@ class TrainConfig:
     ema_decay: of an average of the weights that is evaluated and exported; 0 keeps none.
     precision: "bf16" autocast over float32 weights, "fp32", or "auto": bf16 where the hardware multiplies it.
     activation_checkpointing: compute activations again in the backward pass instead of keeping them.
+    compile: let torch compile the layers, which takes minutes at the start and pays on GPUs.
     skip_bad_batches: leave steps out whose loss is no number, and count them, instead of ending the run.
     trackers: beside metrics.jsonl. rollout_suite: LIBERO suite played every `rollout_every` steps,
         `rollout_episodes` a task.
@@ -157,6 +158,7 @@ class TrainConfig:
     ema_decay: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     activation_checkpointing: bool = False
+    compile: bool = False
     skip_bad_batches: bool = False
     seed: int = 0
 

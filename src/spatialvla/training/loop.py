@@ -17,6 +17,7 @@ from rich.console import Console
 from spatialvla.data.loader import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.files import write_json
+from spatialvla.model.compiled import compile_layers
 from spatialvla.training.build import build, network_config
 from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.committed import with_committed_steps
@@ -106,6 +107,8 @@ class Trainer:
         select_trainable(self.model, config.mode, text_embeddings=not config.freeze_text_embeddings)
         self.model.to(world.device).train()
         self.model.checkpoint_activations(config.activation_checkpointing)
+        if config.compile:
+            compile_layers(self.model)
         self.data.begin(self.model, self.processor, progress)
         if config.guidance.vision_steps > 0 and self.checkpointer.newest() is None:
             self._pretrain_vision()

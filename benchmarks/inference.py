@@ -1,0 +1,400 @@
+"""Latency of whole chunks, ours beside the plain way, on this device: one command, one run, JSON and a Markdown table.
+
+    python benchmarks/inference.py --case nano --threads 1
+    python benchmarks/inference.py --case 4b --rounds 3 --out runs/inference
+    python benchmarks/inference.py --case 4b --device cuda --compile --batch 1 16 --speculation speculation.json
+
+Case 4b has random weights in bfloat16, nano is the shipped model in float32 unless --precision says otherwise. Both run
+in one process over the same weights (see `inference_peer.py`) and take turns, a chunk each, so that a busy machine
+disturbs both; ratios are medians over the rounds. The tokens must be equal in float32; in bfloat16, where products of
+different shapes round differently, the share of equal tokens is reported. Floors are what the bytes that a chunk must
+read and the operations it must do would take at the bandwidth and the rate of matrix products measured in the same run.
+With --alone there is no peer, and the memory is what ours needs by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from inference_peer import pair, peer_chunk
+from spatialvla.files import write_json
+from spatialvla.model import kernels
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA, optimize
+from spatialvla.model.passes import Columns
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.types import Batch
+
+STAGES = ("depth", "siglip", "prefill", "decode")
+PROMPT_TOKENS = 16
+
+
+@dataclass
+class Measured:
+    """Seconds of each round: of whole chunks, and by stage. cpu: of the process, for whole chunks."""
+
+    chunk: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
+
+
+class Clock:
+    """Splits a run into stages; waits for the device at each."""
+
+    def __init__(self, device: torch.device, measured: Measured) -> None:
+        self.device, self.measured = device, measured
+        self.last = self._now()
+
+    def __call__(self, stage: str) -> None:
+        now = self._now()
+        self.measured.stages[stage].append(now - self.last)
+        self.last = now
+
+    def _now(self) -> float:
+        wait(self.device)
+        return time.perf_counter()
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    nano = options.case == "nano"
+    dtype = torch.float32 if (options.precision or ("fp32" if nano else "bf16")) == "fp32" else torch.bfloat16
+    optimization = Optimization(
+        weights=options.precision if options.precision in ("int8", "fp8") else None,
+        compile=options.compile,
+        batch_sizes=tuple(options.batch),
+        text_tokens=(PROMPT_TOKENS,),
+        drafts=options.speculation is not None,
+    )
+    with torch.no_grad():
+        started = time.perf_counter()
+        model = a_model(options.case, dtype, device)
+        peer, ours = (None, optimize(model, optimization)) if options.alone else pair(model, optimization)
+        loading = time.perf_counter() - started
+        speeds = device_speeds(device, dtype)
+        cases = [
+            run_case(peer, ours, rows, options.rounds, speeds, recorded(options.speculation))
+            for rows in options.batch
+        ]
+    report = {
+        "case": options.case,
+        "device": device_name(device),
+        "threads": options.threads,
+        "dtype": str(dtype),
+        "optimization": asdict(optimization),
+        "kernels": device.type == "cpu" and kernels.available(),
+        "torch": torch.__version__,
+        "optimise_seconds": loading,
+        "speeds": speeds,
+        "batches": cases,
+    }
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(options.out / f"{options.case}.json", report)
+        (options.out / f"{options.case}.md").write_text(table(report))
+    print(table(report))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--case", choices=("4b", "nano"), default="nano")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "fp8"))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="without the peer")
+    parser.add_argument("--speculation", type=Path, help="speculation.json of benchmarks/rollouts.py")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def a_model(case: str, dtype: torch.dtype, device: torch.device) -> SpatialVLA:
+    torch.manual_seed(0)
+    if case == "nano":
+        return SpatialVLA.from_pretrained("nano", dtype=dtype, device=device)
+    with device:
+        return SpatialVLA.from_config(SpatialVLAConfig.preset(case), dtype=dtype).eval()
+
+
+def a_batch(model: SpatialVLA, rows: int, seed: int) -> Batch:
+    config, draw = model.config, torch.Generator().manual_seed(seed)
+    image = torch.full((rows, config.image_token_num), config.image_token_index)
+    # Ids of text that both vocabularies have, behind nano's <image>.
+    text = torch.randint(5, 500, (rows, PROMPT_TOKENS), generator=draw)
+    ids = torch.cat([image, text], dim=1)
+    side = config.image_size
+    return Batch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        pixel_values=torch.rand(rows, 3, side, side, generator=draw),
+        intrinsics=torch.tensor([[side, 0, side / 2], [0, side, side / 2], [0, 0, 1.0]]).repeat(rows, 1, 1),
+    ).to(model.device)
+
+
+def our_stages(model: OptimizedSpatialVLA, batch: Batch, done: Callable[[str], None]) -> torch.Tensor:
+    """What `model.decode` does, stage after stage."""
+    depth = model.depth(batch)
+    done("depth")
+    embedded = model.embed(Batch(**{**vars(batch), "depth": depth}))
+    done("siglip")
+    passes, chunk = model.passes, 3 * model.config.action_chunk_size
+    columns = Columns.behind(batch.attention_mask, chunk - 1)
+    cache = passes.cache(*columns.real_BS.shape)
+    tokens = [passes.first_tokens(embedded, batch.input_ids[:, :0], columns, cache, 1)]
+    done("prefill")
+    places = torch.arange(columns.prompt, columns.prompt + chunk, device=model.device)
+    for place in range(1, chunk):
+        tokens.append(passes.next_tokens(tokens[-1], places[place - 1 : place], columns, cache, place % 3))
+    done("decode")
+    return torch.cat(tokens, dim=1)
+
+
+def run_case(
+    peer: SpatialVLA | None,
+    ours: OptimizedSpatialVLA,
+    rows: int,
+    rounds: int,
+    speeds: dict[str, float],
+    accepted: list[int],
+) -> dict[str, Any]:
+    """One batch size: peer and ours alternately, then ours with drafts as good as recorded ones."""
+    device = ours.device
+    first = a_batch(ours, rows, seed=0)
+    flops = operations(ours, first)
+    if peer is not None:
+        peer_chunk(peer, first)
+    ours.decode(first)
+    our_stages(ours, first, lambda stage: None)
+    measured = {"peer": Measured(), "ours": Measured(), "ours with drafts": Measured()}
+    same, passes = [], []
+    memory = {"peer": 0.0, "ours": 0.0}
+    for number in range(rounds):
+        batch = a_batch(ours, rows, seed=number + 1)
+        expected = None
+        if peer is not None:
+            reset_memory(device)
+            expected = timed(measured["peer"], device, lambda b=batch: peer_chunk(peer, b))
+            memory["peer"] = max(memory["peer"], used_memory(device))
+            peer_chunk(peer, batch, Clock(device, measured["peer"]))
+        reset_memory(device)
+        tokens = timed(measured["ours"], device, lambda b=batch: ours.decode(b).tokens)
+        memory["ours"] = max(memory["ours"], used_memory(device))
+        our_stages(ours, batch, Clock(device, measured["ours"]))
+        if expected is not None:
+            same.append(float((tokens == expected).float().mean()))
+        if accepted:
+            drafts = spoiled(tokens, accepted[number % len(accepted)], ours.config)
+            run = measured["ours with drafts"]
+            passes.append(timed(run, device, lambda b=batch, d=drafts: ours.decode(b, drafts=d)).passes)
+    if same and ours.dtype == torch.float32 and ours.optimization.weights is None:
+        assert min(same) == 1, f"tokens differ in float32: {same}"
+    return {
+        "rows": rows,
+        "chunk": ours.config.action_chunk_size,
+        "measured": {name: asdict(run) for name, run in measured.items() if run.chunk},
+        "same_tokens": statistics.mean(same) if same else None,
+        "passes_with_drafts": statistics.mean(passes) if passes else None,
+        "memory_gb": memory,
+        "floor_seconds": floors(ours, rows, flops, speeds),
+    }
+
+
+def timed(run: Measured, device: torch.device, work: Callable[[], Any]) -> Any:
+    wait(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    wait(device)
+    run.chunk.append(time.perf_counter() - wall)
+    run.cpu.append(time.process_time() - cpu)
+    return result
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def recorded(path: Path | None) -> list[int]:
+    """How many draft tokens were right, decision by decision, of the drafts that robots really have."""
+    if path is None:
+        return []
+    ways = json.loads(path.read_text())
+    return [
+        count
+        for way in ways.values()
+        for count in way["accepted"].get("last chunk", _longest(way["accepted"]))
+    ]
+
+
+def _longest(lists: dict[str, list[int]]) -> list[int]:
+    return max(lists.values(), key=len)
+
+
+def spoiled(tokens: torch.Tensor, right: int, config: SpatialVLAConfig) -> torch.Tensor:
+    """Drafts of which the first `right` tokens are right."""
+    drafts = tokens.clone()
+    for place in range(right, drafts.shape[1]):
+        rows = config.grammar[place % 3]
+        drafts[:, place] = rows.start + (drafts[:, place] - rows.start + 1) % (rows.stop - rows.start)
+    return drafts
+
+
+def operations(model: SpatialVLA, batch: Batch) -> dict[str, float]:
+    """Floating-point operations of depth and SigLIP, counted in one run of each."""
+    counts = {}
+    for stage, given in (("depth", batch), ("siglip", Batch(**{**vars(batch), "depth": model.depth(batch)}))):
+        with FlopCounterMode(display=False) as counter:
+            _ = model.depth(given) if stage == "depth" else model.encode_images(given)
+        counts[stage] = float(counter.get_total_flops())
+    return counts
+
+
+def floors(
+    model: OptimizedSpatialVLA, rows: int, flops: dict[str, float], speeds: dict[str, float]
+) -> dict[str, float]:
+    """Seconds that a chunk's stages cannot beat: the slower of reading the weights and of computing."""
+    weights = sum(part.numel() * part.element_size() for part in layers_of(model))
+    head = model.config.text.hidden_size * model.dtype.itemsize
+    heads = sum((rows_of.stop - rows_of.start) * head for rows_of in model.config.grammar)
+    passes, steps = 3 * model.config.action_chunk_size - 1, model.config.action_chunk_size
+    numbers = sum(part.numel() for part in layers_of(model) if part.dim() == 2)
+    read = (passes * weights + steps * heads) / speeds["bytes_per_second"]
+    compute = 2 * numbers * passes * rows / speeds["flops"]
+    seconds = {stage: flops[stage] / speeds["flops"] for stage in ("depth", "siglip")}
+    prompt = model.config.image_token_num + PROMPT_TOKENS
+    seconds["prefill"] = max(
+        2 * numbers * prompt * rows / speeds["flops"], weights / speeds["bytes_per_second"]
+    )
+    return {**seconds, "decode": max(read, compute)}
+
+
+def layers_of(model: OptimizedSpatialVLA) -> list[torch.Tensor]:
+    layers = model.language_model.model.layers
+    return [*layers.parameters(), *layers.buffers()]
+
+
+def device_speeds(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Bytes read a second, the best of several ways, and floating-point operations a second of large products."""
+    large = torch.ones(2**30 if device.type == "cuda" else 2**28, dtype=torch.float32, device=device)
+    ways: list[Callable[[], Any]] = [large.sum, large.abs_]
+    sizes = [large.nbytes, 2 * large.nbytes]
+    if device.type == "cpu" and kernels.available():
+        weight = large.view(torch.bfloat16).view(-1, 4096)
+        ways.append(lambda: kernels.bf16_rows(torch.ones(1, 4096, dtype=torch.bfloat16), weight))
+        sizes.append(large.nbytes)
+    bandwidth = max(size / best(way, device) for way, size in zip(ways, sizes, strict=True))
+    del large
+    rows = 8192 if device.type == "cuda" else 512
+    x = torch.ones(rows, 4096, dtype=dtype, device=device)
+    w = torch.ones(8192, 4096, dtype=dtype, device=device)
+    return {
+        "bytes_per_second": bandwidth,
+        "flops": 2 * rows * w.numel() / best(lambda: F.linear(x, w), device),
+    }
+
+
+def best(work: Callable[[], Any], device: torch.device, times: int = 7) -> float:
+    work()
+    seconds = []
+    for _ in range(times):
+        wait(device)
+        start = time.perf_counter()
+        work()
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def reset_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def used_memory(device: torch.device) -> float:
+    """GB at the peak; on a CPU of the process since its start, weights of both ways included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+
+
+def table(report: dict[str, Any]) -> str:
+    speeds = report["speeds"]
+    lines = [
+        f"{report['case']} in {report['dtype'].removeprefix('torch.')}, {report['device']}, "
+        f"{report['threads']} threads; {speeds['bytes_per_second'] / 1e9:.0f} GB/s, "
+        f"{speeds['flops'] / 1e12:.2f} TFLOP/s",
+        "",
+        "| batch | way | p50 | p95 | CPU | "
+        + " | ".join(STAGES)
+        + " | chunks/s | actions/s | memory | is faster |",
+        "|---:|---|" + 11 * "---:|",
+    ]
+    for case in report["batches"]:
+        peer = case["measured"].get("peer", case["measured"]["ours"])["chunk"]
+        for name, run in case["measured"].items():
+            middle = statistics.median(run["chunk"])
+            stages = [1e3 * statistics.median(times) if times else None for times in run["stages"].values()]
+            rate = case["rows"] / middle
+            memory = case["memory_gb"].get(name)
+            ratio = statistics.median(p / o for p, o in zip(peer, run["chunk"], strict=True))
+            cells = [
+                f"{1e3 * middle:.1f} ms",
+                f"{1e3 * float(np.quantile(run['chunk'], 0.95)):.1f} ms",
+                f"{1e3 * statistics.median(run['cpu']):.0f} ms",
+                *("" if stage is None else f"{stage:.1f}" for stage in stages),
+                f"{rate:.2f}",
+                f"{rate * case['chunk']:.1f}",
+                "" if memory is None else f"{memory:.1f} GB",
+                f"{ratio:.2f}",
+            ]
+            lines.append(f"| {case['rows']} | {name} | {' | '.join(cells)} |")
+        floor = case["floor_seconds"]
+        lines.append(
+            f"| {case['rows']} | floor | {1e3 * sum(floor.values()):.1f} ms | | | "
+            + " | ".join(f"{1e3 * floor[stage]:.1f}" for stage in STAGES)
+            + " | | | | |"
+        )
+        ours = case["measured"]["ours"]
+        reached = {stage: floor[stage] / statistics.median(ours["stages"][stage]) for stage in STAGES}
+        whole = sum(floor.values()) / statistics.median(ours["chunk"])
+        lines.append(
+            f"| {case['rows']} | of the floor | {whole:.0%} | | | "
+            + " | ".join(f"{reached[stage]:.0%}" for stage in STAGES)
+            + " | | | | |"
+        )
+    for case in report["batches"]:
+        drafts = case["passes_with_drafts"]
+        lines += ["", f"Batch {case['rows']}:"]
+        if case["same_tokens"] is not None:
+            lines[-1] += f" {case['same_tokens']:.1%} of the tokens equal the peer's."
+        if drafts is not None:
+            lines[-1] += f" {drafts:.2f} passes a chunk with drafts."
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
