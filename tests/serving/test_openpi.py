@@ -17,9 +17,12 @@ from running import SIZE, Running, fake_service, picture, plain, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from spatialvla.errors import InputError
 from spatialvla.serving.engine import EngineSettings
 from spatialvla.serving.http import pages
 from spatialvla.serving.limits import Limits
+from spatialvla.serving.mapping import Mapping
+from spatialvla.serving.openpi import run
 from spatialvla.serving.padding import Padding
 from spatialvla.serving.traffic import TrafficLimits
 from spatialvla.types import Observation
@@ -463,3 +466,12 @@ def test_the_pages_on_a_port_of_their_own(server):
         assert get(port, "/etc/passwd")[0] == 404
     with pytest.raises(OSError, match="refused"):
         get(port, "/healthz")
+
+
+def test_a_port_that_is_taken_is_one_sentence(server, policy):
+    second = fake_service(policy, port=server.port)
+    with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{server.port}"):
+        run(second, Mapping.load("plain"))
+    with pytest.raises(InputError, match="cannot be served"), pages(second, server.port):
+        pass
+    second.engine.drain(1)

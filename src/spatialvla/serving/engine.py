@@ -10,7 +10,6 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from spatialvla.serving.failures import (
     outcome,
 )
 from spatialvla.serving.metrics import Metrics
+from spatialvla.serving.turns import Turns
 from spatialvla.types import ActionChunk, Observation
 
 log = logging.getLogger(__name__)
@@ -108,11 +108,6 @@ class _Job:
     future: Future[Answer] = field(default_factory=Future)
     queued: float = field(default_factory=perf_counter)
 
-    @property
-    def kind(self) -> bool:
-        """Batches hold jobs of one kind: a sensor's depth comes along for all rows or for none."""
-        return self.request.observation.depth is not None
-
 
 class Engine:
     """Batches the requests of many clients for one policy.
@@ -133,8 +128,7 @@ class Engine:
         self.metrics = metrics or Metrics()
         self.threads = ThreadPoolExecutor(settings.threads, "prepare")
         self._prepare = prepare
-        self._queues: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
-        self._waiting = 0
+        self._waiting: Turns[_Job] = Turns()
         self._changed = threading.Condition()
         self._closing = False
         self._last_clients: set[Hashable] = set()
@@ -177,9 +171,7 @@ class Engine:
         if self._worker.is_alive():
             self._worker.join(timeout)
         with self._changed:
-            left = [job for queue in self._queues.values() for job in queue]
-            self._queues.clear()
-            self._waiting = 0
+            left = self._waiting.take_all()
         for job in left:
             if job.future.set_running_or_notify_cancel():
                 self._fail(job, Draining("The server is shutting down."))
@@ -206,22 +198,22 @@ class Engine:
             job = _Job(prepared, client, perf_counter() - began)
             with self._changed:
                 self._check_room(client)
-                self._queues.setdefault(client, deque()).append(job)
-                self._waiting += 1
+                # Batches hold jobs of one kind: a sensor's depth comes along for all rows or for none.
+                self._waiting.add(client, prepared.observation.depth is not None, job)
                 self._changed.notify_all()
         except Exception as error:
             self.metrics.request(outcome(error))
             raise
         self.metrics.stage("prepare", job.prepared_in)
-        self.metrics.queued.set(self._waiting)
+        self.metrics.queued.set(len(self._waiting))
         return job.future
 
     def _check_room(self, client: Hashable) -> None:
         if self._closing:
             raise Draining("The server is shutting down.")
-        if self._waiting >= self.settings.max_queue:
-            raise Busy(f"The server is busy: {self._waiting} requests are waiting. Try again later.")
-        if len(self._queues.get(client, ())) >= self.settings.max_per_client:
+        if len(self._waiting) >= self.settings.max_queue:
+            raise Busy(f"The server is busy: {len(self._waiting)} requests are waiting. Try again later.")
+        if self._waiting.of(client) >= self.settings.max_per_client:
             raise Busy(
                 f"This connection already has {self.settings.max_per_client} requests waiting; "
                 "wait for their answers."
@@ -249,36 +241,14 @@ class Engine:
             # Clients that were answered together come back together, give or take their own few milliseconds.
             # Starting with the first of them would leave the others to a second batch, for ever after.
             while (
-                self._waiting < self.settings.max_batch
+                len(self._waiting) < self.settings.max_batch
                 and not self._closing
                 and (left := self._gather_until - perf_counter()) > 0
-                and any(client not in self._queues for client in self._last_clients)
+                and not all(self._waiting.of(client) for client in self._last_clients)
             ):
                 self._changed.wait(left)
-            jobs = self._take()
-        self.metrics.queued.set(self._waiting)
-        return jobs
-
-    def _take(self) -> list[_Job]:
-        """The first job of each client in turn; clients with another kind of job keep their place."""
-        kind = next(iter(self._queues.values()))[0].kind
-        jobs: list[_Job] = []
-        taken = True
-        while taken and len(jobs) < self.settings.max_batch:
-            taken = False
-            for client in list(self._queues):
-                if len(jobs) == self.settings.max_batch:
-                    break
-                queue = self._queues[client]
-                if queue[0].kind is not kind:
-                    continue
-                jobs.append(queue.popleft())
-                taken = True
-                if queue:
-                    self._queues.move_to_end(client)
-                else:
-                    del self._queues[client]
-        self._waiting -= len(jobs)
+            jobs = self._waiting.take(self.settings.max_batch)
+        self.metrics.queued.set(len(self._waiting))
         return jobs
 
     def _still_wanted(self, job: _Job) -> bool:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from spatialvla.errors import InputError
 from spatialvla.serving.service import Service
 
 _TEXT = "text/plain; charset=utf-8"
@@ -41,7 +42,10 @@ def page(service: Service, path: str, authorization: str | None, *, ready: bool 
 
 @contextmanager
 def pages(service: Service, port: int) -> Iterator[int]:
-    """Serves the pages from a thread for as long as the block lasts; yields the port (0 takes a free one)."""
+    """Serves the pages from a thread for as long as the block lasts; yields the port (0 takes a free one).
+
+    Raises InputError where the port is taken.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -60,7 +64,10 @@ def pages(service: Service, port: int) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer((service.host, port), Handler)
+    try:
+        server = ThreadingHTTPServer((service.host, port), Handler)
+    except OSError as error:
+        raise InputError(f"The pages cannot be served on {service.host}:{port} ({error}).") from None
     server.daemon_threads = True
     if service.security.tls:
         # The handshake is left to the thread of the connection: one that stalls keeps no other waiting.

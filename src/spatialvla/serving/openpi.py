@@ -11,11 +11,10 @@ import asyncio
 import logging
 import signal
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -27,11 +26,11 @@ from spatialvla.serving.engine import Answer
 from spatialvla.serving.failures import InternalError, ServingError, outcome
 from spatialvla.serving.http import Page, page
 from spatialvla.serving.mapping import Mapping
+from spatialvla.serving.openpi_messages import Asked, Refused, metadata, read, refusal, reply
 from spatialvla.serving.padding import UNPADDED, Padding
 from spatialvla.serving.service import Service
 from spatialvla.serving.session import Session
 from spatialvla.serving.traffic import Throttle
-from spatialvla_client.codec import CodecError, pack, unpack
 
 log = logging.getLogger(__name__)
 # Whoever sends garbage instead of a handshake would fill the log with tracebacks.
@@ -40,7 +39,6 @@ _QUIET.setLevel(logging.CRITICAL)
 
 ERROR, GOING_AWAY = 1011, 1001
 _PING_SECONDS = 20.0
-_LONGEST_ID = 64
 
 
 @dataclass(eq=False)
@@ -58,19 +56,10 @@ class _Connection:
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A request that is queued. position: (3,) metres of the gripper, where the client tells it."""
+    """A request that is queued."""
 
+    asked: Asked
     answer: Future[Answer]
-    request_id: int | str | None
-    position: np.ndarray | None
-
-
-@dataclass
-class _Refused(Exception):
-    """A message that is not answered with actions; request_id is None where it could not be read."""
-
-    error: Exception
-    request_id: int | str | None = field(default=None)
 
 
 class OpenPiServer:
@@ -82,32 +71,7 @@ class OpenPiServer:
         self._padding = padding
         self._connections: set[_Connection] = set()
         self._stopping = False
-        self._metadata = pack(self.metadata())
-
-    def metadata(self) -> dict[str, Any]:
-        """What a client is told on connecting: keys, units and length of what it sends and gets."""
-        mapping, limits = self._mapping, self._service.limits
-        return {
-            "server": "spatialvla",
-            "policy": self._service.name,
-            "mapping": mapping.name,
-            "keys": {
-                name: key
-                for name in ("image", "prompt", "depth", "intrinsics", "state")
-                if (key := getattr(mapping, name)) is not None
-            },
-            "options": ["reset", "committed", "request_id", "timeout"],
-            "chunk": self._service.chunk,
-            "horizon": self._padding.length(self._service.horizon),
-            "action": {
-                "order": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
-                "kind": "change of the gripper's pose in one step; the gripper absolute",
-                "gripper_open": mapping.gripper_open,
-                "gripper_closed": mapping.gripper_closed,
-                "metres_per_unit": limits.metres_per_unit,
-                "radians_per_unit": limits.radians_per_unit,
-            },
-        }
+        self._metadata = metadata(service, mapping, padding)
 
     async def run(self, stop: asyncio.Event, started: asyncio.Future[int] | None = None) -> None:
         """Serves until `stop` is set, then answers what is under way and closes.
@@ -223,82 +187,49 @@ class OpenPiServer:
             connection.pending = accepted.answer
             try:
                 answer = await asyncio.wrap_future(accepted.answer)
-                reply = self._reply(connection, accepted, answer, began)
+                decision = connection.session.finish(answer, position=accepted.asked.position)
+                packed = reply(
+                    decision,
+                    self._mapping,
+                    self._padding,
+                    request_id=accepted.asked.request_id,
+                    infer_ms=(perf_counter() - began) * 1000,
+                    prev_total_ms=connection.total_ms,
+                )
             except Exception as error:
-                raise _Refused(error, accepted.request_id) from None
+                raise Refused(error, accepted.asked.request_id) from None
             finally:
                 connection.pending = None
-        except _Refused as refusal:
-            return await self._refuse(connection, refusal)
-        await self._send(connection, reply)
+        except Refused as refused:
+            return await self._refuse(connection, refused)
+        await self._send(connection, packed)
         connection.total_ms = (perf_counter() - began) * 1000
         return True
 
     def _accept(self, session: Session, message: str | bytes) -> _Accepted:
-        """Bytes to a queued request; runs in a thread. Raises _Refused."""
-        request_id = None
+        """Bytes to a queued request; runs in a thread. Raises Refused."""
         metrics = self._service.engine.metrics
-        try:
-            with metrics.timed("decode"):
-                if isinstance(message, str):
-                    raise InputError("Observations are binary messages, this one is text.")
-                content = unpack(message)
-                request_id = _request_id(content)
-                observation = self._mapping.observation(content)
-                position = self._mapping.gripper_position(content)
-                timeout = self._timeout(content)
-                committed = content.get("committed")
-                if committed is not None and not isinstance(committed, np.ndarray):
-                    raise InputError("'committed' must be an array (P, 3) of token numbers.")
-        except Exception as error:
-            known = InputError(str(error)) if isinstance(error, CodecError) else error
-            metrics.request(outcome(known))
-            raise _Refused(known, request_id) from None
-        if content.get("reset") is True:
+        with metrics.timed("decode"):
+            try:
+                asked = read(message, self._mapping, self._service.traffic.request_timeout)
+            except Refused as refused:
+                metrics.request(outcome(refused.error))
+                raise
+        if asked.reset:
             session.reset()
         try:
-            answer = session.submit(observation, committed=committed, timeout=timeout)
+            answer = session.submit(asked.observation, committed=asked.committed, timeout=asked.timeout)
         except Exception as error:
-            raise _Refused(error, request_id) from None
-        return _Accepted(answer, request_id, position)
+            raise Refused(error, asked.request_id) from None
+        return _Accepted(asked, answer)
 
-    def _timeout(self, content: dict[str, Any]) -> float:
-        most = self._service.traffic.request_timeout
-        given = content.get("timeout", most)
-        if not isinstance(given, int | float) or not given > 0:
-            raise InputError("'timeout' must be a positive number of seconds.")
-        return min(float(given), most)
-
-    def _reply(self, connection: _Connection, accepted: _Accepted, answer: Answer, began: float) -> bytes:
-        decision = connection.session.finish(answer, position=accepted.position)
-        actions, tokens = self._padding(decision.actions, decision.tokens)
-        timings = decision.timings
-        server_timing: dict[str, float] = {
-            "infer_ms": (perf_counter() - began) * 1000,
-            "prepare_ms": timings.prepare_ms,
-            "queue_ms": timings.queue_ms,
-            "batch": timings.batch,
-        }
-        if connection.total_ms is not None:
-            server_timing["prev_total_ms"] = connection.total_ms
-        reply: dict[str, Any] = {
-            "actions": self._mapping.actions(actions),
-            "tokens": tokens,
-            "policy_timing": {"infer_ms": timings.infer_ms},
-            "server_timing": server_timing,
-        }
-        if accepted.request_id is not None:
-            reply["request_id"] = accepted.request_id
-        return pack(reply)
-
-    async def _refuse(self, connection: _Connection, refusal: _Refused) -> bool:
-        error = refusal.error
+    async def _refuse(self, connection: _Connection, refused: Refused) -> bool:
+        error = refused.error
         if not isinstance(error, InputError | ServingError):
             log.error("A request failed", exc_info=error)
             error = InternalError("The server failed; its log has details.")
-        if refusal.request_id is not None:
-            reply = {"error": str(error), "outcome": outcome(error), "request_id": refusal.request_id}
-            await self._send(connection, pack(reply))
+        if refused.request_id is not None:
+            await self._send(connection, refusal(error, refused.request_id))
             return True
         await self._send(connection, str(error))
         await connection.socket.close(ERROR, "the text message before this says why")
@@ -308,13 +239,6 @@ class OpenPiServer:
         """Raises TimeoutError where the client does not read."""
         async with asyncio.timeout(self._service.traffic.send_timeout):
             await connection.socket.send(message)
-
-
-def _request_id(content: dict[str, Any]) -> int | str | None:
-    found = content.get("request_id")
-    if found is None or type(found) is int or (isinstance(found, str) and len(found) <= _LONGEST_ID):
-        return found
-    raise InputError(f"'request_id' must be an integer or a string of up to {_LONGEST_ID} characters.")
 
 
 def run(service: Service, mapping: Mapping, padding: Padding = UNPADDED) -> None:
@@ -331,5 +255,8 @@ def run(service: Service, mapping: Mapping, padding: Padding = UNPADDED) -> None
         )
         await OpenPiServer(service, mapping, padding).run(stop, started)
 
-    asyncio.run(serve_until_told())
+    try:
+        asyncio.run(serve_until_told())
+    except OSError as error:
+        raise InputError(f"The server cannot listen on {service.host}:{service.port} ({error}).") from None
     service.engine.drain(service.traffic.drain_timeout)
