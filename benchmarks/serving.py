@@ -58,7 +58,7 @@ def observations() -> list[dict]:
 # ------------------------------------------------------------------- servers
 
 
-def run_server(kind: str, policy_name: str, port: int, threads: int, options: dict) -> None:
+def run_server(kind: str, policy_name: str, device: str, port: int, threads: int, options: dict) -> None:
     """The process of one server; says "Ready" once it listens."""
     import torch
 
@@ -67,7 +67,7 @@ def run_server(kind: str, policy_name: str, port: int, threads: int, options: di
 
     tune_cpu()
     torch.set_num_threads(threads)
-    policy = Policy.from_pretrained(policy_name, speculate=False)
+    policy = Policy.from_pretrained(policy_name, speculate=False, device=device)
     if kind == "openpi":
         asyncio.run(one_at_a_time(policy, port))
     else:
@@ -109,6 +109,7 @@ def server(kind: str, arguments: argparse.Namespace) -> Iterator[tuple[str, psut
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, __file__, "--serve", kind, "--port", str(port), "--policy", arguments.policy]
+    command += ["--device", arguments.device]
     command += ["--threads", str(arguments.threads), "--engine", json.dumps(arguments.engine)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -238,12 +239,12 @@ def cpu(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def answers(policy_name: str) -> np.ndarray:
+def answers(policy_name: str, device: str) -> np.ndarray:
     """(IMAGES, chunk, 3): what the policy says of each observation alone."""
     from spatialvla.policy import Policy
     from spatialvla.types import Observation
 
-    policy = Policy.from_pretrained(policy_name, speculate=False)
+    policy = Policy.from_pretrained(policy_name, speculate=False, device=device)
     return np.stack(
         [policy.predict([Observation(o["image"], o["instruction"])])[0].tokens for o in observations()]
     )
@@ -314,6 +315,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--policy", default="nano")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16, 64])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=4, help="of seconds/rounds each, in turns")
@@ -328,9 +330,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        run_server(arguments.serve, arguments.policy, arguments.port, arguments.threads, arguments.engine)
+        run_server(
+            arguments.serve,
+            arguments.policy,
+            arguments.device,
+            arguments.port,
+            arguments.threads,
+            arguments.engine,
+        )
         return
-    expected = answers(arguments.policy)
+    expected = answers(arguments.policy, arguments.device)
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         if arguments.memory:
             result: list = memory(arguments, expected, pool)
