@@ -52,21 +52,6 @@ def test_fused_float32_changes_nothing(options, rows):
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
 
 
-def test_each_image_keeps_its_own_head_when_all_heads_run():
-    pixels = torch.rand(4, 3, *plain_size())
-    depth = plain.vision_zoe_model
-    with torch.no_grad():
-        expected = depth.estimate(pixels)
-        if hasattr(depth.metric_head, "without_waiting"):
-            depth.metric_head.without_waiting = True
-        torch.testing.assert_close(depth.estimate(pixels), expected)
-    depth.metric_head.__dict__.pop("without_waiting", None)
-
-
-def plain_size() -> tuple[int, int]:
-    return plain.config.image_size, plain.config.image_size
-
-
 def test_bfloat16_stays_close():
     batch = a_batch(3)
     fast = optimize(a_model(torch.bfloat16))

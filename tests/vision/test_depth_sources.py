@@ -1,5 +1,7 @@
 """Depth sources: frozen ZoeDepth with its heads chosen per image, and any metric estimator of transformers."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -49,7 +51,24 @@ def test_each_image_chooses_its_own_head(two_heads):
         together = two_heads.estimate(images)
         assert len(set(votes[0].argmax(-1).tolist())) == 2
         alone = torch.cat([two_heads.estimate(image[None]) for image in images])
+        two_heads.metric_head.without_waiting = True
+        all_heads = two_heads.estimate(images)
+        two_heads.metric_head.without_waiting = False
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(all_heads, together, atol=1e-5, rtol=1e-4)
+
+
+def test_kept_position_biases_change_nothing(two_heads):
+    estimator = copy.deepcopy(two_heads)
+    for name, table in estimator.named_parameters():
+        if "relative_position_bias_table" in name:
+            torch.nn.init.normal_(table)
+    images = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        before = estimator.estimate(images)
+        estimator.keep_position_bias()
+        torch.testing.assert_close(estimator.estimate(images), before)
+    assert not any("relative_position_bias_table" in name for name in estimator.state_dict())
 
 
 def test_train_mode_and_gradients_never_reach_it(two_heads):
