@@ -1,11 +1,9 @@
 """From chunks to commands, through the harness's own `step` to what its simulators would get."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vla_eval.benchmarks.libero.benchmark import LIBEROBenchmark
@@ -17,10 +15,8 @@ from spatialvla.serving.vla_eval_benchmarks import LIBERO, SIMPLER_GOOGLE_ROBOT,
 from spatialvla.serving.vla_eval_execution import (
     STICKY_STEPS,
     Commands,
-    TemporalEnsemble,
     rotation_vector,
 )
-from spatialvla.types import ActionChunk
 
 angle = st.floats(-3.1, 3.1)
 openings = st.lists(st.floats(0, 1), min_size=1, max_size=80)
@@ -118,26 +114,3 @@ def test_a_rotation_vector_turns_as_the_angles_do(roll: float, pitch: float, yaw
 
 def test_no_turn_is_no_turn() -> None:
     assert rotation_vector(np.zeros(3)).tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("temperature", [-0.8, 0.0, 0.5])
-def test_the_ensemble_weighs_what_the_last_chunks_say_of_now(temperature: float) -> None:
-    rng = np.random.default_rng(0)
-    chunks = [SimpleNamespace(actions=rng.normal(size=(4, 7)), tokens=np.full((4, 3), n)) for n in range(9)]
-    ensemble = TemporalEnsemble(temperature)
-    for now, chunk in enumerate(chunks):
-        oldest = max(0, now - 3)
-        said = [chunks[made].actions[now - made] for made in range(oldest, now + 1)]
-        weights = [np.exp(-temperature * rank) for rank in range(len(said))]
-        (action,) = ensemble(ActionChunk(chunk.actions, chunk.tokens))
-        assert np.allclose(action, np.average(said, axis=0, weights=weights))
-
-
-def test_a_new_episode_remembers_nothing_and_drafts_shift_by_one() -> None:
-    ensemble = TemporalEnsemble(-0.8)
-    first = ActionChunk(np.ones((3, 7)), np.arange(9).reshape(3, 3))
-    ensemble(first)
-    assert ensemble.draft().tolist() == [[3, 4, 5], [6, 7, 8], [6, 7, 8]]
-    ensemble.reset()
-    assert ensemble.draft() is None
-    assert np.array_equal(ensemble(ActionChunk(np.zeros((3, 7)), first.tokens)), np.zeros((1, 7)))

@@ -15,11 +15,11 @@ import anyio
 from anyio.to_thread import run_sync
 
 from spatialvla.errors import InputError
-from spatialvla.execution import WHOLE_CHUNKS
+from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.serving.service import Service
 from spatialvla.serving.session import Session
 from spatialvla.serving.vla_eval_benchmarks import HarnessBenchmark, benchmark_called
-from spatialvla.serving.vla_eval_execution import Commands, TemporalEnsemble
+from spatialvla.serving.vla_eval_execution import Commands
 
 try:
     from vla_eval.model_servers.base import ModelServer, SessionContext
@@ -130,10 +130,10 @@ class VlaEvalServer(ModelServer):
         return episode.commands.next()
 
     def _session(self) -> Session:
-        service, temperature = self._service, self._benchmark.ensemble
-        if temperature is None or service.policy.execution != WHOLE_CHUNKS:
-            return service.session()
-        return service.session(TemporalEnsemble(temperature))
+        published = self._benchmark.execution
+        if self._service.policy.execution != WHOLE_CHUNKS or published == WHOLE_CHUNKS:
+            return self._service.session()
+        return self._service.session(Executor(published))
 
 
 def run(service: Service, benchmark: str = "libero") -> None:

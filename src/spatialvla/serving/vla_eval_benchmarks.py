@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.types import Observation
 from spatialvla.vision.camera import Camera
 
@@ -31,7 +32,7 @@ class HarnessBenchmark:
     task_prefixes: beginnings of the suites or task names that belong to it.
     rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch, yaw
     into one. gripper: see `vla_eval_execution.Gripper`.
-    ensemble: temperature of the published ensemble over chunks, None where chunks are executed as asked for.
+    execution: how chunks are executed, unless the policy is asked for something else than whole chunks.
     position_spec, rotation_spec, gripper_spec: (format, low, high) as the harness labels its action slots.
     parameters: of the benchmark's constructor; the harness takes them unless its own configuration has others.
     """
@@ -45,7 +46,7 @@ class HarnessBenchmark:
     task_prefixes: tuple[str, ...]
     rotation: Rotation
     gripper: Gripper
-    ensemble: float | None
+    execution: Execution
     position_spec: tuple[str, float, float]
     rotation_spec: tuple[str, float, float]
     gripper_spec: tuple[str, float, float]
@@ -113,7 +114,7 @@ LIBERO = HarnessBenchmark(
     # OSC_POSE takes a scaled rotation vector, and LIBERO's datasets hold what it took.
     rotation="as_trained",
     gripper="minus_one_opens",
-    ensemble=None,
+    execution=WHOLE_CHUNKS,
     position_spec=("delta_xyz", -1, 1),
     rotation_spec=("axis_angle", -_TURN, _TURN),
     gripper_spec=("binary_close_positive", -1, 1),
@@ -127,7 +128,7 @@ _SIMPLER = {
     "image": "primary",
     "orientation": "upright",
     "rotation": "rotation_vector",
-    "ensemble": -0.8,
+    "execution": Execution("temporal", temperature=-0.8),
     "position_spec": ("delta_xyz", -1, 1),
     "rotation_spec": ("euler_xyz", -_TURN, _TURN),
     "gripper_spec": ("binary_close_positive", -1, 1),

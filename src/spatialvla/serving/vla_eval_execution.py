@@ -1,4 +1,4 @@
-"""From a policy's chunks to the commands of vla-eval's simulators, as SpatialVLA's published evaluation does it."""
+"""From a policy's actions to the commands of vla-eval's simulators, as SpatialVLA's published evaluation does it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ from collections import deque
 
 import numpy as np
 
-from spatialvla.execution import Execution, Executor
 from spatialvla.serving.vla_eval_benchmarks import HarnessBenchmark
 
 STICKY_STEPS = 15
 """How long vla-eval's SimplerEnv holds a gripper command; the published evaluation held it for 10 steps."""
 
 _CHANGE = 0.5  # of the gripper's opening, that counts as a command
-
-
-class TemporalEnsemble(Executor):
-    """One action a chunk: the weighted mean of what the last chunks say of the present step, gripper included.
-
-    Weights are exp(-temperature * i) for the i-th oldest chunk: below 0 the newest counts most. Published with
-    SpatialVLA: temperature -0.8, over as many chunks as a chunk has steps.
-    """
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__(Execution("temporal", temperature=temperature))
 
 
 class Gripper:
