@@ -2,11 +2,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from some_results import some_results
+from some_results import shards, some_results
 
 from spatialvla.evaluation.comparison import compare
 from spatialvla.evaluation.markdown import to_markdown
 from spatialvla.evaluation.published import published_tables
+from spatialvla.evaluation.settings import PolicySettings
 from spatialvla.evaluation.summary import summarize
 from spatialvla.viz.rates import Rate
 from spatialvla.viz.results_page import Figure
@@ -102,6 +103,25 @@ def test_suites_without_published_figures_are_shown_too():
     (table,) = page.tables
     assert table.rows[0].name == "nano on libero_90"
     assert page.sources == ()
+
+
+def test_only_a_shards_own_tasks_are_listed():
+    _, second, _ = shards(some_results("++ +- --"), 3)
+    (view,) = summarize([second]).evaluations
+    assert [line.title for line in view.tasks] == ["open the drawer"]
+    assert "pick up the bowl" not in second.to_markdown()
+
+
+def test_small_print_tells_how_a_policy_was_used():
+    def detail(**changes):
+        return summarize([some_results("+", **changes)]).tables[0].rows[0].detail
+
+    assert detail() == "0123456789ab"
+    assert detail(settings=None) == "0123456789ab · settings not recorded"
+    assert detail(depth="simulator", settings=PolicySettings(tolerance=1)) == (
+        "0123456789ab · simulator's depth · whole chunks; tolerance 1"
+    )
+    assert detail(checkpoint=None, settings=None, harness="vla-eval 0.8.0") == "vla-eval 0.8.0"
 
 
 def test_what_is_missing_is_said():

@@ -32,7 +32,7 @@ def write_report(
         subtitle=f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
         total=_rate(results.total),
         tasks=tuple(
-            _task(results, task, moments.get(task, ()), policy, path.parent) for task in results.tasks
+            _task(results, task, moments.get(task, ()), policy, path.parent) for task in results.planned_tasks
         ),
         facts=tuple(facts(results).items()),
         grid=policy.processor.grid,

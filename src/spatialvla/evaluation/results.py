@@ -101,6 +101,12 @@ class Results:
         return plan_episodes(self.tasks, self.episodes_per_task, self.shard)
 
     @property
+    def planned_tasks(self) -> dict[int, str]:
+        """The tasks that any of these episodes is of: all, or a shard's."""
+        numbers = {episode.task for episode in self.planned}
+        return {task: text for task, text in self.tasks.items() if task in numbers}
+
+    @property
     def missing(self) -> list[Episode]:
         """The episodes that are still to be played."""
         played = {episode.place for episode in self.episodes}
@@ -205,7 +211,7 @@ class Results:
         return (*columns, "partial") if self.conventions.partial else columns
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [self._row(text, self.tally(task), task) for task, text in self.tasks.items()]
+        rows = [self._row(text, self.tally(task), task) for task, text in self.planned_tasks.items()]
         return [*rows, self._row("all", self.total)]
 
     def _row(self, name: str, tally: Tally, task: int | None = None) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def _unpublished(evaluations: Iterable[Results]) -> MethodTable:
 def _evaluation(results: Results) -> EvaluationView:
     lines = (
         TaskLine(text, _rate(results.tally(task)), results.mean_steps(task), results.partial(task))
-        for task, text in results.tasks.items()
+        for task, text in results.planned_tasks.items()
     )
     return EvaluationView(
         title=f"{results.policy} on {results.suite}",
@@ -168,7 +168,9 @@ def _detail(results: Results, *others: Results) -> str:
     parts = [short_hash(results)]
     if results.depth != "estimate":
         parts.append(f"{results.depth}'s depth")
-    if results.settings is not None and str(results.settings) != "whole chunks":
+    if results.settings is None and results.harness == "spatialvla":
+        parts.append("settings not recorded")
+    elif results.settings is not None and str(results.settings) != "whole chunks":
         parts.append(str(results.settings))
     if results.harness != "spatialvla":
         parts.append(results.harness)
