@@ -10,7 +10,7 @@ from PIL import Image
 
 from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.errors import InputError
-from spatialvla.model import kernels
+from spatialvla.model import compiled, kernels
 from spatialvla.model.optimize import Optimization, optimize
 from spatialvla.model.precision import QuantizedLinear, quantize
 
@@ -158,7 +158,7 @@ def test_compiled_equals_eager_and_compiles_once_a_bucket():
     fast = optimize(a_model(), options)
     batch = a_batch(2, fast.passes.prompt_multiple)
     torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-4, rtol=1e-4)
-    compiled = counters["stats"]["unique_graphs"]
+    graphs = counters["stats"]["unique_graphs"]
     expected = plain.decode(batch).tokens
     assert torch.equal(fast.decode(batch).tokens, expected)
     assert torch.equal(fast.decode(batch, drafts=expected).tokens, expected)
@@ -167,7 +167,49 @@ def test_compiled_equals_eager_and_compiles_once_a_bucket():
     others = processor(IMAGES[:2], ["stop", "go"], pad_to_multiple_of=fast.passes.prompt_multiple)
     shifted = replace(others, pixel_values=others.pixel_values.flip(3))
     assert torch.equal(fast.decode(shifted).tokens, plain.decode(shifted).tokens)
-    assert counters["stats"]["unique_graphs"] == compiled
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+class PretendedGraph:
+    """Replays by calling: what a recorded graph does, apart from its speed."""
+
+    def __init__(self, function, inputs, output) -> None:
+        self.function, self.inputs, self.output = function, inputs, output
+
+    def replay(self) -> None:
+        self.output.copy_(self.function(*self.inputs))
+
+
+def test_graphs_are_fed_and_read_as_they_should(monkeypatch):
+    """All of the way on a GPU but the recording: inputs copied in, results out, one cache for all chunks."""
+    recorded = []
+
+    def record(self, function, arguments):
+        recorded.append(function)
+        inputs = [argument.clone() for argument in arguments]
+        output = function(*inputs)
+        return PretendedGraph(function, inputs, output), inputs, output
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(compiled.CudaGraphs, "_record", record)
+    monkeypatch.setattr(compiled, "compiled", lambda function, device: function)
+    fast = optimize(a_model())
+    fast.graphs = compiled.CudaGraphs()
+    fast.passes = compiled.CompiledPasses(fast, fast.graphs)
+    for batch in (a_batch(2, 16), a_batch(3, 16), a_batch(2, 16), a_batch(2, 32)):
+        expected = plain.decode(batch).tokens
+        assert torch.equal(fast.decode(batch).tokens, expected)
+        assert torch.equal(fast.decode(batch, drafts=expected.flip(0)).tokens, expected)
+    count = len(recorded)
+    other = replace(a_batch(2, 16), pixel_values=torch.rand(2, 3, *[plain.config.image_size] * 2))
+    assert torch.equal(fast.decode(other).tokens, plain.decode(other).tokens)
+    assert len(recorded) == count
+    # Depth from a sensor, and from a source that may do anything, so that it runs outside the graph.
+    metres = torch.full((2, plain.config.image_size, plain.config.image_size), 1.5)
+    expected = plain.decode(replace(other, depth=metres)).tokens
+    assert torch.equal(fast.decode(replace(other, depth=metres)).tokens, expected)
+    fast.depth_source = lambda pixels: metres
+    assert torch.equal(fast.decode(other).tokens, expected)
 
 
 @pytest.mark.gpu
