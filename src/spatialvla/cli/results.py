@@ -48,7 +48,8 @@ class ResultsVerb:
         comparison = None
         if self.compare:
             comparison = compare(*(only(path) for path in self.compare))
-            evaluations = evaluations or [comparison.first, comparison.second]
+            compared = (comparison.first, comparison.second)
+            evaluations += [results for results in compared if results not in evaluations]
         if not evaluations:
             raise InputError("there is nothing to show; name results files or folders")
         if self.merged:
