@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int BLOCK = 6;          // rows of x whose sums fit into the registers beside four rows of w
-constexpr int PREFETCH = 1024;    // bytes ahead
+constexpr long PREFETCH = 4096;   // numbers of w that one stream is fetched ahead
 constexpr long SMALL = 8192;      // numbers of x: half of a first-level cache
 
 using Half = uint16_t;
@@ -45,7 +45,8 @@ void tile(const Half* x, const Weight* w, const float* scale, Half* y, long N, l
     __m512bh weights[R];
     for (int r = 0; r < R; r++) {
       weights[r] = load(w + r * K + k);
-      _mm_prefetch((const char*)(w + r * K + k) + PREFETCH, _MM_HINT_T0);
+      // Several streams are too short for the processor to foresee: each fetches what its successor will read.
+      _mm_prefetch((const char*)(w + r * K + k + (R > 1 ? R * K : PREFETCH)), _MM_HINT_T1);
     }
     for (int m = 0; m < M; m++) {
       __m512bh row = load(x + m * K + k);
