@@ -48,17 +48,19 @@ $(VENV)/demo-ready: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -e '.[libero,viz]'
 	touch $@
 
-# SAPIEN needs Mesa 23 or newer. Debian 12 has it in its backports, which the mirror in use also has.
+# SAPIEN needs Mesa 23 or newer. Debian 12 has it in its backports, which the mirror in use also has; only the Vulkan
+# drivers and what they need come from there, so that LIBERO is drawn as before.
 $(VENV)/simpler-ready: $(BIN)/python pyproject.toml constraints.txt
 	@ls /usr/share/vulkan/icd.d/lvp_icd*.json > /dev/null 2>&1 || { \
 	  echo "Installing Mesa's Vulkan drivers, the software renderer of ManiSkill"; \
-	  . /etc/os-release; release=; $(SUDO) apt-get update -qq; \
+	  . /etc/os-release; packages=mesa-vulkan-drivers; $(SUDO) apt-get update -qq; \
 	  if [ "$$VERSION_CODENAME" = bookworm ]; then \
 	    mirror=$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | head -n 1); \
 	    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror bookworm-backports main" | \
 	      $(SUDO) tee /etc/apt/sources.list.d/bookworm-backports.list > /dev/null; \
-	    $(SUDO) apt-get update -qq; release="-t bookworm-backports"; \
-	  fi; $(SUDO) apt-get install -y -qq $$release mesa-vulkan-drivers libvulkan1; }
+	    $(SUDO) apt-get update -qq; \
+	    packages=$$(printf '%s/bookworm-backports ' mesa-vulkan-drivers libdrm2 libdrm-amdgpu1 libdrm-common); \
+	  fi; $(SUDO) apt-get install -y -qq libvulkan1 $$packages; }
 	$(PIP) -e '.[simpler]'
 	touch $@
 
