@@ -156,15 +156,16 @@ def test_compiled_equals_eager_and_compiles_once_a_bucket():
 
     options = Optimization(compile=True, batch_sizes=(2,), text_tokens=(16,))
     fast = optimize(a_model(), options)
-    batch = a_batch(2, fast.passes.prompt_multiple)
-    torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-4, rtol=1e-4)
+    multiple = fast.passes.prompt_multiple
+    batch = processor(IMAGES[:2], ["open the drawer", "put it down"], pad_to_multiple_of=multiple)
     graphs = counters["stats"]["unique_graphs"]
+    torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-4, rtol=1e-4)
     expected = plain.decode(batch).tokens
     assert torch.equal(fast.decode(batch).tokens, expected)
     assert torch.equal(fast.decode(batch, drafts=expected).tokens, expected)
     wrong = expected.flip(0)
     assert torch.equal(fast.decode(batch, drafts=wrong).tokens, plain.decode(batch, drafts=wrong).tokens)
-    others = processor(IMAGES[:2], ["stop", "go"], pad_to_multiple_of=fast.passes.prompt_multiple)
+    others = processor(IMAGES[:2], ["stop", "go"], pad_to_multiple_of=multiple)
     shifted = replace(others, pixel_values=others.pixel_values.flip(3))
     assert torch.equal(fast.decode(shifted).tokens, plain.decode(shifted).tokens)
     assert counters["stats"]["unique_graphs"] == graphs
