@@ -15,7 +15,7 @@ from spatialvla.model.compiled import CompiledPasses, CudaGraphs, compiled
 from spatialvla.model.fusion import fuse_head, fuse_layer
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.passes import Columns
-from spatialvla.model.precision import DTYPES, EightBits
+from spatialvla.model.precision import DTYPES, EightBits, pack_linears
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import Batch
@@ -119,6 +119,11 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     fuse_head(model.language_model, 0 if options.text_head else model.config.action_token_begin_idx)
     if model.config.use_vision_zoe:
         model.vision_zoe_model.keep_position_bias()
+    if not on_gpu and not options.compile:
+        pack_linears(model.vision_tower, model.config.image_token_num)
+        if model.config.use_vision_zoe:
+            depth = model.vision_zoe_model
+            pack_linears(depth, (depth.input_size // depth.patch_size) ** 2)
     model.__class__ = OptimizedSpatialVLA
     assert isinstance(model, OptimizedSpatialVLA)
     model.optimization = options

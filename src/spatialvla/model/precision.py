@@ -61,6 +61,33 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
 
 
+class PackedLinear(nn.Module):
+    """A bfloat16 linear layer of a CPU, its weight laid out once as oneDNN wants it instead of at every product.
+
+    Suits many rows, as in the vision towers; few rows are slower than with `DenseLinear`.
+    """
+
+    def __init__(self, layer: nn.Linear, rows: int) -> None:
+        """rows: how many it will mostly be given."""
+        super().__init__()
+        self.bias = layer.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, K) -> (…, N)"""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def pack_linears(module: nn.Module, rows: int) -> None:
+    """Packs the bfloat16 linear layers of a module in place, where this torch can."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
+        return
+    for part in list(module.modules()):
+        for name, layer in list(part.named_children()):
+            if type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16:
+                setattr(part, name, PackedLinear(layer, rows))
+
+
 def quantize(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, K) -> the same in `dtype` (int8 or float8_e4m3fn), and the float32 scales (N,) to multiply it with."""
     largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
