@@ -5,7 +5,8 @@
 Each way of executing plays the same stored start states. An episode that is done is not repeated, so a run may be
 stopped. Where a way is probed, decisions are decoded several times more: token by token, which is what `time` is a
 multiple of, and with drafts of which only a part is known; all must say the same tokens. Writes <out>/episodes/*.json,
-and of all that are there <out>/speculation.json (for `benchmarks/inference.py --speculation`) and <out>/table.md.
+and of all that are there <out>/table.md and, of the probed ways, <out>/speculation.json for
+`benchmarks/inference.py --speculation`.
 """
 
 from __future__ import annotations
@@ -248,6 +249,7 @@ def report(out: Path) -> None:
             "accepted": {name: joined(found, "accepted", name) for name in found[0].accepted},
         }
         for way, found in ways.items()
+        if WAYS[way].probed
     }
     write_json(out / "speculation.json", speculation)
     table = "\n".join([*outcomes(ways), "", *passes(ways)]) + "\n"
@@ -266,7 +268,7 @@ def outcomes(ways: dict[str, list[Episode]]) -> Iterator[str]:
         at_joins, elsewhere = jumps(found)
         yield (
             f"| {way} | {wins}/{count} | {wins / count:.0%} | {low:.0%} – {high:.0%} | "
-            f"{sum(paired)}/{len(paired)} | {at_joins:.2f} | {elsewhere:.2f} |"
+            f"{sum(paired)}/{len(paired)} | {at_joins} | {elsewhere} |"
         )
 
 
@@ -287,16 +289,14 @@ def passes(ways: dict[str, list[Episode]]) -> Iterator[str]:
             )
 
 
-def jumps(episodes: list[Episode]) -> tuple[float, float]:
+def jumps(episodes: list[Episode]) -> list[str]:
     """How far the translation changes from one step to the next, where chunks join and elsewhere: mean distances."""
-    at_joins, elsewhere = [], []
+    parts: list[list[float]] = [[], []]
     for e in episodes:
         changes = np.linalg.norm(np.diff(np.array(e.motion), axis=0), axis=1)
-        is_join = np.isin(np.arange(1, len(e.motion)), e.joins)
-        at_joins.append(changes[is_join])
-        elsewhere.append(changes[~is_join])
-    means = [float(np.mean(np.concatenate(part))) for part in (at_joins, elsewhere) if part]
-    return means[0], means[1]
+        for step, change in enumerate(changes, 1):
+            parts[step not in e.joins].append(float(change))
+    return [f"{np.mean(part):.2f}" if part else "–" for part in parts]
 
 
 def joined(episodes: list[Episode], what: str, name: str) -> list[Any]:
