@@ -15,6 +15,7 @@ With --alone there is no peer, and the memory is what ours needs by itself.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import resource
@@ -37,6 +38,7 @@ from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA, optimize
 from spatialvla.model.passes import Columns
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.cpu import tune_cpu
 from spatialvla.types import Batch
 
 STAGES = ("depth", "siglip", "prefill", "decode")
@@ -193,10 +195,12 @@ def run_case(
         expected = None
         if peer is not None:
             reset_memory(device)
+            keep_freed_memory(False)
             expected = timed(measured["peer"], device, lambda b=batch: peer_chunk(peer, b))
             memory["peer"] = max(memory["peer"], used_memory(device))
             peer_chunk(peer, batch, Clock(device, measured["peer"]))
         reset_memory(device)
+        keep_freed_memory(True)
         tokens = timed(measured["ours"], device, lambda b=batch: ours.decode(b).tokens)
         memory["ours"] = max(memory["ours"], used_memory(device))
         our_stages(ours, batch, Clock(device, measured["ours"]))
@@ -227,6 +231,17 @@ def timed(run: Measured, device: torch.device, work: Callable[[], Any]) -> Any:
     run.chunk.append(time.perf_counter() - wall)
     run.cpu.append(time.process_time() - cpu)
     return result
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """As `tune_cpu` does, which the command line calls for our policies; or as glibc does by itself after a while."""
+    if keep:
+        tune_cpu()
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    # mmap_max, mmap_threshold, trim_threshold, top_pad: glibc's own, the thresholds as high as they adjust themselves.
+    for option, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20), (-2, 128 << 10)):
+        mallopt(option, value)
 
 
 def wait(device: torch.device) -> None:

@@ -37,7 +37,9 @@ class PolicyOptions:
 
         from spatialvla.model.optimize import Optimization
         from spatialvla.policy import Execution, Policy
+        from spatialvla.training.cpu import tune_cpu
 
+        tune_cpu()
         weights = None if self.precision == "fp32" or self.precision == "bf16" else self.precision
         return Policy.from_pretrained(
             self.policy,
