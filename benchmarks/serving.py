@@ -241,9 +241,12 @@ def cpu(process: psutil.Process) -> float:
 
 def answers(policy_name: str, device: str) -> np.ndarray:
     """(IMAGES, chunk, 3): what the policy says of each observation alone."""
+    import torch
+
     from spatialvla.policy import Policy
     from spatialvla.types import Observation
 
+    torch.set_num_threads(1)
     policy = Policy.from_pretrained(policy_name, speculate=False, device=device)
     return np.stack(
         [policy.predict([Observation(o["image"], o["instruction"])])[0].tokens for o in observations()]
