@@ -16,6 +16,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -342,6 +343,7 @@ def main() -> None:
             arguments.engine,
         )
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended, too
     expected = answers(arguments.policy, arguments.device)
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         if arguments.memory:
