@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from spatialvla import Processor, SpatialVLA
 from spatialvla.errors import CheckpointError
+from spatialvla.model.checkpoint import stored_dtype
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
 
@@ -47,6 +48,20 @@ def test_loads_in_the_dtype_asked_for():
     model = SpatialVLA.from_pretrained(CHECKPOINT, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("said", "dtype"),
+    [
+        ({"torch_dtype": "bfloat16"}, torch.bfloat16),
+        ({"dtype": "float32"}, torch.float32),
+        ({}, None),
+        ({"dtype": "load"}, None),
+    ],
+)
+def test_says_what_weights_are_stored_in(tmp_path, said, dtype):
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert stored_dtype(tmp_path) == dtype
 
 
 def test_depth_estimator_stays_frozen_and_in_eval_mode():

@@ -22,8 +22,9 @@ class PolicyOptions:
     device: str | None = None
     """cpu, cuda, cuda:1 …; the GPU if there is one."""
 
-    precision: Literal["fp32", "bf16", "int8", "fp8"] = "fp32"
-    """Of the weights. int8 and fp8 (on a GPU) are the decoder's alone, with bf16 around them."""
+    precision: Literal["auto", "fp32", "bf16", "int8", "fp8"] = "auto"
+    """Of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32. int8 and fp8 (on a GPU)
+    are the decoder's alone, with bf16 around them."""
 
     compile: bool = False
     """Let torch compile the model, which takes minutes when it is loaded, and on a GPU record CUDA graphs."""
@@ -35,21 +36,28 @@ class PolicyOptions:
         """
         import torch
 
+        from spatialvla.model.checkpoint import stored_dtype
         from spatialvla.model.optimize import Optimization
         from spatialvla.policy import Execution, Policy
         from spatialvla.training.cpu import tune_cpu
 
         tune_cpu()
-        weights = None if self.precision == "fp32" or self.precision == "bf16" else self.precision
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
+        if self.precision == "auto" and device == "cpu" and stored_dtype(self.policy) != torch.bfloat16:
+            dtype = torch.float32
         return Policy.from_pretrained(
             self.policy,
             dataset=self.dataset,
             execution=execution or Execution(),
             tolerance=tolerance,
             depth_every=depth_every,
-            dtype=torch.float32 if self.precision == "fp32" else torch.bfloat16,
-            device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            optimization=Optimization(weights=weights, compile=self.compile),
+            dtype=dtype,
+            device=device,
+            optimization=Optimization(
+                weights=self.precision if self.precision in ("int8", "fp8") else None,
+                compile=self.compile,
+            ),
         )
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spatialvla.errors import CheckpointError
 from spatialvla.files import write_json
-from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.config import SpatialVLAConfig, read_json
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
             f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be reached "
             f"({type(error).__name__})."
         ) from None
+
+
+def stored_dtype(path_or_id: str | Path) -> torch.dtype | None:
+    """What config.json says the weights are stored in; None where it says nothing."""
+    path = resolve_folder(path_or_id) / "config.json"
+    config = read_json(path) if path.exists() else {}
+    dtype = getattr(torch, str(config.get("dtype", config.get("torch_dtype"))), None)
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def load_model(
