@@ -304,7 +304,9 @@ assert not set(sys.modules) & set({FORBIDDEN!r})
 
 @pytest.mark.slow
 def test_the_light_distribution_installs_alone(tmp_path):
-    client = shutil.copytree(Path(__file__).parents[2] / "client", tmp_path / "client")  # building leaves files
+    client = shutil.copytree(
+        Path(__file__).parents[2] / "client", tmp_path / "client"
+    )  # building leaves files
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", client], check=True)

@@ -117,9 +117,7 @@ def run(world: World, job: Run) -> None:
         )
         if step % 2 == 0:
             documents = {"config": asdict(job), "grid": {"bins": [1, 2]}}
-            checkpointer.save(
-                trained, Moment(step, 0.5 * step, {"seed": 3}, step + 4, documents)
-            )
+            checkpointer.save(trained, Moment(step, 0.5 * step, {"seed": 3}, step + 4, documents))
     if world.is_main:
         (folder / "lines.json").write_text(json.dumps(lines))
 
