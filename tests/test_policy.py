@@ -11,6 +11,7 @@ from spatialvla import Observation, Policy, Processor, SpatialVLA
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import Execution
+from spatialvla.policy import MOST_DRAFTED
 from spatialvla_client.asynchronous import AsynchronousLoop
 
 CHECKPOINT = Path(__file__).parent / "goldens" / "reference" / "checkpoint"
@@ -150,6 +151,22 @@ def test_speculation_is_off_where_it_is_told_to_be(monkeypatch):
         policy.act(OBSERVATIONS[0])
         policy.act(OBSERVATIONS[0])
         assert seen == [drafted] * 2
+
+
+def test_large_batches_on_a_cpu_are_decoded_token_by_token(policy, monkeypatch):
+    passes = []
+    decode = policy.model.decode
+
+    def recorded(*args, **options):
+        decoded = decode(*args, **options)
+        passes.append(decoded.passes)
+        return decoded
+
+    (chunk,) = policy.predict(OBSERVATIONS[:1])
+    monkeypatch.setattr(policy.model, "decode", recorded)
+    for rows in (MOST_DRAFTED, MOST_DRAFTED + 1):
+        policy.predict([OBSERVATIONS[0]] * rows, drafts=[chunk.tokens] * rows)
+    assert passes == [1, 6]
 
 
 def test_tokens_that_cannot_be(policy):
