@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--start", default="nano")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--frames", type=int, default=240)
     parser.add_argument("--suite", default="libero_90")
