@@ -22,7 +22,7 @@ Tokens = Sequence[np.ndarray | None] | None
 
 
 MOST_DRAFTED = 8
-"""Rows of a batch up to which drafts pay on a CPU: with more it is busy, and checking all places costs what it saves."""
+"""Rows of a batch up to which drafts pay on a CPU: with more, checking all places costs what it saves."""
 
 
 class Policy:
