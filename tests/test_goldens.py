@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from spatialvla import Batch, Processor, SpatialVLA
 from spatialvla.model.checkpoint import published_name
+from spatialvla.model.optimize import optimize
 from spatialvla.vision.ego3d import patch_points
 
 REFERENCE = Path(__file__).parent / "goldens" / "reference"
@@ -22,6 +23,12 @@ close = {"atol": 1e-4, "rtol": 0}
 @pytest.fixture(scope="module")
 def model() -> SpatialVLA:
     return SpatialVLA.from_pretrained(REFERENCE / "checkpoint")
+
+
+@pytest.fixture(scope="module", params=["as loaded", "optimised"])
+def inference_model(request) -> SpatialVLA:
+    loaded = SpatialVLA.from_pretrained(REFERENCE / "checkpoint")
+    return loaded if request.param == "as loaded" else optimize(loaded)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,8 @@ def test_processor_makes_the_published_inputs(processor, index):
 
 @pytest.mark.parametrize("index", range(3))
 @torch.no_grad()
-def test_vision_stages(model, index):
-    expected = golden(index)
+def test_vision_stages(inference_model, index):
+    model, expected = inference_model, golden(index)
     batch = golden_batch(expected)
     depth = model.depth(batch)
     points = patch_points(depth, batch.intrinsics, 14, 2)
@@ -75,8 +82,8 @@ def test_vision_stages(model, index):
 
 @pytest.mark.parametrize("index", range(3))
 @torch.no_grad()
-def test_prompt_logits_and_greedy_tokens(model, index):
-    expected = golden(index)
+def test_prompt_logits_and_greedy_tokens(inference_model, index):
+    model, expected = inference_model, golden(index)
     batch = golden_batch(expected)
     logits = model(batch).logits
     real = batch.attention_mask
