@@ -1,6 +1,6 @@
 """Time of a training step of `nano` by part, and of its depth estimator.
 
-    python benchmarks/training.py [--batch-size 32] [--threads 2] [--steps 10]
+    python benchmarks/training.py [--batch-size 32] [--threads 2] [--steps 10] [--compile]
 
 CPU time is printed beside wall time, because on a shared machine only the first tells what the code needs.
 """
@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
 
 from spatialvla.data.augmentation import Augmentation, Views
+from spatialvla.model.compiled import compile_layers
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.cpu import tune_cpu
+from spatialvla.cpu import tune_cpu
 from spatialvla.training.depth import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import nano
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="also with compiled layers, in turns")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tune_cpu()
@@ -40,7 +43,7 @@ def main() -> None:
     batch = random_batch(network, options.batch_size)
     optimizer = build_optimizer(model, nano(Path(), Path()))
 
-    def step() -> None:
+    def step(model: SpatialVLA = model, optimizer: Optimizer = optimizer) -> None:
         model.training_loss(batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -59,6 +62,11 @@ def main() -> None:
         ).backward(),
         "depth estimate": torch.no_grad()(lambda: estimator.estimate(batch.pixel_values)),
     }
+    if options.compile:
+        compiled = SpatialVLA(network).train()
+        compile_layers(compiled)
+        its = build_optimizer(compiled, nano(Path(), Path()))
+        parts |= {"compiled step": lambda: step(compiled, its), "training step again": step}
     for name, part in parts.items():
         part()
         wall, cpu = time.perf_counter(), time.process_time()
