@@ -32,13 +32,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference_peer import pair, peer_chunk
+from spatialvla.cpu import tune_cpu
 from spatialvla.files import write_json
 from spatialvla.model import kernels
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA, optimize
 from spatialvla.model.passes import Columns
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.cpu import tune_cpu
 from spatialvla.types import Batch
 
 STAGES = ("depth", "siglip", "prefill", "decode")

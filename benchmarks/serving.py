@@ -63,8 +63,8 @@ def run_server(kind: str, policy_name: str, device: str, port: int, threads: int
     """The process of one server; says "Ready" once it listens."""
     import torch
 
+    from spatialvla.cpu import tune_cpu
     from spatialvla.policy import Policy
-    from spatialvla.training.cpu import tune_cpu
 
     tune_cpu()
     torch.set_num_threads(threads)

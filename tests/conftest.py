@@ -1,7 +1,16 @@
 """Settings of all tests."""
 
+import pytest
+import torch
 from hypothesis import settings
 
 # Busy machines stall: an example that takes long is no failure.
 settings.register_profile("default-tests", deadline=None, max_examples=50)
 settings.load_profile("default-tests")
+
+
+@pytest.fixture(autouse=True)
+def denormals_stay():
+    """Training and the command line flush denormals in their process, which hypothesis in other tests objects to."""
+    yield
+    torch.set_flush_denormal(False)

@@ -4,7 +4,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-import torch
 
 from spatialvla.actions.grids import Bins
 from spatialvla.data.augmentation import Augmentation
@@ -70,13 +69,6 @@ def tiny() -> SpatialVLAConfig:
         n_freqs=2,
         depth_padding=0,
     )
-
-
-@pytest.fixture(autouse=True)
-def denormals_stay():
-    """Training flushes denormals in its process, which hypothesis in other tests would object to."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True)

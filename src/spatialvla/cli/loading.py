@@ -36,10 +36,10 @@ class PolicyOptions:
         """
         import torch
 
+        from spatialvla.cpu import tune_cpu
         from spatialvla.model.checkpoint import stored_dtype
         from spatialvla.model.optimize import Optimization
         from spatialvla.policy import Execution, Policy
-        from spatialvla.training.cpu import tune_cpu
 
         tune_cpu()
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")

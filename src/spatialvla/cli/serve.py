@@ -146,6 +146,7 @@ class Serve:
     def _service(self) -> Service:
         import torch
 
+        from spatialvla.cpu import tune_cpu
         from spatialvla.execution import Execution
         from spatialvla.serving.engine import EngineSettings
         from spatialvla.serving.limits import Limits
@@ -153,7 +154,6 @@ class Serve:
         from spatialvla.serving.security import security
         from spatialvla.serving.service import service_for
         from spatialvla.serving.traffic import TrafficLimits
-        from spatialvla.training.cpu import tune_cpu
 
         traffic = vars(self.traffic).copy()
         traffic["max_message"] = int(traffic.pop("max_message_mb") * 2**20)

@@ -14,13 +14,13 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import nn
 
+from spatialvla.cpu import tune_cpu
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.samples import EpisodeSamples, IndexStream
 from spatialvla.errors import InputError
 from spatialvla.files import replacing
 from spatialvla.model.checkpoint import write_json
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.optimizer import run_fraction
 from spatialvla.vision.depth import ZoeDepth
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from spatialvla.cpu import tune_cpu
 from spatialvla.data.loader import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.files import write_json
@@ -22,7 +23,6 @@ from spatialvla.training.build import build, network_config
 from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.committed import with_committed_steps
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.cpu import tune_cpu
 from spatialvla.training.data import MemoryData, open_data
 from spatialvla.training.distributed import World, join_world
 from spatialvla.training.export import export, save_layout

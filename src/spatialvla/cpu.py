@@ -1,4 +1,4 @@
-"""Process settings that make training on a CPU fast."""
+"""Process settings that make training and inference on a CPU fast."""
 
 from __future__ import annotations
 
