@@ -93,7 +93,16 @@ def main() -> None:
         loading = time.perf_counter() - started
         speeds = device_speeds(device, dtype)
         cases = [
-            run_case(peer, ours, rows, options.rounds, flops[rows], speeds, recorded(options.speculation))
+            run_case(
+                peer,
+                ours,
+                rows,
+                options.rounds,
+                flops[rows],
+                speeds,
+                recorded(options.speculation),
+                options.peer_keeps_memory,
+            )
             for rows in options.batch
         ]
     report = {
@@ -127,6 +136,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="without the peer")
+    parser.add_argument(
+        "--peer-keeps-memory", action="store_true", help="the process keeps what the peer freed"
+    )
     parser.add_argument("--speculation", type=Path, help="speculation.json of benchmarks/rollouts.py")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -181,6 +193,7 @@ def run_case(
     flops: dict[str, float],
     speeds: dict[str, float],
     accepted: list[int],
+    peer_keeps_memory: bool = False,
 ) -> dict[str, Any]:
     """One batch size: peer and ours alternately, then ours with drafts as good as recorded ones."""
     device = ours.device
@@ -197,7 +210,7 @@ def run_case(
         expected = None
         if peer is not None:
             reset_memory(device)
-            keep_freed_memory(False)
+            keep_freed_memory(peer_keeps_memory)
             expected = timed(measured["peer"], device, lambda b=batch: peer_chunk(peer, b))
             memory["peer"] = max(memory["peer"], used_memory(device))
             peer_chunk(peer, batch, Clock(device, measured["peer"]))
