@@ -96,7 +96,7 @@ def test_merging_changes_no_output():
 def test_an_adapter_folder_loads_as_a_merged_model_and_as_a_policy(saved):
     model, folder = saved
     loaded = SpatialVLA.from_pretrained(folder)
-    assert torch.allclose(logits(loaded), logits(model), atol=1e-5)
+    assert torch.allclose(logits(loaded), logits(model), atol=1e-4)
     assert not loaded.training
     assert (folder / "adapter_model.safetensors").stat().st_size < 0.3 * (
         CHECKPOINT / "model.safetensors"
