@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
-
-_SHIPPED = Path(__file__).parents[1] / "assets" / "limits"
+from spatialvla.serving.shipped import load
 
 
 @dataclass(frozen=True)
@@ -42,20 +38,8 @@ class Limits:
     @classmethod
     def load(cls, name_or_path: str) -> Limits:
         """The limits of a shipped robot by name, or of a YAML file by path. Raises InputError."""
-        shipped = {path.stem: path for path in _SHIPPED.glob("*.yaml")}
-        path = shipped.get(name_or_path, Path(name_or_path))
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise InputError(
-                f"There are no limits called {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."
-            ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is no YAML file of limits ({error}).") from None
-        try:
-            return _parse(raw)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path} is no file of limits: {error}. See docs/robot.md.") from None
+        absent = "There are no limits called"
+        return load("limits", name_or_path, lambda _, raw: _parse(raw), absent=absent, of="limits")
 
     def apply(
         self, actions: np.ndarray, position: np.ndarray | None = None

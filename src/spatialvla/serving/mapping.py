@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from spatialvla.errors import InputError
+from spatialvla.serving.shipped import load
 from spatialvla.types import Observation
-
-_SHIPPED = Path(__file__).parents[1] / "assets" / "mappings"
 
 
 @dataclass(frozen=True)
@@ -47,20 +44,7 @@ class Mapping:
     @classmethod
     def load(cls, name_or_path: str) -> Mapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
-        shipped = {path.stem: path for path in _SHIPPED.glob("*.yaml")}
-        path = shipped.get(name_or_path, Path(name_or_path))
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise InputError(
-                f"There is no mapping {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."
-            ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is no YAML file of a mapping ({error}).") from None
-        try:
-            return _parse(path.stem, raw)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is no mapping: {error}. See docs/robot.md.") from None
+        return load("mappings", name_or_path, _parse, absent="There is no mapping", of="a mapping")
 
     def observation(self, message: Map[str, Any]) -> Observation:
         """What the policy sees. Raises InputError where a key is missing or holds something else."""
