@@ -96,7 +96,9 @@ def test_merging_changes_no_output():
 def test_an_adapter_folder_loads_as_a_merged_model_and_as_a_policy(saved):
     model, folder = saved
     loaded = SpatialVLA.from_pretrained(folder)
-    assert torch.allclose(logits(loaded), logits(model), atol=1e-4)
+    # In float64: merged and unmerged products round differently, in float32 by as much as the bound.
+    exact = SpatialVLA.from_pretrained(folder, dtype=torch.float64)
+    assert torch.allclose(logits(exact), logits(model.double()), atol=1e-5)
     assert not loaded.training
     assert (folder / "adapter_model.safetensors").stat().st_size < 0.3 * (
         CHECKPOINT / "model.safetensors"
