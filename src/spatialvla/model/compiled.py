@@ -108,8 +108,7 @@ class CompiledPasses(Passes):
         if (batch, capacity) not in self._caches:
             self._caches[batch, capacity] = super().cache(batch, capacity)
         cache = self._caches[batch, capacity]
-        # As `cache.clear`, in one launch.
-        torch._foreach_zero_([*cache.keys, *cache.values])
+        cache.clear()
         return cache
 
     def first_tokens(
