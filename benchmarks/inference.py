@@ -34,7 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from inference_peer import pair, peer_chunk
 from spatialvla.cpu import tune_cpu
 from spatialvla.files import write_json
-from spatialvla.model import kernels
+from spatialvla.kernels.library import available
+from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA, optimize
 from spatialvla.model.passes import Columns
@@ -78,7 +79,8 @@ def main() -> None:
     nano = options.case == "nano"
     dtype = torch.float32 if (options.precision or ("fp32" if nano else "bf16")) == "fp32" else torch.bfloat16
     optimization = Optimization(
-        weights=options.precision if options.precision in ("int8", "fp8") else None,
+        weights={"int8": "int8", "w8a8": "int8", "fp8": "fp8"}.get(options.precision),
+        activations="int8" if options.precision == "w8a8" else None,
         compile=options.compile,
         batch_sizes=tuple(options.batch),
         text_tokens=(PROMPT_TOKENS,),
@@ -91,7 +93,7 @@ def main() -> None:
         flops = {rows: operations(model, a_batch(model, rows, seed=0)) for rows in options.batch}
         peer, ours = (None, optimize(model, optimization)) if options.alone else pair(model, optimization)
         loading = time.perf_counter() - started
-        speeds = device_speeds(device, dtype)
+        speeds = device_speeds(device, dtype, optimization)
         cases = [
             run_case(
                 peer,
@@ -111,7 +113,7 @@ def main() -> None:
         "threads": options.threads,
         "dtype": str(dtype),
         "optimization": asdict(optimization),
-        "kernels": device.type == "cpu" and kernels.available(),
+        "kernels": device.type == "cpu" and available(),
         "torch": torch.__version__,
         "optimise_seconds": loading,
         "speeds": speeds,
@@ -131,7 +133,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", choices=("4b", "nano"), default="nano")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "fp8"))
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "w8a8", "fp8"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=5)
@@ -307,7 +309,9 @@ def floors(
     head = model.config.text.hidden_size * model.dtype.itemsize
     heads = sum((rows_of.stop - rows_of.start) * head for rows_of in model.config.grammar)
     passes, steps = 3 * model.config.action_chunk_size - 1, model.config.action_chunk_size
-    numbers = sum(part.numel() for part in layers_of(model) if part.dim() == 2)
+    text = model.config.text
+    heads_size = text.head_dim * (text.num_attention_heads + text.num_key_value_heads)
+    numbers = text.num_hidden_layers * text.hidden_size * (2 * heads_size + 3 * text.intermediate_size)
     read = (passes * weights + steps * heads) / speeds["bytes_per_second"]
     compute = 2 * numbers * passes * rows / speeds["flops"]
     seconds = {stage: flops[stage] / speeds["flops"] for stage in ("depth", "siglip")}
@@ -323,24 +327,31 @@ def layers_of(model: OptimizedSpatialVLA) -> list[torch.Tensor]:
     return [*layers.parameters(), *layers.buffers()]
 
 
-def device_speeds(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+def device_speeds(device: torch.device, dtype: torch.dtype, options: Optimization) -> dict[str, float]:
     """Bytes read a second, the best of several ways, and floating-point operations a second of large products."""
     large = torch.ones(2**30 if device.type == "cuda" else 2**28, dtype=torch.float32, device=device)
     ways: list[Callable[[], Any]] = [large.sum, large.abs_]
     sizes = [large.nbytes, 2 * large.nbytes]
-    if device.type == "cpu" and kernels.available():
-        weight = large.view(torch.bfloat16).view(-1, 4096)
-        ways.append(lambda: kernels.bf16_rows(torch.ones(1, 4096, dtype=torch.bfloat16), weight))
+    own = device.type == "cpu" and available()
+    if own:
+        packed = large.view(torch.bfloat16).view(-1, 2048, 64, 2)
+        row = torch.ones(1, 4096, dtype=torch.bfloat16)
+        ways.append(lambda: bf16_product(row, packed, None, 64 * len(packed)))
         sizes.append(large.nbytes)
     bandwidth = max(size / best(way, device) for way, size in zip(ways, sizes, strict=True))
     del large
-    rows = 8192 if device.type == "cuda" else 512
+    rows = 8192 if device.type == "cuda" else 504
     x = torch.ones(rows, 4096, dtype=dtype, device=device)
     w = torch.ones(8192, 4096, dtype=dtype, device=device)
-    return {
-        "bytes_per_second": bandwidth,
-        "flops": 2 * rows * w.numel() / best(lambda: F.linear(x, w), device),
-    }
+    products: list[Callable[[], Any]] = [lambda: F.linear(x, w)]
+    if own and dtype == torch.bfloat16:
+        half = pack_bf16(w)
+        products.append(lambda: bf16_product(x, half, None, len(w)))
+    if own and options.activations:
+        eight = pack_int8(w)
+        products.append(lambda: int8_product(x, *eight, None, len(w), 8))
+    seconds = min(best(product, device) for product in products)
+    return {"bytes_per_second": bandwidth, "flops": 2 * rows * w.numel() / seconds}
 
 
 def best(work: Callable[[], Any], device: torch.device, times: int = 7) -> float:

@@ -1,9 +1,10 @@
-"""How fast a CPU multiplies few rows with a large bfloat16 or int8 weight, in several ways, beside plain reading.
+"""How fast a CPU multiplies rows with a large bfloat16 or int8 weight, in several ways, beside plain reading.
 
     python benchmarks/kernels.py --threads 2
 
 The weight has the shape of gate and up of the 4 B model, several times over so that no cache holds it. GB/s count the
-bytes of the weight as it is stored; "rows" is the number of tokens in a pass. Rounds alternate between the ways.
+bytes of the weight as it is stored, TFLOP/s the operations; "rows" is the number of tokens in a pass. Rounds alternate
+between the ways.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from spatialvla.model import kernels
+from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 from spatialvla.model.precision import quantize
 
 COPIES, N, K = 8, 18432, 2304
-ROWS = (1, 4, 11, 16)
+ROWS = (1, 4, 11, 272)
 
 
 def main() -> None:
@@ -36,23 +37,30 @@ def main() -> None:
         weights = [torch.randn(N, K).mul_(0.02).bfloat16() for _ in range(COPIES)]
         packed = [torch.ops.mkldnn._reorder_linear_weight(weight, 288) for weight in weights]
         eight = [quantize(weight, torch.int8) for weight in weights]
-        ways: dict[str, Callable[[], Any]] = {
-            "bfloat16, only read (sum)": lambda: [w.view(torch.float32).sum() for w in weights]
+        ours = [pack_bf16(weight) for weight in weights]
+        ours_eight = [pack_int8(weight) for weight in weights]
+        ways: dict[tuple[str, int], Callable[[], Any]] = {
+            ("bfloat16, only read (sum)", 0): lambda: [w.view(torch.float32).sum() for w in weights]
         }
         for rows in ROWS:
             x = torch.randn(rows, K).bfloat16()
             ways |= {
-                f"bfloat16, {rows} rows, F.linear": lambda x=x: [F.linear(x, w) for w in weights],
-                f"bfloat16, {rows} rows, packed for oneDNN": lambda x=x: [
+                ("bfloat16, F.linear", rows): lambda x=x: [F.linear(x, w) for w in weights],
+                ("bfloat16, packed for oneDNN", rows): lambda x=x: [
                     torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "") for w in packed
                 ],
-                f"bfloat16, {rows} rows, kernels": lambda x=x: [kernels.bf16_rows(x, w) for w in weights],
-                f"int8, {rows} rows, _weight_int8pack_mm": lambda x=x: [
+                ("bfloat16, our kernels", rows): lambda x=x: [bf16_product(x, w, None, N) for w in ours],
+                ("int8, torch._weight_int8pack_mm", rows): lambda x=x: [
                     torch._weight_int8pack_mm(x, w, s.bfloat16()) for w, s in eight
                 ],
-                f"int8, {rows} rows, kernels": lambda x=x: [kernels.int8_rows(x, w, s) for w, s in eight],
+                ("int8, our kernels", rows): lambda x=x: [
+                    int8_product(x, w, s, None, N, 16) for w, s in ours_eight
+                ],
+                ("int8 with activations in 8 bits, our kernels", rows): lambda x=x: [
+                    int8_product(x, w, s, None, N, 8) for w, s in ours_eight
+                ],
             }
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        seconds: dict[tuple[str, int], list[tuple[float, float]]] = {name: [] for name in ways}
         for way in ways.values():
             way()
         for _ in range(options.rounds):
@@ -60,14 +68,17 @@ def main() -> None:
                 wall, cpu = time.perf_counter(), time.process_time()
                 way()
                 seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    print(f"{options.threads} threads\n")
     print(
-        f"{options.threads} threads\n\n| way | GB/s, median | best | CPU of one product |\n|---|---:|---:|---:|"
+        "| way | rows | GB/s, median | best | TFLOP/s, best | CPU of one product |\n|---|---:|---:|---:|---:|---:|"
     )
-    for name, times in seconds.items():
+    for (name, rows), times in seconds.items():
         size = COPIES * N * K * (1 if name.startswith("int8") else 2) / 1e9
         wall = [one[0] for one in times]
         cpu = 1e3 * statistics.median(one[1] for one in times) / COPIES
-        print(f"| {name} | {size / statistics.median(wall):.1f} | {size / min(wall):.1f} | {cpu:.1f} ms |")
+        rate = 2 * COPIES * N * K * rows / min(wall) / 1e12
+        speeds = f"{size / statistics.median(wall):.1f} | {size / min(wall):.1f} | {rate:.2f}"
+        print(f"| {name} | {rows} | {speeds} | {cpu:.1f} ms |")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 if TYPE_CHECKING:
+    from spatialvla.model.precision import EightBits
     from spatialvla.policy import Execution, Policy
 
 
@@ -22,9 +24,10 @@ class PolicyOptions:
     device: str | None = None
     """cpu, cuda, cuda:1 …; the GPU if there is one."""
 
-    precision: Literal["auto", "fp32", "bf16", "int8", "fp8"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8", "w8a8", "fp8"] = "auto"
     """Of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32. int8 and fp8 (on a GPU)
-    are the decoder's alone, with bf16 around them."""
+    are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the vision towers, too, and takes 8 bits
+    for what is multiplied with them."""
 
     compile: bool = False
     """Let torch compile the model, which takes minutes when it is loaded, and on a GPU record CUDA graphs."""
@@ -46,6 +49,7 @@ class PolicyOptions:
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         if self.precision == "auto" and device == "cpu" and stored_dtype(self.policy) != torch.bfloat16:
             dtype = torch.float32
+        weights, activations = _EIGHT_BITS.get(self.precision, (None, None))
         return Policy.from_pretrained(
             self.policy,
             dataset=self.dataset,
@@ -55,11 +59,18 @@ class PolicyOptions:
             dtype=dtype,
             device=device,
             optimization=Optimization(
-                weights=self.precision if self.precision in ("int8", "fp8") else None,
+                weights=weights,
+                activations=activations,
                 compile=self.compile,
             ),
         )
 
+
+_EIGHT_BITS: Mapping[str, tuple[EightBits, Literal["int8"] | None]] = {
+    "int8": ("int8", None),
+    "w8a8": ("int8", "int8"),
+    "fp8": ("fp8", None),
+}
 
 FlatPolicyOptions = Annotated[PolicyOptions, arg(name="")]
 """The options without a prefix: --policy, not --options.policy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from spatialvla.errors import InputError
 from spatialvla.model.gemma2 import MLP, Attention, Gemma2ForCausalLM, Layer, at_least_float32
-from spatialvla.model.precision import EightBits, linear, product
+from spatialvla.model.precision import EightBits, linear
 
 
 class FusedAttention(Attention):
@@ -36,9 +37,13 @@ class FusedMLP(MLP):
 
 
 class InferenceDecoder(Gemma2ForCausalLM):
-    """A decoder whose head starts at the vocabulary entry `first`. Made from a `Gemma2ForCausalLM` by `fuse_head`."""
+    """A decoder with a head of its own for each kind of action token. Made from a `Gemma2ForCausalLM` by `fuse_head`.
+
+    first: the vocabulary entry that the rest of the head starts at.
+    """
 
     first: int
+    action_heads: nn.ModuleDict
 
     def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
         start, stop, _ = rows.indices(self.first + len(self.lm_head.weight))
@@ -46,39 +51,50 @@ class InferenceDecoder(Gemma2ForCausalLM):
             raise InputError(
                 "This model was optimised to speak actions only; load it with text_head=True for other tokens."
             )
-        logits = product(hidden, self.lm_head.weight[start - self.first : stop - self.first])
+        if (key := _key(rows)) in self.action_heads:
+            logits = self.action_heads[key](hidden)
+        else:
+            logits = F.linear(hidden, self.lm_head.weight[start - self.first : stop - self.first])
         logits = logits.to(at_least_float32(logits.dtype))
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
-def fuse_head(decoder: Gemma2ForCausalLM, first: int = 0) -> None:
-    """Lets the head of a decoder take the fastest way, and forget the vocabulary entries before `first`, in place."""
+def fuse_head(decoder: Gemma2ForCausalLM, kinds: Iterable[slice], first: int = 0) -> None:
+    """Gives the rows of each kind of token, which decoding asks for, a layer of their own, in place.
+
+    first: forget the vocabulary entries before it.
+    """
     weight = decoder.lm_head.weight
+    heads = nn.ModuleDict({_key(rows): linear(weight[rows]) for rows in kinds})
     if first:
         decoder.lm_head.weight = nn.Parameter(weight[first:].detach().clone(), requires_grad=False)
     decoder.__class__ = InferenceDecoder
     assert isinstance(decoder, InferenceDecoder)
-    decoder.first = first
+    decoder.first, decoder.action_heads = first, heads
 
 
-def fuse_layer(layer: Layer, bits: EightBits | None) -> None:
+def _key(rows: slice) -> str:
+    return f"{rows.start}:{rows.stop}"
+
+
+def fuse_layer(layer: Layer, bits: EightBits | None = None, activation_bits: int = 16) -> None:
     """Replaces the projections of a layer in place; no more than one weight is held twice meanwhile.
 
-    bits: of the weights, see `spatialvla.model.precision.linear`.
+    bits, activation_bits: see `spatialvla.model.precision.linear`.
     """
+
+    def joined(module: nn.Module, *names: str) -> nn.Module:
+        parts = [cast(nn.Linear, module.get_submodule(name)).weight for name in names]
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for name in names:
+            delattr(module, name)
+        return linear(weight, None, bits, activation_bits)
+
     attention: nn.Module = layer.self_attn
     mlp: nn.Module = layer.mlp
-    attention.qkv_proj = _joined(attention, ("q_proj", "k_proj", "v_proj"), bits)
-    attention.o_proj = _joined(attention, ("o_proj",), bits)
+    attention.qkv_proj = joined(attention, "q_proj", "k_proj", "v_proj")
+    attention.o_proj = joined(attention, "o_proj")
     attention.__class__ = FusedAttention
-    mlp.gate_up_proj = _joined(mlp, ("gate_proj", "up_proj"), bits)
-    mlp.down_proj = _joined(mlp, ("down_proj",), bits)
+    mlp.gate_up_proj = joined(mlp, "gate_proj", "up_proj")
+    mlp.down_proj = joined(mlp, "down_proj")
     mlp.__class__ = FusedMLP
-
-
-def _joined(module: nn.Module, names: tuple[str, ...], bits: EightBits | None) -> nn.Module:
-    parts = [cast(nn.Linear, module.get_submodule(name)).weight for name in names]
-    weight = parts[0] if len(parts) == 1 else torch.cat(parts)
-    for name in names:
-        delattr(module, name)
-    return linear(weight, bits)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from spatialvla.errors import InputError
+from spatialvla.kernels.library import available
 from spatialvla.model.compiled import CompiledPasses, CudaGraphs, compiled
 from spatialvla.model.fusion import fuse_head, fuse_layer
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.passes import Columns
-from spatialvla.model.precision import DTYPES, EightBits, pack_linears
+from spatialvla.model.precision import DTYPES, EightBits, replace_linears
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import Batch
@@ -27,8 +28,10 @@ from spatialvla.vision.ego3d import patch_points
 class Optimization:
     """How a model is prepared for inference.
 
-    weights: "int8" or "fp8" (CUDA only) keep the decoder's weights in 8 bits with a scale a row; None leaves them as
-    they were loaded. The head, the embeddings and the vision towers stay as they are.
+    weights: "int8" or "fp8" (CUDA only) keep the decoder's weights in 8 bits with scales; None leaves them as they were
+    loaded. The head, the embeddings and the vision towers stay as they are.
+    activations: "int8" lets a CPU multiply 8 bits with 8 bits in the decoder and the vision towers, with scales that
+    follow the activations: fastest, and less exact. Needs weights="int8" and AVX-512 with BF16 and VNNI.
     compile: let torch compile vision and passes, and on a GPU record CUDA graphs. That takes minutes for all shapes of
     `batch_sizes` x `text_tokens`, behind the image, when the model is optimised, and again for any other when it first
     comes.
@@ -37,6 +40,7 @@ class Optimization:
     """
 
     weights: EightBits | None = None
+    activations: Literal["int8"] | None = None
     compile: bool = False
     batch_sizes: tuple[int, ...] = (1,)
     text_tokens: tuple[int, ...] = (16, 32)
@@ -46,6 +50,10 @@ class Optimization:
     def __post_init__(self) -> None:
         if self.weights not in (None, *DTYPES):
             raise InputError(f"Unknown weights {self.weights!r}; choose int8, fp8 or None.")
+        if self.activations not in (None, "int8"):
+            raise InputError(f"Unknown activations {self.activations!r}; choose int8 or None.")
+        if self.activations and self.weights != "int8":
+            raise InputError("Activations in 8 bits go with weights in int8; choose both, or neither.")
 
 
 class OptimizedSpatialVLA(SpatialVLA):
@@ -104,8 +112,8 @@ class OptimizedSpatialVLA(SpatialVLA):
 def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> OptimizedSpatialVLA:
     """Prepares a model for inference in place and returns it. It can neither be saved nor trained afterwards.
 
-    In float32 the same actions come out; in bfloat16 products round differently than before, and with 8-bit weights
-    actions change a little (docs/performance.md says how much).
+    In float32 the same actions come out; in bfloat16 products round differently than before, and in 8 bits actions
+    change a little (docs/performance.md says how much).
     Raises InputError where the device cannot do what is asked for, and for a model that was optimised before.
     """
     if isinstance(model, OptimizedSpatialVLA):
@@ -113,17 +121,23 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     on_gpu = model.device.type == "cuda"
     if options.weights == "fp8" and not on_gpu:
         raise InputError("fp8 weights need a GPU; choose int8 on a CPU.")
+    if options.activations and (on_gpu or not available()):
+        raise InputError(
+            "8-bit activations need a CPU with AVX-512 BF16 and VNNI, and a C++ compiler; "
+            'choose weights="int8" alone.'
+        )
+    activation_bits = 8 if options.activations else 16
     model.eval().requires_grad_(False)
     for layer in model.language_model.model.layers:
-        fuse_layer(cast(Layer, layer), options.weights)
-    fuse_head(model.language_model, 0 if options.text_head else model.config.action_token_begin_idx)
+        fuse_layer(cast(Layer, layer), options.weights, activation_bits)
+    first = 0 if options.text_head else model.config.action_token_begin_idx
+    fuse_head(model.language_model, model.config.grammar, first)
+    towers: list[nn.Module] = [model.vision_tower]
     if model.config.use_vision_zoe:
         model.vision_zoe_model.keep_position_bias()
-    if not on_gpu and not options.compile:
-        pack_linears(model.vision_tower, model.config.image_token_num)
-        if model.config.use_vision_zoe:
-            depth = model.vision_zoe_model
-            pack_linears(depth, (depth.input_size // depth.patch_size) ** 2)
+        towers.append(model.vision_zoe_model)
+    for tower in towers:
+        replace_linears(tower, options.weights if options.activations else None, activation_bits)
     model.__class__ = OptimizedSpatialVLA
     assert isinstance(model, OptimizedSpatialVLA)
     model.optimization = options

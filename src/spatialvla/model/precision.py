@@ -1,4 +1,4 @@
-"""Linear layers for inference: weights in 16 bits, or in 8 with a scale for each row, read as fast as memory allows."""
+"""Linear layers for inference: weights in 16 bits, or in 8 with scales, in whatever layout is fastest."""
 
 from __future__ import annotations
 
@@ -9,83 +9,123 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.model import kernels
+from spatialvla.kernels.library import available
+from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 
 EightBits = Literal["int8", "fp8"]
 DTYPES: Mapping[EightBits, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
-def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(…, K) times (N, K) transposed: (…, N), by whatever is fastest for so many rows."""
-    if _few(x) and x.dtype == weight.dtype == torch.bfloat16 and kernels.available():
-        return kernels.bf16_rows(x, weight)
-    return F.linear(x, weight)
-
-
 class DenseLinear(nn.Module):
-    """A linear layer without bias whose few rows of input, as in a decode step, take the way that suits them.
+    """A linear layer as PyTorch computes it. weight: (N, K)."""
 
-    weight: (N, K).
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.register_buffer("weight", weight.detach())
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
-        return product(x, self.weight)
+        return F.linear(x, self.weight, self.bias)
 
 
-class QuantizedLinear(nn.Module):
+class ScaledLinear(nn.Module):
     """The same with a weight in 8 bits and a float32 scale for each of its rows, symmetric around zero.
 
-    weight: (N, K) int8 or float8_e4m3fn. scale: (N,). Activations stay as they are; many rows of them meet a weight
-    that is widened to their dtype first.
+    weight: (N, K) int8 or float8_e4m3fn. scale: (N,). Activations stay as they are; the weight is widened to their
+    dtype for each product.
     """
 
     weight: torch.Tensor
     scale: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         """weight: (N, K) as it was trained. dtype: int8 or float8_e4m3fn."""
         super().__init__()
         narrow, scale = quantize(weight.detach(), dtype)
         self.register_buffer("weight", narrow)
         self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
-        if _few(x) and x.dtype == torch.bfloat16 and self.weight.dtype == torch.int8 and kernels.available():
-            return kernels.int8_rows(x, self.weight, self.scale)
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        product = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return product if self.bias is None else product + self.bias
 
 
 class PackedLinear(nn.Module):
-    """A bfloat16 linear layer of a CPU, its weight laid out once as oneDNN wants it instead of at every product.
+    """A bfloat16 linear layer of a CPU with the kernels."""
 
-    Suits many rows, as in the vision towers; few rows are slower than with `DenseLinear`.
-    """
+    packed: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self, layer: nn.Linear, rows: int) -> None:
-        """rows: how many it will mostly be given."""
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.bias = layer.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+        self.outputs = len(weight)
+        self.register_buffer("packed", pack_bf16(weight.detach()))
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return bf16_product(x, self.packed, self.bias, self.outputs)
 
 
-def pack_linears(module: nn.Module, rows: int) -> None:
-    """Packs the bfloat16 linear layers of a module in place, where this torch can."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
-        return
+class PackedInt8Linear(nn.Module):
+    """The same with a weight in 8 bits, a scale for every 128 inputs of each output; activations in 8 or 16 bits.
+
+    They get a scale for every 128 inputs of a row, too, for each product anew, so that an outlier costs its neighbours
+    alone the precision.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation_bits: int) -> None:
+        super().__init__()
+        self.outputs, self.activation_bits = len(weight), activation_bits
+        packed, scales = pack_int8(weight.detach())
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, K) -> (…, N)"""
+        return int8_product(x, self.packed, self.scales, self.bias, self.outputs, self.activation_bits)
+
+
+def linear(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    bits: EightBits | None = None,
+    activation_bits: int = 16,
+) -> nn.Module:
+    """The layer for this weight (N, K) that is fastest where it is.
+
+    bits: of the weight; None leaves it as it is. activation_bits: 8 lets a CPU with the kernels multiply with
+    activations of 8 bits where the weight has as many.
+    """
+    on_cpu = weight.device.type == "cpu" and available()
+    if bits is None:
+        packable = on_cpu and weight.dtype == torch.bfloat16 and weight.shape[1] % 2 == 0
+        return PackedLinear(weight, bias) if packable else DenseLinear(weight, bias)
+    if on_cpu and bits == "int8" and weight.dtype in (torch.bfloat16, torch.float32):
+        return PackedInt8Linear(weight, bias, activation_bits)
+    return ScaledLinear(weight, bias, DTYPES[bits])
+
+
+def replace_linears(module: nn.Module, bits: EightBits | None = None, activation_bits: int = 16) -> None:
+    """Replaces the linear layers within a module by those of `linear`, in place, where these are any other."""
     for part in list(module.modules()):
         for name, layer in list(part.named_children()):
-            if type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16:
-                setattr(part, name, PackedLinear(layer, rows))
+            if type(layer) is nn.Linear:
+                fast = linear(layer.weight, layer.bias, bits, activation_bits)
+                if not isinstance(fast, DenseLinear):
+                    setattr(part, name, fast)
 
 
 def quantize(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,12 +135,3 @@ def quantize(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, to
     scale = wide.abs().amax(dim=1).clamp(min=1e-12) / largest
     narrow = wide / scale[:, None]
     return (narrow.round() if dtype == torch.int8 else narrow).to(dtype), scale
-
-
-def linear(weight: torch.Tensor, bits: EightBits | None) -> nn.Module:
-    """A layer for this weight (N, K): in 8 bits, or as it is."""
-    return DenseLinear(weight) if bits is None else QuantizedLinear(weight, DTYPES[bits])
-
-
-def _few(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.numel() // x.shape[-1] <= kernels.MAX_ROWS

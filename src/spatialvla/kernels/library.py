@@ -1,0 +1,67 @@
+"""The C++ sources beside this file as one library, compiled on first use and kept in the user's cache folder.
+
+The compiler is the one that `torch.compile` uses, too. Where there is none, or the processor lacks AVX-512 with BF16
+and VNNI, there is no library, and PyTorch's own operators do the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
+_FLAGS = [
+    *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw"),
+    *("-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vnni"),
+]
+
+
+def available() -> bool:
+    """Whether this processor and a C++ compiler at hand allow the kernels; the first call compiles them."""
+    return library() is not None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
+        return None
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+    if compiler is None:
+        return None
+    texts = b"".join(source.read_bytes() for source in [*_SOURCES, *_HEADERS])
+    key = hashlib.sha256(texts + " ".join([compiler, *_FLAGS]).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spatialvla" / "kernels"
+    built = folder / f"kernels-{key}.so"
+    try:
+        if not built.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(compiler, built)
+        return ctypes.CDLL(str(built))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compile(compiler: str, built: Path) -> None:
+    """Processes that compile at the same time each write a file of their own; the last one stays."""
+    with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
+        result = Path(scratch) / built.name
+        command = [compiler, *_FLAGS, *map(str, _SOURCES), "-o", str(result)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        os.replace(result, built)
+
+
+OPERATORS = torch.library.Library("spatialvla", "DEF")
+"""The operators that the modules here define; `torch.library.custom_op` takes three times as long for each call."""
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

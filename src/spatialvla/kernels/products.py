@@ -1,0 +1,117 @@
+"""Linear layers of a CPU as operators: weights packed once, in bfloat16 or in 8 bits, and products with them.
+
+A decode step multiplies one row, or a few, with every weight of the decoder; prefill and vision multiply hundreds. The
+same packed weight serves both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch.nn import functional as F
+
+from spatialvla.kernels.library import OPERATORS, library, pointer
+
+PANEL = 64
+"""Outputs that lie together, as in products.cpp."""
+
+GROUP = 128
+"""Neighbouring inputs that share a scale in 8 bits, as in products.cpp."""
+
+
+def pack_bf16(weight: torch.Tensor) -> torch.Tensor:
+    """(N, K) bfloat16, K even -> (panels, K / 2, PANEL, 2)"""
+    N, K = weight.shape
+    padded = F.pad(weight, (0, 0, 0, -N % PANEL))
+    return padded.view(-1, PANEL, K // 2, 2).transpose(1, 2).contiguous()
+
+
+def pack_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, K) -> 8-bit numbers plus 128 (panels, width / 4, PANEL, 4), and float32 scales (panels, groups, PANEL)."""
+    N, K = weight.shape
+    padded = F.pad(weight.float(), (0, -K % GROUP, 0, -N % PANEL))
+    groups = padded.view(len(padded), -1, GROUP)
+    scale = groups.abs().amax(dim=-1).clamp(min=1e-12) / 127
+    numbers = ((groups / scale[..., None]).round() + 128).to(torch.uint8)
+    packed = numbers.view(-1, PANEL, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
+    return packed, scale.view(-1, PANEL, scale.shape[1]).transpose(1, 2).contiguous()
+
+
+def bf16_product(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+) -> torch.Tensor:
+    """(…, K) times a packed weight (N, K) transposed, plus a float32 bias (N,): (…, N). All else is bfloat16.
+
+    outputs: N.
+    """
+    return torch.ops.spatialvla.bf16_product(x, packed, bias, outputs)
+
+
+def int8_product(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
+    bits: int,
+) -> torch.Tensor:
+    """The same for a weight in 8 bits; x is bfloat16 or float32.
+
+    bits: 8 or 16, of x, with a scale for each row and group. 16 are finer than bfloat16 and take twice as long.
+    """
+    return torch.ops.spatialvla.int8_product(x, packed, scales, bias, outputs, bits)
+
+
+def _bf16_product(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+) -> torch.Tensor:
+    x = x.contiguous()
+    K = x.shape[-1]
+    y = x.new_empty(*x.shape[:-1], outputs)
+    function = _library().bf16_product
+    arguments = map(pointer, (x, packed, bias, y))
+    function(*arguments, x.numel() // K, outputs, K, torch.get_num_threads())
+    return y
+
+
+def _int8_product(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
+    bits: int,
+) -> torch.Tensor:
+    x = x.contiguous()
+    K, wide = x.shape[-1], int(x.dtype == torch.float32)
+    y = x.new_empty(*x.shape[:-1], outputs)
+    function = _library().int8_product
+    arguments = map(pointer, (x, packed, scales, bias, y))
+    function(*arguments, x.numel() // K, outputs, K, bits // 8, wide, torch.get_num_threads())
+    return y
+
+
+def _shape(x: torch.Tensor, packed: torch.Tensor, *others: object) -> torch.Tensor:
+    outputs = next(number for number in others if isinstance(number, int | torch.SymInt))
+    return x.new_empty(*x.shape[:-1], outputs)
+
+
+def _library() -> ctypes.CDLL:
+    built = library()
+    assert built is not None
+    if built.bf16_product.argtypes is None:
+        address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        built.bf16_product.argtypes = [*[address] * 4, *[size] * 3, flag]
+        built.int8_product.argtypes = [*[address] * 5, *[size] * 4, flag, flag]
+    return built
+
+
+OPERATORS.define("bf16_product(Tensor x, Tensor packed, Tensor? bias, SymInt outputs) -> Tensor")
+OPERATORS.define(
+    "int8_product(Tensor x, Tensor packed, Tensor scales, Tensor? bias, SymInt outputs, int bits) -> Tensor"
+)
+OPERATORS.impl("bf16_product", _bf16_product, "CPU")
+OPERATORS.impl("int8_product", _int8_product, "CPU")
+torch.library.register_fake("spatialvla::bf16_product", _shape, lib=OPERATORS)
+torch.library.register_fake("spatialvla::int8_product", _shape, lib=OPERATORS)
