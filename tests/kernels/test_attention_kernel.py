@@ -27,20 +27,21 @@ def drawn(*shape, seed=0):
 
 
 def close(y, wanted):
-    assert y.dtype == torch.bfloat16 and y.is_contiguous()
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous()
     torch.testing.assert_close(y.double(), wanted, atol=0.012, rtol=0.008)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("H", [1, 7, 16, 64, 72, 130])
-@pytest.mark.parametrize("T, S", [(1, 1), (1, 283), (5, 31), (13, 16), (70, 65), (97, 130)])
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 283), (5, 31), (13, 16), (70, 65), (97, 130)])
 def test_any_size(T, S, H, softcap):
     q, k, v = drawn(2, 4, T, H), drawn(2, 4, S, H, seed=1), drawn(2, 4, S, H, seed=2)
     bias = drawn(1, 4, T, S, seed=3)
     close(attention(q, k, v, bias, H**-0.5, softcap), expected(q, k, v, bias, H**-0.5, softcap))
 
 
-@pytest.mark.parametrize("N, K", [(8, 4), (6, 1), (3, 3)])
+@pytest.mark.parametrize(("N", "K"), [(8, 4), (6, 1), (3, 3)])
 def test_query_heads_share_key_heads(N, K):
     q, k, v = drawn(2, N, 9, 32), drawn(2, K, 40, 32, seed=1), drawn(2, K, 40, 32, seed=2)
     close(attention(q, k, v, None, 0.2), expected(q, k, v, None, 0.2))
@@ -60,7 +61,9 @@ def test_any_strides():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 1, 70), (70,), (1, 4, 5, 70), (2, 4, 5, 1), (2, 1, 5, 70)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (2, 1, 1, 70), (70,), (1, 4, 5, 70), (2, 4, 5, 1), (2, 1, 5, 70)]
+)
 def test_a_bias_broadcasts(shape, dtype):
     q, k, v = drawn(2, 4, 5, 64), drawn(2, 2, 70, 64, seed=1), drawn(2, 2, 70, 64, seed=2)
     bias = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
@@ -81,7 +84,8 @@ def test_hidden_keys_weigh_nothing(dtype, softcap):
     # As in a product with a weight of zero: what is not a number shows.
     v[:, :, 44, 3] = torch.nan
     result = attention(q, k, v, bias, 0.125, softcap).view(7, 2, 64)
-    assert result[..., 3].isnan().all() and not result[..., :3].isnan().any()
+    assert result[..., 3].isnan().all()
+    assert not result[..., :3].isnan().any()
 
 
 def test_all_hidden_is_an_average():
@@ -100,7 +104,8 @@ def test_not_a_number_stays_in_its_row():
     q, k, v = drawn(1, 2, 8, 64), drawn(1, 2, 100, 64, seed=1), drawn(1, 2, 100, 64, seed=2)
     q[0, 1, 3, 5] = torch.nan
     result = attention(q, k, v, None, 0.125, 30.0).view(8, 2, 64)
-    assert result[3, 1].isnan().all() and result.isnan().sum() == 64
+    assert result[3, 1].isnan().all()
+    assert result.isnan().sum() == 64
 
 
 def test_torch_compiles_around_it():

@@ -20,6 +20,7 @@ from spatialvla.model.precision import DTYPES, EightBits, replace_linears
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import Batch
+from spatialvla.vision.attention import replace_attention
 from spatialvla.vision.depth import PerImageHeads
 from spatialvla.vision.ego3d import patch_points
 
@@ -138,6 +139,7 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
         towers.append(model.vision_zoe_model)
     for tower in towers:
         replace_linears(tower, options.weights if options.activations else None, activation_bits)
+        replace_attention(tower)
     model.__class__ = OptimizedSpatialVLA
     assert isinstance(model, OptimizedSpatialVLA)
     model.optimization = options
