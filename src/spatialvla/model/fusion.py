@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from spatialvla.errors import InputError
-from spatialvla.model.gemma2 import MLP, Attention, Gemma2ForCausalLM, Layer, at_least_float32
+from spatialvla.kernels import layers
+from spatialvla.kernels.attention import attention
+from spatialvla.model.gemma2 import MLP, Attention, Gemma2ForCausalLM, Layer, RMSNorm, at_least_float32
 from spatialvla.model.precision import EightBits, linear
 
 
@@ -34,6 +36,31 @@ class FusedMLP(MLP):
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
         return self.down_proj(F.gelu(gate, approximate="tanh") * up)
+
+
+class KernelAttention(FusedAttention):
+    """The same for bfloat16 on a CPU with the kernels."""
+
+    rotate = staticmethod(layers.rotate)
+
+    def attend(
+        self, q_BNTH: torch.Tensor, k_BKSH: torch.Tensor, v_BKSH: torch.Tensor, bias_B1TS: torch.Tensor
+    ) -> torch.Tensor:
+        return attention(q_BNTH, k_BKSH, v_BKSH, bias_B1TS, self.scale, self.softcap)
+
+
+class KernelMLP(FusedMLP):
+    """The same for bfloat16 on a CPU with the kernels."""
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(layers.geglu(self.gate_up_proj(x_BTD)))
+
+
+class KernelRMSNorm(RMSNorm):
+    """The norm for bfloat16 on a CPU with the kernels. Made from an `RMSNorm` by `use_kernels`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return layers.rms_norm(x, self.weight, self.eps)
 
 
 class InferenceDecoder(Gemma2ForCausalLM):
@@ -98,3 +125,15 @@ def fuse_layer(layer: Layer, bits: EightBits | None = None, activation_bits: int
     mlp.gate_up_proj = joined(mlp, "gate_proj", "up_proj")
     mlp.down_proj = joined(mlp, "down_proj")
     mlp.__class__ = FusedMLP
+
+
+def use_kernels(decoder: nn.Module) -> None:
+    """Lets fused layers and norms of a bfloat16 decoder take our operators for what is between products, in place."""
+    for part in decoder.modules():
+        for plain, ours in (
+            (FusedAttention, KernelAttention),
+            (FusedMLP, KernelMLP),
+            (RMSNorm, KernelRMSNorm),
+        ):
+            if type(part) is plain:
+                part.__class__ = ours

@@ -53,6 +53,8 @@ def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 class Attention(nn.Module):
     """Grouped-query attention with soft-capped scores."""
 
+    rotate = staticmethod(rotate)
+
     def __init__(self, config: Gemma2Config, layer: int) -> None:
         super().__init__()
         self.layer = layer
@@ -76,7 +78,7 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """With a cache the new keys and values are written at its columns `places_T`, and all columns are keys."""
         q, k, v = self.project(x_BTD)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k = self.rotate(q, *rotary), self.rotate(k, *rotary)
         if cache is not None:
             assert places_T is not None
             k, v = cache.update(self.layer, k, v, places_T)

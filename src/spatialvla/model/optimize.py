@@ -13,7 +13,7 @@ from torch import nn
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
 from spatialvla.model.compiled import CompiledPasses, CudaGraphs, compiled
-from spatialvla.model.fusion import fuse_head, fuse_layer
+from spatialvla.model.fusion import fuse_head, fuse_layer, use_kernels
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.passes import Columns
 from spatialvla.model.precision import DTYPES, EightBits, replace_linears
@@ -131,6 +131,8 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     model.eval().requires_grad_(False)
     for layer in model.language_model.model.layers:
         fuse_layer(cast(Layer, layer), options.weights, activation_bits)
+    if not on_gpu and available() and model.dtype == torch.bfloat16:
+        use_kernels(model.language_model)
     first = 0 if options.text_head else model.config.action_token_begin_idx
     fuse_head(model.language_model, model.config.grammar, first)
     towers: list[nn.Module] = [model.vision_tower]

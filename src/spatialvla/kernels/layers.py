@@ -1,0 +1,85 @@
+"""What a decoder does between its products as operators of a CPU: norms, rotary positions, gated activations."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from spatialvla.kernels.library import OPERATORS, library, pointer
+
+_STRIDES = ctypes.c_long * 3
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """(…, D) bfloat16 -> the same, of root mean square 1, times 1 + weight (D,)."""
+    return torch.ops.spatialvla.rms_norm(x, weight, eps)
+
+
+def geglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """(…, 2 F) bfloat16 -> (…, F): the GELU, by its tanh approximation, of the first half times the second."""
+    return torch.ops.spatialvla.geglu(gate_up)
+
+
+def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding, bfloat16; the last dimension of x is contiguous. cos, sin: (B, 1, T, H)."""
+    return torch.ops.spatialvla.rotate(x_BNTH, cos, sin)
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    x = x.contiguous()
+    y, size = torch.empty_like(x), x.shape[-1]
+    arguments = map(pointer, (x, weight, y))
+    _library().rms_norm(*arguments, x.numel() // size, size, eps, torch.get_num_threads())
+    return y
+
+
+def _geglu(gate_up: torch.Tensor) -> torch.Tensor:
+    gate_up = gate_up.contiguous()
+    size = gate_up.shape[-1] // 2
+    y = gate_up.new_empty(*gate_up.shape[:-1], size)
+    arguments = map(pointer, (gate_up, y))
+    _library().geglu(*arguments, y.numel() // size, size, torch.get_num_threads())
+    return y
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    cos, sin = cos.contiguous(), sin.contiguous()
+    arguments = map(pointer, (x, cos, sin, y))
+    _library().rotate(*arguments, *x.shape, _STRIDES(*x.stride()[:3]), torch.get_num_threads())
+    return y
+
+
+def _library() -> ctypes.CDLL:
+    built = library()
+    assert built is not None
+    if built.rms_norm.argtypes is None:
+        address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        built.rms_norm.argtypes = [*[address] * 3, size, size, ctypes.c_float, flag]
+        built.geglu.argtypes = [*[address] * 2, size, size, flag]
+        built.rotate.argtypes = [*[address] * 4, *[size] * 4, address, flag]
+    return built
+
+
+OPERATORS.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
+OPERATORS.define("geglu(Tensor gate_up) -> Tensor")
+OPERATORS.define("rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor")
+OPERATORS.impl("rms_norm", _rms_norm, "CPU")
+OPERATORS.impl("geglu", _geglu, "CPU")
+OPERATORS.impl("rotate", _rotate, "CPU")
+
+
+@torch.library.register_fake("spatialvla::rms_norm", lib=OPERATORS)
+def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("spatialvla::geglu", lib=OPERATORS)
+def _(gate_up: torch.Tensor) -> torch.Tensor:
+    return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+
+
+@torch.library.register_fake("spatialvla::rotate", lib=OPERATORS)
+def _(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape)
