@@ -75,10 +75,18 @@ class Attention(nn.Module):
         bias_B1TS: torch.Tensor,
         cache: KVCache | None,
         places_T: torch.Tensor | None = None,
+        wanted: int | None = None,
     ) -> torch.Tensor:
-        """With a cache the new keys and values are written at its columns `places_T`, and all columns are keys."""
+        """With a cache the new keys and values are written at its columns `places_T`, and all columns are keys.
+
+        wanted: what is returned is of so many last tokens only; None for all.
+        """
         q, k, v = self.project(x_BTD)
-        q, k = self.rotate(q, *rotary), self.rotate(k, *rotary)
+        k = self.rotate(k, *rotary)
+        if wanted is not None:
+            q, bias_B1TS = q[:, :, -wanted:], bias_B1TS[:, :, -wanted:]
+            rotary = (rotary[0][:, :, -wanted:], rotary[1][:, :, -wanted:])
+        q = self.rotate(q, *rotary)
         if cache is not None:
             assert places_T is not None
             k, v = cache.update(self.layer, k, v, places_T)
@@ -143,9 +151,11 @@ class Layer(nn.Module):
         bias_B1TS: torch.Tensor,
         cache: KVCache | None,
         places_T: torch.Tensor | None = None,
+        wanted: int | None = None,
     ) -> torch.Tensor:
-        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, places_T)
-        x_BTD = x_BTD + self.post_attention_layernorm(attended)
+        """(B, T, D), or of the last `wanted` tokens only."""
+        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, places_T, wanted)
+        x_BTD = x_BTD[:, -attended.shape[1] :] + self.post_attention_layernorm(attended)
         return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
 
 
@@ -166,12 +176,13 @@ class Gemma2Decoder(nn.Module):
         visible_BTS: torch.Tensor,
         cache: KVCache | None = None,
         places_T: torch.Tensor | None = None,
+        wanted: int | None = None,
     ) -> torch.Tensor:
-        """The hidden states (B, T, D) of T new tokens.
+        """The hidden states (B, T, D) of T new tokens, or of the last `wanted` of them.
 
         positions_BT: rotary positions. visible_BTS: which of the S columns each new token may attend to, before
         the sliding window narrows it on even layers. places_T: the columns of the new tokens, which are all
-        columns unless there is a cache.
+        columns unless there is a cache. wanted: of the others the last layer computes keys and values alone.
         """
         if places_T is None:
             places_T = torch.arange(visible_BTS.shape[2], device=visible_BTS.device)
@@ -182,7 +193,8 @@ class Gemma2Decoder(nn.Module):
         if self.config.sliding_window < visible_BTS.shape[2]:
             near = attention_bias(visible_BTS & self._window(visible_BTS, places_T), x_BTD.dtype)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, places_T)
+            last = wanted if layer is self.layers[-1] else None
+            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, places_T, last)
         return self.norm(x_BTD)
 
     def _window(self, visible_BTS: torch.Tensor, places_T: torch.Tensor) -> torch.Tensor:

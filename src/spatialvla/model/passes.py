@@ -112,9 +112,7 @@ class Passes:
         if tokens_BT.shape[1]:
             embeddings = torch.cat([prompt_BPD, self._embed_actions(tokens_BT).to(prompt_BPD.dtype)], dim=1)
         places = torch.arange(embeddings.shape[1], device=embeddings.device)
-        hidden = self.run(embeddings, places, columns, cache)[:, -wanted:]
-        # With the strides of the whole sequence, a bfloat16 product on a CPU takes 40 times as long.
-        return hidden.clone(memory_format=torch.contiguous_format)
+        return self.run(embeddings, places, columns, cache, wanted)
 
     def choose(self, hidden_BTD: torch.Tensor, kind: int, sampling: Sampling | None = None) -> torch.Tensor:
         """(B, T) vocabulary ids, the first of this kind and so on; only logits of each one's kind are computed."""
@@ -129,11 +127,21 @@ class Passes:
         return self.model.spatial_embed_tokens(tokens - self.model.config.action_token_begin_idx)
 
     def run(
-        self, embeddings_BTD: torch.Tensor, places_T: torch.Tensor, columns: Columns, cache: KVCache
+        self,
+        embeddings_BTD: torch.Tensor,
+        places_T: torch.Tensor,
+        columns: Columns,
+        cache: KVCache,
+        wanted: int | None = None,
     ) -> torch.Tensor:
-        """(B, T, D): the hidden states of embedded tokens in the columns `places_T`."""
+        """(B, T, D): hidden states of embedded tokens in the columns `places_T`, or of the last `wanted` of them."""
         return self.model.language_model.model(
-            embeddings_BTD, columns.positions_BS[:, places_T], columns.visible(places_T), cache, places_T
+            embeddings_BTD,
+            columns.positions_BS[:, places_T],
+            columns.visible(places_T),
+            cache,
+            places_T,
+            wanted,
         )
 
 
