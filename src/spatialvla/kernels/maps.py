@@ -1,0 +1,120 @@
+"""Maps of a CPU as operators: bilinear resizing, and what ZoeDepth does with depth bins at every pixel.
+
+All maps are bfloat16 and channels_last; what is not is made so. Nothing is rounded within an operator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from spatialvla.kernels.library import OPERATORS, library, pointer
+
+_SIZES = ctypes.c_long * 6
+_LAST = torch.channels_last
+
+
+def resize(
+    x: torch.Tensor, height: int, width: int, align_corners: bool, plus: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, C, h, w) -> (B, C, height, width), bilinear as `F.interpolate`, plus a map of that shape."""
+    return torch.ops.spatialvla.resize(x, plus, height, width, align_corners)
+
+
+def attract(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: bool) -> torch.Tensor:
+    """Bins (B, N, h, w) resized with aligned corners and drawn to attractors (B, A, H, W): (B, N, H, W).
+
+    Each attractor at the distance d moves a bin by d / (1 + alpha d²). mean: of the attractors, not their sum.
+    """
+    return torch.ops.spatialvla.attract(bins, attractors, alpha, mean)
+
+
+def expected_bin(
+    bins: torch.Tensor, constants: torch.Tensor, slopes: torch.Tensor, sharpness: torch.Tensor
+) -> torch.Tensor:
+    """The mean of bins (B, N, h, w), resized with aligned corners, under a softmax at each pixel: (B, H, W) float32.
+
+    Bin k has the score (constants[k] + k slopes) sharpness. constants: (N,). slopes, sharpness: (B, H, W) float32.
+    """
+    return torch.ops.spatialvla.expected_bin(bins, constants, slopes, sharpness)
+
+
+def _resize(
+    x: torch.Tensor, plus: torch.Tensor | None, height: int, width: int, align_corners: bool
+) -> torch.Tensor:
+    x = x.contiguous(memory_format=_LAST)
+    y = _map_like(x, height, width)
+    if plus is not None:
+        plus = plus.expand(y.shape).contiguous(memory_format=_LAST)
+    _library().resize(
+        *map(pointer, (x, plus, y)), _sizes(x, height, width), align_corners, torch.get_num_threads()
+    )
+    return y
+
+
+def _attract(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: bool) -> torch.Tensor:
+    bins, attractors = (part.contiguous(memory_format=_LAST) for part in (bins, attractors))
+    count, height, width = attractors.shape[1:]
+    y = _map_like(bins, height, width)
+    arguments = map(pointer, (bins, attractors, y))
+    _library().attract(*arguments, _sizes(bins, height, width), count, alpha, mean, torch.get_num_threads())
+    return y
+
+
+def _expected_bin(
+    bins: torch.Tensor, constants: torch.Tensor, slopes: torch.Tensor, sharpness: torch.Tensor
+) -> torch.Tensor:
+    bins = bins.contiguous(memory_format=_LAST)
+    constants, slopes, sharpness = (part.contiguous() for part in (constants, slopes, sharpness))
+    y = torch.empty_like(slopes)
+    arguments = map(pointer, (bins, constants, slopes, sharpness, y))
+    _library().expected_bin(*arguments, _sizes(bins, *slopes.shape[1:]), torch.get_num_threads())
+    return y
+
+
+def _map_like(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=_LAST)
+
+
+def _sizes(x: torch.Tensor, height: int, width: int) -> ctypes.Array[ctypes.c_long]:
+    B, channels, *size = x.shape
+    return _SIZES(B, *size, channels, height, width)
+
+
+def _library() -> ctypes.CDLL:
+    built = library()
+    assert built is not None
+    if built.resize.argtypes is None:
+        address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        built.resize.argtypes = [*[address] * 4, flag, flag]
+        built.attract.argtypes = [*[address] * 4, size, ctypes.c_float, flag, flag]
+        built.expected_bin.argtypes = [*[address] * 6, flag]
+    return built
+
+
+OPERATORS.define("resize(Tensor x, Tensor? plus, SymInt height, SymInt width, bool align_corners) -> Tensor")
+OPERATORS.define("attract(Tensor bins, Tensor attractors, float alpha, bool mean) -> Tensor")
+OPERATORS.define("expected_bin(Tensor bins, Tensor constants, Tensor slopes, Tensor sharpness) -> Tensor")
+OPERATORS.impl("resize", _resize, "CPU")
+OPERATORS.impl("attract", _attract, "CPU")
+OPERATORS.impl("expected_bin", _expected_bin, "CPU")
+
+
+@torch.library.register_fake("spatialvla::resize", lib=OPERATORS)
+def _(
+    x: torch.Tensor, plus: torch.Tensor | None, height: int, width: int, align_corners: bool
+) -> torch.Tensor:
+    return _map_like(x, height, width)
+
+
+@torch.library.register_fake("spatialvla::attract", lib=OPERATORS)
+def _(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: bool) -> torch.Tensor:
+    return _map_like(bins, *attractors.shape[2:])
+
+
+@torch.library.register_fake("spatialvla::expected_bin", lib=OPERATORS)
+def _(
+    bins: torch.Tensor, constants: torch.Tensor, slopes: torch.Tensor, sharpness: torch.Tensor
+) -> torch.Tensor:
+    return torch.empty_like(slopes)
