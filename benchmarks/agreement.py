@@ -32,15 +32,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200)
     options = parser.parse_args()
     plain = Policy.from_pretrained(options.policy)
+    eight = Optimization(weights="int8")
+    every_eight = Optimization(weights="int8", activations="int8")
     fast = {
-        "float32, fused": Policy.from_pretrained(options.policy, optimization=Optimization()),
-        "bfloat16": Policy.from_pretrained(options.policy, dtype=torch.bfloat16, optimization=Optimization()),
-        "int8 weights, float32": Policy.from_pretrained(
-            options.policy, optimization=Optimization(weights="int8")
-        ),
-        "int8 weights, bfloat16": Policy.from_pretrained(
-            options.policy, dtype=torch.bfloat16, optimization=Optimization(weights="int8")
-        ),
+        name: Policy.from_pretrained(options.policy, dtype=dtype, optimization=optimization)
+        for name, dtype, optimization in (
+            ("float32, fused", torch.float32, Optimization()),
+            ("bfloat16", torch.bfloat16, Optimization()),
+            ("int8 weights, float32", torch.float32, eight),
+            ("int8 weights, bfloat16", torch.bfloat16, eight),
+            ("w8a8, float32", torch.float32, every_eight),
+            ("w8a8, bfloat16", torch.bfloat16, every_eight),
+        )
     }
     seen, recorded, earlier = frames_of(LeRobotDataset(options.dataset), options.frames, plain)
     reference = predict(plain, seen)

@@ -30,6 +30,13 @@ def test_gated_activation(shape):
     torch.testing.assert_close(layers.geglu(x).float(), F.gelu(gate, approximate="tanh") * up, **CLOSE)
 
 
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (256, 1000)])
+def test_activation(shape):
+    x = torch.randn(shape).bfloat16() * 5
+    expected = F.gelu(x.float(), approximate="tanh")
+    torch.testing.assert_close(layers.gelu_tanh(x).float(), expected, **CLOSE)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38, -3e38])
 def test_gated_activation_of_extremes(bad):
     x = torch.tensor([[bad, 1.0, 1.0, 2.0]]).bfloat16()
@@ -50,6 +57,7 @@ def test_operators_are_registered_correctly():
     x, row = torch.randn(2, 3, 4, 8).bfloat16(), torch.randn(2, 1, 4, 8).bfloat16()
     for operator, arguments in [
         (torch.ops.spatialvla.rms_norm.default, (x, x[0, 0, 0], 1e-6)),
+        (torch.ops.spatialvla.gelu_tanh.default, (x,)),
         (torch.ops.spatialvla.geglu.default, (x,)),
         (torch.ops.spatialvla.rotate.default, (x, row, row)),
     ]:

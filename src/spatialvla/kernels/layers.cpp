@@ -1,4 +1,4 @@
-// What a decoder does between its products, on a CPU: norms, rotary positions, gated activations. All in bfloat16, computed in float32.
+// What layers do between their products, on a CPU: norms, rotary positions, activations; bfloat16, computed in float32.
 
 #include "functions.h"
 #include "panels.h"
@@ -31,6 +31,12 @@ void rms_norm(const Half* x, const Half* weight, Half* y, long rows, long size, 
       store(y + r * size + i, mask, _mm512_mul_ps(normed, _mm512_add_ps(load(weight + i, mask), one)));
     }
   }
+}
+
+// y = gelu(x), by the tanh approximation, for all numbers.
+void gelu_tanh(const Half* x, Half* y, long numbers, int threads) {
+#pragma omp parallel for num_threads(threads) if (numbers > MORE_THREADS)
+  for (long i = 0; i < numbers; i += 16) store(y + i, first(numbers - i), gelu(load(x + i, first(numbers - i))));
 }
 
 // y = gelu(gate) · up, by the tanh approximation; x holds (rows, 2 · size), gate before up.

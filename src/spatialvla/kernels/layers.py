@@ -1,4 +1,4 @@
-"""What a decoder does between its products as operators of a CPU: norms, rotary positions, gated activations."""
+"""What layers do between their products as operators of a CPU: norms, rotary positions, activations."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.ops.spatialvla.rms_norm(x, weight, eps)
 
 
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """The tanh approximation of GELU, bfloat16 of any shape."""
+    return torch.ops.spatialvla.gelu_tanh(x)
+
+
 def geglu(gate_up: torch.Tensor) -> torch.Tensor:
     """(…, 2 F) bfloat16 -> (…, F): the GELU, by its tanh approximation, of the first half times the second."""
     return torch.ops.spatialvla.geglu(gate_up)
@@ -31,6 +36,13 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
     y, size = torch.empty_like(x), x.shape[-1]
     arguments = map(pointer, (x, weight, y))
     _library().rms_norm(*arguments, x.numel() // size, size, eps, torch.get_num_threads())
+    return y
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _library().gelu_tanh(*map(pointer, (x, y)), x.numel(), torch.get_num_threads())
     return y
 
 
@@ -57,21 +69,29 @@ def _library() -> ctypes.CDLL:
     if built.rms_norm.argtypes is None:
         address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
         built.rms_norm.argtypes = [*[address] * 3, size, size, ctypes.c_float, flag]
+        built.gelu_tanh.argtypes = [*[address] * 2, size, flag]
         built.geglu.argtypes = [*[address] * 2, size, size, flag]
         built.rotate.argtypes = [*[address] * 4, *[size] * 4, address, flag]
     return built
 
 
 OPERATORS.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
+OPERATORS.define("gelu_tanh(Tensor x) -> Tensor")
 OPERATORS.define("geglu(Tensor gate_up) -> Tensor")
 OPERATORS.define("rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor")
 OPERATORS.impl("rms_norm", _rms_norm, "CPU")
+OPERATORS.impl("gelu_tanh", _gelu_tanh, "CPU")
 OPERATORS.impl("geglu", _geglu, "CPU")
 OPERATORS.impl("rotate", _rotate, "CPU")
 
 
 @torch.library.register_fake("spatialvla::rms_norm", lib=OPERATORS)
 def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("spatialvla::gelu_tanh", lib=OPERATORS)
+def _(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
