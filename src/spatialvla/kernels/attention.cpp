@@ -16,6 +16,7 @@ struct Shape {
   long q[3], k[3], v[3], bias[3];  // strides of all dimensions but the last, in numbers
 };
 
+constexpr long FEW = 4;                 // queries of a key head for which panels are not worth packing
 constexpr long MORE_THREADS = 1 << 18;  // products of numbers below which one thread is as fast as two
 
 long up(long number, long multiple) { return (number + multiple - 1) / multiple * multiple; }
@@ -133,13 +134,8 @@ struct Worker {
     }
     for (long s = 0; s < S; s += PANEL)
       panel(query, width, keys + s * width, width, count, S - s, scores + s * ROWS);
-    for (long m = 0; m < count; m++) {
-      const Bias* row = bias ? bias + b * shape.bias[0] + n * shape.bias[1] + (t + m) * shape.bias[2] : nullptr;
-      float* from = scores + m * PANEL;
-      Half* to = weights + m * padded;
-      sums[m] = softcap > 0 ? soften<true>(from, ROWS * PANEL, row, S, scale, softcap, to)
-                            : soften<false>(from, ROWS * PANEL, row, S, scale, softcap, to);
-    }
+    for (long m = 0; m < count; m++)
+      sums[m] = weigh(b, n, t + m, scores + m * PANEL, ROWS * PANEL, weights + m * padded);
     for (long h = 0; h < H; h += PANEL) {
       panel(weights, padded, values + h * depth, depth, count, H - h, scores);
       for (long m = 0; m < count; m++) {
@@ -149,6 +145,60 @@ struct Worker {
           store(to + i, first(H - h - i), _mm512_mul_ps(_mm512_loadu_ps(scores + m * PANEL + i), share));
       }
     }
+  }
+
+  // The R queries of a key head: keys and values are read where they are, once, which for few is less than packing.
+  template <int R>
+  void few(long b, long head, const Half* k, const Half* v, float* scores, Half* weights) const {
+    const long S = shape.keys, H = shape.size, T = shape.queries, padded = up(S, PANEL);
+    const Half* x[R];
+    Half* to[R];
+    float shares[R];
+    for (int r = 0; r < R; r++) {
+      const long n = head * (R / T) + r / T, t = r % T;
+      x[r] = q + b * shape.q[0] + n * shape.q[1] + t * shape.q[2];
+      to[r] = y + ((b * T + t) * shape.heads + n) * H;
+    }
+    for (long s = 0; s < S; s++) {
+      __m512 sums[R] = {};
+      for (long h = 0; h < H; h += 32) {
+        const __mmask32 mask = H - h >= 32 ? ~0u : (1u << (H - h)) - 1;
+        const __m512bh key = (__m512bh)_mm512_maskz_loadu_epi16(mask, k + s * shape.k[2] + h);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+          sums[r] = _mm512_dpbf16_ps(sums[r], key, (__m512bh)_mm512_maskz_loadu_epi16(mask, x[r] + h));
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) scores[r * padded + s] = _mm512_reduce_add_ps(sums[r]);
+    }
+    for (int r = 0; r < R; r++)
+      shares[r] = 1 / weigh(b, head * (R / T) + r / T, r % T, scores + r * padded, PANEL, weights + r * padded);
+    for (long h = 0; h < H; h += 32) {
+      const __mmask16 low = first(H - h), high = first(H - h - 16);
+      __m512 sums[R][2] = {};
+      for (long s = 0; s < S; s++) {
+        const Half* from = v + s * shape.v[2] + h;
+        const __m512 left = load(from, low), right = load(from + 16, high);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+          const __m512 weight = _mm512_set1_ps(widened(weights[r * padded + s]));
+          sums[r][0] = _mm512_fmadd_ps(weight, left, sums[r][0]);
+          sums[r][1] = _mm512_fmadd_ps(weight, right, sums[r][1]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        store(to[r] + h, low, _mm512_mul_ps(sums[r][0], _mm512_set1_ps(shares[r])));
+        store(to[r] + h + 16, high, _mm512_mul_ps(sums[r][1], _mm512_set1_ps(shares[r])));
+      }
+    }
+  }
+
+  // Scores of one query -> weights, whose sum is returned.
+  float weigh(long b, long n, long t, float* scores, long step, Half* to) const {
+    const Bias* row = bias ? bias + b * shape.bias[0] + n * shape.bias[1] + t * shape.bias[2] : nullptr;
+    return softcap > 0 ? soften<true>(scores, step, row, shape.keys, scale, softcap, to)
+                       : soften<false>(scores, step, row, shape.keys, scale, softcap, to);
   }
 
   static void panel(const Half* x, long stride, const Half* w, long depth, long count, long outputs, float* sums) {
@@ -180,8 +230,14 @@ void attend(const Half* q, const Half* k, const Half* v, const Bias* bias, Half*
     for (long pair = 0; pair < pairs; pair++)
       for (long p = 0; p < parts; p++) {
         const long b = pair / shape.key_heads, head = pair % shape.key_heads;
-        pack_keys(k + b * shape.k[0] + head * shape.k[1], shape.k[2], S, H, keys);
-        pack_values(v + b * shape.v[0] + head * shape.v[1], shape.v[2], S, H, values);
+        const Half* its_keys = k + b * shape.k[0] + head * shape.k[1];
+        const Half* its_values = v + b * shape.v[0] + head * shape.v[1];
+        if (group * T <= FEW) {
+          with_rows(group * T, [&](auto R) { worker.template few<R>(b, head, its_keys, its_values, scores, weights); });
+          continue;
+        }
+        pack_keys(its_keys, shape.k[2], S, H, keys);
+        pack_values(its_values, shape.v[2], S, H, values);
         const long end = std::min(T, (p + 1) * part);
         for (long n = head * group; n < (head + 1) * group; n++)
           for (long t = p * part; t < end; t += ROWS)

@@ -26,6 +26,12 @@ inline __m512 load(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_p
 inline __m512 load(const Half* p, __mmask16 mask) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16));
 }
+inline float widened(Half half) {
+  const uint32_t bits = (uint32_t)half << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
 inline void store(float* p, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(p, mask, value); }
 inline void store(Half* p, __mmask16 mask, __m512 value) {
   _mm256_mask_storeu_epi16(p, mask, (__m256i)_mm512_cvtneps_pbh(value));
