@@ -1,4 +1,4 @@
-"""Maps of our own kernels: bilinear resizing as PyTorch's, and ZoeDepth's bins as transformers moves and weighs them."""
+"""Maps of our own kernels: resized as by PyTorch, and ZoeDepth's bins moved and weighed as in transformers."""
 
 import pytest
 import torch

@@ -22,6 +22,7 @@ from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import Batch
 from spatialvla.vision.attention import replace_attention
 from spatialvla.vision.depth import PerImageHeads
+from spatialvla.vision.depth_maps import replace_maps
 from spatialvla.vision.ego3d import patch_points
 
 
@@ -142,6 +143,8 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     for tower in towers:
         replace_linears(tower, options.weights if options.activations else None, activation_bits)
         replace_attention(tower)
+    if model.config.use_vision_zoe and not options.compile:
+        replace_maps(model.vision_zoe_model)
     model.__class__ = OptimizedSpatialVLA
     assert isinstance(model, OptimizedSpatialVLA)
     model.optimization = options

@@ -75,6 +75,12 @@ class PerImageHeads(ZoeDepthMultipleMetricDepthEstimationHeads):
         for projector, attractor, block in zip(self.projectors, attractors, blocks, strict=False):
             before, embedding = embedding, projector(block)
             bins, centres = attractor(embedding, bins, before, interpolate=True)
+        return self._mixed(name, last, embedding, centres)
+
+    def _mixed(
+        self, name: str, last: torch.Tensor, embedding: torch.Tensor, centres: torch.Tensor
+    ) -> torch.Tensor:
+        """Bin centres (B, N, h, w) -> (B, 1, H, W), averaged by their probabilities at each pixel of `last`."""
         size = tuple(last.shape[-2:])
         centres, embedding = (
             F.interpolate(part, size, mode="bilinear", align_corners=True) for part in (centres, embedding)
