@@ -1,0 +1,84 @@
+"""What our kernels gain in the vision towers of the 4 B model on a CPU: ways side by side, as a Markdown table.
+
+    python benchmarks/vision_kernels.py --threads 2 --rounds 5
+
+Random weights in bfloat16, one image. Each way adds a step to the one before it; all take turns in one process, so that
+a busy machine disturbs all of them, and the best of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import SiglipVisionModel
+
+from spatialvla.cpu import tune_cpu
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.precision import replace_linears
+from spatialvla.vision.attention import replace_attention
+from spatialvla.vision.depth import ZoeDepth
+from spatialvla.vision.depth_maps import replace_maps
+
+Step = Callable[[Any], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    tune_cpu()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    config = SpatialVLAConfig.preset("4b")
+    pixels = torch.rand(1, 3, config.image_size, config.image_size)
+
+    def estimate(tower: nn.Module) -> torch.Tensor:
+        return cast(ZoeDepth, tower).estimate(pixels)
+
+    def see(tower: nn.Module) -> torch.Tensor:
+        return cast(torch.Tensor, tower(pixel_values=(pixels * 2 - 1).bfloat16()).last_hidden_state)
+
+    with torch.no_grad():
+        depth = ZoeDepth(config.zoe, config.depth_padding).bfloat16()
+        depth.keep_position_bias()
+        shared: dict[str, Step] = {"products": replace_linears, "attention": replace_attention}
+        compare("ZoeDepth", depth, {**shared, "maps": replace_maps}, estimate, options.rounds)
+        siglip = SiglipVisionModel(config.siglip).bfloat16().eval()
+        compare("SigLIP", siglip, shared, see, options.rounds)
+
+
+def compare(
+    name: str, tower: nn.Module, steps: dict[str, Step], run: Callable[[nn.Module], torch.Tensor], rounds: int
+) -> None:
+    ways = {"PyTorch": tower}
+    for step, change in steps.items():
+        tower = deepcopy(tower)
+        change(tower)
+        ways[step] = tower
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, tower in ways.items():
+            started = time.perf_counter()
+            run(tower)
+            seconds[way].append(time.perf_counter() - started)
+    print(f"\n| {name} | ms, best | median | saves |\n|---|---:|---:|---:|")
+    before = None
+    for way, measured in seconds.items():
+        kept = sorted(measured[1:])
+        gain = "" if before is None else f"{1e3 * (before - kept[0]):.0f}"
+        label = way if before is None else f"and our {way}"
+        print(f"| {label} | {1e3 * kept[0]:.0f} | {1e3 * kept[len(kept) // 2]:.0f} | {gain} |")
+        before = kept[0]
+
+
+if __name__ == "__main__":
+    main()
