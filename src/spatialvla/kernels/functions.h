@@ -9,7 +9,8 @@ namespace {
 // e^x within 2e-7 of itself for x <= 88, infinite at 100; exactly 0 far below, as at minus infinity, and NaN for NaN.
 inline __m512 exponential(__m512 x) {
   x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);  // gives its second operand for NaN
-  __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), nearest);
   __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693147182f), x);
   // Through the Chebyshev points of [-ln 2 / 2, ln 2 / 2].
   __m512 y = _mm512_set1_ps(0.00836929f);
