@@ -21,9 +21,9 @@ from transformers import SiglipVisionModel
 from spatialvla.cpu import tune_cpu
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.precision import replace_linears
-from spatialvla.vision.attention import replace_attention
 from spatialvla.vision.depth import ZoeDepth
 from spatialvla.vision.depth_maps import replace_maps
+from spatialvla.vision.towers import speed_up
 
 Step = Callable[[Any], None]
 
@@ -50,7 +50,7 @@ def main() -> None:
     with torch.no_grad():
         depth = ZoeDepth(config.zoe, config.depth_padding).bfloat16()
         depth.keep_position_bias()
-        shared: dict[str, Step] = {"products": replace_linears, "attention": replace_attention}
+        shared: dict[str, Step] = {"products": replace_linears, "attention": speed_up}
         compare("ZoeDepth", depth, {**shared, "maps": replace_maps}, estimate, options.rounds)
         siglip = SiglipVisionModel(config.siglip).bfloat16().eval()
         compare("SigLIP", siglip, shared, see, options.rounds)

@@ -9,9 +9,9 @@ from transformers import ZoeDepthConfig
 
 from spatialvla import SpatialVLAConfig
 from spatialvla.kernels import library
-from spatialvla.vision.attention import replace_attention
 from spatialvla.vision.depth import ZoeDepth
 from spatialvla.vision.depth_maps import MetricHeads, PackedConvolution, replace_maps
+from spatialvla.vision.towers import speed_up
 
 needs_kernels = pytest.mark.skipif(not library.available(), reason="this processor has no AVX-512 BF16")
 images = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(1))
@@ -50,7 +50,7 @@ def three(changes) -> list[ZoeDepth]:
         exact.metric_head.mlp_classifier.linear2.bias[1] += 100
     plain = deepcopy(exact).bfloat16()
     fast = deepcopy(plain)
-    replace_attention(fast)
+    speed_up(fast)
     replace_maps(fast)
     assert any(isinstance(part, PackedConvolution) for part in fast.modules())
     assert isinstance(fast.metric_head, MetricHeads) == bool(changes)

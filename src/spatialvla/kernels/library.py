@@ -30,6 +30,11 @@ def available() -> bool:
     return library() is not None
 
 
+def serve(tensor: torch.Tensor) -> bool:
+    """Whether the kernels are there for this tensor: bfloat16, on a CPU that has them."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and available()
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from spatialvla.errors import InputError
-from spatialvla.kernels.library import available
+from spatialvla.kernels.library import available, serve
 from spatialvla.model.compiled import CompiledPasses, CudaGraphs, compiled
 from spatialvla.model.fusion import fuse_head, fuse_layer, use_kernels
 from spatialvla.model.gemma2 import Layer
@@ -20,10 +20,10 @@ from spatialvla.model.precision import DTYPES, EightBits, replace_linears
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import Batch
-from spatialvla.vision.attention import replace_attention
 from spatialvla.vision.depth import PerImageHeads
 from spatialvla.vision.depth_maps import replace_maps
 from spatialvla.vision.ego3d import patch_points
+from spatialvla.vision.towers import speed_up
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     model.eval().requires_grad_(False)
     for layer in model.language_model.model.layers:
         fuse_layer(cast(Layer, layer), options.weights, activation_bits)
-    if not on_gpu and available() and model.dtype == torch.bfloat16:
+    if serve(model.language_model.lm_head.weight):
         use_kernels(model.language_model)
     first = 0 if options.text_head else model.config.action_token_begin_idx
     fuse_head(model.language_model, model.config.grammar, first)
@@ -142,7 +142,7 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
         towers.append(model.vision_zoe_model)
     for tower in towers:
         replace_linears(tower, options.weights if options.activations else None, activation_bits)
-        replace_attention(tower)
+        speed_up(tower)
     if model.config.use_vision_zoe and not options.compile:
         replace_maps(model.vision_zoe_model)
     model.__class__ = OptimizedSpatialVLA

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.kernels.library import available
+from spatialvla.kernels.library import available, serve
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 
 EightBits = Literal["int8", "fp8"]
@@ -109,11 +109,10 @@ def linear(
     bits: of the weight; None leaves it as it is. activation_bits: 8 lets a CPU with the kernels multiply with
     activations of 8 bits where the weight has as many.
     """
-    on_cpu = weight.device.type == "cpu" and available()
     if bits is None:
-        packable = on_cpu and weight.dtype == torch.bfloat16 and weight.shape[1] % 2 == 0
+        packable = serve(weight) and weight.shape[1] % 2 == 0
         return PackedLinear(weight, bias) if packable else DenseLinear(weight, bias)
-    if on_cpu and bits == "int8" and weight.dtype in (torch.bfloat16, torch.float32):
+    if bits == "int8" and weight.device.type == "cpu" and available():
         return PackedInt8Linear(weight, bias, activation_bits)
     return ScaledLinear(weight, bias, DTYPES[bits])
 

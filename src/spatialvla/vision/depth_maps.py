@@ -20,7 +20,7 @@ from transformers.models.zoedepth.modeling_zoedepth import (
     log_binom,
 )
 
-from spatialvla.kernels.library import available
+from spatialvla.kernels.library import serve
 from spatialvla.kernels.maps import attract, expected_bin, resize
 from spatialvla.kernels.products import bf16_product, pack_bf16
 from spatialvla.vision.depth import PerImageHeads, ZoeDepth
@@ -152,7 +152,7 @@ class MetricHeads(PerImageHeads):
 def replace_maps(depth: ZoeDepth) -> None:
     """Lets the neck and the heads take the kernels, in place, if they are in bfloat16 on a CPU that has them."""
     known = hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight") and torch.backends.mkldnn.is_available()
-    if depth.device.type != "cpu" or depth.dtype != torch.bfloat16 or not (available() and known):
+    if not (known and serve(next(depth.parameters()))):
         return
     for part in list(depth.modules()):
         if isinstance(part, ZoeDepthFeatureFusionLayer):

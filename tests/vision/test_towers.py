@@ -7,8 +7,7 @@ import torch
 
 from spatialvla import SpatialVLA, SpatialVLAConfig
 from spatialvla.kernels import library
-from spatialvla.vision import attention
-from spatialvla.vision.attention import replace_attention
+from spatialvla.vision.towers import speed_up
 
 needs_kernels = pytest.mark.skipif(not library.available(), reason="this processor has no AVX-512 BF16")
 
@@ -40,10 +39,10 @@ def test_towers_see_the_same(model, name, monkeypatch):
     exact, run = tower(model, name)
     plain = deepcopy(exact).bfloat16()
     fast = deepcopy(plain)
-    replace_attention(fast)
+    speed_up(fast)
     called = []
-    kernel = attention.attention
-    monkeypatch.setattr(attention, "attention", lambda *args: called.append(1) or kernel(*args))
+    kernel = towers.attention
+    monkeypatch.setattr(towers, "attention", lambda *args: called.append(1) or kernel(*args))
     results = [run(part).float() for part in (exact, plain, fast)]
     assert len(called) == 4
     wrong = [float((result - results[0]).norm() / results[0].norm()) for result in results[1:]]
@@ -53,6 +52,6 @@ def test_towers_see_the_same(model, name, monkeypatch):
 def test_other_towers_are_left_alone(model):
     exact, run = tower(model, "siglip")
     expected = run(exact)
-    replace_attention(exact)
+    speed_up(exact)
     assert torch.equal(run(exact), expected)
     assert model.vision_tower.config._attn_implementation == exact.config._attn_implementation

@@ -1,4 +1,4 @@
-"""Attention of the vision towers for inference on a CPU, by our own kernel where there is one."""
+"""Attention and activations of the vision towers for inference on a CPU, by our kernels where there are some."""
 
 from __future__ import annotations
 
@@ -7,26 +7,36 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import GELUTanh
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.beit.modeling_beit import BeitAttention
-from transformers.models.siglip.modeling_siglip import SiglipAttention
+from transformers.models.siglip.modeling_siglip import SiglipAttention, SiglipMLP
 
 from spatialvla.kernels.attention import attention
-from spatialvla.kernels.library import available
+from spatialvla.kernels.layers import gelu_tanh
+from spatialvla.kernels.library import serve
 
 _NAME = "spatialvla_cpu"
 
 
-def replace_attention(tower: nn.Module) -> None:
-    """Lets the layers of SigLIP or BEiT in `tower`, in place, attend by the kernel if they are in bfloat16 on a CPU."""
-    weight = next(tower.parameters())
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not available():
+def speed_up(tower: nn.Module) -> None:
+    """Lets SigLIP or BEiT in `tower`, in place, attend and gate by the kernels if it is in bfloat16 on a CPU."""
+    if not serve(next(tower.parameters())):
         return
     for part in tower.modules():
         if isinstance(part, BeitAttention | SiglipAttention):
             # The configuration is shared with whatever else was made from it.
             part.config = copy(part.config)
             part.config._attn_implementation = _NAME
+        elif isinstance(part, SiglipMLP) and isinstance(part.activation_fn, GELUTanh):
+            part.activation_fn = KernelGELU()
+
+
+class KernelGELU(nn.Module):
+    """The tanh approximation of GELU, which SigLIP has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return gelu_tanh(x)
 
 
 def _attend(
