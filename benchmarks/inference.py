@@ -328,30 +328,37 @@ def layers_of(model: OptimizedSpatialVLA) -> list[torch.Tensor]:
 
 
 def device_speeds(device: torch.device, dtype: torch.dtype, options: Optimization) -> dict[str, float]:
-    """Bytes read a second, the best of several ways, and floating-point operations a second of large products."""
-    large = torch.ones(2**30 if device.type == "cuda" else 2**28, dtype=torch.float32, device=device)
-    ways: list[Callable[[], Any]] = [large.sum, large.abs_]
-    sizes = [large.nbytes, 2 * large.nbytes]
-    own = device.type == "cpu" and available()
-    if own:
+    """Bytes read a second, the best of several ways, and floating-point operations a second of large products.
+
+    Of random numbers: memory that holds one number everywhere may be read half as fast again.
+    """
+    return {
+        "bytes_per_second": bytes_per_second(device),
+        "flops": operations_per_second(device, dtype, options),
+    }
+
+
+def bytes_per_second(device: torch.device) -> float:
+    large = torch.rand(2**30 if device.type == "cuda" else 2**28, device=device)
+    ways: list[Callable[[], Any]] = [large.sum, large.max]
+    if device.type == "cpu" and available():
         packed = large.view(torch.bfloat16).view(-1, 2048, 64, 2)
         row = torch.ones(1, 4096, dtype=torch.bfloat16)
         ways.append(lambda: bf16_product(row, packed, None, 64 * len(packed)))
-        sizes.append(large.nbytes)
-    bandwidth = max(size / best(way, device) for way, size in zip(ways, sizes, strict=True))
-    del large
-    rows = 8192 if device.type == "cuda" else 504
-    x = torch.ones(rows, 4096, dtype=dtype, device=device)
-    w = torch.ones(8192, 4096, dtype=dtype, device=device)
-    products: list[Callable[[], Any]] = [lambda: F.linear(x, w)]
-    if own and dtype == torch.bfloat16:
+    return large.nbytes / min(best(way, device) for way in ways)
+
+
+def operations_per_second(device: torch.device, dtype: torch.dtype, options: Optimization) -> float:
+    rows, K, N = (8192 if device.type == "cuda" else 504), 4096, 8192
+    x, w = (torch.rand(size, K, device=device).to(dtype) for size in (rows, N))
+    ways: list[Callable[[], Any]] = [lambda: F.linear(x, w)]
+    if device.type == "cpu" and available() and dtype == torch.bfloat16:
         half = pack_bf16(w)
-        products.append(lambda: bf16_product(x, half, None, len(w)))
-    if own and options.activations:
+        ways.append(lambda: bf16_product(x, half, None, N))
+    if options.activations:
         eight = pack_int8(w)
-        products.append(lambda: int8_product(x, *eight, None, len(w), 8))
-    seconds = min(best(product, device) for product in products)
-    return {"bytes_per_second": bandwidth, "flops": 2 * rows * w.numel() / seconds}
+        ways.append(lambda: int8_product(x, *eight, None, N, 8))
+    return 2 * rows * N * K / min(best(way, device) for way in ways)
 
 
 def best(work: Callable[[], Any], device: torch.device, times: int = 7) -> float:

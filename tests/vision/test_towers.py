@@ -7,6 +7,7 @@ import torch
 
 from spatialvla import SpatialVLA, SpatialVLAConfig
 from spatialvla.kernels import library
+from spatialvla.vision import towers
 from spatialvla.vision.towers import speed_up
 
 needs_kernels = pytest.mark.skipif(not library.available(), reason="this processor has no AVX-512 BF16")
