@@ -8,7 +8,7 @@ Case 4b has random weights in bfloat16, nano is the shipped model in float32 unl
 in one process over the same weights (see `inference_peer.py`) and take turns, a chunk each, so that a busy machine
 disturbs both; ratios are medians over the rounds. The tokens must be equal in float32; in bfloat16, where products of
 different shapes round differently, the share of equal tokens is reported. Floors are what the bytes that a chunk must
-read and the operations it must do would take at the bandwidth and the rate of matrix products measured in the same run.
+read and the operations it must do would take at the bandwidth and the rate of matrix products measured in each round.
 With --alone there is no peer, and the memory is what ours needs by itself.
 """
 
@@ -28,14 +28,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from inference_floor import PROMPT_TOKENS, Speeds, floors, operations, wait
 from inference_peer import pair, peer_chunk
 from spatialvla.cpu import tune_cpu
 from spatialvla.files import write_json
 from spatialvla.kernels.library import available
-from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA, optimize
 from spatialvla.model.passes import Columns
@@ -43,7 +41,6 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
 
 STAGES = ("depth", "siglip", "prefill", "decode")
-PROMPT_TOKENS = 16
 
 
 @dataclass
@@ -93,7 +90,7 @@ def main() -> None:
         flops = {rows: operations(model, a_batch(model, rows, seed=0)) for rows in options.batch}
         peer, ours = (None, optimize(model, optimization)) if options.alone else pair(model, optimization)
         loading = time.perf_counter() - started
-        speeds = device_speeds(device, dtype, optimization)
+        speeds = Speeds(device, dtype, optimization)
         cases = [
             run_case(
                 peer,
@@ -116,7 +113,7 @@ def main() -> None:
         "kernels": device.type == "cpu" and available(),
         "torch": torch.__version__,
         "optimise_seconds": loading,
-        "speeds": speeds,
+        "speeds": speeds.median(),
         "batches": cases,
     }
     if options.out is not None:
@@ -193,7 +190,7 @@ def run_case(
     rows: int,
     rounds: int,
     flops: dict[str, float],
-    speeds: dict[str, float],
+    speeds: Speeds,
     accepted: list[int],
     peer_keeps_memory: bool = False,
 ) -> dict[str, Any]:
@@ -227,6 +224,7 @@ def run_case(
             drafts = spoiled(tokens, accepted[number % len(accepted)], ours.config)
             run = measured["ours with drafts"]
             passes.append(timed(run, device, lambda b=batch, d=drafts: ours.decode(b, drafts=d)).passes)
+        speeds.measure()
     if same and ours.dtype == torch.float32 and ours.optimization.weights is None:
         assert min(same) == 1, f"tokens differ in float32: {same}"
     return {
@@ -236,7 +234,7 @@ def run_case(
         "same_tokens": statistics.mean(same) if same else None,
         "passes_with_drafts": statistics.mean(passes) if passes else None,
         "memory_gb": memory,
-        "floor_seconds": floors(ours, rows, flops, speeds),
+        "floor_seconds": floors(ours, rows, flops, speeds.median()),
     }
 
 
@@ -259,11 +257,6 @@ def keep_freed_memory(keep: bool) -> None:
     # mmap_max, mmap_threshold, trim_threshold, top_pad: glibc's own, the thresholds as high as they adjust themselves.
     for option, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20), (-2, 128 << 10)):
         mallopt(option, value)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def recorded(path: Path | None) -> list[int]:
@@ -289,88 +282,6 @@ def spoiled(tokens: torch.Tensor, right: int, config: SpatialVLAConfig) -> torch
         rows = config.grammar[place % 3]
         drafts[:, place] = rows.start + (drafts[:, place] - rows.start + 1) % (rows.stop - rows.start)
     return drafts
-
-
-def operations(model: SpatialVLA, batch: Batch) -> dict[str, float]:
-    """Floating-point operations of depth and SigLIP, counted in one run of each."""
-    counts = {}
-    for stage, given in (("depth", batch), ("siglip", Batch(**{**vars(batch), "depth": model.depth(batch)}))):
-        with FlopCounterMode(display=False) as counter:
-            _ = model.depth(given) if stage == "depth" else model.encode_images(given)
-        counts[stage] = float(counter.get_total_flops())
-    return counts
-
-
-def floors(
-    model: OptimizedSpatialVLA, rows: int, flops: dict[str, float], speeds: dict[str, float]
-) -> dict[str, float]:
-    """Seconds that a chunk's stages cannot beat: the slower of reading the weights and of computing."""
-    weights = sum(part.numel() * part.element_size() for part in layers_of(model))
-    head = model.config.text.hidden_size * model.dtype.itemsize
-    heads = sum((rows_of.stop - rows_of.start) * head for rows_of in model.config.grammar)
-    passes, steps = 3 * model.config.action_chunk_size - 1, model.config.action_chunk_size
-    text = model.config.text
-    heads_size = text.head_dim * (text.num_attention_heads + text.num_key_value_heads)
-    numbers = text.num_hidden_layers * text.hidden_size * (2 * heads_size + 3 * text.intermediate_size)
-    read = (passes * weights + steps * heads) / speeds["bytes_per_second"]
-    compute = 2 * numbers * passes * rows / speeds["flops"]
-    seconds = {stage: flops[stage] / speeds["flops"] for stage in ("depth", "siglip")}
-    prompt = model.config.image_token_num + PROMPT_TOKENS
-    seconds["prefill"] = max(
-        2 * numbers * prompt * rows / speeds["flops"], weights / speeds["bytes_per_second"]
-    )
-    return {**seconds, "decode": max(read, compute)}
-
-
-def layers_of(model: OptimizedSpatialVLA) -> list[torch.Tensor]:
-    layers = model.language_model.model.layers
-    return [*layers.parameters(), *layers.buffers()]
-
-
-def device_speeds(device: torch.device, dtype: torch.dtype, options: Optimization) -> dict[str, float]:
-    """Bytes read a second, the best of several ways, and floating-point operations a second of large products.
-
-    Of random numbers: memory that holds one number everywhere may be read half as fast again.
-    """
-    return {
-        "bytes_per_second": bytes_per_second(device),
-        "flops": operations_per_second(device, dtype, options),
-    }
-
-
-def bytes_per_second(device: torch.device) -> float:
-    large = torch.rand(2**30 if device.type == "cuda" else 2**28, device=device)
-    ways: list[Callable[[], Any]] = [large.sum, large.max]
-    if device.type == "cpu" and available():
-        packed = large.view(torch.bfloat16).view(-1, 2048, 64, 2)
-        row = torch.ones(1, 4096, dtype=torch.bfloat16)
-        ways.append(lambda: bf16_product(row, packed, None, 64 * len(packed)))
-    return large.nbytes / min(best(way, device) for way in ways)
-
-
-def operations_per_second(device: torch.device, dtype: torch.dtype, options: Optimization) -> float:
-    rows, K, N = (8192 if device.type == "cuda" else 504), 4096, 8192
-    x, w = (torch.rand(size, K, device=device).to(dtype) for size in (rows, N))
-    ways: list[Callable[[], Any]] = [lambda: F.linear(x, w)]
-    if device.type == "cpu" and available() and dtype == torch.bfloat16:
-        half = pack_bf16(w)
-        ways.append(lambda: bf16_product(x, half, None, N))
-    if options.activations:
-        eight = pack_int8(w)
-        ways.append(lambda: int8_product(x, *eight, None, N, 8))
-    return 2 * rows * N * K / min(best(way, device) for way in ways)
-
-
-def best(work: Callable[[], Any], device: torch.device, times: int = 7) -> float:
-    work()
-    seconds = []
-    for _ in range(times):
-        wait(device)
-        start = time.perf_counter()
-        work()
-        wait(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def reset_memory(device: torch.device) -> None:
