@@ -10,9 +10,10 @@ from PIL import Image
 
 from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.errors import InputError
+from spatialvla.kernels import library
 from spatialvla.kernels.library import available
-from spatialvla.model import compiled, precision
-from spatialvla.model import optimize as optimize_module
+from spatialvla.model import compiled
+from spatialvla.model.fusion import KernelAttention
 from spatialvla.model.optimize import Optimization, optimize
 from spatialvla.model.precision import ScaledLinear, quantize
 
@@ -101,7 +102,7 @@ def test_quantized_weights_are_within_half_a_step(dtype):
 
 
 def test_8_bit_activations_need_the_kernels(monkeypatch):
-    monkeypatch.setattr(optimize_module, "available", lambda: False)
+    monkeypatch.setattr(library, "library", lambda: None)
     with pytest.raises(InputError, match="AVX-512"):
         optimize(a_model(), Optimization(weights="int8", activations="int8"))
 
@@ -109,9 +110,11 @@ def test_8_bit_activations_need_the_kernels(monkeypatch):
 def test_without_kernels_the_same_comes_out(monkeypatch):
     batch = a_batch(2)
     packed = optimize(a_model(torch.bfloat16), Optimization(weights="int8"))
-    monkeypatch.setattr(precision, "available", lambda: False)
+    monkeypatch.setattr(library, "library", lambda: None)
     plain_torch = optimize(a_model(torch.bfloat16), Optimization(weights="int8"))
-    assert any(isinstance(part, ScaledLinear) for part in plain_torch.modules())
+    kinds = {type(part) for part in plain_torch.modules()}
+    assert ScaledLinear in kinds
+    assert KernelAttention not in kinds
     with torch.no_grad():
         hidden = [
             model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (packed, plain_torch)
