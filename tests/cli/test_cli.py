@@ -10,6 +10,7 @@ from PIL import Image
 from spatialvla.cli.main import main
 from spatialvla.cli.predict import read_depth
 from spatialvla.errors import InputError
+from spatialvla.kernels.library import available
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import RunResult
 from spatialvla.training.recipes import RECIPES
@@ -43,6 +44,17 @@ def test_help_does_not_import_the_heavy_libraries():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--episodes-per-task" in done.stdout
     assert not {"torch", "transformers", "matplotlib", "libero"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "w8a8"])
+def test_predict_in_every_precision(capsys, precision):
+    arguments = [*PREDICT, "--dataset", "bridge_orig/1.0.0", "--device", "cpu", "--precision", precision]
+    if precision == "w8a8" and not available():
+        assert "choose weights" in fails(capsys, *arguments)
+        return
+    main(arguments)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]
+    assert len(rows) == 2
 
 
 def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):

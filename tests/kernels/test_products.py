@@ -98,6 +98,20 @@ def test_more_dimensions_and_strided_input():
     )
 
 
+def test_what_would_be_misread_is_refused():
+    x, weight = torch.randn(3, 40).bfloat16(), torch.randn(20, 40).bfloat16()
+    half, eight = pack_bf16(weight), pack_int8(weight)
+    with pytest.raises(ValueError, match="float32"):
+        bf16_product(x.float(), half, None, 20)
+    with pytest.raises(ValueError, match="float16"):
+        int8_product(x.half(), *eight, None, 20, 8)
+    for wrong, outputs in ((x[:, :38], 20), (x, 70)):
+        with pytest.raises(ValueError, match="outputs"):
+            bf16_product(wrong, half, None, outputs)
+    with pytest.raises(ValueError, match="outputs"):
+        int8_product(torch.randn(3, 200), *eight, None, 20, 8)
+
+
 def test_operators_are_registered_correctly():
     """Shapes and dtypes for `torch.compile` are those that come out."""
     x, weight = torch.randn(3, 2, 40).bfloat16(), torch.randn(20, 40).bfloat16()

@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import OPERATORS, library, pointer
+from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
 
 _SHAPE = ctypes.c_long * 18
 
@@ -37,8 +37,11 @@ def _attention(
     scale: float,
     softcap: float | None = None,
 ) -> torch.Tensor:
+    bfloat16(q, k, v)
     B, N, T, H = q.shape
     K, S = k.shape[1:3]
+    fits = k.shape == v.shape == (B, K, S, H) and N % K == 0
+    require(fits, f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)}")
     q, k, v = (part if part.stride(-1) == 1 else part.contiguous() for part in (q, k, v))
     strides_of_bias: tuple[int, ...] = (0, 0, 0)
     if bias is not None:

@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import OPERATORS, library, pointer
+from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
 
 _STRIDES = ctypes.c_long * 3
 
@@ -32,14 +32,17 @@ def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    bfloat16(x, weight)
     x = x.contiguous()
     y, size = torch.empty_like(x), x.shape[-1]
+    require(weight.shape == (size,), f"a norm of {len(weight)} numbers for {size}")
     arguments = map(pointer, (x, weight, y))
     _library().rms_norm(*arguments, x.numel() // size, size, eps, torch.get_num_threads())
     return y
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    bfloat16(x)
     x = x.contiguous()
     y = torch.empty_like(x)
     _library().gelu_tanh(*map(pointer, (x, y)), x.numel(), torch.get_num_threads())
@@ -47,6 +50,7 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 
 
 def _geglu(gate_up: torch.Tensor) -> torch.Tensor:
+    bfloat16(gate_up)
     gate_up = gate_up.contiguous()
     size = gate_up.shape[-1] // 2
     y = gate_up.new_empty(*gate_up.shape[:-1], size)
@@ -56,6 +60,9 @@ def _geglu(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    bfloat16(x, cos, sin)
+    B, _, T, H = x.shape
+    require(cos.shape == sin.shape == (B, 1, T, H) and x.stride(-1) == 1, f"angles {tuple(cos.shape)}")
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     cos, sin = cos.contiguous(), sin.contiguous()
     arguments = map(pointer, (x, cos, sin, y))

@@ -68,5 +68,18 @@ OPERATORS = torch.library.Library("spatialvla", "DEF")
 """The operators that the modules here define; `torch.library.custom_op` takes three times as long for each call."""
 
 
+def require(kept: bool, what: str) -> None:
+    """Raises ValueError unless `kept`: a kernel would read past the end of its memory, or what is no number of its."""
+    if not kept:
+        raise ValueError(f"A kernel was given what it does not take: {what}.")
+
+
+def bfloat16(*tensors: torch.Tensor | None) -> None:
+    """Raises ValueError unless all are bfloat16 on a CPU."""
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype != torch.bfloat16 or tensor.device.type != "cpu"):
+            require(False, f"{tensor.dtype} on {tensor.device.type} in place of bfloat16 on a CPU")
+
+
 def pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()

@@ -9,7 +9,7 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import OPERATORS, library, pointer
+from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
 
 _SIZES = ctypes.c_long * 6
 _LAST = torch.channels_last
@@ -43,6 +43,7 @@ def expected_bin(
 def _resize(
     x: torch.Tensor, plus: torch.Tensor | None, height: int, width: int, align_corners: bool
 ) -> torch.Tensor:
+    bfloat16(x, plus)
     x = x.contiguous(memory_format=_LAST)
     y = _map_like(x, height, width)
     if plus is not None:
@@ -54,6 +55,7 @@ def _resize(
 
 
 def _attract(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: bool) -> torch.Tensor:
+    bfloat16(bins, attractors)
     bins, attractors = (part.contiguous(memory_format=_LAST) for part in (bins, attractors))
     count, height, width = attractors.shape[1:]
     y = _map_like(bins, height, width)
@@ -65,6 +67,9 @@ def _attract(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: b
 def _expected_bin(
     bins: torch.Tensor, constants: torch.Tensor, slopes: torch.Tensor, sharpness: torch.Tensor
 ) -> torch.Tensor:
+    bfloat16(bins)
+    fits = len(constants) == bins.shape[1] and slopes.shape == sharpness.shape and len(slopes) == len(bins)
+    require(fits, f"{tuple(bins.shape)} bins with slopes {tuple(slopes.shape)}")
     bins = bins.contiguous(memory_format=_LAST)
     constants, slopes, sharpness = (part.contiguous() for part in (constants, slopes, sharpness))
     y = torch.empty_like(slopes)

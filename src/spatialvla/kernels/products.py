@@ -11,7 +11,7 @@ import ctypes
 import torch
 from torch.nn import functional as F
 
-from spatialvla.kernels.library import OPERATORS, library, pointer
+from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
 
 PANEL = 64
 """Outputs that lie together, as in products.cpp."""
@@ -66,8 +66,10 @@ def int8_product(
 def _bf16_product(
     x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
 ) -> torch.Tensor:
+    bfloat16(x, packed)
     x = x.contiguous()
     K = x.shape[-1]
+    _check_sizes(outputs, len(packed), K, 2 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
     function = _library().bf16_product
     arguments = map(pointer, (x, packed, bias, y))
@@ -85,11 +87,21 @@ def _int8_product(
 ) -> torch.Tensor:
     x = x.contiguous()
     K, wide = x.shape[-1], int(x.dtype == torch.float32)
+    if not wide:
+        bfloat16(x)
+    _check_sizes(outputs, len(packed), K + -K % GROUP, 4 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
     function = _library().int8_product
     arguments = map(pointer, (x, packed, scales, bias, y))
     function(*arguments, x.numel() // K, outputs, K, bits // 8, wide, torch.get_num_threads())
     return y
+
+
+def _check_sizes(outputs: int, panels: int, K: int, packed_K: int, bias: torch.Tensor | None) -> None:
+    fits = packed_K == K and panels == -(-outputs // PANEL) and (bias is None or len(bias) == outputs)
+    require(
+        fits, f"{K} inputs and {outputs} outputs, with {packed_K} inputs in {panels} panels of the weight"
+    )
 
 
 def _shape(x: torch.Tensor, packed: torch.Tensor, *others: object) -> torch.Tensor:
