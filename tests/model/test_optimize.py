@@ -12,7 +12,7 @@ from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.errors import InputError
 from spatialvla.kernels import library
 from spatialvla.kernels.library import available
-from spatialvla.model import compiled
+from spatialvla.model import compiled, precision
 from spatialvla.model.fusion import KernelAttention
 from spatialvla.model.optimize import Optimization, optimize
 from spatialvla.model.precision import ScaledLinear, quantize
@@ -120,6 +120,27 @@ def test_without_kernels_the_same_comes_out(monkeypatch):
             model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (packed, plain_torch)
         ]
     assert relative(*hidden) < 0.03
+
+
+@pytest.mark.skipif(not available(), reason="needs AVX-512 with BF16 and VNNI, and a C++ compiler")
+def test_matrix_units_take_many_rows(monkeypatch):
+    """As if this processor had AMX: prefill and vision by PyTorch, decode steps by the kernels, the same result."""
+    batch = a_batch(2)
+    vectors = optimize(a_model(torch.bfloat16))
+    monkeypatch.setattr(precision, "has_matrix_units", lambda: True)
+    both = optimize(a_model(torch.bfloat16))
+    assert not any(isinstance(part, precision.PackedLinear) for part in both.vision_tower.modules())
+    rows = []
+    kernel = precision.bf16_product
+    monkeypatch.setattr(
+        precision, "bf16_product", lambda x, *rest: rows.append(x.shape[1]) or kernel(x, *rest)
+    )
+    with torch.no_grad():
+        hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (both, vectors)]
+        assert relative(*hidden) < 0.02
+        rows.clear()
+        both.decode(batch)
+    assert set(rows) == {1}
 
 
 def test_an_optimised_model_cannot_be_saved_or_trained(tmp_path):

@@ -15,6 +15,14 @@ from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, p
 EightBits = Literal["int8", "fp8"]
 DTYPES: Mapping[EightBits, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
+FEW_ROWS = 16
+"""Up to so many rows a product waits for memory, not for the processor."""
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU has AMX, with which oneDNN multiplies many rows faster than vector units can."""
+    return torch.cpu._is_amx_tile_supported()
+
 
 class DenseLinear(nn.Module):
     """A linear layer as PyTorch computes it. weight: (N, K)."""
@@ -58,19 +66,27 @@ class ScaledLinear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """A bfloat16 linear layer of a CPU with the kernels."""
+    """A bfloat16 linear layer of a CPU with the kernels.
+
+    Where the processor has matrix units (AMX), which oneDNN uses, many rows take that way, with the weight as it was
+    beside the packed one.
+    """
 
     packed: torch.Tensor
     bias: torch.Tensor | None
+    dense: DenseLinear | None
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         self.outputs = len(weight)
         self.register_buffer("packed", pack_bf16(weight.detach()))
         self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.dense = DenseLinear(weight, bias) if has_matrix_units() else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
+        if self.dense is not None and x.numel() // x.shape[-1] > FEW_ROWS:
+            return self.dense(x)
         return bf16_product(x, self.packed, self.bias, self.outputs)
 
 
@@ -103,14 +119,15 @@ def linear(
     bias: torch.Tensor | None = None,
     bits: EightBits | None = None,
     activation_bits: int = 16,
+    many_rows: bool = False,
 ) -> nn.Module:
     """The layer for this weight (N, K) that is fastest where it is.
 
     bits: of the weight; None leaves it as it is. activation_bits: 8 lets a CPU with the kernels multiply with
-    activations of 8 bits where the weight has as many.
+    activations of 8 bits where the weight has as many. many_rows: it will never be given few.
     """
     if bits is None:
-        packable = serve(weight) and weight.shape[1] % 2 == 0
+        packable = serve(weight) and weight.shape[1] % 2 == 0 and not (many_rows and has_matrix_units())
         return PackedLinear(weight, bias) if packable else DenseLinear(weight, bias)
     if bits == "int8" and weight.device.type == "cpu" and available():
         return PackedInt8Linear(weight, bias, activation_bits)
@@ -118,11 +135,11 @@ def linear(
 
 
 def replace_linears(module: nn.Module, bits: EightBits | None = None, activation_bits: int = 16) -> None:
-    """Replaces the linear layers within a module by those of `linear`, in place, where these are any other."""
+    """Replaces the linear layers of a vision tower by those of `linear`, in place, where these are any other."""
     for part in list(module.modules()):
         for name, layer in list(part.named_children()):
             if type(layer) is nn.Linear:
-                fast = linear(layer.weight, layer.bias, bits, activation_bits)
+                fast = linear(layer.weight, layer.bias, bits, activation_bits, many_rows=True)
                 if not isinstance(fast, DenseLinear):
                     setattr(part, name, fast)
 
