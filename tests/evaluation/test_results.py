@@ -1,7 +1,9 @@
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from fakes import conventions
 
 from spatialvla.errors import InputError
@@ -12,6 +14,7 @@ from spatialvla.evaluation.results import EpisodeResult, Results
 from spatialvla.evaluation.settings import PolicySettings
 from spatialvla.evaluation.statistics import wilson_interval
 from spatialvla.execution import Execution
+from spatialvla.model.optimize import Optimization
 
 RESULTS = Results(
     suite="fake",
@@ -91,6 +94,22 @@ def test_files_of_the_schema_before_are_read(tmp_path):
     assert read.conventions == RESULTS.conventions
     read.save(path)
     assert Results.load(path) == read
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        (None, "float32"),
+        (Optimization(), "float32"),
+        (Optimization(weights="int8"), "float32, int8"),
+        (Optimization(weights="int8", activations="int8"), "float32, w8a8"),
+    ],
+)
+def test_what_was_made_8_bits_of_is_another_evaluation(options, dtype):
+    model = SimpleNamespace(dtype=torch.float32)
+    if options is not None:
+        model.optimization = options
+    assert PolicySettings.of(SimpleNamespace(model=model)).dtype == dtype
 
 
 def test_settings_are_said_in_a_few_words():

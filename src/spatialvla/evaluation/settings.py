@@ -16,7 +16,7 @@ class PolicySettings:
     execution: what is executed of a chunk, and how late it comes. dataset: whose statistics scale the actions.
     speculate, tolerance: whether chunks are guessed from the last one, and how many cells a guess may be off.
     depth_every: decisions that share one estimated depth map. prompt: template around the instruction.
-    temperature: of sampling, 0 for greedy. dtype: of the weights in memory.
+    temperature: of sampling, 0 for greedy. dtype: of the weights in memory, and what was made 8 bits of.
     """
 
     execution: Execution = field(default_factory=Execution)
@@ -33,9 +33,11 @@ class PolicySettings:
         """What a policy says of itself; the default for what it does not say."""
         names = [entry.name for entry in fields(cls) if entry.name != "dtype"]
         known = {name: getattr(policy, name) for name in names if hasattr(policy, name)}
-        weights = getattr(getattr(policy, "model", None), "dtype", None)
-        if weights is not None:
-            known["dtype"] = str(weights).removeprefix("torch.")
+        model = getattr(policy, "model", None)
+        if model is not None:
+            eight_bits = getattr(getattr(model, "optimization", None), "eight_bits", None)
+            dtype = str(model.dtype).removeprefix("torch.")
+            known["dtype"] = f"{dtype}, {eight_bits}" if eight_bits else dtype
         return cls(**known)
 
     @classmethod

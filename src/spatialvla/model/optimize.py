@@ -57,6 +57,11 @@ class Optimization:
         if self.activations and self.weights != "int8":
             raise InputError("Activations in 8 bits go with weights in int8; choose both, or neither.")
 
+    @property
+    def eight_bits(self) -> str | None:
+        """What is in 8 bits, by its usual name: int8, fp8, w8a8 or None."""
+        return "w8a8" if self.activations else self.weights
+
 
 class OptimizedSpatialVLA(SpatialVLA):
     """A model that `optimize` has prepared. Its weights are no longer in the published layout."""
