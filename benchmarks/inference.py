@@ -35,7 +35,7 @@ from spatialvla.cpu import tune_cpu
 from spatialvla.files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA, optimize
+from spatialvla.model.optimize import EIGHT_BITS, Optimization, OptimizedSpatialVLA, optimize
 from spatialvla.model.passes import Columns
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
@@ -75,9 +75,10 @@ def main() -> None:
     device = torch.device(options.device)
     nano = options.case == "nano"
     dtype = torch.float32 if (options.precision or ("fp32" if nano else "bf16")) == "fp32" else torch.bfloat16
+    weights, activations = EIGHT_BITS.get(options.precision, (None, None))
     optimization = Optimization(
-        weights={"int8": "int8", "w8a8": "int8", "fp8": "fp8"}.get(options.precision),
-        activations="int8" if options.precision == "w8a8" else None,
+        weights=weights,
+        activations=activations,
         compile=options.compile,
         batch_sizes=tuple(options.batch),
         text_tokens=(PROMPT_TOKENS,),

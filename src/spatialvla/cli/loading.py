@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 if TYPE_CHECKING:
-    from spatialvla.model.precision import EightBits
     from spatialvla.policy import Execution, Policy
 
 
@@ -41,7 +39,7 @@ class PolicyOptions:
 
         from spatialvla.cpu import tune_cpu
         from spatialvla.model.checkpoint import stored_dtype
-        from spatialvla.model.optimize import Optimization
+        from spatialvla.model.optimize import EIGHT_BITS, Optimization
         from spatialvla.policy import Execution, Policy
 
         tune_cpu()
@@ -49,7 +47,7 @@ class PolicyOptions:
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         if self.precision == "auto" and device == "cpu" and stored_dtype(self.policy) != torch.bfloat16:
             dtype = torch.float32
-        weights, activations = _EIGHT_BITS.get(self.precision, (None, None))
+        weights, activations = EIGHT_BITS.get(self.precision, (None, None))
         return Policy.from_pretrained(
             self.policy,
             dataset=self.dataset,
@@ -65,12 +63,6 @@ class PolicyOptions:
             ),
         )
 
-
-_EIGHT_BITS: Mapping[str, tuple[EightBits, Literal["int8"] | None]] = {
-    "int8": ("int8", None),
-    "w8a8": ("int8", "int8"),
-    "fp8": ("fp8", None),
-}
 
 FlatPolicyOptions = Annotated[PolicyOptions, arg(name="")]
 """The options without a prefix: --policy, not --options.policy."""

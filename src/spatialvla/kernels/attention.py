@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
+from spatialvla.kernels.library import ADDRESS, FLAG, NUMBER, OPERATORS, bfloat16, entry, pointer, require
 
 _SHAPE = ctypes.c_long * 18
 
@@ -55,7 +55,7 @@ def _attention(
     shape = _SHAPE(B, N, K, T, S, H, *strides)
     wide = bias is not None and bias.dtype == torch.float32
     arguments = map(pointer, (q, k, v, bias, y))
-    _library().attention(*arguments, shape, scale, softcap or 0.0, wide, torch.get_num_threads())
+    _attention_entry(*arguments, shape, scale, softcap or 0.0, wide, torch.get_num_threads())
     return y
 
 
@@ -63,15 +63,7 @@ def _shape(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *others: object) -
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
 
 
-def _library() -> ctypes.CDLL:
-    built = library()
-    assert built is not None
-    if built.attention.argtypes is None:
-        address, number, flag = ctypes.c_void_p, ctypes.c_float, ctypes.c_int
-        built.attention.argtypes = [*[address] * 6, number, number, flag, flag]
-    return built
-
-
+_attention_entry = entry("attention", *[ADDRESS] * 6, NUMBER, NUMBER, FLAG, FLAG)
 OPERATORS.define(
     "attention(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale, float? softcap=None) -> Tensor"
 )

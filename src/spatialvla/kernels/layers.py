@@ -6,7 +6,17 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
+from spatialvla.kernels.library import (
+    ADDRESS,
+    FLAG,
+    NUMBER,
+    OPERATORS,
+    SIZE,
+    bfloat16,
+    entry,
+    pointer,
+    require,
+)
 
 _STRIDES = ctypes.c_long * 3
 
@@ -37,7 +47,7 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
     y, size = torch.empty_like(x), x.shape[-1]
     require(weight.shape == (size,), f"a norm of {len(weight)} numbers for {size}")
     arguments = map(pointer, (x, weight, y))
-    _library().rms_norm(*arguments, x.numel() // size, size, eps, torch.get_num_threads())
+    _rms_norm_entry(*arguments, x.numel() // size, size, eps, torch.get_num_threads())
     return y
 
 
@@ -45,7 +55,7 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     bfloat16(x)
     x = x.contiguous()
     y = torch.empty_like(x)
-    _library().gelu_tanh(*map(pointer, (x, y)), x.numel(), torch.get_num_threads())
+    _gelu_tanh_entry(*map(pointer, (x, y)), x.numel(), torch.get_num_threads())
     return y
 
 
@@ -55,7 +65,7 @@ def _geglu(gate_up: torch.Tensor) -> torch.Tensor:
     size = gate_up.shape[-1] // 2
     y = gate_up.new_empty(*gate_up.shape[:-1], size)
     arguments = map(pointer, (gate_up, y))
-    _library().geglu(*arguments, y.numel() // size, size, torch.get_num_threads())
+    _geglu_entry(*arguments, y.numel() // size, size, torch.get_num_threads())
     return y
 
 
@@ -66,22 +76,14 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     cos, sin = cos.contiguous(), sin.contiguous()
     arguments = map(pointer, (x, cos, sin, y))
-    _library().rotate(*arguments, *x.shape, _STRIDES(*x.stride()[:3]), torch.get_num_threads())
+    _rotate_entry(*arguments, *x.shape, _STRIDES(*x.stride()[:3]), torch.get_num_threads())
     return y
 
 
-def _library() -> ctypes.CDLL:
-    built = library()
-    assert built is not None
-    if built.rms_norm.argtypes is None:
-        address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        built.rms_norm.argtypes = [*[address] * 3, size, size, ctypes.c_float, flag]
-        built.gelu_tanh.argtypes = [*[address] * 2, size, flag]
-        built.geglu.argtypes = [*[address] * 2, size, size, flag]
-        built.rotate.argtypes = [*[address] * 4, *[size] * 4, address, flag]
-    return built
-
-
+_rms_norm_entry = entry("rms_norm", *[ADDRESS] * 3, SIZE, SIZE, NUMBER, FLAG)
+_gelu_tanh_entry = entry("gelu_tanh", *[ADDRESS] * 2, SIZE, FLAG)
+_geglu_entry = entry("geglu", *[ADDRESS] * 2, SIZE, SIZE, FLAG)
+_rotate_entry = entry("rotate", *[ADDRESS] * 4, *[SIZE] * 4, ADDRESS, FLAG)
 OPERATORS.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
 OPERATORS.define("gelu_tanh(Tensor x) -> Tensor")
 OPERATORS.define("geglu(Tensor gate_up) -> Tensor")

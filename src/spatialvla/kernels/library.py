@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -66,6 +67,26 @@ def _compile(compiler: str, built: Path) -> None:
 
 OPERATORS = torch.library.Library("spatialvla", "DEF")
 """The operators that the modules here define; `torch.library.custom_op` takes three times as long for each call."""
+
+
+ADDRESS, SIZE, NUMBER, FLAG = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+
+
+def entry(name: str, *arguments: type) -> Callable[..., None]:
+    """A function of the library with these types of arguments, looked up when it is first called."""
+
+    @cache
+    def found() -> Callable[..., None]:
+        built = library()
+        assert built is not None
+        function = built[name]
+        function.argtypes = arguments
+        return function
+
+    def call(*values: object) -> None:
+        found()(*values)
+
+    return call
 
 
 def require(kept: bool, what: str) -> None:

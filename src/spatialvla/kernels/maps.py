@@ -9,7 +9,17 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
+from spatialvla.kernels.library import (
+    ADDRESS,
+    FLAG,
+    NUMBER,
+    OPERATORS,
+    SIZE,
+    bfloat16,
+    entry,
+    pointer,
+    require,
+)
 
 _SIZES = ctypes.c_long * 6
 _LAST = torch.channels_last
@@ -48,7 +58,7 @@ def _resize(
     y = _map_like(x, height, width)
     if plus is not None:
         plus = plus.expand(y.shape).contiguous(memory_format=_LAST)
-    _library().resize(
+    _resize_entry(
         *map(pointer, (x, plus, y)), _sizes(x, height, width), align_corners, torch.get_num_threads()
     )
     return y
@@ -60,7 +70,7 @@ def _attract(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: b
     count, height, width = attractors.shape[1:]
     y = _map_like(bins, height, width)
     arguments = map(pointer, (bins, attractors, y))
-    _library().attract(*arguments, _sizes(bins, height, width), count, alpha, mean, torch.get_num_threads())
+    _attract_entry(*arguments, _sizes(bins, height, width), count, alpha, mean, torch.get_num_threads())
     return y
 
 
@@ -74,7 +84,7 @@ def _expected_bin(
     constants, slopes, sharpness = (part.contiguous() for part in (constants, slopes, sharpness))
     y = torch.empty_like(slopes)
     arguments = map(pointer, (bins, constants, slopes, sharpness, y))
-    _library().expected_bin(*arguments, _sizes(bins, *slopes.shape[1:]), torch.get_num_threads())
+    _expected_bin_entry(*arguments, _sizes(bins, *slopes.shape[1:]), torch.get_num_threads())
     return y
 
 
@@ -87,17 +97,9 @@ def _sizes(x: torch.Tensor, height: int, width: int) -> ctypes.Array[ctypes.c_lo
     return _SIZES(B, *size, channels, height, width)
 
 
-def _library() -> ctypes.CDLL:
-    built = library()
-    assert built is not None
-    if built.resize.argtypes is None:
-        address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        built.resize.argtypes = [*[address] * 4, flag, flag]
-        built.attract.argtypes = [*[address] * 4, size, ctypes.c_float, flag, flag]
-        built.expected_bin.argtypes = [*[address] * 6, flag]
-    return built
-
-
+_resize_entry = entry("resize", *[ADDRESS] * 4, FLAG, FLAG)
+_attract_entry = entry("attract", *[ADDRESS] * 4, SIZE, NUMBER, FLAG, FLAG)
+_expected_bin_entry = entry("expected_bin", *[ADDRESS] * 6, FLAG)
 OPERATORS.define("resize(Tensor x, Tensor? plus, SymInt height, SymInt width, bool align_corners) -> Tensor")
 OPERATORS.define("attract(Tensor bins, Tensor attractors, float alpha, bool mean) -> Tensor")
 OPERATORS.define("expected_bin(Tensor bins, Tensor constants, Tensor slopes, Tensor sharpness) -> Tensor")

@@ -6,12 +6,10 @@ same packed weight serves both.
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch.nn import functional as F
 
-from spatialvla.kernels.library import OPERATORS, bfloat16, library, pointer, require
+from spatialvla.kernels.library import ADDRESS, FLAG, OPERATORS, SIZE, bfloat16, entry, pointer, require
 
 PANEL = 64
 """Outputs that lie together, as in products.cpp."""
@@ -71,7 +69,7 @@ def _bf16_product(
     K = x.shape[-1]
     _check_sizes(outputs, len(packed), K, 2 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
-    function = _library().bf16_product
+    function = _bf16_entry
     arguments = map(pointer, (x, packed, bias, y))
     function(*arguments, x.numel() // K, outputs, K, torch.get_num_threads())
     return y
@@ -91,7 +89,7 @@ def _int8_product(
         bfloat16(x)
     _check_sizes(outputs, len(packed), K + -K % GROUP, 4 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
-    function = _library().int8_product
+    function = _int8_entry
     arguments = map(pointer, (x, packed, scales, bias, y))
     function(*arguments, x.numel() // K, outputs, K, bits // 8, wide, torch.get_num_threads())
     return y
@@ -109,16 +107,8 @@ def _shape(x: torch.Tensor, packed: torch.Tensor, *others: object) -> torch.Tens
     return x.new_empty(*x.shape[:-1], outputs)
 
 
-def _library() -> ctypes.CDLL:
-    built = library()
-    assert built is not None
-    if built.bf16_product.argtypes is None:
-        address, size, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        built.bf16_product.argtypes = [*[address] * 4, *[size] * 3, flag]
-        built.int8_product.argtypes = [*[address] * 5, *[size] * 4, flag, flag]
-    return built
-
-
+_bf16_entry = entry("bf16_product", *[ADDRESS] * 4, *[SIZE] * 3, FLAG)
+_int8_entry = entry("int8_product", *[ADDRESS] * 5, *[SIZE] * 4, FLAG, FLAG)
 OPERATORS.define("bf16_product(Tensor x, Tensor packed, Tensor? bias, SymInt outputs) -> Tensor")
 OPERATORS.define(
     "int8_product(Tensor x, Tensor packed, Tensor scales, Tensor? bias, SymInt outputs, int bits) -> Tensor"

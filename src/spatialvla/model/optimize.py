@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,13 @@ from spatialvla.vision.depth import PerImageHeads
 from spatialvla.vision.depth_maps import replace_maps
 from spatialvla.vision.ego3d import patch_points
 from spatialvla.vision.towers import speed_up
+
+EIGHT_BITS: Mapping[str, tuple[EightBits, Literal["int8"] | None]] = {
+    "int8": ("int8", None),
+    "w8a8": ("int8", "int8"),
+    "fp8": ("fp8", None),
+}
+"""Weights and activations of an `Optimization` by the usual names of precisions that have 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,9 @@ class Optimization:
 
     @property
     def eight_bits(self) -> str | None:
-        """What is in 8 bits, by its usual name: int8, fp8, w8a8 or None."""
-        return "w8a8" if self.activations else self.weights
+        """What is in 8 bits, by its name in `EIGHT_BITS`; None for nothing."""
+        kept = (self.weights, self.activations)
+        return next((name for name, bits in EIGHT_BITS.items() if bits == kept), None)
 
 
 class OptimizedSpatialVLA(SpatialVLA):

@@ -27,13 +27,13 @@ def has_matrix_units() -> bool:
 class DenseLinear(nn.Module):
     """A linear layer as PyTorch computes it. weight: (N, K)."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
