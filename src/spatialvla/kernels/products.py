@@ -69,9 +69,8 @@ def _bf16_product(
     K = x.shape[-1]
     _check_sizes(outputs, len(packed), K, 2 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
-    function = _bf16_entry
     arguments = map(pointer, (x, packed, bias, y))
-    function(*arguments, x.numel() // K, outputs, K, torch.get_num_threads())
+    _bf16_entry(*arguments, x.numel() // K, outputs, K, torch.get_num_threads())
     return y
 
 
@@ -89,9 +88,8 @@ def _int8_product(
         bfloat16(x)
     _check_sizes(outputs, len(packed), K + -K % GROUP, 4 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
-    function = _int8_entry
     arguments = map(pointer, (x, packed, scales, bias, y))
-    function(*arguments, x.numel() // K, outputs, K, bits // 8, wide, torch.get_num_threads())
+    _int8_entry(*arguments, x.numel() // K, outputs, K, bits // 8, wide, torch.get_num_threads())
     return y
 
 
