@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from spatialvla.common.json_files import write_json
 from spatialvla.data.loader import evaluation_batches
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
-from spatialvla.evaluation.results import Results
-from spatialvla.evaluation.runner import evaluate
-from spatialvla.files import write_json
+from spatialvla.evaluation.play.runner import evaluate
+from spatialvla.evaluation.results.outcomes import Results
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
@@ -155,7 +155,7 @@ def measured(folder: Path, dataset: str, frames: int) -> dict[str, dict[str, lis
 
 def play(folder: Path, options: argparse.Namespace) -> None:
     """Rollouts of the row's model, in <folder>/rollouts; they appear there once they are complete."""
-    from spatialvla.evaluation.libero import LiberoBenchmark
+    from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 
     torch.set_num_threads(1)  # the simulators have the other cores
     with TemporaryDirectory(dir=folder) as partial:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import tyro
 
-from spatialvla.data.samples import EpisodeSamples
+from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.policy import Policy
 from spatialvla.types import ActionChunk, Observation
 

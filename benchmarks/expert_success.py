@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
-from spatialvla.simulation.demonstration import demonstrate
-from spatialvla.simulation.expert import Expert
-from spatialvla.simulation.libero import LiberoEnv
-from spatialvla.simulation.tasks import tasks
+from spatialvla.simulation.libero.demonstration import demonstrate
+from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.tasks import tasks
 
 
 @dataclass(frozen=True)

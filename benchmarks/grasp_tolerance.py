@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
-from spatialvla.simulation import expert as experts
-from spatialvla.simulation.demonstration import demonstrate
-from spatialvla.simulation.grasping import Grasp, rim_grasp
-from spatialvla.simulation.libero import LiberoEnv
-from spatialvla.simulation.tasks import tasks
+from spatialvla.simulation.libero.demonstration import demonstrate
+from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.env import expert as experts
+from spatialvla.simulation.libero.grasping import Grasp, rim_grasp
+from spatialvla.simulation.libero.tasks import tasks
 
 OFFSETS = {  # metres across the fingers' opening, along the rim, up
     "none": (0, 0, 0),

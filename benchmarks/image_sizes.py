@@ -13,9 +13,9 @@ import numpy as np
 import tyro
 
 from spatialvla import Observation, Policy
-from spatialvla.evaluation.libero import time_limit
-from spatialvla.simulation.libero import LiberoEnv
-from spatialvla.simulation.tasks import tasks
+from spatialvla.evaluation.benchmarks.libero import time_limit
+from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.tasks import tasks
 from spatialvla.vision.images import pixel_values, to_rgb
 
 

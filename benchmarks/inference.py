@@ -31,12 +31,12 @@ import torch
 
 from inference_floor import PROMPT_TOKENS, Speeds, floors, operations, wait
 from inference_peer import pair, peer_chunk
-from spatialvla.cpu import tune_cpu
-from spatialvla.files import write_json
+from spatialvla.common.cpu import tune_cpu
+from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.optimize import EIGHT_BITS, Optimization, OptimizedSpatialVLA, optimize
-from spatialvla.model.passes import Columns
+from spatialvla.model.decoding.passes import Columns
+from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization, OptimizedSpatialVLA, optimize
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
 

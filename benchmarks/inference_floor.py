@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spatialvla.kernels.library import available
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
-from spatialvla.model.optimize import Optimization, OptimizedSpatialVLA
+from spatialvla.model.fast.optimize import Optimization, OptimizedSpatialVLA
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
 

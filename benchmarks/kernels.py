@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
-from spatialvla.model.precision import quantize
+from spatialvla.model.fast.linear import quantize
 
 COPIES, N, K = 8, 18432, 2304
 ROWS = (1, 4, 11, 272)

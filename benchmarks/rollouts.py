@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from spatialvla.evaluation.statistics import wilson_interval
+from spatialvla.common.json_files import write_json
+from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.execution import Execution
-from spatialvla.files import write_json
 
 SUITE = "libero_spatial"
 LAST_CHUNK = "last chunk"
@@ -133,7 +133,7 @@ def work(options: Options, tasks: Any, deadline: float) -> None:
 
     import torch
 
-    from spatialvla.evaluation.libero import LiberoBenchmark
+    from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
     from spatialvla.model.spatialvla import SpatialVLA
     from spatialvla.policy import Policy
     from spatialvla.processor import Processor

@@ -63,7 +63,7 @@ def run_server(kind: str, policy_name: str, device: str, port: int, threads: int
     """The process of one server; says "Ready" once it listens."""
     import torch
 
-    from spatialvla.cpu import tune_cpu
+    from spatialvla.common.cpu import tune_cpu
     from spatialvla.policy import Policy
 
     tune_cpu()
@@ -72,11 +72,11 @@ def run_server(kind: str, policy_name: str, device: str, port: int, threads: int
     if kind == "openpi":
         asyncio.run(one_at_a_time(policy, port))
     else:
-        from spatialvla.serving.engine import EngineSettings
-        from spatialvla.serving.mapping import Mapping
-        from spatialvla.serving.openpi import run
-        from spatialvla.serving.service import service_for
-        from spatialvla.serving.traffic import TrafficLimits
+        from spatialvla.serving.engine.batching import EngineSettings
+        from spatialvla.serving.engine.client_mapping import Mapping
+        from spatialvla.serving.engine.service import service_for
+        from spatialvla.serving.guard.traffic import TrafficLimits
+        from spatialvla.serving.openpi.server import run
 
         service = service_for(
             policy, port=port, settings=EngineSettings(**options), traffic=TrafficLimits(rate=1e6, burst=1000)

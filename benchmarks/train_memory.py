@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from spatialvla import Batch, SpatialVLA, SpatialVLAConfig
-from spatialvla.training.trainable import select_trainable
+from spatialvla.training.start.trainable import select_trainable
 from spatialvla.types import IGNORED
 
 WAYS = {

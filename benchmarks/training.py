@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from spatialvla.cpu import tune_cpu
+from spatialvla.common.cpu import tune_cpu
 from spatialvla.data.augmentation import Augmentation, Views
-from spatialvla.model.compiled import compile_layers
 from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.depth import depth_loss, untrained_estimator
+from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import nano
 from spatialvla.types import Batch

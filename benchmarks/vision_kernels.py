@@ -18,12 +18,12 @@ import torch
 from torch import nn
 from transformers import SiglipVisionModel
 
-from spatialvla.cpu import tune_cpu
+from spatialvla.common.cpu import tune_cpu
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.precision import replace_linears
+from spatialvla.model.fast.linear import replace_linears
+from spatialvla.model.fast.towers import speed_up
+from spatialvla.model.fast.zoedepth import replace_maps
 from spatialvla.vision.depth import ZoeDepth
-from spatialvla.vision.depth_maps import replace_maps
-from spatialvla.vision.towers import speed_up
 
 Step = Callable[[Any], None]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from spatialvla.evaluation.provenance import installed_versions
-from spatialvla.evaluation.results import EpisodeResult, Results
-from spatialvla.evaluation.simpler import SUITES, SimplerBenchmark, SimplerTask
-from spatialvla.evaluation.video import write_video
-from spatialvla.simulation.widowx_expert import Expert
+from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask
+from spatialvla.evaluation.play.episode_video import write_video
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.provenance import installed_versions
+from spatialvla.simulation.widowx.expert import Expert
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class Franka:
     """What a robot has to be able to do. This one is simulated."""
 
     def __init__(self, task: int, start_state: int) -> None:
-        from spatialvla.simulation.libero import LiberoEnv
-        from spatialvla.simulation.tasks import tasks
+        from spatialvla.simulation.libero.env import LiberoEnv
+        from spatialvla.simulation.libero.tasks import tasks
 
         self.task = tasks("libero_spatial")[task]
         self.arm = LiberoEnv(self.task, image_size=128)

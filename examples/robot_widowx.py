@@ -20,7 +20,7 @@ class WidowX:
     """What a robot has to be able to do. This one is simulated, at 5 control steps a second."""
 
     def __init__(self, task: int, start_state: int) -> None:
-        from spatialvla.simulation.widowx import TASKS, WidowXEnv
+        from spatialvla.simulation.widowx.env import TASKS, WidowXEnv
 
         self.task = TASKS[task]
         self.arm = WidowXEnv(self.task)

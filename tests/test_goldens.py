@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from spatialvla import Batch, Processor, SpatialVLA
 from spatialvla.model.checkpoint import published_name
-from spatialvla.model.optimize import optimize
+from spatialvla.model.fast.optimize import optimize
 from spatialvla.vision.ego3d import patch_points
 
 REFERENCE = Path(__file__).parent / "goldens" / "reference"

@@ -11,8 +11,8 @@ import torch
 
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
-from spatialvla.model.decoding import Decoded
-from spatialvla.model.optimize import Optimization, optimize
+from spatialvla.model.decoding.generate import Decoded
+from spatialvla.model.fast.optimize import Optimization, optimize
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.types import ActionChunk, Batch, Observation

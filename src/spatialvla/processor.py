@@ -14,14 +14,14 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from spatialvla.actions.grids import ActionGrid
-from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.common.files import replacing
+from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.files import replacing
+from spatialvla.geometry.camera import Camera, check_intrinsics
 from spatialvla.model.checkpoint import resolve_folder, write_json
-from spatialvla.model.config import read_json
 from spatialvla.tokenizer import action_token
 from spatialvla.types import IGNORED, Batch
-from spatialvla.vision.camera import Camera, check_intrinsics
 from spatialvla.vision.images import depth_map, pixel_values, to_rgb
 
 MAX_PROMPT_TOKENS = 1024

@@ -14,7 +14,7 @@ from spatialvla.kernels.library import available
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import RunResult
 from spatialvla.training.recipes import RECIPES
-from spatialvla.training.stopping import STOPPED
+from spatialvla.training.run.stopping import STOPPED
 
 TESTS = Path(__file__).parents[1]
 CHECKPOINT = TESTS / "goldens" / "reference" / "checkpoint"
@@ -179,7 +179,7 @@ def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
 def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(
-        "spatialvla.simulation.demonstrations.record_demonstrations", lambda **options: calls.append(options)
+        "spatialvla.simulation.libero.recorder.record_demonstrations", lambda **options: calls.append(options)
     )
     main(["demos", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
     assert calls == [

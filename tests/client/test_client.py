@@ -19,7 +19,7 @@ from fake_policy import FakePolicy, expected
 from running import fake_service, picture, serving
 
 from spatialvla import types
-from spatialvla.serving.engine import EngineSettings
+from spatialvla.serving.engine.batching import EngineSettings
 from spatialvla_client import (
     AsynchronousLoop,
     Backoff,

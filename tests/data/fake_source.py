@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spatialvla.errors import CheckpointError
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
 
 CAMERA = Camera(np.array([[100.0, 0, 40], [0, 100, 30], [0, 0, 1]]), height=60, width=80)
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from spatialvla.data.augmentation import Augmentation, Views, crop_and_resize, scaled_crops, transform_colours
 from spatialvla.errors import InputError
-from spatialvla.vision.camera import resize_intrinsics
+from spatialvla.geometry.camera import resize_intrinsics
 from spatialvla.vision.images import pixel_values
 
 

@@ -12,7 +12,7 @@ from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.rh20t import RH20TSource
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
 
 K = np.array([[60.0, 0, 16], [0, 60, 12], [0, 0, 1]])
 

@@ -7,9 +7,9 @@ import pytest
 
 from spatialvla.data.inspection import inspect
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
+from spatialvla.viz.dataset import action_figure, contact_sheet
 from spatialvla.viz.drawing import png
-from spatialvla.viz.inspection import action_figure, contact_sheet
 
 CAMERA = Camera(np.array([[60.0, 0, 16], [0, 60, 12], [0, 0, 1]]), height=24, width=32)
 

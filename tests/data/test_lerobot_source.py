@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
-from spatialvla.data.lerobot.mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
 from spatialvla.data.lerobot.source import LeRobotSource
-from spatialvla.data.rotations import matrices, motion
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.geometry.rotations import matrices, motion
 
 SAMPLE = Path(__file__).parent / "lerobot_v3"
 TOP = "observation.images.top"
@@ -246,7 +246,7 @@ def test_mistakes_in_a_mapping_are_one_sentence_that_names_the_file(tmp_path, te
 
 
 def test_the_mapping_in_its_own_documentation_can_be_read(tmp_path):
-    import spatialvla.data.lerobot.mapping as module
+    import spatialvla.data.lerobot.feature_mapping as module
 
     (tmp_path / "mapping.yaml").write_text(dedent(module.__doc__.split("\n\n", 1)[1]))
     mapping = LeRobotMapping.load(tmp_path / "mapping.yaml")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spatialvla import files
+from spatialvla.common import files
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter, assembly
 from spatialvla.errors import CheckpointError, InputError
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spatialvla.actions.grids import Bins
+from spatialvla.data.in_memory import EpisodeSamples, IndexStream, write_array
 from spatialvla.data.lerobot import Feature, LeRobotWriter
-from spatialvla.data.samples import EpisodeSamples, IndexStream, write_array
 from spatialvla.errors import CheckpointError, InputError
 
 LENGTHS = (5, 3, 7, 4, 6, 5, 3, 7)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rh20t_writer as make
 
-from spatialvla.data.lerobot.mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.rh20t import RH20TSource

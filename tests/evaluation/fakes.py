@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.protocol import Conventions
+from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.types import ActionChunk, Observation
 
 INSTRUCTIONS = ["pick up the bowl", "open the drawer", "push the plate"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fakes import FakeBenchmark, FakePolicy
 
-from spatialvla.evaluation.runner import evaluate
+from spatialvla.evaluation.play.runner import evaluate
 
 
 def die_at(moment: str, number: int) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from fakes import INSTRUCTIONS, conventions
 
-from spatialvla.evaluation.plan import Shard
-from spatialvla.evaluation.results import EpisodeResult, Results
-from spatialvla.evaluation.settings import PolicySettings
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.plan import Shard
+from spatialvla.evaluation.results.settings import PolicySettings
 
 
 def some_results(wins: str, suite: str = "libero_spatial", **changes: object) -> Results:

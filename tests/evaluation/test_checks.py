@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.errors import InputError
-from spatialvla.evaluation.checks import check_gripper
+from spatialvla.evaluation.benchmarks.checks import check_gripper
 from spatialvla.processor import Processor
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (50, 7))

@@ -4,10 +4,10 @@ import pytest
 from some_results import some_results
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.comparison import compare, p_text, points
-from spatialvla.evaluation.results import Tally
-from spatialvla.evaluation.settings import PolicySettings
-from spatialvla.evaluation.statistics import Pairs
+from spatialvla.evaluation.results.comparison import compare, p_text, points
+from spatialvla.evaluation.results.intervals import Pairs
+from spatialvla.evaluation.results.outcomes import Tally
+from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
 
 OTHER = {"policy": "micro", "checkpoint": "f" * 64}

@@ -6,8 +6,8 @@ import pytest
 from fakes import FakeBenchmark
 
 from spatialvla.cli.main import main
-from spatialvla.evaluation.provenance import hash_checkpoint
-from spatialvla.evaluation.results import Results
+from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.provenance import hash_checkpoint
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 
@@ -17,7 +17,9 @@ def evaluate(tmp_path, monkeypatch):
     """Runs the verb on the fake benchmark with the tiny checkpoint."""
 
     def run(benchmark: FakeBenchmark, *arguments: str) -> Path:
-        monkeypatch.setattr("spatialvla.evaluation.libero.LiberoBenchmark", lambda image_size: benchmark)
+        monkeypatch.setattr(
+            "spatialvla.evaluation.benchmarks.libero.LiberoBenchmark", lambda image_size: benchmark
+        )
         common = ["--policy", str(CHECKPOINT), "--dataset", "bridge_orig/1.0.0", "--out", str(tmp_path)]
         main(
             ["evaluate", *common, "--suite", "fake", "--workers", "1", "--episodes-per-task", "1", *arguments]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from fakes import FakePolicy
 
-from spatialvla.data.rotations import matrices
-from spatialvla.evaluation.libero import LiberoBenchmark
-from spatialvla.evaluation.protocol import Conventions
-from spatialvla.evaluation.runner import evaluate
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
+from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.evaluation.play.runner import evaluate
+from spatialvla.geometry.rotations import matrices
 
 pytestmark = pytest.mark.sim
 
@@ -48,7 +48,7 @@ def test_an_episode_in_the_real_simulator(tmp_path):
 
 
 def test_every_installed_suite_has_tasks_and_rules():
-    from spatialvla.simulation.tasks import suites
+    from spatialvla.simulation.libero.tasks import suites
 
     benchmark = LiberoBenchmark()
     assert {"libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"} <= set(suites())

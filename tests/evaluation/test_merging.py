@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from some_results import shards, some_results
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.merging import load_results, merge
-from spatialvla.evaluation.plan import Shard
+from spatialvla.evaluation.results.merging import load_results, merge
+from spatialvla.evaluation.results.plan import Shard
 
 WHOLE = some_results("+-+ --- ++-", seconds=3.0)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.plan import Episode, Shard, plan_episodes, plan_jobs
+from spatialvla.evaluation.results.plan import Episode, Shard, plan_episodes, plan_jobs
 
 tasks = st.lists(st.integers(0, 89), max_size=12, unique=True)
 

@@ -7,14 +7,14 @@ import torch
 from fakes import conventions
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.libero import time_limit
-from spatialvla.evaluation.plan import Shard
-from spatialvla.evaluation.provenance import hash_checkpoint
-from spatialvla.evaluation.results import EpisodeResult, Results
-from spatialvla.evaluation.settings import PolicySettings
-from spatialvla.evaluation.statistics import wilson_interval
+from spatialvla.evaluation.benchmarks.libero import time_limit
+from spatialvla.evaluation.results.intervals import wilson_interval
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.plan import Shard
+from spatialvla.evaluation.results.provenance import hash_checkpoint
+from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
-from spatialvla.model.optimize import Optimization
+from spatialvla.model.fast.optimize import Optimization
 
 RESULTS = Results(
     suite="fake",

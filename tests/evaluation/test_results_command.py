@@ -2,7 +2,7 @@ import pytest
 from some_results import shards, some_results
 
 from spatialvla.cli.main import main
-from spatialvla.evaluation.results import Results
+from spatialvla.evaluation.results.outcomes import Results
 
 WHOLE = some_results("+-+ --- ++-")
 

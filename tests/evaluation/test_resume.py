@@ -11,11 +11,11 @@ import pytest
 from fakes import FakeBenchmark, FakePolicy
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.moments import MomentKeeper
-from spatialvla.evaluation.plan import Episode, Shard, plan_episodes
-from spatialvla.evaluation.results import Results
-from spatialvla.evaluation.resume import claimed
-from spatialvla.evaluation.runner import evaluate
+from spatialvla.evaluation.play.moments import MomentKeeper
+from spatialvla.evaluation.play.resume import claimed
+from spatialvla.evaluation.play.runner import evaluate
+from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.plan import Episode, Shard, plan_episodes
 from spatialvla.execution import Execution
 
 SCRIPT = Path(__file__).parent / "killed_evaluation.py"

@@ -8,9 +8,9 @@ import pytest
 from fakes import INSTRUCTIONS, FakeBenchmark, FakePolicy
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.moments import MomentKeeper
-from spatialvla.evaluation.results import Results
-from spatialvla.evaluation.runner import EvaluationError, evaluate
+from spatialvla.evaluation.play.moments import MomentKeeper
+from spatialvla.evaluation.play.runner import EvaluationError, evaluate
+from spatialvla.evaluation.results.outcomes import Results
 from spatialvla.execution import Execution, Executor
 
 

@@ -8,15 +8,15 @@ import pytest
 from fakes import FakePolicy
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks import benchmark_for
-from spatialvla.evaluation.libero import LiberoBenchmark
-from spatialvla.evaluation.protocol import Conventions, Job
-from spatialvla.evaluation.results import EpisodeResult, Results
-from spatialvla.evaluation.runner import evaluate
-from spatialvla.evaluation.simpler import LIBERO_UNITS, SUITES, SimplerBenchmark, SimplerTask
-from spatialvla.evaluation.worker import Built, Decide, Setup, _play_job
-from spatialvla.simulation.widowx import CAMERA
-from spatialvla.simulation.widowx_expert import Expert
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
+from spatialvla.evaluation.benchmarks.protocol import Conventions, Job
+from spatialvla.evaluation.benchmarks.registry import benchmark_for
+from spatialvla.evaluation.benchmarks.simpler import LIBERO_UNITS, SUITES, SimplerBenchmark, SimplerTask
+from spatialvla.evaluation.play.runner import evaluate
+from spatialvla.evaluation.play.worker import Built, Decide, Setup, _play_job
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.simulation.widowx.env import CAMERA
+from spatialvla.simulation.widowx.expert import Expert
 from spatialvla.types import Observation
 
 SUITE = SUITES[0]

@@ -4,13 +4,13 @@ from html.parser import HTMLParser
 import pytest
 from some_results import shards, some_results
 
-from spatialvla.evaluation.comparison import compare
-from spatialvla.evaluation.markdown import to_markdown
-from spatialvla.evaluation.published import published_tables
-from spatialvla.evaluation.settings import PolicySettings
-from spatialvla.evaluation.summary import summarize
-from spatialvla.viz.rates import Rate
-from spatialvla.viz.results_page import Figure
+from spatialvla.evaluation.report.html_results import Figure
+from spatialvla.evaluation.report.markdown import to_markdown
+from spatialvla.evaluation.report.rates import Rate
+from spatialvla.evaluation.report.summary import summarize
+from spatialvla.evaluation.results.comparison import compare
+from spatialvla.evaluation.results.published import published_tables
+from spatialvla.evaluation.results.settings import PolicySettings
 
 OTHER = {"policy": "<micro>", "checkpoint": "f" * 64}
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from spatialvla import Processor, SpatialVLA
-from spatialvla.model.compiled import compile_layers
+from spatialvla.model.fast.compiled import compile_layers
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 

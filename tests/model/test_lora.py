@@ -24,8 +24,8 @@ from spatialvla.model.lora import (
     merge_lora,
     save_adapter,
 )
-from spatialvla.model.regridding import regrid
-from spatialvla.training.adaptation import regridded
+from spatialvla.model.regrid import regrid
+from spatialvla.training.start.adapt import regridded
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 CHECKPOINT = REFERENCE / "checkpoint"

@@ -12,10 +12,11 @@ from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.errors import InputError
 from spatialvla.kernels import library
 from spatialvla.kernels.library import available
-from spatialvla.model import compiled, precision
-from spatialvla.model.fusion import KernelAttention
-from spatialvla.model.optimize import Optimization, optimize
-from spatialvla.model.precision import ScaledLinear, quantize
+from spatialvla.model.fast import compiled
+from spatialvla.model.fast import linear as precision
+from spatialvla.model.fast.decoder import KernelAttention
+from spatialvla.model.fast.linear import ScaledLinear, quantize
+from spatialvla.model.fast.optimize import Optimization, optimize
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]

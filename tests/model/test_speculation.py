@@ -10,8 +10,8 @@ from torch._dynamo.testing import CompileCounter
 
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.errors import InputError
-from spatialvla.model import decoding
-from spatialvla.model.passes import Columns, Passes
+from spatialvla.model.decoding import generate as decoding
+from spatialvla.model.decoding.passes import Columns, Passes
 
 GRID = ActionGrid.uniform(Bins(*SHAPE, *SHAPE))
 

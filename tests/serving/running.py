@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from fake_policy import FakePolicy
 
-from spatialvla.serving.engine import Engine, EngineSettings
-from spatialvla.serving.limits import Limits
-from spatialvla.serving.mapping import Mapping
-from spatialvla.serving.openpi import OpenPiServer
-from spatialvla.serving.padding import UNPADDED, Padding
-from spatialvla.serving.preparation import Preparation
-from spatialvla.serving.security import Security
-from spatialvla.serving.service import Service
-from spatialvla.serving.traffic import TrafficLimits
+from spatialvla.serving.engine.batching import Engine, EngineSettings
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.engine.padding import UNPADDED, Padding
+from spatialvla.serving.engine.preparation import Preparation
+from spatialvla.serving.engine.service import Service
+from spatialvla.serving.guard.access import Security
+from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.serving.openpi.server import OpenPiServer
 
 SIZE = 16
 TOKENS = ((0, 100), (100, 200), (200, 202))

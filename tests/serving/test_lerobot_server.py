@@ -21,11 +21,11 @@ from lerobot_stand_in import RemotePolicyConfig, TimedObservation, lerobot
 from running import fake_service, picture
 
 from spatialvla.errors import InputError
-from spatialvla.serving import lerobot as protocol
-from spatialvla.serving.lerobot_wire import BEGIN, END, MIDDLE, Actions, Observation, PolicySetup
-from spatialvla.serving.mapping import Mapping
-from spatialvla.serving.security import Security
-from spatialvla.serving.traffic import TrafficLimits
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.guard.access import Security
+from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.serving.lerobot import server as protocol
+from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, Actions, Observation, PolicySetup
 from spatialvla.types import Observation as Seen
 
 __all__ = ["lerobot"]  # a fixture

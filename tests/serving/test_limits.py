@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
-from spatialvla.serving.limits import Box, Limits
+from spatialvla.serving.guard.limits import Box, Limits
 
 NUMBERS = st.floats(-1e6, 1e6)
 ACTIONS = st.integers(1, 6).flatmap(lambda steps: arrays(np.float64, (steps, 7), elements=NUMBERS))

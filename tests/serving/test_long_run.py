@@ -10,7 +10,7 @@ from fake_policy import FakePolicy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from running import fake_service, plain, serving
 
-from spatialvla.serving.traffic import TrafficLimits
+from spatialvla.serving.guard.traffic import TrafficLimits
 
 
 @pytest.mark.slow

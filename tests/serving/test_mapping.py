@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spatialvla.errors import InputError
-from spatialvla.serving.limits import Limits
-from spatialvla.serving.mapping import Mapping
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.guard.limits import Limits
 
 
 @pytest.mark.parametrize("name", ["plain", "libero", "droid", "bridge"])

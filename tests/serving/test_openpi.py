@@ -18,13 +18,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine import EngineSettings
+from spatialvla.serving.engine.batching import EngineSettings
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.engine.padding import Padding
+from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.http import pages
-from spatialvla.serving.limits import Limits
-from spatialvla.serving.mapping import Mapping
-from spatialvla.serving.openpi import run
-from spatialvla.serving.padding import Padding
-from spatialvla.serving.traffic import TrafficLimits
+from spatialvla.serving.openpi.server import run
 from spatialvla.types import Observation
 from spatialvla_client.codec import pack, unpack
 

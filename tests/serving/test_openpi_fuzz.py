@@ -17,7 +17,7 @@ from running import Running, fake_service, plain, serving
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from spatialvla.serving.traffic import TrafficLimits
+from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.types import Observation
 from spatialvla_client.codec import pack, unpack
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from spatialvla import Policy
 from spatialvla.errors import InputError
-from spatialvla.serving.engine import Request
-from spatialvla.serving.preparation import Preparation
-from spatialvla.serving.service import service_for
+from spatialvla.serving.engine.batching import Request
+from spatialvla.serving.engine.preparation import Preparation
+from spatialvla.serving.engine.service import service_for
 from spatialvla.types import Observation
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ import pytest
 from running import serving
 
 from spatialvla import Policy
-from spatialvla.serving.limits import Limits
-from spatialvla.serving.service import service_for
+from spatialvla.serving.engine.service import service_for
+from spatialvla.serving.guard.limits import Limits
 
 FRANKA = Path(__file__).parents[2] / "examples" / "robot_franka.py"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from spatialvla.errors import InputError
-from spatialvla.serving.traffic import Throttle, TrafficLimits
+from spatialvla.serving.guard.traffic import Throttle, TrafficLimits
 
 
 class Clock:

@@ -25,9 +25,9 @@ from websockets.sync.client import connect
 
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
-from spatialvla.serving import vla_eval as protocol
-from spatialvla.serving.security import Security
-from spatialvla.serving.vla_eval_benchmarks import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
+from spatialvla.serving.guard.access import Security
+from spatialvla.serving.vla_eval import server as protocol
+from spatialvla.serving.vla_eval.conventions import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
 from spatialvla.types import Observation
 
 DATASETS = {"libero": "libero_spatial", "simpler_widowx": "bridge_orig/1.0.0"}
@@ -297,7 +297,7 @@ def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
 @pytest.mark.sim
 def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
     from spatialvla import Policy
-    from spatialvla.serving.service import service_for
+    from spatialvla.serving.engine.service import service_for
 
     service = service_for(Policy.from_pretrained("nano"))
     config = {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spatialvla.serving.vla_eval_benchmarks import LIBERO
-from spatialvla.serving.vla_eval_execution import Commands
+from spatialvla.serving.vla_eval.commands import Commands
+from spatialvla.serving.vla_eval.conventions import LIBERO
 
 pytestmark = pytest.mark.sim
 
@@ -13,8 +13,8 @@ def test_the_harness_moves_the_arm_as_our_evaluation_does() -> None:
     from vla_eval.benchmarks.libero.benchmark import LIBEROBenchmark
     from vla_eval.recording import NullEpisodeRecorder
 
-    from spatialvla.simulation.libero import LiberoEnv
-    from spatialvla.simulation.tasks import tasks
+    from spatialvla.simulation.libero.env import LiberoEnv
+    from spatialvla.simulation.libero.tasks import tasks
 
     number, start_state = 4, 3
     harness = LIBEROBenchmark("libero_spatial", seed=7, **LIBERO.parameters)

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.data.lerobot import LeRobotDataset
-from spatialvla.data.samples import EpisodeSamples
 from spatialvla.errors import InputError
-from spatialvla.simulation.demonstration import Demonstration
-from spatialvla.simulation.demonstrations import record_demonstrations, store
+from spatialvla.simulation.libero.demonstration import Demonstration
+from spatialvla.simulation.libero.recorder import record_demonstrations, store
 
 
 def _episode(seed: int, steps: int) -> Demonstration:
@@ -80,10 +80,10 @@ def test_an_existing_dataset_is_refused_before_recording(tmp_path):
 @pytest.mark.sim
 def test_episode_k_does_not_depend_on_how_many_are_recorded(tmp_path):
     pytest.importorskip("libero")
-    from spatialvla.simulation.demonstration import demonstrate
-    from spatialvla.simulation.expert import Expert
-    from spatialvla.simulation.libero import LiberoEnv
-    from spatialvla.simulation.tasks import tasks
+    from spatialvla.simulation.libero.demonstration import demonstrate
+    from spatialvla.simulation.libero.env import LiberoEnv
+    from spatialvla.simulation.libero.expert import Expert
+    from spatialvla.simulation.libero.tasks import tasks
 
     env = LiberoEnv(tasks("libero_spatial")[2], image_size=32)
     expert = Expert(env)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spatialvla.simulation.grasping import RADIUS, Boxes, rim_grasp
+from spatialvla.simulation.libero.grasping import RADIUS, Boxes, rim_grasp
 
 BOWL = np.array([0.1, 0.2, 0.9])
 FAR_AWAY = Boxes(np.array([[5.0, 5, 5]]), np.eye(3)[None], np.full((1, 3), 0.1))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from spatialvla.errors import InputError
-from spatialvla.simulation.expert import Expert
-from spatialvla.simulation.libero import LiberoEnv
-from spatialvla.simulation.tasks import suites, tasks
+from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.tasks import suites, tasks
 
 pytestmark = pytest.mark.sim
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spatialvla.simulation.rendering import metres, thin_meshes
+from spatialvla.simulation.libero.rendering import metres, thin_meshes
 
 
 @pytest.mark.parametrize("depth", [0.02, 0.5, 1.3, 40.0])

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spatialvla.data.rotations import matrices
 from spatialvla.errors import InputError
-from spatialvla.simulation import widowx
-from spatialvla.simulation.widowx import START_STATES, TASKS, WidowXEnv, command
-from spatialvla.simulation.widowx_expert import Expert, _axis_angle
+from spatialvla.geometry.rotations import matrices
+from spatialvla.simulation.widowx import env as widowx
+from spatialvla.simulation.widowx.env import START_STATES, TASKS, WidowXEnv, command
+from spatialvla.simulation.widowx.expert import Expert, _axis_angle
 
 STILL = np.array([0, 0, 0, 0, 0, 0, 1.0])
 

@@ -14,8 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spatialvla.errors import CheckpointError
-from spatialvla.training import checkpoints, shards
-from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained, complete, load_weights
+from spatialvla.training.checkpoints import checkpointer as checkpoints
+from spatialvla.training.checkpoints import storage as shards
+from spatialvla.training.checkpoints.checkpointer import (
+    FOLDER,
+    Checkpointer,
+    Moment,
+    Trained,
+    complete,
+    load_weights,
+)
 from spatialvla.training.optimizer import WeightAverage
 
 
@@ -214,7 +222,8 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from test_checkpoints import moment, trained
-from spatialvla.training import checkpoints, shards
+from spatialvla.training.checkpoints import checkpointer as checkpoints
+from spatialvla.training.checkpoints import storage as shards
 for folder, where, name, when in json.loads(sys.argv[1]):
     if os.fork() == 0:
         checkpointer = checkpoints.Checkpointer(Path(folder), keep=1)

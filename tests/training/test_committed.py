@@ -16,8 +16,8 @@ from spatialvla.errors import InputError
 from spatialvla.model.presets import PRESETS
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.training.committed import jittered, with_committed_steps
 from spatialvla.training.config import DatasetConfig, TrainConfig
+from spatialvla.training.feed.committed import jittered, with_committed_steps
 from spatialvla.training.loop import train
 from spatialvla.types import GIVEN, IGNORED, Batch
 

@@ -16,9 +16,9 @@ from small_run import BATCH, Run, run
 from conftest import tiny
 from spatialvla.errors import InputError
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.checkpoints import FOLDER, Checkpointer, load_weights
-from spatialvla.training.distributed import World, join_world
+from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, load_weights
 from spatialvla.training.metrics import combined
+from spatialvla.training.parallel.world import World, join_world
 
 HERE = Path(__file__).parent
 EMBEDDINGS = "language_model.model.embed_tokens.weight"

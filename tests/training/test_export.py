@@ -11,9 +11,9 @@ from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.cli.main import main
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora import LoraOptions, adapter_parameters, add_lora, merge_lora, save_adapter
-from spatialvla.training import export as exporting
-from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
-from spatialvla.training.export import export, save_layout
+from spatialvla.training.checkpoints import export as exporting
+from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
+from spatialvla.training.checkpoints.export import export, save_layout
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
 processor = Processor.from_pretrained(CHECKPOINT)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spatialvla.data.augmentation import Augmentation, Views
-from spatialvla.data.samples import EpisodeSamples
+from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.errors import InputError
-from spatialvla.training.keypoints import Keypoints
+from spatialvla.training.guidance.keypoints import Keypoints
 
 SIZE, PATCHES = 32, 8
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.training import loop
-from spatialvla.training.checkpoints import FOLDER, complete
+from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.loop import NonFiniteLoss, train
 from spatialvla.types import Observation
 

@@ -17,9 +17,9 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.training import loop
-from spatialvla.training.checkpoints import load_weights
+from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.checkpoints.export import export
 from spatialvla.training.config import DatasetConfig, TrainConfig
-from spatialvla.training.export import export
 from spatialvla.training.loop import train
 from spatialvla.training.recipes import finetune
 from spatialvla.types import Observation

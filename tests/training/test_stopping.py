@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spatialvla.training.stopping import STOPPED, stop_requests
+from spatialvla.training.run.stopping import STOPPED, stop_requests
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "pretrain.sbatch"
 

@@ -9,7 +9,7 @@ from conftest import TEXT, tiny
 from spatialvla.errors import InputError
 from spatialvla.model.lora import LoraOptions, add_lora
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.trainable import TEXT_EMBEDDINGS, select_trainable
+from spatialvla.training.start.trainable import TEXT_EMBEDDINGS, select_trainable
 from spatialvla.types import IGNORED, Batch
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from spatialvla.actions.cells import NEVER, Cells
 from spatialvla.actions.coordinates import (
     BLOCKS,
     DIMENSION_RANGES,
@@ -24,6 +23,9 @@ KINDS = (*BLOCKS, "gripper")
 """What the three tokens of a step stand for, in order."""
 
 _N_GRIPPER = 2
+
+NEVER = 2**40
+"""A period no distance comes near to, and between tokens that are no neighbours of any degree a distance."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,19 @@ class Bins:
         for name, count in vars(self).items():
             if count < 1:
                 raise InputError(f"{name} needs at least one bin, not {count}")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of all tokens of a grid, in the order of their numbers.
+
+    bins: (tokens, 3) int64, the bin along each of the three dimensions that share the token. periods: (tokens, 3)
+    int64, after how many bins each dimension comes back to where it began; NEVER where it does not.
+    Two tokens of one kind are min(|b - b'|, period - |b - b'|) bins apart along each dimension.
+    """
+
+    bins: np.ndarray
+    periods: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class SourceOptions:
     """Read what can be read of damaged RLDS shards."""
 
     def open(self) -> EpisodeSource:
-        from spatialvla.data.lerobot.mapping import LeRobotMapping
+        from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
         from spatialvla.data.sources import open_source
 
         mapping = None if self.mapping is None else LeRobotMapping.load(self.mapping)
@@ -186,9 +186,9 @@ def _table(inspection: Inspection) -> Table:
 
 
 def _draw(inspection: Inspection, out: Path) -> None:
-    from spatialvla.files import replacing
+    from spatialvla.common.files import replacing
+    from spatialvla.viz.dataset import action_figure, contact_sheet
     from spatialvla.viz.drawing import png
-    from spatialvla.viz.inspection import action_figure, contact_sheet
 
     for name, figure in (("actions.png", action_figure), ("frames.png", contact_sheet)):
         with replacing(out / name) as partial:

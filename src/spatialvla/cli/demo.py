@@ -15,6 +15,6 @@ class Demo:
 
     def run(self) -> None:
         from spatialvla.cli.evaluate import Evaluate
-        from spatialvla.cli.loading import PolicyOptions
+        from spatialvla.cli.policy_options import PolicyOptions
 
         Evaluate(PolicyOptions("nano"), suite="libero_spatial", episodes_per_task=1, out=self.out).run()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from spatialvla.cli.loading import FlatPolicyOptions
+from spatialvla.cli.policy_options import FlatPolicyOptions
 
 _MAX_WORKERS = 8
 
@@ -69,14 +69,14 @@ class Evaluate:
         import torch
         from rich.console import Console
 
-        from spatialvla.evaluation.benchmarks import benchmark_for
-        from spatialvla.evaluation.checks import check_gripper
-        from spatialvla.evaluation.moments import MomentKeeper
-        from spatialvla.evaluation.plan import Shard
-        from spatialvla.evaluation.provenance import hash_checkpoint
-        from spatialvla.evaluation.report import write_report
-        from spatialvla.evaluation.resume import results_file
-        from spatialvla.evaluation.runner import EvaluationError, evaluate
+        from spatialvla.evaluation.benchmarks.checks import check_gripper
+        from spatialvla.evaluation.benchmarks.registry import benchmark_for
+        from spatialvla.evaluation.play.moments import MomentKeeper
+        from spatialvla.evaluation.play.resume import results_file
+        from spatialvla.evaluation.play.runner import EvaluationError, evaluate
+        from spatialvla.evaluation.report.episodes_page import write_report
+        from spatialvla.evaluation.results.plan import Shard
+        from spatialvla.evaluation.results.provenance import hash_checkpoint
         from spatialvla.execution import Execution
         from spatialvla.model.checkpoint import resolve_folder
 

@@ -31,7 +31,7 @@ class Export:
     def run(self) -> None:
         import torch
 
-        from spatialvla.training.export import export
+        from spatialvla.training.checkpoints.export import export
 
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         export(

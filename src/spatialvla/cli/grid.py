@@ -28,7 +28,7 @@ class Grid:
 
         from spatialvla.actions.gaussians import fit_gaussians
         from spatialvla.actions.grids import ActionGrid
-        from spatialvla.actions.normalize import ActionStatistics
+        from spatialvla.actions.statistics import ActionStatistics
         from spatialvla.data.lerobot import LeRobotDataset
         from spatialvla.data.lerobot.location import find_dataset
         from spatialvla.viz.grid import plot_grid

@@ -11,17 +11,17 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 
 from spatialvla.cli.data import Data
 from spatialvla.cli.demo import Demo
-from spatialvla.cli.demos import Demos
-from spatialvla.cli.depth import Depth
 from spatialvla.cli.evaluate import Evaluate
 from spatialvla.cli.export import Export
 from spatialvla.cli.finetune import Finetune
 from spatialvla.cli.grid import Grid
 from spatialvla.cli.predict import Predict
 from spatialvla.cli.pretrain import Pretrain
+from spatialvla.cli.record import Demos
 from spatialvla.cli.results import ResultsVerb
 from spatialvla.cli.serve import Serve
 from spatialvla.cli.train import Train
+from spatialvla.cli.train_depth import Depth
 from spatialvla.errors import CheckpointError, InputError
 
 _Command = (

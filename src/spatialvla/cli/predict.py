@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from spatialvla.cli.loading import FlatPolicyOptions
+from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:

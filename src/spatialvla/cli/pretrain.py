@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from spatialvla.cli.training import DatasetOptions, RunOptions
+from spatialvla.cli.run_options import DatasetOptions, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)

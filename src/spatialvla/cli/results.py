@@ -32,11 +32,11 @@ class ResultsVerb:
     """Print each evaluation's tasks and conventions, too; the page always has them."""
 
     def run(self) -> None:
-        from spatialvla.evaluation.comparison import compare
-        from spatialvla.evaluation.markdown import to_markdown
-        from spatialvla.evaluation.merging import load_results
-        from spatialvla.evaluation.results import Results
-        from spatialvla.evaluation.summary import summarize
+        from spatialvla.evaluation.report.markdown import to_markdown
+        from spatialvla.evaluation.report.summary import summarize
+        from spatialvla.evaluation.results.comparison import compare
+        from spatialvla.evaluation.results.merging import load_results
+        from spatialvla.evaluation.results.outcomes import Results
 
         def only(path: Path) -> Results:
             found = load_results([path])

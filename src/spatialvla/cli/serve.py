@@ -10,11 +10,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spatialvla.cli.loading import FlatPolicyOptions
+from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
-    from spatialvla.serving.service import Service
+    from spatialvla.serving.engine.service import Service
 
 _PROTOCOLS = {"openpi": "openpi", "vla-eval": "vla_eval", "lerobot": "lerobot"}
 _PORTS = {"openpi": 8000, "vla-eval": 8000, "lerobot": 8080}
@@ -131,8 +131,8 @@ class Serve:
             if self.pad_chunk != "none":
                 raise InputError("--pad-chunk is for openpi clients.")
             return () if self.mapping is None else (self.mapping,)
-        from spatialvla.serving.mapping import Mapping
-        from spatialvla.serving.padding import Padding
+        from spatialvla.serving.engine.client_mapping import Mapping
+        from spatialvla.serving.engine.padding import Padding
 
         mapping = Mapping.load(self.mapping or "plain")
         if self.pad_chunk == "none":
@@ -146,14 +146,14 @@ class Serve:
     def _service(self) -> Service:
         import torch
 
-        from spatialvla.cpu import tune_cpu
+        from spatialvla.common.cpu import tune_cpu
         from spatialvla.execution import Execution
-        from spatialvla.serving.engine import EngineSettings
-        from spatialvla.serving.limits import Limits
-        from spatialvla.serving.mapping import Mapping
-        from spatialvla.serving.security import security
-        from spatialvla.serving.service import service_for
-        from spatialvla.serving.traffic import TrafficLimits
+        from spatialvla.serving.engine.batching import EngineSettings
+        from spatialvla.serving.engine.client_mapping import Mapping
+        from spatialvla.serving.engine.service import service_for
+        from spatialvla.serving.guard.access import security
+        from spatialvla.serving.guard.limits import Limits
+        from spatialvla.serving.guard.traffic import TrafficLimits
 
         traffic = vars(self.traffic).copy()
         traffic["max_message"] = int(traffic.pop("max_message_mb") * 2**20)

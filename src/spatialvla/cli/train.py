@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spatialvla.cli.training import RunOptions
+from spatialvla.cli.run_options import RunOptions
 from spatialvla.errors import InputError
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from spatialvla.errors import InputError
-from spatialvla.vision.camera import crop_intrinsics, resize_intrinsics
+from spatialvla.geometry.camera import crop_intrinsics, resize_intrinsics
 
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = np.array([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.lerobot import Feature, LeRobotWriter
-from spatialvla.data.lerobot.files import read_json, write_json
-from spatialvla.data.lerobot.mapping import INTRINSICS
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS
 from spatialvla.data.lerobot.metadata import is_dataset
 from spatialvla.errors import CheckpointError, InputError
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
 
 
 class Episode(Protocol):
@@ -54,3 +54,16 @@ class EpisodeSource(Protocol):
 
     def episode(self, index: int) -> Episode:
         """Any episode. Raises CheckpointError, naming the place, for damaged data."""
+
+
+def action_chunks(actions: np.ndarray, steps: np.ndarray, ends: np.ndarray | int, chunk: int) -> np.ndarray:
+    """(B, chunk, 7): the actions from each of the `steps` (B,) on.
+
+    actions: (N, 7) of one or more episodes. ends: (B,) or one number, one past the last step of each one's episode.
+    Past the end the robot stands still: relative dimensions are 0 and the gripper repeats.
+    """
+    rows = steps[:, None] + np.arange(chunk)
+    last = np.broadcast_to(ends, steps.shape)[:, None] - 1
+    found = actions[np.minimum(rows, last)]
+    found[rows > last, :6] = 0
+    return found

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatialvla.actions.normalize import MIN_SPAN, ActionStatistics
+from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
+from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource
-from spatialvla.data.statistics import ActionSketch
 from spatialvla.errors import CheckpointError, InputError
 
 DIMENSIONS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.data.drawn_samples import DrawnSamples, LoadedSample, OnBadSample
 from spatialvla.data.mixture import ShardedSampler
+from spatialvla.data.samples import DrawnSamples, LoadedSample, OnBadSample
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.processor import Processor

@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 
 from spatialvla.data.episodes import EpisodeSource
+from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
 from spatialvla.data.lerobot.location import find_dataset
-from spatialvla.data.lerobot.mapping import LeRobotMapping
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.oxe.source import OXESource

@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
+from spatialvla.common.files import replacing
+from spatialvla.data.action_sketch import SAMPLE, ActionSketch
 from spatialvla.data.episodes import EpisodeSource
-from spatialvla.data.statistics import SAMPLE, ActionSketch
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.files import replacing
 
 OnBad = Literal["raise", "skip"]
 _BLOCK = 256  # episodes

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.actions.grids import ActionGrid, Bins
-from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.data.action_sketch import SAMPLE
 from spatialvla.data.episodes import EpisodeSource
 from spatialvla.data.mixture import Draws, Mixture
-from spatialvla.data.statistics import SAMPLE
 from spatialvla.data.survey import OnBad, Survey, survey
 from spatialvla.errors import InputError
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from spatialvla.common.cache_folder import cache_folder
+
 _SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 _FLAGS = [
@@ -45,7 +47,7 @@ def library() -> ctypes.CDLL | None:
         return None
     texts = b"".join(source.read_bytes() for source in [*_SOURCES, *_HEADERS])
     key = hashlib.sha256(texts + " ".join([compiler, *_FLAGS]).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spatialvla" / "kernels"
+    folder = cache_folder("kernels")
     built = folder / f"kernels-{key}.so"
     try:
         if not built.exists():

@@ -11,9 +11,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError
-from spatialvla.files import write_json
-from spatialvla.model.config import SpatialVLAConfig, read_json
+from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling, read_tensors, write_tensors
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 
 from transformers import SiglipVisionConfig, ZoeDepthConfig
 
+from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError, InputError
 
 
@@ -170,19 +170,6 @@ class SpatialVLAConfig:
     def replace(self, **changes: Any) -> SpatialVLAConfig:
         """A copy with some fields changed."""
         return replace(self, **changes)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; CheckpointError if it is missing or broken."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; a checkpoint folder needs {path.name}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download or save it again.") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object.")
-    return content
 
 
 def _grid_sizes(processor: Mapping[str, Any]) -> dict[str, int]:

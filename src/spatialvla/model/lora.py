@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.files import write_json
 from spatialvla.model.checkpoint import (
     ADAPTER,
     SHIPPED,
@@ -20,8 +20,7 @@ from spatialvla.model.checkpoint import (
     published_name,
     resolve_folder,
 )
-from spatialvla.model.config import read_json
-from spatialvla.model.regridding import regrid
+from spatialvla.model.regrid import regrid
 from spatialvla.model.weights import Filling, read_file, write_file
 
 if TYPE_CHECKING:

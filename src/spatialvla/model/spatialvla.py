@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
-from spatialvla.actions.cells import Cells
+from spatialvla.actions.grids import Cells
 from spatialvla.errors import InputError
 from spatialvla.model.checkpoint import load_model, save_model
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding import Decoded, decode, generate_text
+from spatialvla.model.decoding.generate import Decoded, decode, generate_text
+from spatialvla.model.decoding.passes import Passes, Sampling, token_positions
 from spatialvla.model.gemma2 import Gemma2ForCausalLM
-from spatialvla.model.passes import Passes, Sampling, token_positions
 from spatialvla.model.weights import MAX_SHARD_SIZE
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth

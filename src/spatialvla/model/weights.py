@@ -11,9 +11,9 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from spatialvla.common.files import replacing
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.files import replacing, write_json
-from spatialvla.model.config import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

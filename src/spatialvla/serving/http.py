@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from spatialvla.errors import InputError
-from spatialvla.serving.service import Service
+from spatialvla.serving.engine.service import Service
 
 _TEXT = "text/plain; charset=utf-8"
 

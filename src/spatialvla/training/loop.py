@@ -14,20 +14,19 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from spatialvla.cpu import tune_cpu
+from spatialvla.common.cpu import tune_cpu
+from spatialvla.common.json_files import write_json
 from spatialvla.data.loader import LoadedBatch
 from spatialvla.errors import InputError
-from spatialvla.files import write_json
-from spatialvla.model.compiled import compile_layers
-from spatialvla.training.build import build, network_config
-from spatialvla.training.checkpoints import FOLDER, Checkpointer, Moment, Trained
-from spatialvla.training.committed import with_committed_steps
+from spatialvla.model.fast.compiled import compile_layers
+from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
+from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.data import MemoryData, open_data
-from spatialvla.training.distributed import World, join_world
-from spatialvla.training.export import export, save_layout
+from spatialvla.training.feed.committed import with_committed_steps
+from spatialvla.training.feed.datasets import MemoryData, open_data
+from spatialvla.training.guidance.privileged import PrivilegedHead
+from spatialvla.training.guidance.soft_targets import SoftTokenLoss
 from spatialvla.training.metrics import Tallies, combined, token_metrics, validate
-from spatialvla.training.objective import SoftTokenLoss
 from spatialvla.training.optimizer import (
     WeightAverage,
     build_optimizer,
@@ -35,13 +34,14 @@ from spatialvla.training.optimizer import (
     run_fraction,
     set_learning_rate,
 )
-from spatialvla.training.privileged import PrivilegedHead
-from spatialvla.training.progress import Progress
-from spatialvla.training.sharding import clip_gradients, shard, synchronise_gradients, token_weights
-from spatialvla.training.stopping import stop_requests
+from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronise_gradients, token_weights
+from spatialvla.training.parallel.world import World, join_world
+from spatialvla.training.run.progress import Progress
+from spatialvla.training.run.stopping import stop_requests
+from spatialvla.training.start.build import build, network_config
+from spatialvla.training.start.trainable import select_trainable
 from spatialvla.training.trackers import RunLog
-from spatialvla.training.trainable import select_trainable
-from spatialvla.training.vision import pretrain_vision
+from spatialvla.training.vision_stage import pretrain_vision
 
 Rollout = Callable[[Path, Path], Mapping[str, float]]
 """(folder of a policy, folder to write into) -> numbers: a closed-loop evaluation."""

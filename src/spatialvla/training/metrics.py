@@ -15,7 +15,7 @@ from spatialvla.data.loader import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import LossOutput, PrefixMask, SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.training.distributed import ALONE, World
+from spatialvla.training.parallel.world import ALONE, World
 from spatialvla.types import IGNORED, Batch
 
 Tallies = Mapping[str, tuple[float, float]]

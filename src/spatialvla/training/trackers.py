@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Protocol, get_args
 
+from spatialvla.common.files import replacing
 from spatialvla.errors import InputError
-from spatialvla.files import replacing
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 PROJECT = "spatialvla"

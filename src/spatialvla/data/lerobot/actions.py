@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
 from spatialvla.data.lerobot.features import Feature
-from spatialvla.data.lerobot.mapping import LeRobotMapping
-from spatialvla.data.rotations import euler, matrices, motion
 from spatialvla.errors import InputError
+from spatialvla.geometry.rotations import euler, matrices, motion
 
 _JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", "servo")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from spatialvla.common.files import replacing
 from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.features import Feature
 from spatialvla.data.lerobot.metadata import (
@@ -27,7 +28,6 @@ from spatialvla.data.lerobot.metadata import (
 )
 from spatialvla.data.lerobot.staging import StagedEpisode
 from spatialvla.data.lerobot.stats import Statistics, combine, number_statistics
-from spatialvla.files import replacing
 
 
 def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:

@@ -1,18 +1,16 @@
-"""JSON and disk errors of a dataset, each naming its file."""
+"""Parquet and disk errors of a dataset, each naming its file."""
 
 from __future__ import annotations
 
 import errno
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.files import replacing
 
 T = TypeVar("T")
 
@@ -26,24 +24,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise InputError(f"The disk of {folder} is full; free some space, then resume.") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=4))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError naming the file when that is impossible."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; give the folder of a finished LeRobot dataset.") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object; copy it again.")
-    return content
 
 
 def read_parquet(path: Path, read: Callable[[], T]) -> T:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.common.files import replacing
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot.features import Feature
-from spatialvla.data.lerobot.files import read_json, read_parquet, write_json
+from spatialvla.data.lerobot.files import read_parquet
 from spatialvla.data.lerobot.stats import Statistics
 from spatialvla.errors import CheckpointError
-from spatialvla.files import replacing
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -95,7 +96,7 @@ def is_dataset(root: Path) -> bool:
 
 
 def write_info(root: Path, info: Info) -> None:
-    write_json(root / _INFO, info.to_json())
+    write_json(root / _INFO, info.to_json(), indent=4)
 
 
 def write_stats(root: Path, stats: Mapping[str, Statistics]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.data.lerobot import images, metadata, v21
+from spatialvla.data.lerobot import image_files as images
+from spatialvla.data.lerobot import metadata, v21
 from spatialvla.data.lerobot.features import DEPTH_UNIT_METRES, Feature
 from spatialvla.data.lerobot.files import read_parquet
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, Info, Place, read_info

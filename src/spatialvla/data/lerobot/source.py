@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.actions.normalize import ActionStatistics
+from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.lerobot import reader
 from spatialvla.data.lerobot.actions import check_actions, first_step, standardised
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS, ActionMapping, Intrinsics, LeRobotMapping
 from spatialvla.data.lerobot.location import find_dataset
-from spatialvla.data.lerobot.mapping import INTRINSICS, ActionMapping, Intrinsics, LeRobotMapping
 from spatialvla.data.lerobot.metadata import read_action_statistics
 from spatialvla.data.lerobot.reader import LeRobotDataset
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.vision.camera import Camera, check_intrinsics
+from spatialvla.geometry.camera import Camera, check_intrinsics
 
 
 @dataclass(frozen=True)

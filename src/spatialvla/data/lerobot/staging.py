@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.data.lerobot import images, video
+from spatialvla.common.json_files import read_json, write_json
+from spatialvla.data.lerobot import image_files as images
+from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.features import data_schema
-from spatialvla.data.lerobot.files import read_json, write_json
 from spatialvla.data.lerobot.metadata import Info
 from spatialvla.data.lerobot.stats import Statistics, image_statistics, number_statistics
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.assembly import assemble
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
-from spatialvla.data.lerobot.files import disk_errors, read_json, write_json
+from spatialvla.data.lerobot.files import disk_errors
 from spatialvla.data.lerobot.metadata import VIDEO_PATH, Info, is_dataset
 from spatialvla.data.lerobot.staging import StagedEpisode, stage, staged_episodes
 from spatialvla.errors import InputError

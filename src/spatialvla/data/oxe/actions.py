@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.data.oxe.gripper import clipped, from_closing_commands, inverted, settled
-from spatialvla.data.rotations import euler, matrices
+from spatialvla.geometry.rotations import euler, matrices
 
 
 def closing_commands(translation: np.ndarray, rotation: np.ndarray, closing: np.ndarray) -> np.ndarray:

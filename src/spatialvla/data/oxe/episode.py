@@ -11,7 +11,7 @@ from spatialvla.data.oxe.actions import moves
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from spatialvla.data.oxe import actions
 from spatialvla.errors import InputError
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
 
 _WORLD = ("action/world_vector", "action/rotation_delta")
 _EXTERNAL = "_dataset_converted_externally_to_rlds"

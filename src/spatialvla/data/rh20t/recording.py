@@ -15,7 +15,7 @@ from spatialvla.data.frames import decode_frames
 from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene
 from spatialvla.data.rh20t.pickled import read_dictionary
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.vision.camera import Camera, check_intrinsics
+from spatialvla.geometry.camera import Camera, check_intrinsics
 
 
 @dataclass(frozen=True)

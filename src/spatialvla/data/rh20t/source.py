@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.lerobot.files import read_json
+from spatialvla.common.json_files import read_json
 from spatialvla.data.rh20t.layout import CONFIGURATIONS, DESCRIPTIONS, Scene, scenes
 from spatialvla.data.rh20t.recording import Frames, Recording, read_camera, read_metadata
-from spatialvla.data.rotations import interpolated, matrices, motion
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.vision.camera import Camera
+from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.rotations import interpolated, matrices, motion
 
 _SUCCESS = 2  # ratings below are failures and emergency stops
 _STALE_MS = 150.0  # an image this far from its step shows something else

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.rlds import features
 from spatialvla.data.rlds.example import FeatureList, parse_example
 from spatialvla.data.rlds.features import FeatureSpec, parse_features
@@ -127,9 +128,7 @@ class RLDSDataset:
         self.name = str(info.get("name", Path(self.storage.root).parent.name))
         self.specs = parse_features(self.storage.read("features.json"), f"{self.storage.root}/features.json")
         self.shards = self._shards(split)
-        folder = (
-            cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spatialvla" / "rlds"
-        )
+        folder = cache or cache_folder("rlds")
         with ThreadPoolExecutor(min(_THREADS, len(self.shards))) as pool:
             self._indices = list(
                 pool.map(lambda shard: cached_index(self.storage, shard, folder), self.shards)

@@ -10,9 +10,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from spatialvla.common.files import replacing
 from spatialvla.data.rlds.storage import Storage
 from spatialvla.errors import CheckpointError
-from spatialvla.files import replacing
 
 HEADER, FOOTER = 12, 4  # bytes around the data
 _FRAME = struct.Struct("<QI")

@@ -1,0 +1,68 @@
+"""The options that say which policy to load; verbs that run a policy share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
+
+if TYPE_CHECKING:
+    from spatialvla.policy import Execution, Policy
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    policy: str
+    """Checkpoint folder, shipped model (nano) or Hub id."""
+
+    dataset: str | None = None
+    """Whose statistics scale the actions; needed where the checkpoint has several."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1 …; the GPU if there is one."""
+
+    precision: Literal["auto", "fp32", "bf16", "int8", "w8a8", "fp8"] = "auto"
+    """Of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32. int8 and fp8 (on a GPU)
+    are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the vision towers, too, and takes 8 bits
+    for what is multiplied with them."""
+
+    compile: bool = False
+    """Let torch compile the model, which takes minutes when it is loaded, and on a GPU record CUDA graphs."""
+
+    def load(self, execution: Execution | None = None, *, tolerance: int = 0, depth_every: int = 1) -> Policy:
+        """The policy, ready to predict; it executes whole chunks unless told otherwise.
+
+        tolerance, depth_every: as of `Policy`.
+        """
+        import torch
+
+        from spatialvla.common.cpu import tune_cpu
+        from spatialvla.model.checkpoint import stored_dtype
+        from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization
+        from spatialvla.policy import Execution, Policy
+
+        tune_cpu()
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
+        if self.precision == "auto" and device == "cpu" and stored_dtype(self.policy) != torch.bfloat16:
+            dtype = torch.float32
+        weights, activations = EIGHT_BITS.get(self.precision, (None, None))
+        return Policy.from_pretrained(
+            self.policy,
+            dataset=self.dataset,
+            execution=execution or Execution(),
+            tolerance=tolerance,
+            depth_every=depth_every,
+            dtype=dtype,
+            device=device,
+            optimization=Optimization(
+                weights=weights,
+                activations=activations,
+                compile=self.compile,
+            ),
+        )
+
+
+FlatPolicyOptions = Annotated[PolicyOptions, arg(name="")]
+"""The options without a prefix: --policy, not --options.policy."""

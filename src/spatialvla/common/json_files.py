@@ -1,0 +1,36 @@
+"""JSON files: objects read with errors that name the file, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spatialvla.common.files import replacing
+from spatialvla.errors import CheckpointError, InputError
+
+
+def read_json(
+    path: Path,
+    advice: str = "copy or download it again",
+    error: type[CheckpointError] | type[InputError] = CheckpointError,
+) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    advice: what to do where that is impossible, for the sentence of the `error` that is then raised.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist; {advice}.") from None
+    except (ValueError, OSError) as reason:
+        raise error(f"{path} cannot be read as JSON ({reason}); {advice}.") from None
+    if not isinstance(content, dict):
+        raise error(f"{path} does not hold a JSON object; {advice}.")
+    return content
+
+
+def write_json(path: Path, content: object, indent: int = 2) -> None:
+    """Writes JSON to a temporary file first, so that a reader never sees half of it."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

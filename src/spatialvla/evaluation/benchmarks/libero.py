@@ -1,0 +1,96 @@
+"""LIBERO as a benchmark: its suites, its rules, and its tasks as environments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
+from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.types import Observation
+
+# Steps after settling, as the LIBERO evaluations since OpenVLA count them: the longest human demonstration of
+# the suite, rounded up. A suite derived from another one (libero_spatial_with_mug) has that one's limit.
+TIME_LIMITS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_90": 400,
+    "libero_10": 520,
+}
+_OTHER_TIME_LIMIT = 520
+
+
+def time_limit(suite: str) -> int:
+    """How many steps an episode of this suite may take after settling."""
+    bases = [base for base in TIME_LIMITS if suite == base or suite.startswith(f"{base}_")]
+    return TIME_LIMITS[bases[0]] if bases else _OTHER_TIME_LIMIT
+
+
+@dataclass(frozen=True)
+class LiberoBenchmark:
+    """Every suite of the installed LIBERO, with stored start states and stock rendering.
+
+    image_size: side of the rendered image in pixels; 128 and 256 are what LIBERO's datasets have.
+    """
+
+    image_size: int = 128
+
+    def instructions(self, suite: str) -> list[str]:
+        return [task.language for task in tasks(suite)]
+
+    def conventions(self, suite: str) -> Conventions:
+        return Conventions(
+            time_limit=time_limit(suite),
+            camera="agentview",
+            image_size=self.image_size,
+            image="RGB as rendered, rotated by 180 degrees; intrinsics are those of the rotated image",
+            rendering="stock: shadows and reflections as LIBERO ships them",
+            action="end-effector deltas of LIBERO's OSC_POSE controller, 1 = 5 cm or 0.5 rad",
+            gripper="policy: 1 = open, 0 = closed; sent to the controller as 1 - 2 * gripper",
+            control_hz=20,
+            settle_steps=SETTLING_STEPS,
+            settle_action=tuple(SETTLING_ACTION.tolist()),
+            start_states="episode i starts from the benchmark's stored start state i",
+            success="LIBERO's goal predicate, checked after every step; the episode ends once it holds",
+            rotation="axis-angle deltas (rotation vectors), added in the world's frame; no quaternion is involved",
+            crop="none: all of the rendered image is resized to the model's",
+            seeds="fixtures are placed with a seed drawn from the start state; nothing else is random",
+        )
+
+    def open(self, suite: str, task: int, conventions: Conventions) -> LiberoTask:
+        return LiberoTask(suite, task, conventions)
+
+
+class LiberoTask:
+    """One task, built once."""
+
+    partial = None
+
+    def __init__(self, suite: str, task: int, conventions: Conventions) -> None:
+        self._task = tasks(suite)[task]
+        self._states = self._task.start_states()
+        self._settle_steps = conventions.settle_steps
+        self._env = LiberoEnv(self._task, conventions.image_size, conventions.camera, rendering="stock")
+
+    def start(self, start_state: int) -> None:
+        if start_state >= len(self._states):
+            raise InputError(
+                f"{self._task.suite}/{self._task.name} has {len(self._states)} stored start states; "
+                f"play at most {len(self._states)} episodes a task"
+            )
+        self._env.reset_to(self._states[start_state])
+        self._env.settle(self._settle_steps)
+
+    def step(self, action: np.ndarray) -> bool:
+        return self._env.step(action)
+
+    def observe(self, depth: bool) -> Observation:
+        image, metres = self._env.render_rgbd() if depth else (self._env.render(), None)
+        return Observation(image, self._task.language, self._env.intrinsics, metres)
+
+    def close(self) -> None:
+        self._env.simulator.close()

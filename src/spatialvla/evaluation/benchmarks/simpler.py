@@ -1,0 +1,92 @@
+"""SimplerEnv's WidowX tasks as a benchmark: its rules, and its tasks as environments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, START_STATES, TASKS, WidowXEnv
+from spatialvla.types import Observation
+
+SUITES = ("simpler_widowx",)
+LIBERO_UNITS = (0.05, 0.5)  # metres and radians of one unit of LIBERO's OSC_POSE, in which its datasets count
+
+
+@dataclass(frozen=True)
+class SimplerBenchmark:
+    """The four WidowX tasks of SimplerEnv (Li et al. 2024, arXiv 2405.05941) in ManiSkill 3, visual matching.
+
+    units: metres and radians of one unit of the policy's actions.
+    """
+
+    units: tuple[float, float] = (1.0, 1.0)
+
+    def instructions(self, suite: str) -> list[str]:
+        _check(suite)
+        return [task.instruction for task in TASKS]
+
+    def conventions(self, suite: str) -> Conventions:
+        _check(suite)
+        return Conventions(
+            time_limit=tuple(task.time_limit for task in TASKS),
+            camera=CAMERA,
+            image_size=640,
+            image="640 x 480 RGB, upright; intrinsics are those ManiSkill gives for it",
+            rendering="robot and objects rendered in software, the photograph laid over everything else",
+            action="metres in the base frame and radians, relative to the controller's last target; "
+            f"the policy's unit is {self.units[0]:g} m, {self.units[1]:g} rad",
+            gripper="policy: 1 = open, 0 = closed; sent to the controller as +1 above 0.5, else -1",
+            control_hz=CONTROL_HZ,
+            settle_steps=0,
+            settle_action=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+            start_states="episode i is SimplerEnv's obj_episode i, in a scene built anew",
+            success="ManiSkill's goal predicate after the last step; episodes always last to the time limit",
+            ends_on_success=False,
+            partial="the object to move was grasped at any time (is_src_obj_grasped)",
+            rotation="roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll) about the base's axes, applied to the "
+            "controller's last target; sent as the angles of Rx Ry Rz of the same rotation",
+            crop="none: all of the rendered image is resized to the model's",
+            seeds="nothing is random",
+        )
+
+    def open(self, suite: str, task: int, conventions: Conventions) -> SimplerTask:
+        _check(suite)
+        return SimplerTask(WidowXEnv(TASKS[task]), self.units)
+
+
+class SimplerTask:
+    """One task, built once."""
+
+    def __init__(self, env: WidowXEnv, units: tuple[float, float]) -> None:
+        self.env = env
+        self._scale = np.repeat([*units, 1.0], [3, 3, 1])
+
+    @property
+    def partial(self) -> bool:
+        return self.env.grasped
+
+    def start(self, start_state: int) -> None:
+        if start_state >= START_STATES:
+            raise InputError(
+                f"SimplerEnv plays {START_STATES} start states of each WidowX task; "
+                f"play at most {START_STATES} episodes a task"
+            )
+        self.env.reset_to(start_state)
+
+    def step(self, action: np.ndarray) -> bool:
+        return self.env.step(action * self._scale)
+
+    def observe(self, depth: bool) -> Observation:
+        image, metres = self.env.render_rgbd() if depth else (self.env.render(), None)
+        return Observation(image, self.env.task.instruction, self.env.intrinsics, metres)
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def _check(suite: str) -> None:
+    if suite not in SUITES:
+        raise InputError(f"SimplerEnv's suites here are {', '.join(SUITES)}; there is no {suite}")

@@ -1,0 +1,96 @@
+"""Keeps a few decisions of each task's first episode, so that the report can show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spatialvla.common.files import replacing
+from spatialvla.types import ActionChunk, Observation
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One decision: at which step, on what, and what came out."""
+
+    step: int
+    observation: Observation
+    chunk: ActionChunk
+
+
+class MomentKeeper:
+    """Collects the decisions of start state 0 and thins them out evenly when the episode ends.
+
+    per_episode: how many stay. max_tasks: later tasks are not kept, so that a report of 90 tasks stays small.
+    folder: where they are stored, for an evaluation that is resumed; None keeps them in memory alone.
+    """
+
+    def __init__(self, per_episode: int, max_tasks: int, folder: Path | None = None) -> None:
+        self._per_episode = per_episode
+        self._max_tasks = max_tasks
+        self._folder = folder
+        self._open: dict[int, list[Moment]] = {}
+        self._kept: dict[int, tuple[Moment, ...]] = {}
+
+    @property
+    def kept(self) -> dict[int, tuple[Moment, ...]]:
+        """Task number -> its moments in order, of the episodes that have ended."""
+        return self._kept
+
+    def recall(self, tasks: Iterable[int]) -> None:
+        """Takes up what was stored of these tasks' first episodes, where anything was."""
+        for task in sorted(tasks):
+            path = self._file(task)
+            if path is not None and path.exists():
+                self._open[task], self._kept[task] = [], _load(path)
+
+    def decision(self, task: int, start_state: int, moment: Moment) -> None:
+        known = task in self._open or len(self._open) < self._max_tasks
+        if start_state == 0 and known and self._per_episode:
+            self._open.setdefault(task, []).append(moment)
+
+    def ended(self, task: int, start_state: int) -> None:
+        if start_state == 0 and task in self._open:
+            moments = self._open[task]
+            # The first decision, then evenly on; nothing is decided at the very end.
+            chosen = np.linspace(0, len(moments), self._per_episode, endpoint=False).astype(int)
+            self._kept[task] = tuple(moments[index] for index in dict.fromkeys(chosen.tolist()))
+            self._open[task] = []
+            if path := self._file(task):
+                _save(path, self._kept[task])
+
+    def _file(self, task: int) -> Path | None:
+        return self._folder / f"task{task:02d}.npz" if self._folder else None
+
+
+def _save(path: Path, moments: Iterable[Moment]) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for number, moment in enumerate(moments):
+        seen, chunk = moment.observation, moment.chunk
+        parts = {
+            "step": moment.step,
+            "image": seen.image,
+            "instruction": seen.instruction,
+            "intrinsics": seen.intrinsics,
+            "depth": seen.depth,
+            "actions": chunk.actions,
+            "tokens": chunk.tokens,
+        }
+        arrays |= {f"{number}.{name}": np.asarray(part) for name, part in parts.items() if part is not None}
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _load(path: Path) -> tuple[Moment, ...]:
+    moments = []
+    with np.load(path, allow_pickle=False) as arrays:
+        for number in range(len({name.split(".")[0] for name in arrays.files})):
+            parts = {name: arrays.get(f"{number}.{name}") for name in ("image", "intrinsics", "depth")}
+            instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
+            seen = Observation(parts["image"], instruction, parts["intrinsics"], parts["depth"])
+            chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
+            moments.append(Moment(step, seen, chunk))
+    return tuple(moments)

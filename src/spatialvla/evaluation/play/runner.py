@@ -1,0 +1,186 @@
+"""Plays a benchmark: worker processes step environments, one batched model decides for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks.protocol import DEPTH_SOURCES, Benchmark, Job
+from spatialvla.evaluation.play.display import EvaluationProgress
+from spatialvla.evaluation.play.moments import Moment, MomentKeeper
+from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_processes
+from spatialvla.evaluation.play.resume import claimed, results_file, resumed, sweep
+from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.plan import Shard, plan_jobs
+from spatialvla.evaluation.results.provenance import installed_versions
+from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.types import ActionChunk, Observation
+
+__all__ = ["EvaluationError", "Executor", "Player", "evaluate"]
+
+
+class Executor(Protocol):
+    """The state of one episode: which steps of the chunks are executed."""
+
+    def __call__(self, chunk: ActionChunk) -> np.ndarray:
+        """The (k, 7) actions to execute before the next decision, k >= 1."""
+
+    def reset(self) -> None:
+        """A new episode starts."""
+
+
+class Player(Protocol):
+    """What is evaluated: `Policy`, or anything that decides like it."""
+
+    def decide(self, observations: Sequence[Observation], executors: Sequence[Any]) -> list[ActionChunk]:
+        """A chunk for each observation, in one batch, knowing what each episode's executor remembers."""
+
+    def new_executor(self) -> Executor: ...
+
+
+def evaluate(
+    policy: Player,
+    suite: str,
+    episodes_per_task: int,
+    *,
+    benchmark: Benchmark,
+    out: Path,
+    workers: int = 2,
+    depth: str = "estimate",
+    tasks: Sequence[int] | None = None,
+    shard: Shard | None = None,
+    name: str = "policy",
+    checkpoint: str | None = None,
+    videos: bool = True,
+    keeper: MomentKeeper | None = None,
+    console: Console | None = None,
+) -> Results:
+    """Plays `episodes_per_task` episodes of each task and writes `out`/results.json and `out`/videos/.
+
+    Episode i of a task starts from stored start state i. Requests that wait at the same time become one
+    batch. results.json is rewritten after every episode, so a run that was interrupted, or killed, leaves what
+    it found, and goes on from there when it is started again: for that a `checkpoint` has to be given.
+
+    depth: "estimate" lets the model estimate it, "simulator" hands it the true depth.
+    tasks: task numbers, all of the suite's if None. shard: play only this part, into a file of its own.
+    name, checkpoint: stored with the results.
+    Raises InputError for options that cannot be used and where `out` holds results of something else,
+    EvaluationError when a worker dies.
+    """
+    if depth not in DEPTH_SOURCES:
+        raise InputError(f"depth must be one of {', '.join(DEPTH_SOURCES)}, got {depth!r}")
+    asked = Results(
+        suite=suite,
+        policy=name,
+        checkpoint=checkpoint,
+        depth=depth,
+        episodes_per_task=episodes_per_task,
+        tasks=_chosen(benchmark.instructions(suite), tasks, suite),
+        conventions=benchmark.conventions(suite),
+        versions=installed_versions(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=PolicySettings.of(policy),
+        shard=shard,
+    )
+    _check_counts(tasks=len(asked.tasks), episodes_per_task=episodes_per_task, workers=workers)
+    path, folder = results_file(out, shard), out / "videos"
+    with claimed(path):
+        results = resumed(path, asked)
+        sweep(path, folder, results.missing)
+        if keeper:
+            keeper.recall({episode.task for episode in results.episodes if episode.start_state == 0})
+        results.save(path)
+        if results.complete:
+            return results
+        jobs = plan_jobs(suite, results.missing, workers)
+        setup = Setup(benchmark, results.conventions, depth == "simulator", folder if videos else None)
+        longest = max(results.conventions.limit(task) for task in results.tasks)
+        workers, before, began = min(workers, len(jobs)), results, time.monotonic()
+        progress = EvaluationProgress(console or Console(stderr=True), results, workers, longest)
+        with worker_processes(workers, setup, results.tasks) as pool, progress:
+            finished = []
+            for result in _play(policy, pool, jobs, progress, keeper):
+                finished.append(result)
+                results = before.with_episodes(finished, time.monotonic() - began)
+                results.save(path)
+                progress.finished(result, results.tasks[result.task])
+    return results
+
+
+def _play(
+    policy: Player,
+    pool: list[Worker],
+    jobs: list[Job],
+    progress: EvaluationProgress,
+    keeper: MomentKeeper | None,
+) -> Iterator[EpisodeResult]:
+    """Answers the workers' messages until every job is done; yields episodes as they end."""
+    queue = deque(jobs)
+    active = {worker.connection: worker for worker in pool}
+    executors = {worker.number: policy.new_executor() for worker in pool}
+    while active:
+        waiting: list[tuple[Worker, Decide]] = []
+        for connection in wait(list(active)):
+            assert isinstance(connection, Connection)
+            worker = active[connection]
+            match worker.receive():
+                case Idle():
+                    worker.job = queue.popleft() if queue else None
+                    worker.send(worker.job)
+                    if worker.job is None:
+                        del active[connection]
+                    progress.worker(worker.number, worker.doing("building"))
+                case Built():
+                    progress.worker(worker.number, worker.doing("settling"))
+                case Decide() as request:
+                    waiting.append((worker, request))
+                    progress.worker(worker.number, worker.doing(), request.step)
+                case EpisodeResult() as result:
+                    if keeper:
+                        keeper.ended(result.task, result.start_state)
+                    yield result
+        if waiting:
+            _decide(policy, waiting, executors, keeper)
+
+
+def _decide(
+    policy: Player,
+    waiting: list[tuple[Worker, Decide]],
+    executors: dict[int, Executor],
+    keeper: MomentKeeper | None,
+) -> None:
+    """One batch for all that wait; each worker's executor turns its chunk into steps."""
+    for worker, request in waiting:
+        if request.step == 0:
+            executors[worker.number].reset()
+    own = [executors[worker.number] for worker, _ in waiting]
+    chunks = policy.decide([request.observation for _, request in waiting], own)
+    for (worker, request), executor, chunk in zip(waiting, own, chunks, strict=True):
+        worker.send(executor(chunk))
+        if keeper and worker.job:
+            moment = Moment(request.step, request.observation, chunk)
+            keeper.decision(worker.job.task, request.start_state, moment)
+
+
+def _chosen(instructions: list[str], tasks: Sequence[int] | None, suite: str) -> dict[int, str]:
+    chosen = range(len(instructions)) if tasks is None else sorted(set(tasks))
+    for task in chosen:
+        if not 0 <= task < len(instructions):
+            raise InputError(f"{suite} has tasks 0 to {len(instructions) - 1}, there is no task {task}")
+    return {task: instructions[task] for task in chosen}
+
+
+def _check_counts(**counts: int) -> None:
+    for name, number in counts.items():
+        if number < 1:
+            raise InputError(f"an evaluation needs at least 1 of {name}, got {number}")

@@ -1,0 +1,132 @@
+"""Two policies on the same start states: who succeeded where, and whether the difference may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.results.identity import differences
+from spatialvla.evaluation.results.intervals import Pairs
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Results, Tally
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired outcomes of two evaluations of one suite.
+
+    first, second: what is compared, with all they played. tasks: task number -> its pairs, in order.
+    unpaired: episodes that only one of the two has; they do not count.
+    rules: what differs beside the policies, so that it may explain a difference.
+    """
+
+    first: Results
+    second: Results
+    tasks: dict[int, Pairs]
+    unpaired: int
+    rules: tuple[str, ...]
+
+    @property
+    def total(self) -> Pairs:
+        """The pairs of all tasks together."""
+        tables = self.tasks.values()
+        return Pairs(
+            *(
+                sum(getattr(table, name) for table in tables)
+                for name in ("both", "first", "second", "neither")
+            )
+        )
+
+    @property
+    def tallies(self) -> tuple[Tally, Tally]:
+        """Successes of either on the paired episodes."""
+        total = self.total
+        return Tally(total.both + total.first, total.trials), Tally(total.both + total.second, total.trials)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What to call the two: by policy, or by what else tells them apart."""
+        first, second = labels((self.first, self.second))
+        return first, second
+
+    def verdict(self) -> str:
+        """What it means, in a sentence."""
+        total, (first, second) = self.total, self.names
+        low, high = total.interval
+        if not total.first + total.second:
+            return (
+                f"{first} and {second} succeeded and failed in the same episodes; with {total.trials} of them the "
+                f"rates may still differ by anything from {points(low)} to {points(high)} points."
+            )
+        if total.p_value < 0.05:
+            better, worse = (second, first) if total.difference > 0 else (first, second)
+            return (
+                f"{better} is better than {worse} on these start states: so uneven a split of the "
+                f"{total.first + total.second} episodes in which they differ would come about by chance with "
+                f"probability {p_text(total.p_value)}."
+            )
+        return (
+            f"No difference is shown: of the {total.first + total.second} episodes in which the two differ, "
+            f"{first} succeeded in {total.first} and {second} in {total.second}, and a split as uneven as that comes "
+            f"about by chance with probability {p_text(total.p_value)}. {second} may be anything from "
+            f"{points(low)} to {points(high)} points from {first}."
+        )
+
+
+def compare(first: Results, second: Results) -> Comparison:
+    """Pairs the episodes of two evaluations by task and start state.
+
+    Raises InputError where they are of different suites or have no episode in common.
+    """
+    if first.suite != second.suite:
+        raise InputError(f"{first.suite} cannot be compared with {second.suite}: they share no start states")
+    one, other = _outcomes(first.episodes), _outcomes(second.episodes)
+    shared = sorted(one.keys() & other.keys())
+    if not shared:
+        raise InputError("the two evaluations have no start state in common")
+    tasks = {
+        task: _pairs((one[place], other[place]) for place in shared if place[0] == task)
+        for task in dict.fromkeys(place[0] for place in shared)
+    }
+    rules = tuple(differences(first, second, policies=False))
+    return Comparison(first, second, tasks, len(one.keys() ^ other.keys()), rules)
+
+
+def labels(results: Iterable[Results]) -> tuple[str, ...]:
+    """A name for each evaluation; those of the same policy are told apart by their first difference."""
+    listed = list(results)
+    options = [
+        [each.policy for each in listed],
+        [f"{each.policy} {short_hash(each)}".strip() for each in listed],
+        [f"{each.policy} ({each.settings or 'settings unknown'})" for each in listed],
+        [f"{each.policy} (depth: {each.depth})" for each in listed],
+        [f"{each.policy} (by {each.harness})" for each in listed],
+    ]
+    distinct = (names for names in options if len(set(names)) == len(listed))
+    return tuple(next(distinct, [f"{each.policy} ({number})" for number, each in enumerate(listed, 1)]))
+
+
+def short_hash(results: Results) -> str:
+    """The first twelve digits of the checkpoint's hash; empty without one."""
+    return (results.checkpoint or "")[:12]
+
+
+def p_text(value: float) -> str:
+    """A probability with no more digits than matter."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def points(difference: float) -> str:
+    """A difference of rates in percentage points, with its sign."""
+    text = f"{100 * difference:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def _outcomes(episodes: Iterable[EpisodeResult]) -> dict[tuple[int, int], bool]:
+    return {(episode.task, episode.start_state): episode.success for episode in episodes}
+
+
+def _pairs(outcomes: Iterable[tuple[bool, bool]]) -> Pairs:
+    listed = list(outcomes)
+    every = ((True, True), (True, False), (False, True), (False, False))
+    return Pairs(*(listed.count(kind) for kind in every))

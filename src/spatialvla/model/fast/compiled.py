@@ -1,0 +1,154 @@
+"""The decoder's passes compiled, each into one graph, and on a GPU replayed without a launch from the host.
+
+Shapes are static: a new batch size, prompt length or width of a pass compiles anew, once. Prompts are therefore
+padded to multiples of `PROMPT_MULTIPLE` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch._dynamo.config
+import torch._inductor.config
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+from spatialvla.model.cache import KVCache
+from spatialvla.model.decoding.passes import Columns, Passes, Sampling
+
+if TYPE_CHECKING:
+    from spatialvla.model.spatialvla import SpatialVLA
+
+PROMPT_MULTIPLE = 16
+"""Few lengths, for at most 15 columns of padding more: 3 % of a prefill on average."""
+
+RECOMPILE_LIMIT = 128
+"""Shapes one function may be compiled for before torch gives up: batch sizes x prompt lengths x widths."""
+
+
+def set_compiler_up(device: torch.device) -> None:
+    """Settings of torch's compiler that hold for the whole process."""
+    # Beyond this limit, which counts over all uses of a function, torch runs eagerly without a word.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    if device.type == "cpu":
+        # Processes that compile beside this one cost more than they save for the few kernels of a graph on a CPU.
+        torch._inductor.config.compile_threads = 1
+
+
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The function as one compiled graph for each combination of shapes that it is called with."""
+    set_compiler_up(device)
+    mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
+    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+
+
+def compile_layers(model: SpatialVLA) -> None:
+    """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay as they are."""
+    set_compiler_up(model.device)
+    siglip = [part for part in model.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
+    for layer in [*siglip, *model.language_model.model.layers]:
+        layer.compile()
+
+
+class CudaGraphs:
+    """Runs functions of tensors as CUDA graphs: recorded at the first call with new shapes, replayed afterwards.
+
+    What a function does must depend on its arguments' values on the device only, not on the host.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
+
+    def run(self, name: Any, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> torch.Tensor:
+        """function(*arguments). name: tells apart functions, and what they depend on besides shapes."""
+        key = (name, *((tuple(a.shape), a.dtype) for a in arguments))
+        if key not in self._recorded:
+            self._recorded[key] = self._record(function, arguments)
+        graph, inputs, output = self._recorded[key]
+        for kept, argument in zip(inputs, arguments, strict=True):
+            kept.copy_(argument, non_blocking=True)
+        graph.replay()
+        # The next replay writes to the same place.
+        return output.clone()
+
+    def _record(
+        self, function: Callable[..., torch.Tensor], arguments: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]:
+        inputs = [argument.clone() for argument in arguments]
+        # Compiling, autotuning and workspaces of libraries have to be over before recording begins.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                function(*inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = function(*inputs)
+        return graph, inputs, output
+
+
+class CompiledPasses(Passes):
+    """Passes that are compiled; on CUDA each is one CUDA graph over a cache kept for its batch size and capacity."""
+
+    prompt_multiple = PROMPT_MULTIPLE
+
+    def __init__(self, model: SpatialVLA, graphs: CudaGraphs | None) -> None:
+        super().__init__(model)
+        self._first = compiled(super().first_tokens, model.device)
+        self._next = compiled(super().next_tokens, model.device)
+        self._graphs = graphs
+        self._caches: dict[tuple[int, int], KVCache] = {}
+
+    def cache(self, batch: int, capacity: int) -> KVCache:
+        if self._graphs is None:
+            return super().cache(batch, capacity)
+        if (batch, capacity) not in self._caches:
+            self._caches[batch, capacity] = super().cache(batch, capacity)
+        cache = self._caches[batch, capacity]
+        cache.clear()
+        return cache
+
+    def first_tokens(
+        self,
+        prompt_BPD: torch.Tensor,
+        tokens_BT: torch.Tensor,
+        columns: Columns,
+        cache: KVCache,
+        wanted: int,
+        sampling: Sampling | None = None,
+    ) -> torch.Tensor:
+        if sampling is not None:
+            return super().first_tokens(prompt_BPD, tokens_BT, columns, cache, wanted, sampling)
+        if self._graphs is None:
+            return self._first(prompt_BPD, tokens_BT, columns, cache, wanted)
+        return self._graphs.run(
+            ("first", columns.prompt, wanted),
+            lambda prompt, tokens, real, positions: self._first(
+                prompt, tokens, Columns(real, positions, columns.prompt), cache, wanted
+            ),
+            *(prompt_BPD, tokens_BT, columns.real_BS, columns.positions_BS),
+        )
+
+    def next_tokens(
+        self,
+        tokens_BT: torch.Tensor,
+        places_T: torch.Tensor,
+        columns: Columns,
+        cache: KVCache,
+        kind: int,
+        sampling: Sampling | None = None,
+    ) -> torch.Tensor:
+        if sampling is not None:
+            return super().next_tokens(tokens_BT, places_T, columns, cache, kind, sampling)
+        if self._graphs is None:
+            return self._next(tokens_BT, places_T, columns, cache, kind)
+        return self._graphs.run(
+            ("next", columns.prompt, kind),
+            lambda tokens, places, real, positions: self._next(
+                tokens, places, Columns(real, positions, columns.prompt), cache, kind
+            ),
+            *(tokens_BT, places_T, columns.real_BS, columns.positions_BS),
+        )

@@ -1,0 +1,137 @@
+"""Key mappings: what a client calls its image, prompt, depth and camera, and what it understands by an action.
+
+A mapping is a small YAML file in assets/mappings, or one of your own; docs/robot.md describes its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from spatialvla.common.yaml_files import load
+from spatialvla.errors import InputError
+from spatialvla.types import Observation
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Both ways between one kind of client and the policy.
+
+    image, prompt: keys the client sends. depth, intrinsics, state: keys it may send, None where it has no such thing.
+    rotate_180: turn the image (and depth and K with it) before the policy sees it.
+    position: places of x, y, z of the gripper (metres) in `state`. gripper_open, gripper_closed: what the client takes.
+    horizon: steps of a chunk without which the stock client stops; 0 where any number does.
+    limits: the robot's, by name, used unless the server is told others. ignored: keys the client sends for others.
+    """
+
+    name: str
+    image: str
+    prompt: str
+    depth: str | None = None
+    intrinsics: str | None = None
+    state: str | None = None
+    rotate_180: bool = False
+    position: tuple[int, int, int] | None = None
+    gripper_open: float = 1.0
+    gripper_closed: float = 0.0
+    horizon: int = 0
+    limits: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, name_or_path: str) -> Mapping:
+        """A shipped mapping by name, or a file of your own by path. Raises InputError."""
+        return load("mappings", name_or_path, _parse, absent="There is no mapping", of="a mapping")
+
+    def observation(self, message: Map[str, Any]) -> Observation:
+        """What the policy sees. Raises InputError where a key is missing or holds something else."""
+        image, prompt = self._required(message, self.image), self._required(message, self.prompt)
+        if not isinstance(image, np.ndarray):
+            raise InputError(
+                f"{self.image!r} must be an array (H, W, 3) of uint8, got {type(image).__name__}."
+            )
+        if not isinstance(prompt, str):
+            raise InputError(f"{self.prompt!r} must be a string, got {type(prompt).__name__}.")
+        depth = self._array(message, self.depth)
+        intrinsics = self._array(message, self.intrinsics)
+        seen = Observation(image, prompt, intrinsics, depth)
+        return _turned(seen) if self.rotate_180 else seen
+
+    def gripper_position(self, message: Map[str, Any]) -> np.ndarray | None:
+        """(3,) metres, None where the client does not tell. Raises InputError for a state that has no such numbers."""
+        state = self._array(message, self.state)
+        if state is None or self.position is None:
+            return None
+        if state.ndim != 1 or len(state) <= max(self.position):
+            raise InputError(
+                f"{self.state!r} has shape {state.shape}, but its places {self.position} are needed."
+            )
+        position = state[list(self.position)].astype(np.float64)
+        if not np.isfinite(position).all():
+            raise InputError(f"{self.state!r} contains NaN or infinity.")
+        return position
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """(k, 7) as the policy says them (gripper 1 = open) -> as the client takes them."""
+        sent = actions.copy()
+        sent[:, 6] = self.gripper_closed + (self.gripper_open - self.gripper_closed) * actions[:, 6]
+        return sent
+
+    def _required(self, message: Map[str, Any], key: str) -> Any:
+        if key not in message:
+            raise InputError(
+                f"The observation lacks {key!r}; it has {', '.join(sorted(message)[:12]) or 'nothing'}. "
+                f"The server's mapping is {self.name!r} (--mapping)."
+            )
+        return message[key]
+
+    def _array(self, message: Map[str, Any], key: str | None) -> np.ndarray | None:
+        value = message.get(key) if key else None
+        if value is None:
+            return None
+        if not isinstance(value, np.ndarray | list | tuple):
+            raise InputError(f"{key!r} must be an array of numbers, got {type(value).__name__}.")
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            array = np.empty(0, object)
+        if array.dtype.kind not in "fiu" or array.size == 0:
+            raise InputError(
+                f"{key!r} must be an array of numbers, got {array.dtype} of shape {array.shape}."
+            )
+        return array
+
+
+def _turned(seen: Observation) -> Observation:
+    """The same scene seen by a camera held the other way up."""
+    image = np.asarray(seen.image)
+    intrinsics = seen.intrinsics
+    if intrinsics is not None and np.shape(intrinsics) == (3, 3) and image.ndim >= 2:
+        intrinsics = np.array(intrinsics, np.float64)
+        intrinsics[:2, 2] = [image.shape[1], image.shape[0]] - intrinsics[:2, 2]
+    depth = None if seen.depth is None else seen.depth[::-1, ..., ::-1]
+    return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth)
+
+
+def _parse(name: str, raw: dict[str, Any]) -> Mapping:
+    if not isinstance(raw, dict):
+        raise ValueError("it holds no entries")
+    known = {field.name for field in fields(Mapping)} - {"name"}
+    if unknown := set(raw) - known:
+        raise ValueError(f"unknown entries {sorted(unknown)}")
+    given = dict(raw)
+    for entry in ("image", "prompt", "depth", "intrinsics", "state", "limits"):
+        if entry in given and not isinstance(given[entry], str):
+            raise ValueError(f"{entry} must be a string")
+    for entry in ("gripper_open", "gripper_closed"):
+        if entry in given:
+            given[entry] = float(given[entry])
+    if "position" in given:
+        given["position"] = tuple(int(place) for place in given["position"])
+        if len(given["position"]) != 3 or min(given["position"]) < 0:
+            raise ValueError("position must name three places of the state")
+    given["ignored"] = tuple(str(key) for key in given.get("ignored", ()))
+    return Mapping(name, **given)

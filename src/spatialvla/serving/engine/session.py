@@ -1,0 +1,107 @@
+"""One episode of one connection: what is executed of each chunk, and what the next request builds on."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from spatialvla.serving.engine.batching import Answer, Engine, Request, Timings
+from spatialvla.serving.guard.limits import Limits
+from spatialvla.types import ActionChunk, Observation
+
+
+class EpisodeExecutor(Protocol):
+    """Execution state of one episode, as `Policy.new_executor` makes it."""
+
+    def reset(self) -> None: ...
+
+    def __call__(self, chunk: ActionChunk) -> np.ndarray: ...
+
+    def remember(self, chunk: ActionChunk, executed: int) -> None: ...
+
+    def draft(self, committed: np.ndarray | None = None) -> np.ndarray | None: ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Actions to execute, safe to send: (k, 7) within the robot's limits, the tokens (k, 3) they came from."""
+
+    actions: np.ndarray
+    tokens: np.ndarray
+    timings: Timings
+
+
+class Session:
+    """State of one connection; requests of a session come one after the other.
+
+    speculate: let the last chunk guess the next, which saves decoder passes and changes no answer.
+    """
+
+    def __init__(
+        self, engine: Engine, executor: EpisodeExecutor, limits: Limits, *, speculate: bool = True
+    ) -> None:
+        self._engine = engine
+        self._executor = executor
+        self._limits = limits
+        self._speculate = speculate
+
+    def reset(self) -> None:
+        """A new episode: what was seen and decided before counts no more."""
+        self._executor.reset()
+
+    def submit(
+        self, observation: Observation, *, committed: np.ndarray | None = None, timeout: float = 30.0
+    ) -> Future[Answer]:
+        """Queues a request from any thread; give its answer to `finish`. Raises as `Engine.submit`."""
+        draft = self._executor.draft(committed) if self._speculate else None
+        return self._engine.submit(Request(observation, committed, draft, timeout), client=id(self))
+
+    def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
+        """What to execute of an answer. position: (3,) metres of the gripper, where the client tells it.
+
+        A client that committed steps merges chunks itself, so it gets the whole chunk.
+        """
+        began = perf_counter()
+        chunk = answer.chunk
+        if answer.request.committed is None:
+            actions = self._executor(chunk)
+        else:
+            self._executor.remember(chunk, len(chunk.actions))
+            actions = chunk.actions
+        limited, changed = self._limits.apply(actions, position)
+        for limit, steps in changed.items():
+            self._engine.metrics.clamped(limit, steps)
+        self._engine.metrics.stage("post", perf_counter() - began)
+        return Decision(limited, chunk.tokens[: len(limited)], answer.timings)
+
+    async def act(
+        self,
+        observation: Observation,
+        *,
+        committed: np.ndarray | None = None,
+        position: np.ndarray | None = None,
+        timeout: float = 30.0,
+    ) -> Decision:
+        """Observation in, actions out. Raises InputError or ServingError."""
+        loop = asyncio.get_running_loop()
+        future = await loop.run_in_executor(
+            self._engine.threads, lambda: self.submit(observation, committed=committed, timeout=timeout)
+        )
+        return self.finish(await asyncio.wrap_future(future), position=position)
+
+    def act_blocking(
+        self,
+        observation: Observation,
+        *,
+        committed: np.ndarray | None = None,
+        position: np.ndarray | None = None,
+        timeout: float = 30.0,
+    ) -> Decision:
+        """`act` for protocols that run in threads."""
+        answer = self.submit(observation, committed=committed, timeout=timeout).result()
+        return self.finish(answer, position=position)

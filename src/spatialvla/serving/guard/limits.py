@@ -1,0 +1,105 @@
+"""What a robot may be told in one step: the last thing done to actions before they leave, for every protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spatialvla.common.yaml_files import load
+from spatialvla.serving.failures import UnsafeAction
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where the gripper may be: low and high corner (3,) in metres, in the frame of the pose the client sends."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A robot's limits for one action step; None where it has none.
+
+    translation: metres, length of (Δx, Δy, Δz). rotation: radians, length of (Δroll, Δpitch, Δyaw).
+    gripper: its range, 1 = open. workspace: holds only where the client sends the gripper's position.
+    metres_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot.
+    """
+
+    translation: float | None = None
+    rotation: float | None = None
+    gripper: tuple[float, float] = (0.0, 1.0)
+    workspace: Box | None = None
+    metres_per_unit: float = 1.0
+    radians_per_unit: float = 1.0
+
+    @classmethod
+    def load(cls, name_or_path: str) -> Limits:
+        """The limits of a shipped robot by name, or of a YAML file by path. Raises InputError."""
+        absent = "There are no limits called"
+        return load("limits", name_or_path, lambda _, raw: _parse(raw), absent=absent, of="limits")
+
+    def apply(
+        self, actions: np.ndarray, position: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """Actions (k, 7) within the limits, and how many steps each limit changed.
+
+        Too long a step keeps its direction. position: (3,) metres, where the gripper is before the first step;
+        steps that would leave the workspace stop at its wall, and a gripper outside may only come back.
+        Raises UnsafeAction for NaN, infinity or another shape.
+        """
+        if actions.ndim != 2 or actions.shape[1] != 7 or not np.isfinite(actions).all():
+            raise UnsafeAction("The policy's actions are not finite rows of 7 numbers; none of them is sent.")
+        limited = actions.astype(np.float64)
+        _shorten(limited[:, 0:3], self.translation, self.metres_per_unit)
+        _shorten(limited[:, 3:6], self.rotation, self.radians_per_unit)
+        limited[:, 6] = limited[:, 6].clip(*self.gripper)
+        changed = {
+            "translation": _rows_changed(actions[:, 0:3], limited[:, 0:3]),
+            "rotation": _rows_changed(actions[:, 3:6], limited[:, 3:6]),
+            "gripper": _rows_changed(actions[:, 6:], limited[:, 6:]),
+        }
+        if self.workspace is not None and position is not None:
+            moves = limited[:, :3].copy()
+            self._stay_inside(limited[:, :3], self.workspace, np.asarray(position, np.float64))
+            changed["workspace"] = _rows_changed(moves, limited[:, :3])
+        return limited, {name: steps for name, steps in changed.items() if steps}
+
+    def _stay_inside(self, moves: np.ndarray, box: Box, position: np.ndarray) -> None:
+        for row, move in enumerate(moves * self.metres_per_unit):
+            wanted = position + move
+            reached = wanted.clip(np.minimum(box.low, position), np.maximum(box.high, position))
+            moves[row] = np.where(reached == wanted, moves[row], (reached - position) / self.metres_per_unit)
+            position = reached
+
+
+def _shorten(vectors: np.ndarray, longest: float | None, unit: float) -> None:
+    """Scales the rows of `vectors` (k, 3) down, in place, to a length of at most `longest`."""
+    if longest is not None:
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True) * unit
+        vectors *= np.minimum(1.0, longest / np.maximum(lengths, 1e-12))
+
+
+def _rows_changed(before: np.ndarray, after: np.ndarray) -> int:
+    return int((before != after).any(axis=1).sum())
+
+
+def _parse(raw: dict[str, Any]) -> Limits:
+    known = {"translation", "rotation", "gripper", "workspace", "metres_per_unit", "radians_per_unit"}
+    if unknown := set(raw) - known:
+        raise KeyError(f"unknown entries {sorted(unknown)}")
+    numbers = {name: float(raw[name]) for name in known - {"gripper", "workspace"} if name in raw}
+    if not all(number > 0 and np.isfinite(number) for number in numbers.values()):
+        raise ValueError(f"lengths and units must be positive and finite, got {numbers}")
+    gripper = tuple(float(end) for end in raw.get("gripper", (0, 1)))
+    if len(gripper) != 2 or not gripper[0] <= gripper[1]:
+        raise ValueError(f"gripper must be its two ends, the smaller first, got {gripper}")
+    box = None
+    if "workspace" in raw:
+        corners = [np.array(raw["workspace"][end], np.float64) for end in ("low", "high")]
+        if any(corner.shape != (3,) for corner in corners) or not (corners[0] < corners[1]).all():
+            raise ValueError("workspace must have a low and a high corner of three metres each")
+        box = Box(*corners)
+    return Limits(gripper=(gripper[0], gripper[1]), workspace=box, **numbers)

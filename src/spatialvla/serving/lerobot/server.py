@@ -1,0 +1,262 @@
+"""LeRobot's asynchronous inference over gRPC, for its unmodified robot client.
+
+The client keeps a queue of actions and asks for more while it executes them. It sends pickles, which are read without
+unpickling, and knows neither API keys nor TLS: bind to loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.engine.service import Service
+from spatialvla.serving.engine.session import Session
+from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
+from spatialvla.serving.guard.traffic import Throttle
+from spatialvla.serving.lerobot.observation import (
+    STATE,
+    Seen,
+    names_of_numbers,
+    read_observation,
+    with_depth,
+)
+from spatialvla.serving.lerobot.pickles import attributes, read
+from spatialvla.serving.lerobot.reply import actions_pickle
+from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, grpc, handlers
+
+log = logging.getLogger(__name__)
+
+_MOST_BYTES_A_PART = 4 * 2**20
+
+
+@dataclass
+class _Client:
+    session: Session
+    throttle: Throttle
+    numbers: tuple[str, ...] = ()
+    actions: int | None = None
+    newest: Seen | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    decided: int | None = None  # timestep of the observation that was last decided on
+    state: np.ndarray | None = None  # of the robot then
+
+
+class LeRobotServer:
+    """The calls of `lerobot_wire` for any number of clients, told apart by their connections.
+
+    mapping: names of the camera, the task and the state as the robot's configuration has them.
+    control_hz: at which the client executes actions. wait: seconds until a client that asks is told there is nothing.
+    similar: how near, in the units of the robot's state, an observation may be to the last one and be passed over; 0
+    passes over none. (LeRobot's own server passes over those nearer than 1, which suits joint angles in degrees.)
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        mapping: Mapping,
+        *,
+        control_hz: float = 30.0,
+        wait: float = 2.0,
+        similar: float = 0.0,
+    ) -> None:
+        if not control_hz > 0:
+            raise InputError(f"control_hz must be positive, got {control_hz}.")
+        self._service = service
+        self._mapping = mapping
+        self._step = 1 / control_hz
+        self._wait = wait
+        self._similar = similar
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
+
+    async def ready(self, peer: str) -> None:
+        """Begins a new episode of this connection."""
+        self._clients.pop(peer, None)
+        self._client(peer)
+
+    async def send_policy_instructions(self, data: bytes, peer: str) -> None:
+        """Checks that the robot has the camera the mapping names. Which policy the client wants is only logged."""
+        config = attributes(read(data), "RemotePolicyConfig")
+        features, steps = config.get("lerobot_features"), config.get("actions_per_chunk")
+        if not isinstance(features, dict) or type(steps) is not int or steps < 1:
+            raise InputError("The RemotePolicyConfig lacks lerobot_features or actions_per_chunk.")
+        cameras = [key.removeprefix("observation.images.") for key in features if ".images." in key]
+        if self._mapping.image not in cameras:
+            raise InputError(
+                f"The robot has the cameras {', '.join(cameras) or 'none'}, but the server's mapping "
+                f"{self._mapping.name!r} looks through {self._mapping.image!r}; write a mapping with the right name."
+            )
+        client = self._client(peer)
+        client.numbers, client.actions = names_of_numbers(features.get(STATE)), steps
+        log.info(
+            "%s asked for %.100s and is served %s.",
+            peer,
+            config.get("pretrained_name_or_path"),
+            self._service.name,
+        )
+
+    async def send_observations(self, parts: AsyncIterator[tuple[int, bytes]], peer: str) -> None:
+        """Keeps the observation, if it is one to decide on, in place of one that still waits."""
+        client = self._client(peer)
+        await asyncio.sleep(client.throttle.delay())
+        data = await self._joined(parts)
+        with self._service.engine.metrics.timed("decode"):
+            seen = read_observation(data, client.numbers)
+        if self._is_news(seen, client):
+            client.newest = seen
+            client.arrived.set()
+
+    async def get_actions(self, peer: str) -> bytes:
+        """The actions that follow the newest observation, nothing where none comes in time."""
+        client = self._client(peer)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(client.arrived.wait(), self._wait)
+        seen, client.newest = client.newest, None
+        client.arrived.clear()
+        if seen is None:
+            return b""
+        before = client.decided
+        client.decided, client.state = seen.timestep, seen.message.get(STATE)
+        try:
+            decision = await client.session.act(
+                self._mapping.observation(with_depth(seen.message, self._mapping.depth)),
+                position=self._mapping.gripper_position(seen.message),
+                timeout=self._service.traffic.request_timeout,
+            )
+        except BaseException:
+            client.decided = before  # else the client's next observation of this step would be passed over
+            raise
+        actions = self._mapping.actions(decision.actions)[: client.actions]
+        # The last action had been executed when the observation was made, so these are for the steps after it.
+        steps = np.arange(1, len(actions) + 1)
+        return actions_pickle(
+            actions, (seen.timestamp + (steps - 1) * self._step).tolist(), (seen.timestep + steps).tolist()
+        )
+
+    # ---------------------------------------------------------------- inside
+
+    def _client(self, peer: str) -> _Client:
+        """The state of a connection; one that is heard of first in the middle of an episode gets a fresh one.
+
+        Where there are too many, the one not heard of for the longest is forgotten.
+        """
+        traffic = self._service.traffic
+        if peer not in self._clients:
+            while len(self._clients) >= traffic.max_connections:
+                self._clients.popitem(last=False)
+            self._clients[peer] = _Client(self._service.session(), Throttle(traffic.rate, traffic.burst))
+            self._service.engine.metrics.connections.set(len(self._clients))
+        self._clients.move_to_end(peer)
+        return self._clients[peer]
+
+    async def _joined(self, parts: AsyncIterator[tuple[int, bytes]]) -> bytes:
+        """The observation in one piece. Raises InputError where it is too long, or too long under way."""
+        seconds = self._service.traffic.request_timeout
+        try:
+            return await asyncio.wait_for(self._join(parts), seconds)
+        except TimeoutError:
+            raise InputError(f"The observation did not arrive whole within {seconds:g} s.") from None
+
+    async def _join(self, parts: AsyncIterator[tuple[int, bytes]]) -> bytes:
+        joined = bytearray()
+        async for place, data in parts:
+            if place not in (BEGIN, MIDDLE, END):
+                raise InputError(f"A part of an observation is at place {place}; there are only 1, 2 and 3.")
+            if place == BEGIN:
+                joined.clear()
+            joined += data
+            if len(joined) > self._service.traffic.max_message:
+                raise InputError(
+                    f"The observation has more than {self._service.traffic.max_message} bytes; send smaller images."
+                )
+            if place == END:
+                return bytes(joined)
+        raise InputError("The observation ended before its last part.")
+
+    def _is_news(self, seen: Seen, client: _Client) -> bool:
+        if seen.must_go or client.decided is None:
+            return True
+        state = seen.message.get(STATE)
+        if state is None or client.state is None or state.shape != client.state.shape:
+            return seen.timestep > client.decided
+        moved = float(np.linalg.norm(state - client.state))
+        return seen.timestep > client.decided and moved >= self._similar
+
+
+# ------------------------------------------------------------------- serving
+
+
+def _status(error: Exception) -> Any:
+    """The client repeats calls that end with UNAVAILABLE, and logs the others' sentence."""
+    codes = grpc.StatusCode
+    match error:
+        case InputError():
+            return codes.INVALID_ARGUMENT
+        case Busy():
+            return codes.RESOURCE_EXHAUSTED
+        case Draining():
+            return codes.UNAVAILABLE
+        case ServingError():
+            return codes.ABORTED
+    return codes.INTERNAL
+
+
+async def _abort(context: Any, error: Exception) -> None:
+    if not isinstance(error, InputError | ServingError):
+        log.error("A call failed", exc_info=error)
+        error = InternalError("The server failed; its log has details.")
+    await context.abort(_status(error), str(error))
+
+
+async def start(server: LeRobotServer, service: Service) -> tuple[Any, int]:
+    """A running gRPC server and its port. Raises InputError where the address cannot be bound."""
+    listener = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", min(_MOST_BYTES_A_PART, service.traffic.max_message)),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=4 * service.traffic.max_connections,
+    )
+    listener.add_generic_rpc_handlers((handlers(server, _abort),))
+    host = f"[{service.host}]" if ":" in service.host else service.host
+    try:
+        port = listener.add_insecure_port(f"{host}:{service.port}")
+    except RuntimeError:
+        raise InputError(f"{host}:{service.port} cannot be bound; choose another --port.") from None
+    await listener.start()
+    return listener, port
+
+
+def run(service: Service, mapping: str = "lerobot") -> None:
+    """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
+
+    mapping: by name or path. Raises InputError for options that do not fit.
+    """
+    if service.security.digests or service.security.tls:
+        raise InputError(
+            "LeRobot's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
+            "elsewhere through a tunnel."
+        )
+    server = LeRobotServer(service, Mapping.load(mapping))
+
+    async def serve_until_told() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        listener, port = await start(server, service)
+        print(f"Ready on {service.host}:{port}", flush=True)
+        await stop.wait()
+        service.engine.stop_accepting()
+        await listener.stop(service.traffic.drain_timeout)
+
+    asyncio.run(serve_until_told())
+    service.engine.drain(service.traffic.drain_timeout)

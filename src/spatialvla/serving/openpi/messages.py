@@ -1,0 +1,145 @@
+"""The openpi protocol's messages: bytes to a request, and a decision to bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.engine.padding import Padding
+from spatialvla.serving.engine.service import Service
+from spatialvla.serving.engine.session import Decision
+from spatialvla.serving.failures import ServingError, outcome
+from spatialvla.types import Observation
+from spatialvla_client.codec import CodecError, pack, unpack
+
+RequestId = int | str | None
+_LONGEST_ID = 64
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client sent. position: (3,) metres of the gripper. committed: (P, 3) tokens of steps under way.
+
+    reset: a new episode begins. timeout: seconds it may wait. request_id: comes back with the answer.
+    """
+
+    observation: Observation
+    position: np.ndarray | None
+    committed: np.ndarray | None
+    reset: bool
+    timeout: float
+    request_id: RequestId
+
+
+@dataclass
+class Refused(Exception):
+    """A message that is not answered with actions; request_id is None where it has none or could not be read."""
+
+    error: Exception
+    request_id: RequestId = None
+
+
+def metadata(service: Service, mapping: Mapping, padding: Padding) -> bytes:
+    """What a client is told on connecting: keys, units and length of what it sends and gets."""
+    return pack(
+        {
+            "server": "spatialvla",
+            "policy": service.name,
+            "mapping": mapping.name,
+            "keys": {
+                name: key
+                for name in ("image", "prompt", "depth", "intrinsics", "state")
+                if (key := getattr(mapping, name)) is not None
+            },
+            "options": ["reset", "committed", "request_id", "timeout"],
+            "chunk": service.chunk,
+            "horizon": padding.length(service.horizon),
+            "action": {
+                "order": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
+                "kind": "change of the gripper's pose in one step; the gripper absolute",
+                "gripper_open": mapping.gripper_open,
+                "gripper_closed": mapping.gripper_closed,
+                "metres_per_unit": service.limits.metres_per_unit,
+                "radians_per_unit": service.limits.radians_per_unit,
+            },
+        }
+    )
+
+
+def read(message: str | bytes, mapping: Mapping, longest_wait: float) -> Asked:
+    """A client's message. Raises Refused for anything that is not an observation by the mapping."""
+    request_id: RequestId = None
+    try:
+        if isinstance(message, str):
+            raise InputError("Observations are binary messages, this one is text.")
+        content = unpack(message)
+        request_id = _request_id(content)
+        committed = content.get("committed")
+        if committed is not None and not isinstance(committed, np.ndarray):
+            raise InputError("'committed' must be an array (P, 3) of token numbers.")
+        return Asked(
+            observation=mapping.observation(content),
+            position=mapping.gripper_position(content),
+            committed=committed,
+            reset=content.get("reset") is True,
+            timeout=_timeout(content, longest_wait),
+            request_id=request_id,
+        )
+    except CodecError as error:
+        raise Refused(InputError(str(error)), request_id) from None
+    except Exception as error:
+        raise Refused(error, request_id) from None
+
+
+def reply(
+    decision: Decision,
+    mapping: Mapping,
+    padding: Padding,
+    *,
+    request_id: RequestId,
+    infer_ms: float,
+    prev_total_ms: float | None,
+) -> bytes:
+    """infer_ms: from the message to here. prev_total_ms: from the last message to its answer on the wire."""
+    actions, tokens = padding(decision.actions, decision.tokens)
+    timings = decision.timings
+    server_timing: dict[str, float] = {
+        "infer_ms": infer_ms,
+        "prepare_ms": timings.prepare_ms,
+        "queue_ms": timings.queue_ms,
+        "batch": timings.batch,
+    }
+    if prev_total_ms is not None:
+        server_timing["prev_total_ms"] = prev_total_ms
+    content: dict[str, Any] = {
+        "actions": mapping.actions(actions),
+        "tokens": tokens,
+        "policy_timing": {"infer_ms": timings.infer_ms},
+        "server_timing": server_timing,
+    }
+    if request_id is not None:
+        content["request_id"] = request_id
+    return pack(content)
+
+
+def refusal(error: InputError | ServingError, request_id: RequestId) -> bytes:
+    """For a client that numbers its requests."""
+    return pack({"error": str(error), "outcome": outcome(error), "request_id": request_id})
+
+
+def _request_id(content: dict[str, Any]) -> RequestId:
+    found = content.get("request_id")
+    if found is None or type(found) is int or (isinstance(found, str) and len(found) <= _LONGEST_ID):
+        return found
+    raise InputError(f"'request_id' must be an integer or a string of up to {_LONGEST_ID} characters.")
+
+
+def _timeout(content: dict[str, Any], longest: float) -> float:
+    given = content.get("timeout", longest)
+    if not isinstance(given, int | float) or not given > 0:
+        raise InputError("'timeout' must be a positive number of seconds.")
+    return min(float(given), longest)

@@ -1,0 +1,164 @@
+"""The conventions of vla-eval's benchmarks as data: what they show, what they take, and whose actions fit.
+
+Read from vla-eval 0.8.0's benchmark classes, SimplerEnv's published evaluation of SpatialVLA
+(github.com/simpler-env/SimplerEnv, simpler_env/policies/spatialvla) and its simulator's cameras
+(github.com/simpler-env/ManiSkill2_real2sim).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.geometry.camera import Camera
+from spatialvla.types import Observation
+
+Rotation = Literal["as_trained", "rotation_vector"]
+Gripper = Literal["minus_one_opens", "one_opens", "sticky"]
+
+
+@dataclass(frozen=True)
+class HarnessBenchmark:
+    """What one benchmark of the harness sends and expects.
+
+    harness_class: its import path in vla-eval. image: key of the picture among the observation's images.
+    camera: of that picture, which has the camera's height and width. orientation: how the picture lies.
+    datasets: what the keys of datasets contain whose actions the benchmark takes, in their units.
+    task_prefixes: beginnings of the suites or task names that belong to it.
+    rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch, yaw
+    into one. gripper: see `vla_eval_execution.Gripper`.
+    execution: how chunks are executed, unless the policy is asked for something else than whole chunks.
+    position_spec, rotation_spec, gripper_spec: (format, low, high) as the harness labels its action slots.
+    parameters: of the benchmark's constructor; the harness takes them unless its own configuration has others.
+    """
+
+    name: str
+    harness_class: str
+    image: str
+    camera: Camera
+    orientation: str
+    datasets: tuple[str, ...]
+    task_prefixes: tuple[str, ...]
+    rotation: Rotation
+    gripper: Gripper
+    execution: Execution
+    position_spec: tuple[str, float, float]
+    rotation_spec: tuple[str, float, float]
+    gripper_spec: tuple[str, float, float]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_policy(self, dataset: str | None) -> None:
+        """Raises InputError where the policy's actions are another robot's."""
+        if dataset is None or not any(part in dataset.lower() for part in self.datasets):
+            raise InputError(
+                f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are those "
+                f"of {dataset}; choose another --mapping, or a checkpoint and --dataset that fit."
+            )
+
+    def check_task(self, task: object) -> None:
+        """Raises InputError for a task of another benchmark. task: a mapping, as the harness announces an episode."""
+        said = (task.get("suite") or task.get("task_name")) if isinstance(task, Mapping) else None
+        if said is not None and not str(said).startswith(self.task_prefixes):
+            raise InputError(
+                f"This server plays {self.name}, but the episode is one of {said}; start the server with the "
+                "--mapping that fits."
+            )
+
+    def observation(self, message: Mapping[str, Any], *, own_camera: bool) -> Observation:
+        """The harness's observation as ours; own_camera: with the benchmark's intrinsics, not the checkpoint's.
+
+        Raises InputError where something is missing or the picture is not this benchmark's.
+        """
+        images = message.get("images")
+        if not isinstance(images, Mapping) or self.image not in images:
+            found = ", ".join(map(str, images)) if isinstance(images, Mapping) else "none"
+            raise InputError(f"{self.name} sends images.{self.image}, but the observation has {found}.")
+        picture = np.asarray(images[self.image])
+        expected = (self.camera.height, self.camera.width, 3)
+        if picture.shape != expected or picture.dtype != np.uint8:
+            raise InputError(
+                f"{self.name} sends images.{self.image} as {expected} uint8, but it came as {picture.shape} "
+                f"{picture.dtype}; the camera's intrinsics would not fit."
+            )
+        instruction = message.get("task_description")
+        if not isinstance(instruction, str):
+            raise InputError(
+                f"The observation has no task_description; {self.name} sends it with every step."
+            )
+        return Observation(picture, instruction, self.camera.intrinsics if own_camera else None)
+
+
+def _pinhole(fx: float, fy: float, cx: float, cy: float, height: int, width: int) -> Camera:
+    return Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), height, width)
+
+
+# The bound of a rotation in the harness's specs, a little more than π.
+_TURN = 3.15
+
+# Agentview's vertical field of view is 45° in every scene.
+_LIBERO_FOCAL = float(128 / np.tan(np.pi / 8))
+
+LIBERO = HarnessBenchmark(
+    name="libero",
+    harness_class="vla_eval.benchmarks.libero.benchmark:LIBEROBenchmark",
+    image="agentview",
+    camera=_pinhole(_LIBERO_FOCAL, _LIBERO_FOCAL, 128, 128, 256, 256),
+    orientation="rotated by 180 degrees by the harness, as in LIBERO's datasets",
+    datasets=("libero",),
+    task_prefixes=("libero",),
+    # OSC_POSE takes a scaled rotation vector, and LIBERO's datasets hold what it took.
+    rotation="as_trained",
+    gripper="minus_one_opens",
+    execution=WHOLE_CHUNKS,
+    position_spec=("delta_xyz", -1, 1),
+    rotation_spec=("axis_angle", -_TURN, _TURN),
+    gripper_spec=("binary_close_positive", -1, 1),
+    parameters={"num_steps_wait": 10, "absolute_action": False},
+)
+
+# The controllers read a rotation vector, and +1 opens the WidowX's gripper, although the harness labels these
+# slots euler_xyz and close_positive: the labels are kept, so that its own comparison holds.
+_SIMPLER = {
+    "harness_class": "vla_eval.benchmarks.simpler.benchmark:SimplerEnvBenchmark",
+    "image": "primary",
+    "orientation": "upright",
+    "rotation": "rotation_vector",
+    "execution": Execution("temporal", temperature=-0.8),
+    "position_spec": ("delta_xyz", -1, 1),
+    "rotation_spec": ("euler_xyz", -_TURN, _TURN),
+    "gripper_spec": ("binary_close_positive", -1, 1),
+}
+
+SIMPLER_WIDOWX = HarnessBenchmark(
+    name="simpler_widowx",
+    camera=_pinhole(623.588, 623.588, 319.501, 239.545, 480, 640),
+    datasets=("bridge",),
+    task_prefixes=("widowx_",),
+    gripper="one_opens",
+    parameters={"gripper_mode": "binary", "success_mode": "truncation"},
+    **_SIMPLER,  # type: ignore[arg-type]
+)
+
+SIMPLER_GOOGLE_ROBOT = HarnessBenchmark(
+    name="simpler_google_robot",
+    camera=_pinhole(425, 425, 320, 256, 512, 640),
+    datasets=("fractal20220817_data",),
+    task_prefixes=("google_robot_",),
+    gripper="sticky",
+    parameters={"gripper_mode": "sticky", "success_mode": "truncation"},
+    **_SIMPLER,  # type: ignore[arg-type]
+)
+
+BENCHMARKS = {entry.name: entry for entry in (LIBERO, SIMPLER_WIDOWX, SIMPLER_GOOGLE_ROBOT)}
+
+
+def benchmark_called(name: str) -> HarnessBenchmark:
+    """The conventions of a benchmark by name. Raises InputError for an unknown one."""
+    if name not in BENCHMARKS:
+        raise InputError(f"There is no benchmark {name!r}; choose from {', '.join(BENCHMARKS)}.")
+    return BENCHMARKS[name]

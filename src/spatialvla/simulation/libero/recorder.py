@@ -1,0 +1,143 @@
+"""Demonstrations of a whole suite: recorded in worker processes, resumable, stored as a LeRobot dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spatialvla.data.in_memory import TAKEOVER
+from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.errors import InputError
+from spatialvla.policy import Policy
+from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate
+from spatialvla.simulation.libero.env import FPS, LiberoEnv
+from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.tasks import tasks
+
+STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
+ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+_ATTEMPTS = 5  # start states tried for one episode before giving up
+
+
+def record_demonstrations(
+    out: Path,
+    suite: str,
+    episodes_per_task: int,
+    seed: int = 0,
+    workers: int = 2,
+    depth: bool = True,
+    policy: str | None = None,
+    episodes: Path | None = None,
+    only: Sequence[int] = (),
+) -> None:
+    """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
+
+    Episodes wait in `<out>.episodes` until all are there; a killed run goes on with them.
+    depth: also store the simulator's depth, in whole millimetres.
+    policy: a checkpoint that drives for stretches of the episodes recorded now, see `Takeover`.
+    episodes: a folder to wait in instead that is kept, so that a later call can add to them.
+    only: numbers of the tasks to record, all of the suite's where it is empty.
+    Raises InputError if `out` is there already, or the expert does not know a task.
+    """
+    if (out / "meta").exists():
+        raise InputError(f"{out} already holds a dataset; write into a new folder")
+    pending = episodes or out.with_name(f"{out.name}.episodes")
+    files = record_episodes(pending, suite, episodes_per_task, seed, workers, policy=policy, only=only)
+    store(files, out, depth)
+    if episodes is None:
+        shutil.rmtree(pending)
+
+
+def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
+    """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on."""
+    size = Demonstration.load(files[0]).images.shape[1:]
+    features = [
+        Feature("observation.images.agentview", "video", size),
+        Feature("observation.state", "float32", (8,), STATE_NAMES),
+        Feature("observation.intrinsics", "float32", (3, 3)),
+        Feature("observation.camera_pose", "float32", (4, 4)),
+        Feature("action", "float32", (7,), ACTION_NAMES),
+        Feature(TAKEOVER, "float32", (1,)),
+    ]
+    if depth:
+        features.append(Feature("observation.depth.agentview", "depth", size[:2]))
+    writer = LeRobotWriter(out, FPS, features, robot_type="panda", resume=True)
+    for file in files[writer.total_episodes :]:
+        episode = Demonstration.load(file)
+        frames = {
+            "observation.images.agentview": episode.images,
+            "observation.state": episode.proprioception,
+            "observation.intrinsics": np.tile(episode.intrinsics, (len(episode), 1, 1)),
+            "observation.camera_pose": np.tile(episode.camera_pose, (len(episode), 1, 1)),
+            "action": episode.actions,
+            TAKEOVER: episode.takeover,
+        }
+        if depth:
+            frames["observation.depth.agentview"] = episode.depth.astype(np.float32)
+        writer.add_episode(frames, episode.instruction)
+    writer.finalize()
+
+
+def record_episodes(
+    folder: Path,
+    suite: str,
+    episodes_per_task: int,
+    seed: int,
+    workers: int,
+    image_size: int = 128,
+    policy: str | None = None,
+    only: Sequence[int] = (),
+) -> list[Path]:
+    """Records the missing episodes of a suite, and returns the files of all, task by task.
+
+    Episode k of a task depends on `seed`, the task, k and the policy only, so a killed run goes on where it stopped.
+    Raises InputError if an episode cannot be finished from several start states.
+    """
+    chosen = list(only) or list(range(len(tasks(suite))))
+    if unknown := set(chosen) - set(range(len(tasks(suite)))):
+        raise InputError(f"{suite} has the tasks 0 to {len(tasks(suite)) - 1}, not {min(unknown)}")
+    wanted = {
+        task: [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(episodes_per_task)]
+        for task in chosen
+    }
+    # A fresh process for each task: the simulator never gives its drawing memory back.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = [
+            pool.submit(_record_task, suite, task, seed, image_size, missing, policy)
+            for task, files in wanted.items()
+            if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
+        ]
+        for task_recorded in running:
+            task_recorded.result()
+    return [file for files in wanted.values() for file in files]
+
+
+def _record_task(
+    suite: str,
+    task: int,
+    seed: int,
+    image_size: int,
+    missing: list[tuple[int, Path]],
+    policy_path: str | None,
+) -> None:
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; one core a worker
+    torch.set_num_threads(1)
+    policy = Policy.from_pretrained(policy_path) if policy_path else None
+    env = LiberoEnv(tasks(suite)[task], image_size, rendering="fast")
+    expert = Expert(env)
+    for episode, file in missing:
+        for attempt in range(_ATTEMPTS):
+            rng = np.random.default_rng([seed, task, episode, attempt])
+            demonstration = demonstrate(env, expert, rng, policy=policy)
+            if demonstration:
+                demonstration.save(file)
+                break
+        else:
+            raise InputError(f"the expert failed {_ATTEMPTS} times at {env.task.name}; change the seed")

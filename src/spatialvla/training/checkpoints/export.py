@@ -1,0 +1,100 @@
+"""Runs and adapters as folders for `from_pretrained`: consolidated, merged if wanted, in the dtype asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from spatialvla.common.json_files import write_json
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.checkpoint import (
+    ADAPTER,
+    empty_model,
+    mirror_action_embeddings,
+    published_name,
+    published_tensors,
+    resolve_folder,
+)
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.lora import (
+    has_lora,
+    load_unmerged,
+    merge_lora,
+    save_adapter,
+    save_adapter_config,
+)
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
+from spatialvla.processor import Processor
+from spatialvla.training.checkpoints.checkpointer import load_weights
+
+LAYOUT = "layout"
+"""Where a run keeps, inside its own folder, all of the model that is not weights."""
+
+
+def save_layout(model: SpatialVLA, processor: Processor, run: Path) -> None:
+    """Writes what `export` needs of a run beside the weights in its checkpoints; call it when the run begins."""
+    folder = run / LAYOUT
+    processor.save_pretrained(folder)
+    write_json(folder / "config.json", model.config.to_json())
+    if has_lora(model):
+        save_adapter_config(model, folder)
+
+
+def export(
+    source: str | Path,
+    out: Path,
+    *,
+    merge: bool = False,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None:
+    """Writes `out`, from the newest checkpoint of a run, or from a folder, shipped name or Hub id.
+
+    A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. dtype: of the
+    weights in the files; None keeps what they are loaded in, float32.
+    Raises InputError where there is nothing to merge, CheckpointError where the source cannot be read.
+    """
+    folder = resolve_folder(source)
+    if out.resolve() in (folder.resolve(), (folder / LAYOUT).resolve()):
+        raise InputError(f"{out} is where the model comes from; choose another folder.")
+    if (folder / LAYOUT).is_dir():
+        model, processor = _trained(folder), Processor.from_pretrained(folder / LAYOUT)
+    else:
+        adapted = (folder / ADAPTER).exists()
+        if not adapted and not (folder / "config.json").exists():
+            raise CheckpointError(f"{folder} is neither a training run nor an adapter or a checkpoint.")
+        model = (
+            load_unmerged(SpatialVLA, folder, torch.float32)
+            if adapted
+            else SpatialVLA.from_pretrained(folder)
+        )
+        processor = Processor.from_pretrained(folder)
+    if merge and not has_lora(model):
+        raise InputError(f"{folder} has no LoRA adapter to merge; leave --merge out.")
+    if merge:
+        merge_lora(model)
+    if has_lora(model):
+        save_adapter(model, out, dtype)
+    else:
+        model.to(dtype or model.dtype).save_pretrained(out, max_shard_size=max_shard_size)
+    processor.save_pretrained(out)
+
+
+def _trained(run: Path) -> SpatialVLA:
+    """The model of a run's newest checkpoint, its adapter not merged."""
+    weights = load_weights(run)
+    # A run may train more than the model; its other parts stay behind.
+    nested = {name.removeprefix("model."): t for name, t in weights.items() if name.startswith("model.")}
+    weights = nested or weights
+    layout = run / LAYOUT
+    if (layout / ADAPTER).exists():
+        return load_unmerged(SpatialVLA, layout, torch.float32, weights)
+    model = empty_model(SpatialVLA, SpatialVLAConfig.from_folder(layout), torch.float32)
+    filling = Filling(published_tensors(model))
+    for name, tensor in weights.items():
+        filling.take(run, published_name(name), tensor)
+    filling.finish(run)
+    mirror_action_embeddings(model)
+    return model.eval()

@@ -1,0 +1,168 @@
+"""The model and the processor a run starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.geometry.camera import Camera
+from spatialvla.model.checkpoint import resolve_folder
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.lora import add_lora
+from spatialvla.model.paligemma import initial_config, initial_model, initial_processor
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.processor import Processor
+from spatialvla.tokenizer import hugging_face_files, train_tokenizer
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.feed.datasets import TrainingData
+from spatialvla.training.start.adapt import adapt
+
+
+def network_config(config: TrainConfig) -> SpatialVLAConfig:
+    """The configuration of the network that a run starts from."""
+    if config.initial is not None:
+        return SpatialVLAConfig.from_folder(resolve_folder(config.initial))
+    if config.paligemma is not None:
+        return initial_config(
+            resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
+        )
+    return SpatialVLAConfig.preset(config.preset)
+
+
+def build(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    """Model, on the CPU and in float32, and processor, as `TrainConfig` says.
+
+    Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
+    not the model's; CheckpointError where a folder cannot be used.
+    """
+    if config.initial is not None:
+        return _from_checkpoint(config, data)
+    if config.paligemma is not None:
+        return _from_parts(config, data)
+    return _from_nothing(config, data)
+
+
+def _from_checkpoint(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    assert config.initial is not None
+    model = SpatialVLA.from_pretrained(config.initial)
+    processor = Processor.from_pretrained(config.initial)
+    if config.depth_weights is not None:
+        load_depth(model, config)
+    if config.new_grid or config.mode == "adapt":
+        grid = _grid(config, data, processor.grid.bins)
+        processor = adapt(model, processor, grid, data.statistics(), data.cameras())
+    else:
+        processor = replace(
+            processor,
+            statistics={**processor.statistics, **data.statistics()},
+            cameras={**processor.cameras, **data.cameras()},
+        )
+    if config.mode == "lora":
+        # Published LoRA trains the action embeddings exactly where they were adapted to a new grid.
+        options = replace(config.lora, spatial_embeddings=config.lora.spatial_embeddings or config.new_grid)
+        add_lora(model, config.initial, options)
+    return model, processor
+
+
+def _from_parts(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    assert config.paligemma is not None
+    model = initial_model(config.paligemma, _zoedepth(config), bins=config.bins)
+    grid = _grid(config, data, config.bins)
+    cameras = _with_default(data)
+    return model, initial_processor(config.paligemma, model.config, grid, data.statistics(), cameras)
+
+
+def _from_nothing(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+    model = SpatialVLA(SpatialVLAConfig.preset(config.preset))
+    calm_residuals(model)
+    if config.depth_weights is not None:
+        load_depth(model, config)
+    elif config.depth == "estimate" or config.guidance.depth_mix > 0:
+        raise InputError(
+            "The depth estimator of a new model is untrained; give depth_weights= (from `train_depth`), or "
+            "train with depth='sensor'."
+        )
+    return model, _new_processor(config, model.config, data)
+
+
+def _grid(config: TrainConfig, data: TrainingData, bins: Bins) -> ActionGrid:
+    if config.grid == "uniform":
+        return ActionGrid.uniform(bins)
+    return data.fit_grid(bins, config.min_sigma)
+
+
+def _zoedepth(config: TrainConfig) -> str:
+    if config.zoedepth is None:
+        raise InputError("PaliGemma 2 estimates no depth; name the folder of a ZoeDepth, too.")
+    return config.zoedepth
+
+
+@torch.no_grad()
+def calm_residuals(model: SpatialVLA) -> None:
+    """Scales what SigLIP's layers add by (2 * layers)^-1/2, as GPT-2 does.
+
+    Its published initialisation is for large batches. From scratch with small ones the residual stream was seen to
+    grow until all images looked alike behind the last norm.
+    """
+    factor = (2 * model.config.siglip.num_hidden_layers) ** -0.5
+    for name, parameter in model.vision_tower.named_parameters():
+        if name.endswith(("self_attn.out_proj.weight", "mlp.fc2.weight")):
+            parameter.mul_(factor)
+
+
+def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
+    """Copies the weights that `train_depth` wrote into the model."""
+    assert config.depth_weights is not None
+    path = config.depth_weights / "model.safetensors"
+    try:
+        model.vision_zoe_model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} holds no depth weights ({error}); train them first.") from error
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not fit the depth estimator of {config.preset}: {error}"
+        ) from error
+
+
+def _new_processor(config: TrainConfig, network: SpatialVLAConfig, data: TrainingData) -> Processor:
+    """A tokenizer made from the instructions, and a grid fitted to the actions."""
+    grid = _grid(config, data, config.bins)
+    wanted = (network.translation_token_num, network.rotation_token_num)
+    if (grid.n_translation, grid.n_rotation) != wanted:
+        raise InputError(
+            f"bins give {grid.n_translation} translation and {grid.n_rotation} rotation tokens, but the "
+            f"preset {config.preset} has {wanted[0]} and {wanted[1]}; choose bins with those products."
+        )
+    texts = data.instructions()
+    if config.instructions is not None:
+        texts += json.loads(config.instructions.read_text())
+    return Processor(
+        tokenizer=train_tokenizer(
+            [text.lower() for text in texts], network.action_token_begin_idx, network.spatial_token_num
+        ),
+        grid=grid,
+        statistics=data.statistics(),
+        cameras=_with_default(data),
+        image_size=network.image_size,
+        image_token_num=network.image_token_num,
+        action_chunk_size=network.action_chunk_size,
+        files=hugging_face_files(network.image_size, network.image_token_num),
+    )
+
+
+def _with_default(data: TrainingData) -> Mapping[str, Camera]:
+    """The datasets' cameras; bridge_orig's, or else the first, serves datasets without their own."""
+    cameras = data.cameras()
+    if not cameras:
+        raise InputError(
+            f"None of {', '.join(data.keys)} tells its camera; a new model needs the intrinsics of one at least."
+        )
+    default = next((camera for key, camera in cameras.items() if key.startswith("bridge_orig")), None)
+    return {"default": default or next(iter(cameras.values())), **cameras}

@@ -1,0 +1,112 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spatialvla.actions.grids import ActionGrid
+from spatialvla.evaluation.play.episode_video import write_video
+from spatialvla.evaluation.report.html_episodes import DecisionView, EpisodeView, Rate, Report, TaskView
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, which tags are unbalanced, and the text."""
+
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    frame = np.full((32, 32, 3), 90, np.uint8)
+    write_video(folder / "video.mp4", [(0, frame), (4, frame)], 20)
+    rng = np.random.default_rng(0)
+    grid = ActionGrid.uniform()
+    decision = DecisionView(
+        "Start 0, step 0",
+        rng.integers(0, 255, (32, 32, 3), np.uint8),
+        rng.uniform(0.5, 1.5, (32, 32)),
+        np.array([[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]),
+        grid.encode(rng.uniform(-1, 1, (4, 7))),
+    )
+    episodes = (
+        EpisodeView("Start 0", "80 steps", True, folder / "video.mp4"),
+        EpisodeView("Start 1", "220 steps", False, None),
+    )
+    tasks = (
+        TaskView("pick up <the> bowl & go", Rate(1, 2, 0.09, 0.91), "80", episodes, (decision,)),
+        TaskView("never played", Rate(0, 0, 0, 1), "–", ()),
+    )
+    report = Report(
+        "nano on fake", "what was seen", Rate(1, 2, 0.09, 0.91), tasks, (("suite", "fake"),), grid
+    )
+    report.save(folder / "out" / "report.html")
+    return folder
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_outside(saved):
+    html = (saved / "out" / "report.html").read_text(encoding="utf-8")
+    assert [file.name for file in (saved / "out").iterdir()] == ["report.html"]
+    page = Page(html)
+    assert page.open == []
+    addresses = [
+        address
+        for _, a in page.tags
+        for key, address in a.items()
+        if key in ("src", "href", "poster", "action")
+    ]
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    without_data = re.sub(r'"data:[^"]*"', "", html)
+    assert not re.search(r"https?:|url\(|@import", without_data)
+    assert not page.all("link")
+
+
+def test_the_page_shows_rates_episodes_and_pictures(saved):
+    page = Page((saved / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "50%" in page.text
+    assert "1 of 2 episodes succeeded, 95 % interval 9 to 91 %" in page.text
+    assert "pick up <the> bowl & go" in page.text
+    assert page.text.count("✓ Success") == 1
+    assert page.text.count("× Failure") == 1
+    (video,) = page.all("video")
+    poster = Image.open(io.BytesIO(base64.b64decode(video["poster"].split(",")[1])))
+    assert np.asarray(poster).mean() == pytest.approx(90, abs=4)
+    assert base64.b64decode(video["src"].split(",")[1]) == (saved / "video.mp4").read_bytes()
+    pictures = [Image.open(io.BytesIO(base64.b64decode(i["src"].split(",")[1]))) for i in page.all("img")]
+    assert len(pictures) == 3  # depth, points, grid
+    assert all(picture.format == "PNG" and picture.width > 300 for picture in pictures)
+    assert all(image["alt"] for image in page.all("img"))
+
+
+def test_links_within_the_page_lead_somewhere(saved):
+    page = Page((saved / "out" / "report.html").read_text(encoding="utf-8"))
+    places = {a["id"] for _, a in page.tags if "id" in a}
+    links = [a["href"][1:] for a in page.all("a")]
+    assert links
+    assert set(links) <= places
