@@ -59,13 +59,13 @@ def test_unreadable_results_are_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         Results.load(path)
     path.write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         Results.load(path)
     path.write_text("[]")
     with pytest.raises(InputError, match="no JSON object"):
         Results.load(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         Results.load(path)
     path.write_text(json.dumps({"schema": "other"}))
     with pytest.raises(InputError, match="schema"):

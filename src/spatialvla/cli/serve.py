@@ -110,7 +110,7 @@ class Serve:
 
     def run(self) -> None:
         try:
-            protocol = import_module(f"spatialvla.serving.{_PROTOCOLS[self.protocol]}")
+            protocol = import_module(f"spatialvla.serving.{_PROTOCOLS[self.protocol]}.server")
             from spatialvla.serving.http import pages
         except ImportError as error:
             raise InputError(

@@ -23,10 +23,12 @@ def read_json(
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist; {advice}.") from None
-    except (ValueError, OSError) as reason:
-        raise error(f"{path} cannot be read as JSON ({reason}); {advice}.") from None
+    except ValueError as reason:
+        raise error(f"{path} is not valid JSON ({reason}); {advice}.") from None
+    except OSError as reason:
+        raise error(f"{path} cannot be read ({reason.strerror}); {advice}.") from None
     if not isinstance(content, dict):
-        raise error(f"{path} does not hold a JSON object; {advice}.")
+        raise error(f"{path} holds no JSON object; {advice}.")
     return content
 
 

@@ -145,7 +145,7 @@ def write_episodes(
 def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
     """Read info.json. Raises CheckpointError when it is missing, broken or of none of these format versions."""
     path = root / _INFO
-    raw = read_json(path)
+    raw = read_json(path, "give the folder of a finished LeRobot dataset")
     version = raw.get("codebase_version")
     if version not in versions:
         raise CheckpointError(
