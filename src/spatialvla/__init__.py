@@ -12,7 +12,7 @@ _EXPORTS = {
     "Processor": "processor",
     "SpatialVLA": "model.spatialvla",
     "SpatialVLAConfig": "model.config",
-    "adapt_embeddings": "actions.adaptation",
+    "adapt_embeddings": "actions.embeddings",
 }
 
 __all__ = list(_EXPORTS)

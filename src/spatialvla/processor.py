@@ -20,7 +20,7 @@ from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 from spatialvla.model.checkpoint import resolve_folder, write_json
-from spatialvla.tokenizer import action_token
+from spatialvla.tokenizer import action_token, read_tokenizer
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.images import depth_map, pixel_values, to_rgb
 
@@ -72,10 +72,7 @@ class Processor:
         files = {name: read_json(folder / name) for name in PASSED_ON if (folder / name).exists()}
         if "preprocessor_config.json" not in files:
             raise CheckpointError(f"{folder} lacks preprocessor_config.json; download it again.")
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the tokenizers library raises nothing narrower
-            raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read ({error}).") from None
+        tokenizer = read_tokenizer(folder)
         grid = ActionGrid.from_json(raw)
         try:
             size = files["preprocessor_config.json"]["size"]

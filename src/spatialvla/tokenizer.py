@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -38,6 +39,15 @@ def train_tokenizer(texts: Iterable[str], text_vocab_size: int, action_tokens: i
     tokenizer.add_tokens([f"<reserved{index}>" for index in range(text_vocab_size - filled)])
     tokenizer.add_special_tokens([action_token(number) for number in range(action_tokens)])
     return tokenizer
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer.json of a checkpoint's folder. Raises CheckpointError where it is missing or broken."""
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise CheckpointError(f"{path} cannot be read ({error}).") from None
 
 
 def action_token(number: int) -> str:

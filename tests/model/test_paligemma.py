@@ -19,7 +19,8 @@ from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
-from spatialvla.model.paligemma import initial_model, initial_processor, paligemma_name
+from spatialvla.model.paligemma import initial_model, paligemma_name
+from spatialvla.training.start.initial_processor import initial_processor
 from spatialvla.types import Observation
 
 BINS = Bins(theta=4, phi=4, r=2, roll=2, pitch=2, yaw=2)

@@ -1,6 +1,6 @@
 """The model to pre-train: PaliGemma 2 and ZoeDepth from their published folders, with action tokens appended.
 
-New weights are initialised as in the published train/spatialvla_pretrain.py. It resizes the tied embedding to the
+New weights are initialized as in the published train/spatialvla_pretrain.py. It resizes the tied embedding to the
 tokenizer with its action tokens, overwrites all rows of action tokens with the mean of the rows before them
 (rows that PaliGemma only keeps as padding behind its tokenizer's last entry are among the overwritten), copies the
 result to an untied head, and the action rows to `spatial_embed_tokens`. Ego3D's MLP is Xavier-uniform with gain 0.01.
@@ -15,19 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
-from spatialvla.actions.grids import ActionGrid, Bins
-from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.actions.grids import Bins
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError
-from spatialvla.geometry.camera import Camera
 from spatialvla.model.checkpoint import empty_model, published_name, published_tensors, resolve_folder
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import Filling, read_tensors
-from spatialvla.processor import PASSED_ON, Processor
-from spatialvla.tokenizer import hugging_face_files, settings_with_action_tokens, with_action_tokens
+from spatialvla.tokenizer import read_tokenizer
 from spatialvla.vision.ego3d import Ego3DPositionEncoding
 
 PUBLISHED_BINS = Bins()
@@ -85,35 +81,6 @@ def initial_model(
     return model
 
 
-def initial_processor(
-    paligemma: str | Path,
-    config: SpatialVLAConfig,
-    grid: ActionGrid,
-    statistics: Mapping[str, ActionStatistics],
-    cameras: Mapping[str, Camera],
-) -> Processor:
-    """The processor of an initial model: PaliGemma's tokenizer with `grid`'s action tokens.
-
-    statistics, cameras: by dataset key; cameras needs "default".
-    """
-    folder = resolve_folder(paligemma)
-    tokenizer = with_action_tokens(_tokenizer(folder), grid.size)
-    files = {name: read_json(folder / name) for name in PASSED_ON if (folder / name).exists()}
-    # PaliGemma's own preprocessor normalises; here the model does, as each of its two encoders needs it.
-    ours = hugging_face_files(config.image_size, config.image_token_num)
-    files["preprocessor_config.json"] = dict(ours["preprocessor_config.json"])
-    return Processor(
-        tokenizer=tokenizer,
-        grid=grid,
-        statistics=statistics,
-        cameras=cameras,
-        image_size=config.image_size,
-        image_token_num=config.image_token_num,
-        action_chunk_size=config.action_chunk_size,
-        files=settings_with_action_tokens(files, config.action_token_begin_idx, grid.size),
-    )
-
-
 def initial_config(
     paligemma: Path, zoedepth: Path, bins: Bins = PUBLISHED_BINS, action_chunk_size: int = 4
 ) -> SpatialVLAConfig:
@@ -126,7 +93,7 @@ def initial_config(
             f"Pre-training starts from PaliGemma 2 and ZoeDepth folders, but {paligemma} is a {kinds[0]!r} over "
             f"{kinds[1]!r}, {zoedepth} a {kinds[2]!r}."
         )
-    tokenizer = _tokenizer(paligemma)
+    tokenizer = read_tokenizer(paligemma)
     ids = {token: tokenizer.token_to_id(token) or 0 for token in ("<image>", "<pad>", "<eos>", "<bos>")}
     image = raw.get("image_token_id", raw.get("image_token_index"))
     if len(set(ids.values())) < len(ids) or ids["<image>"] != image:
@@ -170,13 +137,6 @@ def _text_rows(tensor: torch.Tensor, target: torch.Tensor, file: Path) -> torch.
             f"{len(target)} entries."
         )
     return tensor[: len(target)]
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read ({error}).") from None
 
 
 def _without_records(config: Mapping[str, Any]) -> dict[str, Any]:

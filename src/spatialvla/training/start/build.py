@@ -16,13 +16,14 @@ from spatialvla.geometry.camera import Camera
 from spatialvla.model.checkpoint import resolve_folder
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.lora import add_lora
-from spatialvla.model.paligemma import initial_config, initial_model, initial_processor
+from spatialvla.model.paligemma import initial_config, initial_model
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.feed.datasets import TrainingData
 from spatialvla.training.start.adapt import adapt
+from spatialvla.training.start.initial_processor import initial_processor
 
 
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
