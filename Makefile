@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(PIP) -e packages/spatialvla-client -e
+PACKAGES := pyproject.toml packages/spatialvla-client/pyproject.toml constraints.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: demo test lerobot lint slow sim simpler clean
@@ -42,15 +44,15 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV) || { $(SUDO) apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
 
-$(VENV)/demo-ready: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/demo-ready: $(BIN)/python $(PACKAGES)
 	@ldconfig -p | grep -q libEGL.so.1 || { echo "Installing Mesa, the software renderer of the simulator"; \
 	  $(SUDO) apt-get update -qq; $(SUDO) apt-get install -y -qq libegl1 libgl1 libgl1-mesa-dri libglib2.0-0; }
-	$(PIP) -e '.[libero,viz]'
+	$(INSTALL) '.[libero,viz]'
 	touch $@
 
 # SAPIEN needs Mesa 23 or newer. Debian 12 has it in its backports, which the mirror in use also has; only the Vulkan
 # drivers and what they need come from there, so that LIBERO is drawn as before.
-$(VENV)/simpler-ready: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/simpler-ready: $(BIN)/python $(PACKAGES)
 	@ls /usr/share/vulkan/icd.d/lvp_icd*.json > /dev/null 2>&1 || { \
 	  echo "Installing Mesa's Vulkan drivers, the software renderer of ManiSkill"; \
 	  . /etc/os-release; packages=mesa-vulkan-drivers; $(SUDO) apt-get update -qq; \
@@ -61,13 +63,13 @@ $(VENV)/simpler-ready: $(BIN)/python pyproject.toml constraints.txt
 	    $(SUDO) apt-get update -qq; \
 	    packages=$$(printf '%s/bookworm-backports ' mesa-vulkan-drivers libdrm2 libdrm-amdgpu1 libdrm-common); \
 	  fi; $(SUDO) apt-get install -y -qq libvulkan1 $$packages; }
-	$(PIP) -e '.[simpler]'
+	$(INSTALL) '.[simpler]'
 	touch $@
 
-$(VENV)/test-ready: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) -e '.[dev]'
+$(VENV)/test-ready: $(BIN)/python $(PACKAGES)
+	$(INSTALL) '.[dev]'
 	$(PIP) --no-deps openpi-client  # it asks for numpy 1 and works with 2
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info packages/*/build packages/*/dist packages/*/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.types import ActionChunk
-from spatialvla_client.schedule import Request, Schedule
+from spatialvla_client.schedule import ChunkRequest, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ class Executor:
         self._tokens: np.ndarray | None = None
         self._executed = 0
         self._schedule = Schedule()
-        self._request: Request | None = None
+        self._request: ChunkRequest | None = None
         self.depth: torch.Tensor | None = None
         self.depth_age = 0
 

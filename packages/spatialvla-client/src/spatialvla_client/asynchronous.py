@@ -14,9 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from spatialvla_client.schedule import Chunk, Request, Schedule, WhenLate
+from spatialvla_client.schedule import ChunkLike, ChunkRequest, Schedule, WhenLate
 
-Infer = Callable[[Any, np.ndarray | None], Chunk]
+Infer = Callable[[Any, np.ndarray | None], ChunkLike]
 """(observation, committed tokens (P, 3) or None) -> the chunk from the observation's step on."""
 
 QUANTILE = 0.9  # of recent latencies, which the committed steps cover
@@ -45,8 +45,8 @@ class LoopStatistics:
 
 @dataclass(frozen=True)
 class _Pending:
-    request: Request
-    answer: Future[tuple[Chunk, float]]
+    request: ChunkRequest
+    answer: Future[tuple[ChunkLike, float]]
 
 
 class AsynchronousLoop:
@@ -215,7 +215,7 @@ class AsynchronousLoop:
         committed = request.committed if self._commit else None
         began = self._clock()
 
-        def answer() -> tuple[Chunk, float]:
+        def answer() -> tuple[ChunkLike, float]:
             chunk = self._infer(observation, committed)
             return chunk, self._clock() - began
 

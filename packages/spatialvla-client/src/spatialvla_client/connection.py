@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,62 +22,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.sync.client import ClientConnection, connect
 
 from spatialvla_client.codec import CodecError, pack, unpack
+from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
+from spatialvla_client.types import ActionChunk, Observation
 
 _LARGEST_ANSWER = 16 * 2**20
 _WORTH_RETRYING = ("busy", "draining")
-
-
-class ClientError(Exception):
-    """No actions, and why."""
-
-
-class Unavailable(ClientError, ConnectionError):
-    """The server could not be reached, or was lost, for as long as the request may take."""
-
-
-class RequestTimeout(ClientError, TimeoutError):
-    """The server was there and did not answer in time."""
-
-
-class Refused(ClientError):
-    """The server refused the request. outcome: its word for why: bad_input, busy, unsafe, deadline, error …"""
-
-    def __init__(self, message: str, outcome: str = "error") -> None:
-        super().__init__(message)
-        self.outcome = outcome
-
-
-class ProtocolError(ClientError):
-    """The other side does not speak as agreed; its answer is not used."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the robot sees now.
-
-    image: (H, W, 3) uint8 RGB. instruction: what to do, in plain words. intrinsics: K (3, 3) in pixels of the image.
-    depth: (H, W) metres from a sensor. position: (3,) metres of the gripper in the frame of the workspace limits.
-    """
-
-    image: np.ndarray
-    instruction: str
-    intrinsics: np.ndarray | None = None
-    depth: np.ndarray | None = None
-    position: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class ActionChunk:
-    """Actions for the next steps, first to last.
-
-    actions: (T, 7) Δx Δy Δz Δroll Δpitch Δyaw gripper, in units and with the gripper that `Client.metadata` tells.
-    tokens: (T, 3) the token numbers they came from, −1 for a step that only fills up.
-    timing: milliseconds by stage on the server, and `round_trip_ms`.
-    """
-
-    actions: np.ndarray
-    tokens: np.ndarray
-    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

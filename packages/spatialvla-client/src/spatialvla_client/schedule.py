@@ -13,7 +13,7 @@ WhenLate = Literal["hold", "repeat"]
 """What the robot does when the plan is used up and no chunk has come: stand still, or the last action again."""
 
 
-class Chunk(Protocol):
+class ChunkLike(Protocol):
     """Actions for the next steps, first to last.
 
     actions: (T, 7), relative motions and a gripper at the end, 1 = open. tokens: (T, 3) token numbers on the action
@@ -27,7 +27,7 @@ class Chunk(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class ChunkRequest:
     """A chunk that was asked for at one moment.
 
     committed: (P, 3) tokens of the steps that will be executed whatever the chunk says; None where there are none.
@@ -68,14 +68,14 @@ class Schedule:
         """Whether any chunk has come yet."""
         return self._last is not None or bool(self._plan)
 
-    def request(self, steps: int) -> Request:
+    def request(self, steps: int) -> ChunkRequest:
         """The state in which a chunk is asked for that is expected after so many steps."""
         under_way = [tokens for _, tokens in islice(self._plan, steps)]
         known = [tokens for tokens in under_way if tokens is not None]
         committed = np.stack(known) if known and len(known) == len(under_way) else None
-        return Request(committed, steps, self.ticks, self.moved)
+        return ChunkRequest(committed, steps, self.ticks, self.moved)
 
-    def arrive(self, request: Request, chunk: Chunk) -> bool:
+    def arrive(self, request: ChunkRequest, chunk: ChunkLike) -> bool:
         """The chunk takes over from the present step on; False where all of it is past, and it is dropped."""
         if self.started and self.ticks - request.ticks > request.expected:
             self.late += 1
