@@ -1,9 +1,11 @@
 """Writes TFRecords of tf.train.Examples, byte by byte, as the format says."""
 
+import io
 import json
 import struct
 
 import numpy as np
+from PIL import Image
 
 from spatialvla.data.rlds.tfrecord import masked_crc32c
 
@@ -58,3 +60,17 @@ def write_dataset(folder, steps, metadata, episodes, name="made"):
     shard = folder / f"{name}-train.tfrecord-00000-of-00001"
     shard.write_bytes(b"".join(record(example(episode)) for episode in episodes))
     return folder
+
+
+def write_steps(folder, image, steps, name):
+    """One episode with pictures of 6x8 pixels under `image`, and `steps`: arrays of numbers or text by key."""
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 6), (10, 200, 30)).save(picture, "PNG")
+    count = len(next(iter(steps.values())))
+    nodes = {image: {"image": {"dtype": "uint8", "shape": {"dimensions": ["6", "8", "3"]}}}}
+    stored = {f"steps/{image}": [picture.getvalue()] * count}
+    for key, values in steps.items():
+        is_text = values.dtype.kind == "U"
+        nodes[key] = {"text": {}} if is_text else tensor(str(values.dtype), values.shape[1:])
+        stored[f"steps/{key}"] = [text.encode() for text in values.tolist()] if is_text else values
+    return write_dataset(folder, nodes, {}, [stored], name)

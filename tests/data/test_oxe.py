@@ -1,6 +1,5 @@
 """Every dataset of the mixture, in its own schema, becomes (Δxyz, Δrpy, gripper with 1 = open)."""
 
-import io
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from rlds_writer import tensor, write_dataset
+from rlds_writer import write_steps
 
 from spatialvla.data.oxe import actions, gripper
 from spatialvla.data.oxe.episode import standardise
@@ -57,7 +55,7 @@ def dictionary(motion, closing_key="gripper_closedness_action", values=CLOSE_THE
 
 
 def flat(*columns, **others):
-    return {"action": beside(*columns), "language_instruction": b"Pick  it up", **others}
+    return {"action": beside(*columns), "language_instruction": "Pick  it up", **others}
 
 
 ZEROS, ONES = np.zeros(T), np.ones(T)
@@ -124,13 +122,13 @@ def cases(motion):
             {
                 "action_dict/cartesian_velocity": motion,
                 "action_dict/gripper_position": 1 - OPEN[:, None],
-                "language_instruction": b"Pick it up",
+                "language_instruction": "Pick it up",
             },
             motion,
             OPEN,
         ),
         "rh20t": (
-            {"action/tcp_base": motion, "action/gripper": OPEN, "language_instruction": b"Pick it up"},
+            {"action/tcp_base": motion, "action/gripper": OPEN, "language_instruction": "Pick it up"},
             motion,
             OPEN,
         ),
@@ -150,21 +148,12 @@ def case(spec, motion=MOTION):
     return cases(motion)[name]
 
 
-def written(tmp_path, spec, steps, text=b"Pick  it up"):
+def written(tmp_path, spec, steps, text="Pick  it up"):
     """One episode of T steps in TFDS's form."""
     if not any("instruction" in key for key in steps):
         steps = {**steps, TEXT: text}
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 6), (10, 200, 30)).save(picture, "PNG")
-    nodes, stored = {spec.image: {"image": {"dtype": "uint8", "shape": {"dimensions": ["6", "8", "3"]}}}}, {}
-    stored[f"steps/{spec.image}"] = [picture.getvalue()] * T
-    for key, values in steps.items():
-        if isinstance(values, bytes):
-            nodes[key], stored[f"steps/{key}"] = {"text": {}}, [values] * T
-        else:
-            nodes[key] = tensor(str(values.dtype), values.shape[1:])
-            stored[f"steps/{key}"] = values
-    root = write_dataset(tmp_path / spec.name, nodes, {}, [stored], spec.name)
+    steps = {key: np.array([value] * T) if isinstance(value, str) else value for key, value in steps.items()}
+    root = write_steps(tmp_path / spec.name, spec.image, steps, spec.name)
     return RLDSDataset(root, cache=tmp_path / "cache").episode(0)
 
 
@@ -196,8 +185,8 @@ def test_each_dataset_without_words_or_motion(tmp_path, name):
     steps, expected, _ = case(spec, motion)
     for key in LANGUAGE:
         if key in steps:
-            steps = {**steps, key: b" " if isinstance(steps[key], bytes) else np.zeros_like(steps[key])}
-    episode = standardise(spec, written(tmp_path, spec, steps, text=b""))
+            steps = {**steps, key: " " if isinstance(steps[key], str) else np.zeros_like(steps[key])}
+    episode = standardise(spec, written(tmp_path, spec, steps, text=""))
     assert episode.instruction == ""
     np.testing.assert_allclose(episode.actions[:, :6], expected, atol=1e-6)
     assert episode.starts.tolist() == [0, 2, 3, 5]
@@ -219,7 +208,7 @@ def test_bridge_moves_as_its_states_do(tmp_path):
     steps = {
         "action": beside(np.full((T, 6), 9), opening),
         "observation/state": state,
-        "language_instruction": b"",
+        "language_instruction": "",
     }
     episode = standardise(spec, written(tmp_path, spec, steps))
     # Without the first step, and without the last, after which there is no state.
@@ -279,7 +268,7 @@ def test_steps_without_motion_are_no_starts_where_the_spec_says_so(tmp_path):
     steps = {
         "action_dict/cartesian_velocity": motion,
         "action_dict/gripper_position": np.zeros((T, 1), np.float32),
-        "language_instruction": b"go",
+        "language_instruction": "go",
     }
     assert standardise(spec, written(tmp_path, spec, steps)).starts.tolist() == [0, 2, 3, 5]
 
@@ -289,7 +278,7 @@ def test_bad_numbers_and_unknown_names(tmp_path):
     broken = beside(MOTION, OPEN)
     broken[3, 2] = np.nan
     with pytest.raises(BadRecord, match=r"offset 0 has actions that are not finite"):
-        standardise(spec, written(tmp_path, spec, {"action": broken, "language_instruction": b""}))
+        standardise(spec, written(tmp_path, spec, {"action": broken, "language_instruction": ""}))
     with pytest.raises(InputError, match="the closest are bridge_orig"):
         rlds_spec("bridge_data/1.0.0")
     with pytest.raises(InputError, match="mixtures are oxe_spatial_vla_plus"):
