@@ -1,30 +1,10 @@
 """SpatialVLA: one RGB image and an instruction in, a chunk of 7-DoF robot actions out."""
 
-from importlib import import_module
-from typing import Any
+from importlib.metadata import version
 
-_EXPORTS = {
-    "ActionChunk": "types",
-    "ActionGrid": "actions.grids",
-    "Batch": "types",
-    "Observation": "types",
-    "Policy": "policy",
-    "Processor": "processor",
-    "SpatialVLA": "model.spatialvla",
-    "SpatialVLAConfig": "model.config",
-    "adapt_embeddings": "actions.embeddings",
-}
+import lazy_loader
 
-__all__ = list(_EXPORTS)
-__version__ = "0.1.0"
+# The names of `__init__.pyi`, each loaded when it is first used: importing the package loads neither torch nor NumPy.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-
-def __getattr__(name: str) -> Any:
-    # Lazy, so that the NumPy-only parts do not pay for importing torch.
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'spatialvla' has no attribute {name!r}")
-    return getattr(import_module(f"spatialvla.{_EXPORTS[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__version__ = version("spatialvla")

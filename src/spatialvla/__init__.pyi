@@ -1,0 +1,17 @@
+"""The public names, as type checkers see them and as `__init__.py` loads them."""
+
+from .actions.embeddings import adapt_embeddings as adapt_embeddings
+from .actions.grids import ActionGrid as ActionGrid
+from .errors import CheckpointError as CheckpointError
+from .errors import InputError as InputError
+from .execution import Execution as Execution
+from .model.config import SpatialVLAConfig as SpatialVLAConfig
+from .model.fast.optimize import Optimization as Optimization
+from .model.spatialvla import SpatialVLA as SpatialVLA
+from .policy import Policy as Policy
+from .processor import Processor as Processor
+from .types import ActionChunk as ActionChunk
+from .types import Batch as Batch
+from .types import Observation as Observation
+
+__version__: str
