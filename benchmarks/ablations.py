@@ -115,7 +115,7 @@ def trained(row: Row, start: str, folder: Path, options: argparse.Namespace) -> 
         [DatasetConfig(options.dataset)],
         folder,
         **{
-            "initial": start,
+            "policy": start,
             "steps": options.steps,
             "batch_size": options.batch_size,
             "activation_checkpointing": False,

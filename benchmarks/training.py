@@ -21,6 +21,7 @@ from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.config import DatasetConfig
 from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import nano
@@ -41,7 +42,7 @@ def main() -> None:
     network = SpatialVLAConfig.preset("nano")
     model = SpatialVLA(network).train()
     batch = random_batch(network, options.batch_size)
-    optimizer = build_optimizer(model, nano(Path(), Path()))
+    optimizer = build_optimizer(model, nano([DatasetConfig("none")], Path()))
 
     def step(model: SpatialVLA = model, optimizer: Optimizer = optimizer) -> None:
         model.training_loss(batch).loss.backward()
@@ -65,7 +66,7 @@ def main() -> None:
     if options.compile:
         compiled = SpatialVLA(network).train()
         compile_layers(compiled)
-        its = build_optimizer(compiled, nano(Path(), Path()))
+        its = build_optimizer(compiled, nano([DatasetConfig("none")], Path()))
         parts |= {"compiled step": lambda: step(compiled, its), "training step again": step}
     for name, part in parts.items():
         part()

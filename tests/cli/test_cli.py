@@ -151,7 +151,7 @@ def stops(*arguments):
 
 def test_train_passes_on_what_was_chosen_and_leaves_the_rest_to_the_recipe(tmp_path, runs):
     stops("train", "--dataset", DATASET, "--out", tmp_path, "--steps", 7, "--learning-rate", 0.5, "--resume")
-    expected = RECIPES["nano"](DATASET, tmp_path, steps=7, learning_rate=0.5)
+    expected = RECIPES["nano"]([DatasetConfig(str(DATASET))], tmp_path, steps=7, learning_rate=0.5)
     assert runs == [(expected, True, None)]
 
 
@@ -173,7 +173,7 @@ def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
     lora, full = (config for config, _, _ in runs)
     assert lora.datasets == (DatasetConfig("one", 1, files[0]), DatasetConfig("two", 2, files[1]))
     assert (lora.mode, lora.learning_rate, lora.lora.rank, lora.trackers) == ("lora", 5e-4, 8, ("wandb",))
-    assert (full.mode, full.learning_rate, full.initial, full.new_grid) == ("full", 2e-5, "nano", True)
+    assert (full.mode, full.learning_rate, full.policy, full.new_grid) == ("full", 2e-5, "nano", True)
 
 
 def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):

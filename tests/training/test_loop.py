@@ -150,7 +150,7 @@ def test_an_untrained_estimator_is_refused(make_config):
 
 def test_fine_tuning_starts_from_a_checkpoint(make_config, tmp_path):
     first = train(make_config(), device="cpu")
-    config = make_config(output=tmp_path / "more", initial=str(first.model), key="again", steps=2)
+    config = make_config(output=tmp_path / "more", policy=str(first.model), key="again", steps=2)
     second = train(config, device="cpu")
     policy = Policy.from_pretrained(second.model, dataset="again")
     assert set(policy.processor.statistics) == {"squares", "again"}

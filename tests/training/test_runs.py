@@ -56,7 +56,7 @@ def make(start, dataset, tmp_path):
 
     def make(mode="full", datasets=(BRIDGE, dataset), **changes):
         settings = {
-            "initial": str(start),
+            "policy": str(start),
             "output": tmp_path / "run",
             "steps": 3,
             "batch_size": 8,
@@ -207,7 +207,7 @@ def test_rollouts_are_played_from_what_is_learned_so_far(make, dataset):
     ("changes", "message"),
     [
         ({"batch_size": 7, "accumulation": 2}, "cannot be split into 2"),
-        ({"mode": "lora", "initial": None}, "give `initial`"),
+        ({"mode": "lora", "policy": None}, "give `policy`"),
         ({"in_memory": True}, "Only one dataset"),
         ({"held_out": 1.5}, "fraction"),
         ({"datasets": ()}, "nothing to train on"),
@@ -239,7 +239,7 @@ def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
     """Through `train` itself, on a mixture, with validation and an average of the weights."""
     settings = {
         "datasets": [str(BRIDGE), str(dataset)],
-        "initial": str(start),
+        "policy": str(start),
         "mode": "full",
         "steps": 3,
         "batch_size": 8,

@@ -7,11 +7,11 @@ import torch
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.feed.datasets import MemoryData
+from spatialvla.training.guidance.vision_stage import pretrain_vision
 from spatialvla.training.loop import train
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import build, calm_residuals, network_config
-from spatialvla.training.vision_stage import pretrain_vision
 
 OPTIONS = {
     "depth": "sensor",

@@ -47,8 +47,7 @@ class Finetune(RunOptions):
     def changes(self) -> dict[str, Any]:
         from spatialvla.model.lora import LoraOptions
 
-        given = super().changes() | {"lora": LoraOptions(self.lora_rank, self.lora_alpha)}
-        return given if self.policy is None else given | {"initial": self.policy}
+        return super().changes() | {"lora": LoraOptions(self.lora_rank, self.lora_alpha)}
 
     def run(self) -> None:
         from spatialvla.training.recipes import finetune

@@ -22,7 +22,7 @@ class Train(RunOptions):
     out: Path = Path("runs/train-nano")
     """Folder for checkpoints, metrics and the model, which comes to <out>/model."""
 
-    initial: str | None = None
+    policy: str | None = None
     """Folder or Hub id to start from instead of random weights."""
 
     depth_weights: Path | None = None
@@ -32,8 +32,10 @@ class Train(RunOptions):
     """The RGB feature to look through; needed where there are several."""
 
     def run(self) -> None:
+        from spatialvla.training.config import DatasetConfig
         from spatialvla.training.recipes import RECIPES
 
         if self.preset not in RECIPES:
             raise InputError(f"there is no recipe {self.preset!r}; choose from {', '.join(RECIPES)}")
-        self.carry_out(RECIPES[self.preset](self.dataset, self.out, **self.changes()))
+        dataset = DatasetConfig(self.dataset, camera=self.camera)
+        self.carry_out(RECIPES[self.preset]([dataset], self.out, **self.changes()))

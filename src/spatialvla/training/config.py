@@ -14,7 +14,7 @@ from spatialvla.actions.grids import Bins
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 from spatialvla.model.lora import LoraOptions
-from spatialvla.training.trackers import TrackerName
+from spatialvla.training.run.trackers import TrackerName
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,22 @@ class DatasetConfig:
     """One dataset to train on.
 
     path: folder, URL or Hub id of an RLDS, LeRobot or RH20T dataset. weight: draws of each of its samples an epoch.
-    mapping: YAML file that says what a LeRobot dataset's features mean. spec: name of an RLDS dataset's spec, where its
-    own name does not tell. key: name of its statistics in the model; None takes the dataset's own.
+    mapping: YAML file that says what a LeRobot dataset's features mean. camera: the RGB feature of a LeRobot dataset
+    to look through, instead of the mapping's; None takes that, or the only one. spec: name of an RLDS dataset's spec,
+    where its own name does not tell. key: name of its statistics in the model; None takes the dataset's own.
     """
 
     path: str
     weight: float = 1.0
     mapping: Path | None = None
+    camera: str | None = None
     spec: str | None = None
     key: str | None = None
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise InputError(
-                f"the weight of {self.path} must be positive, not {self.weight}; leave it out instead"
+                f"The weight of {self.path} must be positive, not {self.weight}; leave the dataset out instead."
             )
 
 
@@ -77,20 +79,20 @@ class TrainConfig:
 
     datasets: what to train on. output: folder of the run, its checkpoints, metrics and final model.
     in_memory: decode all frames of the (one LeRobot) dataset once and keep them, which is fastest for small ones.
-    camera: then the RGB feature to look through; None takes the only one. cache: folder of decoded frames,
-        depth and surveys; None keeps frames inside the dataset, surveys in the user's cache folder.
+    cache: folder of decoded frames, depth and surveys; None keeps frames inside the dataset, surveys in the user's
+        cache folder.
     workers: processes that decode, of each rank. on_bad: whether a damaged episode ends the run or is skipped.
     missing_instruction: what stands for an instruction where there is none; None leaves such episodes out.
     held_out: fraction of the episodes kept for validation; eval_frames of them are evaluated.
 
-    initial: folder or Hub id of a SpatialVLA to start from; else paligemma and zoedepth: folders in their published
+    policy: folder or Hub id of a SpatialVLA to start from; else paligemma and zoedepth: folders in their published
         layouts; else random weights of `preset`, with `depth_weights`, a trained ZoeDepth, in it.
     instructions: JSON list of texts a new tokenizer is made from, beside the dataset's own.
     grid: "fitted" to the datasets, or "uniform" (the paper's ablation). bins: of a new grid; min_sigma: floor of its
-        Gaussians' deviations. An `initial` checkpoint brings tokenizer and grid.
+        Gaussians' deviations. A `policy` brings tokenizer and grid.
     mode: "full" trains everything but ZoeDepth and, with freeze_text_embeddings, the text embeddings; "lora"
         adapters of `lora`; "adapt" makes a new grid for the dataset and trains its embeddings and the Ego3D MLP only.
-    new_grid: carry an `initial` checkpoint over to a new grid in the other modes, too.
+    new_grid: carry the `policy` over to a new grid in the other modes, too.
     mask: "prefix" lets the prompt see itself both ways, "causal" does not.
     committed_share: of the samples, whose first steps, 1 to `committed_steps` of them, are given as steps already under
         way: no loss is taken on them; see `with_committed_steps`. 0 steps: of none. committed_jitter: probability that
@@ -114,7 +116,6 @@ class TrainConfig:
     datasets: tuple[DatasetConfig, ...]
     output: Path
     in_memory: bool = False
-    camera: str | None = None
     cache: Path | None = None
     workers: int = 0
     on_bad: Literal["raise", "skip"] = "raise"
@@ -124,7 +125,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     preset: str = "nano"
-    initial: str | None = None
+    policy: str | None = None
     paligemma: str | None = None
     zoedepth: str | None = None
     instructions: Path | None = None
@@ -197,8 +198,8 @@ class TrainConfig:
             raise InputError("Only one dataset can be held in memory; train on several with in_memory=False.")
         if self.guidance != Guidance() and not self.in_memory:
             raise InputError("guidance needs the dataset in memory; set in_memory=True.")
-        if (self.mode != "full" or self.new_grid) and self.initial is None:
-            raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `initial`.")
+        if (self.mode != "full" or self.new_grid) and self.policy is None:
+            raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
 
     def computes_bfloat16(self, device: torch.device) -> bool:
         """Whether matrix products are computed in bf16."""

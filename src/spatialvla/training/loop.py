@@ -26,6 +26,7 @@ from spatialvla.training.feed.committed import with_committed_steps
 from spatialvla.training.feed.datasets import MemoryData, open_data
 from spatialvla.training.guidance.privileged import PrivilegedHead
 from spatialvla.training.guidance.soft_targets import SoftTokenLoss
+from spatialvla.training.guidance.vision_stage import pretrain_vision
 from spatialvla.training.metrics import Tallies, combined, token_metrics, validate
 from spatialvla.training.optimizer import (
     WeightAverage,
@@ -38,10 +39,9 @@ from spatialvla.training.parallel.sharding import clip_gradients, shard, synchro
 from spatialvla.training.parallel.world import World, join_world
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
+from spatialvla.training.run.trackers import RunLog
 from spatialvla.training.start.build import build, network_config
 from spatialvla.training.start.trainable import select_trainable
-from spatialvla.training.trackers import RunLog
-from spatialvla.training.vision_stage import pretrain_vision
 
 Rollout = Callable[[Path, Path], Mapping[str, float]]
 """(folder of a policy, folder to write into) -> numbers: a closed-loop evaluation."""
@@ -311,7 +311,7 @@ class Trainer:
         config = self.config
         return {
             "preset": config.preset,
-            "initial": config.initial,
+            "policy": config.policy,
             "mode": config.mode,
             "datasets": self.data.fingerprint,
             "batch_size": config.batch_size,

@@ -15,10 +15,10 @@ INSTRUCTIONS = Path(__file__).parent.parent / "assets" / "libero_instructions.js
 """What LIBERO's tasks ask for (MIT), so that the small tokenizer knows more words than one dataset has."""
 
 
-def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig:
+def nano(datasets: Sequence[DatasetConfig], output: str | Path, **changes: Any) -> TrainConfig:
     """The shipped small model: everything but depth from random weights, on 2 CPU cores in an hour and a half.
 
-    The dataset is one of LIBERO demonstrations as `spatialvla demos` records them. guidance: changes its fields.
+    It is made for LIBERO demonstrations as `spatialvla record` writes them.
     """
     guidance = Guidance(
         # Where the gripper is, how far open, and where it will next close or open: few examples do not teach
@@ -27,8 +27,8 @@ def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig
         privileged_weight=2.0,
         soft_targets=0.05,
         foreign_tokens=0.3,
-        # An initial checkpoint can see already.
-        vision_steps=0 if changes.get("initial") else 5_000,
+        # A policy to go on from can see already.
+        vision_steps=0 if changes.get("policy") else 5_000,
         keypoints=("observation.state[0:3]", "observation.state[0:3]@keyframe"),
     )
     recipe: dict[str, Any] = {
@@ -56,8 +56,7 @@ def nano(dataset: str | Path, output: str | Path, **changes: Any) -> TrainConfig
         "instructions": INSTRUCTIONS,
         "trackers": ("tensorboard",),
     }
-    datasets = (DatasetConfig(str(dataset)),)
-    return TrainConfig(datasets=datasets, output=Path(output), **(recipe | changes))
+    return TrainConfig(datasets=tuple(datasets), output=Path(output), **(recipe | changes))
 
 
 def pretrain(datasets: Sequence[DatasetConfig], output: str | Path, **changes: Any) -> TrainConfig:
@@ -93,7 +92,7 @@ def finetune(
 ) -> TrainConfig:
     """As published (§IV): full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or the embeddings of a new grid alone."""
     recipe: dict[str, Any] = {
-        "initial": "IPEC-COMMUNITY/spatialvla-4b-224-pt",
+        "policy": "IPEC-COMMUNITY/spatialvla-4b-224-pt",
         "mode": mode,
         "batch_size": 32,
         "steps": 10_000,
@@ -109,4 +108,4 @@ def finetune(
 
 
 RECIPES: Mapping[str, Callable[..., TrainConfig]] = {"nano": nano}
-"""Recipes of `spatialvla train` by preset: (dataset, output, **changes) -> TrainConfig."""
+"""Recipes of `spatialvla train` by preset: (datasets, output, **changes) -> TrainConfig."""

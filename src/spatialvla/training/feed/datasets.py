@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.in_memory import EpisodeSamples, IndexStream
+from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
 from spatialvla.data.loader import LoadedBatch, evaluation_batches, make_loader
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED
 from spatialvla.data.sources import find_dataset, open_source
@@ -85,7 +86,7 @@ class MemoryData:
         self.key = dataset.key or root.resolve().name
         self.samples = world.on_main_first(
             lambda: EpisodeSamples.open(
-                root, network.action_chunk_size, network.image_size, config.camera, config.cache
+                root, network.action_chunk_size, network.image_size, dataset.camera, config.cache
             )
         )
         split = self.samples.split(config.held_out, config.seed)
@@ -283,9 +284,10 @@ class _Renamed:
 
 
 def _open(dataset: DatasetConfig, config: TrainConfig, cache: Path) -> EpisodeSource:
-    source = open_source(
-        dataset.path, mapping=dataset.mapping, spec=dataset.spec, on_bad=config.on_bad, cache=cache
-    )
+    mapping = None if dataset.mapping is None else LeRobotMapping.load(dataset.mapping)
+    if dataset.camera is not None:
+        mapping = replace(mapping or LeRobotMapping(), image=dataset.camera)
+    source = open_source(dataset.path, mapping=mapping, spec=dataset.spec, on_bad=config.on_bad, cache=cache)
     return source if dataset.key is None else _Renamed(source, dataset.key)
 
 

@@ -28,8 +28,8 @@ from spatialvla.training.start.initial_processor import initial_processor
 
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
     """The configuration of the network that a run starts from."""
-    if config.initial is not None:
-        return SpatialVLAConfig.from_folder(resolve_folder(config.initial))
+    if config.policy is not None:
+        return SpatialVLAConfig.from_folder(resolve_folder(config.policy))
     if config.paligemma is not None:
         return initial_config(
             resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
@@ -43,7 +43,7 @@ def build(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processo
     Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
     not the model's; CheckpointError where a folder cannot be used.
     """
-    if config.initial is not None:
+    if config.policy is not None:
         return _from_checkpoint(config, data)
     if config.paligemma is not None:
         return _from_parts(config, data)
@@ -51,9 +51,9 @@ def build(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processo
 
 
 def _from_checkpoint(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
-    assert config.initial is not None
-    model = SpatialVLA.from_pretrained(config.initial)
-    processor = Processor.from_pretrained(config.initial)
+    assert config.policy is not None
+    model = SpatialVLA.from_pretrained(config.policy)
+    processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
         load_depth(model, config)
     if config.new_grid or config.mode == "adapt":
@@ -68,7 +68,7 @@ def _from_checkpoint(config: TrainConfig, data: TrainingData) -> tuple[SpatialVL
     if config.mode == "lora":
         # Published LoRA trains the action embeddings exactly where they were adapted to a new grid.
         options = replace(config.lora, spatial_embeddings=config.lora.spatial_embeddings or config.new_grid)
-        add_lora(model, config.initial, options)
+        add_lora(model, config.policy, options)
     return model, processor
 
 
