@@ -12,7 +12,7 @@ import tyro
 
 from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import tasks
 
 
@@ -28,7 +28,7 @@ def main(options: Options) -> None:
     print("| task | calm | steps | disturbed | steps |\n|---|---|---|---|---|")
     for number, task in enumerate(tasks(options.suite)[options.first_task :], options.first_task):
         env = LiberoEnv(task)
-        expert = Expert(env)
+        expert = LiberoExpert(env)
         cells = [f"{number} {task.language}"]
         for disturbed in (False, True):
             lengths = []

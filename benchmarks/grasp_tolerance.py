@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
+from spatialvla.simulation.libero import expert as experts
 from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.env import expert as experts
 from spatialvla.simulation.libero.grasping import Grasp, rim_grasp
 from spatialvla.simulation.libero.tasks import tasks
 
@@ -42,7 +42,7 @@ def main(options: Options) -> None:
     successes = {name: [] for name in OFFSETS}
     for number in options.tasks:
         env = LiberoEnv(tasks(options.suite)[number])
-        expert = experts.Expert(env)
+        expert = experts.LiberoExpert(env)
         for name, offset in OFFSETS.items():
             experts.rim_grasp = shifted(*offset)
             for episode in range(options.episodes):

@@ -82,11 +82,11 @@ def test_episode_k_does_not_depend_on_how_many_are_recorded(tmp_path):
     pytest.importorskip("libero")
     from spatialvla.simulation.libero.demonstration import demonstrate
     from spatialvla.simulation.libero.env import LiberoEnv
-    from spatialvla.simulation.libero.expert import Expert
+    from spatialvla.simulation.libero.expert import LiberoExpert
     from spatialvla.simulation.libero.tasks import tasks
 
     env = LiberoEnv(tasks("libero_spatial")[2], image_size=32)
-    expert = Expert(env)
+    expert = LiberoExpert(env)
     first = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)
     demonstrate(env, expert, np.random.default_rng([0, 2, 1]), draw=False)
     again = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)

@@ -3,7 +3,7 @@ import pytest
 
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import suites, tasks
 
 pytestmark = pytest.mark.sim
@@ -114,14 +114,14 @@ def test_a_state_of_another_task_is_refused(env):
 @pytest.mark.parametrize("task", [4, 5])
 def test_the_expert_succeeds_from_a_fresh_start(env, task):
     env = env if task == 4 else LiberoEnv(tasks("libero_spatial")[task], image_size=32)
-    expert = Expert(env)
+    expert = LiberoExpert(env)
     env.sample_state(np.random.default_rng(11))
     env.settle()
     assert any(env.step(expert()) for _ in range(220))
 
 
 def test_the_expert_is_a_function_of_the_state(env):
-    expert = Expert(env)
+    expert = LiberoExpert(env)
     env.sample_state(np.random.default_rng(5))
     env.settle()
     for _ in range(30):
@@ -131,7 +131,7 @@ def test_the_expert_is_a_function_of_the_state(env):
         env.step(expert())
     env.reset_to(state)
     np.testing.assert_array_equal(expert(), action)
-    np.testing.assert_array_equal(Expert(env)(), action)
+    np.testing.assert_array_equal(LiberoExpert(env)(), action)
 
 
 def test_the_suites_of_the_paper_are_there():

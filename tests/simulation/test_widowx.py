@@ -13,7 +13,7 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.rotations import matrices
 from spatialvla.simulation.widowx import env as widowx
 from spatialvla.simulation.widowx.env import START_STATES, TASKS, WidowXEnv, command
-from spatialvla.simulation.widowx.expert import Expert, _axis_angle
+from spatialvla.simulation.widowx.expert import WidowXExpert, _axis_angle
 
 STILL = np.array([0, 0, 0, 0, 0, 0, 1.0])
 
@@ -85,7 +85,7 @@ class Ideal:
 
 def test_the_expert_speaks_the_policys_language():
     arm, steps = Ideal(), 0
-    expert = Expert(arm)
+    expert = WidowXExpert(arm)
     while steps < 60:
         chunk = expert()
         assert chunk.shape[1] == 7
@@ -217,7 +217,7 @@ def test_the_expert_succeeds_through_the_policys_actions(task):
     environment = WidowXEnv(TASKS[task])
     environment.reset_to(2)
     assert not environment.grasped
-    expert, step = Expert(environment), 0
+    expert, step = WidowXExpert(environment), 0
     while step < TASKS[task].time_limit:
         for action in expert()[: TASKS[task].time_limit - step]:
             success = environment.step(action)

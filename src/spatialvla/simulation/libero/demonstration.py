@@ -13,7 +13,7 @@ from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.disturbance import Disturbance
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.takeover import Takeover
 from spatialvla.types import Observation
 
@@ -64,7 +64,7 @@ class Demonstration:
 
 def demonstrate(
     env: LiberoEnv,
-    expert: Expert,
+    expert: LiberoExpert,
     rng: np.random.Generator,
     disturbed: bool = True,
     draw: bool = True,

@@ -26,7 +26,7 @@ CLEARANCE = 0.025
 FINGERTIP = 0.012  # of the fingers below the point between them
 
 
-class Expert:
+class LiberoExpert:
     """The expert for one environment's task. Calling it gives the action for the environment's present state.
 
     Raises InputError if the task's goal is not "put one object on another".

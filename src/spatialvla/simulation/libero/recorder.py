@@ -18,7 +18,7 @@ from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate
 from spatialvla.simulation.libero.env import FPS, LiberoEnv
-from spatialvla.simulation.libero.expert import Expert
+from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import tasks
 
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
@@ -131,7 +131,7 @@ def _record_task(
     torch.set_num_threads(1)
     policy = Policy.from_pretrained(policy_path) if policy_path else None
     env = LiberoEnv(tasks(suite)[task], image_size, rendering="fast")
-    expert = Expert(env)
+    expert = LiberoExpert(env)
     for episode, file in missing:
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, task, episode, attempt])

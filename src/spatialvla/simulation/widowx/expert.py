@@ -31,7 +31,7 @@ ASKEW = 0.07  # radians
 _ANGLES = np.deg2rad(np.arange(-90, 90, 2))
 
 
-class Expert:
+class WidowXExpert:
     """The expert for one environment. Call it for the next chunk; `reset` at the start of each episode."""
 
     def __init__(self, env: WidowXEnv) -> None:
