@@ -27,6 +27,7 @@ from spatialvla.common.json_files import write_json
 from spatialvla.data.loader import evaluation_batches
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.evaluation.play.policy_settings import settings_of
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.results.outcomes import Results
 from spatialvla.model.spatialvla import SpatialVLA
@@ -159,11 +160,13 @@ def play(folder: Path, options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)  # the simulators have the other cores
     with TemporaryDirectory(dir=folder) as partial:
+        policy = Policy.from_pretrained(folder / "model")
         evaluate(
-            Policy.from_pretrained(folder / "model"),
+            policy,
             options.suite,
             options.episodes_per_task,
             benchmark=LiberoBenchmark(),
+            settings=settings_of(policy),
             out=Path(partial),
             tasks=options.tasks,
             name=folder.name,

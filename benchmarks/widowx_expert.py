@@ -17,7 +17,7 @@ from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, S
 from spatialvla.evaluation.play.episode_video import write_video
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
 from spatialvla.evaluation.results.provenance import installed_versions
-from spatialvla.simulation.widowx.expert import Expert
+from spatialvla.simulation.widowx.expert import WidowXExpert
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def play(
 ) -> EpisodeResult:
     began = time.monotonic()
     environment.start(start_state)
-    expert = Expert(environment.env)
+    expert = WidowXExpert(environment.env)
     step, success, frames = 0, False, []
     while step < limit:
         for action in expert()[: limit - step]:

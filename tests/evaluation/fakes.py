@@ -10,6 +10,7 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.types import ActionChunk, Observation
 
 INSTRUCTIONS = ["pick up the bowl", "open the drawer", "push the plate"]
@@ -119,14 +120,15 @@ class FakePolicy:
         return FakeExecutor(self)
 
 
-class FakeExecutor:
-    def __init__(self, policy: FakePolicy) -> None:
-        self.policy = policy
-        self.seen: list[int] = []
+class FakeExecutor(Executor):
+    policy: FakePolicy | None = None
 
-    def __call__(self, chunk: ActionChunk) -> np.ndarray:
-        return chunk.actions
+    def __init__(self, policy: FakePolicy) -> None:
+        super().__init__(WHOLE_CHUNKS)
+        self.policy = policy
 
     def reset(self) -> None:
-        self.policy.resets += 1
-        self.seen = []
+        super().reset()
+        self.seen: list[int] = []
+        if self.policy:
+            self.policy.resets += 1

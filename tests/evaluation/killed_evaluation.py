@@ -10,6 +10,7 @@ from pathlib import Path
 from fakes import FakeBenchmark, FakePolicy
 
 from spatialvla.evaluation.play.runner import evaluate
+from spatialvla.evaluation.results.settings import PolicySettings
 
 
 def die_at(moment: str, number: int) -> None:
@@ -40,6 +41,7 @@ if __name__ == "__main__":
         "fake",
         3,
         benchmark=FakeBenchmark(played=log),
+        settings=PolicySettings(),
         out=out,
         workers=2,
         checkpoint="abc",

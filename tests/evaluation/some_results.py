@@ -40,6 +40,6 @@ def shards(whole: Results, count: int) -> list[Results]:
     """The same evaluation in as many parts."""
     parts = (replace(whole, shard=Shard(number, count)) for number in range(1, count + 1))
     return [
-        replace(part, episodes=tuple(e for e in whole.episodes if e.place in set(part.planned)), seconds=1.0)
+        replace(part, episodes=tuple(e for e in whole.episodes if e.id in set(part.planned)), seconds=1.0)
         for part in parts
     ]

@@ -41,7 +41,7 @@ def test_evaluate_writes_table_results_videos_and_report(evaluate, capsys):
     assert "pick up the bowl" in html
     videos = {base64.b64decode(video) for video in re.findall(r'"data:video/mp4;base64,([^"]*)"', html)}
     assert videos == {(out / episode.video).read_bytes() for episode in results.episodes}
-    assert html.count('<div class="moment">') == 2
+    assert html.count('<div class="decision">') == 2
 
 
 def test_a_dead_worker_ends_the_command_with_its_task(evaluate):

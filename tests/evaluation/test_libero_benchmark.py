@@ -8,6 +8,7 @@ from fakes import FakePolicy
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.play.runner import evaluate
+from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.geometry.rotations import matrices
 
 pytestmark = pytest.mark.sim
@@ -31,6 +32,7 @@ def test_an_episode_in_the_real_simulator(tmp_path):
         "libero_spatial",
         1,
         benchmark=ShortLibero(),
+        settings=PolicySettings(),
         out=tmp_path,
         workers=1,
         tasks=[3],

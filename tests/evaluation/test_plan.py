@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.results.plan import Episode, Shard, plan_episodes, plan_jobs
+from spatialvla.evaluation.play.jobs import plan_jobs
+from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
 
 tasks = st.lists(st.integers(0, 89), max_size=12, unique=True)
 
@@ -20,7 +21,7 @@ def test_shards_are_the_whole_without_overlap(numbers, episodes_per_task, count)
 
 def test_a_split_does_not_depend_on_the_order_of_the_tasks():
     assert plan_episodes([7, 2, 5], 3, Shard(2, 3)) == plan_episodes([2, 5, 7], 3, Shard(2, 3))
-    assert plan_episodes([7, 2, 5], 3, Shard(2, 3)) == [Episode(5, 0), Episode(5, 1), Episode(5, 2)]
+    assert plan_episodes([7, 2, 5], 3, Shard(2, 3)) == [EpisodeId(5, 0), EpisodeId(5, 1), EpisodeId(5, 2)]
 
 
 @given(tasks, st.integers(1, 20), st.integers(1, 10), st.integers(1, 10), st.data())
@@ -28,7 +29,7 @@ def test_jobs_cover_what_is_planned_and_split_only_for_idle_workers(numbers, per
     shard = Shard(data.draw(st.integers(1, count)), count)
     episodes = plan_episodes(numbers, per_task, shard)
     jobs = plan_jobs("s", episodes, workers)
-    covered = [Episode(job.task, state) for job in jobs for state in job.start_states]
+    covered = [EpisodeId(job.task, state) for job in jobs for state in job.start_states]
     assert sorted(covered) == episodes
     assert all(job.start_states for job in jobs)
     if len({episode.task for episode in episodes}) >= workers:

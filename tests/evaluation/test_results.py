@@ -1,13 +1,12 @@
 import json
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
-import torch
 from fakes import conventions
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import time_limit
+from spatialvla.evaluation.play.policy_settings import settings_of
 from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
 from spatialvla.evaluation.results.plan import Shard
@@ -15,6 +14,7 @@ from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
 from spatialvla.model.fast.optimize import Optimization
+from spatialvla.policy import Policy
 
 RESULTS = Results(
     suite="fake",
@@ -106,10 +106,10 @@ def test_files_of_the_schema_before_are_read(tmp_path):
     ],
 )
 def test_what_was_made_8_bits_of_is_another_evaluation(options, dtype):
-    model = SimpleNamespace(dtype=torch.float32)
-    if options is not None:
-        model.optimization = options
-    assert PolicySettings.of(SimpleNamespace(model=model)).dtype == dtype
+    policy = Policy.from_pretrained("nano", optimization=options, tolerance=1)
+    assert settings_of(policy) == PolicySettings(
+        dataset="libero_spatial", speculate=True, tolerance=1, dtype=dtype
+    )
 
 
 def test_settings_are_said_in_a_few_words():

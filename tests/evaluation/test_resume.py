@@ -11,11 +11,12 @@ import pytest
 from fakes import FakeBenchmark, FakePolicy
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.play.moments import MomentKeeper
+from spatialvla.evaluation.play.decisions import DecisionKeeper
 from spatialvla.evaluation.play.resume import claimed
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.results.outcomes import Results
-from spatialvla.evaluation.results.plan import Episode, Shard, plan_episodes
+from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
+from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
 
 SCRIPT = Path(__file__).parent / "killed_evaluation.py"
@@ -23,27 +24,28 @@ WHOLE = plan_episodes(range(3), 3)
 
 
 def start(out: Path, log: Path, moment: str = "never", number: int = 0) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(SCRIPT.parent), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), str(out), str(log), moment, str(number)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def finished(out: Path) -> list[Episode]:
+def finished(out: Path) -> list[EpisodeId]:
     """What the file holds now; it is whole whenever it is there."""
     path = out / "results.json"
-    return [episode.place for episode in Results.load(path).episodes] if path.exists() else []
+    return [episode.id for episode in Results.load(path).episodes] if path.exists() else []
 
 
-def starts(log: Path) -> list[Episode]:
+def starts(log: Path) -> list[EpisodeId]:
     lines = log.read_text().splitlines() if log.exists() else []
-    return [Episode(*map(int, line.split())) for line in lines]
+    return [EpisodeId(*map(int, line.split())) for line in lines]
 
 
 def check_complete(out: Path) -> None:
     results = Results.load(out / "results.json")
     assert results.complete
-    assert [(e.place, e.steps) for e in results.episodes] == [
-        (Episode(task, state), 3 + 2 * task + state) for task, state in WHOLE
+    assert [(e.id, e.steps) for e in results.episodes] == [
+        (EpisodeId(task, state), 3 + 2 * task + state) for task, state in WHOLE
     ]
     assert {(out / e.video).stat().st_size > 0 for e in results.episodes} == {True}
     left = [path.name for folder in (out, out / "videos") for path in folder.glob(".partial*")]
@@ -86,9 +88,8 @@ def test_kills_at_any_moment_lose_nothing_that_was_finished(tmp_path):
 
 def play(out: Path, **options: object) -> Results:
     common = {"benchmark": FakeBenchmark(), "workers": 1, "checkpoint": "abc", "videos": False}
-    arguments = {**common, "episodes_per_task": 2, **options}
-    policy = arguments.pop("policy", None) or FakePolicy()
-    return evaluate(policy, "fake", out=out, **arguments)
+    arguments = {**common, "episodes_per_task": 2, "settings": PolicySettings(), **options}
+    return evaluate(FakePolicy(), "fake", out=out, **arguments)
 
 
 def test_nothing_is_played_again_and_more_can_be_asked_for(tmp_path):
@@ -110,8 +111,8 @@ def test_nothing_is_played_again_and_more_can_be_asked_for(tmp_path):
     [
         ({"checkpoint": "abd"}, "checkpoint: abc, abd"),
         ({"depth": "simulator"}, "depth: estimate, simulator"),
-        ({"execution": Execution("receding", steps=2)}, "settings mode: chunk, receding"),
-        ({"tolerance": 2}, "settings tolerance: 0, 2"),
+        ({"settings": PolicySettings(Execution("receding", steps=2))}, "settings mode: chunk, receding"),
+        ({"settings": PolicySettings(tolerance=2)}, "settings tolerance: 0, 2"),
         ({"conventions": {"time_limit": 19}}, "conventions time_limit: 20, 19"),
         ({"conventions": {"gripper": "1 closes"}}, "conventions gripper"),
     ],
@@ -123,14 +124,10 @@ def test_results_of_something_else_are_refused_and_left_alone(tmp_path, options,
 
     play(tmp_path)
     before = (tmp_path / "results.json").read_bytes()
-    policy = FakePolicy()
-    for name in ("execution", "tolerance"):
-        if name in options:
-            setattr(policy, name, options[name])
-    known = {name: options[name] for name in ("checkpoint", "depth") if name in options}
+    known = {name: value for name, value in options.items() if name != "conventions"}
     benchmark = OtherRules() if "conventions" in options else FakeBenchmark()
     with pytest.raises(InputError, match=f"(?s)something else.*{what}.*choose another --out"):
-        play(tmp_path, policy=policy, benchmark=benchmark, **known)
+        play(tmp_path, benchmark=benchmark, **known)
     assert (tmp_path / "results.json").read_bytes() == before
 
 
@@ -168,11 +165,11 @@ def test_shards_play_everything_once_into_files_of_their_own(tmp_path):
 
 
 def test_decisions_for_the_report_outlive_a_kill(tmp_path):
-    keeper = MomentKeeper(2, 5, tmp_path / "decisions")
+    keeper = DecisionKeeper(2, 5, tmp_path / "decisions")
     play(tmp_path, keeper=keeper, tasks=[0, 1], depth="simulator")
-    later = MomentKeeper(2, 5, tmp_path / "decisions")
+    later = DecisionKeeper(2, 5, tmp_path / "decisions")
     play(tmp_path, keeper=later, depth="simulator")
-    assert {task: [m.step for m in moments] for task, moments in later.kept.items()} == {
+    assert {task: [m.step for m in decisions] for task, decisions in later.kept.items()} == {
         0: [0],
         1: [0, 4],
         2: [0, 4],

@@ -8,14 +8,16 @@ import pytest
 from fakes import INSTRUCTIONS, FakeBenchmark, FakePolicy
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.play.moments import MomentKeeper
+from spatialvla.evaluation.play.decisions import DecisionKeeper
 from spatialvla.evaluation.play.runner import EvaluationError, evaluate
 from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution, Executor
 
 
 def play(tmp_path: Path, benchmark: FakeBenchmark | None = None, **options: object) -> Results:
-    arguments = {"episodes_per_task": 2, "workers": 1, "benchmark": benchmark or FakeBenchmark()} | options
+    common = {"episodes_per_task": 2, "workers": 1, "benchmark": benchmark or FakeBenchmark()}
+    arguments = {**common, "settings": PolicySettings(), **options}
     return evaluate(arguments.pop("policy", FakePolicy()), "fake", out=tmp_path, **arguments)
 
 
@@ -117,9 +119,12 @@ def test_options_that_cannot_be_used(tmp_path, options, message):
 
 
 def test_moments_are_spread_over_the_first_episode(tmp_path):
-    keeper = MomentKeeper(per_episode=2, max_tasks=2)
+    keeper = DecisionKeeper(per_episode=2, max_tasks=2)
     play(tmp_path, keeper=keeper, tasks=[0, 1, 2], episodes_per_task=5)
-    assert {task: [m.step for m in moments] for task, moments in keeper.kept.items()} == {0: [0], 1: [0, 4]}
+    assert {task: [m.step for m in decisions] for task, decisions in keeper.kept.items()} == {
+        0: [0],
+        1: [0, 4],
+    }
     assert keeper.kept[1][0].observation.instruction == INSTRUCTIONS[1]
 
 
@@ -177,15 +182,12 @@ def test_every_way_of_executing_chunks_plays_through(tmp_path, execution):
     """The policy's steps are all the same, so that every way needs as many; results say which way it was."""
 
     class RealExecutors(FakePolicy):
-        def __init__(self):
-            super().__init__()
-            self.execution = execution
-
         def new_executor(self):
-            return Executor(self.execution)
+            return Executor(execution)
 
-    results = play(tmp_path, policy=RealExecutors(), workers=2, videos=False)
+    settings = PolicySettings(execution)
+    results = play(tmp_path, policy=RealExecutors(), settings=settings, workers=2, videos=False)
     assert [episode.steps for episode in results.episodes] == [
         3 + 2 * t + s for t in range(3) for s in range(2)
     ]
-    assert Results.load(tmp_path / "results.json").settings.execution == execution
+    assert Results.load(tmp_path / "results.json").settings == settings

@@ -9,14 +9,16 @@ from fakes import FakePolicy
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
-from spatialvla.evaluation.benchmarks.protocol import Conventions, Job
+from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.benchmarks.registry import benchmark_for
 from spatialvla.evaluation.benchmarks.simpler import LIBERO_UNITS, SUITES, SimplerBenchmark, SimplerTask
+from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.play.worker import Built, Decide, Setup, _play_job
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.simulation.widowx.env import CAMERA
-from spatialvla.simulation.widowx.expert import Expert
+from spatialvla.simulation.widowx.expert import WidowXExpert
 from spatialvla.types import Observation
 
 SUITE = SUITES[0]
@@ -178,7 +180,7 @@ def test_there_are_24_start_states(environment):
 @pytest.mark.sim
 def test_partial_success_starts_anew_with_each_episode(environment):
     environment.start(0)
-    expert = Expert(environment.env)
+    expert = WidowXExpert(environment.env)
     for _ in range(4):
         for action in expert():
             environment.step(action)
@@ -190,7 +192,15 @@ def test_partial_success_starts_anew_with_each_episode(environment):
 @pytest.mark.sim
 def test_an_evaluation_in_the_real_simulator(tmp_path, environment):
     results = evaluate(
-        FakePolicy(), SUITE, 1, benchmark=Short(), out=tmp_path, workers=1, tasks=[1], depth="simulator"
+        FakePolicy(),
+        SUITE,
+        1,
+        benchmark=Short(),
+        settings=PolicySettings(),
+        out=tmp_path,
+        workers=1,
+        tasks=[1],
+        depth="simulator",
     )
     (episode,) = results.episodes
     assert (episode.steps, episode.success, episode.partial) == (6, False, False)

@@ -71,7 +71,8 @@ class Evaluate:
 
         from spatialvla.evaluation.benchmarks.checks import check_gripper
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
-        from spatialvla.evaluation.play.moments import MomentKeeper
+        from spatialvla.evaluation.play.decisions import DecisionKeeper
+        from spatialvla.evaluation.play.policy_settings import settings_of
         from spatialvla.evaluation.play.resume import results_file
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
         from spatialvla.evaluation.report.episodes_page import write_report
@@ -86,7 +87,7 @@ class Evaluate:
         execution = Execution(
             self.execution, self.steps, latency_steps=self.latency_steps, commit=self.commit
         )
-        keeper = MomentKeeper(self.decisions, max_tasks=5, folder=out / "decisions")
+        keeper = DecisionKeeper(self.decisions, max_tasks=5, folder=out / "decisions")
         # Threads of one operator wait for each other by spinning: more than there are idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(execution, tolerance=self.tolerance, depth_every=self.depth_every)
@@ -97,6 +98,7 @@ class Evaluate:
                 self.suite,
                 self.episodes_per_task,
                 benchmark=benchmark_for(self.suite, policy.processor.image_size, policy.dataset),
+                settings=settings_of(policy),
                 out=out,
                 workers=self.workers,
                 depth=self.depth,

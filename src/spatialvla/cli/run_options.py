@@ -206,12 +206,21 @@ def _rollout(suite: str, episodes: int) -> Rollout:
 
     def play(folder: Path, out: Path) -> Mapping[str, float]:
         from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
+        from spatialvla.evaluation.play.policy_settings import settings_of
         from spatialvla.evaluation.play.runner import evaluate
         from spatialvla.policy import Policy
 
         policy = Policy.from_pretrained(folder)
         size = 128 if policy.processor.image_size <= 128 else 256
-        results = evaluate(policy, suite, episodes, benchmark=LiberoBenchmark(size), out=out, videos=False)
+        results = evaluate(
+            policy,
+            suite,
+            episodes,
+            benchmark=LiberoBenchmark(size),
+            settings=settings_of(policy),
+            out=out,
+            videos=False,
+        )
         low, high = results.total.interval
         return {"success": results.total.rate, "low": low, "high": high, "episodes": len(results.episodes)}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from spatialvla.types import Observation
 
-DEPTH_SOURCES = ("estimate", "simulator")
+DepthOrigin = Literal["estimate", "simulator"]
+"""Where the policy's depth comes from: its own estimate, or the simulator's true one."""
+DEPTH_ORIGINS = get_args(DepthOrigin)
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,3 @@ class Benchmark(Protocol):
 
     def open(self, suite: str, task: int, conventions: Conventions) -> Environment:
         """Builds the environment of one task."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Episodes of one task, played in one environment. start_states: numbers of the stored states."""
-
-    suite: str
-    task: int
-    start_states: tuple[int, ...]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.common.files import replacing
-from spatialvla.evaluation.results.plan import Episode
+from spatialvla.evaluation.results.plan import EpisodeId
 
 _HOLD_SECONDS = 1.0
 
 
-def video_name(episode: Episode) -> str:
+def video_name(episode: EpisodeId) -> str:
     """The video's file name in the evaluation's folder of videos."""
     return f"task{episode.task:02d}_state{episode.start_state:02d}.mp4"
 

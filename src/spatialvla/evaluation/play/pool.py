@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Job
+from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.play.worker import Failure, Setup, run_worker
 
 

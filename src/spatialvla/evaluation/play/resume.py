@@ -12,7 +12,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.play.episode_video import video_name
 from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.outcomes import Results
-from spatialvla.evaluation.results.plan import Episode, Shard
+from spatialvla.evaluation.results.plan import EpisodeId, Shard
 
 
 def results_file(out: Path, shard: Shard | None) -> Path:
@@ -50,7 +50,7 @@ def resumed(path: Path, asked: Results) -> Results:
             "choose another --out, or move it away"
         )
     planned = set(asked.planned)
-    if strays := [episode.place for episode in found.episodes if episode.place not in planned]:
+    if strays := [episode.id for episode in found.episodes if episode.id not in planned]:
         raise InputError(
             f"{path} has {len(strays)} episodes that are not asked for now, such as task {strays[0].task} from start "
             f"state {strays[0].start_state}; ask for them, too, or choose another --out"
@@ -58,7 +58,7 @@ def resumed(path: Path, asked: Results) -> Results:
     return replace(asked, episodes=found.episodes, seconds=found.seconds, started=found.started)
 
 
-def sweep(path: Path, videos: Path, missing: list[Episode]) -> None:
+def sweep(path: Path, videos: Path, missing: list[EpisodeId]) -> None:
     """Removes half-written files that a killed process has left of these results and these episodes' videos.
 
     Other shards may be writing into the same folders, so only files that nobody else would write are touched.

@@ -8,44 +8,36 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 from rich.console import Console
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import DEPTH_SOURCES, Benchmark, Job
+from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Benchmark, DepthOrigin
+from spatialvla.evaluation.play.decisions import DecisionKeeper, KeptDecision
 from spatialvla.evaluation.play.display import EvaluationProgress
-from spatialvla.evaluation.play.moments import Moment, MomentKeeper
+from spatialvla.evaluation.play.jobs import Job, plan_jobs
 from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_processes
 from spatialvla.evaluation.play.resume import claimed, results_file, resumed, sweep
 from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
-from spatialvla.evaluation.results.plan import Shard, plan_jobs
+from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.provenance import installed_versions
 from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.execution import Executor
 from spatialvla.types import ActionChunk, Observation
 
-__all__ = ["EvaluationError", "Executor", "Player", "evaluate"]
-
-
-class Executor(Protocol):
-    """The state of one episode: which steps of the chunks are executed."""
-
-    def __call__(self, chunk: ActionChunk) -> np.ndarray:
-        """The (k, 7) actions to execute before the next decision, k >= 1."""
-
-    def reset(self) -> None:
-        """A new episode starts."""
+__all__ = ["EvaluationError", "Player", "evaluate"]
 
 
 class Player(Protocol):
     """What is evaluated: `Policy`, or anything that decides like it."""
 
-    def decide(self, observations: Sequence[Observation], executors: Sequence[Any]) -> list[ActionChunk]:
+    def decide(self, observations: Sequence[Observation], executors: Sequence[Executor]) -> list[ActionChunk]:
         """A chunk for each observation, in one batch, knowing what each episode's executor remembers."""
 
-    def new_executor(self) -> Executor: ...
+    def new_executor(self) -> Executor:
+        """What one episode remembers, and which steps of its chunks are executed."""
 
 
 def evaluate(
@@ -54,15 +46,16 @@ def evaluate(
     episodes_per_task: int,
     *,
     benchmark: Benchmark,
+    settings: PolicySettings,
     out: Path,
     workers: int = 2,
-    depth: str = "estimate",
+    depth: DepthOrigin = "estimate",
     tasks: Sequence[int] | None = None,
     shard: Shard | None = None,
     name: str = "policy",
     checkpoint: str | None = None,
     videos: bool = True,
-    keeper: MomentKeeper | None = None,
+    keeper: DecisionKeeper | None = None,
     console: Console | None = None,
 ) -> Results:
     """Plays `episodes_per_task` episodes of each task and writes `out`/results.json and `out`/videos/.
@@ -71,14 +64,16 @@ def evaluate(
     batch. results.json is rewritten after every episode, so a run that was interrupted, or killed, leaves what
     it found, and goes on from there when it is started again: for that a `checkpoint` has to be given.
 
+    settings: how the policy is used, of a `Policy` what `settings_of` says; stored with the results, and an
+    evaluation goes on only with the same.
     depth: "estimate" lets the model estimate it, "simulator" hands it the true depth.
     tasks: task numbers, all of the suite's if None. shard: play only this part, into a file of its own.
     name, checkpoint: stored with the results.
     Raises InputError for options that cannot be used and where `out` holds results of something else,
     EvaluationError when a worker dies.
     """
-    if depth not in DEPTH_SOURCES:
-        raise InputError(f"depth must be one of {', '.join(DEPTH_SOURCES)}, got {depth!r}")
+    if depth not in DEPTH_ORIGINS:
+        raise InputError(f"depth must be one of {', '.join(DEPTH_ORIGINS)}, got {depth!r}")
     asked = Results(
         suite=suite,
         policy=name,
@@ -89,7 +84,7 @@ def evaluate(
         conventions=benchmark.conventions(suite),
         versions=installed_versions(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=PolicySettings.of(policy),
+        settings=settings,
         shard=shard,
     )
     _check_counts(tasks=len(asked.tasks), episodes_per_task=episodes_per_task, workers=workers)
@@ -122,7 +117,7 @@ def _play(
     pool: list[Worker],
     jobs: list[Job],
     progress: EvaluationProgress,
-    keeper: MomentKeeper | None,
+    keeper: DecisionKeeper | None,
 ) -> Iterator[EpisodeResult]:
     """Answers the workers' messages until every job is done; yields episodes as they end."""
     queue = deque(jobs)
@@ -157,7 +152,7 @@ def _decide(
     policy: Player,
     waiting: list[tuple[Worker, Decide]],
     executors: dict[int, Executor],
-    keeper: MomentKeeper | None,
+    keeper: DecisionKeeper | None,
 ) -> None:
     """One batch for all that wait; each worker's executor turns its chunk into steps."""
     for worker, request in waiting:
@@ -168,8 +163,8 @@ def _decide(
     for (worker, request), executor, chunk in zip(waiting, own, chunks, strict=True):
         worker.send(executor(chunk))
         if keeper and worker.job:
-            moment = Moment(request.step, request.observation, chunk)
-            keeper.decision(worker.job.task, request.start_state, moment)
+            decision = KeptDecision(request.step, request.observation, chunk)
+            keeper.decision(worker.job.task, request.start_state, decision)
 
 
 def _chosen(instructions: list[str], tasks: Sequence[int] | None, suite: str) -> dict[int, str]:

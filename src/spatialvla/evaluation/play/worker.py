@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Benchmark, Conventions, Environment, Job
+from spatialvla.evaluation.benchmarks.protocol import Benchmark, Conventions, Environment
 from spatialvla.evaluation.play.episode_video import video_name, write_video
+from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.results.outcomes import EpisodeResult
-from spatialvla.evaluation.results.plan import Episode
+from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.types import Observation
 
 
@@ -111,7 +112,7 @@ def _play_episode(
     video = None
     if setup.videos is not None:
         frames.append((step, np.asarray(environment.observe(depth=False).image)))
-        video = video_name(Episode(task, start_state))
+        video = video_name(EpisodeId(task, start_state))
         write_video(setup.videos / video, frames, setup.conventions.control_hz)
         video = f"{setup.videos.name}/{video}"
     seconds = round(time.monotonic() - began, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.evaluation.play.moments import Moment
+from spatialvla.evaluation.play.decisions import KeptDecision
 from spatialvla.evaluation.report.html_episodes import DecisionView, EpisodeView, Report, TaskView
 from spatialvla.evaluation.report.rates import Rate
 from spatialvla.evaluation.report.summary import facts
@@ -21,18 +21,19 @@ _DEPTH = {
 
 
 def write_report(
-    results: Results, moments: Mapping[int, Sequence[Moment]], policy: Policy, path: Path
+    results: Results, decisions: Mapping[int, Sequence[KeptDecision]], policy: Policy, path: Path
 ) -> None:
     """Writes the page beside the results' file and the folder of videos.
 
-    moments: task number -> decisions to show. policy: estimates their depth once more, and knows the grid.
+    decisions: task number -> decisions to show. policy: estimates their depth once more, and knows the grid.
     """
     report = Report(
         title=f"{results.policy} on {results.suite}",
         subtitle=f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
         total=_rate(results.total),
         tasks=tuple(
-            _task(results, task, moments.get(task, ()), policy, path.parent) for task in results.planned_tasks
+            _task(results, task, decisions.get(task, ()), policy, path.parent)
+            for task in results.planned_tasks
         ),
         facts=tuple(facts(results).items()),
         grid=policy.processor.grid,
@@ -40,14 +41,16 @@ def write_report(
     report.save(path)
 
 
-def _task(results: Results, task: int, moments: Sequence[Moment], policy: Policy, out: Path) -> TaskView:
+def _task(
+    results: Results, task: int, decisions: Sequence[KeptDecision], policy: Policy, out: Path
+) -> TaskView:
     episodes = [episode for episode in results.episodes if episode.task == task]
     return TaskView(
         title=results.tasks[task],
         rate=_rate(results.tally(task)),
         steps=results.mean_steps(task),
         episodes=tuple(_episode(episode, out) for episode in episodes),
-        decisions=_decisions(moments, policy) if moments else (),
+        decisions=_decisions(decisions, policy) if decisions else (),
     )
 
 
@@ -65,17 +68,17 @@ def _note(episode: EpisodeResult) -> str:
     return f"{episode.steps} steps, {episode.seconds:.0f} s{halfway}"
 
 
-def _decisions(moments: Sequence[Moment], policy: Policy) -> tuple[DecisionView, ...]:
-    depths = policy.depth([moment.observation for moment in moments])
+def _decisions(decisions: Sequence[KeptDecision], policy: Policy) -> tuple[DecisionView, ...]:
+    depths = policy.depth([decision.observation for decision in decisions])
     return tuple(
         DecisionView(
-            title=f"Start 0, decision at step {moment.step}",
-            image=np.asarray(moment.observation.image),
+            title=f"Start 0, decision at step {decision.step}",
+            image=np.asarray(decision.observation.image),
             depth=depth,
-            intrinsics=np.asarray(moment.observation.intrinsics),
-            tokens=moment.chunk.tokens,
+            intrinsics=np.asarray(decision.observation.intrinsics),
+            tokens=decision.chunk.tokens,
         )
-        for moment, depth in zip(moments, depths, strict=True)
+        for decision, depth in zip(decisions, depths, strict=True)
     )
 
 

@@ -184,7 +184,7 @@ def _decision(decision: DecisionView, grid: ActionGrid | None) -> str:
     if grid is not None:
         chosen = grid_figure(grid, tokens=decision.tokens)
         figures.append(_figure(chosen, "The action grid, with the predicted tokens marked by their step"))
-    return f"""<div class="moment"><p class="muted">{escape(decision.title)}</p>
+    return f"""<div class="decision"><p class="muted">{escape(decision.title)}</p>
 <div class="figures">{"".join(figures)}</div></div>"""
 
 

@@ -10,7 +10,7 @@ from spatialvla.common.json_files import read_json
 from spatialvla.errors import InputError
 from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.outcomes import Results
-from spatialvla.evaluation.results.plan import Episode
+from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.evaluation.results.vla_eval import is_vla_eval, read_vla_eval
 
 
@@ -69,8 +69,8 @@ def _unlike(one: Results, other: Results) -> list[str]:
     return found
 
 
-def _played(results: Results) -> set[Episode]:
-    return {episode.place for episode in results.episodes}
+def _played(results: Results) -> set[EpisodeId]:
+    return {episode.id for episode in results.episodes}
 
 
 def _files(given: Path) -> list[Path]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.evaluation.benchmarks.protocol import Conventions, DepthOrigin
 from spatialvla.evaluation.results.intervals import wilson_interval
-from spatialvla.evaluation.results.plan import Episode, Shard, plan_episodes
+from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
 from spatialvla.evaluation.results.settings import PolicySettings
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class EpisodeResult:
     partial: bool | None = None
 
     @property
-    def place(self) -> Episode:
+    def id(self) -> EpisodeId:
         """Which episode of the suite it was."""
-        return Episode(self.task, self.start_state)
+        return EpisodeId(self.task, self.start_state)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Results:
     suite: str
     policy: str
     checkpoint: str | None
-    depth: str
+    depth: DepthOrigin
     episodes_per_task: int
     tasks: dict[int, str]
     conventions: Conventions
@@ -97,7 +97,7 @@ class Results:
     harness: str = "spatialvla"
 
     @property
-    def planned(self) -> list[Episode]:
+    def planned(self) -> list[EpisodeId]:
         """Every episode asked for."""
         return plan_episodes(self.tasks, self.episodes_per_task, self.shard)
 
@@ -108,9 +108,9 @@ class Results:
         return {task: text for task, text in self.tasks.items() if task in numbers}
 
     @property
-    def missing(self) -> list[Episode]:
+    def missing(self) -> list[EpisodeId]:
         """The episodes that are still to be played."""
-        played = {episode.place for episode in self.episodes}
+        played = {episode.id for episode in self.episodes}
         return [episode for episode in self.planned if episode not in played]
 
     @property
@@ -126,7 +126,7 @@ class Results:
 
     def with_episodes(self, episodes: Iterable[EpisodeResult], seconds: float = 0.0) -> Results:
         """The same evaluation with more episodes, in order, and more time spent."""
-        ordered = sorted((*self.episodes, *episodes), key=lambda episode: episode.place)
+        ordered = sorted((*self.episodes, *episodes), key=lambda episode: episode.id)
         return replace(self, episodes=tuple(ordered), seconds=round(self.seconds + seconds, 3))
 
     def to_json(self) -> dict[str, Any]:

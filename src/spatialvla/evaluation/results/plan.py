@@ -1,4 +1,4 @@
-"""Which episodes are played: tasks times start states, split into shards for machines and into jobs for workers."""
+"""Which episodes an evaluation plays: tasks times start states, split into shards for several machines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Job
 
 
-class Episode(NamedTuple):
+class EpisodeId(NamedTuple):
     """One episode of a suite: the task's number and the start state's, both counted from 0."""
 
     task: int
@@ -40,7 +39,7 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
-    def of(self, episodes: Sequence[Episode]) -> list[Episode]:
+    def of(self, episodes: Sequence[EpisodeId]) -> list[EpisodeId]:
         """This shard's stretch of the list: all shards together are the list, each within 1 of the same length.
 
         Stretches, not every nth, so that a shard builds the environments of few tasks.
@@ -49,20 +48,9 @@ class Shard:
         return list(episodes[start:stop])
 
 
-def plan_episodes(tasks: Iterable[int], episodes_per_task: int, shard: Shard | None = None) -> list[Episode]:
+def plan_episodes(
+    tasks: Iterable[int], episodes_per_task: int, shard: Shard | None = None
+) -> list[EpisodeId]:
     """Every episode asked for, task by task; episode i of a task starts from start state i."""
-    episodes = [Episode(task, state) for task in sorted(tasks) for state in range(episodes_per_task)]
+    episodes = [EpisodeId(task, state) for task in sorted(tasks) for state in range(episodes_per_task)]
     return shard.of(episodes) if shard else episodes
-
-
-def plan_jobs(suite: str, episodes: Iterable[Episode], workers: int) -> list[Job]:
-    """One job a task, as building an environment is dear; split further only where workers would idle."""
-    states: dict[int, list[int]] = {}
-    for episode in episodes:
-        states.setdefault(episode.task, []).append(episode.start_state)
-    pieces = -(-workers // len(states)) if states else 1
-    return [
-        Job(suite, task, tuple(numbers[piece::pieces]))
-        for task, numbers in states.items()
-        for piece in range(min(pieces, len(numbers)))
-    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spatialvla.execution import Execution
@@ -27,18 +27,6 @@ class PolicySettings:
     prompt: str = "{instruction}"
     temperature: float = 0.0
     dtype: str = "float32"
-
-    @classmethod
-    def of(cls, policy: object) -> PolicySettings:
-        """What a policy says of itself; the default for what it does not say."""
-        names = [entry.name for entry in fields(cls) if entry.name != "dtype"]
-        known = {name: getattr(policy, name) for name in names if hasattr(policy, name)}
-        model = getattr(policy, "model", None)
-        if model is not None:
-            eight_bits = getattr(getattr(model, "optimization", None), "eight_bits", None)
-            dtype = str(model.dtype).removeprefix("torch.")
-            known["dtype"] = f"{dtype}, {eight_bits}" if eight_bits else dtype
-        return cls(**known)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PolicySettings:

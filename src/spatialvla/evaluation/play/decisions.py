@@ -13,7 +13,7 @@ from spatialvla.types import ActionChunk, Observation
 
 
 @dataclass(frozen=True)
-class Moment:
+class KeptDecision:
     """One decision: at which step, on what, and what came out."""
 
     step: int
@@ -21,7 +21,7 @@ class Moment:
     chunk: ActionChunk
 
 
-class MomentKeeper:
+class DecisionKeeper:
     """Collects the decisions of start state 0 and thins them out evenly when the episode ends.
 
     per_episode: how many stay. max_tasks: later tasks are not kept, so that a report of 90 tasks stays small.
@@ -32,12 +32,12 @@ class MomentKeeper:
         self._per_episode = per_episode
         self._max_tasks = max_tasks
         self._folder = folder
-        self._open: dict[int, list[Moment]] = {}
-        self._kept: dict[int, tuple[Moment, ...]] = {}
+        self._open: dict[int, list[KeptDecision]] = {}
+        self._kept: dict[int, tuple[KeptDecision, ...]] = {}
 
     @property
-    def kept(self) -> dict[int, tuple[Moment, ...]]:
-        """Task number -> its moments in order, of the episodes that have ended."""
+    def kept(self) -> dict[int, tuple[KeptDecision, ...]]:
+        """Task number -> its decisions in order, of the episodes that have ended."""
         return self._kept
 
     def recall(self, tasks: Iterable[int]) -> None:
@@ -47,17 +47,17 @@ class MomentKeeper:
             if path is not None and path.exists():
                 self._open[task], self._kept[task] = [], _load(path)
 
-    def decision(self, task: int, start_state: int, moment: Moment) -> None:
+    def decision(self, task: int, start_state: int, decision: KeptDecision) -> None:
         known = task in self._open or len(self._open) < self._max_tasks
         if start_state == 0 and known and self._per_episode:
-            self._open.setdefault(task, []).append(moment)
+            self._open.setdefault(task, []).append(decision)
 
     def ended(self, task: int, start_state: int) -> None:
         if start_state == 0 and task in self._open:
-            moments = self._open[task]
+            decisions = self._open[task]
             # The first decision, then evenly on; nothing is decided at the very end.
-            chosen = np.linspace(0, len(moments), self._per_episode, endpoint=False).astype(int)
-            self._kept[task] = tuple(moments[index] for index in dict.fromkeys(chosen.tolist()))
+            chosen = np.linspace(0, len(decisions), self._per_episode, endpoint=False).astype(int)
+            self._kept[task] = tuple(decisions[index] for index in dict.fromkeys(chosen.tolist()))
             self._open[task] = []
             if path := self._file(task):
                 _save(path, self._kept[task])
@@ -66,12 +66,12 @@ class MomentKeeper:
         return self._folder / f"task{task:02d}.npz" if self._folder else None
 
 
-def _save(path: Path, moments: Iterable[Moment]) -> None:
+def _save(path: Path, decisions: Iterable[KeptDecision]) -> None:
     arrays: dict[str, np.ndarray] = {}
-    for number, moment in enumerate(moments):
-        seen, chunk = moment.observation, moment.chunk
+    for number, decision in enumerate(decisions):
+        seen, chunk = decision.observation, decision.chunk
         parts = {
-            "step": moment.step,
+            "step": decision.step,
             "image": seen.image,
             "instruction": seen.instruction,
             "intrinsics": seen.intrinsics,
@@ -84,13 +84,13 @@ def _save(path: Path, moments: Iterable[Moment]) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def _load(path: Path) -> tuple[Moment, ...]:
-    moments = []
+def _load(path: Path) -> tuple[KeptDecision, ...]:
+    decisions = []
     with np.load(path, allow_pickle=False) as arrays:
         for number in range(len({name.split(".")[0] for name in arrays.files})):
             parts = {name: arrays.get(f"{number}.{name}") for name in ("image", "intrinsics", "depth")}
             instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
             seen = Observation(parts["image"], instruction, parts["intrinsics"], parts["depth"])
             chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
-            moments.append(Moment(step, seen, chunk))
-    return tuple(moments)
+            decisions.append(KeptDecision(step, seen, chunk))
+    return tuple(decisions)
