@@ -1,6 +1,6 @@
 """What the paper's ideas are worth for fine-tuning: modes, action grids and Ego3D, all from one start, on one dataset.
 
-    spatialvla demos --suite libero_90 --tasks 9 12 13 14 --episodes-per-task 10 --out datasets/bowls
+    spatialvla record --suite libero_90 --tasks 9 12 13 14 --episodes-per-task 10 --out datasets/bowls
     python benchmarks/ablations.py --dataset datasets/bowls --start nano --out runs/ablations [--rows full lora …]
     python benchmarks/ablations.py … --suite libero_90 --tasks 9 12 13 14 --episodes-per-task 5    # and rollouts
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatialvla.cli.main import main
+import spatialvla
+from spatialvla.cli.main import VERBS, main
 from spatialvla.cli.predict import read_depth
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
@@ -32,6 +33,55 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demos", "--out", "x"], "`demos` is now `record`"),
+        (["depth", "--out", "x"], "`depth` is now `train-depth`"),
+        (["grid", "--dataset", "x"], "`grid` is now `data grid`"),
+        (
+            ["train", "--dataset", "x", "--initial", "nano"],
+            "`--initial` of `train` is now the option --policy",
+        ),
+        (["train", "--dataset", "x", "--initial=nano"], "`--initial` of `train` is now the option --policy"),
+        (["results", "--compare", "a", "b"], "spatialvla compare FIRST SECOND"),
+        (["data", "inspect", "bridge"], "spatialvla data inspect --dataset bridge"),
+        (["data", "convert", "bridge", "--out", "x"], "spatialvla data convert --dataset bridge"),
+        (["export", "runs/a", "--out", "x"], "spatialvla export --policy runs/a"),
+    ],
+)
+def test_old_words_are_answered_with_the_new_ones(capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "There is no verb `trian`; did you mean `train`?"),
+        (["data", "inspekt"], "There is no verb `data inspekt`; did you mean `data inspect`?"),
+        (["sing"], "There is no verb `sing`; see spatialvla --help."),
+    ],
+)
+def test_a_mistyped_verb_is_answered_with_the_nearest(capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [([], set(VERBS)), (["data"], {name for name in VERBS if "data " in name})]
+)
+def test_help_lists_the_verbs_with_a_line_each(capsys, monkeypatch, arguments, expected):
+    monkeypatch.setenv("COLUMNS", "80")
+    main([*arguments, "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    listed = {name for line in lines for name in VERBS if line.startswith(f"{name}  ") and line.endswith(".")}
+    assert listed == expected
+
+
+def test_the_version_is_the_package_s(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"spatialvla {spatialvla.__version__}\n"
 
 
 def test_help_does_not_import_the_heavy_libraries():
@@ -86,7 +136,7 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         ([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--intrinsics", "0", "9", "1", "1"], "singular"),
         (["predict", "absent.png", "go", "--policy", "nano"], "absent.png does not exist"),
         (["predict", str(CHECKPOINT / "config.json"), "go", "--policy", "nano"], "no readable picture"),
-        (["grid", "--dataset", "absent"], "no dataset 'absent'"),
+        (["data", "grid", "--dataset", "absent"], "no dataset 'absent'"),
         (["train", "--dataset", str(DATASET), "--preset", "absent"], "no recipe 'absent'"),
         (["finetune", "--policy", "nano"], "nothing to train on"),
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
@@ -99,7 +149,9 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
 
 
 def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
-    main(["grid", "--dataset", str(DATASET), "--out", str(tmp_path / "grid.png"), "--min-sigma", "0.5"])
+    main(
+        ["data", "grid", "--dataset", str(DATASET), "--out", str(tmp_path / "grid.png"), "--min-sigma", "0.5"]
+    )
     out = capsys.readouterr().out
     assert all(name in out for name in ("theta", "phi", "r", "roll", "pitch", "yaw"))
     assert Image.open(tmp_path / "grid.png").width > 800
@@ -107,7 +159,7 @@ def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
 
 def test_datasets_are_found_in_the_cache_of_lerobot(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_LEROBOT_HOME", str(DATASET.parent))
-    main(["grid", "--dataset", DATASET.name, "--out", str(tmp_path / "grid.png")])
+    main(["data", "grid", "--dataset", DATASET.name, "--out", str(tmp_path / "grid.png")])
     assert DATASET.name in capsys.readouterr().out
 
 
@@ -176,12 +228,12 @@ def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
     assert (full.mode, full.learning_rate, full.policy, full.new_grid) == ("full", 2e-5, "nano", True)
 
 
-def test_demos_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
+def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(
         "spatialvla.simulation.libero.recorder.record_demonstrations", lambda **options: calls.append(options)
     )
-    main(["demos", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
+    main(["record", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
     assert calls == [
         {
             "out": tmp_path,

@@ -27,7 +27,7 @@ def run(*arguments):
 
 
 def test_inspect_prints_and_draws_rlds(capsys, tmp_path):
-    run("inspect", RLDS, "--out", tmp_path / "pictures")
+    run("inspect", "--dataset", RLDS, "--out", tmp_path / "pictures")
     out = capsys.readouterr().out
     assert "bridge_orig/1.0.0: 4 episodes, 30 steps at 5 Hz" in out
     assert "2  put the red block on plate 0" in out
@@ -50,14 +50,14 @@ def test_inspect_reads_what_can_be_read_of_damaged_shards(capsys, tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 4] ^= 1
     shard.write_bytes(data[:-100])
-    run("inspect", copy)
+    run("inspect", "--dataset", copy)
     out = capsys.readouterr().out
     assert "Warning: 2 records are damaged or left out, the first:" in out
     assert "00001-of-00002" in out
 
 
 def test_inspect_warns_of_what_the_sample_of_lerobot_lacks(capsys):
-    run("inspect", LEROBOT, *CAMERA, "--episodes", "2")
+    run("inspect", "--dataset", LEROBOT, *CAMERA, "--episodes", "2")
     out = capsys.readouterr().out
     assert "lerobot_v3: 2 episodes, 120 steps at 5 Hz" in out
     assert "Camera: 256x256, intrinsics unknown" in out
@@ -83,14 +83,14 @@ def test_inspect_takes_a_mapping_and_sees_depth(capsys, tmp_path):
     mapping.write_text(
         "gripper: {min: -1, open: 0}\nintrinsics: {K: [[20, 0, 8], [0, 20, 8], [0, 0, 1]], height: 16, width: 16}"
     )
-    run("inspect", tmp_path / "d", "--mapping", mapping)
+    run("inspect", "--dataset", tmp_path / "d", "--mapping", mapping)
     out = capsys.readouterr().out
     assert "Camera: 16x16, with depth, fx 20.0, fy 20.0, cx 8.0, cy 8.0" in out
     assert "Warning" not in out
 
 
 def test_convert_writes_a_dataset(capsys, tmp_path):
-    run("convert", RLDS, "--out", tmp_path / "out")
+    run("convert", "--dataset", RLDS, "--out", tmp_path / "out")
     assert f"Wrote 4 episodes to {tmp_path / 'out'}" in capsys.readouterr().out
     dataset = LeRobotDataset(tmp_path / "out")
     assert (len(dataset), dataset.fps) == (4, 5)
@@ -101,12 +101,12 @@ def test_convert_writes_a_dataset(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inspect", LEROBOT), "choose one with the mapping's line 'image: …'"),
-        (("inspect", "absent"), "no dataset 'absent'"),
-        (("inspect", DATA), "is no dataset"),
-        (("inspect", RLDS, *CAMERA), "takes no mapping"),
-        (("inspect", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),
-        (("convert", LEROBOT, *CAMERA, "--out", LEROBOT), "already holds a dataset"),
+        (("inspect", "--dataset", LEROBOT), "choose one with the mapping's line 'image: …'"),
+        (("inspect", "--dataset", "absent"), "no dataset 'absent'"),
+        (("inspect", "--dataset", DATA), "is no dataset"),
+        (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping"),
+        (("inspect", "--dataset", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),
+        (("convert", "--dataset", LEROBOT, *CAMERA, "--out", LEROBOT), "already holds a dataset"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):

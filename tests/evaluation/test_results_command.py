@@ -27,7 +27,7 @@ def test_shards_become_one_file(tmp_path):
 def test_two_evaluations_are_compared(tmp_path, capsys):
     WHOLE.save(tmp_path / "a.json")
     some_results("+++ +++ +++", policy="micro", checkpoint="f").save(tmp_path / "b.json")
-    main(["results", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     printed = capsys.readouterr().out
     assert "## nano and micro on libero_spatial" in printed
     assert "p, exact McNemar test: 0.062" in printed  # 2 / 2^5
@@ -37,10 +37,10 @@ def test_two_evaluations_are_compared(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to show"),
-        (["nowhere.json"], "nowhere.json does not exist"),
-        (["a.json", "b.json", "--merged", "c.json"], "2 evaluations; --merged writes one"),
-        (["--compare", "folder", "a.json"], "holds 2 evaluations; name one file"),
+        (["results"], "nothing to show"),
+        (["results", "nowhere.json"], "nowhere.json does not exist"),
+        (["results", "a.json", "b.json", "--merged", "c.json"], "2 evaluations; --merged writes one"),
+        (["compare", "folder", "a.json"], "holds 2 evaluations; name one file"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, message):
@@ -50,6 +50,6 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, mes
     for number in (1, 2):
         some_results("+-", checkpoint=str(number)).save(tmp_path / "folder" / f"results{number}.json")
     with pytest.raises(SystemExit) as error:
-        main(["results", *arguments])
+        main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_an_adapter_merged_by_the_command(tmp_path, capsys):
     save_adapter(model, tmp_path / "adapter")
     processor.save_pretrained(tmp_path / "adapter")
     out = tmp_path / "out"
-    main(["export", str(tmp_path / "adapter"), "--out", str(out), "--merge", "--dtype", "bf16"])
+    main(["export", "--policy", str(tmp_path / "adapter"), "--out", str(out), "--merge", "--dtype", "bf16"])
     assert "Wrote" in capsys.readouterr().out
     tensors = load_file(out / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
@@ -89,7 +89,17 @@ def test_an_adapter_merged_by_the_command(tmp_path, capsys):
     weight = "language_model.model.layers.0.mlp.up_proj.weight"
     assert torch.equal(tensors[weight], model.state_dict()[weight].bfloat16())
     with pytest.raises(SystemExit):
-        main(["export", str(CHECKPOINT), "--out", str(tmp_path / "other"), "--max-shard-size", "small"])
+        main(
+            [
+                "export",
+                "--policy",
+                str(CHECKPOINT),
+                "--out",
+                str(tmp_path / "other"),
+                "--max-shard-size",
+                "small",
+            ]
+        )
     assert "max_shard_size is a size such as 5GB" in capsys.readouterr().err
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatialvla.cli.verb import Verb
+
 
 @dataclass(frozen=True)
-class Demo:
-    """Let the shipped small model play each task of LIBERO-Spatial once, and write a report."""
+class Demo(Verb):
+    """Let the shipped small model play LIBERO-Spatial.
+
+    It plays each task once; a report with videos is written.
+    """
 
     out: Path = Path("runs/demo")
     """Folder for report.html, results.json and videos/."""

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
+from spatialvla.cli.verb import Verb
 
 _MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Play a suite by its benchmark's rules; write success table, videos and report."""
+class Evaluate(Verb):
+    """Play a benchmark's suite and report the success rate."""
 
     options: FlatPolicyOptions
 

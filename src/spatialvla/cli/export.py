@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from spatialvla.cli.verb import Verb
 
 
 @dataclass(frozen=True)
-class Export:
-    """Write a run's newest weights, or an adapter, in the published layout."""
+class Export(Verb):
+    """Write a run's newest weights, or an adapter, as a checkpoint."""
 
-    source: Positional[str]
+    policy: str
     """Folder of a training run or of an adapter (or any checkpoint, to change its dtype)."""
 
     out: Path
@@ -35,7 +35,7 @@ class Export:
 
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         export(
-            self.source,
+            self.policy,
             self.out,
             merge=self.merge,
             dtype=dtypes[self.dtype],

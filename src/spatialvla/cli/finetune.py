@@ -13,7 +13,10 @@ from spatialvla.cli.run_options import DatasetOptions, RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(RunOptions):
-    """Fine-tune a checkpoint. Options left out follow the published recipe of the mode."""
+    """Fine-tune a checkpoint on a robot's demonstrations.
+
+    Options left out follow the published recipe of the mode.
+    """
 
     data: Annotated[DatasetOptions, arg(name="")]
 

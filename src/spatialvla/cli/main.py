@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Annotated, Protocol
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
-import tyro
-from tyro.conf import OmitSubcommandPrefixes, subcommand
+from rich.console import Console
+from rich.table import Table
 
-from spatialvla.cli.data import Data
+import spatialvla
+from spatialvla.cli import renamed
+from spatialvla.cli.compare import Compare
+from spatialvla.cli.data.convert import Convert
+from spatialvla.cli.data.grid import Grid
+from spatialvla.cli.data.inspect import Inspect
 from spatialvla.cli.demo import Demo
 from spatialvla.cli.evaluate import Evaluate
 from spatialvla.cli.export import Export
 from spatialvla.cli.finetune import Finetune
-from spatialvla.cli.grid import Grid
 from spatialvla.cli.predict import Predict
 from spatialvla.cli.pretrain import Pretrain
-from spatialvla.cli.record import Demos
-from spatialvla.cli.results import ResultsVerb
+from spatialvla.cli.record import Record
+from spatialvla.cli.results import ShowResults
 from spatialvla.cli.serve import Serve
 from spatialvla.cli.train import Train
-from spatialvla.cli.train_depth import Depth
+from spatialvla.cli.train_depth import TrainDepth
+from spatialvla.cli.verb import Verb
 from spatialvla.errors import CheckpointError, InputError
 
-_Command = (
-    Annotated[Demo, subcommand("demo")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[ResultsVerb, subcommand("results")]
-    | Annotated[Serve, subcommand("serve")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Pretrain, subcommand("pretrain")]
-    | Annotated[Finetune, subcommand("finetune")]
-    | Annotated[Export, subcommand("export")]
-    | Annotated[Demos, subcommand("demos")]
-    | Annotated[Depth, subcommand("depth")]
-    | Annotated[Data, subcommand("data")]
-    | Annotated[Grid, subcommand("grid")]
-)
+VERBS: Mapping[str, type[Verb]] = {
+    "demo": Demo,
+    "predict": Predict,
+    "serve": Serve,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "results": ShowResults,
+    "train": Train,
+    "finetune": Finetune,
+    "pretrain": Pretrain,
+    "export": Export,
+    "record": Record,
+    "train-depth": TrainDepth,
+    "data inspect": Inspect,
+    "data convert": Convert,
+    "data grid": Grid,
+}
+"""All verbs, in the order of the help."""
 
 _DESCRIPTION = "SpatialVLA: an RGB image and an instruction in, a chunk of 7-DoF robot actions out."
 
@@ -46,21 +55,10 @@ _DESCRIPTION = "SpatialVLA: an RGB image and an instruction in, a chunk of 7-DoF
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
 
 
-class _Verb(Protocol):
-    def run(self) -> None: ...
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `spatialvla`; exits with 2 and one line on stderr where the input cannot be used."""
-    verb: _Verb = tyro.cli(
-        _Command,
-        prog="spatialvla",
-        description=_DESCRIPTION,
-        args=arguments,
-        config=(OmitSubcommandPrefixes,),
-    )
     try:
-        verb.run()
+        _run(sys.argv[1:] if arguments is None else list(arguments))
     except (InputError, CheckpointError) as error:
         _fail(str(error), code=2)
     except OSError as error:
@@ -69,6 +67,49 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), code=2)
     except KeyboardInterrupt:
         _fail("interrupted", code=130)
+
+
+def _run(arguments: list[str]) -> None:
+    """Raises InputError where the first words name no verb."""
+    match arguments:
+        case [] | ["-h" | "--help"] | ["data"] | ["data", "-h" | "--help"]:
+            _print_help("data" if "data" in arguments else "")
+        case ["--version"]:
+            print(f"spatialvla {spatialvla.__version__}")
+        case _:
+            name, rest = _named(arguments)
+            if (sentence := renamed.renamed(name, rest)) is not None:
+                raise InputError(sentence)
+            VERBS[name].parse(rest, f"spatialvla {name}").run()
+
+
+def _named(arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb that the first one or two words name, and the arguments behind it."""
+    for count in (1, 2):
+        name = " ".join(arguments[:count])
+        if name in VERBS:
+            return name, arguments[count:]
+    first = arguments[0]
+    if first in renamed.VERBS:
+        new = renamed.VERBS[first]
+        raise InputError(f"`{first}` is now `{new}`; see spatialvla {new} --help.")
+    wanted = " ".join(arguments[:2]) if first == "data" else first
+    near = get_close_matches(wanted, VERBS, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else "see spatialvla --help."
+    raise InputError(f"There is no verb `{wanted}`; {hint}")
+
+
+def _print_help(prefix: str) -> None:
+    """Lists the verbs that begin with `prefix`."""
+    table = Table.grid(padding=(0, 2))
+    for name, kind in VERBS.items():
+        if name.startswith(prefix):
+            table.add_row(f"  {name}", (kind.__doc__ or "").partition("\n")[0])
+    console = Console(highlight=False)
+    console.print(f"usage: spatialvla {prefix or '[--help] [--version]'} VERB [OPTIONS]", markup=False)
+    console.print(f"\n{_DESCRIPTION}\n")
+    console.print(table)
+    console.print("\nspatialvla VERB --help shows a verb's options and the values they have.")
 
 
 def _fail(message: str, code: int) -> None:

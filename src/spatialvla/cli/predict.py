@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
+from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Predict:
-    """Predict a chunk of actions and print it; optionally draw depth, points and tokens."""
+class Predict(Verb):
+    """Print the actions for one image and instruction.
+
+    With --figures it draws depth, points and tokens.
+    """
 
     image: Positional[Path]
     """What the camera sees, a picture file."""

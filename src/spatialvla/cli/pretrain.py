@@ -13,7 +13,10 @@ from spatialvla.cli.run_options import DatasetOptions, RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(RunOptions):
-    """Pre-train, with torchrun on as many GPUs as there are. Options left out follow the published recipe."""
+    """Pre-train on mixtures of any size, on many GPUs.
+
+    Start it with torchrun. Options left out follow the published recipe.
+    """
 
     data: Annotated[DatasetOptions, arg(name="")]
 

@@ -1,4 +1,4 @@
-"""`spatialvla demos`: demonstrations by the scripted expert."""
+"""`spatialvla record`: demonstrations by the scripted expert."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spatialvla.cli.verb import Verb
+
 
 @dataclass(frozen=True)
-class Demos:
-    """Let the scripted expert play a LIBERO suite, and store what it did as a LeRobot dataset."""
+class Record(Verb):
+    """Record a scripted expert's demonstrations as a LeRobot dataset."""
 
     out: Path
     """Folder of the dataset; a recording that was interrupted goes on."""

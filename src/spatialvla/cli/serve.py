@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
+from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Batching:
 
 
 @dataclass(frozen=True)
-class Serve:
-    """Serve a policy to robots (openpi, lerobot) or to a benchmark's harness (openpi, vla-eval)."""
+class Serve(Verb):
+    """Serve a policy to robots or to a benchmark's harness."""
 
     options: FlatPolicyOptions
 

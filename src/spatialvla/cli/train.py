@@ -11,7 +11,10 @@ from spatialvla.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Train(RunOptions):
-    """Train a small policy from scratch on one LeRobot dataset. Options left out follow the recipe."""
+    """Train a small policy from scratch.
+
+    Options left out follow the recipe.
+    """
 
     dataset: str
     """A LeRobot dataset: its folder, or its name in LeRobot's cache."""

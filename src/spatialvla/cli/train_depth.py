@@ -1,14 +1,19 @@
-"""`spatialvla depth`: the small depth estimator that `train` then freezes."""
+"""`spatialvla train-depth`: the small depth estimator that `train` then freezes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatialvla.cli.verb import Verb
+
 
 @dataclass(frozen=True)
-class Depth:
-    """Train a preset's ZoeDepth on a dataset that has depth; writes the weights to <out>/model.safetensors."""
+class TrainDepth(Verb):
+    """Train the small depth estimator that `train` then freezes.
+
+    The dataset must have depth; the weights go to <out>/model.safetensors.
+    """
 
     dataset: str
     """A LeRobot dataset with depth: its folder, or its name in LeRobot's cache."""

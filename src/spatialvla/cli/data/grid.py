@@ -1,16 +1,17 @@
-"""`spatialvla grid`: the Gaussians and bins that fit a dataset's actions."""
+"""`spatialvla data grid`: the Gaussians and bins that fit a dataset's actions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Fit a dataset's Gaussians and action grid; print them, and draw the bins beside the histogram."""
+class Grid(Verb):
+    """Print and draw the action grid that fits a dataset."""
 
     dataset: str
     """A LeRobot dataset: its folder, its name in LeRobot's cache, or a Hub id."""

@@ -1,0 +1,99 @@
+"""`spatialvla data inspect`: look at a dataset before training on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spatialvla.cli.data.progress import progress
+from spatialvla.cli.data.source_options import FlatSourceOptions
+from spatialvla.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from spatialvla.data.inspection import Inspection
+
+_INSTRUCTIONS = 5  # printed
+
+
+@dataclass(frozen=True)
+class Inspect(Verb):
+    """Print what a dataset holds, with warnings.
+
+    Shows episodes, instructions, camera and actions; with --out it draws histograms and a contact sheet.
+    """
+
+    source: FlatSourceOptions
+
+    out: Path | None = None
+    """Folder for actions.png and frames.png."""
+
+    episodes: int | None = None
+    """Look at so many episodes, evenly spread, instead of all."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from spatialvla.data.inspection import inspect
+
+        with progress("Reading") as report:
+            inspection = inspect(self.source.open(), self.episodes, progress=report)
+        console = Console()
+        _print(inspection, console)
+        if self.out is not None:
+            _draw(inspection, self.out)
+            console.print(f"Wrote {self.out}/actions.png and frames.png", highlight=False, soft_wrap=True)
+
+
+def _print(inspection: Inspection, console: Console) -> None:
+    def line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    lengths = inspection.lengths
+    line(f"{inspection.key}: {len(lengths)} episodes, {lengths.sum()} steps at {inspection.control_hz:g} Hz")
+    line(f"Steps an episode: {lengths.min()} to {lengths.max()}, {lengths.mean():.1f} on average")
+    told = [(words, count) for words, count in inspection.instructions if words]
+    line(f"Instructions: {len(told)} different" + (", most frequent" if len(told) > _INSTRUCTIONS else ""))
+    for words, count in told[:_INSTRUCTIONS]:
+        line(f"  {count:6d}  {words}")
+    height, width = inspection.size
+    depth = ", with depth" if inspection.has_depth else ""
+    k = inspection.intrinsics
+    known = (
+        "intrinsics unknown"
+        if k is None
+        else f"fx {k[0, 0]:.1f}, fy {k[1, 1]:.1f}, cx {k[0, 2]:.1f}, cy {k[1, 2]:.1f}"
+    )
+    line(f"Camera: {width}x{height}{depth}, {known}")
+    console.print(_table(inspection))
+    for warning in inspection.warnings:
+        line(f"Warning: {warning}")
+
+
+def _table(inspection: Inspection) -> Table:
+    from rich.table import Table
+
+    from spatialvla.data.inspection import DIMENSIONS
+
+    table = Table(title="Actions")
+    names = ("q01", "q99", "mean", "std", "min", "max")
+    table.add_column("dimension")
+    for name in names:
+        table.add_column(name, justify="right")
+    for number, dimension in enumerate(DIMENSIONS):
+        values = (getattr(inspection.statistics, name)[number] for name in names)
+        table.add_row(dimension, *(f"{value:.4g}" for value in values))
+    return table
+
+
+def _draw(inspection: Inspection, out: Path) -> None:
+    from spatialvla.common.files import replacing
+    from spatialvla.viz.dataset import action_figure, contact_sheet
+    from spatialvla.viz.drawing import png
+
+    for name, figure in (("actions.png", action_figure), ("frames.png", contact_sheet)):
+        with replacing(out / name) as partial:
+            partial.write_bytes(png(figure(inspection)))

@@ -1,0 +1,48 @@
+"""The options that say which dataset to read and how; the verbs of `spatialvla data` share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+if TYPE_CHECKING:
+    from spatialvla.data.episodes import EpisodeSource
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """One dataset of any kind."""
+
+    dataset: str
+    """An RLDS folder or URL, a LeRobot folder, name or Hub id, or an RH20T folder."""
+
+    mapping: Path | None = None
+    """YAML file that says what a LeRobot dataset's features are."""
+
+    camera: str | None = None
+    """The RGB feature of a LeRobot dataset to look through; needed where there are several."""
+
+    spec: str | None = None
+    """Name of the spec of an RLDS dataset; found by its own name unless given."""
+
+    skip_bad: bool = True
+    """Read what can be read of damaged RLDS shards."""
+
+    def open(self) -> EpisodeSource:
+        """The dataset's episodes. Raises InputError where it cannot be read so."""
+        from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+        from spatialvla.data.sources import open_source
+
+        mapping = None if self.mapping is None else LeRobotMapping.load(self.mapping)
+        if self.camera is not None:
+            mapping = replace(mapping or LeRobotMapping(), image=self.camera)
+        return open_source(
+            self.dataset, mapping=mapping, spec=self.spec, on_bad="skip" if self.skip_bad else "raise"
+        )
+
+
+FlatSourceOptions = Annotated[SourceOptions, arg(name="")]
+"""The options without a prefix: --dataset, not --source.dataset."""
