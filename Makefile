@@ -2,43 +2,63 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LEROBOT_VENV ?= .venv-lerobot
+PYTHON312 ?= python3.12
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALL := $(PIP) -e packages/spatialvla-client -e
 PACKAGES := pyproject.toml packages/spatialvla-client/pyproject.toml constraints.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lerobot lint slow sim simpler clean
+.PHONY: help demo test slow sim simpler lerobot lint style types imports format docs wheels clean
 
-demo: $(VENV)/demo-ready
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z -]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo-ready ## let the shipped model play LIBERO-Spatial; writes runs/demo/report.html
 	MUJOCO_GL=egl $(BIN)/spatialvla demo
 
-test: $(VENV)/test-ready
+test: $(VENV)/test-ready ## run the default tests
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q
 
-slow sim: $(VENV)/test-ready $(VENV)/demo-ready
-	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m $@
+slow: $(VENV)/test-ready $(VENV)/demo-ready ## run the tests that take minutes or much memory
+	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m slow
 
-# SimplerEnv's tasks in ManiSkill 3, and Vulkan drivers to draw them. MS_ASSET_DIR has to name the scenes' folder.
-simpler: $(VENV)/test-ready $(VENV)/simpler-ready
+sim: $(VENV)/test-ready $(VENV)/demo-ready ## run the tests in the LIBERO simulator
+	MUJOCO_GL=egl $(BIN)/python -m pytest -q -m sim
+
+# Mesa's Vulkan drivers draw the scenes, which are in the folder that MS_ASSET_DIR names.
+simpler: $(VENV)/test-ready $(VENV)/simpler-ready ## run the tests in SimplerEnv's scenes (ManiSkill 3)
 	$(BIN)/python -m pytest -q -m sim tests/evaluation/test_simpler_benchmark.py tests/simulation/test_widowx.py
 
-# LeRobot's own robot client against our server. It needs Python 3.12 and brings a torch of its own: some gigabytes.
-PYTHON312 ?= python3.12
-LEROBOT_VENV ?= .venv-lerobot
-
-lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready
+# LeRobot needs Python 3.12 and brings a torch of its own: some gigabytes.
+lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready ## run LeRobot's own robot client against our server
 	LEROBOT_PYTHON=$(abspath $(LEROBOT_VENV))/bin/python $(BIN)/python -m pytest -q -m slow tests/serving/test_lerobot_server_client.py
 
-$(LEROBOT_VENV)/ready:
-	$(PYTHON312) -m venv $(LEROBOT_VENV)
-	$(LEROBOT_VENV)/bin/python -m pip install --quiet 'lerobot[async]==0.6.1'
-	touch $@
+lint: style types imports ## run every linter
 
-lint: $(VENV)/test-ready
+style: $(VENV)/test-ready ## check the code's style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/test-ready ## check types with mypy
 	$(BIN)/mypy
+
+imports: $(VENV)/test-ready ## check with import-linter that imports point one way
 	$(BIN)/lint-imports
+
+format: $(VENV)/test-ready ## format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/docs-ready ## build the documentation into site/; a broken link is an error
+	$(BIN)/mkdocs build --strict
+
+wheels: $(VENV)/test-ready ## build both distributions into dist/, and predict with them in a clean environment
+	$(BIN)/python -m pytest -q -m slow tests/test_wheels.py
+
+clean: ## remove what was built, the environment included
+	rm -rf $(VENV) dist site build src/*.egg-info packages/*/build packages/*/src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -66,10 +86,16 @@ $(VENV)/simpler-ready: $(BIN)/python $(PACKAGES)
 	$(INSTALL) '.[simpler]'
 	touch $@
 
+$(VENV)/docs-ready: $(VENV)/test-ready
+	$(INSTALL) '.[docs]'
+	touch $@
+
+$(LEROBOT_VENV)/ready:
+	$(PYTHON312) -m venv $(LEROBOT_VENV)
+	$(LEROBOT_VENV)/bin/python -m pip install --quiet 'lerobot[async]==0.6.1'
+	touch $@
+
 $(VENV)/test-ready: $(BIN)/python $(PACKAGES)
 	$(INSTALL) '.[dev]'
 	$(PIP) --no-deps openpi-client  # it asks for numpy 1 and works with 2
 	touch $@
-
-clean:
-	rm -rf $(VENV) build dist src/*.egg-info packages/*/build packages/*/dist packages/*/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

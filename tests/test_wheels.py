@@ -1,0 +1,68 @@
+"""Both distributions as users get them: built, installed into a clean environment, and used outside the tree."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+DISTRIBUTIONS = {
+    "spatialvla": (ROOT, "src"),
+    "spatialvla_client": (ROOT / "packages" / "spatialvla-client", "packages/spatialvla-client/src"),
+}
+
+
+# A folder in PYTHONPATH would stand before what is installed.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def run(*command: str | Path, folder: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels() -> dict[str, Path]:
+    """The wheel of each distribution, built from its sdist into dist/."""
+    for old in DIST.glob("spatialvla*"):
+        old.unlink()
+    for folder, _ in DISTRIBUTIONS.values():
+        run(sys.executable, "-m", "build", "--outdir", DIST, folder)
+    return {name: next(DIST.glob(f"{name}-*.whl")) for name in DISTRIBUTIONS}
+
+
+@pytest.fixture(scope="module")
+def programs(wheels, tmp_path_factory) -> Path:
+    """The programs of an environment that holds the two wheels and what they depend on, without extras."""
+    folder = tmp_path_factory.mktemp("clean")
+    run(sys.executable, "-m", "venv", folder)
+    run(folder / "bin" / "pip", "install", "-c", ROOT / "constraints.txt", *wheels.values())
+    return folder / "bin"
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_wheel_holds_the_packages_files_and_no_others(wheels, name):
+    _, source = DISTRIBUTIONS[name]
+    tracked = run("git", "ls-files", f"{source}/{name}").split()
+    packed = {
+        file for file in ZipFile(wheels[name]).namelist() if not file.split("/")[0].endswith(".dist-info")
+    }
+    assert packed == {file.removeprefix(f"{source}/") for file in tracked}
+
+
+def test_nano_predicts_from_the_wheel(programs, tmp_path):
+    show = "import spatialvla, spatialvla_client as client; print(spatialvla.__file__, client.__file__)"
+    files = run(programs / "python", "-c", show, folder=tmp_path).split()
+    assert all(Path(file).is_relative_to(programs.parent) for file in files)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
+    arguments = ["predict", "image.png", "pick up the black bowl", "--policy", "nano"]
+    assert "gripper" in run(programs / "spatialvla", *arguments, folder=tmp_path)
