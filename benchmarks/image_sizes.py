@@ -14,9 +14,9 @@ import tyro
 
 from spatialvla import Observation, Policy
 from spatialvla.evaluation.benchmarks.libero import time_limit
+from spatialvla.geometry.camera import View
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.tasks import tasks
-from spatialvla.vision.images import pixel_values, to_rgb
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def main(options: Options) -> None:
                 seen = []
                 for env.image_size in (options.large, size):
                     seen.append(Observation(env.render(), task.language, env.intrinsics))
-                shrunk, own = (pixel_values(to_rgb(each.image), size) for each in seen)
+                shrunk, own = (View.of(each.image).resized(size).image.astype(float) for each in seen)
                 large, small = (policy.predict([each])[0] for each in seen)
-                pixels.append(255 * float((shrunk - own).abs().mean()))
+                pixels.append(float(np.abs(shrunk - own).mean()))
                 same.append((large.tokens == small.tokens).mean(axis=0))
                 same_gripper.append((large.tokens[:, 2] == small.tokens[:, 2]).all())
                 moves.append(np.linalg.norm(large.actions[:, :3] - small.actions[:, :3], axis=1).mean())

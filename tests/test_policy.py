@@ -173,7 +173,8 @@ def test_tokens_that_cannot_be(policy):
     right = policy.predict(OBSERVATIONS[:1])[0].tokens
     for rows, message in (
         ([right[:, ::-1]], "no translation token"),
-        ([right[:, :2]], "integers"),
+        ([right[:, :2]], "2 steps of 3"),
+        ([right + 0.5], "integers"),
         ([right[0]], "2 steps of 3"),
         ([np.repeat(right, 2, axis=0)], "2 steps of 3"),
         ([right, right], "1 observations and tokens for 2"),

@@ -87,7 +87,7 @@ def test_depth_travels_in_metres():
         (np.full((4, 4), np.nan), "NaN"),
         (np.zeros((4, 4)), "not positive"),
         (-np.ones((4, 4)), "not positive"),
-        (np.ones((4, 4), dtype=np.uint16), "metres, got uint16"),
+        (np.ones((4, 4), dtype=np.uint16), "meters, got uint16"),
         (np.ones((4, 4, 1)), "got float64"),
     ],
 )

@@ -108,7 +108,9 @@ class Executor:
         """
         if self._tokens is None:
             return None
-        shift = self._executed if committed is None else _place(committed, self._tokens, self._executed)
+        shift = self._executed
+        if committed is not None and len(committed):
+            shift = _first_step(committed, self._tokens, otherwise=shift)
         steps = np.arange(len(self._tokens)) + shift
         return self._tokens[np.minimum(steps, len(self._tokens) - 1)]
 
@@ -157,7 +159,7 @@ class Executor:
         return np.stack(actions)
 
 
-def _place(committed: np.ndarray, tokens: np.ndarray, otherwise: int) -> int:
+def _first_step(committed: np.ndarray, tokens: np.ndarray, otherwise: int) -> int:
     """The first step of a chunk (T, 3) from which on the committed steps (P, 3) stand in it."""
     for step in range(len(tokens) - len(committed) + 1):
         if np.array_equal(tokens[step : step + len(committed)], committed):

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
-from spatialvla.model.decoding.generate import Decoded
 from spatialvla.model.fast.optimize import Optimization, optimize
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.processor import Processor
+from spatialvla.processor import Prepared, Processor
 from spatialvla.types import ActionChunk, Batch, Observation
 
+T = TypeVar("T")
 Tokens = Sequence[np.ndarray | None] | None
-"""Token numbers on the action grid for each row, (steps, 3), or None where there are none."""
-
+"""Tokens on the action grid for each row, (steps, 3), or None where there are none."""
 
 MOST_DRAFTED = 8
 """Rows of a batch up to which drafts pay on a CPU: with more, checking all places costs what it saves."""
@@ -120,21 +120,46 @@ class Policy:
         """Execution state for one more episode beside the policy's own."""
         return Executor(self.execution)
 
+    def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Prepared:
+        """Checks an observation and brings it to the model's size; `predict` and `decide` take it as it is then.
+
+        Of use where a bad observation should fail by itself, before it shares a batch with others.
+        committed: (P, 3) tokens of the first steps of the next chunk, which are under way; it begins with them.
+        Raises InputError for what the model cannot use.
+        """
+        return self.processor.prepare(
+            observation.image,
+            self.prompt.format(instruction=observation.instruction.lower()),
+            self.dataset,
+            intrinsics=observation.intrinsics,
+            depth=observation.depth,
+            committed=committed,
+        )
+
     def predict(
-        self, observations: Sequence[Observation], *, committed: Tokens = None, drafts: Tokens = None
+        self,
+        observations: Sequence[Observation | Prepared],
+        *,
+        committed: Tokens = None,
+        drafts: Tokens = None,
     ) -> list[ActionChunk]:
         """A chunk for each observation, in one batch; keeps no state.
 
-        committed: (P, 3) the first steps of a chunk that are already under way; it begins with them.
+        committed: (P, 3) the first steps of a chunk that are already under way; it begins with them. Observations that
+        are prepared bring their own.
         drafts: up to (T, 3) a guess of the chunk, None for one that nothing is known of. With drafts the chunks are the
         same (but see `tolerance`) and take fewer passes; without any, not even a list, each token takes one.
         Raises InputError if some observations have depth and others do not, and for tokens that cannot be.
         """
-        return self._predict(self._batch(observations), committed, drafts)
+        rows = self._rows(observations, committed)
+        guesses = None
+        if drafts is not None:
+            guesses = [self.processor.checked_tokens(tokens) for tokens in _one_each(observations, drafts)]
+        return self._predict(rows, self._batch(rows), guesses)
 
     def decide(
         self,
-        observations: Sequence[Observation],
+        observations: Sequence[Observation | Prepared],
         executors: Sequence[Executor],
         *,
         committed: Tokens = None,
@@ -145,31 +170,29 @@ class Policy:
         """
         if committed is None:
             committed = [executor.committed() for executor in executors]
+        rows = self._rows(observations, committed)
         drafts = None
         if self.speculate and self.temperature == 0:
-            drafts = [executor.draft(rows) for executor, rows in zip(executors, committed, strict=True)]
-        batch = self._with_kept_depth(self._batch(observations), executors)
-        return self._predict(batch, committed, drafts)
+            drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
+        return self._predict(rows, self._with_kept_depth(self._batch(rows), executors), drafts)
 
     def depth(self, observations: Sequence[Observation]) -> np.ndarray:
         """The depth the model works with, its own estimate or the sensor's: (B, S, S) float32 metres.
 
         S is the side of the model's square image, which shows all of the observation's image.
         """
-        return self.model.depth(self._batch(observations)).float().cpu().numpy()
+        batch = self._batch(self._rows(observations, None))
+        return self.model.depth(batch).float().cpu().numpy()
 
-    def _batch(self, observations: Sequence[Observation]) -> Batch:
-        depths = [o.depth for o in observations if o.depth is not None]
-        if depths and len(depths) != len(observations):
-            raise InputError("Either all observations of a batch bring depth or none does.")
-        batch = self.processor(
-            [o.image for o in observations],
-            [self.prompt.format(instruction=o.instruction.lower()) for o in observations],
-            self.dataset,
-            intrinsics=[o.intrinsics for o in observations],
-            depth=depths or None,
-            pad_to_multiple_of=self.model.passes.prompt_multiple,
-        )
+    def _rows(self, observations: Sequence[Observation | Prepared], committed: Tokens) -> list[Prepared]:
+        given = _one_each(observations, [None] * len(observations) if committed is None else committed)
+        return [
+            one if isinstance(one, Prepared) else self.prepare(one, steps)
+            for one, steps in zip(observations, given, strict=True)
+        ]
+
+    def _batch(self, rows: Sequence[Prepared]) -> Batch:
+        batch = self.processor.collate(rows, pad_to_multiple_of=self.model.passes.prompt_multiple)
         return batch.to(self.model.device)
 
     def act(self, observation: Observation) -> ActionChunk:
@@ -188,42 +211,21 @@ class Policy:
         """Starts a new episode: forgets the chunks and the depth of the last one."""
         self._executor.reset()
 
-    def _predict(self, batch: Batch, committed: Tokens, drafts: Tokens) -> list[ActionChunk]:
-        given, guessed = self._token_ids(committed, len(batch)), self._token_ids(drafts, len(batch))
+    def _predict(self, rows: Sequence[Prepared], batch: Batch, drafts: Tokens) -> list[ActionChunk]:
         if len(batch) > MOST_DRAFTED and self.model.device.type == "cpu":
-            guessed = None
-        decoded = self._decode(batch, given, guessed)
-        actions = self.processor.decode(decoded.tokens, self.dataset)
-        numbers = self.processor.token_numbers(decoded.tokens)
-        return [ActionChunk(a, n) for a, n in zip(actions, numbers, strict=True)]
-
-    def _decode(self, batch: Batch, committed: torch.Tensor | None, drafts: torch.Tensor | None) -> Decoded:
-        return self.model.decode(
+            drafts = None
+        committed = [row.committed for row in rows]
+        decoded = self.model.decode(
             batch,
-            committed=committed,
-            drafts=drafts,
+            committed=self.processor.token_ids(committed) if any(map(len, committed)) else None,
+            drafts=None if drafts is None else self.processor.token_ids(drafts),
             tolerance=self.tolerance,
             cells=self.processor.grid.cells,
             temperature=self.temperature,
         )
-
-    def _token_ids(self, rows: Tokens, count: int) -> torch.Tensor | None:
-        """Token numbers -> vocabulary ids (B, 3 * chunk), -1 where a row says nothing."""
-        if rows is None:
-            return None
-        if len(rows) != count:
-            raise InputError(f"Got {count} observations and tokens for {len(rows)}; pass as many of each.")
-        steps = self.processor.action_chunk_size
-        ids = np.full((count, steps, 3), -1)
-        for place, row in zip(ids, rows, strict=True):
-            if row is None:
-                continue
-            numbers = np.asarray(row)
-            self.processor.grid.bin_indices(numbers)
-            if numbers.ndim != 2 or len(numbers) > steps:
-                raise InputError(f"A chunk has {steps} steps of 3 tokens, got {numbers.shape}.")
-            place[: len(numbers)] = numbers + self.processor.action_token_begin_idx
-        return torch.from_numpy(ids.reshape(count, -1))
+        tokens = self.processor.token_numbers(decoded.tokens)
+        actions = self.processor.decode(decoded.tokens, self.dataset)
+        return [ActionChunk(*chunk) for chunk in zip(actions, tokens, strict=True)]
 
     def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:
         """The batch with each episode's depth map, estimated anew where it has served long enough."""
@@ -240,3 +242,11 @@ class Policy:
         for executor in executors:
             executor.depth_age += 1
         return replace(batch, depth=torch.stack([e.depth for e in executors if e.depth is not None]))
+
+
+def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T]) -> Sequence[T]:
+    if len(tokens) != len(observations):
+        raise InputError(
+            f"Got {len(observations)} observations and tokens for {len(tokens)}; pass as many of each."
+        )
+    return tokens

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +17,32 @@ from tokenizers import Tokenizer
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.files import replacing
-from spatialvla.common.json_files import read_json
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import Camera, check_intrinsics
-from spatialvla.model.checkpoint import resolve_folder, write_json
+from spatialvla.geometry.camera import Camera, View
+from spatialvla.model.checkpoint import resolve_folder
 from spatialvla.tokenizer import action_token, read_tokenizer
 from spatialvla.types import IGNORED, Batch
-from spatialvla.vision.images import depth_map, pixel_values, to_rgb
 
 MAX_PROMPT_TOKENS = 1024
 Keys = str | Sequence[str | None] | None
 """The dataset of all rows, or of each row."""
 
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
+_RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One row of a batch to be: checked, and of the model's size.
+
+    view: a square picture with its intrinsics, and its depth where a sensor measured it. prompt_ids: the prompt's
+    vocabulary ids, the image's first. committed: (P, 3) int64 tokens of the steps that are under way, P may be 0.
+    """
+
+    view: View
+    prompt_ids: Sequence[int]
+    committed: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,7 @@ class Processor:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        last = action_token(self.grid.size - 1)
-        for token in ("<image>", "<bos>", "<eos>", "<pad>", action_token(0), last):
+        for token in (*_RESERVED, action_token(0), action_token(self.grid.size - 1)):
             self._id(token)
         if self.tokenizer.token_to_id(action_token(self.grid.size)) is not None:
             raise CheckpointError(
@@ -140,28 +153,65 @@ class Processor:
             raise InputError("The batch is empty; pass at least one image and prompt.")
         if isinstance(prompts, str) or len(prompts) != len(images):
             raise InputError(f"Got {len(images)} images and {len(prompts)} prompts; pass as many of each.")
-        for name, rows in (("intrinsics", intrinsics), ("depth maps", depth), ("action chunks", actions)):
-            if rows is not None and len(rows) != len(images):
-                raise InputError(f"Got {len(images)} images and {len(rows)} {name}; pass as many of each.")
-        pictures = [to_rgb(image) for image in images]
-        keys = _one_a_row(dataset, len(images))
-        given = intrinsics if intrinsics is not None else [None] * len(images)
-        suffixes = self._action_ids(actions, keys) if actions is not None else None
+        count = len(images)
+        for name, given in (("intrinsics", intrinsics), ("depth maps", depth), ("action chunks", actions)):
+            if given is not None and len(given) != count:
+                raise InputError(f"Got {count} images and {len(given)} {name}; pass as many of each.")
+        keys = _one_a_row(dataset, count)
+        cameras = [None] * count if intrinsics is None else intrinsics
+        maps = [None] * count if depth is None else depth
+        rows = [
+            self.prepare(image, prompt, key, intrinsics=matrix, depth=map_)
+            for image, prompt, key, matrix, map_ in zip(images, prompts, keys, cameras, maps, strict=True)
+        ]
+        suffixes = None if actions is None else self._action_ids(actions, keys)
+        return self.collate(rows, suffixes, pad_to_multiple_of)
+
+    def prepare(
+        self,
+        image: np.ndarray | Image.Image,
+        prompt: str,
+        dataset: str | None = None,
+        *,
+        intrinsics: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+        committed: np.ndarray | None = None,
+    ) -> Prepared:
+        """One row, checked by itself, so that a bad one fails before it shares a batch with others.
+
+        Arguments are those of one row of `__call__`. committed: (P, 3) tokens of steps that are under way.
+        Raises InputError on anything that cannot be used.
+        """
+        view = View.of(image, intrinsics, depth).resized(self.image_size)
+        if view.intrinsics is None:
+            assumed = self.camera(dataset).scaled_to(self.image_size, self.image_size)
+            view = replace(view, intrinsics=assumed)
+        return Prepared(view, self._prompt_ids(prompt), self.checked_tokens(committed))
+
+    def collate(
+        self, rows: Sequence[Prepared], suffixes: np.ndarray | None = None, pad_to_multiple_of: int = 1
+    ) -> Batch:
+        """Rows -> a batch. suffixes: (B, 3 * chunk) vocabulary ids of the actions to learn.
+
+        Raises InputError if some rows have depth and others do not.
+        """
         if pad_to_multiple_of < 1:
             raise InputError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}.")
-        input_ids, attention_mask, labels = self._tokens(prompts, suffixes, pad_to_multiple_of)
+        depth = [row.view.depth for row in rows if row.view.depth is not None]
+        if depth and len(depth) != len(rows):
+            raise InputError("Either all observations of a batch bring depth or none does.")
+        input_ids, attention_mask, labels = self._tokens(
+            [row.prompt_ids for row in rows], suffixes, pad_to_multiple_of
+        )
+        pixels = torch.from_numpy(np.stack([row.view.image for row in rows]))
+        intrinsics = np.stack([row.view.intrinsics for row in rows if row.view.intrinsics is not None])
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=torch.stack([pixel_values(picture, self.image_size) for picture in pictures]),
-            intrinsics=torch.stack(
-                [
-                    self._intrinsics(k, picture, self.camera(key))
-                    for k, picture, key in zip(given, pictures, keys, strict=True)
-                ]
-            ),
+            pixel_values=pixels.permute(0, 3, 1, 2).float() / 255,
+            intrinsics=torch.from_numpy(intrinsics).float(),
             labels=labels,
-            depth=None if depth is None else torch.stack([depth_map(d, self.image_size) for d in depth]),
+            depth=torch.from_numpy(np.stack(depth)) if depth else None,
         )
 
     def camera(self, dataset: str | None) -> Camera:
@@ -192,6 +242,29 @@ class Processor:
         normalised = self.grid.decode(self.token_numbers(tokens))
         return self._rows_by_dataset(normalised, _one_a_row(dataset, len(normalised)), "denormalize")
 
+    def checked_tokens(self, tokens: np.ndarray | None) -> np.ndarray:
+        """The first steps of a chunk, (P, 3) int64 tokens on the action grid; None gives P = 0.
+
+        Raises InputError for what cannot be that.
+        """
+        if tokens is None or np.size(tokens) == 0:
+            return np.empty((0, 3), np.int64)
+        steps = np.asarray(tokens)
+        if steps.ndim != 2 or steps.shape[1] != 3 or len(steps) > self.action_chunk_size:
+            raise InputError(
+                f"A chunk has {self.action_chunk_size} steps of 3 tokens, got tokens of shape {steps.shape}."
+            )
+        self.grid.bin_indices(steps)
+        return steps.astype(np.int64)
+
+    def token_ids(self, chunks: Sequence[np.ndarray | None]) -> torch.Tensor:
+        """Tokens (P, 3) of each row's first steps -> vocabulary ids (B, 3 * chunk), -1 where there are none."""
+        ids = np.full((len(chunks), self.action_chunk_size, 3), -1)
+        for row, tokens in zip(ids, chunks, strict=True):
+            if tokens is not None:
+                row[: len(tokens)] = tokens + self.action_token_begin_idx
+        return torch.from_numpy(ids.reshape(len(ids), -1))
+
     def token_numbers(self, tokens: torch.Tensor | np.ndarray) -> np.ndarray:
         """Vocabulary ids (B, 3 * steps) -> numbers (B, steps, 3) on the action grid."""
         ids = tokens.cpu().numpy() if isinstance(tokens, torch.Tensor) else np.asarray(tokens)
@@ -199,10 +272,15 @@ class Processor:
             raise InputError(f"Tokens must have shape (B, 3 * steps), got {ids.shape}.")
         return ids.reshape(len(ids), -1, 3) - self.action_token_begin_idx
 
-    @property
+    @cached_property
     def action_token_begin_idx(self) -> int:
         """The vocabulary id of action token 0."""
         return self._id(action_token(0))
+
+    @cached_property
+    def _ids(self) -> Mapping[str, int]:
+        """Of the tokens that no prompt may hold."""
+        return {token: self._id(token) for token in _RESERVED}
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.token_to_id(token)
@@ -232,24 +310,23 @@ class Processor:
         return self.grid.encode(normalised).reshape(len(actions), -1) + self.action_token_begin_idx
 
     def _tokens(
-        self, prompts: Sequence[str], suffixes: np.ndarray | None, multiple: int
+        self, prompts: Sequence[Sequence[int]], suffixes: np.ndarray | None, multiple: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        rows = [self._prompt_ids(prompt) for prompt in prompts]
-        prompt_lengths = [len(row) for row in rows]
+        rows = prompts
         if suffixes is not None:
-            eos = self._id("<eos>")
-            rows = [row + suffix.tolist() + [eos] for row, suffix in zip(rows, suffixes, strict=True)]
+            eos = self._ids["<eos>"]
+            rows = [[*row, *suffix, eos] for row, suffix in zip(prompts, suffixes.tolist(), strict=True)]
         longest = max(map(len, rows))
         if suffixes is None:
             longest += (self.image_token_num - longest) % multiple
-        ids = np.full((len(rows), longest), self._id("<pad>"))
+        ids = np.full((len(rows), longest), self._ids["<pad>"])
         mask = np.zeros((len(rows), longest), dtype=bool)
         labels = np.full((len(rows), longest), IGNORED)
-        for index, row in enumerate(rows):
-            place = slice(longest - len(row), longest) if suffixes is None else slice(0, len(row))
-            ids[index, place] = row
-            mask[index, place] = True
-            labels[index, prompt_lengths[index] : len(row)] = row[prompt_lengths[index] :]
+        for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            columns = slice(longest - len(row), longest) if suffixes is None else slice(0, len(row))
+            ids[index, columns] = row
+            mask[index, columns] = True
+            labels[index, len(prompt) : len(row)] = row[len(prompt) :]
         return (
             torch.from_numpy(ids),
             torch.from_numpy(mask),
@@ -263,21 +340,15 @@ class Processor:
         if not text:
             raise InputError("A prompt is empty; say what the robot should do.")
         ids = self.tokenizer.encode(text + "\n", add_special_tokens=False).ids
-        reserved = {self._id(token) for token in ("<image>", "<bos>", "<eos>", "<pad>")}
         first_action = self.action_token_begin_idx
+        reserved = self._ids.values()
         if any(i in reserved or first_action <= i < first_action + self.grid.size for i in ids):
             raise InputError(f"The prompt {text[:60]!r} contains a reserved token; leave it out.")
         if len(ids) > MAX_PROMPT_TOKENS:
             raise InputError(
                 f"The instruction is too long: {len(ids)} tokens, at most {MAX_PROMPT_TOKENS} are allowed."
             )
-        image = [self._id("<image>")] * self.image_token_num
-        return [*image, self._id("<bos>"), *ids]
-
-    def _intrinsics(self, given: np.ndarray | None, picture: Image.Image, camera: Camera) -> torch.Tensor:
-        if given is not None:
-            camera = Camera(check_intrinsics(given), picture.height, picture.width)
-        return torch.from_numpy(camera.scaled_to(self.image_size, self.image_size)).float()
+        return [*[self._ids["<image>"]] * self.image_token_num, self._ids["<bos>"], *ids]
 
     @staticmethod
     def _unknown(dataset: str, known: Mapping[str, Any]) -> InputError:

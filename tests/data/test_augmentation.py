@@ -6,8 +6,7 @@ from PIL import Image
 
 from spatialvla.data.augmentation import Augmentation, Views, crop_and_resize, scaled_crops, transform_colours
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import resize_intrinsics
-from spatialvla.vision.images import pixel_values
+from spatialvla.geometry.camera import View, resize_intrinsics
 
 
 def camera(count=1, focal=110.0, centre=64.0):
@@ -133,7 +132,7 @@ def test_crops_are_scaled_as_the_processor_would():
     scaled = scaled_crops(views, boxes, 24)
     for image, (left, top, width, height), got in zip(images, boxes, scaled.images, strict=True):
         cut = Image.fromarray(image[top : top + height, left : left + width])
-        expected = pixel_values(cut, 24).permute(1, 2, 0).numpy() * 255
+        expected = View.of(cut).resized(24).image.astype(float)
         assert np.abs(expected - got).max() <= 2
     np.testing.assert_allclose(
         scaled.intrinsics[0], resize_intrinsics(views.intrinsics[0], (48, 64), (24, 24))

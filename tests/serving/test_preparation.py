@@ -39,7 +39,7 @@ def policy() -> Policy:
 )
 def test_a_prepared_request_predicts_the_same(policy, seen):
     prepared = Preparation.of(policy)(Request(seen)).observation
-    assert prepared.image.size == (128, 128)
+    assert prepared.image.shape == (128, 128, 3)
     raw, ours = policy._batch([seen]), policy._batch([prepared])
     for name in ("input_ids", "pixel_values", "depth"):
         one, other = getattr(raw, name), getattr(ours, name)

@@ -16,8 +16,8 @@ from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.episodes import Episode, EpisodeSource, action_chunks
 from spatialvla.data.mixture import Draws
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.geometry.camera import fill_holes
 from spatialvla.processor import Processor
-from spatialvla.vision.images import fill_holes
 
 OnBadSample = Literal["raise", "replace"]
 _MOST_REPLACEMENTS = 100

@@ -1,6 +1,6 @@
-"""The pinhole camera: intrinsics that follow every resize and crop, and back-projection to metres.
+"""The pinhole camera: what it saw, intrinsics that follow every resize and crop, and back-projection to meters.
 
-Pixel coordinates have their origin at the image's top left corner, so the first pixel's centre is (0.5, 0.5).
+Pixel coordinates have their origin at the image's top left corner, so the first pixel's center is (0.5, 0.5).
 The camera frame is x right, y down, z forward.
 """
 
@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from spatialvla.errors import InputError
+
+SMALLEST_DEPTH = 1e-3
+"""Meters; float16 keeps it apart from 0."""
 
 
 def check_intrinsics(intrinsics: np.ndarray) -> np.ndarray:
@@ -71,12 +75,91 @@ class Camera:
         return {"width": self.width, "height": self.height, "intrinsic": self.intrinsics.tolist()}
 
 
+@dataclass(frozen=True)
+class View:
+    """What a camera saw, checked: picture, intrinsics and depth of one field of view.
+
+    image: (H, W, 3) uint8 RGB. intrinsics: K, (3, 3) float64 in pixels of `image`; None where unknown.
+    depth: (h, w) float32, positive meters along the optical axis, in a resolution of its own; None where not measured.
+    """
+
+    image: np.ndarray
+    intrinsics: np.ndarray | None = None
+    depth: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        image: np.ndarray | Image.Image,
+        intrinsics: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+    ) -> View:
+        """Images may be PIL images, or uint8 arrays that are grey (H, W[, 1]), RGB or RGBA (H, W, 3 or 4).
+
+        Raises InputError for what is no picture, no camera matrix, or no depth in meters.
+        """
+        return cls(
+            _rgb(image),
+            None if intrinsics is None else check_intrinsics(intrinsics),
+            None if depth is None else _meters(depth),
+        )
+
+    def resized(self, size: int) -> View:
+        """The same field of view as a square of `size` pixels.
+
+        Colors take a bicubic filter. Depth takes the nearest pixel: a mean over an edge would invent points in mid-air.
+        """
+        square = (size, size)
+        image, intrinsics, depth = self.image, self.intrinsics, self.depth
+        if image.shape[:2] != square:
+            picture = Image.fromarray(np.ascontiguousarray(image))
+            image = np.asarray(picture.resize(square, Image.Resampling.BICUBIC))
+            if intrinsics is not None:
+                intrinsics = resize_intrinsics(intrinsics, self.image.shape[:2], square)
+        if depth is not None and depth.shape != square:
+            depth = np.asarray(Image.fromarray(depth).resize(square, Image.Resampling.NEAREST))
+        return View(image, intrinsics, depth)
+
+
+def _rgb(image: np.ndarray | Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise InputError(f"Images must be uint8, got {array.dtype}; scale to 0..255 and convert.")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+        raise InputError(f"Images must have shape (H, W, 3), got {array.shape}.")
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    return array[..., :3]
+
+
+def _meters(depth: np.ndarray) -> np.ndarray:
+    """(h, w) float32."""
+    meters = np.asarray(depth)
+    if meters.ndim != 2 or not np.issubdtype(meters.dtype, np.floating):
+        raise InputError(
+            f"Depth must be (H, W) floating-point meters, got {meters.dtype} of shape {meters.shape}."
+        )
+    if not np.isfinite(meters).all() or (meters <= 0).any():
+        raise InputError(
+            "Depth contains NaN, infinity or values that are not positive; fill the sensor's holes first."
+        )
+    return meters.astype(np.float32)
+
+
+def fill_holes(readings: np.ndarray) -> np.ndarray:
+    """A sensor's depth (H, W) in meters, 0 without a reading -> all positive: holes take the largest reading."""
+    return np.maximum(np.where(readings > 0, readings, readings.max()), SMALLEST_DEPTH, dtype=np.float32)
+
+
 def back_project(depth: torch.Tensor, intrinsics: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
     """Depth on a regular grid over the image -> points in the camera frame, K⁻¹ (u, v, 1) · depth (§III-A).
 
-    depth: (B, h, w) metres; each value stands for the centre of its cell of the image.
+    depth: (B, h, w) meters; each value stands for the center of its cell of the image.
     intrinsics: (B, 3, 3) in pixels of an image of `image_size` = (height, width).
-    Returns (B, h, w, 3) metres. Always computed in float32: in bfloat16 pixel centres would be rounded.
+    Returns (B, h, w, 3) meters. Always computed in float32: in bfloat16 pixel centers would be rounded.
     """
     rows, columns = depth.shape[-2:]
     v = (torch.arange(rows, device=depth.device, dtype=torch.float32) + 0.5) * (image_size[0] / rows)

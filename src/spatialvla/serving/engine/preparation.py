@@ -11,11 +11,10 @@ import numpy as np
 from PIL import Image
 
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import check_intrinsics, resize_intrinsics
+from spatialvla.geometry.camera import View
 from spatialvla.policy import Policy
 from spatialvla.serving.engine.batching import Request
 from spatialvla.types import Observation
-from spatialvla.vision.images import depth_map, to_rgb
 
 MAX_INSTRUCTION = 1000
 """Characters; the longest instruction of any Open X-Embodiment dataset is far below."""
@@ -60,20 +59,10 @@ class Preparation:
         if len(text) > MAX_INSTRUCTION:
             raise InputError(f"The instruction has {len(text)} characters; {MAX_INSTRUCTION} are allowed.")
         self._check_size("image", observation.image)
-        picture = to_rgb(observation.image)
-        size = (self.image_size, self.image_size)
-        intrinsics = observation.intrinsics
-        if intrinsics is not None:
-            intrinsics = resize_intrinsics(
-                check_intrinsics(intrinsics), (picture.height, picture.width), size
-            )
-        depth = observation.depth
-        if depth is not None:
-            self._check_size("depth map", depth)
-            depth = depth_map(depth, self.image_size).numpy()
-        if picture.size != size:
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-        return Observation(picture, text, intrinsics, depth)
+        if observation.depth is not None:
+            self._check_size("depth map", observation.depth)
+        view = View.of(observation.image, observation.intrinsics, observation.depth).resized(self.image_size)
+        return Observation(view.image, text, view.intrinsics, view.depth)
 
     def _check_size(self, name: str, picture: np.ndarray | Image.Image) -> None:
         shape = picture.size if isinstance(picture, Image.Image) else np.shape(picture)

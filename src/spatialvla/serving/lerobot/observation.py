@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import fill_holes
 from spatialvla.serving.lerobot.pickles import attributes, read, value
-from spatialvla.vision.images import fill_holes
 
 STATE = "observation.state"
 """What LeRobot calls all the robot's numbers together; `Mapping.state` may name it."""

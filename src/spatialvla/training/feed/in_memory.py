@@ -12,11 +12,11 @@ import torch
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.in_memory import EpisodeSamples, write_array
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import SMALLEST_DEPTH, fill_holes
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.config import TrainConfig
 from spatialvla.types import IGNORED, Batch
-from spatialvla.vision.images import SMALLEST_DEPTH, fill_holes
 
 ESTIMATE_BATCH = 32
 
