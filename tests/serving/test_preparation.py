@@ -40,7 +40,7 @@ def policy() -> Policy:
 def test_a_prepared_request_predicts_the_same(policy, seen):
     prepared = Preparation.of(policy)(Request(seen)).observation
     assert prepared.image.shape == (128, 128, 3)
-    raw, ours = policy._batch([seen]), policy._batch([prepared])
+    raw, ours = (policy.processor.collate([policy.prepare(one)]) for one in (seen, prepared))
     for name in ("input_ids", "pixel_values", "depth"):
         one, other = getattr(raw, name), getattr(ours, name)
         assert (one is None) == (other is None)
