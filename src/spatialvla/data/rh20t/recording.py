@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from spatialvla.data.frames import decode_frames
+from spatialvla.data.rh20t.dictionaries import read_dictionary
 from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene
-from spatialvla.data.rh20t.pickled import read_dictionary
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 

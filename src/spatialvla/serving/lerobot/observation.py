@@ -9,12 +9,13 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import fill_holes
-from spatialvla.serving.lerobot.pickles import attributes, read, value
+from spatialvla.serving.lerobot.objects import read_object
 
 STATE = "observation.state"
 """What LeRobot calls all the robot's numbers together; `Mapping.state` may name it."""
 
 _MILLIMETRES = 1000
+_Readable = bool | int | float | str | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ def names_of_numbers(feature: Any) -> tuple[str, ...]:
 
 def read_observation(data: bytes, numbers: tuple[str, ...]) -> Seen:
     """Raises InputError for a message that is no observation."""
-    fields = attributes(read(data), "TimedObservation")
+    fields = read_object(data, "TimedObservation")
     content = fields.get("observation")
     timestamp, timestep = fields.get("timestamp"), fields.get("timestep")
     if not isinstance(content, dict) or type(timestep) is not int or not 0 <= timestep < 2**31 - 2**16:
         raise InputError("The TimedObservation lacks its observation or its timestep.")
     if not isinstance(timestamp, float) or not np.isfinite(timestamp):
         raise InputError("The TimedObservation has no time.")
-    message = {key: value(node) for key, node in content.items()}
+    message = {str(key): entry if isinstance(entry, _Readable) else None for key, entry in content.items()}
     state = [message.get(name) for name in numbers]
     if state and all(isinstance(number, int | float) for number in state):
         message[STATE] = np.array(state, np.float64)

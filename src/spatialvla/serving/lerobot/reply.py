@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spatialvla.serving.lerobot.pickles import HELPERS
+from spatialvla.serving.lerobot.objects import HELPERS
 
 
 def actions_pickle(actions: np.ndarray, timestamps: Sequence[float], timesteps: Sequence[int]) -> bytes:

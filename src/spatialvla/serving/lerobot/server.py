@@ -23,6 +23,7 @@ from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
 from spatialvla.serving.guard.traffic import Throttle
+from spatialvla.serving.lerobot.objects import read_object
 from spatialvla.serving.lerobot.observation import (
     STATE,
     Seen,
@@ -30,7 +31,6 @@ from spatialvla.serving.lerobot.observation import (
     read_observation,
     with_depth,
 )
-from spatialvla.serving.lerobot.pickles import attributes, read
 from spatialvla.serving.lerobot.reply import actions_pickle
 from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, grpc, handlers
 
@@ -85,11 +85,11 @@ class LeRobotServer:
 
     async def send_policy_instructions(self, data: bytes, peer: str) -> None:
         """Checks that the robot has the camera the mapping names. Which policy the client wants is only logged."""
-        config = attributes(read(data), "RemotePolicyConfig")
+        config = read_object(data, "RemotePolicyConfig")
         features, steps = config.get("lerobot_features"), config.get("actions_per_chunk")
         if not isinstance(features, dict) or type(steps) is not int or steps < 1:
             raise InputError("The RemotePolicyConfig lacks lerobot_features or actions_per_chunk.")
-        cameras = [key.removeprefix("observation.images.") for key in features if ".images." in key]
+        cameras = [key.removeprefix("observation.images.") for key in map(str, features) if ".images." in key]
         if self._mapping.image not in cameras:
             raise InputError(
                 f"The robot has the cameras {', '.join(cameras) or 'none'}, but the server's mapping "
