@@ -97,7 +97,7 @@ def test_what_the_mapping_has_no_place_for_is_not_dropped_silently(policy, tmp_p
     mapping.write_text("image: i\nprompt: p\n")
     with serving(fake_service(policy), str(mapping)) as running, Client(running.url) as robot:
         robot.act(observation(1))
-        with pytest.raises(Refused, match="no place for depth"):
+        with pytest.raises(Refused, match="no key for depth"):
             robot.act(Observation(picture(1), "x", depth=np.ones((16, 16))))
 
 

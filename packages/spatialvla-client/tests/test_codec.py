@@ -1,4 +1,4 @@
-"""The codec: what is packed comes back, openpi's own codec agrees, and hostile bytes are an error and nothing else."""
+"""The codec: what is packed comes back, openpi's own codec agrees, and hostile bytes are only an error."""
 
 import contextlib
 import tracemalloc

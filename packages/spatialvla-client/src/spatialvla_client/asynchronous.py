@@ -1,4 +1,4 @@
-"""The asynchronous chunk loop: the next chunk is inferred while the robot executes the last one."""
+"""The asynchronous loop: the next chunk is inferred while the robot executes the last one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
 from spatialvla_client.schedule import ChunkLike, ChunkRequest, Schedule, WhenLate
 
-Infer = Callable[[Any, np.ndarray | None], ChunkLike]
-"""(observation, committed tokens (P, 3) or None) -> the chunk from the observation's step on."""
+ObservationT = TypeVar("ObservationT")
+"""What the policy's side takes; the loop only passes it on."""
 
-QUANTILE = 0.9  # of recent latencies, which the committed steps cover
+LATENCY_QUANTILE = 0.9
+"""Of the recent latencies: this one is covered by the committed steps."""
 RECENT = 50
 
 
 @dataclass(frozen=True)
 class LoopStatistics:
-    """What a loop has seen since it was made.
+    """Counts and latencies of a loop since it was made.
 
-    latency_p50_s, latency_p95_s: of recent inferences, seconds from the request to the answer; NaN before the first.
-    committed: steps that the next request will commit to, if the plan has so many.
-    late: chunks that came after the steps committed for them. holds: steps for which there was no action left.
-    dropped: answers that were of another episode or wholly past. overruns: steps of `run` that began too late.
+    requests: inferences that were started.
+    latency_p50_s, latency_p95_s: median and 95 % quantile of the last 50 inferences, in seconds from the
+    request to the answer; NaN before the first.
+    committed: steps that the next request will commit to, if the plan has that many.
+    late: chunks that arrived after the steps committed for them had been executed.
+    holds: steps for which no action was left.
+    dropped: answers that belonged to an earlier episode, or whose steps were all past.
+    overruns: steps of `run` that began too late.
     """
 
     requests: int
@@ -49,23 +54,23 @@ class _Pending:
     answer: Future[tuple[ChunkLike, float]]
 
 
-class AsynchronousLoop:
+class AsynchronousLoop(Generic[ObservationT]):
     """Drives a robot at a fixed rate while one thread infers.
 
-    At most one inference is under way. Its observation is of the step in which it was asked for; the steps that will be
-    executed until its answer comes are known then, and go along as tokens that the model takes for given. So the new
-    chunk begins with them, and takes over without a jump. How many they are follows the measured latencies.
+    At most one inference is under way. Some steps of the plan will be executed before its answer arrives.
+    They are sent along as committed tokens, so the new chunk begins with them and takes over without a jump.
+    Their number follows the measured latencies.
 
         with AsynchronousLoop(client.infer, control_hz=20) as loop:
             loop.run(camera.observe, robot.execute)
 
-    Not to be called from several threads at once. Errors of an inference are raised by the next `act`; the loop can go
-    on after them.
+    Use it from one thread only. An error of an inference is raised by the next `act`, and the loop can go on
+    after it.
     """
 
     def __init__(
         self,
-        infer: Infer,
+        infer: Callable[[ObservationT, np.ndarray | None], ChunkLike],
         control_hz: float,
         *,
         most_committed: int = 3,
@@ -76,12 +81,16 @@ class AsynchronousLoop:
         sleep: Callable[[float], None] = time.sleep,
         executor: Executor | None = None,
     ) -> None:
-        """most_committed: cap of the steps committed to; keep it below the length of a chunk.
+        """infer: (observation, committed tokens (P, 3) or None) -> the chunk from the observation's step on.
 
-        ask_after: steps between two requests at least; None asks as late as the latency allows, so that of each chunk
-        as much as possible is executed. commit: False asks for chunks that know nothing of the steps under way.
-        clock, sleep: of seconds, for tests and simulated time. executor: what runs inferences, one thread unless given;
-        whoever gives it shuts it down.
+        control_hz: control steps per second.
+        most_committed: upper limit of the committed steps; keep it below the length of a chunk.
+        ask_after: steps after which the next chunk is asked for. None asks as late as the latency allows, so
+        that as much as possible of each chunk is executed.
+        commit: False asks for chunks that know nothing of the steps under way.
+        when_late: what the robot does when the plan is used up and no chunk has arrived.
+        clock, sleep: in seconds; for tests and simulated time.
+        executor: runs the inferences; the caller shuts it down. One thread of the loop's own unless given.
         Raises ValueError for numbers that cannot be used.
         """
         if not control_hz > 0:
@@ -113,27 +122,27 @@ class AsynchronousLoop:
         self.close()
 
     def close(self) -> None:
-        """Waits for the inference under way, whose answer nobody wants, and ends the thread."""
+        """Waits for the inference under way, drops its answer and ends the thread."""
         self._closed = True
         self._forget_pending()
         if self._owned is not None:
             self._owned.shutdown(wait=True, cancel_futures=True)
 
     def reset(self) -> None:
-        """Starts a new episode: no action of the old one will be executed, nor an answer to it.
+        """Starts a new episode: neither the old plan nor a late answer to it is executed.
 
-        Waits for the inference under way, so that whoever infers can be told of the new episode next.
+        Waits for the inference under way, so that the policy can be told of the new episode next.
         """
         self._forget_pending()
         old = self._schedule
         self._past = [a + b for a, b in zip(self._past, (old.late, old.holds, old.dropped), strict=True)]
         self._schedule, self._asked_at = Schedule(self._when_late), None
 
-    def act(self, observe: Callable[[], Any]) -> np.ndarray:
+    def act(self, observe: Callable[[], ObservationT]) -> np.ndarray:
         """The action (7,) to execute now; call it once every control step.
 
-        observe: called only where an inference begins. The first call of an episode waits for its chunk: the robot
-        has not begun to move. Raises what the inference raised.
+        observe: called only when an inference begins. The first call of an episode waits for its chunk,
+        because the robot has not begun to move. Raises what the inference raised.
         """
         if self._closed:
             raise RuntimeError("This loop is closed; make a new one.")
@@ -148,20 +157,20 @@ class AsynchronousLoop:
 
     def run(
         self,
-        observe: Callable[[], Any],
+        observe: Callable[[], ObservationT],
         execute: Callable[[np.ndarray], bool | None],
         steps: int | None = None,
     ) -> int:
-        """Acts at the control rate until `execute` returns True, or for so many steps; returns the steps done.
+        """Acts at the control rate for `steps` steps or until `execute` returns True; returns the steps done.
 
-        A step that begins later than it should is counted, and the rhythm goes on from there.
+        A step that begins too late is counted as an overrun, and the control rate is kept from there on.
         """
         done = 0
         due = None
         while steps is None or done < steps:
             action = self.act(observe)
             now = self._clock()
-            # The first chunk takes its time; the rhythm begins with the first action.
+            # The first chunk may take long; time is kept from the first action on.
             due = now if due is None else due
             finished = execute(action)
             done += 1
@@ -178,15 +187,16 @@ class AsynchronousLoop:
 
     @property
     def committed_steps(self) -> int:
-        """The steps that a high quantile of recent latencies takes, rounded up and capped."""
-        latency = float(np.quantile(self._recent, QUANTILE, method="higher"))
+        """Steps that the next request commits to: a high quantile of recent latencies, rounded up."""
+        latency = float(np.quantile(self._recent, LATENCY_QUANTILE, method="higher"))
         if math.isnan(latency):
             return 1
-        # An action is under way as soon as it is asked for the next chunk, so one step at least.
+        # When the next chunk is asked for, one action is already under way.
         return min(max(1, math.ceil(latency / self._period - 1e-6)), self._most_committed)
 
     @property
     def statistics(self) -> LoopStatistics:
+        """What has been counted and measured so far."""
         schedule, (late, holds, dropped) = self._schedule, self._past
         p50, p95 = np.quantile(self._recent, [0.5, 0.95])
         return LoopStatistics(
@@ -202,7 +212,7 @@ class AsynchronousLoop:
 
     @property
     def _recent(self) -> list[float]:
-        # What an episode begins with warms up, or waits for the last of the episode before, and is no measure.
+        # The first inference of an episode may warm up, or wait for the last one of the episode before it.
         return list(self._latencies) or [self._first_latency]
 
     def _is_due(self) -> bool:
@@ -210,7 +220,7 @@ class AsynchronousLoop:
             return True
         return self._ask_after is not None and self._schedule.ticks - self._asked_at >= self._ask_after
 
-    def _ask(self, observation: Any) -> None:
+    def _ask(self, observation: ObservationT) -> None:
         request = self._schedule.request(self.committed_steps)
         committed = request.committed if self._commit else None
         began = self._clock()
@@ -239,7 +249,7 @@ class AsynchronousLoop:
     def _forget_pending(self) -> None:
         if self._pending is not None:
             if not self._pending.answer.cancel():
-                with suppress(Exception):  # an error of an answer that nobody wants any more
+                with suppress(Exception):  # the answer is dropped, and its error with it
                     self._pending.answer.result()
             self._pending = None
             self._past[2] += 1

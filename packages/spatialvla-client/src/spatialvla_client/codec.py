@@ -1,8 +1,8 @@
-"""msgpack with NumPy arrays, as openpi writes it, read as if by an enemy.
+"""msgpack with NumPy arrays, as openpi writes it; reading is safe for messages from anyone.
 
-An array is a map with the bytes keys `__ndarray__` (true), `data`, `dtype` and `shape`; a NumPy scalar one with
-`__npgeneric__` (true), `data` and `dtype`. Only numbers and booleans are arrays here: nothing that is read can run
-code, and no message makes more memory than a few times its own size.
+An array is a map with the bytes keys `__ndarray__` (true), `data`, `dtype` and `shape`; a NumPy scalar is a
+map with `__npgeneric__` (true), `data` and `dtype`. Arrays hold numbers or booleans only, so reading never
+runs code, and a message takes no more memory than a few times its own size.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ _READ = {name: np.dtype(name) for name in (*_WRITTEN, *(name.replace("<", ">") f
 _MOST_DIMENSIONS = 4
 _MOST_CONTAINERS = 256
 _MOST_ENTRIES = 1024
-"""Lists and maps in a message, and what one holds: else sixteen megabytes of empty maps would fill a gigabyte."""
+"""Limits of a message; without them, sixteen megabytes of empty maps would take a gigabyte of memory."""
 
 
 class CodecError(ValueError):
-    """Bytes that are no message, or a value that cannot be sent; says what was wrong in one sentence."""
+    """Bytes that are no message, or a value that cannot be sent."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
-    """A message of numbers, strings, bytes, lists, maps, NumPy arrays and scalars as bytes. Raises CodecError."""
+    """The bytes of a message: numbers, strings, bytes, lists, maps, NumPy arrays and scalars.
+
+    Raises CodecError for anything else.
+    """
     try:
-        return msgpack.packb(message, default=_to_map)
+        packed: bytes = msgpack.packb(message, default=_to_map)
+        return packed
     except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"The message cannot be sent: {error}") from None
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """The message in some bytes; its arrays are read-only. Raises CodecError for everything that is not one."""
+    """The message in some bytes, its arrays read-only. Raises CodecError for bytes that are no message."""
     containers = 0
 
     def counted(container: Any) -> Any:
@@ -56,9 +60,7 @@ def unpack(data: bytes) -> dict[str, Any]:
         )
     except CodecError:
         raise
-    except (
-        Exception
-    ) as error:  # msgpack raises many kinds of errors for broken bytes, and its own for deep nesting
+    except Exception as error:  # msgpack raises many kinds of errors for broken bytes
         raise CodecError(f"The message is no msgpack ({type(error).__name__}).") from None
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
         raise CodecError("The message is no map from names to values.")

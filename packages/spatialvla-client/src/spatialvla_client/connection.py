@@ -1,4 +1,4 @@
-"""Client: an observation in, a chunk of actions out, over a connection that heals itself.
+"""The client: an observation in, a chunk of actions out, over a connection that is made anew when it is lost.
 
 with Client("ws://127.0.0.1:8000") as robot:
     chunk = robot.act(Observation(image, "put the spoon on the towel"))
@@ -31,20 +31,21 @@ _WORTH_RETRYING = ("busy", "draining")
 
 @dataclass(frozen=True)
 class Backoff:
-    """Seconds between attempts to reach the server: doubling from `first` up to `longest`, a little at random."""
+    """Seconds between attempts to reach the server: `first`, doubled up to `longest`, with some jitter."""
 
     first: float = 0.1
     longest: float = 5.0
 
     def waits(self) -> Iterator[float]:
+        """Seconds to wait before each next attempt, without end."""
         wait = self.first
         while True:
-            yield wait * (0.5 + random.random() / 2)  # else all robots of a hall come back in the same moment
+            yield wait * (0.5 + random.random() / 2)  # so that many robots do not come back at once
             wait = min(self.longest, 2 * wait)
 
 
 class Client:
-    """A connection to `spatialvla serve`. One request at a time; may be shared by threads."""
+    """A connection to `spatialvla serve`. It carries one request at a time, and threads may share it."""
 
     def __init__(
         self,
@@ -55,9 +56,13 @@ class Client:
         backoff: Backoff = Backoff(),
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """url: ws://host:port or wss://host:port. timeout: seconds from `act` to its answer, reconnecting included.
+        """Connects with the first request, not here.
 
-        tls: for wss with a certificate that the system does not know. Connects with the first request.
+        url: ws://host:port or wss://host:port.
+        api_key: what the server asks for, if it does.
+        timeout: seconds from `act` to its answer, reconnecting included.
+        backoff: how long to wait between attempts to connect.
+        tls: for wss with a certificate that the system does not know.
         """
         self._url = url
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
@@ -86,25 +91,25 @@ class Client:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the server says of itself: keys, chunk length, units, gripper. Connects if need be."""
+        """What the server says about itself: keys, chunk length, units, gripper. Connects if necessary."""
         with self._lock:
             self._with_retries(lambda deadline: None)
             return self._metadata
 
     def reset(self) -> None:
-        """A new episode: said to the server with the next observation."""
+        """Starts a new episode; the server is told with the next observation."""
         self._new_episode = True
 
     def act(self, observation: Observation) -> ActionChunk:
         """The actions to execute before the next call.
 
-        Raises Refused, Unavailable, RequestTimeout or ProtocolError. A lost connection is made anew and the
-        observation sent again, as long as `timeout` lasts; never is another observation's answer returned.
+        A lost connection is made anew and the observation sent again, until `timeout` is over. An answer to
+        another observation is never returned. Raises Refused, Unavailable, RequestTimeout or ProtocolError.
         """
         return self.infer(observation, None)
 
     def infer(self, observation: Observation, committed: np.ndarray | None) -> ActionChunk:
-        """`act` for `AsynchronousLoop(client.infer, …)`: the chunk begins with the committed (P, 3) tokens."""
+        """`act` with committed tokens (P, 3), with which the chunk begins; what `AsynchronousLoop` calls."""
         with self._lock:
             began = time.perf_counter()
             new_episode = self._new_episode
@@ -134,18 +139,20 @@ class Client:
                 raise
             except CodecError as error:
                 self._drop()
-                raise ProtocolError(f"{self._url} sent something else than msgpack: {error}") from None
+                raise ProtocolError(f"{self._url} sent no msgpack message: {error}") from None
             except InvalidStatus as error:
                 self._drop()
                 if error.response.status_code in (401, 403):
-                    raise Refused("The server asks for another API key.", "unauthorized") from None
+                    raise Refused(
+                        "The server asks for another API key; pass it as api_key.", "unauthorized"
+                    ) from None
                 reason = error
             except (OSError, InvalidHandshake, ConnectionClosed) as error:
                 self._drop()
                 reason = error
             except WebSocketException as error:
                 self._drop()
-                raise ProtocolError(f"{self._url} speaks no websocket ({error}).") from None
+                raise ProtocolError(f"{self._url} is no websocket server ({error}).") from None
             wait = next(waits)
             if time.monotonic() + wait >= deadline:
                 if isinstance(reason, Refused):
@@ -200,7 +207,7 @@ class Client:
                 raise RequestTimeout(f"{self._url} did not answer within {self._timeout:g} s.") from None
             answered = reply.get("request_id")
             if type(answered) is int and 0 < answered < number:
-                continue  # of a request that was given up
+                continue  # answers a request that timed out
             if answered != number or type(answered) is not int:
                 raise ProtocolError(f"Request {number} was answered with number {answered!r}.")
             if "error" in reply:
@@ -221,9 +228,7 @@ class Client:
             if value is None:
                 continue
             if name not in keys:
-                raise Refused(
-                    f"The server's mapping has no place for {name}; start it with another --mapping."
-                )
+                raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
             message[keys[name]] = value if name == "prompt" else np.asarray(value)
         return message
 

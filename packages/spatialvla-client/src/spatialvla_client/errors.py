@@ -4,19 +4,22 @@ from __future__ import annotations
 
 
 class ClientError(Exception):
-    """No actions, and why."""
+    """Base of all errors of a client: there are no actions, and the message says why."""
 
 
 class Unavailable(ClientError, ConnectionError):
-    """The server could not be reached, or was lost, for as long as the request may take."""
+    """The server could not be reached within the request's time."""
 
 
 class RequestTimeout(ClientError, TimeoutError):
-    """The server was there and did not answer in time."""
+    """The server was reached and did not answer in time."""
 
 
 class Refused(ClientError):
-    """The server refused the request. outcome: its word for why: bad_input, busy, unsafe, deadline, error …"""
+    """The server refused the request.
+
+    outcome: its word for the reason: bad_input, busy, unsafe, deadline, error …
+    """
 
     def __init__(self, message: str, outcome: str = "error") -> None:
         super().__init__(message)
@@ -24,4 +27,4 @@ class Refused(ClientError):
 
 
 class ProtocolError(ClientError):
-    """The other side does not speak as agreed; its answer is not used."""
+    """The server does not follow the protocol; its answer is not used."""

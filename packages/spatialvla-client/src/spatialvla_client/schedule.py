@@ -1,4 +1,4 @@
-"""Which action comes next while chunks overlap: the plan of an asynchronous loop, without clocks or threads."""
+"""Which action comes next while chunks overlap: the asynchronous plan, without clocks or threads."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 WhenLate = Literal["hold", "repeat"]
-"""What the robot does when the plan is used up and no chunk has come: stand still, or the last action again."""
+"""When the plan is used up and no chunk has arrived: hold still, or repeat the last action."""
 
 
 class ChunkLike(Protocol):
-    """Actions for the next steps, first to last.
-
-    actions: (T, 7), relative motions and a gripper at the end, 1 = open. tokens: (T, 3) token numbers on the action
-    grid, or None where the model's side does not tell them.
-    """
+    """Actions for the next steps, first to last."""
 
     @property
-    def actions(self) -> np.ndarray: ...
+    def actions(self) -> np.ndarray:
+        """(T, 7): relative motions, then the gripper with 1 = open."""
+        ...
+
     @property
-    def tokens(self) -> np.ndarray | None: ...
+    def tokens(self) -> np.ndarray | None:
+        """(T, 3) tokens on the action grid; None where the policy does not tell them."""
+        ...
 
 
 @dataclass(frozen=True)
 class ChunkRequest:
-    """A chunk that was asked for at one moment.
+    """A chunk that was asked for, and the state of the schedule at that step.
 
-    committed: (P, 3) tokens of the steps that will be executed whatever the chunk says; None where there are none.
-    expected: steps after which it should be there. ticks, moved: of the schedule at that moment.
+    committed: (P, 3) tokens of the steps that will be executed before the chunk arrives; None where there are
+    none.
+    expected: steps after which the chunk should have arrived.
+    ticks, moved: of the schedule when it was asked for.
     """
 
     committed: np.ndarray | None
@@ -41,12 +44,14 @@ class ChunkRequest:
 
 
 class Schedule:
-    """The steps that are to come, of one episode.
+    """The plan of one episode.
 
-    ticks: steps since the start. moved: those of them in which the robot followed a chunk. Actions are relative
-    motions, so a robot that stood still goes on in a late chunk where it stopped, and skips nothing.
-    late: chunks that came later than expected. holds: steps without a plan. dropped: chunks of which
-    nothing was left to do.
+    ticks: steps since the start.
+    moved: those of them in which the robot followed a chunk. Actions are relative motions, so a robot that
+    stood still continues a late chunk where it stopped and skips nothing.
+    late: chunks that arrived later than expected.
+    holds: steps without a plan.
+    dropped: chunks whose steps were all past.
     """
 
     def __init__(self, when_late: WhenLate = "hold") -> None:
@@ -60,23 +65,23 @@ class Schedule:
 
     @property
     def remaining(self) -> int:
-        """Steps of the plan that are still to come."""
+        """Steps that are left in the plan."""
         return len(self._plan)
 
     @property
     def started(self) -> bool:
-        """Whether any chunk has come yet."""
+        """Whether a chunk has arrived."""
         return self._last is not None or bool(self._plan)
 
     def request(self, steps: int) -> ChunkRequest:
-        """The state in which a chunk is asked for that is expected after so many steps."""
+        """Asks for a chunk that is expected after `steps` steps; those of the plan are committed."""
         under_way = [tokens for _, tokens in islice(self._plan, steps)]
         known = [tokens for tokens in under_way if tokens is not None]
         committed = np.stack(known) if known and len(known) == len(under_way) else None
         return ChunkRequest(committed, steps, self.ticks, self.moved)
 
     def arrive(self, request: ChunkRequest, chunk: ChunkLike) -> bool:
-        """The chunk takes over from the present step on; False where all of it is past, and it is dropped."""
+        """Lets a chunk take over from the present step on; False if its steps are past and it is dropped."""
         if self.started and self.ticks - request.ticks > request.expected:
             self.late += 1
         done = self.moved - request.moved
@@ -88,14 +93,14 @@ class Schedule:
         return True
 
     def advance(self) -> np.ndarray:
-        """The action (7,) of the present step. Raises RuntimeError before the first chunk has come."""
+        """The action (7,) of the present step. Raises RuntimeError before the first chunk has arrived."""
         self.ticks += 1
         if self._plan:
             self._last = self._plan.popleft()[0]
             self.moved += 1
             return self._last
         if self._last is None:
-            raise RuntimeError("There is no action before the first chunk has come.")
+            raise RuntimeError("There is no action before the first chunk has arrived.")
         self.holds += 1
         if self.when_late == "repeat":
             self.moved += 1

@@ -1,4 +1,4 @@
-"""What is sent and what comes back: an observation and a chunk of actions."""
+"""What a client sends and what it gets back: an observation and a chunk of actions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import numpy as np
 class Observation:
     """What the robot sees now.
 
-    image: (H, W, 3) uint8 RGB. instruction: what to do, in plain words. intrinsics: K (3, 3) in pixels of the image.
-    depth: (H, W) metres from a sensor. position: (3,) metres of the gripper in the frame of the workspace limits.
+    image: (H, W, 3) uint8 RGB.
+    instruction: what to do, in plain words.
+    intrinsics: K, (3, 3), in pixels of the image; None takes the camera the policy was trained with.
+    depth: (H, W) meters along the optical axis, from a sensor; None lets the policy estimate it.
+    position: (3,) meters of the gripper, in the frame of the server's workspace limits.
     """
 
     image: np.ndarray
@@ -27,8 +30,9 @@ class Observation:
 class ActionChunk:
     """Actions for the next steps, first to last.
 
-    actions: (T, 7) Δx Δy Δz Δroll Δpitch Δyaw gripper, in units and with the gripper that `Client.metadata` tells.
-    tokens: (T, 3) the token numbers they came from, −1 for a step that only fills up.
+    actions: (T, 7) Δx Δy Δz Δroll Δpitch Δyaw gripper. `Client.metadata` tells the units and the gripper's
+    range.
+    tokens: (T, 3) the tokens they were decoded from; −1 in steps that only fill the chunk up.
     timing: milliseconds by stage on the server, and `round_trip_ms`.
     """
 
