@@ -61,9 +61,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def help_of(*verb: str) -> str:
-    """What `spatialvla VERB --help` prints, 100 columns wide."""
+    """What `spatialvla VERB --help` prints, in 84 columns."""
     printed = io.StringIO()
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "84"
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([*verb, "--help"])
     return printed.getvalue().strip()

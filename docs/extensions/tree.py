@@ -1,6 +1,6 @@
 """Write docs/reference/tree.md: every folder and file of the code with the first line that says what it holds.
 
-    python docs/extensions/tree.py
+python docs/extensions/tree.py
 """
 
 import ast
@@ -15,9 +15,8 @@ SIGNED = (".py", ".cpp", ".h")
 INTRODUCTION = """\
 # The tree of files
 
-Every file begins with one line that says what it holds; here they all are. The page is made of them by
-`python docs/extensions/tree.py`, and a test fails when it is out of date. [Architecture](../explanation/architecture.md)
-shows how the rooms fit together.
+Every file begins with one line that says what it holds. `python docs/extensions/tree.py` makes this page of them, and
+a test fails when it is out of date. [Architecture](../explanation/architecture.md) shows how the rooms fit together.
 """
 
 
@@ -28,7 +27,9 @@ def page() -> str:
 
 def sections(folder: Path) -> Iterator[str]:
     """A heading and a table for a folder, then for each folder in it that holds code."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in SIGNED and path.name != "__init__.py"]
+    files = [
+        path for path in sorted(folder.iterdir()) if path.suffix in SIGNED and path.name != "__init__.py"
+    ]
     rows = [f"| [`{path.name}`](../../{path.relative_to(ROOT)}) | {cell(sign(path))} |" for path in files]
     package = folder / "__init__.py"
     sentence = sign(package) if package.exists() else ""

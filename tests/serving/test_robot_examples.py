@@ -1,4 +1,4 @@
-"""The examples on docs/robot.md, as they stand there: a simulated arm, a server, and the client between them."""
+"""The examples on docs/how-to/serve.md, as they stand there: a simulated arm, a server, and the client between them."""
 
 import os
 import subprocess

@@ -35,4 +35,4 @@ def load(folder: str, name_or_path: str, parse: Callable[[str, Any], T], *, abse
     try:
         return parse(path.stem, raw)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no file of {of}: {error}. See docs/robot.md.") from None
+        raise InputError(f"{path} is no file of {of}: {error}. See docs/how-to/serve.md.") from None

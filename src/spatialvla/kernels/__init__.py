@@ -1,1 +1,1 @@
-"""Our own operators for a CPU with AVX-512, BF16 and VNNI, in C++ (docs/performance.md says what they gain)."""
+"""Operators of our own in C++, for CPUs with AVX-512, BF16 and VNNI."""

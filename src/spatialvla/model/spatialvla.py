@@ -130,7 +130,7 @@ class SpatialVLA(nn.Module):
     def checkpoint_activations(self, enabled: bool = True) -> None:
         """Layers of SigLIP and the decoder keep their inputs only, and compute the rest again for the gradient.
 
-        The gradients stay exactly the same; memory and time are in docs/performance.md.
+        The gradients stay exactly the same; memory and time are in docs/measurements/training.md.
         """
         siglip = [part for part in self.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
         for layer in [*siglip, *self.language_model.model.layers]:

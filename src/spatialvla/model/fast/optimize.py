@@ -129,7 +129,7 @@ def optimize(model: SpatialVLA, options: Optimization = Optimization()) -> Optim
     """Prepares a model for inference in place and returns it. It can neither be saved nor trained afterwards.
 
     In float32 the same actions come out; in bfloat16 products round differently than before, and in 8 bits actions
-    change a little (docs/performance.md says how much).
+    change a little (docs/measurements/inference.md says how much).
     Raises InputError where the device cannot do what is asked for, and for a model that was optimised before.
     """
     if isinstance(model, OptimizedSpatialVLA):

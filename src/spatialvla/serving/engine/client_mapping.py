@@ -1,6 +1,6 @@
 """Key mappings: what a client calls its image, prompt, depth and camera, and what it understands by an action.
 
-A mapping is a small YAML file in assets/mappings, or one of your own; docs/robot.md describes its entries.
+A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-to/serve.md describes its entries.
 """
 
 from __future__ import annotations
