@@ -29,7 +29,7 @@ from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.evaluation.play.policy_settings import settings_of
 from spatialvla.evaluation.play.runner import evaluate
-from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.document import Results
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor

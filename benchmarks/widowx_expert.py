@@ -15,7 +15,10 @@ import tyro
 
 from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask
 from spatialvla.evaluation.play.episode_video import write_video
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.report.markdown import markdown_table
+from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.provenance import installed_versions
 from spatialvla.simulation.widowx.expert import WidowXExpert
 
@@ -80,7 +83,7 @@ def main(options: Options) -> None:
             )
         environment.close()
     results.save(options.out / "results.json")
-    print(results.to_markdown())
+    print(markdown_table(success_table(results)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from fakes import INSTRUCTIONS, conventions
 
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.settings import PolicySettings
 

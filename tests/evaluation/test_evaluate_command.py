@@ -6,7 +6,9 @@ import pytest
 from fakes import FakeBenchmark
 
 from spatialvla.cli.main import main
-from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.report.markdown import markdown_table
+from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
@@ -35,7 +37,7 @@ def test_evaluate_writes_table_results_videos_and_report(evaluate, capsys):
     assert results.complete
     assert (results.policy, results.checkpoint) == ("checkpoint", hash_checkpoint(CHECKPOINT))
     captured = capsys.readouterr()
-    assert results.to_markdown() in captured.out
+    assert markdown_table(success_table(results)) in captured.out
     assert captured.err.count("open the drawer") == 1  # a line an episode where there is no terminal
     html = (out / "report.html").read_text(encoding="utf-8")
     assert "pick up the bowl" in html

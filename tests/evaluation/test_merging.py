@@ -72,7 +72,7 @@ def test_files_that_are_no_results_are_named(tmp_path):
         load_results([tmp_path])
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"schema": "spatialvla.evaluation/9"}))
-    with pytest.raises(InputError, match=r"results\.json: not an evaluation result"):
+    with pytest.raises(InputError, match=r"results\.json: Not an evaluation result"):
         load_results([path])
 
 
@@ -139,7 +139,7 @@ def test_what_another_harness_found_is_read(tmp_path):
 def test_what_another_harness_does_not_tell_is_an_error(tmp_path):
     broken = aggregate(0, "open the drawer", "+")
     broken["tasks"][0]["episodes"][0]["failure_reason"] = "timeout"
-    with pytest.raises(InputError, match=r"a\.json: task 0, episode 0 broke \(timeout\)"):
+    with pytest.raises(InputError, match=r"a\.json: Task 0, episode 0 broke \(timeout\)"):
         load_results([write(tmp_path / "a.json", broken)])
     bare = aggregate(0, "open the drawer", "+")
     del bare["tasks"][0]["episodes"][0]["task_id"]

@@ -1,14 +1,20 @@
 import json
+import sys
 from dataclasses import asdict, replace
 
 import pytest
 from fakes import conventions
+from rich.console import Console
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import time_limit
 from spatialvla.evaluation.play.policy_settings import settings_of
+from spatialvla.evaluation.report.markdown import markdown_table
+from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.report.terminal import print_success
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.intervals import wilson_interval
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.evaluation.results.settings import PolicySettings
@@ -70,9 +76,12 @@ def test_unreadable_results_are_one_clear_error(tmp_path):
     path.write_text(json.dumps({"schema": "other"}))
     with pytest.raises(InputError, match="schema"):
         Results.load(path)
+    document = RESULTS.to_json() | {"depth": "guessed"}
+    with pytest.raises(InputError, match="Damaged evaluation result: depth is 'guessed'"):
+        Results.from_json(document)
     document = RESULTS.to_json()
     del document["episodes"][0]["steps"]
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="Damaged evaluation result"):
         Results.from_json(document)
 
 
@@ -121,12 +130,23 @@ def test_settings_are_said_in_a_few_words():
 
 
 def test_tables_show_rates_intervals_and_the_length_of_successes():
-    lines = RESULTS.to_markdown().splitlines()
-    assert lines[2] == "| pick up the bowl | 2/2 | 100% | 34% – 100% | 90 |"
-    assert lines[3] == "| open the drawer | 0/1 | 0% | 0% – 79% | – |"
-    assert lines[4].startswith("| all | 2/3 | 67% |")
-    assert "| 0/0 | – | – | – |" in replace(RESULTS, episodes=()).to_markdown()
-    assert RESULTS.to_table().row_count == 3
+    lines = markdown_table(success_table(RESULTS)).splitlines()
+    assert lines[0] == "| Task | Successes | Rate | 95 % interval | Steps | Partial |"
+    assert lines[2] == "| pick up the bowl | 2/2 | 100% | 34% – 100% | 90 | – |"
+    assert lines[3] == "| open the drawer | 0/1 | 0% | 0% – 79% | – | 1/1 |"
+    assert lines[4] == "| All tasks | 2/3 | 67% | 21% – 94% | 90 | 1/1 |"
+    none = success_table(replace(RESULTS, episodes=()))
+    assert "| 0/0 | – | – | – |" in markdown_table(none)
+
+
+def test_a_terminal_shows_the_same_cells(capsys):
+    print_success(RESULTS, Console(file=sys.stdout, force_terminal=True, width=100))
+    drawn = capsys.readouterr().out
+    table = success_table(RESULTS)
+    for cell in (table.title, *(row.label for row in table.rows), "2/2", "34% – 100%", "21% – 94%"):
+        assert cell in drawn
+    print_success(RESULTS, Console(file=sys.stdout, force_terminal=False))
+    assert capsys.readouterr().out == markdown_table(table) + "\n"
 
 
 def test_a_checkpoint_hash_changes_with_contents_and_names(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 from some_results import shards, some_results
 
 from spatialvla.cli.main import main
-from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.document import Results
 
 WHOLE = some_results("+-+ --- ++-")
 
@@ -31,7 +31,7 @@ def test_two_evaluations_are_compared(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "## nano and micro on libero_spatial" in printed
     assert "p, exact McNemar test: 0.062" in printed  # 2 / 2^5
-    assert "| all | 44% | 100% | 4 | 0 | 5 | 0 | +55.6 |" in printed
+    assert "| All tasks | 44% | 100% | 4 | 0 | 5 | 0 | +55.6 |" in printed
 
 
 @pytest.mark.parametrize(

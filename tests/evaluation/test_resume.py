@@ -14,7 +14,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.play.decisions import DecisionKeeper
 from spatialvla.evaluation.play.resume import claimed
 from spatialvla.evaluation.play.runner import evaluate
-from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
 from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
@@ -147,7 +147,7 @@ def test_without_a_hash_nothing_is_taken_for_granted(tmp_path):
 
 
 def test_only_one_evaluation_writes_a_file(tmp_path):
-    with claimed(tmp_path / "results.json"), pytest.raises(InputError, match="another evaluation is writing"):
+    with claimed(tmp_path / "results.json"), pytest.raises(InputError, match="Another evaluation is writing"):
         play(tmp_path)
     assert play(tmp_path).complete
 

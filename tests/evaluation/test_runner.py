@@ -10,7 +10,7 @@ from fakes import INSTRUCTIONS, FakeBenchmark, FakePolicy
 from spatialvla.errors import InputError
 from spatialvla.evaluation.play.decisions import DecisionKeeper
 from spatialvla.evaluation.play.runner import EvaluationError, evaluate
-from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution, Executor
 

@@ -15,7 +15,10 @@ from spatialvla.evaluation.benchmarks.simpler import LIBERO_UNITS, SUITES, Simpl
 from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.play.worker import Built, Decide, Setup, _play_job
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.report.markdown import markdown_table
+from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.simulation.widowx.env import CAMERA
 from spatialvla.simulation.widowx.expert import WidowXExpert
@@ -113,8 +116,8 @@ def test_the_table_shows_partial_success():
         started="",
         episodes=tuple(episodes),
     )
-    header, _, row, total = results.to_markdown().splitlines()
-    assert header.endswith("| partial |")
+    header, _, row, total = markdown_table(success_table(results)).splitlines()
+    assert header.endswith("| Partial |")
     assert row.endswith("| 2/3 |")
     assert "| 1/3 | 33" in total
     assert Results.from_json(results.to_json()) == results

@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 import pytest
 from some_results import shards, some_results
 
-from spatialvla.evaluation.report.html_results import Figure
-from spatialvla.evaluation.report.markdown import to_markdown
-from spatialvla.evaluation.report.rates import Rate
+from spatialvla.evaluation.report.markdown import markdown_table, to_markdown
+from spatialvla.evaluation.report.results_page import results_page
 from spatialvla.evaluation.report.summary import summarize
+from spatialvla.evaluation.report.tables import PublishedRate, success_table
 from spatialvla.evaluation.results.comparison import compare
 from spatialvla.evaluation.results.published import published_tables
 from spatialvla.evaluation.results.settings import PolicySettings
@@ -60,12 +60,12 @@ def test_own_rates_stand_beside_the_published_ones():
     page = summarize(evaluations)
     (table,) = page.tables
     own, *published = table.rows
-    assert own.cells[0] == Rate(3, 4, *evaluations[0].total.interval)
+    assert own.cells[0] == evaluations[0].total
     assert own.cells[-1].successes == 12
     assert own.cells[-1].trials == 16
     assert own.source is None
     assert {row.source for row in published} == set(range(1, len(page.sources) + 1))
-    assert published[0].cells[0] == Figure(88.2, 0.5)
+    assert published[0].cells[0] == PublishedRate(88.2, 0.5)
 
 
 def test_an_average_needs_every_suite():
@@ -76,7 +76,7 @@ def test_an_average_needs_every_suite():
 
 def test_a_table_without_averages_has_no_column_for_them():
     (table,) = summarize([some_results("++", "libero_spatial_swap")]).tables
-    assert "Average" not in table.columns
+    assert "Average" not in [column.title for column in table.columns]
     assert {len(row.cells) for row in table.rows} == {len(table.columns)}
 
 
@@ -89,7 +89,8 @@ def test_two_runs_of_a_suite_are_two_rows():
 def test_partial_success_has_columns_of_its_own():
     tasks = {0: "put the spoon on the towel", 1: "put carrot on plate"}
     (table,) = summarize([some_results("+~- ~--", "simpler_widowx", tasks=tasks)]).tables
-    cells = dict(zip(table.columns, table.rows[0].cells, strict=True))
+    titles = [column.title for column in table.columns]
+    cells = dict(zip(titles, table.rows[0].cells, strict=True))
     assert (cells["Spoon on towel: grasped"].successes, cells["Spoon on towel: success"].successes) == (2, 1)
     assert (cells["Carrot on plate: grasped"].successes, cells["Carrot on plate: success"].successes) == (
         1,
@@ -101,15 +102,14 @@ def test_partial_success_has_columns_of_its_own():
 def test_suites_without_published_figures_are_shown_too():
     page = summarize([some_results("+-", "libero_90")])
     (table,) = page.tables
-    assert table.rows[0].name == "nano on libero_90"
+    assert table.rows[0].label == "nano on libero_90"
     assert page.sources == ()
 
 
 def test_only_a_shards_own_tasks_are_listed():
     _, second, _ = shards(some_results("++ +- --"), 3)
-    (view,) = summarize([second]).evaluations
-    assert [line.title for line in view.tasks] == ["open the drawer"]
-    assert "pick up the bowl" not in second.to_markdown()
+    assert [row.label for row in success_table(second).rows] == ["open the drawer"]
+    assert "pick up the bowl" not in markdown_table(success_table(second))
 
 
 def test_small_print_tells_how_a_policy_was_used():
@@ -163,7 +163,7 @@ def test_the_page_is_whole_and_loads_nothing():
     )
     page = summarize([first, second, some_results("+", "libero_90")], compare(first, second))
     checker = Checker()
-    html = page.to_html()
+    html = results_page(page)
     checker.feed(html)
     assert checker.open == []
     assert checker.loaded == []

@@ -13,7 +13,7 @@ from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
-    from spatialvla.evaluation.results.outcomes import Results
+    from spatialvla.evaluation.results.document import Results
 
 
 @dataclass(frozen=True)

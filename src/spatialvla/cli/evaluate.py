@@ -77,6 +77,7 @@ class Evaluate(Verb):
         from spatialvla.evaluation.play.resume import results_file
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
         from spatialvla.evaluation.report.episodes_page import write_report
+        from spatialvla.evaluation.report.terminal import print_success
         from spatialvla.evaluation.results.plan import Shard
         from spatialvla.evaluation.results.provenance import hash_checkpoint
         from spatialvla.execution import Execution
@@ -113,10 +114,7 @@ class Evaluate(Verb):
         except EvaluationError as error:
             raise SystemExit(f"spatialvla: {error}") from None
         console = Console()
-        if console.is_terminal:
-            console.print(results.to_table())
-        else:
-            print(results.to_markdown())
+        print_success(results, console)
         path = results_file(out, shard)
         report = path.with_name(path.name.replace("results", "report")).with_suffix(".html")
         write_report(results, keeper.kept, policy, report)

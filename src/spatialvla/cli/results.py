@@ -14,7 +14,7 @@ from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
     from spatialvla.evaluation.results.comparison import Comparison
-    from spatialvla.evaluation.results.outcomes import Results
+    from spatialvla.evaluation.results.document import Results
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ def show(
 ) -> None:
     """Prints evaluations, and their comparison, as tables; writes results.md and results.html where `out` is given."""
     from spatialvla.evaluation.report.markdown import to_markdown
+    from spatialvla.evaluation.report.page import write_page
+    from spatialvla.evaluation.report.results_page import results_page
     from spatialvla.evaluation.report.summary import summarize
 
-    page = summarize(evaluations, comparison)
-    print(to_markdown(page, evaluations=full), end="")
+    summary = summarize(evaluations, comparison)
+    print(to_markdown(summary, evaluations=full), end="")
     if out:
-        page.save(out / "results.html")
-        (out / "results.md").write_text(to_markdown(page), encoding="utf-8")
+        write_page(out / "results.html", results_page(summary))
+        (out / "results.md").write_text(to_markdown(summary), encoding="utf-8")
         print(f"\nWrote {out / 'results.md'} and {out / 'results.html'}")

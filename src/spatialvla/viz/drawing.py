@@ -39,7 +39,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("drawing needs matplotlib: pip install 'spatialvla[viz]'") from None
+        raise InputError("Drawing needs matplotlib: pip install 'spatialvla[viz]'.") from None
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 

@@ -18,6 +18,6 @@ def check_gripper(statistics: ActionStatistics) -> None:
     low, high = float(statistics.min[_GRIPPER]), float(statistics.max[_GRIPPER])
     if low < -_SLACK or high > 1 + _SLACK:
         raise InputError(
-            f"the checkpoint was trained on grippers from {low:g} to {high:g}, but benchmarks take 0 (closed) to 1 "
-            "(open); choose other statistics with --dataset, or convert the data and train again"
+            f"The checkpoint was trained on grippers from {low:g} to {high:g}, but benchmarks take 0 (closed) to 1 "
+            "(open); choose other statistics with --dataset, or convert the data and train again."
         )

@@ -80,7 +80,7 @@ class LiberoTask:
         if start_state >= len(self._states):
             raise InputError(
                 f"{self._task.suite}/{self._task.name} has {len(self._states)} stored start states; "
-                f"play at most {len(self._states)} episodes a task"
+                f"play at most {len(self._states)} episodes a task."
             )
         self._env.reset_to(self._states[start_state])
         self._env.settle(self._settle_steps)

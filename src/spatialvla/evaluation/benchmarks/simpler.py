@@ -72,7 +72,7 @@ class SimplerTask:
         if start_state >= START_STATES:
             raise InputError(
                 f"SimplerEnv plays {START_STATES} start states of each WidowX task; "
-                f"play at most {START_STATES} episodes a task"
+                f"play at most {START_STATES} episodes a task."
             )
         self.env.reset_to(start_state)
 
@@ -89,4 +89,4 @@ class SimplerTask:
 
 def _check(suite: str) -> None:
     if suite not in SUITES:
-        raise InputError(f"SimplerEnv's suites here are {', '.join(SUITES)}; there is no {suite}")
+        raise InputError(f"SimplerEnv's suites here are {', '.join(SUITES)}; there is no {suite}.")

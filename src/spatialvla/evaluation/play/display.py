@@ -7,7 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results, Tally
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Tally
 
 
 class EvaluationProgress:
@@ -19,7 +20,7 @@ class EvaluationProgress:
     def __init__(self, console: Console, before: Results, workers: int, time_limit: int) -> None:
         self._console = console
         self._episodes = len(before.planned)
-        self._results = list(before.episodes)
+        self._outcomes = [episode.success for episode in before.episodes]
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -30,7 +31,7 @@ class EvaluationProgress:
             disable=not console.is_terminal,
         )
         self._total = self._bars.add_task(
-            "[bold]episodes", total=self._episodes, completed=len(self._results), note=""
+            "[bold]episodes", total=self._episodes, completed=len(self._outcomes), note=""
         )
         self._workers = [
             self._bars.add_task(f"worker {number}", total=time_limit, note="starting")
@@ -39,9 +40,9 @@ class EvaluationProgress:
 
     def __enter__(self) -> EvaluationProgress:
         self._bars.start()
-        if self._results:
+        if self._outcomes:
             self._console.print(
-                f"{len(self._results)} of {self._episodes} episodes were played before; going on from there",
+                f"{len(self._outcomes)} of {self._episodes} episodes were played before; going on from there",
                 highlight=False,
             )
         return self
@@ -57,8 +58,8 @@ class EvaluationProgress:
 
     def finished(self, result: EpisodeResult, instruction: str) -> None:
         """Counts an episode."""
-        self._results.append(result)
-        tally = Tally.of(self._results)
+        self._outcomes.append(result.success)
+        tally = Tally.of(self._outcomes)
         self._bars.update(
             self._total, completed=tally.trials, note=f"[bold]{tally.rate:.0%}[/] successful so far"
         )

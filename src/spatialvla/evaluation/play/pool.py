@@ -38,7 +38,7 @@ class Worker:
         if isinstance(message, Failure):
             if message.bad_input:
                 raise InputError(message.message)
-            raise EvaluationError(f"worker {self.number + 1} failed in {self._where()}:\n{message.message}")
+            raise EvaluationError(f"Worker {self.number + 1} failed in {self._where()}:\n{message.message}")
         return message
 
     def send(self, message: object) -> None:
@@ -55,7 +55,7 @@ class Worker:
     def _death(self) -> EvaluationError:
         self.process.join(5)
         code = self.process.exitcode
-        return EvaluationError(f"worker {self.number + 1} died (exit code {code}) in {self._where()}")
+        return EvaluationError(f"Worker {self.number + 1} died (exit code {code}) in {self._where()}.")
 
     def _where(self) -> str:
         if self.job is None:

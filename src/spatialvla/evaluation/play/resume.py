@@ -10,8 +10,8 @@ from pathlib import Path
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.play.episode_video import video_name
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.identity import differences
-from spatialvla.evaluation.results.outcomes import Results
 from spatialvla.evaluation.results.plan import EpisodeId, Shard
 
 
@@ -31,7 +31,7 @@ def claimed(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another evaluation is writing {path}; choose another --out") from None
+            raise InputError(f"Another evaluation is writing {path}; choose another --out.") from None
         yield
 
 
@@ -47,13 +47,13 @@ def resumed(path: Path, asked: Results) -> Results:
     if different := differences(found, asked):
         raise InputError(
             f"{path} holds results of something else ({'; '.join(different)}, there and now); "
-            "choose another --out, or move it away"
+            "choose another --out, or move it away."
         )
     planned = set(asked.planned)
     if strays := [episode.id for episode in found.episodes if episode.id not in planned]:
         raise InputError(
             f"{path} has {len(strays)} episodes that are not asked for now, such as task {strays[0].task} from start "
-            f"state {strays[0].start_state}; ask for them, too, or choose another --out"
+            f"state {strays[0].start_state}; ask for them, too, or choose another --out."
         )
     return replace(asked, episodes=found.episodes, seconds=found.seconds, started=found.started)
 

@@ -20,7 +20,8 @@ from spatialvla.evaluation.play.jobs import Job, plan_jobs
 from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_processes
 from spatialvla.evaluation.play.resume import claimed, results_file, resumed, sweep
 from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.provenance import installed_versions
 from spatialvla.evaluation.results.settings import PolicySettings
@@ -73,7 +74,7 @@ def evaluate(
     EvaluationError when a worker dies.
     """
     if depth not in DEPTH_ORIGINS:
-        raise InputError(f"depth must be one of {', '.join(DEPTH_ORIGINS)}, got {depth!r}")
+        raise InputError(f"depth must be one of {', '.join(DEPTH_ORIGINS)}, got {depth!r}.")
     asked = Results(
         suite=suite,
         policy=name,
@@ -171,11 +172,11 @@ def _chosen(instructions: list[str], tasks: Sequence[int] | None, suite: str) ->
     chosen = range(len(instructions)) if tasks is None else sorted(set(tasks))
     for task in chosen:
         if not 0 <= task < len(instructions):
-            raise InputError(f"{suite} has tasks 0 to {len(instructions) - 1}, there is no task {task}")
+            raise InputError(f"{suite} has tasks 0 to {len(instructions) - 1}, there is no task {task}.")
     return {task: instructions[task] for task in chosen}
 
 
 def _check_counts(**counts: int) -> None:
     for name, number in counts.items():
         if number < 1:
-            raise InputError(f"an evaluation needs at least 1 of {name}, got {number}")
+            raise InputError(f"An evaluation needs at least 1 of {name}, got {number}.")

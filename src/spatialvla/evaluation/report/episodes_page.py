@@ -1,19 +1,40 @@
-"""An evaluation's results, videos and kept decisions as the page `viz.report` draws."""
+"""An evaluation as one self-contained HTML page: its success table, videos, and what the policy saw and chose."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.evaluation.play.decisions import KeptDecision
-from spatialvla.evaluation.report.html_episodes import DecisionView, EpisodeView, Report, TaskView
-from spatialvla.evaluation.report.rates import Rate
-from spatialvla.evaluation.report.summary import facts
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results, Tally
+from spatialvla.evaluation.report.facts import facts
+from spatialvla.evaluation.report.page import (
+    facts_list,
+    html_table,
+    interval_bar,
+    interval_words,
+    page,
+    write_page,
+)
+from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.policy import Policy
+from spatialvla.viz.drawing import png
+from spatialvla.viz.figures import depth_figure, point_cloud_figure
+from spatialvla.viz.grid import grid_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI = 120
 _DEPTH = {
     "estimate": "depth is the model's own estimate",
     "simulator": "depth is the simulator's, in place of the estimate",
@@ -27,60 +48,125 @@ def write_report(
 
     decisions: task number -> decisions to show. policy: estimates their depth once more, and knows the grid.
     """
-    report = Report(
-        title=f"{results.policy} on {results.suite}",
-        subtitle=f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
-        total=_rate(results.total),
-        tasks=tuple(
-            _task(results, task, decisions.get(task, ()), policy, path.parent)
-            for task in results.planned_tasks
-        ),
-        facts=tuple(facts(results).items()),
-        grid=policy.processor.grid,
-    )
-    report.save(path)
-
-
-def _task(
-    results: Results, task: int, decisions: Sequence[KeptDecision], policy: Policy, out: Path
-) -> TaskView:
-    episodes = [episode for episode in results.episodes if episode.task == task]
-    return TaskView(
-        title=results.tasks[task],
-        rate=_rate(results.tally(task)),
-        steps=results.mean_steps(task),
-        episodes=tuple(_episode(episode, out) for episode in episodes),
-        decisions=_decisions(decisions, policy) if decisions else (),
-    )
-
-
-def _episode(episode: EpisodeResult, out: Path) -> EpisodeView:
-    return EpisodeView(
-        title=f"Start {episode.start_state}",
-        note=_note(episode),
-        success=episode.success,
-        video=out / episode.video if episode.video else None,
-    )
-
-
-def _note(episode: EpisodeResult) -> str:
-    halfway = ", partial success" if episode.partial and not episode.success else ""
-    return f"{episode.steps} steps, {episode.seconds:.0f} s{halfway}"
-
-
-def _decisions(decisions: Sequence[KeptDecision], policy: Policy) -> tuple[DecisionView, ...]:
-    depths = policy.depth([decision.observation for decision in decisions])
-    return tuple(
-        DecisionView(
-            title=f"Start 0, decision at step {decision.step}",
-            image=np.asarray(decision.observation.image),
-            depth=depth,
-            intrinsics=np.asarray(decision.observation.intrinsics),
-            tokens=decision.chunk.tokens,
+    chosen = {
+        task: "".join(
+            _decisions(kept, policy.depth([each.observation for each in kept]), policy.processor.grid)
         )
-        for decision, depth in zip(decisions, depths, strict=True)
+        for task, kept in decisions.items()
+        if kept
+    }
+    sections = (_task(results, task, path.parent, chosen.get(task, "")) for task in results.planned_tasks)
+    body = f"""<h2>Success by task</h2>
+{html_table(success_table(results), [_task_label(results, task) for task in results.planned_tasks])}
+<div class="toolbar"><h2>Episodes</h2><button type="button" hidden>Play all</button></div>
+{"".join(sections)}
+<h2>How this was measured</h2>
+{facts_list(facts(results))}"""
+    html = page(
+        f"{results.policy} on {results.suite}",
+        f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
+        body,
+        beside=_score(results),
+        styles=("style.css",),
+        script="script.js",
+    )
+    write_page(path, html)
+
+
+def _score(results: Results) -> str:
+    total = results.total
+    return f"""<div class="score"><strong>{total.rate:.0%}</strong>{interval_bar(total)}
+<span class="muted">{total.successes} of {total.trials} episodes succeeded, {interval_words(total)}</span></div>"""
+
+
+def _task_label(results: Results, task: int) -> str:
+    """The instruction, which leads to the task's section, and a mark for each episode, which leads to it."""
+    marks = "".join(
+        f'<a href="#{_anchor(episode)}" title="Start {episode.start_state}: {_outcome(episode)}"'
+        + (">✓</a>" if episode.success else ' class="failed">×</a>')
+        for episode in _episodes(results, task)
+    )
+    return f'<a href="#task{task}">{escape(results.tasks[task])}</a><span class="marks">{marks}</span>'
+
+
+def _task(results: Results, task: int, out: Path, decisions: str) -> str:
+    tally = results.tally(task)
+    episodes = "".join(_episode(episode, out) for episode in _episodes(results, task))
+    return f"""<section id="task{task}">
+<h3>{escape(results.tasks[task])}</h3>
+<p class="muted">{tally.successes} of {tally.trials} succeeded, {interval_words(tally)}</p>
+<ol class="episodes">{episodes}</ol>
+{decisions}
+</section>"""
+
+
+def _episodes(results: Results, task: int) -> list[EpisodeResult]:
+    return [episode for episode in results.episodes if episode.task == task]
+
+
+def _anchor(episode: EpisodeResult) -> str:
+    return f"task{episode.task}-start{episode.start_state}"
+
+
+def _outcome(episode: EpisodeResult) -> str:
+    return "✓ Success" if episode.success else "× Failure"
+
+
+def _episode(episode: EpisodeResult, out: Path) -> str:
+    halfway = ", partial success" if episode.partial and not episode.success else ""
+    note = f"Start {episode.start_state} · {episode.steps} steps, {episode.seconds:.0f} s{halfway}"
+    return f"""<li id="{_anchor(episode)}">{_video(out / episode.video, episode) if episode.video else ""}
+<div class="caption"><b class="{"good" if episode.success else "bad"}">{_outcome(episode)}</b>
+<span class="muted">{note}</span></div></li>"""
+
+
+def _video(path: Path, episode: EpisodeResult) -> str:
+    source = _data_url("video/mp4", path.read_bytes())
+    poster = _data_url("image/jpeg", _last_frame(path))
+    return (
+        f'<video controls muted loop playsinline preload="none" poster="{poster}" src="{source}" '
+        f'aria-label="Start {episode.start_state}"></video>'
     )
 
 
-def _rate(tally: Tally) -> Rate:
-    return Rate(tally.successes, tally.trials, *tally.interval)
+def _last_frame(video: Path) -> bytes:
+    """The frame that shows how it ended, as JPEG."""
+    import av
+
+    with av.open(str(video)) as container:
+        *_, last = container.decode(video=0)
+    buffer = io.BytesIO()
+    Image.fromarray(last.to_ndarray(format="rgb24")).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _decisions(kept: Sequence[KeptDecision], depths: np.ndarray, grid: ActionGrid) -> list[str]:
+    return [_decision(decision, depth, grid) for decision, depth in zip(kept, depths, strict=True)]
+
+
+def _decision(decision: KeptDecision, depth: np.ndarray, grid: ActionGrid) -> str:
+    """What the policy saw and chose. depth: (h, w) meters over the same view."""
+    image = np.asarray(decision.observation.image)
+    cloud = point_cloud_figure(image, depth, np.asarray(decision.observation.intrinsics))
+    figures = (
+        _figure(depth_figure(depth, image), "What the policy saw, and its depth in meters"),
+        _figure(cloud, "The same pixels back-projected into space, from two angles"),
+        _figure(
+            grid_figure(grid, tokens=decision.chunk.tokens),
+            "The action grid, with the predicted tokens marked by their step",
+        ),
+    )
+    return f"""<div class="decision"><p class="muted">Start 0, decision at step {decision.step}</p>
+<div class="figures">{"".join(figures)}</div></div>"""
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    source = _data_url("image/png", png(figure, _DPI))
+    return (
+        f'<figure><img loading="lazy" alt="{escape(caption)}" src="{source}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spatialvla.errors import InputError
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.intervals import Pairs
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results, Tally
+from spatialvla.evaluation.results.outcomes import EpisodeResult, Tally
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def compare(first: Results, second: Results) -> Comparison:
     Raises InputError where they are of different suites or have no episode in common.
     """
     if first.suite != second.suite:
-        raise InputError(f"{first.suite} cannot be compared with {second.suite}: they share no start states")
+        raise InputError(f"{first.suite} cannot be compared with {second.suite}: they share no start states.")
     one, other = _outcomes(first.episodes), _outcomes(second.episodes)
     shared = sorted(one.keys() & other.keys())
     if not shared:
-        raise InputError("the two evaluations have no start state in common")
+        raise InputError("The two evaluations have no start state in common.")
     tasks = {
         task: _pairs((one[place], other[place]) for place in shared if place[0] == task)
         for task in dict.fromkeys(place[0] for place in shared)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from spatialvla.evaluation.results.outcomes import Results
+from spatialvla.evaluation.results.document import Results
 
 _UNKNOWN = ("", None)
 

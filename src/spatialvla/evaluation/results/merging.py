@@ -8,8 +8,8 @@ from pathlib import Path
 
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import InputError
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.identity import differences
-from spatialvla.evaluation.results.outcomes import Results
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.evaluation.results.vla_eval import is_vla_eval, read_vla_eval
 
@@ -39,11 +39,11 @@ def merge(parts: Sequence[Results]) -> Results:
     whole = replace(first, shard=None, started=min(part.started for part in parts))
     for part in parts[1:]:
         if different := _unlike(first, part):
-            raise InputError(f"these are parts of different evaluations: {'; '.join(different)}")
+            raise InputError(f"These are parts of different evaluations: {'; '.join(different)}.")
         if both := _played(whole) & _played(part):
             task, state = min(both)
             raise InputError(
-                f"two files both have task {task} from start state {state} of {first.suite}; give each shard once"
+                f"Two files both have task {task} from start state {state} of {first.suite}; give each shard once."
             )
         tasks = dict(sorted({**whole.tasks, **part.tasks}.items()))
         whole = replace(whole, tasks=tasks).with_episodes(part.episodes, part.seconds)
@@ -78,7 +78,7 @@ def _files(given: Path) -> list[Path]:
         return [given]
     found = sorted(given.glob("results*.json"))
     if not found:
-        raise InputError(f"{given} has no results*.json; give an evaluation's folder or file")
+        raise InputError(f"{given} has no results*.json; give an evaluation's folder or file.")
     return found
 
 

@@ -26,14 +26,14 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise InputError(f"shards are 1/{self.count} to {self.count}/{self.count}, not {self}")
+            raise InputError(f"Shards are 1/{self.count} to {self.count}/{self.count}, not {self}.")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
         """`2/4` -> the second of four; InputError for anything else."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found:
-            raise InputError(f"a shard is written number/count, such as 2/4, not {text!r}")
+            raise InputError(f"A shard is written number/count, such as 2/4, not {text!r}.")
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:

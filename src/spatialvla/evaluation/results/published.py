@@ -17,7 +17,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Column:
+class PublishedColumn:
     """One column of a table.
 
     suite: whose episodes it is about. task: a piece of the instruction of the only task it is about; None for all.
@@ -31,7 +31,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One method's published success rates.
 
     percent: for each column, in percent as printed; None where the source has none. average: as printed, too.
@@ -52,14 +52,14 @@ class PublishedTable:
     """A benchmark's columns and what was published for them. note: what to know of the figures."""
 
     name: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[PublishedColumn, ...]
+    rows: tuple[PublishedRow, ...]
     note: str = ""
 
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row.percent) != len(self.columns):
-                raise ValueError(f"{self.name}: {row.method} has {len(row.percent)} figures")
+                raise ValueError(f"{self.name}: {row.method} has {len(row.percent)} figures.")
 
     @property
     def suites(self) -> list[str]:
@@ -76,12 +76,12 @@ def published_tables() -> list[PublishedTable]:
 
 
 def _table(entry: dict[str, Any], sources: dict[str, Source]) -> PublishedTable:
-    columns = tuple(Column(**column) for column in entry["columns"])
+    columns = tuple(PublishedColumn(**column) for column in entry["columns"])
     rows = tuple(_row(row, sources) for row in entry["rows"])
     return PublishedTable(entry["name"], columns, rows, entry.get("note", ""))
 
 
-def _row(entry: dict[str, Any], sources: dict[str, Source]) -> Row:
+def _row(entry: dict[str, Any], sources: dict[str, Source]) -> PublishedRow:
     spread = tuple(entry["spread"]) if "spread" in entry else None
     known = {
         **entry,
@@ -89,4 +89,4 @@ def _row(entry: dict[str, Any], sources: dict[str, Source]) -> Row:
         "percent": tuple(entry["percent"]),
         "spread": spread,
     }
-    return Row(**known)
+    return PublishedRow(**known)

@@ -6,7 +6,8 @@ from typing import Any
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
-from spatialvla.evaluation.results.outcomes import EpisodeResult, Results
+from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.outcomes import EpisodeResult
 
 
 def is_vla_eval(document: dict[str, Any]) -> bool:
@@ -27,7 +28,7 @@ def read_vla_eval(document: dict[str, Any]) -> Results:
         tasks = {entry["task_id"]: entry["name"] for entry in entries}
         episodes = tuple(_episode(entry) for entry in entries)
         if len(suites) != 1:
-            raise InputError(f"it is of {len(suites)} suites; results are of one")
+            raise InputError(f"It is of {len(suites)} suites; results are of one.")
         return Results(
             suite=suites.pop(),
             policy=document["server_info"]["model_server"],
@@ -42,13 +43,13 @@ def read_vla_eval(document: dict[str, Any]) -> Results:
             harness=f"vla-eval {document['harness_version']}",
         ).with_episodes(episodes)
     except (KeyError, TypeError) as error:
-        raise InputError(f"not a result of vla-eval that tells tasks and start states: {error!r}") from error
+        raise InputError(f"Not a result of vla-eval that tells tasks and start states: {error!r}.") from error
 
 
 def _episode(entry: dict[str, Any]) -> EpisodeResult:
     if reason := entry.get("failure_reason"):
         raise InputError(
-            f"task {entry['task_id']}, episode {entry['episode_idx']} broke ({reason}); let the harness play it again"
+            f"Task {entry['task_id']}, episode {entry['episode_idx']} broke ({reason}); let the harness play it again."
         )
     return EpisodeResult(
         task=entry["task_id"],

@@ -58,7 +58,7 @@ class Demonstration:
             with np.load(path, allow_pickle=False) as archive:
                 fields = {name: archive[name] for name in cls.__dataclass_fields__}
         except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise InputError(f"{path} is no demonstration ({error}); delete it and record again") from error
+            raise InputError(f"{path} is no demonstration ({error}); delete it and record again.") from error
         return cls(**{**fields, "instruction": str(fields["instruction"])})
 
 

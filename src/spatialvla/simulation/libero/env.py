@@ -98,8 +98,8 @@ class LiberoEnv:
         full = self._sim_size + 7 * len(self._fixtures) + _GRIPPER_SIZE + _GOAL_SIZE
         if state.shape not in {(self._sim_size,), (full,)}:
             raise InputError(
-                f"a state of {self.task.name} has {self._sim_size} or {full} numbers, not {state.shape}; "
-                "take it from the same task"
+                f"A state of {self.task.name} has {self._sim_size} or {full} numbers, not {state.shape}; "
+                "take it from the same task."
             )
         self._reset(zlib.crc32(state.tobytes()))
         self._sim.set_state_from_flattened(state[: self._sim_size])
@@ -142,7 +142,7 @@ class LiberoEnv:
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise InputError(
-                f"an action is 7 finite numbers, not {action.tolist()}; check the policy's output"
+                f"An action is 7 finite numbers, not {action.tolist()}; check the policy's output."
             )
         command = np.r_[np.clip(action[:6], -1, 1), 1 - 2 * float(action[6])]
         # robosuite evaluates the dynamics three times a substep; splitting MuJoCo's step around the

@@ -35,7 +35,7 @@ class LiberoExpert:
     def __init__(self, env: LiberoEnv) -> None:
         goals = env.simulator.parsed_problem["goal_state"]
         if len(goals) != 1 or goals[0][0] != "on" or goals[0][2] not in env.simulator.objects_dict:
-            raise InputError(f"the expert can only put one object on another, not {goals}; change the task")
+            raise InputError(f"The expert can only put one object on another, not {goals}; change the task.")
         _, bowl, plate = goals[0]
         objects = env.simulator.objects_dict
         self._env = env

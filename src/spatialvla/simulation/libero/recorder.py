@@ -47,7 +47,7 @@ def record_demonstrations(
     Raises InputError if `out` is there already, or the expert does not know a task.
     """
     if (out / "meta").exists():
-        raise InputError(f"{out} already holds a dataset; write into a new folder")
+        raise InputError(f"{out} already holds a dataset; write into a new folder.")
     pending = episodes or out.with_name(f"{out.name}.episodes")
     files = record_episodes(pending, suite, episodes_per_task, seed, workers, policy=policy, only=only)
     store(files, out, depth)
@@ -102,7 +102,7 @@ def record_episodes(
     """
     chosen = list(only) or list(range(len(tasks(suite))))
     if unknown := set(chosen) - set(range(len(tasks(suite)))):
-        raise InputError(f"{suite} has the tasks 0 to {len(tasks(suite)) - 1}, not {min(unknown)}")
+        raise InputError(f"{suite} has the tasks 0 to {len(tasks(suite)) - 1}, not {min(unknown)}.")
     wanted = {
         task: [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(episodes_per_task)]
         for task in chosen
@@ -140,4 +140,4 @@ def _record_task(
                 demonstration.save(file)
                 break
         else:
-            raise InputError(f"the expert failed {_ATTEMPTS} times at {env.task.name}; change the seed")
+            raise InputError(f"The expert failed {_ATTEMPTS} times at {env.task.name}; change the seed.")

@@ -41,7 +41,7 @@ class Task:
                 return np.asarray(archive["states"], dtype=np.float64)
         except FileNotFoundError:
             raise InputError(
-                f"the installed LIBERO has no start states for {self.suite}/{self.name}; choose another suite"
+                f"The installed LIBERO has no start states for {self.suite}/{self.name}; choose another suite."
             ) from None
 
 
@@ -57,7 +57,7 @@ def tasks(suite: str) -> list[Task]:
     """
     maps = _task_maps()
     if suite not in maps or not _is_complete(maps[suite].values()):
-        raise InputError(f"LIBERO has no suite {suite!r}; installed are {', '.join(suites())}")
+        raise InputError(f"LIBERO has no suite {suite!r}; installed are {', '.join(suites())}.")
     return [_task(suite, entry) for entry in maps[suite].values()]
 
 
@@ -99,5 +99,5 @@ def libero() -> ModuleType:
     try:
         import libero.libero as package
     except ImportError as error:
-        raise InputError("LIBERO is not installed; run pip install 'spatialvla[libero]'") from error
+        raise InputError("LIBERO is not installed; run pip install 'spatialvla[libero]'.") from error
     return package

@@ -56,7 +56,7 @@ def command(action: np.ndarray) -> np.ndarray:
     """
     action = np.asarray(action, dtype=np.float64)
     if action.shape != (7,) or not np.isfinite(action).all():
-        raise InputError(f"an action is 7 finite numbers, not {action.tolist()}; check the policy's output")
+        raise InputError(f"An action is 7 finite numbers, not {action.tolist()}; check the policy's output.")
     (turn,) = matrices(action[None, 3:6], "euler")
     angles = [
         np.arctan2(-turn[1, 2], turn[2, 2]),
@@ -92,7 +92,7 @@ class WidowXEnv:
         except RuntimeError as error:
             if "vk::" in str(error) or "render" in str(error).lower():
                 raise InputError(
-                    f"ManiSkill's renderer does not start ({error}); `make simpler` installs Vulkan drivers"
+                    f"ManiSkill's renderer does not start ({error}); `make simpler` installs Vulkan drivers."
                 ) from error
             raise
         self.photograph = np.asarray(Image.open(self._env.rgb_overlay_paths[CAMERA]).convert("RGB"))
@@ -201,14 +201,14 @@ def _mani_skill() -> Any:
     except ImportError as error:
         raise InputError(
             "SimplerEnv's tasks need ManiSkill 3 (pip install 'spatialvla[simpler]', or `make simpler`); "
-            f"{error.name or error} is missing"
+            f"{error.name or error} is missing."
         ) from error
     logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own tasks' settings
     # ManiSkill itself would ask on the terminal whether to download them.
     if missing := [path for path in (_SCENES, _ROBOT) if not (Path(ASSET_DIR) / path).exists()]:
         raise InputError(
             f"{ASSET_DIR} has no {missing[0]}; set MS_ASSET_DIR (now {os.environ.get('MS_ASSET_DIR', 'unset')}) to "
-            "the folder whose data/ holds SimplerEnv's scenes for ManiSkill 3"
+            "the folder whose data/ holds SimplerEnv's scenes for ManiSkill 3."
         )
     import mani_skill.envs  # noqa: F401  (registers them)
     from mani_skill.agents.robots.widowx import WidowX250S

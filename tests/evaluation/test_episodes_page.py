@@ -3,14 +3,19 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from some_results import some_results
 
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.evaluation.play.decisions import KeptDecision
 from spatialvla.evaluation.play.episode_video import write_video
-from spatialvla.evaluation.report.html_episodes import DecisionView, EpisodeView, Rate, Report, TaskView
+from spatialvla.evaluation.report.episodes_page import write_report
+from spatialvla.evaluation.results.outcomes import EpisodeResult
+from spatialvla.types import ActionChunk, Observation
 
 
 class Page(HTMLParser):
@@ -47,31 +52,28 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_video(folder / "video.mp4", [(0, frame), (4, frame)], 20)
     rng = np.random.default_rng(0)
     grid = ActionGrid.uniform()
-    decision = DecisionView(
-        "Start 0, step 0",
-        rng.integers(0, 255, (32, 32, 3), np.uint8),
-        rng.uniform(0.5, 1.5, (32, 32)),
-        np.array([[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]),
-        grid.encode(rng.uniform(-1, 1, (4, 7))),
+    image = rng.integers(0, 255, (32, 32, 3), np.uint8)
+    intrinsics = np.array([[32.0, 0, 16], [0, 32, 16], [0, 0, 1]])
+    chunk = ActionChunk(np.zeros((4, 7)), grid.encode(rng.uniform(-1, 1, (4, 7))))
+    decision = KeptDecision(0, Observation(image, "pick up", intrinsics), chunk)
+    results = some_results(
+        "+-",
+        tasks={0: "pick up <the> bowl & go", 1: "never played"},
+        episodes=(
+            EpisodeResult(0, 0, True, 80, 4.0, "video.mp4"),
+            EpisodeResult(0, 1, False, 220, 9.0, None, partial=True),
+        ),
     )
-    episodes = (
-        EpisodeView("Start 0", "80 steps", True, folder / "video.mp4"),
-        EpisodeView("Start 1", "220 steps", False, None),
+    policy = SimpleNamespace(
+        processor=SimpleNamespace(grid=grid), depth=lambda seen: rng.uniform(0.5, 1.5, (len(seen), 32, 32))
     )
-    tasks = (
-        TaskView("pick up <the> bowl & go", Rate(1, 2, 0.09, 0.91), "80", episodes, (decision,)),
-        TaskView("never played", Rate(0, 0, 0, 1), "–", ()),
-    )
-    report = Report(
-        "nano on fake", "what was seen", Rate(1, 2, 0.09, 0.91), tasks, (("suite", "fake"),), grid
-    )
-    report.save(folder / "out" / "report.html")
+    write_report(results, {0: [decision]}, policy, folder / "report.html")
     return folder
 
 
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(saved):
-    html = (saved / "out" / "report.html").read_text(encoding="utf-8")
-    assert [file.name for file in (saved / "out").iterdir()] == ["report.html"]
+    html = (saved / "report.html").read_text(encoding="utf-8")
+    assert {file.name for file in saved.iterdir()} == {"report.html", "video.mp4"}
     page = Page(html)
     assert page.open == []
     addresses = [
@@ -88,12 +90,13 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(saved):
 
 
 def test_the_page_shows_rates_episodes_and_pictures(saved):
-    page = Page((saved / "out" / "report.html").read_text(encoding="utf-8"))
+    page = Page((saved / "report.html").read_text(encoding="utf-8"))
     assert "50%" in page.text
     assert "1 of 2 episodes succeeded, 95 % interval 9 to 91 %" in page.text
     assert "pick up <the> bowl & go" in page.text
     assert page.text.count("✓ Success") == 1
     assert page.text.count("× Failure") == 1
+    assert "Start 1 · 220 steps, 9 s, partial success" in page.text
     (video,) = page.all("video")
     poster = Image.open(io.BytesIO(base64.b64decode(video["poster"].split(",")[1])))
     assert np.asarray(poster).mean() == pytest.approx(90, abs=4)
@@ -105,7 +108,7 @@ def test_the_page_shows_rates_episodes_and_pictures(saved):
 
 
 def test_links_within_the_page_lead_somewhere(saved):
-    page = Page((saved / "out" / "report.html").read_text(encoding="utf-8"))
+    page = Page((saved / "report.html").read_text(encoding="utf-8"))
     places = {a["id"] for _, a in page.tags if "id" in a}
     links = [a["href"][1:] for a in page.all("a")]
     assert links
