@@ -72,16 +72,16 @@ def run_server(kind: str, policy_name: str, device: str, port: int, threads: int
     if kind == "openpi":
         asyncio.run(one_at_a_time(policy, port))
     else:
-        from spatialvla.serving.engine.batching import EngineSettings
-        from spatialvla.serving.engine.client_mapping import Mapping
+        from spatialvla.serving.engine.client_mapping import ClientMapping
         from spatialvla.serving.engine.service import service_for
+        from spatialvla.serving.engine.settings import EngineSettings
         from spatialvla.serving.guard.traffic import TrafficLimits
         from spatialvla.serving.openpi.server import run
 
         service = service_for(
             policy, port=port, settings=EngineSettings(**options), traffic=TrafficLimits(rate=1e6, burst=1000)
         )
-        run(service, Mapping.load("plain"))
+        run(service, ClientMapping.load("plain"))
 
 
 async def one_at_a_time(policy, port: int) -> None:

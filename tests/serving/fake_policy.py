@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.execution import Execution
+from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.types import ActionChunk, Observation
 
 CHUNK = 4
+TokenRows = Sequence[np.ndarray | None] | None
 
 
 def expected(observation: Observation) -> np.ndarray:
@@ -33,13 +34,16 @@ class FakePolicy:
         self.given: list[dict[str, Any]] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.executors: list[FakeExecutor] = []
+        self.executors: list[CountingExecutor] = []
 
-    def predict(self, observations: Sequence[Observation], **given: Any) -> list[ActionChunk]:
+    def predict(
+        self, observations: Sequence[Observation], *, committed: TokenRows = None, drafts: TokenRows = None
+    ) -> list[ActionChunk]:
         self.gate.wait(30)
         time.sleep(self.seconds)
         self.batches.append([observation.instruction for observation in observations])
-        self.given.append(given)
+        given = {"committed": committed, "drafts": drafts}
+        self.given.append({name: rows for name, rows in given.items() if rows is not None})
         return [self._chunk(observation, len(observations)) for observation in observations]
 
     def _chunk(self, observation: Observation, batch: int) -> ActionChunk:
@@ -53,28 +57,18 @@ class FakePolicy:
             actions[1, 2] = np.nan
         return ActionChunk(actions, np.tile([1, 101, 200], (CHUNK, 1)))
 
-    def new_executor(self) -> FakeExecutor:
-        self.executors.append(FakeExecutor())
+    def new_executor(self) -> CountingExecutor:
+        self.executors.append(CountingExecutor())
         return self.executors[-1]
 
 
-class FakeExecutor:
-    """Executes whole chunks; its draft is the last chunk."""
+class CountingExecutor(Executor):
+    """Executes whole chunks, and counts the episodes that were begun after its first."""
 
     def __init__(self) -> None:
-        self.resets = 0
-        self.last: np.ndarray | None = None
+        self.resets = -1
+        super().__init__(WHOLE_CHUNKS)
 
     def reset(self) -> None:
         self.resets += 1
-        self.last = None
-
-    def __call__(self, chunk: ActionChunk) -> np.ndarray:
-        self.last = chunk.tokens
-        return chunk.actions
-
-    def remember(self, chunk: ActionChunk, executed: int) -> None:
-        self.last = chunk.tokens
-
-    def draft(self, committed: np.ndarray | None = None) -> np.ndarray | None:
-        return self.last
+        super().reset()

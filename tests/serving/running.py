@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from fake_policy import FakePolicy
 
-from spatialvla.serving.engine.batching import Engine, EngineSettings
-from spatialvla.serving.engine.client_mapping import Mapping
-from spatialvla.serving.engine.padding import UNPADDED, Padding
+from spatialvla.serving.engine.batching import Engine
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.preparation import Preparation
-from spatialvla.serving.engine.service import Service
-from spatialvla.serving.guard.access import Security
+from spatialvla.serving.engine.service import ProtocolOptions, Service
+from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.openpi.server import OpenPiServer
@@ -41,7 +41,7 @@ def fake_service(
     *,
     port: int = 0,
     limits: Limits | None = None,
-    security: Security | None = None,
+    access: Access | None = None,
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
 ) -> Service:
@@ -56,24 +56,24 @@ def fake_service(
         name="fake",
         port=port,
         limits=limits or Limits(),
-        security=security or Security(),
+        access=access or Access(),
         traffic=traffic,
     )
 
 
 @contextmanager
-def serving(service: Service, mapping: str = "plain", padding: Padding = UNPADDED) -> Iterator[Running]:
+def serving(service: Service, mapping: str = "plain", *, pad_to: int = 0) -> Iterator[Running]:
     """Serves for as long as the block lasts, then stops as SIGTERM would."""
     loop = asyncio.new_event_loop()
     stop, started = asyncio.Event(), loop.create_future()
-    server = OpenPiServer(service, Mapping.load(mapping), padding)
+    server = OpenPiServer(service, ClientMapping.load(mapping), pad_to=pad_to)
     ready = threading.Event()
     started.add_done_callback(lambda _: ready.set())
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.run(stop, started)))
     thread.start()
     try:
         assert ready.wait(10)
-        scheme = "wss" if service.security.tls else "ws"
+        scheme = "wss" if service.access.tls else "ws"
         port = started.result()
         yield Running(f"{scheme}://127.0.0.1:{port}", port, service)
     finally:
@@ -82,6 +82,10 @@ def serving(service: Service, mapping: str = "plain", padding: Padding = UNPADDE
         service.engine.drain(5)
         loop.close()
         assert not thread.is_alive()
+
+
+def options(mapping: str = "plain", benchmark: str = "libero") -> ProtocolOptions:
+    return ProtocolOptions(ClientMapping.load(mapping), benchmark)
 
 
 def picture(seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from running import fake_service, plain, serving
 from websockets.exceptions import InvalidStatus
 
 from spatialvla.errors import InputError
-from spatialvla.serving.guard.access import KEY_VARIABLE, is_loopback, security
+from spatialvla.serving.guard.access import KEY_VARIABLE, Access, is_loopback
 from spatialvla.types import Observation
 from spatialvla_client import Client, Refused
 from spatialvla_client import Observation as Seen
@@ -48,24 +48,24 @@ def keys(tmp_path: Path, text: str = f"# robots\n{KEY}\nanother-key-of-some-leng
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.1"])
 def test_loopback_needs_nothing(host):
     assert is_loopback(host)
-    assert security(host).admits(None)
+    assert Access.for_host(host).admits(None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "robot.local", ""])
 def test_a_public_address_needs_keys_and_tls(host, tmp_path, certificate):
     cert, key = certificate
     with pytest.raises(InputError, match=r"API keys .* and TLS"):
-        security(host)
+        Access.for_host(host)
     with pytest.raises(InputError, match=r"set TLS"):
-        security(host, api_keys=keys(tmp_path))
+        Access.for_host(host, api_keys=keys(tmp_path))
     with pytest.raises(InputError, match=r"set API keys"):
-        security(host, tls_cert=cert, tls_key=key)
-    assert security(host, api_keys=keys(tmp_path), tls_cert=cert, tls_key=key).tls
-    assert security(host, insecure_public_bind=True).tls is None
+        Access.for_host(host, tls_cert=cert, tls_key=key)
+    assert Access.for_host(host, api_keys=keys(tmp_path), tls_cert=cert, tls_key=key).tls
+    assert Access.for_host(host, insecure_public_bind=True).tls is None
 
 
 def test_keys_of_a_file(tmp_path):
-    checked = security("127.0.0.1", api_keys=keys(tmp_path))
+    checked = Access.for_host("127.0.0.1", api_keys=keys(tmp_path))
     assert checked.admits(f"Api-Key {KEY}")
     assert checked.admits(f"Bearer {KEY}")
     assert checked.admits("Api-Key another-key-of-some-length")
@@ -85,8 +85,8 @@ def test_keys_of_a_file(tmp_path):
 
 def test_a_key_of_the_environment(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    assert not security("127.0.0.1").admits(None)
-    assert security("127.0.0.1").admits(f"Api-Key {KEY}")
+    assert not Access.for_host("127.0.0.1").admits(None)
+    assert Access.for_host("127.0.0.1").admits(f"Api-Key {KEY}")
 
 
 @pytest.mark.parametrize(
@@ -95,29 +95,29 @@ def test_a_key_of_the_environment(monkeypatch):
 )
 def test_bad_keys_are_refused(tmp_path, text, sentence):
     with pytest.raises(InputError, match=sentence):
-        security("127.0.0.1", api_keys=keys(tmp_path, text))
+        Access.for_host("127.0.0.1", api_keys=keys(tmp_path, text))
 
 
 def test_a_file_that_others_may_read_is_refused(tmp_path):
     file = keys(tmp_path)
     file.chmod(0o640)
     with pytest.raises(InputError, match="chmod 600"):
-        security("127.0.0.1", api_keys=file)
+        Access.for_host("127.0.0.1", api_keys=file)
     with pytest.raises(InputError, match="cannot be read"):
-        security("127.0.0.1", api_keys=tmp_path / "none")
+        Access.for_host("127.0.0.1", api_keys=tmp_path / "none")
 
 
 def test_half_of_tls_is_refused(tmp_path, certificate):
     cert, key = certificate
     with pytest.raises(InputError, match="both"):
-        security("127.0.0.1", tls_cert=cert)
+        Access.for_host("127.0.0.1", tls_cert=cert)
     with pytest.raises(InputError, match="no certificate"):
-        security("127.0.0.1", tls_cert=key, tls_key=cert)
+        Access.for_host("127.0.0.1", tls_cert=key, tls_key=cert)
 
 
 def test_a_server_with_keys(tmp_path):
-    checked = security("127.0.0.1", api_keys=keys(tmp_path))
-    with serving(fake_service(FakePolicy(), security=checked)) as running:
+    checked = Access.for_host("127.0.0.1", api_keys=keys(tmp_path))
+    with serving(fake_service(FakePolicy(), access=checked)) as running:
         with pytest.raises(InvalidStatus, match="401"):
             WebsocketClientPolicy(running.url)
         with pytest.raises(InvalidStatus, match="401"):
@@ -132,9 +132,9 @@ def test_a_server_with_keys(tmp_path):
 
 def test_a_server_with_tls(certificate):
     cert, key = certificate
-    checked = security("127.0.0.1", tls_cert=cert, tls_key=key)
+    checked = Access.for_host("127.0.0.1", tls_cert=cert, tls_key=key)
     trusting = ssl.create_default_context(cafile=cert)
-    with serving(fake_service(FakePolicy(), security=checked)) as running:
+    with serving(fake_service(FakePolicy(), access=checked)) as running:
         assert running.url.startswith("wss://")
         message = plain(4)
         with Client(running.url, tls=trusting) as robot:

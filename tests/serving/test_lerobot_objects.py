@@ -18,7 +18,7 @@ from lerobot_stand_in import HELPERS, TimedAction, TimedObservation, lerobot
 from spatialvla.errors import InputError
 from spatialvla.serving.lerobot.objects import read_object
 from spatialvla.serving.lerobot.reply import actions_pickle
-from spatialvla.serving.lerobot.wire import Observation
+from spatialvla.serving.lerobot.wire import ObservationPart
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "lerobot"
 __all__ = ["lerobot"]  # a fixture
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("lerobot")
 
 def golden() -> bytes:
     """The pickle in the observation that LeRobot's client sent."""
-    return Observation.FromString((GOLDENS / "SendObservations_0.bin").read_bytes()).data
+    return ObservationPart.FromString((GOLDENS / "SendObservations_0.bin").read_bytes()).data
 
 
 numbers = st.one_of(st.floats(width=64), st.integers(-(2**31), 2**31 - 1), st.booleans())

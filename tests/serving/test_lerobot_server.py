@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from fake_policy import FakePolicy, expected
 from lerobot_stand_in import RemotePolicyConfig, TimedObservation, lerobot
-from running import fake_service, picture
+from running import fake_service, options, picture
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.client_mapping import Mapping
-from spatialvla.serving.guard.access import Security
+from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.lerobot import server as protocol
-from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, Actions, Observation, PolicySetup
-from spatialvla.types import Observation as Seen
+from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, Actions, ObservationPart, PolicySetup
+from spatialvla.types import Observation
 
 __all__ = ["lerobot"]  # a fixture
 pytestmark = pytest.mark.usefixtures("lerobot")
@@ -69,7 +69,7 @@ class Robot:
         self.send(pickle.dumps(TimedObservation(self.clock, step, content, go)))
 
     def send(self, data: bytes) -> None:
-        self.stream(Observation(transfer_state=END, data=data).SerializeToString())
+        self.stream(ObservationPart(transfer_state=END, data=data).SerializeToString())
 
     def actions(self) -> list[Any]:
         data = Actions.FromString(self.call("GetActions")).data
@@ -77,15 +77,15 @@ class Robot:
 
 
 @contextmanager
-def served(policy: FakePolicy | None = None, mapping: str = "lerobot", **options: Any) -> Iterator[Any]:
+def served(policy: FakePolicy | None = None, mapping: str = "lerobot", **more: Any) -> Iterator[Any]:
     """Yields a function that connects one more robot, with the service as its attribute."""
-    traffic = options.pop("traffic", None)
+    traffic = more.pop("traffic", None)
     service = fake_service(policy or FakePolicy(), traffic=traffic)
-    server = protocol.LeRobotServer(service, Mapping.load(mapping), **{"wait": 0.3, **options})
+    server = protocol.LeRobotServer(service, ClientMapping.load(mapping), **{"wait": 0.3, **more})
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    listener, port = asyncio.run_coroutine_threadsafe(protocol.start(server, service), loop).result(10)
+    listener, port = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
     robots: list[Robot] = []
 
     def connect() -> Robot:
@@ -106,7 +106,7 @@ def served(policy: FakePolicy | None = None, mapping: str = "lerobot", **options
 
 def said(seed: int, text: str = "pick") -> np.ndarray:
     """(4, 7) what the fake policy answers to a picture."""
-    return expected(Seen(picture(seed), text))
+    return expected(Observation(picture(seed), text))
 
 
 def numbers(actions: list[Any]) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_the_bytes_of_the_unmodified_client_get_a_chunk() -> None:
         robot.stream((GOLDENS / "SendObservations_0.bin").read_bytes())
         actions = robot.actions()
     image = np.zeros((16, 16, 3), np.uint8)
-    assert np.allclose(numbers(actions), expected(Seen(image, "pick up the bowl")), atol=1e-7)
+    assert np.allclose(numbers(actions), expected(Observation(image, "pick up the bowl")), atol=1e-7)
     assert [action.timestep for action in actions] == [1, 2, 3, 4]
     assert np.allclose(np.diff([action.timestamp for action in actions]), 1 / 20)
 
@@ -292,11 +292,11 @@ def test_long_observations_come_in_parts() -> None:
         robot.begin()
         places = [BEGIN, MIDDLE, END]
         cuts = [data[:100], data[100:300], data[300:]]
-        old = Observation(transfer_state=BEGIN, data=b"begun and given up").SerializeToString()
+        old = ObservationPart(transfer_state=BEGIN, data=b"begun and given up").SerializeToString()
         robot.stream(
             old,
             *(
-                Observation(transfer_state=place, data=part).SerializeToString()
+                ObservationPart(transfer_state=place, data=part).SerializeToString()
                 for place, part in zip(places, cuts, strict=True)
             ),
         )
@@ -340,15 +340,15 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(call: str, tmp_path: Path,
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ([Observation(transfer_state=MIDDLE, data=b"x")], "before its last part"),
-        ([Observation(transfer_state=9, data=b"x")], "at place 9"),
-        ([Observation(transfer_state=MIDDLE, data=b"x" * 700)] * 2, "more than 1000 bytes"),
-        ([Observation(transfer_state=END, data=b"no pickle")], "no pickle|opcode"),
+        ([ObservationPart(transfer_state=MIDDLE, data=b"x")], "before its last part"),
+        ([ObservationPart(transfer_state=9, data=b"x")], "the state 9"),
+        ([ObservationPart(transfer_state=MIDDLE, data=b"x" * 700)] * 2, "more than 1000 bytes"),
+        ([ObservationPart(transfer_state=END, data=b"no pickle")], "no pickle|opcode"),
         ([], "before its last part"),
     ],
 )
 def test_malformed_and_oversized_observations_are_refused(parts: list[Any], sentence: str) -> None:
-    with served(traffic=TrafficLimits(max_message=1000)) as connect:
+    with served(traffic=TrafficLimits(max_message_mb=1000 / 2**20)) as connect:
         robot = connect()
         with refused(grpc.StatusCode.INVALID_ARGUMENT, sentence):
             robot.stream(*(part.SerializeToString() for part in parts))
@@ -361,7 +361,7 @@ def test_an_observation_that_never_ends_is_given_up() -> None:
         go_on = threading.Event()
 
         def stalling() -> Iterator[bytes]:
-            yield Observation(transfer_state=BEGIN, data=b"x").SerializeToString()
+            yield ObservationPart(transfer_state=BEGIN, data=b"x").SerializeToString()
             go_on.wait(20)
 
         call = robot.channel.stream_unary("/transport.AsyncInference/SendObservations")
@@ -411,9 +411,9 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_keys_are_refused_as_the_client_has_none() -> None:
-    service = fake_service(FakePolicy(), security=Security(digests=(b"x" * 32,)))
+    service = fake_service(FakePolicy(), access=Access(digests=(b"x" * 32,)))
     with pytest.raises(InputError, match="neither API keys nor TLS"):
-        protocol.run(service)
+        protocol.run(service, options("lerobot"))
     service.engine.drain(5)
 
 
@@ -421,7 +421,7 @@ def test_a_port_in_use_is_told_in_a_sentence() -> None:
     with served() as connect:
         service = fake_service(FakePolicy(), port=connect.port)
         with pytest.raises(InputError, match="cannot be bound"):
-            protocol.run(service)
+            protocol.run(service, options("lerobot"))
         service.engine.drain(5)
 
 
@@ -445,6 +445,6 @@ def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
 
     with ThreadPoolExecutor() as threads:
         playing = threads.submit(play)
-        protocol.run(service)
+        protocol.run(service, options("lerobot"))
         assert np.allclose(playing.result(10), said(1), atol=1e-7)
     assert not service.engine.ready

@@ -10,7 +10,7 @@ from fake_policy import FakePolicy, expected
 from running import fake_service, picture, serving
 
 from spatialvla import types
-from spatialvla.serving.engine.batching import EngineSettings
+from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla_client import AsynchronousLoop, Backoff, Client, Observation, Refused, RequestTimeout
 
 QUICK = Backoff(first=0.02, longest=0.1)

@@ -10,14 +10,14 @@ from hypothesis.extra.numpy import arrays
 
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
-from spatialvla.serving.guard.limits import Box, Limits
+from spatialvla.serving.guard.limits import Limits, Workspace
 
 NUMBERS = st.floats(-1e6, 1e6)
 ACTIONS = st.integers(1, 6).flatmap(lambda steps: arrays(np.float64, (steps, 7), elements=NUMBERS))
 ROBOT = Limits(
     translation=0.05,
     rotation=0.3,
-    workspace=Box(np.array([-0.2, -0.2, 0.0]), np.array([0.2, 0.2, 0.3])),
+    workspace=Workspace(np.array([-0.2, -0.2, 0.0]), np.array([0.2, 0.2, 0.3])),
     metres_per_unit=0.1,
     radians_per_unit=0.5,
 )

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
 
 
 @pytest.mark.parametrize("name", ["plain", "libero", "droid", "bridge"])
 def test_shipped_mappings_load_and_name_limits_that_exist(name):
-    mapping = Mapping.load(name)
+    mapping = ClientMapping.load(name)
     assert mapping.name == name
     if mapping.limits:
         Limits.load(mapping.limits)
@@ -21,14 +21,14 @@ def test_shipped_mappings_load_and_name_limits_that_exist(name):
 def test_grippers_go_to_the_clients_ends():
     actions = np.zeros((2, 7))
     actions[:, 6] = [1, 0]
-    assert Mapping.load("libero").actions(actions)[:, 6].tolist() == [-1, 1], "robosuite: -1 opens"
-    assert Mapping.load("droid").actions(actions)[:, 6].tolist() == [0, 1]
-    assert Mapping.load("bridge").actions(actions)[:, 6].tolist() == [1, 0]
+    assert ClientMapping.load("libero").actions(actions)[:, 6].tolist() == [-1, 1], "robosuite: -1 opens"
+    assert ClientMapping.load("droid").actions(actions)[:, 6].tolist() == [0, 1]
+    assert ClientMapping.load("bridge").actions(actions)[:, 6].tolist() == [1, 0]
     assert actions[:, 6].tolist() == [1, 0], "not in place"
 
 
 def test_a_camera_upside_down_is_turned_with_its_depth_and_intrinsics():
-    mapping = Mapping("x", image="i", prompt="p", depth="d", intrinsics="k", rotate_180=True)
+    mapping = ClientMapping("x", image="i", prompt="p", depth="d", intrinsics="k", rotate_180=True)
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     depth = np.arange(8.0).reshape(2, 4)
     intrinsics = [[10, 0, 1.0], [0, 10, 0.5], [0, 0, 1]]
@@ -40,10 +40,10 @@ def test_a_camera_upside_down_is_turned_with_its_depth_and_intrinsics():
 
 def test_the_gripper_is_found_in_the_state():
     state = np.arange(8.0)
-    assert Mapping.load("libero").gripper_position({"observation/state": state}).tolist() == [0, 1, 2]
-    assert Mapping.load("libero").gripper_position({}) is None
+    assert ClientMapping.load("libero").gripper_position({"observation/state": state}).tolist() == [0, 1, 2]
+    assert ClientMapping.load("libero").gripper_position({}) is None
     with pytest.raises(InputError, match="NaN"):
-        Mapping.load("libero").gripper_position({"observation/state": state * np.nan})
+        ClientMapping.load("libero").gripper_position({"observation/state": state * np.nan})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_gripper_is_found_in_the_state():
         ("image: a", "prompt"),
         ("{image: a, prompt: b, picture: c}", "unknown entries"),
         ("{image: 1, prompt: b}", "must be a string"),
-        ("{image: a, prompt: b, position: [0, 1]}", "three places"),
+        ("{image: a, prompt: b, position: [0, 1]}", "three indices"),
         ("{image: a, prompt: b, gripper_open: wide}", "could not convert"),
         ("[]", "no entries"),
         ("{", "no YAML"),
@@ -62,9 +62,9 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text, sentence):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=sentence):
-        Mapping.load(str(file))
+        ClientMapping.load(str(file))
 
 
 def test_an_unknown_mapping_names_the_known():
     with pytest.raises(InputError, match=r"one of bridge, droid, .*libero, plain"):
-        Mapping.load("aloha")
+        ClientMapping.load("aloha")

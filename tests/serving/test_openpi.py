@@ -13,18 +13,16 @@ import pytest
 from fake_policy import FakePolicy, expected
 from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from running import SIZE, Running, fake_service, picture, plain, serving
+from running import SIZE, Running, fake_service, options, picture, plain, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.batching import EngineSettings
-from spatialvla.serving.engine.client_mapping import Mapping
-from spatialvla.serving.engine.padding import Padding
+from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
-from spatialvla.serving.http import pages
 from spatialvla.serving.openpi.server import run
+from spatialvla.serving.status_pages import pages
 from spatialvla.types import Observation
 from spatialvla_client.codec import pack, unpack
 
@@ -91,7 +89,7 @@ def libero(seed: int) -> dict:
 
 
 def test_liberos_keys_and_gripper(policy):
-    with serving(fake_service(policy), "libero", Padding("hold", 5)) as running:
+    with serving(fake_service(policy), "libero", pad_to=5) as running:
         client = client_of(running)
         assert client.get_server_metadata()["horizon"] == 5
         result = client.infer(libero(5))
@@ -154,7 +152,7 @@ def test_each_connection_is_an_episode_of_its_own(server, policy):
         (plain(1, committed=np.array([[-1, 101, 200]])), "no tokens of their kind"),
         (plain(1, committed=np.zeros((9, 3), int)), "P up to 4"),
         (plain(1, committed=1), r"array \(P, 3\)"),
-        (plain(1, position=np.zeros(2)), "places"),
+        (plain(1, position=np.zeros(2)), "entries"),
         (plain(1, timeout=-1), "positive number"),
         (plain(1, request_id=[1]), "'request_id'"),
     ],
@@ -220,7 +218,7 @@ def test_a_workspace_holds_where_the_client_tells_the_position(policy):
 
 
 def test_a_message_too_large_is_refused_unread(policy):
-    with serving(fake_service(policy, traffic=TrafficLimits(max_message=10_000))) as running:
+    with serving(fake_service(policy, traffic=TrafficLimits(max_message_mb=10_000 / 2**20))) as running:
         with raw(running) as websocket:
             websocket.send(b"x" * 20_000)
             with pytest.raises(ConnectionClosed) as closed:
@@ -358,7 +356,7 @@ def test_one_that_floods_does_not_starve_the_others(policy):
 def test_a_reader_that_stalls_is_disconnected(policy):
     """It asks and asks and never reads an answer, until the buffers between are full."""
     traffic = TrafficLimits(send_timeout=0.3, rate=1e6, burst=10**6)
-    with serving(fake_service(policy, traffic=traffic), "plain", Padding("hold", 20_000)) as running:
+    with serving(fake_service(policy, traffic=traffic), pad_to=20_000) as running:
         stalled = socket.create_connection(("127.0.0.1", running.port))
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stalled.sendall(
@@ -471,7 +469,7 @@ def test_the_pages_on_a_port_of_their_own(server):
 def test_a_port_that_is_taken_is_one_sentence(server, policy):
     second = fake_service(policy, port=server.port)
     with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{server.port}"):
-        run(second, Mapping.load("plain"))
+        run(second, options())
     with pytest.raises(InputError, match="cannot be served"), pages(second, server.port):
         pass
     second.engine.drain(1)

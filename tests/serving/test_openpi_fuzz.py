@@ -49,7 +49,7 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    traffic = TrafficLimits(max_message=2**20, rate=1e6, burst=10**6)
+    traffic = TrafficLimits(max_message_mb=1, rate=1e6, burst=10**6)
     with serving(fake_service(FakePolicy(), traffic=traffic)) as running:
         yield running
 

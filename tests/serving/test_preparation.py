@@ -8,8 +8,8 @@ from PIL import Image
 
 from spatialvla import Policy
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.batching import Request
 from spatialvla.serving.engine.preparation import Preparation
+from spatialvla.serving.engine.requests import ChunkRequest
 from spatialvla.serving.engine.service import service_for
 from spatialvla.types import Observation
 
@@ -38,7 +38,7 @@ def policy() -> Policy:
     ],
 )
 def test_a_prepared_request_predicts_the_same(policy, seen):
-    prepared = Preparation.of(policy)(Request(seen)).observation
+    prepared = Preparation.of(policy)(ChunkRequest(seen)).observation
     assert prepared.image.shape == (128, 128, 3)
     raw, ours = (policy.processor.collate([policy.prepare(one)]) for one in (seen, prepared))
     for name in ("input_ids", "pixel_values", "depth"):
@@ -69,16 +69,16 @@ def test_a_prepared_request_predicts_the_same(policy, seen):
 )
 def test_bad_observations(policy, changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        Preparation.of(policy)(Request(replace(Observation(IMAGE, "x"), **changes)))
+        Preparation.of(policy)(ChunkRequest(replace(Observation(IMAGE, "x"), **changes)))
 
 
 def test_committed_tokens_are_of_their_kind(policy):
     prepare = Preparation.of(policy)
     (chunk,) = policy.predict([Observation(IMAGE, "x")])
     for steps in (1, 3):
-        kept = prepare(Request(Observation(IMAGE, "x"), committed=chunk.tokens[:steps])).committed
+        kept = prepare(ChunkRequest(Observation(IMAGE, "x"), committed=chunk.tokens[:steps])).committed
         assert np.array_equal(kept, chunk.tokens[:steps])
-    assert prepare(Request(Observation(IMAGE, "x"), committed=np.zeros((0, 3), int))).committed is None
+    assert prepare(ChunkRequest(Observation(IMAGE, "x"), committed=np.zeros((0, 3), int))).committed is None
     for bad in (
         chunk.tokens[:, ::-1],
         chunk.tokens - 10**6,
@@ -86,7 +86,7 @@ def test_committed_tokens_are_of_their_kind(policy):
         np.tile(chunk.tokens, (2, 1)),
     ):
         with pytest.raises(InputError, match="committed"):
-            prepare(Request(Observation(IMAGE, "x"), committed=bad))
+            prepare(ChunkRequest(Observation(IMAGE, "x"), committed=bad))
 
 
 def test_a_real_policy_in_the_engine_says_what_it_says_alone(policy):
@@ -107,7 +107,7 @@ def test_a_real_policy_in_the_engine_says_what_it_says_alone(policy):
                 assert np.array_equal(decision.tokens, chunk.tokens)
                 assert np.array_equal(decision.actions, chunk.actions)
         committed = alone[1].tokens[1:3]
-        going_on = sessions[0].act_blocking(seen[0], committed=committed)
+        going_on = sessions[0].finish(sessions[0].submit(seen[0], committed=committed).result(60))
         assert np.array_equal(going_on.tokens[:2], committed)
         assert len(going_on.actions) == len(alone[0].actions)
     finally:

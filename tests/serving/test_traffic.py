@@ -25,7 +25,7 @@ def test_a_burst_goes_through_and_the_rest_at_the_rate():
     assert [throttle.delay() for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)], "rest saves up one burst"
 
 
-@pytest.mark.parametrize("name", ["max_message", "rate", "idle_timeout", "max_connections"])
+@pytest.mark.parametrize("name", ["max_message_mb", "rate", "idle_timeout", "max_connections"])
 def test_limits_are_positive(name):
     with pytest.raises(InputError, match=f"{name} must be positive"):
         TrafficLimits(**{name: 0})

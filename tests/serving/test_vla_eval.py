@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import vla_eval
 from fake_policy import FakePolicy, expected
-from running import fake_service
+from running import fake_service, options
 from vla_eval.connection import Connection
 from vla_eval.protocol.messages import MessageType
 from vla_eval.registry import resolve_import_string
@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
-from spatialvla.serving.guard.access import Security
+from spatialvla.serving.guard.access import Access
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
 from spatialvla.types import Observation
@@ -50,8 +50,8 @@ class RobotPolicy(FakePolicy):
         return super().predict(observations, **given)
 
 
-def policy_for(benchmark: HarnessBenchmark, **options: Any) -> RobotPolicy:
-    return RobotPolicy(DATASETS.get(benchmark.name, "fractal20220817_data/0.1.0"), **options)
+def policy_for(benchmark: HarnessBenchmark, **more: Any) -> RobotPolicy:
+    return RobotPolicy(DATASETS.get(benchmark.name, "fractal20220817_data/0.1.0"), **more)
 
 
 @contextmanager
@@ -263,14 +263,14 @@ def test_the_harness_reads_and_sets_the_size_of_batches() -> None:
 def test_a_policy_of_another_robot_is_refused() -> None:
     service = fake_service(RobotPolicy("libero_spatial"))
     with pytest.raises(InputError, match="fractal20220817_data"):
-        protocol.run(service, "simpler_google_robot")
+        protocol.run(service, options(benchmark="simpler_google_robot"))
     service.engine.drain(5)
 
 
 def test_keys_are_refused_as_the_client_has_none() -> None:
-    service = fake_service(policy_for(LIBERO), security=Security(digests=(b"x" * 32,)))
+    service = fake_service(policy_for(LIBERO), access=Access(digests=(b"x" * 32,)))
     with pytest.raises(InputError, match="neither API keys nor TLS"):
-        protocol.run(service)
+        protocol.run(service, options())
     service.engine.drain(5)
 
 
@@ -289,7 +289,7 @@ def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
 
     with ThreadPoolExecutor() as threads:
         playing = threads.submit(anyio.run, play)
-        protocol.run(service)
+        protocol.run(service, options())
         assert playing.result(10) == 7
     assert not service.engine.ready
 

@@ -5,53 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
+from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.guard.traffic import TrafficLimits
 
 if TYPE_CHECKING:
-    from spatialvla.serving.engine.service import Service
+    from spatialvla.serving.engine.service import ProtocolOptions, Service
 
-_PROTOCOLS = {"openpi": "openpi", "vla-eval": "vla_eval", "lerobot": "lerobot"}
 _PORTS = {"openpi": 8000, "vla-eval": 8000, "lerobot": 8080}
-
-
-@dataclass(frozen=True)
-class Traffic:
-    max_message_mb: float = 16.0
-    """Largest message, in MiB."""
-
-    max_image: int = 2048
-    """Longest side of an image, in pixels."""
-
-    max_connections: int = 256
-    """Clients at a time."""
-
-    rate: float = 200.0
-    """Requests a second of one connection; a faster one is made to wait."""
-
-    request_timeout: float = 30.0
-    """Seconds that a request may wait for the model."""
-
-    idle_timeout: float = 3600.0
-    """Seconds of silence after which a client is let go."""
-
-    drain_timeout: float = 30.0
-    """Seconds for the requests under way when the server is told to stop."""
-
-
-@dataclass(frozen=True)
-class Batching:
-    max_batch: int = 16
-    """Requests in one inference."""
-
-    max_queue: int = 128
-    """Requests waiting at a time; one more is told that the server is busy."""
+_MAPPINGS = {"openpi": "plain", "vla-eval": "plain", "lerobot": "lerobot"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +39,11 @@ class Serve(Verb):
     """8000, and 8080 for lerobot, unless given."""
 
     mapping: str | None = None
-    """What the client calls its inputs. openpi: plain (default), libero, droid, bridge or a YAML file;
-    vla-eval: its benchmark; lerobot: its robot."""
+    """What a client calls its inputs: plain (openpi's default), libero, droid, bridge, lerobot (its own default) or a
+    YAML file. Of vla-eval's clients only its limits are used."""
+
+    benchmark: str | None = None
+    """Whose conventions vla-eval's clients have: libero (default), simpler_widowx or simpler_google_robot."""
 
     limits: str | None = None
     """What the robot may be told in one step: libero, widowx, franka or a YAML file; the mapping's unless given."""
@@ -106,71 +78,83 @@ class Serve(Verb):
     metrics_port: int | None = None
     """A port of its own for /healthz and /metrics. openpi has them on its port, too."""
 
-    traffic: Traffic = field(default_factory=Traffic)
-    batching: Batching = field(default_factory=Batching)
+    traffic: TrafficLimits = field(default_factory=TrafficLimits)
+    batching: EngineSettings = field(default_factory=EngineSettings)
 
     def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises InputError for options that do not fit, before the model is loaded."""
         try:
-            protocol = import_module(f"spatialvla.serving.{_PROTOCOLS[self.protocol]}.server")
-            from spatialvla.serving.http import pages
+            serve = self._protocol()
+            from spatialvla.serving.status_pages import pages
         except ImportError as error:
             raise InputError(
                 f"Serving needs {error.name}; install spatialvla[serve], and for --protocol vla-eval that harness."
             ) from None
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-        choices = self._choices()
-        service = self._service()
+        options = self._options()
+        service = self._service(options)
         extra = (
             pages(service, self.metrics_port) if self.metrics_port is not None else contextlib.nullcontext()
         )
         with extra:
-            protocol.run(service, *choices)
+            serve(service, options)
 
-    def _choices(self) -> tuple[object, ...]:
-        """What the protocol is told beside the service; checked before the model is loaded."""
-        if self.protocol != "openpi":
-            if self.pad_chunk != "none":
-                raise InputError("--pad-chunk is for openpi clients.")
-            return () if self.mapping is None else (self.mapping,)
-        from spatialvla.serving.engine.client_mapping import Mapping
-        from spatialvla.serving.engine.padding import Padding
+    def _protocol(self) -> Callable[[Service, ProtocolOptions], None]:
+        """The protocol's `run`; what it needs is imported with it."""
+        match self.protocol:
+            case "openpi":
+                from spatialvla.serving.openpi.server import run
+            case "vla-eval":
+                from spatialvla.serving.vla_eval.server import run
+            case "lerobot":
+                from spatialvla.serving.lerobot.server import run
+        return run
 
-        mapping = Mapping.load(self.mapping or "plain")
+    def _options(self) -> ProtocolOptions:
+        from spatialvla.serving.engine.client_mapping import ClientMapping
+        from spatialvla.serving.engine.service import ProtocolOptions
+        from spatialvla.serving.vla_eval.conventions import BENCHMARKS, benchmark_called
+
+        if self.protocol == "vla-eval" and self.mapping in BENCHMARKS:
+            raise InputError(f"{self.mapping} is a benchmark of vla-eval; say --benchmark {self.mapping}.")
+        if self.protocol != "vla-eval" and self.benchmark is not None:
+            raise InputError("--benchmark is for vla-eval's clients; leave it out.")
+        mapping = ClientMapping.load(self.mapping or _MAPPINGS[self.protocol])
+        benchmark = benchmark_called(self.benchmark or "libero").name
+        return ProtocolOptions(mapping, benchmark, self._padded_steps(mapping.name, mapping.horizon))
+
+    def _padded_steps(self, mapping: str, horizon: int) -> int:
+        """Steps that a chunk is padded to, 0 for none. horizon: what the mapping's stock client insists on."""
         if self.pad_chunk == "none":
-            return (mapping,)
+            if self.pad_to is not None:
+                raise InputError("--pad-to says how far chunks are padded; add --pad-chunk hold.")
+            return 0
+        if self.protocol != "openpi":
+            raise InputError("--pad-chunk is for openpi clients; leave it out.")
         if self.execution != "chunk":
             raise InputError("Only whole chunks are padded; leave out --execution or --pad-chunk.")
-        if not (self.pad_to or mapping.horizon):
-            raise InputError(f"The mapping {mapping.name!r} insists on no length; say --pad-to STEPS.")
-        return mapping, Padding(self.pad_chunk, self.pad_to or mapping.horizon)
+        if not (self.pad_to or horizon):
+            raise InputError(f"The mapping {mapping!r} insists on no length; say --pad-to STEPS.")
+        return self.pad_to or horizon
 
-    def _service(self) -> Service:
+    def _service(self, options: ProtocolOptions) -> Service:
         import torch
 
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.execution import Execution
-        from spatialvla.serving.engine.batching import EngineSettings
-        from spatialvla.serving.engine.client_mapping import Mapping
         from spatialvla.serving.engine.service import service_for
-        from spatialvla.serving.guard.access import security
+        from spatialvla.serving.guard.access import Access
         from spatialvla.serving.guard.limits import Limits
-        from spatialvla.serving.guard.traffic import TrafficLimits
 
-        traffic = vars(self.traffic).copy()
-        traffic["max_message"] = int(traffic.pop("max_message_mb") * 2**20)
-        robot = self.limits
-        if robot is None and self.protocol == "openpi":
-            robot = Mapping.load(self.mapping or "plain").limits
-        checked = security(
+        access = Access.for_host(
             self.host,
             api_keys=self.api_keys,
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             insecure_public_bind=self.insecure_public_bind,
         )
+        robot = self.limits or options.mapping.limits
         limits = Limits.load(robot) if robot else Limits()
-        traffic_limits = TrafficLimits(**traffic)
-        settings = EngineSettings(self.batching.max_batch, self.batching.max_queue)
         tune_cpu()
         torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) - 1))
         return service_for(
@@ -179,7 +163,7 @@ class Serve(Verb):
             host=self.host,
             port=_PORTS[self.protocol] if self.port is None else self.port,
             limits=limits,
-            security=checked,
-            traffic=traffic_limits,
-            settings=settings,
+            access=access,
+            traffic=self.traffic,
+            settings=self.batching,
         )

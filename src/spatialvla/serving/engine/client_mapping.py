@@ -1,11 +1,11 @@
-"""Key mappings: what a client calls its image, prompt, depth and camera, and what it understands by an action.
+"""What a client calls its image, prompt, depth and camera, and what it understands by an action.
 
 A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-to/serve.md describes its entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Map
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,12 +17,12 @@ from spatialvla.types import Observation
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ClientMapping:
     """Both ways between one kind of client and the policy.
 
     image, prompt: keys the client sends. depth, intrinsics, state: keys it may send, None where it has no such thing.
     rotate_180: turn the image (and depth and K with it) before the policy sees it.
-    position: places of x, y, z of the gripper (metres) in `state`. gripper_open, gripper_closed: what the client takes.
+    position: indices of the gripper's x, y, z (meters) in `state`. gripper_open, gripper_closed: what the client takes.
     horizon: steps of a chunk without which the stock client stops; 0 where any number does.
     limits: the robot's, by name, used unless the server is told others. ignored: keys the client sends for others.
     """
@@ -42,11 +42,11 @@ class Mapping:
     ignored: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, name_or_path: str) -> Mapping:
+    def load(cls, name_or_path: str) -> ClientMapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
         return load("mappings", name_or_path, _parse, absent="There is no mapping", of="a mapping")
 
-    def observation(self, message: Map[str, Any]) -> Observation:
+    def observation(self, message: Mapping[str, Any]) -> Observation:
         """What the policy sees. Raises InputError where a key is missing or holds something else."""
         image, prompt = self._required(message, self.image), self._required(message, self.prompt)
         if not isinstance(image, np.ndarray):
@@ -60,14 +60,14 @@ class Mapping:
         seen = Observation(image, prompt, intrinsics, depth)
         return _turned(seen) if self.rotate_180 else seen
 
-    def gripper_position(self, message: Map[str, Any]) -> np.ndarray | None:
-        """(3,) metres, None where the client does not tell. Raises InputError for a state that has no such numbers."""
+    def gripper_position(self, message: Mapping[str, Any]) -> np.ndarray | None:
+        """(3,) meters, None where the client does not tell. Raises InputError for a state that has no such numbers."""
         state = self._array(message, self.state)
         if state is None or self.position is None:
             return None
         if state.ndim != 1 or len(state) <= max(self.position):
             raise InputError(
-                f"{self.state!r} has shape {state.shape}, but its places {self.position} are needed."
+                f"{self.state!r} has shape {state.shape}, but its entries {self.position} are needed."
             )
         position = state[list(self.position)].astype(np.float64)
         if not np.isfinite(position).all():
@@ -80,7 +80,7 @@ class Mapping:
         sent[:, 6] = self.gripper_closed + (self.gripper_open - self.gripper_closed) * actions[:, 6]
         return sent
 
-    def _required(self, message: Map[str, Any], key: str) -> Any:
+    def _required(self, message: Mapping[str, Any], key: str) -> Any:
         if key not in message:
             raise InputError(
                 f"The observation lacks {key!r}; it has {', '.join(sorted(message)[:12]) or 'nothing'}. "
@@ -88,7 +88,7 @@ class Mapping:
             )
         return message[key]
 
-    def _array(self, message: Map[str, Any], key: str | None) -> np.ndarray | None:
+    def _array(self, message: Mapping[str, Any], key: str | None) -> np.ndarray | None:
         value = message.get(key) if key else None
         if value is None:
             return None
@@ -116,10 +116,10 @@ def _turned(seen: Observation) -> Observation:
     return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth)
 
 
-def _parse(name: str, raw: dict[str, Any]) -> Mapping:
+def _parse(name: str, raw: dict[str, Any]) -> ClientMapping:
     if not isinstance(raw, dict):
         raise ValueError("it holds no entries")
-    known = {field.name for field in fields(Mapping)} - {"name"}
+    known = {field.name for field in fields(ClientMapping)} - {"name"}
     if unknown := set(raw) - known:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     given = dict(raw)
@@ -130,8 +130,8 @@ def _parse(name: str, raw: dict[str, Any]) -> Mapping:
         if entry in given:
             given[entry] = float(given[entry])
     if "position" in given:
-        given["position"] = tuple(int(place) for place in given["position"])
+        given["position"] = tuple(int(index) for index in given["position"])
         if len(given["position"]) != 3 or min(given["position"]) < 0:
-            raise ValueError("position must name three places of the state")
+            raise ValueError("position must be three indices into the state")
     given["ignored"] = tuple(str(key) for key in given.get("ignored", ()))
-    return Mapping(name, **given)
+    return ClientMapping(name, **given)

@@ -13,7 +13,7 @@ from PIL import Image
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import View
 from spatialvla.policy import Policy
-from spatialvla.serving.engine.batching import Request
+from spatialvla.serving.engine.requests import ChunkRequest
 from spatialvla.types import Observation
 
 MAX_INSTRUCTION = 1000
@@ -35,11 +35,12 @@ class Preparation:
 
     @classmethod
     def of(cls, policy: Policy, max_image: int = 2048) -> Preparation:
+        """The preparation for a policy's model."""
         processor = policy.processor
         ranges = tuple((int(first), int(end)) for first, end in processor.grid.ranges)
         return cls(processor.image_size, processor.action_chunk_size, ranges, max_image)
 
-    def __call__(self, request: Request) -> Request:
+    def __call__(self, request: ChunkRequest) -> ChunkRequest:
         """Raises InputError for anything the model could not use."""
         return replace(
             request,
@@ -47,10 +48,10 @@ class Preparation:
             committed=self._committed(request.committed),
         )
 
-    def dummy(self) -> Request:
+    def dummy(self) -> ChunkRequest:
         """A request to warm up with."""
         image = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        return Request(Observation(image, "pick up the black bowl and place it on the plate"))
+        return ChunkRequest(Observation(image, "pick up the black bowl and place it on the plate"))
 
     def _observation(self, observation: Observation) -> Observation:
         text = observation.instruction

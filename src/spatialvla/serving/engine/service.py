@@ -1,23 +1,46 @@
-"""What `spatialvla serve` hands to a protocol: the engine, who is let in, what a robot and a client may do."""
+"""What a protocol's server is given: the engine, who is let in, what a robot and a client may do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from spatialvla.errors import InputError
+from spatialvla.execution import Executor
 from spatialvla.policy import Policy
-from spatialvla.serving.engine.batching import Engine, EngineSettings
+from spatialvla.serving.engine.batching import Engine
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.preparation import Preparation
-from spatialvla.serving.engine.session import EpisodeExecutor, Session
-from spatialvla.serving.guard.access import Security
+from spatialvla.serving.engine.session import Session
+from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
 
 
 @dataclass(frozen=True)
-class Service:
-    """A protocol is a module with `run(service, …)`, which serves until SIGTERM or SIGINT and then drains the engine.
+class ProtocolOptions:
+    """What a protocol's `run(service, options)` is told beside the service; each takes what its clients need.
 
-    policy, engine: the model, and the queue in front of it. chunk: steps the policy predicts. name: of the checkpoint.
+    mapping: what openpi's and LeRobot's clients call their inputs.
+    benchmark: whose conventions vla-eval's clients have.
+    pad_to: steps that an openpi client wants at least; missing ones stand still.
+    """
+
+    mapping: ClientMapping
+    benchmark: str = "libero"
+    pad_to: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pad_to < 0:
+            raise InputError(f"pad_to must be 0 or more steps, got {self.pad_to}.")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A policy that is served. A protocol's `run(service, options)` does so until SIGTERM or SIGINT.
+
+    policy, engine: the model, and the queue in front of it. chunk: steps the policy predicts.
+    name: of the checkpoint. limits: what the robot may be told in one step. access: who is let in.
     """
 
     policy: Policy
@@ -27,7 +50,7 @@ class Service:
     host: str = "127.0.0.1"
     port: int = 8000
     limits: Limits = field(default_factory=Limits)
-    security: Security = field(default_factory=Security)
+    access: Access = field(default_factory=Access)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
 
     @property
@@ -40,7 +63,7 @@ class Service:
                 return 1
         return self.chunk
 
-    def session(self, executor: EpisodeExecutor | None = None) -> Session:
+    def session(self, executor: Executor | None = None) -> Session:
         """State for one more connection. executor: what is executed of its chunks, the policy's way unless given."""
         speculate = self.policy.speculate and self.policy.temperature == 0
         return Session(self.engine, executor or self.policy.new_executor(), self.limits, speculate=speculate)
@@ -53,7 +76,7 @@ def service_for(
     host: str = "127.0.0.1",
     port: int = 8000,
     limits: Limits | None = None,
-    security: Security | None = None,
+    access: Access | None = None,
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
 ) -> Service:
@@ -70,6 +93,6 @@ def service_for(
         host=host,
         port=port,
         limits=limits or Limits(),
-        security=security or Security(),
+        access=access or Access(),
         traffic=traffic,
     )

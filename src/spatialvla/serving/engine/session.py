@@ -6,30 +6,19 @@ import asyncio
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
-from spatialvla.serving.engine.batching import Answer, Engine, Request, Timings
+from spatialvla.execution import Executor
+from spatialvla.serving.engine.batching import Engine
+from spatialvla.serving.engine.requests import Answer, ChunkRequest, Timings
 from spatialvla.serving.guard.limits import Limits
-from spatialvla.types import ActionChunk, Observation
-
-
-class EpisodeExecutor(Protocol):
-    """Execution state of one episode, as `Policy.new_executor` makes it."""
-
-    def reset(self) -> None: ...
-
-    def __call__(self, chunk: ActionChunk) -> np.ndarray: ...
-
-    def remember(self, chunk: ActionChunk, executed: int) -> None: ...
-
-    def draft(self, committed: np.ndarray | None = None) -> np.ndarray | None: ...
+from spatialvla.types import Observation
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Actions to execute, safe to send: (k, 7) within the robot's limits, the tokens (k, 3) they came from."""
+    """Actions to execute, safe to send: (k, 7) within the robot's limits, and the tokens (k, 3) they came from."""
 
     actions: np.ndarray
     tokens: np.ndarray
@@ -42,9 +31,7 @@ class Session:
     speculate: let the last chunk guess the next, which saves decoder passes and changes no answer.
     """
 
-    def __init__(
-        self, engine: Engine, executor: EpisodeExecutor, limits: Limits, *, speculate: bool = True
-    ) -> None:
+    def __init__(self, engine: Engine, executor: Executor, limits: Limits, *, speculate: bool = True) -> None:
         self._engine = engine
         self._executor = executor
         self._limits = limits
@@ -59,7 +46,7 @@ class Session:
     ) -> Future[Answer]:
         """Queues a request from any thread; give its answer to `finish`. Raises as `Engine.submit`."""
         draft = self._executor.draft(committed) if self._speculate else None
-        return self._engine.submit(Request(observation, committed, draft, timeout), client=id(self))
+        return self._engine.submit(ChunkRequest(observation, committed, draft, timeout), client=id(self))
 
     def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
         """What to execute of an answer. position: (3,) metres of the gripper, where the client tells it.
@@ -93,15 +80,3 @@ class Session:
             self._engine.threads, lambda: self.submit(observation, committed=committed, timeout=timeout)
         )
         return self.finish(await asyncio.wrap_future(future), position=position)
-
-    def act_blocking(
-        self,
-        observation: Observation,
-        *,
-        committed: np.ndarray | None = None,
-        position: np.ndarray | None = None,
-        timeout: float = 30.0,
-    ) -> Decision:
-        """`act` for protocols that run in threads."""
-        answer = self.submit(observation, committed=committed, timeout=timeout).result()
-        return self.finish(answer, position=position)

@@ -21,7 +21,7 @@ _SHORTEST_KEY = 16
 
 
 @dataclass(frozen=True)
-class Security:
+class Access:
     """digests: SHA-256 of each key that is let in; none lets everyone in. tls: None serves in the clear."""
 
     digests: tuple[bytes, ...] = ()
@@ -39,35 +39,36 @@ class Security:
         matches = [hmac.compare_digest(digest, known) for known in self.digests]
         return any(matches) and scheme.lower() in ("api-key", "bearer")
 
+    @classmethod
+    def for_host(
+        cls,
+        host: str,
+        *,
+        api_keys: Path | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        insecure_public_bind: bool = False,
+    ) -> Access:
+        """What a server that listens on `host` asks of its clients.
 
-def security(
-    host: str,
-    *,
-    api_keys: Path | None = None,
-    tls_cert: Path | None = None,
-    tls_key: Path | None = None,
-    insecure_public_bind: bool = False,
-) -> Security:
-    """Checks that the options belong together.
-
-    api_keys: a file with one key a line; without it, the variable SPATIALVLA_API_KEY, if it is set.
-    Raises InputError where they do not, and for a public address without keys and TLS.
-    """
-    keys = _keys_of_file(api_keys) if api_keys else _keys_of_environment()
-    if (tls_cert is None) != (tls_key is None):
-        raise InputError("TLS needs both a certificate and its key; pass --tls-cert and --tls-key.")
-    tls = _tls(tls_cert, tls_key) if tls_cert and tls_key else None
-    if not is_loopback(host) and not (keys and tls) and not insecure_public_bind:
-        missing = " and ".join(
-            name
-            for name, given in (("API keys (--api-keys)", keys), ("TLS (--tls-cert, --tls-key)", tls))
-            if not given
-        )
-        raise InputError(
-            f"{host} can be reached from other machines, and whoever reaches it moves the robot: set {missing}, "
-            "bind to 127.0.0.1, or say --insecure-public-bind."
-        )
-    return Security(tuple(_digest(key) for key in keys), tls)
+        api_keys: a file with one key a line; without it, the variable SPATIALVLA_API_KEY, if it is set.
+        Raises InputError where the options do not belong together, and for a public address without keys and TLS.
+        """
+        keys = _keys_of_file(api_keys) if api_keys else _keys_of_environment()
+        if (tls_cert is None) != (tls_key is None):
+            raise InputError("TLS needs both a certificate and its key; pass --tls-cert and --tls-key.")
+        tls = _tls(tls_cert, tls_key) if tls_cert and tls_key else None
+        if not is_loopback(host) and not (keys and tls) and not insecure_public_bind:
+            missing = " and ".join(
+                name
+                for name, given in (("API keys (--api-keys)", keys), ("TLS (--tls-cert, --tls-key)", tls))
+                if not given
+            )
+            raise InputError(
+                f"{host} can be reached from other machines, and whoever reaches it moves the robot: set {missing}, "
+                "bind to 127.0.0.1, or say --insecure-public-bind."
+            )
+        return cls(tuple(_digest(key) for key in keys), tls)
 
 
 def is_loopback(host: str) -> bool:

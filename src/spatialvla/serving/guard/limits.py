@@ -12,7 +12,7 @@ from spatialvla.serving.failures import UnsafeAction
 
 
 @dataclass(frozen=True)
-class Box:
+class Workspace:
     """Where the gripper may be: low and high corner (3,) in metres, in the frame of the pose the client sends."""
 
     low: np.ndarray
@@ -31,7 +31,7 @@ class Limits:
     translation: float | None = None
     rotation: float | None = None
     gripper: tuple[float, float] = (0.0, 1.0)
-    workspace: Box | None = None
+    workspace: Workspace | None = None
     metres_per_unit: float = 1.0
     radians_per_unit: float = 1.0
 
@@ -67,7 +67,7 @@ class Limits:
             changed["workspace"] = _rows_changed(moves, limited[:, :3])
         return limited, {name: steps for name, steps in changed.items() if steps}
 
-    def _stay_inside(self, moves: np.ndarray, box: Box, position: np.ndarray) -> None:
+    def _stay_inside(self, moves: np.ndarray, box: Workspace, position: np.ndarray) -> None:
         for row, move in enumerate(moves * self.metres_per_unit):
             wanted = position + move
             reached = wanted.clip(np.minimum(box.low, position), np.maximum(box.high, position))
@@ -101,5 +101,5 @@ def _parse(raw: dict[str, Any]) -> Limits:
         corners = [np.array(raw["workspace"][end], np.float64) for end in ("low", "high")]
         if any(corner.shape != (3,) for corner in corners) or not (corners[0] < corners[1]).all():
             raise ValueError("workspace must have a low and a high corner of three metres each")
-        box = Box(*corners)
+        box = Workspace(*corners)
     return Limits(gripper=(gripper[0], gripper[1]), workspace=box, **numbers)

@@ -11,28 +11,44 @@ from spatialvla.errors import InputError
 
 @dataclass(frozen=True)
 class TrafficLimits:
-    """max_message: bytes of one message. max_image: longest side of an image, pixels.
+    """The most a client may send, and the longest it may take. Raises InputError for what is not positive."""
 
-    max_connections: open at a time. rate: requests a second of one connection, in bursts of up to `burst`; a faster
-    one is made to wait. Seconds: request_timeout, until a request that waits for the model is given up;
-    send_timeout, until a client that reads nothing is disconnected; idle_timeout, until one that says nothing is;
-    drain_timeout, for the requests under way when the server is told to stop.
-    """
+    max_message_mb: float = 16.0
+    """Largest message, in MiB."""
 
-    max_message: int = 16 * 2**20
     max_image: int = 2048
+    """Longest side of an image, in pixels."""
+
     max_connections: int = 256
+    """Clients at a time."""
+
     rate: float = 200.0
+    """Requests a second of one connection; a faster one is made to wait."""
+
     burst: int = 20
+    """Requests of one connection that may come at once before its rate counts."""
+
     request_timeout: float = 30.0
+    """Seconds that a request may wait for the model."""
+
     send_timeout: float = 10.0
+    """Seconds after which a client that reads nothing is disconnected."""
+
     idle_timeout: float = 3600.0
+    """Seconds of silence after which a client is disconnected."""
+
     drain_timeout: float = 30.0
+    """Seconds for the requests under way when the server is told to stop."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
                 raise InputError(f"{name} must be positive, got {value}.")
+
+    @property
+    def max_message(self) -> int:
+        """Largest message, in bytes."""
+        return int(self.max_message_mb * 2**20)
 
 
 class Throttle:

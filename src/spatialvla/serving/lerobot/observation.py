@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +11,21 @@ import numpy as np
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import fill_holes
 from spatialvla.serving.lerobot.objects import read_object
+from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE
 
 STATE = "observation.state"
-"""What LeRobot calls all the robot's numbers together; `Mapping.state` may name it."""
+"""What LeRobot calls all the robot's numbers together; `ClientMapping.state` may name it."""
 
-_MILLIMETRES = 1000
+_MILLIMETERS = 1000
 _Readable = bool | int | float | str | np.ndarray
 
 
 @dataclass(frozen=True)
-class Seen:
+class TimedObservation:
     """One observation of the client. timestep: of the action it executed last, 0 before the first.
 
-    must_go: the client has nothing left to execute.
+    timestamp: seconds on the client's clock. must_go: the client has nothing left to execute. message: its pictures and
+    numbers, by the names of the robot's configuration.
     """
 
     timestamp: float
@@ -31,13 +34,32 @@ class Seen:
     message: dict[str, Any]
 
 
+async def join_parts(parts: AsyncIterator[tuple[int, bytes]], most_bytes: int) -> bytes:
+    """The parts of one observation, each with where it stands, in one piece.
+
+    Raises InputError for parts that make no whole, and where they are longer than `most_bytes`.
+    """
+    joined = bytearray()
+    async for state, data in parts:
+        if state not in (BEGIN, MIDDLE, END):
+            raise InputError(f"A part of an observation has the state {state}; there are only 1, 2 and 3.")
+        if state == BEGIN:
+            joined.clear()
+        joined += data
+        if len(joined) > most_bytes:
+            raise InputError(f"The observation has more than {most_bytes} bytes; send smaller images.")
+        if state == END:
+            return bytes(joined)
+    raise InputError("The observation ended before its last part.")
+
+
 def names_of_numbers(feature: Any) -> tuple[str, ...]:
     """Names of the robot's numbers, in the order they have in its state."""
     names = feature.get("names") if isinstance(feature, dict) else None
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
-def read_observation(data: bytes, numbers: tuple[str, ...]) -> Seen:
+def read_observation(data: bytes, numbers: tuple[str, ...]) -> TimedObservation:
     """Raises InputError for a message that is no observation."""
     fields = read_object(data, "TimedObservation")
     content = fields.get("observation")
@@ -50,15 +72,15 @@ def read_observation(data: bytes, numbers: tuple[str, ...]) -> Seen:
     state = [message.get(name) for name in numbers]
     if state and all(isinstance(number, int | float) for number in state):
         message[STATE] = np.array(state, np.float64)
-    return Seen(timestamp, timestep, fields.get("must_go") is True, message)
+    return TimedObservation(timestamp, timestep, fields.get("must_go") is True, message)
 
 
 def with_depth(message: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The message with its depth picture in metres.
+    """The message with its depth picture in meters.
 
-    LeRobot's depth cameras give (H, W) or (H, W, 1) whole millimetres, 0 where they see nothing.
+    LeRobot's depth cameras give (H, W) or (H, W, 1) whole millimeters, 0 where they see nothing.
     """
     depth = message.get(name or "")
     if not isinstance(depth, np.ndarray) or depth.dtype.kind != "u" or not depth.size:
         return message
-    return {**message, str(name): fill_holes(depth.reshape(depth.shape[:2]) / _MILLIMETRES)}
+    return {**message, str(name): fill_holes(depth.reshape(depth.shape[:2]) / _MILLIMETERS)}

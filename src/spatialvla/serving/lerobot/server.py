@@ -13,30 +13,27 @@ import signal
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.client_mapping import Mapping
-from spatialvla.serving.engine.service import Service
+from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.engine.session import Session
-from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
 from spatialvla.serving.guard.traffic import Throttle
 from spatialvla.serving.lerobot.objects import read_object
 from spatialvla.serving.lerobot.observation import (
     STATE,
-    Seen,
+    TimedObservation,
+    join_parts,
     names_of_numbers,
     read_observation,
     with_depth,
 )
 from spatialvla.serving.lerobot.reply import actions_pickle
-from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, grpc, handlers
+from spatialvla.serving.lerobot.wire import Listener, listen
 
 log = logging.getLogger(__name__)
-
-_MOST_BYTES_A_PART = 4 * 2**20
 
 
 @dataclass
@@ -45,14 +42,14 @@ class _Client:
     throttle: Throttle
     numbers: tuple[str, ...] = ()
     actions: int | None = None
-    newest: Seen | None = None
+    newest: TimedObservation | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     decided: int | None = None  # timestep of the observation that was last decided on
     state: np.ndarray | None = None  # of the robot then
 
 
 class LeRobotServer:
-    """The calls of `lerobot_wire` for any number of clients, told apart by their connections.
+    """The calls of `wire.Calls` for any number of clients, told apart by their connections.
 
     mapping: names of the camera, the task and the state as the robot's configuration has them.
     control_hz: at which the client executes actions. wait: seconds until a client that asks is told there is nothing.
@@ -63,7 +60,7 @@ class LeRobotServer:
     def __init__(
         self,
         service: Service,
-        mapping: Mapping,
+        mapping: ClientMapping,
         *,
         control_hz: float = 30.0,
         wait: float = 2.0,
@@ -77,6 +74,19 @@ class LeRobotServer:
         self._wait = wait
         self._similar = similar
         self._clients: OrderedDict[str, _Client] = OrderedDict()
+
+    async def start(self) -> tuple[Listener, int]:
+        """The running gRPC server and its port. Raises InputError where the address cannot be bound."""
+        traffic = self._service.traffic
+        return await listen(
+            self,
+            self._service.host,
+            self._service.port,
+            max_message=traffic.max_message,
+            max_calls=4 * traffic.max_connections,
+        )
+
+    # ----------------------------------------------------------------- calls
 
     async def ready(self, peer: str) -> None:
         """Begins a new episode of this connection."""
@@ -108,7 +118,13 @@ class LeRobotServer:
         """Keeps the observation, if it is one to decide on, in place of one that still waits."""
         client = self._client(peer)
         await asyncio.sleep(client.throttle.delay())
-        data = await self._joined(parts)
+        traffic = self._service.traffic
+        try:
+            data = await asyncio.wait_for(join_parts(parts, traffic.max_message), traffic.request_timeout)
+        except TimeoutError:
+            raise InputError(
+                f"The observation did not arrive whole within {traffic.request_timeout:g} s."
+            ) from None
         with self._service.engine.metrics.timed("decode"):
             seen = read_observation(data, client.numbers)
         if self._is_news(seen, client):
@@ -158,31 +174,7 @@ class LeRobotServer:
         self._clients.move_to_end(peer)
         return self._clients[peer]
 
-    async def _joined(self, parts: AsyncIterator[tuple[int, bytes]]) -> bytes:
-        """The observation in one piece. Raises InputError where it is too long, or too long under way."""
-        seconds = self._service.traffic.request_timeout
-        try:
-            return await asyncio.wait_for(self._join(parts), seconds)
-        except TimeoutError:
-            raise InputError(f"The observation did not arrive whole within {seconds:g} s.") from None
-
-    async def _join(self, parts: AsyncIterator[tuple[int, bytes]]) -> bytes:
-        joined = bytearray()
-        async for place, data in parts:
-            if place not in (BEGIN, MIDDLE, END):
-                raise InputError(f"A part of an observation is at place {place}; there are only 1, 2 and 3.")
-            if place == BEGIN:
-                joined.clear()
-            joined += data
-            if len(joined) > self._service.traffic.max_message:
-                raise InputError(
-                    f"The observation has more than {self._service.traffic.max_message} bytes; send smaller images."
-                )
-            if place == END:
-                return bytes(joined)
-        raise InputError("The observation ended before its last part.")
-
-    def _is_news(self, seen: Seen, client: _Client) -> bool:
+    def _is_news(self, seen: TimedObservation, client: _Client) -> bool:
         if seen.must_go or client.decided is None:
             return True
         state = seen.message.get(STATE)
@@ -192,67 +184,23 @@ class LeRobotServer:
         return seen.timestep > client.decided and moved >= self._similar
 
 
-# ------------------------------------------------------------------- serving
-
-
-def _status(error: Exception) -> Any:
-    """The client repeats calls that end with UNAVAILABLE, and logs the others' sentence."""
-    codes = grpc.StatusCode
-    match error:
-        case InputError():
-            return codes.INVALID_ARGUMENT
-        case Busy():
-            return codes.RESOURCE_EXHAUSTED
-        case Draining():
-            return codes.UNAVAILABLE
-        case ServingError():
-            return codes.ABORTED
-    return codes.INTERNAL
-
-
-async def _abort(context: Any, error: Exception) -> None:
-    if not isinstance(error, InputError | ServingError):
-        log.error("A call failed", exc_info=error)
-        error = InternalError("The server failed; its log has details.")
-    await context.abort(_status(error), str(error))
-
-
-async def start(server: LeRobotServer, service: Service) -> tuple[Any, int]:
-    """A running gRPC server and its port. Raises InputError where the address cannot be bound."""
-    listener = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", min(_MOST_BYTES_A_PART, service.traffic.max_message)),
-            ("grpc.so_reuseport", 0),
-        ],
-        maximum_concurrent_rpcs=4 * service.traffic.max_connections,
-    )
-    listener.add_generic_rpc_handlers((handlers(server, _abort),))
-    host = f"[{service.host}]" if ":" in service.host else service.host
-    try:
-        port = listener.add_insecure_port(f"{host}:{service.port}")
-    except RuntimeError:
-        raise InputError(f"{host}:{service.port} cannot be bound; choose another --port.") from None
-    await listener.start()
-    return listener, port
-
-
-def run(service: Service, mapping: str = "lerobot") -> None:
+def run(service: Service, options: ProtocolOptions) -> None:
     """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
 
-    mapping: by name or path. Raises InputError for options that do not fit.
+    Raises InputError where the service asks for keys or TLS.
     """
-    if service.security.digests or service.security.tls:
+    if service.access.digests or service.access.tls:
         raise InputError(
             "LeRobot's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
             "elsewhere through a tunnel."
         )
-    server = LeRobotServer(service, Mapping.load(mapping))
+    server = LeRobotServer(service, options.mapping)
 
     async def serve_until_told() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        listener, port = await start(server, service)
+        listener, port = await server.start()
         print(f"Ready on {service.host}:{port}", flush=True)
         await stop.wait()
         service.engine.stop_accepting()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 from spatialvla.errors import InputError
+from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
 
 try:
     import grpc
@@ -15,9 +17,12 @@ except ModuleNotFoundError as missing:
         f"The protocol lerobot needs {missing.name}; pip install 'spatialvla[lerobot-server]'."
     ) from None
 
+log = logging.getLogger(__name__)
 SERVICE = "transport.AsyncInference"
 BEGIN, MIDDLE, END = 1, 2, 3
-"""Where in its observation a part stands."""
+"""The state of a part: where in its observation it stands."""
+
+_MOST_BYTES_A_PART = 4 * 2**20
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _FIELDS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -42,7 +47,7 @@ def _messages() -> dict[str, Any]:
 
 
 MESSAGES = _messages()
-Observation, Actions = MESSAGES["Observation"], MESSAGES["Actions"]
+ObservationPart, Actions = MESSAGES["Observation"], MESSAGES["Actions"]
 PolicySetup, Empty = MESSAGES["PolicySetup"], MESSAGES["Empty"]
 
 
@@ -62,15 +67,46 @@ class Calls(Protocol):
         """A pickled list of TimedAction, or nothing where none is ready in time."""
 
 
-def handlers(calls: Calls, abort: Callable[[Any, Exception], Awaitable[None]]) -> Any:
-    """gRPC's handlers for a server's calls. abort: ends a call that raised, given its context and the error."""
+class Listener(Protocol):
+    """A running gRPC server."""
+
+    async def stop(self, grace: float | None) -> None:
+        """Takes no more calls, and ends those under way after `grace` seconds, None for at once."""
+
+
+async def listen(
+    calls: Calls, host: str, port: int, *, max_message: int, max_calls: int
+) -> tuple[Listener, int]:
+    """A running gRPC server and its port (0 takes a free one). Raises InputError where the address cannot be bound.
+
+    max_message: bytes of a part. max_calls: at a time.
+    """
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", min(_MOST_BYTES_A_PART, max_message)),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=max_calls,
+    )
+    server.add_generic_rpc_handlers((_handlers(calls),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError:
+        raise InputError(f"{address} cannot be bound; choose another --port.") from None
+    await server.start()
+    return server, bound
+
+
+def _handlers(calls: Calls) -> Any:
+    """gRPC's handlers for a server's calls."""
 
     def guarded(answer: Callable[[Any, str], Awaitable[Any]]) -> Any:
         async def handle(request: Any, context: Any) -> Any:
             try:
                 return await answer(request, context.peer())
             except Exception as error:
-                await abort(context, error)
+                await _abort(context, error)
 
         return handle
 
@@ -93,7 +129,7 @@ def handlers(calls: Calls, abort: Callable[[Any, Exception], Awaitable[None]]) -
     methods = {
         "Ready": (unary, ready, Empty),
         "SendPolicyInstructions": (unary, send_policy_instructions, PolicySetup),
-        "SendObservations": (stream, send_observations, Observation),
+        "SendObservations": (stream, send_observations, ObservationPart),
         "GetActions": (unary, get_actions, Empty),
     }
     return grpc.method_handlers_generic_handler(
@@ -103,3 +139,26 @@ def handlers(calls: Calls, abort: Callable[[Any, Exception], Awaitable[None]]) -
             for name, (kind, answer, request) in methods.items()
         },
     )
+
+
+async def _abort(context: Any, error: Exception) -> None:
+    """Ends a call that raised with the sentence for its client."""
+    if not isinstance(error, InputError | ServingError):
+        log.error("A call failed", exc_info=error)
+        error = InternalError("The server failed; its log has details.")
+    await context.abort(_status(error), str(error))
+
+
+def _status(error: Exception) -> grpc.StatusCode:
+    """The client repeats calls that end with UNAVAILABLE, and logs the others' sentence."""
+    codes = grpc.StatusCode
+    match error:
+        case InputError():
+            return codes.INVALID_ARGUMENT
+        case Busy():
+            return codes.RESOURCE_EXHAUSTED
+        case Draining():
+            return codes.UNAVAILABLE
+        case ServingError():
+            return codes.ABORTED
+    return codes.INTERNAL

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.client_mapping import Mapping
-from spatialvla.serving.engine.padding import Padding
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.session import Decision
 from spatialvla.serving.failures import ServingError, outcome
@@ -17,12 +16,15 @@ from spatialvla.types import Observation
 from spatialvla_client.codec import CodecError, pack, unpack
 
 RequestId = int | str | None
+NO_TOKEN = -1
+"""Stands for the tokens of a step that was padded."""
+
 _LONGEST_ID = 64
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a client sent. position: (3,) metres of the gripper. committed: (P, 3) tokens of steps under way.
+class ClientMessage:
+    """What a client sent. position: (3,) meters of the gripper. committed: (P, 3) token numbers of steps under way.
 
     reset: a new episode begins. timeout: seconds it may wait. request_id: comes back with the answer.
     """
@@ -36,14 +38,14 @@ class Asked:
 
 
 @dataclass
-class Refused(Exception):
+class MessageRefused(Exception):
     """A message that is not answered with actions; request_id is None where it has none or could not be read."""
 
     error: Exception
     request_id: RequestId = None
 
 
-def metadata(service: Service, mapping: Mapping, padding: Padding) -> bytes:
+def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes:
     """What a client is told on connecting: keys, units and length of what it sends and gets."""
     return pack(
         {
@@ -57,7 +59,7 @@ def metadata(service: Service, mapping: Mapping, padding: Padding) -> bytes:
             },
             "options": ["reset", "committed", "request_id", "timeout"],
             "chunk": service.chunk,
-            "horizon": padding.length(service.horizon),
+            "horizon": max(service.horizon, pad_to),
             "action": {
                 "order": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
                 "kind": "change of the gripper's pose in one step; the gripper absolute",
@@ -70,8 +72,8 @@ def metadata(service: Service, mapping: Mapping, padding: Padding) -> bytes:
     )
 
 
-def read(message: str | bytes, mapping: Mapping, longest_wait: float) -> Asked:
-    """A client's message. Raises Refused for anything that is not an observation by the mapping."""
+def read(message: str | bytes, mapping: ClientMapping, longest_wait: float) -> ClientMessage:
+    """A client's message. Raises MessageRefused for anything that is not an observation by the mapping."""
     request_id: RequestId = None
     try:
         if isinstance(message, str):
@@ -81,7 +83,7 @@ def read(message: str | bytes, mapping: Mapping, longest_wait: float) -> Asked:
         committed = content.get("committed")
         if committed is not None and not isinstance(committed, np.ndarray):
             raise InputError("'committed' must be an array (P, 3) of token numbers.")
-        return Asked(
+        return ClientMessage(
             observation=mapping.observation(content),
             position=mapping.gripper_position(content),
             committed=committed,
@@ -90,22 +92,25 @@ def read(message: str | bytes, mapping: Mapping, longest_wait: float) -> Asked:
             request_id=request_id,
         )
     except CodecError as error:
-        raise Refused(InputError(str(error)), request_id) from None
+        raise MessageRefused(InputError(str(error)), request_id) from None
     except Exception as error:
-        raise Refused(error, request_id) from None
+        raise MessageRefused(error, request_id) from None
 
 
 def reply(
     decision: Decision,
-    mapping: Mapping,
-    padding: Padding,
+    mapping: ClientMapping,
     *,
+    pad_to: int,
     request_id: RequestId,
     infer_ms: float,
     prev_total_ms: float | None,
 ) -> bytes:
-    """infer_ms: from the message to here. prev_total_ms: from the last message to its answer on the wire."""
-    actions, tokens = padding(decision.actions, decision.tokens)
+    """The answer to a client, of at least `pad_to` steps.
+
+    infer_ms: from the message to here. prev_total_ms: from the last message to its answer on the wire.
+    """
+    actions, tokens = _padded(decision.actions, decision.tokens, pad_to)
     timings = decision.timings
     server_timing: dict[str, float] = {
         "infer_ms": infer_ms,
@@ -129,6 +134,19 @@ def reply(
 def refusal(error: InputError | ServingError, request_id: RequestId) -> bytes:
     """For a client that numbers its requests."""
     return pack({"error": str(error), "outcome": outcome(error), "request_id": request_id})
+
+
+def _padded(actions: np.ndarray, tokens: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(k, 7) actions and (k, 3) tokens, filled up with steps that stand still with the gripper as it was.
+
+    A policy cannot be rolled on without seeing what its actions did, so no padding goes on moving.
+    """
+    missing = steps - len(actions)
+    if missing <= 0:
+        return actions, tokens
+    still = np.zeros((missing, 7))
+    still[:, 6] = actions[-1, 6]
+    return np.concatenate([actions, still]), np.concatenate([tokens, np.full((missing, 3), NO_TOKEN)])
 
 
 def _request_id(content: dict[str, Any]) -> RequestId:

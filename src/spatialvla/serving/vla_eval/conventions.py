@@ -18,8 +18,8 @@ from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry.camera import Camera
 from spatialvla.types import Observation
 
-Rotation = Literal["as_trained", "rotation_vector"]
-Gripper = Literal["minus_one_opens", "one_opens", "sticky"]
+RotationConvention = Literal["as_trained", "rotation_vector"]
+GripperConvention = Literal["minus_one_opens", "one_opens", "sticky"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HarnessBenchmark:
     datasets: what the keys of datasets contain whose actions the benchmark takes, in their units.
     task_prefixes: beginnings of the suites or task names that belong to it.
     rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch, yaw
-    into one. gripper: see `vla_eval_execution.Gripper`.
+    into one. gripper: see `commands.Gripper`.
     execution: how chunks are executed, unless the policy is asked for something else than whole chunks.
     position_spec, rotation_spec, gripper_spec: (format, low, high) as the harness labels its action slots.
     parameters: of the benchmark's constructor; the harness takes them unless its own configuration has others.
@@ -44,8 +44,8 @@ class HarnessBenchmark:
     orientation: str
     datasets: tuple[str, ...]
     task_prefixes: tuple[str, ...]
-    rotation: Rotation
-    gripper: Gripper
+    rotation: RotationConvention
+    gripper: GripperConvention
     execution: Execution
     position_spec: tuple[str, float, float]
     rotation_spec: tuple[str, float, float]
@@ -57,7 +57,7 @@ class HarnessBenchmark:
         if dataset is None or not any(part in dataset.lower() for part in self.datasets):
             raise InputError(
                 f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are those "
-                f"of {dataset}; choose another --mapping, or a checkpoint and --dataset that fit."
+                f"of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
             )
 
     def check_task(self, task: object) -> None:
@@ -66,7 +66,7 @@ class HarnessBenchmark:
         if said is not None and not str(said).startswith(self.task_prefixes):
             raise InputError(
                 f"This server plays {self.name}, but the episode is one of {said}; start the server with the "
-                "--mapping that fits."
+                "--benchmark that fits."
             )
 
     def observation(self, message: Mapping[str, Any], *, own_camera: bool) -> Observation:
@@ -121,37 +121,55 @@ LIBERO = HarnessBenchmark(
     parameters={"num_steps_wait": 10, "absolute_action": False},
 )
 
-# The controllers read a rotation vector, and +1 opens the WidowX's gripper, although the harness labels these
-# slots euler_xyz and close_positive: the labels are kept, so that its own comparison holds.
-_SIMPLER = {
-    "harness_class": "vla_eval.benchmarks.simpler.benchmark:SimplerEnvBenchmark",
-    "image": "primary",
-    "orientation": "upright",
-    "rotation": "rotation_vector",
-    "execution": Execution("temporal", temperature=-0.8),
-    "position_spec": ("delta_xyz", -1, 1),
-    "rotation_spec": ("euler_xyz", -_TURN, _TURN),
-    "gripper_spec": ("binary_close_positive", -1, 1),
-}
 
-SIMPLER_WIDOWX = HarnessBenchmark(
-    name="simpler_widowx",
+def _simpler(
+    name: str,
+    *,
+    camera: Camera,
+    dataset: str,
+    task_prefix: str,
+    gripper: GripperConvention,
+    gripper_mode: Literal["binary", "sticky"],
+) -> HarnessBenchmark:
+    """SimplerEnv with one of its robots.
+
+    The controllers read a rotation vector, and +1 opens the WidowX's gripper, although the harness labels these slots
+    euler_xyz and close_positive: the labels are kept, so that its own comparison holds.
+    """
+    return HarnessBenchmark(
+        name=name,
+        harness_class="vla_eval.benchmarks.simpler.benchmark:SimplerEnvBenchmark",
+        image="primary",
+        camera=camera,
+        orientation="upright",
+        datasets=(dataset,),
+        task_prefixes=(task_prefix,),
+        rotation="rotation_vector",
+        gripper=gripper,
+        execution=Execution("temporal", temperature=-0.8),
+        position_spec=("delta_xyz", -1, 1),
+        rotation_spec=("euler_xyz", -_TURN, _TURN),
+        gripper_spec=("binary_close_positive", -1, 1),
+        parameters={"gripper_mode": gripper_mode, "success_mode": "truncation"},
+    )
+
+
+SIMPLER_WIDOWX = _simpler(
+    "simpler_widowx",
     camera=_pinhole(623.588, 623.588, 319.501, 239.545, 480, 640),
-    datasets=("bridge",),
-    task_prefixes=("widowx_",),
+    dataset="bridge",
+    task_prefix="widowx_",
     gripper="one_opens",
-    parameters={"gripper_mode": "binary", "success_mode": "truncation"},
-    **_SIMPLER,  # type: ignore[arg-type]
+    gripper_mode="binary",
 )
 
-SIMPLER_GOOGLE_ROBOT = HarnessBenchmark(
-    name="simpler_google_robot",
+SIMPLER_GOOGLE_ROBOT = _simpler(
+    "simpler_google_robot",
     camera=_pinhole(425, 425, 320, 256, 512, 640),
-    datasets=("fractal20220817_data",),
-    task_prefixes=("google_robot_",),
+    dataset="fractal20220817_data",
+    task_prefix="google_robot_",
     gripper="sticky",
-    parameters={"gripper_mode": "sticky", "success_mode": "truncation"},
-    **_SIMPLER,  # type: ignore[arg-type]
+    gripper_mode="sticky",
 )
 
 BENCHMARKS = {entry.name: entry for entry in (LIBERO, SIMPLER_WIDOWX, SIMPLER_GOOGLE_ROBOT)}

@@ -16,7 +16,7 @@ from anyio.to_thread import run_sync
 
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
-from spatialvla.serving.engine.service import Service
+from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.vla_eval.commands import Commands
 from spatialvla.serving.vla_eval.conventions import HarnessBenchmark, benchmark_called
@@ -136,17 +136,18 @@ class VlaEvalServer(ModelServer):
         return self._service.session(Executor(published))
 
 
-def run(service: Service, benchmark: str = "libero") -> None:
+def run(service: Service, options: ProtocolOptions) -> None:
     """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
 
-    benchmark: by name; see `vla_eval_benchmarks`. Raises InputError for options that do not fit.
+    Raises InputError for a benchmark that is unknown or not of the policy's robot, and where the service asks for keys
+    or TLS.
     """
-    if service.security.digests or service.security.tls:
+    if service.access.digests or service.access.tls:
         raise InputError(
             "vla-eval's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
             "elsewhere through a tunnel."
         )
-    server = VlaEvalServer(service, benchmark_called(benchmark))
+    server = VlaEvalServer(service, benchmark_called(options.benchmark))
     anyio.run(_serve, server, service)
 
 

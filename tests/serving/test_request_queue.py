@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.serving.engine.turns import Turns
+from spatialvla.serving.engine.request_queue import Turns
 
 THINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=30)
 

@@ -34,7 +34,7 @@ def page(service: Service, path: str, authorization: str | None, *, ready: bool 
             well = service.engine.ready if ready is None else ready and service.engine.ready
             return Page(200, b"OK\n") if well else Page(503, b"not ready\n")
         case "/metrics":
-            if not service.security.admits(authorization):
+            if not service.access.admits(authorization):
                 return Page(401, b"an API key is needed\n")
             return Page(200, service.engine.metrics.text(), CONTENT_TYPE_LATEST)
     return None
@@ -69,9 +69,9 @@ def pages(service: Service, port: int) -> Iterator[int]:
     except OSError as error:
         raise InputError(f"The pages cannot be served on {service.host}:{port} ({error}).") from None
     server.daemon_threads = True
-    if service.security.tls:
+    if service.access.tls:
         # The handshake is left to the thread of the connection: one that stalls keeps no other waiting.
-        server.socket = service.security.tls.wrap_socket(
+        server.socket = service.access.tls.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
     thread = threading.Thread(target=server.serve_forever, name="pages", daemon=True)

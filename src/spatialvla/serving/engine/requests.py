@@ -1,0 +1,43 @@
+"""A chunk asked for, and its answer: what passes between the protocols and the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.types import ActionChunk, Observation
+
+
+@dataclass(frozen=True)
+class ChunkRequest:
+    """One chunk asked for.
+
+    committed: (P, 3) token numbers of steps already on their way to the robot; the chunk begins with them.
+    draft: (T, 3) token numbers, a guess of the chunk, which makes decoding faster and changes nothing.
+    timeout: seconds it may wait for the model.
+    """
+
+    observation: Observation
+    committed: np.ndarray | None = None
+    draft: np.ndarray | None = None
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where a request's time went, milliseconds; infer_ms is the time of its whole batch, of `batch` requests."""
+
+    prepare_ms: float
+    queue_ms: float
+    infer_ms: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A request's chunk: finite, whole, not yet limited for a robot."""
+
+    request: ChunkRequest
+    chunk: ActionChunk
+    timings: Timings

@@ -1,0 +1,35 @@
+"""How the engine batches: sizes of its queue and its batches, and how long it waits for one more request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spatialvla.errors import InputError
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The engine's sizes and waits. Raises InputError for sizes below 1."""
+
+    max_batch: int = 16
+    """Requests in one inference."""
+
+    max_queue: int = 128
+    """Requests waiting at a time; one more is told that the server is busy."""
+
+    max_per_client: int = 2
+    """Requests of one client that may wait at a time."""
+
+    gather_ms: float = 8.0
+    """Milliseconds, after a batch, that the clients it answered are waited for before the next one begins."""
+
+    gather_share: float = 0.15
+    """The share of a batch's own time that this wait never exceeds."""
+
+    threads: int = 2
+    """Threads that check requests and resize their pictures."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_queue", "max_per_client", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
