@@ -35,8 +35,9 @@ from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding.passes import Columns
+from spatialvla.model.decoding.passes import Layout
 from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization, OptimizedSpatialVLA, optimize
+from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
 
@@ -149,7 +150,7 @@ def a_model(case: str, dtype: torch.dtype, device: torch.device) -> SpatialVLA:
     if case == "nano":
         return SpatialVLA.from_pretrained("nano", dtype=dtype, device=device)
     with device:
-        return SpatialVLA.from_config(SpatialVLAConfig.preset(case), dtype=dtype).eval()
+        return SpatialVLA.from_config(preset(case), dtype=dtype).eval()
 
 
 def a_batch(model: SpatialVLA, rows: int, seed: int) -> Batch:
@@ -174,15 +175,15 @@ def our_stages(model: OptimizedSpatialVLA, batch: Batch, done: Callable[[str], N
     embedded = model.embed(Batch(**{**vars(batch), "depth": depth}))
     done("siglip")
     passes, chunk = model.passes, 3 * model.config.action_chunk_size
-    columns = Columns.behind(batch.attention_mask, chunk - 1)
-    cache = passes.cache(*columns.real_BS.shape)
-    tokens = [passes.first_tokens(embedded, batch.input_ids[:, :0], columns, cache, 1)]
+    layout = Layout.behind(batch.attention_mask, chunk - 1)
+    cache = passes.cache(*layout.real_BS.shape)
+    ids = [passes.first_ids(embedded, batch.input_ids[:, :0], layout, cache, 1)]
     done("prefill")
-    places = torch.arange(columns.prompt, columns.prompt + chunk, device=model.device)
-    for place in range(1, chunk):
-        tokens.append(passes.next_tokens(tokens[-1], places[place - 1 : place], columns, cache, place % 3))
+    slots = torch.arange(layout.prompt, layout.prompt + chunk, device=model.device)
+    for index in range(1, chunk):
+        ids.append(passes.next_ids(ids[-1], slots[index - 1 : index], layout, cache, index % 3))
     done("decode")
-    return torch.cat(tokens, dim=1)
+    return torch.cat(ids, dim=1)
 
 
 def run_case(
@@ -216,7 +217,7 @@ def run_case(
             peer_chunk(peer, batch, Clock(device, measured["peer"]))
         reset_memory(device)
         keep_freed_memory(True)
-        tokens = timed(measured["ours"], device, lambda b=batch: ours.decode(b).tokens)
+        tokens = timed(measured["ours"], device, lambda b=batch: ours.decode(b).ids)
         memory["ours"] = max(memory["ours"], used_memory(device))
         our_stages(ours, batch, Clock(device, measured["ours"]))
         if expected is not None:
@@ -224,7 +225,7 @@ def run_case(
         if accepted:
             drafts = spoiled(tokens, accepted[number % len(accepted)], ours.config)
             run = measured["ours with drafts"]
-            passes.append(timed(run, device, lambda b=batch, d=drafts: ours.decode(b, drafts=d)).passes)
+            passes.append(timed(run, device, lambda b=batch, d=drafts: ours.decode(b, draft_ids=d)).passes)
         speeds.measure()
     if same and ours.dtype == torch.float32 and ours.optimization.weights is None:
         assert min(same) == 1, f"tokens differ in float32: {same}"

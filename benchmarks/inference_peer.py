@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from spatialvla.model.decoding.passes import token_positions
 from spatialvla.model.fast.optimize import Optimization, OptimizedSpatialVLA, optimize
+from spatialvla.model.network import token_positions
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
 

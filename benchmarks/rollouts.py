@@ -221,8 +221,8 @@ class Recorder:
 
         def recorded(*args: Any, **options: Any) -> Any:
             if known is not None:
-                drafts = options["drafts"].unflatten(1, (-1, 3))
-                options["drafts"] = drafts.where(drafts.new_tensor(known).bool(), -1).flatten(1)
+                drafts = options["draft_ids"].unflatten(1, (-1, 3))
+                options["draft_ids"] = drafts.where(drafts.new_tensor(known).bool(), -1).flatten(1)
             decoded.append(decode(*args, **options))
             return decoded[-1]
 

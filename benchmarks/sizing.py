@@ -18,6 +18,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.gemma2 import Layer, attention_bias, rotary_angles
+from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -175,7 +176,7 @@ def main() -> None:
         "--peak", type=float, default=989, help="dense bf16 TFLOP/s of a GPU; 989 is an H100 SXM"
     )
     options = parser.parse_args()
-    model = measure(SpatialVLAConfig.preset("4b"))
+    model = measure(preset("4b"))
     print(
         f"{model.total / 1e9:.2f} B parameters: {model.trained / 1e9:.2f} B trained, {model.whole / 1e9:.2f} B of "
         f"ZoeDepth whole on each GPU; in flight {gathered(model) / GB:.1f} GB"

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from spatialvla import Batch, SpatialVLA, SpatialVLAConfig
+from spatialvla.model.presets import preset
 from spatialvla.training.start.trainable import select_trainable
 from spatialvla.types import IGNORED
 
@@ -37,7 +38,7 @@ PROMPT, ACTIONS = 20, 13
 
 def network(layers: int, width: int) -> SpatialVLAConfig:
     """The published vocabulary and image size, with few and narrow layers and nano's depth estimator."""
-    published, small = SpatialVLAConfig.preset("4b"), SpatialVLAConfig.preset("nano")
+    published, small = preset("4b"), preset("nano")
     text = replace(
         published.text,
         hidden_size=width,

@@ -20,6 +20,7 @@ from spatialvla.common.cpu import tune_cpu
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.fast.compiled import compile_layers
+from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
@@ -39,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tune_cpu()
-    network = SpatialVLAConfig.preset("nano")
+    network = preset("nano")
     model = SpatialVLA(network).train()
     batch = random_batch(network, options.batch_size)
     optimizer = build_optimizer(model, nano([DatasetConfig("none")], Path()))

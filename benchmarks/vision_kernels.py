@@ -19,10 +19,10 @@ from torch import nn
 from transformers import SiglipVisionModel
 
 from spatialvla.common.cpu import tune_cpu
-from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.fast.linear import replace_linears
 from spatialvla.model.fast.towers import speed_up
 from spatialvla.model.fast.zoedepth import replace_maps
+from spatialvla.model.presets import preset
 from spatialvla.vision.depth import ZoeDepth
 
 Step = Callable[[Any], None]
@@ -38,7 +38,7 @@ def main() -> None:
     tune_cpu()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    config = SpatialVLAConfig.preset("4b")
+    config = preset("4b")
     pixels = torch.rand(1, 3, config.image_size, config.image_size)
 
     def estimate(tower: nn.Module) -> torch.Tensor:

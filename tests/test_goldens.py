@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from spatialvla import Batch, Processor, SpatialVLA
-from spatialvla.model.checkpoint import published_name
 from spatialvla.model.fast.optimize import optimize
+from spatialvla.model.published import published_name
 from spatialvla.vision.ego3d import patch_points
 
 REFERENCE = Path(__file__).parent / "goldens" / "reference"

@@ -144,7 +144,7 @@ def test_speculation_is_off_where_it_is_told_to_be(monkeypatch):
         decode = policy.model.decode
 
         def recorded(*args, decode=decode, seen=seen, **options):
-            seen.append(options["drafts"] is not None)
+            seen.append(options["draft_ids"] is not None)
             return decode(*args, **options)
 
         monkeypatch.setattr(policy.model, "decode", recorded)
@@ -172,9 +172,9 @@ def test_large_batches_on_a_cpu_are_decoded_token_by_token(policy, monkeypatch):
 def test_tokens_that_cannot_be(policy):
     right = policy.predict(OBSERVATIONS[:1])[0].tokens
     for rows, message in (
-        ([right[:, ::-1]], "no translation token"),
+        ([right[:, ::-1]], "where a translation token belongs"),
         ([right[:, :2]], "2 steps of 3"),
-        ([right + 0.5], "integers"),
+        ([right + 0.5], "whole numbers"),
         ([right[0]], "2 steps of 3"),
         ([np.repeat(right, 2, axis=0)], "2 steps of 3"),
         ([right, right], "1 observations and tokens for 2"),

@@ -171,9 +171,9 @@ def test_actions_need_the_right_shape_and_numbers():
 
 
 def test_tokens_that_are_no_actions_are_refused():
-    with pytest.raises(InputError, match="no translation token"):
+    with pytest.raises(InputError, match="where a translation token belongs"):
         processor.decode(torch.tensor([[5, 1964, 2028]]), DATASET)
-    with pytest.raises(InputError, match="no gripper token"):
+    with pytest.raises(InputError, match="where a gripper token belongs"):
         processor.decode(torch.tensor([[1836, 1964, 1964]]), DATASET)
     with pytest.raises(InputError, match=r"\(B, 3 \* steps\)"):
         processor.decode(torch.tensor([[1836, 1964]]), DATASET)

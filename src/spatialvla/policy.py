@@ -217,14 +217,14 @@ class Policy:
         committed = [row.committed for row in rows]
         decoded = self.model.decode(
             batch,
-            committed=self.processor.token_ids(committed) if any(map(len, committed)) else None,
-            drafts=None if drafts is None else self.processor.token_ids(drafts),
+            committed_ids=self.processor.token_ids(committed) if any(map(len, committed)) else None,
+            draft_ids=None if drafts is None else self.processor.token_ids(drafts),
             tolerance=self.tolerance,
             cells=self.processor.grid.cells,
             temperature=self.temperature,
         )
-        tokens = self.processor.token_numbers(decoded.tokens)
-        actions = self.processor.decode(decoded.tokens, self.dataset)
+        tokens = self.processor.token_numbers(decoded.ids)
+        actions = self.processor.decode(decoded.ids, self.dataset)
         return [ActionChunk(*chunk) for chunk in zip(actions, tokens, strict=True)]
 
     def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:

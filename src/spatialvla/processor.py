@@ -20,7 +20,7 @@ from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, View
-from spatialvla.model.checkpoint import resolve_folder
+from spatialvla.model.folders import resolve_folder
 from spatialvla.tokenizer import action_token, read_tokenizer
 from spatialvla.types import IGNORED, Batch
 

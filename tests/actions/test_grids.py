@@ -198,13 +198,16 @@ def test_bad_actions_are_refused(actions, match):
 @pytest.mark.parametrize(
     ("ids", "match"),
     [
-        ([[0, 4096, 8192], [4096, 4096, 8192]], "4096 is no translation token: these are 0 to 4095"),
-        ([[0, 8192, 8192]], "8192 is no rotation token: these are 4096 to 8191"),
-        ([[0, 17, 8192]], "17 is no rotation token"),
-        ([[0, 4096, 8194]], "8194 is no gripper token: these are 8192 to 8193"),
-        ([[-1, 4096, 8192]], "-1 is no translation token"),
+        (
+            [[0, 4096, 8192], [4096, 4096, 8192]],
+            "has 4096 where a translation token belongs; these are 0 to 4095",
+        ),
+        ([[0, 8192, 8192]], "has 8192 where a rotation token belongs; these are 4096 to 8191"),
+        ([[0, 17, 8192]], "has 17 where a rotation token belongs"),
+        ([[0, 4096, 8194]], "has 8194 where a gripper token belongs; these are 8192 to 8193"),
+        ([[-1, 4096, 8192]], "has -1 where a translation token belongs"),
         ([[0, 4096]], r"\(1, 2\)"),
-        ([[0.0, 4096.0, 8192.0]], "integers"),
+        ([[0.0, 4096.0, 8192.0]], "whole numbers"),
     ],
 )
 def test_wrong_tokens_are_named(ids, match):

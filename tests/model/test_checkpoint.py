@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from spatialvla import Processor, SpatialVLA
 from spatialvla.errors import CheckpointError
-from spatialvla.model.checkpoint import stored_dtype
+from spatialvla.model.folders import stored_dtype
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
 

@@ -121,30 +121,30 @@ def test_padding_to_few_lengths_changes_no_token(multiple):
         lengths.add(padded.input_ids.shape[1])
         tokens = model.generate(tight)
         assert torch.equal(model.generate(padded), tokens)
-        assert torch.equal(model.decode(padded, drafts=drafts[: len(prompts)]).tokens, tokens)
+        assert torch.equal(model.decode(padded, draft_ids=drafts[: len(prompts)]).ids, tokens)
     assert all((length - model.config.image_token_num) % multiple == 0 for length in lengths)
 
 
 def test_speculation_in_float32_with_the_vision_tower():
     batch, plain = a_batch(3), model.generate(a_batch(3))
-    found = model.decode(batch, drafts=plain)
+    found = model.decode(batch, draft_ids=plain)
     assert (found.passes, found.accepted.tolist()) == (1, [6, 6, 6])
     for drafts in (plain.roll(1, dims=0), torch.full_like(plain, -1), plain.masked_fill(plain % 2 == 0, -1)):
-        found = model.decode(batch, drafts=drafts)
-        assert torch.equal(found.tokens, plain)
+        found = model.decode(batch, draft_ids=drafts)
+        assert torch.equal(found.ids, plain)
         assert found.passes <= 6
 
 
 def test_sampling_goes_on_from_committed_tokens():
     committed = model.generate(a_batch(2)).index_fill(1, torch.arange(3, 6), -1)
     generator = torch.Generator().manual_seed(0)
-    options = {"committed": committed, "temperature": 5.0, "generator": generator}
+    options = {"committed_ids": committed, "temperature": 5.0, "generator": generator}
     samples = [model.decode(a_batch(2), **options) for _ in range(4)]
-    assert all(torch.equal(sample.tokens[:, :3], committed[:, :3]) for sample in samples)
+    assert all(torch.equal(sample.ids[:, :3], committed[:, :3]) for sample in samples)
     assert all(sample.passes == 3 for sample in samples)
-    assert len({tuple(sample.tokens.flatten().tolist()) for sample in samples}) > 1
+    assert len({tuple(sample.ids.flatten().tolist()) for sample in samples}) > 1
     for sample in samples:
-        assert_speaks_actions(sample.tokens)
+        assert_speaks_actions(sample.ids)
 
 
 def test_too_little_memory_is_one_sentence(monkeypatch):

@@ -5,10 +5,11 @@ from copy import deepcopy
 import pytest
 import torch
 
-from spatialvla import SpatialVLA, SpatialVLAConfig
+from spatialvla import SpatialVLA
 from spatialvla.kernels import library
 from spatialvla.model.fast import towers
 from spatialvla.model.fast.towers import speed_up
+from spatialvla.model.presets import preset
 
 needs_kernels = pytest.mark.skipif(not library.available(), reason="this processor has no AVX-512 BF16")
 
@@ -17,7 +18,7 @@ needs_kernels = pytest.mark.skipif(not library.available(), reason="this process
 def model() -> SpatialVLA:
     """With random weights so large that attention shows in what comes out."""
     torch.manual_seed(0)
-    model = SpatialVLA.from_config(SpatialVLAConfig.preset("nano")).eval()
+    model = SpatialVLA.from_config(preset("nano")).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import ZoeDepthConfig
 
-from spatialvla import SpatialVLAConfig
 from spatialvla.kernels import library
 from spatialvla.model.fast.towers import speed_up
 from spatialvla.model.fast.zoedepth import MetricHeads, PackedConvolution, replace_maps
+from spatialvla.model.presets import preset
 from spatialvla.vision.depth import ZoeDepth
 
 needs_kernels = pytest.mark.skipif(not library.available(), reason="this processor has no AVX-512 BF16")
@@ -20,7 +20,7 @@ images = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 def estimator(**changes) -> ZoeDepth:
     """With random weights that keep what comes in, as trained ones do, so that errors show in the depth."""
     torch.manual_seed(0)
-    depth = ZoeDepth(ZoeDepthConfig(**dict(SpatialVLAConfig.preset("nano").depth) | changes), padding=8)
+    depth = ZoeDepth(ZoeDepthConfig(**dict(preset("nano").depth) | changes), padding=8)
     with torch.no_grad():
         for name, weight in depth.named_parameters():
             if weight.ndim > 1 and "relative_position" not in name and "token" not in name:

@@ -15,15 +15,15 @@ from torch import nn
 from spatialvla import ActionGrid, Policy, Processor, SpatialVLA
 from spatialvla.actions.grids import Bins
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.checkpoint import published_name
+from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora import (
     LoraOptions,
     adapter_parameters,
     add_lora,
-    load_unmerged,
     merge_lora,
     save_adapter,
 )
+from spatialvla.model.published import published_name
 from spatialvla.model.regrid import regrid
 from spatialvla.training.start.adapt import regridded
 

@@ -42,9 +42,9 @@ plain = a_model()
 def test_fused_float32_changes_nothing(options, rows):
     fast = optimize(a_model(), options)
     batch = a_batch(rows)
-    expected = plain.decode(batch).tokens
-    assert torch.equal(fast.decode(batch).tokens, expected)
-    assert torch.equal(fast.decode(batch, drafts=expected).tokens, expected)
+    expected = plain.decode(batch).ids
+    assert torch.equal(fast.decode(batch).ids, expected)
+    assert torch.equal(fast.decode(batch, draft_ids=expected).ids, expected)
     with torch.no_grad():
         torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(fast.embed(batch), plain.embed(batch), atol=1e-5, rtol=1e-5)
@@ -193,14 +193,14 @@ def test_compiled_equals_eager_and_compiles_once_a_bucket():
     batch = processor(IMAGES[:2], ["open the drawer", "put it down"], pad_to_multiple_of=multiple)
     graphs = counters["stats"]["unique_graphs"]
     torch.testing.assert_close(fast.depth(batch), plain.depth(batch), atol=1e-4, rtol=1e-4)
-    expected = plain.decode(batch).tokens
-    assert torch.equal(fast.decode(batch).tokens, expected)
-    assert torch.equal(fast.decode(batch, drafts=expected).tokens, expected)
+    expected = plain.decode(batch).ids
+    assert torch.equal(fast.decode(batch).ids, expected)
+    assert torch.equal(fast.decode(batch, draft_ids=expected).ids, expected)
     wrong = expected.flip(0)
-    assert torch.equal(fast.decode(batch, drafts=wrong).tokens, plain.decode(batch, drafts=wrong).tokens)
+    assert torch.equal(fast.decode(batch, draft_ids=wrong).ids, plain.decode(batch, draft_ids=wrong).ids)
     others = processor(IMAGES[:2], ["stop", "go"], pad_to_multiple_of=multiple)
     shifted = replace(others, pixel_values=others.pixel_values.flip(3))
-    assert torch.equal(fast.decode(shifted).tokens, plain.decode(shifted).tokens)
+    assert torch.equal(fast.decode(shifted).ids, plain.decode(shifted).ids)
     assert counters["stats"]["unique_graphs"] == graphs
 
 
@@ -231,19 +231,19 @@ def test_graphs_are_fed_and_read_as_they_should(monkeypatch):
     fast.graphs = compiled.CudaGraphs()
     fast.passes = compiled.CompiledPasses(fast, fast.graphs)
     for batch in (a_batch(2, 16), a_batch(3, 16), a_batch(2, 16), a_batch(2, 32)):
-        expected = plain.decode(batch).tokens
-        assert torch.equal(fast.decode(batch).tokens, expected)
-        assert torch.equal(fast.decode(batch, drafts=expected.flip(0)).tokens, expected)
+        expected = plain.decode(batch).ids
+        assert torch.equal(fast.decode(batch).ids, expected)
+        assert torch.equal(fast.decode(batch, draft_ids=expected.flip(0)).ids, expected)
     count = len(recorded)
     other = replace(a_batch(2, 16), pixel_values=torch.rand(2, 3, *[plain.config.image_size] * 2))
-    assert torch.equal(fast.decode(other).tokens, plain.decode(other).tokens)
+    assert torch.equal(fast.decode(other).ids, plain.decode(other).ids)
     assert len(recorded) == count
     # Depth from a sensor, and from a source that may do anything, so that it runs outside the graph.
     metres = torch.full((2, plain.config.image_size, plain.config.image_size), 1.5)
-    expected = plain.decode(replace(other, depth=metres)).tokens
-    assert torch.equal(fast.decode(replace(other, depth=metres)).tokens, expected)
+    expected = plain.decode(replace(other, depth=metres)).ids
+    assert torch.equal(fast.decode(replace(other, depth=metres)).ids, expected)
     fast.depth_source = lambda pixels: metres
-    assert torch.equal(fast.decode(other).tokens, expected)
+    assert torch.equal(fast.decode(other).ids, expected)
 
 
 @pytest.mark.gpu
@@ -257,6 +257,6 @@ def test_cuda_graphs_replay_what_eager_computes(weights):
         with torch.no_grad():
             assert relative(fast.embed(batch), slow.embed(batch)) < 0.02
             torch.testing.assert_close(fast.depth(batch), slow.depth(batch), atol=0.05, rtol=0.05)
-        once, again = fast.decode(batch).tokens, fast.decode(batch).tokens
+        once, again = fast.decode(batch).ids, fast.decode(batch).ids
         assert torch.equal(once, again)
-        assert torch.equal(fast.decode(batch, drafts=once).tokens[:, :1], once[:, :1])
+        assert torch.equal(fast.decode(batch, draft_ids=once).ids[:, :1], once[:, :1])

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from spatialvla import Observation, Policy, SpatialVLA, SpatialVLAConfig
+from spatialvla import Observation, Policy, SpatialVLA
 from spatialvla.errors import InputError
+from spatialvla.model.presets import preset
 
 BUILD_AND_PREDICT = """
 import resource, torch
 from spatialvla import Batch, SpatialVLA, SpatialVLAConfig
 torch.manual_seed(0)
-config = SpatialVLAConfig.preset("4b")
+config = preset("4b")
 model = SpatialVLA.from_config(config, dtype=torch.bfloat16).eval()
 parameters = sum(p.numel() for p in model.parameters())
 ids = torch.full((1, config.image_token_num + 8), 1000)
@@ -40,7 +41,7 @@ def test_the_published_size_predicts_in_bfloat16_within_12_gb():
 
 
 def test_nano_is_small_and_shipped():
-    parameters = sum(p.numel() for p in SpatialVLA(SpatialVLAConfig.preset("nano")).parameters())
+    parameters = sum(p.numel() for p in SpatialVLA(preset("nano")).parameters())
     assert 3e6 < parameters < 12e6
     policy = Policy.from_pretrained("nano")
     chunk = policy.act(Observation(np.zeros((128, 128, 3), np.uint8), "pick up the black bowl"))
@@ -49,7 +50,7 @@ def test_nano_is_small_and_shipped():
 
 
 def test_random_weights_take_the_dtype_and_leave_the_default_alone():
-    model = SpatialVLA.from_config(SpatialVLAConfig.preset("nano"), dtype=torch.bfloat16)
+    model = SpatialVLA.from_config(preset("nano"), dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
     assert model.language_model.model.embed_tokens.weight.detach().float().std() == pytest.approx(
@@ -59,4 +60,4 @@ def test_random_weights_take_the_dtype_and_leave_the_default_alone():
 
 def test_unknown_presets_name_the_known():
     with pytest.raises(InputError, match="4b, nano"):
-        SpatialVLAConfig.preset("7b")
+        preset("7b")

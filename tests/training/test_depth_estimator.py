@@ -7,7 +7,7 @@ import torch
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.errors import InputError
-from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.presets import preset
 from spatialvla.policy import Policy
 from spatialvla.training.depth_estimator import (
     DepthConfig,
@@ -20,7 +20,7 @@ from spatialvla.training.loop import train
 
 
 def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_config):
-    untrained = untrained_estimator(SpatialVLAConfig.preset("tiny"))
+    untrained = untrained_estimator(preset("tiny"))
     samples = EpisodeSamples.open(dataset, chunk=2)
     before = depth_quality(untrained, samples, np.arange(len(samples)), frames=24)
     weights = tmp_path / "depth"

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.feed.datasets import MemoryData
 from spatialvla.training.guidance.vision_stage import pretrain_vision
@@ -50,7 +50,7 @@ def test_it_comes_before_the_policys_training_and_only_once(make_config):
 
 def test_calmed_residuals_add_less():
     torch.manual_seed(0)
-    model = SpatialVLA(SpatialVLAConfig.preset("nano"))
+    model = SpatialVLA(preset("nano"))
     layer = model.vision_tower.encoder.layers[0]
     before = layer.mlp.fc2.weight.std()
     calm_residuals(model)

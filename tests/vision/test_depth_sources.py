@@ -12,8 +12,9 @@ from transformers import (
     ZoeDepthConfig,
 )
 
-from spatialvla import SpatialVLA, SpatialVLAConfig
+from spatialvla import SpatialVLA
 from spatialvla.errors import InputError
+from spatialvla.model.presets import preset
 from spatialvla.vision.depth import MetricDepthEstimator, ZoeDepth
 
 HEADS = [
@@ -26,7 +27,7 @@ HEADS = [
 def two_heads() -> ZoeDepth:
     torch.manual_seed(0)
     config = ZoeDepthConfig(
-        **dict(SpatialVLAConfig.preset("nano").depth)
+        **dict(preset("nano").depth)
         | {
             "bin_configurations": HEADS,
             "num_patch_transformer_layers": 4,
@@ -111,7 +112,7 @@ def test_another_metric_estimator_takes_zoedepths_place(tmp_path):
     depth = estimator(torch.rand(2, 3, 56, 56))
     assert depth.shape == (2, 56, 56)
     assert depth.dtype == torch.float32
-    model = SpatialVLA(SpatialVLAConfig.preset("nano"))
+    model = SpatialVLA(preset("nano"))
     keys = set(model.state_dict())
     model.depth_source = estimator
     assert set(model.state_dict()) == keys, "the source's weights are not the checkpoint's"

@@ -17,10 +17,8 @@ from spatialvla.actions.coordinates import (
     spherical_to_cartesian,
 )
 from spatialvla.actions.gaussians import Gaussian, equal_probability_edges, fit_gaussians
+from spatialvla.actions.tokens import checked_tokens
 from spatialvla.errors import CheckpointError, InputError
-
-KINDS = (*BLOCKS, "gripper")
-"""What the three tokens of a step stand for, in order."""
 
 _N_GRIPPER = 2
 
@@ -186,7 +184,7 @@ class ActionGrid:
         return Cells(bins, periods)
 
     def encode(self, actions: np.ndarray) -> np.ndarray:
-        """Normalised actions (..., 7) -> token numbers (..., 3) int64.
+        """Normalised actions (..., 7) -> tokens (..., 3) int64.
 
         Spherical coordinates are taken in the precision of the input (float32 or float64).
         Raises InputError on other shapes and on NaN or infinity.
@@ -201,27 +199,27 @@ class ActionGrid:
         gripper = np.asarray(actions)[..., 6] >= 0.5
         return np.stack([translation, rotation, gripper], axis=-1).astype(np.int64) + self._offsets
 
-    def decode(self, ids: np.ndarray) -> np.ndarray:
-        """Token numbers (..., 3) -> normalised actions (..., 7) float64: bin middles, xyz clipped to [-1, 1].
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens (..., 3) -> normalised actions (..., 7) float64: bin middles, xyz clipped to [-1, 1].
 
-        Raises InputError on other shapes and on a number that is not a token of its place's kind.
+        Raises InputError on other shapes and on a number that is not a token of its slot's kind.
         """
-        indices = self.bin_indices(ids)
+        indices = self.bin_indices(tokens)
         coordinates = {name: centers[indices[name]] for name, centers in self.centers.items()}
         xyz = spherical_to_cartesian(*(coordinates[name] for name in BLOCKS["translation"]))
         rotation = np.stack([coordinates[name] for name in BLOCKS["rotation"]], axis=-1)
         gripper = indices["gripper"][..., None].astype(np.float64)
         return np.concatenate([np.clip(xyz, -1.0, 1.0), rotation, gripper], axis=-1)
 
-    def bin_indices(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Token numbers (..., 3) -> bin along each dimension, and "gripper" (0 closed, 1 open), (...) each.
+    def bin_indices(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """Tokens (..., 3) -> bin along each dimension, and "gripper" (0 closed, 1 open), (...) each.
 
         Raises InputError like `decode`.
         """
-        local = self._checked_ids(ids) - self._offsets
+        local = checked_tokens("tokens", tokens, self.ranges) - self._offsets
         indices = {"gripper": local[..., 2]}
-        for place, (names, shape) in enumerate(zip(BLOCKS.values(), self.shapes, strict=True)):
-            indices.update(zip(names, np.unravel_index(local[..., place], shape), strict=True))
+        for slot, (names, shape) in enumerate(zip(BLOCKS.values(), self.shapes, strict=True)):
+            indices.update(zip(names, np.unravel_index(local[..., slot], shape), strict=True))
         return indices
 
     def to_json(self) -> dict[str, Any]:
@@ -272,15 +270,3 @@ class ActionGrid:
     @property
     def _offsets(self) -> np.ndarray:
         return np.array([start for start, _ in self.ranges])
-
-    def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
-        ids = np.asarray(ids)
-        if ids.ndim < 1 or ids.shape[-1] != len(KINDS) or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"token numbers must be integers (..., 3), got {ids.dtype} {ids.shape}")
-        for place, (kind, (start, stop)) in enumerate(zip(KINDS, self.ranges, strict=True)):
-            numbers = ids[..., place]
-            wrong = np.unique(numbers[(numbers < start) | (numbers >= stop)])
-            if wrong.size:
-                named = ", ".join(map(str, wrong[:5])) + (", …" if wrong.size > 5 else "")
-                raise InputError(f"{named} is no {kind} token: these are {start} to {stop - 1} on this grid")
-        return ids.astype(np.int64)

@@ -81,7 +81,7 @@ class Evaluate(Verb):
         from spatialvla.evaluation.results.plan import Shard
         from spatialvla.evaluation.results.provenance import hash_checkpoint
         from spatialvla.execution import Execution
-        from spatialvla.model.checkpoint import resolve_folder
+        from spatialvla.model.folders import resolve_folder
 
         name = Path(self.options.policy).name
         out = self.out or Path("runs") / f"{self.suite}-{name}-{self.depth}"

@@ -38,8 +38,8 @@ class PolicyOptions:
         import torch
 
         from spatialvla.common.cpu import tune_cpu
-        from spatialvla.model.checkpoint import stored_dtype
         from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization
+        from spatialvla.model.folders import stored_dtype
         from spatialvla.policy import Execution, Policy
 
         tune_cpu()

@@ -1,6 +1,6 @@
-"""The KV cache: keys and values of all columns of a chunk, in memory allocated once and written in place.
+"""The KV cache: keys and values of all slots of a chunk, in memory allocated once and written in place.
 
-Shape suffixes as in `gemma2`: B batch, T new tokens, S columns, K key/value heads, H head size.
+Shape suffixes as in `gemma2`: B batch, T new tokens, S slots, K key/value heads, H head size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from spatialvla.model.config import Gemma2Config
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of the columns of a batch, whether written yet or not; masks hide what is not.
+    """Keys and values of the slots of a batch, whether written yet or not; masks hide what is not.
 
     keys, values: a tensor (B, K, S, H) a layer. They are separate tensors so that writing to one is no change of
     the others to a compiler. All shapes stay as they were allocated.
@@ -28,6 +28,7 @@ class KVCache:
     def allocate(
         cls, config: Gemma2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> KVCache:
+        """Zeros for `batch` rows of `capacity` slots."""
         shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
         keys, values = (
             tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers))
@@ -46,17 +47,17 @@ class KVCache:
             raise InputError(f"The KV cache holds {self.capacity} tokens; {tokens} do not fit.")
 
     def clear(self, first: int = 0) -> None:
-        """Zeros the columns from `first` on, before the cache serves another batch.
+        """Zeros the slots from `first` on, before the cache serves another batch.
 
-        A hidden column weighs nothing, but nothing times a NaN that another request left behind is NaN.
+        A hidden slot weighs nothing, but nothing times a NaN that another request left behind is NaN.
         """
         torch._foreach_zero_([tensor[:, :, first:] for tensor in (*self.keys, *self.values)])  # one launch
 
     def update(
-        self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, places_T: torch.Tensor
+        self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, slots_T: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes new keys and values at the columns `places_T`; returns all of this layer's, (B, K, S, H)."""
+        """Writes new keys and values at the slots `slots_T`; returns all of this layer's, (B, K, S, H)."""
         keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, places_T, k_BKTH.to(keys.dtype))
-        values.index_copy_(2, places_T, v_BKTH.to(values.dtype))
+        keys.index_copy_(2, slots_T, k_BKTH.to(keys.dtype))
+        values.index_copy_(2, slots_T, v_BKTH.to(values.dtype))
         return keys, values

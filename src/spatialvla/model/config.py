@@ -11,7 +11,7 @@ from typing import Any
 from transformers import SiglipVisionConfig, ZoeDepthConfig
 
 from spatialvla.common.json_files import read_json
-from spatialvla.errors import CheckpointError, InputError
+from spatialvla.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,11 @@ class SpatialVLAConfig:
         third = second + self.rotation_token_num
         return slice(first, second), slice(second, third), slice(third, third + self.gripper_token_num)
 
-    @classmethod
-    def preset(cls, name: str) -> SpatialVLAConfig:
-        """A configuration by name: see `spatialvla.model.presets`."""
-        from spatialvla.model.presets import PRESETS
-
-        if name not in PRESETS:
-            raise InputError(f"Unknown preset {name!r}; choose one of {', '.join(sorted(PRESETS))}.")
-        return PRESETS[name]()
+    @property
+    def id_ranges(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Half-open vocabulary id ranges of the translation, rotation and gripper tokens."""
+        translation, rotation, gripper = ((rows.start, rows.stop) for rows in self.grammar)
+        return translation, rotation, gripper
 
     @classmethod
     def from_folder(cls, folder: Path) -> SpatialVLAConfig:

@@ -74,10 +74,10 @@ class Attention(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
         cache: KVCache | None,
-        places_T: torch.Tensor | None = None,
+        slots_T: torch.Tensor | None = None,
         wanted: int | None = None,
     ) -> torch.Tensor:
-        """With a cache the new keys and values are written at its columns `places_T`, and all columns are keys.
+        """With a cache the new keys and values are written in its slots `slots_T`, and all slots are keys.
 
         wanted: what is returned is of so many last tokens only; None for all.
         """
@@ -88,8 +88,8 @@ class Attention(nn.Module):
             rotary = (rotary[0][:, :, -wanted:], rotary[1][:, :, -wanted:])
         q = self.rotate(q, *rotary)
         if cache is not None:
-            assert places_T is not None
-            k, v = cache.update(self.layer, k, v, places_T)
+            assert slots_T is not None
+            k, v = cache.update(self.layer, k, v, slots_T)
         return self.o_proj(self.attend(q, k, v, bias_B1TS))
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -103,7 +103,7 @@ class Attention(nn.Module):
     def attend(
         self, q_BNTH: torch.Tensor, k_BKSH: torch.Tensor, v_BKSH: torch.Tensor, bias_B1TS: torch.Tensor
     ) -> torch.Tensor:
-        """(B, T, N * H): the values of all columns, weighted by soft-capped scores."""
+        """(B, T, N * H): the values of all slots, weighted by soft-capped scores."""
         B, _, T, _ = q_BNTH.shape
         # Query heads of one group are stacked along T, so keys and values are never repeated.
         groups = self.heads // self.kv_heads
@@ -150,17 +150,17 @@ class Layer(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
         cache: KVCache | None,
-        places_T: torch.Tensor | None = None,
+        slots_T: torch.Tensor | None = None,
         wanted: int | None = None,
     ) -> torch.Tensor:
         """(B, T, D), or of the last `wanted` tokens only."""
-        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, places_T, wanted)
+        attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, slots_T, wanted)
         x_BTD = x_BTD[:, -attended.shape[1] :] + self.post_attention_layernorm(attended)
         return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
 
 
 class Gemma2Decoder(nn.Module):
-    """Embedded tokens in, normalised hidden states out."""
+    """Embedded tokens in, normalized hidden states out."""
 
     def __init__(self, config: Gemma2Config) -> None:
         super().__init__()
@@ -175,32 +175,32 @@ class Gemma2Decoder(nn.Module):
         positions_BT: torch.Tensor,
         visible_BTS: torch.Tensor,
         cache: KVCache | None = None,
-        places_T: torch.Tensor | None = None,
+        slots_T: torch.Tensor | None = None,
         wanted: int | None = None,
     ) -> torch.Tensor:
         """The hidden states (B, T, D) of T new tokens, or of the last `wanted` of them.
 
-        positions_BT: rotary positions. visible_BTS: which of the S columns each new token may attend to, before
-        the sliding window narrows it on even layers. places_T: the columns of the new tokens, which are all
-        columns unless there is a cache. wanted: of the others the last layer computes keys and values alone.
+        positions_BT: rotary positions. visible_BTS: which of the S slots each new token may attend to, before
+        the sliding window narrows it on even layers. slots_T: the slots of the new tokens, which are all
+        slots unless there is a cache. wanted: of the others the last layer computes keys and values alone.
         """
-        if places_T is None:
-            places_T = torch.arange(visible_BTS.shape[2], device=visible_BTS.device)
+        if slots_T is None:
+            slots_T = torch.arange(visible_BTS.shape[2], device=visible_BTS.device)
         # The scale is rounded to the dtype of the embeddings, as it was in pre-training.
         x_BTD = embeddings_BTD * torch.tensor(self.config.hidden_size**0.5, dtype=embeddings_BTD.dtype)
         rotary = rotary_angles(positions_BT, self.config.head_dim, self.config.rope_theta, x_BTD.dtype)
         full = near = attention_bias(visible_BTS, x_BTD.dtype)
         if self.config.sliding_window < visible_BTS.shape[2]:
-            near = attention_bias(visible_BTS & self._window(visible_BTS, places_T), x_BTD.dtype)
+            near = attention_bias(visible_BTS & self._window(visible_BTS, slots_T), x_BTD.dtype)
         for layer in self.layers:
             last = wanted if layer is self.layers[-1] else None
-            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, places_T, last)
+            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, slots_T, last)
         return self.norm(x_BTD)
 
-    def _window(self, visible_BTS: torch.Tensor, places_T: torch.Tensor) -> torch.Tensor:
-        """(T, S): keys fewer than `sliding_window` columns behind the query; those ahead are not narrowed."""
+    def _window(self, visible_BTS: torch.Tensor, slots_T: torch.Tensor) -> torch.Tensor:
+        """(T, S): keys fewer than `sliding_window` slots behind the query; those ahead are not narrowed."""
         keys = torch.arange(visible_BTS.shape[2], device=visible_BTS.device)
-        return places_T[:, None] - keys < self.config.sliding_window
+        return slots_T[:, None] - keys < self.config.sliding_window
 
 
 def attention_bias(visible_BTS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""LoRA through peft: adapters added to a model, saved alone, loaded onto their base, and merged."""
+"""LoRA through peft: adapters added to a network, saved alone, restored onto their base, and merged."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.checkpoint import (
-    ADAPTER,
-    SHIPPED,
-    mirror_action_embeddings,
-    published_name,
-    resolve_folder,
-)
-from spatialvla.model.regrid import regrid
+from spatialvla.model.folders import ADAPTER, SHIPPED
+from spatialvla.model.network import Network
+from spatialvla.model.published import mirror_action_embeddings, published_name
 from spatialvla.model.weights import Filling, read_file, write_file
-
-if TYPE_CHECKING:
-    from spatialvla.model.spatialvla import SpatialVLA
 
 T = TypeVar("T", bound=torch.Tensor)
 
@@ -62,8 +53,8 @@ class LoraOptions:
             )
 
 
-def add_lora(model: SpatialVLA, base: str | Path, options: LoraOptions = LoraOptions()) -> None:
-    """Adds adapters to the model, which do nothing until trained, and freezes all else but as `options` say.
+def add_lora(network: Network, base: str | Path, options: LoraOptions = LoraOptions()) -> None:
+    """Adds adapters to the network, which do nothing until trained, and freezes all else but as `options` say.
 
     base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it.
     """
@@ -77,24 +68,24 @@ def add_lora(model: SpatialVLA, base: str | Path, options: LoraOptions = LoraOpt
         modules_to_save=["spatial_embed_tokens"] if options.spatial_embeddings else None,
         base_model_name_or_path=_durable(base),
     )
-    _inject(model, config)
+    _inject(network, config)
 
 
-def has_lora(model: SpatialVLA) -> bool:
-    """Whether the model has adapters that are not merged."""
-    return hasattr(model, "peft_config")
+def has_lora(network: Network) -> bool:
+    """Whether the network has adapters that are not merged."""
+    return hasattr(network, "peft_config")
 
 
-def adapter_parameters(model: SpatialVLA) -> dict[str, torch.nn.Parameter]:
+def adapter_parameters(network: Network) -> dict[str, torch.nn.Parameter]:
     """What an adapter is made of, by the names in peft's files. Raises InputError without an adapter."""
-    if not has_lora(model):
+    if not has_lora(network):
         raise InputError("The model has no LoRA adapter; add one first.")
-    saved = _config(model).modules_to_save or ()
-    return adapter_tensors(dict(model.named_parameters()), saved)
+    saved = _config(network).modules_to_save or ()
+    return adapter_tensors(dict(network.named_parameters()), saved)
 
 
 def adapter_tensors(tensors: Mapping[str, T], saved: Sequence[str]) -> dict[str, T]:
-    """Those of a model's tensors that are an adapter's, by the names in peft's files. saved: modules saved whole."""
+    """Those of a network's tensors that are an adapter's, by the names in peft's files. saved: modules saved whole."""
     found = {}
     for name, tensor in tensors.items():
         module = name.rpartition(".")[0]
@@ -103,109 +94,95 @@ def adapter_tensors(tensors: Mapping[str, T], saved: Sequence[str]) -> dict[str,
     return found
 
 
-def save_adapter(model: SpatialVLA, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as peft does, with published names.
 
     The processor belongs beside them: its grid tells whether the base's was adapted. dtype: None keeps it.
     """
-    tensors = {key: p.detach().cpu().to(dtype or p.dtype) for key, p in adapter_parameters(model).items()}
+    tensors = {key: p.detach().cpu().to(dtype or p.dtype) for key, p in adapter_parameters(network).items()}
     write_file(tensors, folder / TENSORS)
-    save_adapter_config(model, folder)
+    save_adapter_config(network, folder)
 
 
-def save_adapter_config(model: SpatialVLA, folder: Path) -> None:
+def save_adapter_config(network: Network, folder: Path) -> None:
     """Writes adapter_config.json alone."""
     with TemporaryDirectory() as temporary:
-        _config(model).save_pretrained(temporary)
+        _config(network).save_pretrained(temporary)
         write_json(folder / ADAPTER, read_json(Path(temporary) / ADAPTER))
 
 
-def load_adapted(kind: type[SpatialVLA], folder: Path, dtype: torch.dtype) -> SpatialVLA:
-    """The base that an adapter's folder names, with the adapter merged into it.
+def stored_lora(folder: Path) -> Any:
+    """The `peft.LoraConfig` of an adapter's folder, which names the base.
 
-    Where the processor beside the adapter has another grid than the base's, the base is first carried over to it.
-    Raises CheckpointError where the base is not to be found or does not fit, InputError without peft.
-    """
-    model = load_unmerged(kind, folder, dtype)
-    merge_lora(model)
-    return model
-
-
-def load_unmerged(
-    kind: type[SpatialVLA],
-    folder: Path,
-    dtype: torch.dtype,
-    trained: Mapping[str, torch.Tensor] | None = None,
-) -> SpatialVLA:
-    """Like `load_adapted`, with the adapter still apart and trainable.
-
-    trained: tensors of a model with adapters by its own names, to take instead of those in the folder.
+    Raises CheckpointError where the folder holds another kind of adapter or names no base, InputError without peft.
     """
     peft = _peft()
     raw = read_json(folder / ADAPTER)
     if raw.get("peft_type") != "LORA" or not raw.get("base_model_name_or_path"):
         raise CheckpointError(f"{folder / ADAPTER} describes no LoRA adapter that names its base.")
-    base = resolve_folder(raw["base_model_name_or_path"])
-    if base.resolve() == folder.resolve():
-        raise CheckpointError(f"{folder / ADAPTER} names its own folder as the base.")
-    model = kind.from_pretrained(base, dtype=dtype)
-    if (folder / "processor_config.json").exists():
-        old, new = (ActionGrid.from_json(read_json(f / "processor_config.json")) for f in (base, folder))
-        if old != new:
-            regrid(model, old, new)
-    config = peft.LoraConfig.from_pretrained(str(folder))
+    return peft.LoraConfig.from_pretrained(str(folder))
+
+
+def restore_lora(
+    network: Network, config: Any, folder: Path, trained: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Adds a stored adapter to its base, still apart and trainable.
+
+    config: of `stored_lora`. folder: where the adapter's tensors are. trained: tensors of a network with adapters by
+    its own names, to take instead of those in the folder.
+    Raises CheckpointError where a tensor is missing, extra or misshapen.
+    """
     if trained is None:
         tensors = dict(read_file(folder / TENSORS))
     else:
         tensors = adapter_tensors(trained, config.modules_to_save or ())
-    config.target_modules = _targets(model, tensors)
+    config.target_modules = _targets(network, tensors)
     config.inference_mode = False
-    _inject(model, config)
-    filling = Filling(adapter_parameters(model))
+    _inject(network, config)
+    filling = Filling(adapter_parameters(network))
     for key, tensor in tensors.items():
         filling.take(folder / TENSORS, key, tensor)
     filling.finish(folder)
-    mirror_action_embeddings(model)
-    return model
+    mirror_action_embeddings(network)
 
 
 @torch.no_grad()
-def merge_lora(model: SpatialVLA) -> None:
-    """Adds the adapters into the weights they adapt; the model is then an ordinary one."""
-    adapter_parameters(model)
+def merge_lora(network: Network) -> None:
+    """Adds the adapters into the weights they adapt; the network is then an ordinary one."""
+    adapter_parameters(network)
     layers = _peft().tuners.lora.LoraLayer
-    for name, module in list(model.named_modules()):
+    for name, module in list(network.named_modules()):
         if isinstance(module, layers):
             module.merge(safe_merge=True)
-            model.set_submodule(name, module.get_base_layer())
-    del model.peft_config
-    mirror_action_embeddings(model)
-    model.requires_grad_(True)
-    if model.config.use_vision_zoe:
-        model.vision_zoe_model.requires_grad_(False)
+            network.set_submodule(name, module.get_base_layer())
+    del network.peft_config
+    mirror_action_embeddings(network)
+    network.requires_grad_(True)
+    if network.config.use_vision_zoe:
+        network.vision_zoe_model.requires_grad_(False)
 
 
-def _inject(model: SpatialVLA, config: Any) -> None:
-    if has_lora(model):
+def _inject(network: Network, config: Any) -> None:
+    if has_lora(network):
         raise InputError("The model has a LoRA adapter already; merge it first.")
     # peft wraps saved modules in copies; training the module itself gives the same file with less memory.
     saved, config.modules_to_save = config.modules_to_save, None
-    _peft().inject_adapter_in_model(config, model, adapter_name=_NAME)
+    _peft().inject_adapter_in_model(config, network, adapter_name=_NAME)
     config.modules_to_save = saved
-    for parameter in adapter_parameters(model).values():
+    for parameter in adapter_parameters(network).values():
         parameter.requires_grad_(True)
 
 
-def _config(model: SpatialVLA) -> Any:
-    return getattr(model, "peft_config")[_NAME]  # noqa: B009  (peft's, unknown to the type checker)
+def _config(network: Network) -> Any:
+    return getattr(network, "peft_config")[_NAME]  # noqa: B009  (peft's, unknown to the type checker)
 
 
-def _targets(model: SpatialVLA, tensors: dict[str, torch.Tensor]) -> list[str]:
-    """The model's own names of the modules that have adapters in a file."""
+def _targets(network: Network, tensors: dict[str, torch.Tensor]) -> list[str]:
+    """The network's own names of the modules that have adapters in a file."""
     adapted = {key.removeprefix(_PREFIX).partition(".lora_")[0] for key in tensors if ".lora_" in key}
     return [
         name
-        for name, module in model.named_modules()
+        for name, module in network.named_modules()
         if published_name(f"{name}.weight").removesuffix(".weight") in adapted
     ]
 

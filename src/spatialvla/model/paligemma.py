@@ -19,8 +19,9 @@ import torch
 from spatialvla.actions.grids import Bins
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError
-from spatialvla.model.checkpoint import empty_model, published_name, published_tensors, resolve_folder
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
+from spatialvla.model.folders import resolve_folder
+from spatialvla.model.published import empty_network, published_name, published_tensors
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import Filling, read_tensors
 from spatialvla.tokenizer import read_tokenizer
@@ -55,7 +56,7 @@ def initial_model(
     """
     language, depth = resolve_folder(paligemma), resolve_folder(zoedepth)
     config = initial_config(language, depth, bins, action_chunk_size)
-    model = empty_model(SpatialVLA, config, dtype)
+    model = empty_network(SpatialVLA, config, dtype)
     targets = {
         k: t for k, t in published_tensors(model).items() if not k.startswith("position_embedding_3d.")
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spatialvla.actions.grids import Bins
+from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 
 
@@ -127,3 +128,10 @@ def _beit(
 
 
 PRESETS: Mapping[str, Callable[[], SpatialVLAConfig]] = {"4b": spatialvla_4b, "nano": nano}
+
+
+def preset(name: str) -> SpatialVLAConfig:
+    """A configuration by name. Raises InputError where there is none of that name."""
+    if name not in PRESETS:
+        raise InputError(f"Unknown preset {name!r}; choose one of {', '.join(sorted(PRESETS))}.")
+    return PRESETS[name]()

@@ -1,99 +1,36 @@
-"""The assembly: image features with Ego3D, prefill, decode step, loss."""
+"""SpatialVLA as users meet it: a network that is loaded, saved, asked for actions, and made fast for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Self
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
-from transformers import SiglipVisionModel
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.actions.grids import Cells
+from spatialvla.common.json_files import write_json
 from spatialvla.errors import InputError
-from spatialvla.model.checkpoint import load_model, save_model
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding.generate import Decoded, decode, generate_text
-from spatialvla.model.decoding.passes import Passes, Sampling, token_positions
-from spatialvla.model.gemma2 import Gemma2ForCausalLM
-from spatialvla.model.weights import MAX_SHARD_SIZE
-from spatialvla.types import IGNORED, Batch
-from spatialvla.vision.depth import DepthSource, ZoeDepth
-from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
-
-PrefixMask = Literal["prefix", "causal"]
-
-
-@dataclass(frozen=True)
-class Output:
-    """logits: (B, T, V) float32. loss: scalar, when the batch has labels."""
-
-    logits: torch.Tensor
-    loss: torch.Tensor | None
+from spatialvla.model.decoding.chunk import Decoded, decode
+from spatialvla.model.decoding.passes import Passes, Sampling
+from spatialvla.model.decoding.text import generate_text
+from spatialvla.model.loading import load
+from spatialvla.model.network import Network
+from spatialvla.model.published import published_tensors
+from spatialvla.model.weights import MAX_SHARD_SIZE, write_tensors
+from spatialvla.types import Batch
 
 
-@dataclass(frozen=True)
-class LossOutput:
-    """What training needs, computed at the N positions that predict a label only.
+class SpatialVLA(Network):
+    """SpatialVLA (arXiv 2501.15830): a batch of images and prompts in, chunks of action tokens out.
 
-    loss: scalar mean cross-entropy. logits: (N, V) float32. labels, rows: (N,) vocabulary ids, and the rows of the
-    batch they are of.
-    prompt_hidden: (B, D), the decoder's state at the last token of each prompt.
+    passes: how decoding runs the decoder, as it is written or compiled.
     """
-
-    loss: torch.Tensor
-    logits: torch.Tensor
-    labels: torch.Tensor
-    rows: torch.Tensor
-    prompt_hidden: torch.Tensor
-
-
-class Projector(nn.Module):
-    """From the width of SigLIP to that of the decoder."""
-
-    def __init__(self, vision_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(vision_size, hidden_size)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(features)
-
-
-class SpatialVLA(nn.Module):
-    """SpatialVLA (arXiv 2501.15830). The names of its parts are the keys of the published checkpoints."""
 
     def __init__(self, config: SpatialVLAConfig) -> None:
         """Random weights; `from_pretrained` loads trained ones."""
-        super().__init__()
-        self.config = config
-        vision_size = config.siglip.hidden_size
-        self.vision_tower = SiglipVisionModel(config.siglip)
-        self.multi_modal_projector = Projector(vision_size, config.text.hidden_size)
-        self.language_model = Gemma2ForCausalLM(config.text)
-        self.spatial_embed_tokens = nn.Embedding(config.spatial_token_num, config.text.hidden_size)
-        if config.use_vision_zoe:
-            points = config.ego3d_patch_reso**2
-            self.position_embedding_3d = Ego3DPositionEncoding(points, config.n_freqs, vision_size)
-            self.vision_zoe_model = ZoeDepth(config.zoe, config.depth_padding)
-        self._depth_source: list[DepthSource] = []
+        super().__init__(config)
         self.passes = Passes(self)
-        for module in (self.language_model, self.spatial_embed_tokens):
-            module.apply(_initialise)
-
-    @classmethod
-    def from_config(cls, config: SpatialVLAConfig, *, dtype: torch.dtype = torch.float32) -> SpatialVLA:
-        """A network of this configuration with random weights in `dtype`, never held in a wider one."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            return cls(config)
-        finally:
-            torch.set_default_dtype(before)
 
     @classmethod
     def from_pretrained(
@@ -103,149 +40,23 @@ class SpatialVLA(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
-    ) -> SpatialVLA:
+    ) -> Self:
         """Loads a folder or Hub id in the published layout, in eval mode.
 
         Of an adapter (see `spatialvla.model.lora`) it loads the base and merges the adapter into it.
         Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
         """
-        return load_model(cls, path_or_id, dtype, device, revision)
+        return load(cls, path_or_id, dtype, revision).to(device).eval()
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
         """Writes config.json and model.safetensors in the published layout, each at once or not at all.
 
         max_shard_size: bytes, or a text such as "5GB", above which the weights are split over several files.
         """
-        save_model(self, Path(path), max_shard_size)
-
-    def train(self, mode: bool = True) -> SpatialVLA:
-        """Training mode; what holds no trainable parameter stays in eval mode."""
-        super().train(mode)
-        for module in self.modules() if mode else ():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
-        return self
-
-    def checkpoint_activations(self, enabled: bool = True) -> None:
-        """Layers of SigLIP and the decoder keep their inputs only, and compute the rest again for the gradient.
-
-        The gradients stay exactly the same; memory and time are in docs/measurements/training.md.
-        """
-        siglip = [part for part in self.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
-        for layer in [*siglip, *self.language_model.model.layers]:
-            layer.__dict__.pop("forward", None)
-            if enabled:
-                layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.multi_modal_projector.linear.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.multi_modal_projector.linear.weight.device
-
-    @property
-    def depth_source(self) -> DepthSource:
-        """What estimates depth where a batch brings none: the checkpoint's ZoeDepth unless set otherwise."""
-        return self._depth_source[0] if self._depth_source else self.vision_zoe_model.estimate
-
-    @depth_source.setter
-    def depth_source(self, source: DepthSource | None) -> None:
-        # Kept in a list, so that a source's weights never become part of this checkpoint.
-        self._depth_source = [] if source is None else [source]
-
-    def depth(self, batch: Batch) -> torch.Tensor:
-        """(B, H, W) metres, float32: the sensor's if the batch has it, else an estimate."""
-        if batch.depth is not None:
-            return batch.depth.float()
-        with torch.no_grad():
-            return self.depth_source(batch.pixel_values)
-
-    def image_features(self, batch: Batch) -> torch.Tensor:
-        """(B, N, width of SigLIP): the features of each patch with its place in space added (§III-A)."""
-        pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
-        features = self.vision_tower(pixel_values=pixels).last_hidden_state
-        if self.config.use_vision_zoe:
-            points = patch_points(
-                self.depth(batch), batch.intrinsics, self.config.patch_size, self.config.ego3d_patch_reso
-            )
-            features = features + self.position_embedding_3d(points)
-        return features
-
-    def encode_images(self, batch: Batch) -> torch.Tensor:
-        """(B, N, D): what enters the decoder, before Gemma's scaling."""
-        return self.multi_modal_projector(self.image_features(batch)) / self.config.text.hidden_size**0.5
-
-    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, T) vocabulary ids -> (B, T, D); action tokens have an embedding of their own."""
-        first_action = self.config.action_token_begin_idx
-        is_action = input_ids >= first_action
-        text = self.language_model.model.embed_tokens(input_ids.masked_fill(is_action, 0))
-        actions = self.spatial_embed_tokens((input_ids - first_action).clamp(min=0))
-        return torch.where(is_action[..., None], actions, text)
-
-    def check_image_tokens(self, batch: Batch) -> None:
-        """Raises InputError where a row has more or fewer image tokens than the image has patches."""
-        counts = (batch.input_ids == self.config.image_token_index).sum(dim=1)
-        if not bool((counts == self.config.image_token_num).all()):
-            raise InputError(
-                f"Each row needs {self.config.image_token_num} image tokens, got {counts.tolist()}; "
-                "the processor and the model do not belong together."
-            )
-
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D): prompt and action tokens embedded, image features in the place of the image tokens."""
-        is_image = batch.input_ids == self.config.image_token_index
-        images = self.encode_images(batch)
-        embeddings = self.embed_tokens(batch.input_ids).to(images.dtype)
-        return embeddings.masked_scatter(is_image[..., None], images)
-
-    def hidden_states(self, batch: Batch, mask: PrefixMask) -> torch.Tensor:
-        """(B, T, D): one pass over the whole batch.
-
-        mask: with "prefix" the prompt (every token without a label) sees itself both ways, with "causal" nothing
-        looks ahead. Padding is never seen.
-        """
-        self.check_image_tokens(batch)
-        embeddings = self.embed(batch)
-        length = embeddings.shape[1]
-        visible = torch.ones(length, length, dtype=torch.bool, device=embeddings.device).tril()
-        visible = visible.expand(len(batch), -1, -1)
-        if mask == "prefix":
-            prompt = batch.attention_mask
-            if batch.labels is not None:
-                prompt = prompt & (batch.labels == IGNORED)
-            visible = visible | prompt[:, None, :]
-        visible = visible & batch.attention_mask[:, None, :]
-        return self.language_model.model(embeddings, token_positions(batch.attention_mask), visible)
-
-    def forward(self, batch: Batch, mask: PrefixMask = "prefix") -> Output:
-        """Logits of every position; with labels also the next-token loss over them.
-
-        Training wants `training_loss`, which never holds the logits of the whole sequence.
-        """
-        logits = self.language_model.logits(self.hidden_states(batch, mask))
-        if batch.labels is None:
-            return Output(logits, None)
-        targets = batch.labels[:, 1:].masked_fill(batch.labels[:, 1:] < 0, IGNORED)
-        return Output(logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED))
-
-    def training_loss(self, batch: Batch, mask: PrefixMask = "prefix") -> LossOutput:
-        """Next-token cross-entropy over the action tokens and `<eos>` (§III-C), with logits only where it is taken."""
-        if batch.labels is None:
-            raise InputError("This batch has no labels; pass actions= to the processor.")
-        hidden = self.hidden_states(batch, mask)
-        targets = batch.labels[:, 1:]
-        taken = targets >= 0
-        logits = self.language_model.logits(hidden[:, :-1][taken])
-        labels = targets[taken]
-        # The first position that precedes an action token, given or not, is the prompt's last token.
-        last_prompt = (targets != IGNORED).int().argmax(dim=1)
-        prompt_hidden = hidden[torch.arange(len(batch), device=hidden.device), last_prompt]
-        rows = taken.nonzero()[:, 0]
-        return LossOutput(F.cross_entropy(logits, labels), logits, labels, rows, prompt_hidden)
+        folder = Path(path)
+        tensors = {key: tensor.detach().cpu() for key, tensor in published_tensors(self).items()}
+        write_tensors(tensors, folder, max_shard_size)
+        write_json(folder / "config.json", self.config.to_json())
 
     def generate(
         self,
@@ -264,17 +75,17 @@ class SpatialVLA(nn.Module):
         sampling = _sampling(temperature, generator)
         if not constrained:
             longest = 3 * self.config.action_chunk_size if max_new_tokens is None else max_new_tokens
-            return generate_text(self, batch, longest, sampling)
+            return generate_text(self.passes, batch, longest, sampling)
         if max_new_tokens is not None:
             raise InputError("A constrained chunk always has 3 tokens a step; leave max_new_tokens out.")
-        return decode(self, batch, sampling=sampling).tokens
+        return decode(self.passes, batch, sampling=sampling).ids
 
     def decode(
         self,
         batch: Batch,
         *,
-        committed: torch.Tensor | None = None,
-        drafts: torch.Tensor | None = None,
+        committed_ids: torch.Tensor | None = None,
+        draft_ids: torch.Tensor | None = None,
         tolerance: int = 0,
         cells: Cells | None = None,
         temperature: float = 0.0,
@@ -282,27 +93,23 @@ class SpatialVLA(nn.Module):
     ) -> Decoded:
         """A chunk of action tokens for each row, going on from what is committed and helped by drafts.
 
-        committed: (B, 3 * chunk) int64 vocabulary ids, -1 where free. The first tokens of a row, which come out as
-        they went in; the others are what the model says behind them. Rows may have committed different numbers.
-        drafts: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last token of its kind
+        committed_ids: (B, 3 * chunk) int64 vocabulary ids, -1 in free slots. The first ids of a row, which come out
+        as they went in; the others are what the model says behind them. Rows may have committed different numbers.
+        draft_ids: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last id of its kind
         is held, which suits grippers). Right ones save passes, all of them right leaves one; each pass is wider, which
         costs little where weights are streamed, but something in a batch that keeps the device busy. In float32 the
-        tokens equal those without drafts. In bfloat16 passes of different widths round differently, so that of two
-        tokens whose logits are equal to within rounding either may come out. None: one token a pass.
+        ids equal those without drafts. In bfloat16 passes of different widths round differently, so that of two
+        ids whose logits are equal to within rounding either may come out. None: one id a pass.
         tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each dimension,
         given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
         temperature: 0 takes the most likely token, above 0 samples, without drafts.
-        Raises InputError on tokens that do not fit their place, and where memory does not suffice.
+        Raises InputError on ids that are not of their slot's kind, and where memory does not suffice.
         """
-        return decode(self, batch, committed, drafts, tolerance, cells, _sampling(temperature, generator))
+        sampling = _sampling(temperature, generator)
+        return decode(self.passes, batch, committed_ids, draft_ids, tolerance, cells, sampling)
 
 
 def _sampling(temperature: float, generator: torch.Generator | None) -> Sampling | None:
     if not temperature >= 0:
         raise InputError(f"temperature must be 0 or more, got {temperature}.")
     return Sampling(temperature, generator) if temperature > 0 else None
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)

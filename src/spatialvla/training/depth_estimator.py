@@ -16,11 +16,12 @@ from torch import nn
 
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.files import replacing
+from spatialvla.common.json_files import write_json
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.in_memory import EpisodeSamples, IndexStream
 from spatialvla.errors import InputError
-from spatialvla.model.checkpoint import write_json
 from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.presets import preset
 from spatialvla.training.optimizer import run_fraction
 from spatialvla.vision.depth import ZoeDepth
 
@@ -84,7 +85,7 @@ def train_depth(
     tune_cpu()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
-    network = SpatialVLAConfig.preset(config.preset)
+    network = preset(config.preset)
     samples = EpisodeSamples.open(
         config.dataset, network.action_chunk_size, network.image_size, config.camera, config.cache
     )

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from spatialvla.actions.grids import KINDS
+from spatialvla.actions.tokens import KINDS
 from spatialvla.data.loader import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.spatialvla import LossOutput, PrefixMask, SpatialVLA
+from spatialvla.model.network import LossOutput, PrefixMask
+from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.parallel.world import ALONE, World
 from spatialvla.types import IGNORED, Batch

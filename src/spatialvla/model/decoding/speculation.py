@@ -1,8 +1,8 @@
 """Lossless speculation: guesses of a whole chunk are checked in one pass, and what they bring is the next guess.
 
-Each pass predicts every place from the guesses before it. The guesses that agree, up to the first that does not, are
+Each pass predicts every slot from the guesses before it. The guesses that agree, up to the first that does not, are
 what plain greedy decoding would have said, and so is the prediction behind them; the predictions further on are the
-next guesses (Jacobi iteration, arXiv 2305.10427). At least one more token is right after each pass.
+next guesses (Jacobi iteration, arXiv 2305.10427). At least one more id is right after each pass.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 
 from spatialvla.actions.grids import Cells
+from spatialvla.actions.tokens import FREE
 from spatialvla.model.cache import KVCache
-from spatialvla.model.decoding.passes import Columns, Passes
+from spatialvla.model.decoding.passes import Layout, Passes
 
 Near = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Which guesses (B, T) to keep where the model says (B, T), both vocabulary ids: (B, T) bool."""
@@ -22,25 +23,25 @@ Near = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def speculate(
     passes: Passes,
     prompt_BPD: torch.Tensor,
-    columns: Columns,
+    layout: Layout,
     cache: KVCache,
     committed: torch.Tensor,
     drafts: torch.Tensor,
     near: Near = torch.eq,
 ) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """Tokens, passes and accepted drafts of `Decoded`; `drafts` guess the free places of `committed`.
+    """Ids, passes and accepted drafts of `Decoded`; `drafts` guess the free slots of `committed`, both (B, 3 * chunk).
 
-    All rows go through the same passes over the same columns; one that is ahead repeats what it knows already.
+    All rows go through the same passes over the same slots; one that is ahead repeats what it knows already.
     Each pass is as wide as the steps of the chunk that some row has open, so that there are few widths.
     """
     chunk = committed.shape[1]
-    places = torch.arange(chunk, device=committed.device)
-    fixed = committed >= 0
-    offered = ~fixed & (drafts >= 0)
-    guesses = hold(torch.where(fixed, committed, drafts), passes.model.config.grammar)
+    slots = torch.arange(layout.prompt, layout.prompt + chunk, device=committed.device)
+    fixed = committed != FREE
+    offered = ~fixed & (drafts != FREE)
+    guesses = hold(torch.where(fixed, committed, drafts), passes.network.config.grammar)
     settled = fixed.sum(dim=1)
 
-    predicted = passes.first_tokens(prompt_BPD, guesses[:, :-1], columns, cache, chunk)
+    predicted = passes.first_ids(prompt_BPD, guesses[:, :-1], layout, cache, chunk)
     agreed = agreement(guesses, predicted, settled, near)
     accepted = (agreed & offered).sum(dim=1)
     count = 1
@@ -50,11 +51,9 @@ def speculate(
         least = int(settled.min())  # the only time in a pass that the host waits
         if least == chunk:
             return guesses, count, accepted
-        # The last right token of the row furthest behind is not in the cache yet. Begin with the step it is in.
+        # The last right id of the row furthest behind is not in the cache yet. Begin with the step it is in.
         begin = (least - 1) // 3 * 3
-        window = passes.next_tokens(
-            guesses[:, begin:-1], places[begin:-1] + columns.prompt, columns, cache, 1
-        )
+        window = passes.next_ids(guesses[:, begin:-1], slots[begin:-1], layout, cache, 1)
         predicted = torch.cat([guesses[:, : begin + 1], window], dim=1)
         agreed = agreement(guesses, predicted, settled, near)
         count += 1
@@ -67,17 +66,17 @@ def agreement(
 
     settled: (B,) how many stand already. They are never taken back, even if another width of pass rounds otherwise.
     """
-    places = torch.arange(guesses.shape[1], device=guesses.device)
-    right = near(guesses, predicted) | (places < settled[:, None])
+    indices = torch.arange(guesses.shape[1], device=guesses.device)
+    right = near(guesses, predicted) | (indices < settled[:, None])
     return right.long().cumprod(dim=1).bool()
 
 
-def hold(tokens: torch.Tensor, grammar: tuple[slice, slice, slice]) -> torch.Tensor:
-    """Tokens (B, 3 * steps) with every -1 replaced by the last token of its kind, or the first that there is."""
-    last = torch.tensor([rows.start for rows in grammar], device=tokens.device)
+def hold(ids: torch.Tensor, grammar: tuple[slice, slice, slice]) -> torch.Tensor:
+    """Ids (B, 3 * steps) with every FREE replaced by the last id of its kind, or the first that there is."""
+    last = torch.tensor([rows.start for rows in grammar], device=ids.device)
     held = []
-    for step in tokens.unflatten(1, (-1, 3)).unbind(dim=1):
-        last = torch.where(step >= 0, step, last)
+    for step in ids.unflatten(1, (-1, 3)).unbind(dim=1):
+        last = torch.where(step != FREE, step, last)
         held.append(last)
     return torch.cat(held, dim=1)
 

@@ -7,7 +7,7 @@ padded to multiples of `PROMPT_MULTIPLE` tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch._dynamo.config
@@ -15,13 +15,11 @@ import torch._inductor.config
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.model.cache import KVCache
-from spatialvla.model.decoding.passes import Columns, Passes, Sampling
-
-if TYPE_CHECKING:
-    from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.model.decoding.passes import Layout, Passes, Sampling
+from spatialvla.model.network import Network
 
 PROMPT_MULTIPLE = 16
-"""Few lengths, for at most 15 columns of padding more: 3 % of a prefill on average."""
+"""Few lengths, for at most 15 layout of padding more: 3 % of a prefill on average."""
 
 RECOMPILE_LIMIT = 128
 """Shapes one function may be compiled for before torch gives up: batch sizes x prompt lengths x widths."""
@@ -43,11 +41,11 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
     return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
 
 
-def compile_layers(model: SpatialVLA) -> None:
+def compile_layers(network: Network) -> None:
     """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay as they are."""
-    set_compiler_up(model.device)
-    siglip = [part for part in model.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
-    for layer in [*siglip, *model.language_model.model.layers]:
+    set_compiler_up(network.device)
+    siglip = [part for part in network.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
+    for layer in [*siglip, *network.language_model.model.layers]:
         layer.compile()
 
 
@@ -95,10 +93,10 @@ class CompiledPasses(Passes):
 
     prompt_multiple = PROMPT_MULTIPLE
 
-    def __init__(self, model: SpatialVLA, graphs: CudaGraphs | None) -> None:
-        super().__init__(model)
-        self._first = compiled(super().first_tokens, model.device)
-        self._next = compiled(super().next_tokens, model.device)
+    def __init__(self, network: Network, graphs: CudaGraphs | None) -> None:
+        super().__init__(network)
+        self._first = compiled(super().first_ids, network.device)
+        self._next = compiled(super().next_ids, network.device)
         self._graphs = graphs
         self._caches: dict[tuple[int, int], KVCache] = {}
 
@@ -111,44 +109,44 @@ class CompiledPasses(Passes):
         cache.clear()
         return cache
 
-    def first_tokens(
+    def first_ids(
         self,
         prompt_BPD: torch.Tensor,
-        tokens_BT: torch.Tensor,
-        columns: Columns,
+        ids_BT: torch.Tensor,
+        layout: Layout,
         cache: KVCache,
         wanted: int,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
         if sampling is not None:
-            return super().first_tokens(prompt_BPD, tokens_BT, columns, cache, wanted, sampling)
+            return super().first_ids(prompt_BPD, ids_BT, layout, cache, wanted, sampling)
         if self._graphs is None:
-            return self._first(prompt_BPD, tokens_BT, columns, cache, wanted)
+            return self._first(prompt_BPD, ids_BT, layout, cache, wanted)
         return self._graphs.run(
-            ("first", columns.prompt, wanted),
-            lambda prompt, tokens, real, positions: self._first(
-                prompt, tokens, Columns(real, positions, columns.prompt), cache, wanted
+            ("first", layout.prompt, wanted),
+            lambda prompt, ids, real, positions: self._first(
+                prompt, ids, Layout(real, positions, layout.prompt), cache, wanted
             ),
-            *(prompt_BPD, tokens_BT, columns.real_BS, columns.positions_BS),
+            *(prompt_BPD, ids_BT, layout.real_BS, layout.positions_BS),
         )
 
-    def next_tokens(
+    def next_ids(
         self,
-        tokens_BT: torch.Tensor,
-        places_T: torch.Tensor,
-        columns: Columns,
+        ids_BT: torch.Tensor,
+        slots_T: torch.Tensor,
+        layout: Layout,
         cache: KVCache,
         kind: int,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
         if sampling is not None:
-            return super().next_tokens(tokens_BT, places_T, columns, cache, kind, sampling)
+            return super().next_ids(ids_BT, slots_T, layout, cache, kind, sampling)
         if self._graphs is None:
-            return self._next(tokens_BT, places_T, columns, cache, kind)
+            return self._next(ids_BT, slots_T, layout, cache, kind)
         return self._graphs.run(
-            ("next", columns.prompt, kind),
-            lambda tokens, places, real, positions: self._next(
-                tokens, places, Columns(real, positions, columns.prompt), cache, kind
+            ("next", layout.prompt, kind),
+            lambda ids, slots, real, positions: self._next(
+                ids, slots, Layout(real, positions, layout.prompt), cache, kind
             ),
-            *(tokens_BT, places_T, columns.real_BS, columns.positions_BS),
+            *(ids_BT, slots_T, layout.real_BS, layout.positions_BS),
         )

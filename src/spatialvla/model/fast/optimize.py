@@ -13,7 +13,7 @@ from torch import nn
 
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available, serve
-from spatialvla.model.decoding.passes import Columns
+from spatialvla.model.decoding.passes import Layout
 from spatialvla.model.fast.compiled import CompiledPasses, CudaGraphs, compiled
 from spatialvla.model.fast.decoder import fuse_head, fuse_layer, use_kernels
 from spatialvla.model.fast.linear import DTYPES, EightBits, replace_linears
@@ -196,15 +196,15 @@ def warm_up(
         ),
         depth=torch.ones(batch_size, side, side) if depth else None,
     ).to(model.device)
-    tokens = model.decode(batch).tokens
+    ids = model.decode(batch).ids
     if not drafts:
         return
-    model.decode(batch, drafts=tokens)
-    columns = Columns.behind(batch.attention_mask, chunk - 1)
-    cache = model.passes.cache(*columns.real_BS.shape)
-    places = torch.arange(columns.prompt, columns.prompt + chunk, device=model.device)
+    model.decode(batch, draft_ids=ids)
+    layout = Layout.behind(batch.attention_mask, chunk - 1)
+    cache = model.passes.cache(*layout.real_BS.shape)
+    slots = torch.arange(layout.prompt, layout.prompt + chunk, device=model.device)
     for begin in range(0, chunk, 3):
-        model.passes.next_tokens(tokens[:, begin:-1], places[begin:-1], columns, cache, (begin + 1) % 3)
+        model.passes.next_ids(ids[:, begin:-1], slots[begin:-1], layout, cache, (begin + 1) % 3)
 
 
 def _compile(model: OptimizedSpatialVLA) -> None:

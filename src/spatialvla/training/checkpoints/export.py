@@ -8,21 +8,15 @@ import torch
 
 from spatialvla.common.json_files import write_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.checkpoint import (
-    ADAPTER,
-    empty_model,
+from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.folders import ADAPTER, resolve_folder
+from spatialvla.model.loading import load_unmerged
+from spatialvla.model.lora import has_lora, merge_lora, save_adapter, save_adapter_config
+from spatialvla.model.published import (
+    empty_network,
     mirror_action_embeddings,
     published_name,
     published_tensors,
-    resolve_folder,
-)
-from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.lora import (
-    has_lora,
-    load_unmerged,
-    merge_lora,
-    save_adapter,
-    save_adapter_config,
 )
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
@@ -91,7 +85,7 @@ def _trained(run: Path) -> SpatialVLA:
     layout = run / LAYOUT
     if (layout / ADAPTER).exists():
         return load_unmerged(SpatialVLA, layout, torch.float32, weights)
-    model = empty_model(SpatialVLA, SpatialVLAConfig.from_folder(layout), torch.float32)
+    model = empty_network(SpatialVLA, SpatialVLAConfig.from_folder(layout), torch.float32)
     filling = Filling(published_tensors(model))
     for name, tensor in weights.items():
         filling.take(run, published_name(name), tensor)

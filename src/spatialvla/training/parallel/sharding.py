@@ -21,7 +21,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.errors import InputError
 from spatialvla.model.gemma2 import Gemma2Decoder, Layer
-from spatialvla.model.spatialvla import LossOutput, Output
+from spatialvla.model.network import LossOutput, Output
 from spatialvla.training.parallel.world import World
 from spatialvla.vision.depth import ZoeDepth
 

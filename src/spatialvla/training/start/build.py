@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
-from spatialvla.model.checkpoint import resolve_folder
 from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.folders import resolve_folder
 from spatialvla.model.lora import add_lora
 from spatialvla.model.paligemma import initial_config, initial_model
+from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
@@ -34,7 +35,7 @@ def network_config(config: TrainConfig) -> SpatialVLAConfig:
         return initial_config(
             resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
         )
-    return SpatialVLAConfig.preset(config.preset)
+    return preset(config.preset)
 
 
 def build(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
@@ -81,7 +82,7 @@ def _from_parts(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Pr
 
 
 def _from_nothing(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
-    model = SpatialVLA(SpatialVLAConfig.preset(config.preset))
+    model = SpatialVLA(preset(config.preset))
     calm_residuals(model)
     if config.depth_weights is not None:
         load_depth(model, config)

@@ -9,8 +9,8 @@ from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.json_files import read_json
 from spatialvla.geometry.camera import Camera
-from spatialvla.model.checkpoint import resolve_folder
 from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.folders import resolve_folder
 from spatialvla.processor import PASSED_ON, Processor
 from spatialvla.tokenizer import (
     hugging_face_files,

@@ -1,0 +1,36 @@
+"""Text: any vocabulary ids, one a pass, until the end is spoken. For comparison with published outputs."""
+
+from __future__ import annotations
+
+import torch
+
+from spatialvla.errors import InputError
+from spatialvla.model.decoding.passes import Layout, Passes, Sampling, pick
+from spatialvla.model.decoding.prompt import check_prompts, memory_for
+from spatialvla.types import Batch
+
+
+@torch.no_grad()
+def generate_text(
+    passes: Passes, batch: Batch, max_new_tokens: int, sampling: Sampling | None = None
+) -> torch.Tensor:
+    """(B, up to max_new_tokens) ids, filled with padding after <eos>."""
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+    network = passes.network
+    check_prompts(network, batch)
+    with memory_for(len(batch), network.device):
+        layout = Layout.behind(batch.attention_mask, max_new_tokens - 1)
+        cache = passes.cache(*layout.real_BS.shape)
+        cache.check_room(layout.real_BS.shape[1])
+        hidden = passes.prefill(passes.embed(batch), batch.input_ids[:, :0], layout, cache, 1)
+        running = torch.ones_like(batch.attention_mask[:, :1])
+        ids: list[torch.Tensor] = []
+        while True:
+            chosen = pick(network.language_model.logits(hidden), sampling)
+            ids.append(torch.where(running, chosen, network.config.pad_token_id))
+            running = running & (chosen != network.config.eos_token_id)
+            if len(ids) == max_new_tokens or not bool(running.any()):
+                return torch.cat(ids, dim=1)
+            slot = torch.full((1,), layout.prompt + len(ids) - 1, device=network.device)
+            hidden = passes.run(network.embed_tokens(ids[-1]), slot, layout, cache)
