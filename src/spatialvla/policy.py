@@ -129,7 +129,7 @@ class Policy:
         """
         return self.processor.prepare(
             observation.image,
-            self.prompt.format(instruction=observation.instruction.lower()),
+            self.processor.prompt(observation.instruction, self.prompt),
             self.dataset,
             intrinsics=observation.intrinsics,
             depth=observation.depth,

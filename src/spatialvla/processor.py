@@ -214,6 +214,11 @@ class Processor:
             depth=torch.from_numpy(np.stack(depth)) if depth else None,
         )
 
+    @staticmethod
+    def prompt(instruction: str, template: str = "{instruction}") -> str:
+        """What a model is told of an instruction: the words in lower case, as it was trained on."""
+        return template.format(instruction=instruction.strip().lower())
+
     def camera(self, dataset: str | None) -> Camera:
         """The camera of a dataset, or the default one. Raises InputError for an unknown dataset."""
         if dataset is None or dataset == "default":

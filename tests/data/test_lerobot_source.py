@@ -83,7 +83,7 @@ def test_without_a_mapping_the_action_is_taken_as_it_is(plain):
     source = LeRobotSource(root)
     assert (len(source), source.key, source.control_hz) == (2, "my_robot", 10.0)
     episode = source.episode(1)
-    assert episode.instruction == "pick it up"
+    assert episode.instruction == "Pick it up"
     np.testing.assert_array_equal(episode.actions, action)
     assert episode.starts.tolist() == list(range(T))
     np.testing.assert_array_equal(episode.camera.intrinsics, K)
@@ -177,7 +177,7 @@ def test_deltas_in_any_notation_and_from_several_features(tmp_path):
     )
     episode = source.episode(0)
     np.testing.assert_allclose(episode.actions, np.concatenate([POSITIONS * 0.05, ANGLES, GRIPPER / 100], 1))
-    assert episode.instruction == "sweep"
+    assert episode.instruction == "Sweep"
     assert episode.camera.height == 32
     assert source.stored_statistics is None
 

@@ -144,7 +144,7 @@ class DrawnSamples(Dataset[LoadedSample]):
             image=views.images[0],
             intrinsics=views.intrinsics[0],
             depth=None if views.depth is None else views.depth[0],
-            prompt=(episode.instruction or self.missing_instruction or "").lower(),
+            prompt=self.processor.prompt(episode.instruction or self.missing_instruction or ""),
             actions=action_chunks(episode.actions, np.array([step]), len(episode.actions), chunk)[0],
             source=source,
             key=key,

@@ -126,7 +126,7 @@ class LeRobotSource:
         kept = moves if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
         words = episode.instruction if self.mapping.instruction is None else self.mapping.instruction
         return LeRobotEpisode(
-            instruction=words.strip().lower(),
+            instruction=words.strip(),
             actions=actions,
             starts=np.flatnonzero(kept),
             camera=self._camera(episode),

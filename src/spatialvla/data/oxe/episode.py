@@ -72,4 +72,4 @@ def _instruction(spec: RLDSSpec, episode: RLDSEpisode) -> str:
     if stored is not None and stored.kind == "tensor":
         points = np.asarray(episode.numbers(key))[0]
         return "".join(map(chr, points[points > 0])).strip().lower()
-    return next((text.strip().lower() for text in episode.texts(key) if text.strip()), "")
+    return next((text.strip() for text in episode.texts(key) if text.strip()), "")

@@ -101,7 +101,7 @@ class RH20TSource:
         nearest = _nearest(recording.frames.times, times[:-1])
         fresh = np.abs(recording.frames.times[nearest] - times[:-1]) <= _STALE_MS
         return RH20TEpisode(
-            instruction=self._descriptions.get(scene.task, "").strip().lower(),
+            instruction=self._descriptions.get(scene.task, "").strip(),
             actions=_actions(recording, times),
             starts=np.flatnonzero(fresh),
             camera=read_camera(scene, serial, metadata.get("calib")),

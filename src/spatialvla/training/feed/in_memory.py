@@ -70,7 +70,7 @@ class BatchSource:
         views = augmentation(Views(images, intrinsics, self._depth(indices, takes_other)), rng)
         return self.processor(
             list(views.images),
-            [prompt.lower() for prompt in samples.prompts(indices)],
+            [self.processor.prompt(words) for words in samples.prompts(indices)],
             self.key,
             intrinsics=list(views.intrinsics),
             depth=None if views.depth is None else list(views.depth),
