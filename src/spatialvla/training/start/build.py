@@ -147,7 +147,9 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, data: Trainin
         texts += json.loads(config.instructions.read_text())
     return Processor(
         tokenizer=train_tokenizer(
-            [Processor.prompt(text) for text in texts], network.action_token_begin_idx, network.spatial_token_num
+            [Processor.prompt(text) for text in texts],
+            network.action_token_begin_idx,
+            network.spatial_token_num,
         ),
         grid=grid,
         statistics=data.statistics(),
