@@ -1,1 +1,1 @@
-"""Operators of our own in C++, for CPUs with AVX-512, BF16 and VNNI."""
+"""Operators for a CPU with AVX-512, BF16 and VNNI, written in C++."""

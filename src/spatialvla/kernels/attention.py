@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from spatialvla.kernels.library import ADDRESS, FLAG, NUMBER, OPERATORS, bfloat16, entry, pointer, require
+from spatialvla.kernels.library import ADDRESS, FLAG, NUMBER, bfloat16, entry, operator, pointer, require
 
 _SHAPE = ctypes.c_long * 18
 
@@ -21,12 +21,13 @@ def attention(
 ) -> torch.Tensor:
     """softmax(softcap(q kᵀ · scale) + bias) v, (B, T, N * H) contiguous as the output projection takes it.
 
-    q: (B, N, T, H) bfloat16. k and v: (B, K, S, H) bfloat16; query head n uses key head n // (N / K). The last
-    dimension is contiguous, the others have any strides. bias: bfloat16 or float32, broadcastable to (B, N, T, S); what
-    it hides with the lowest number of its dtype weighs exactly 0. softcap: scores become tanh(score / softcap) *
-    softcap. Scores, sums and exponentials are float32; weights are rounded to bfloat16 before they meet the values.
+    q: (B, N, T, H) bfloat16. k and v: (B, K, S, H) bfloat16; query head n uses key head n // (N / K). The
+    last dimension is contiguous, the others have any strides. bias: bfloat16 or float32, broadcastable to (B,
+    N, T, S); what it hides with the lowest number of its dtype weighs exactly 0. softcap: scores become
+    tanh(score / softcap) * softcap. Scores, sums and exponentials are float32; weights are
+    rounded to bfloat16 before they meet the values.
     """
-    return torch.ops.spatialvla.attention(q, k, v, bias, scale, softcap)
+    return _attention_operator(q, k, v, bias, scale, softcap)
 
 
 def _attention(
@@ -59,13 +60,9 @@ def _attention(
     return y
 
 
-def _shape(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *others: object) -> torch.Tensor:
-    return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
-
-
 _attention_entry = entry("attention", *[ADDRESS] * 6, NUMBER, NUMBER, FLAG, FLAG)
-OPERATORS.define(
-    "attention(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale, float? softcap=None) -> Tensor"
+_attention_operator = operator(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale, float? softcap=None) -> Tensor",
+    _attention,
+    lambda q, k, v, *others: q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3]),
 )
-OPERATORS.impl("attention", _attention, "CPU")
-torch.library.register_fake("spatialvla::attention", _shape, lib=OPERATORS)

@@ -10,10 +10,10 @@ from spatialvla.kernels.library import (
     ADDRESS,
     FLAG,
     NUMBER,
-    OPERATORS,
     SIZE,
     bfloat16,
     entry,
+    operator,
     pointer,
     require,
 )
@@ -23,22 +23,22 @@ _STRIDES = ctypes.c_long * 3
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """(…, D) bfloat16 -> the same, of root mean square 1, times 1 + weight (D,)."""
-    return torch.ops.spatialvla.rms_norm(x, weight, eps)
+    return _rms_norm_operator(x, weight, eps)
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     """The tanh approximation of GELU, bfloat16 of any shape."""
-    return torch.ops.spatialvla.gelu_tanh(x)
+    return _gelu_tanh_operator(x)
 
 
 def geglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """(…, 2 F) bfloat16 -> (…, F): the GELU, by its tanh approximation, of the first half times the second."""
-    return torch.ops.spatialvla.geglu(gate_up)
+    """(…, 2 F) bfloat16 -> (…, F): the first half's GELU, by its tanh approximation, times the second."""
+    return _geglu_operator(gate_up)
 
 
 def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding, bfloat16; the last dimension of x is contiguous. cos, sin: (B, 1, T, H)."""
-    return torch.ops.spatialvla.rotate(x_BNTH, cos, sin)
+    return _rotate_operator(x_BNTH, cos, sin)
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -84,31 +84,17 @@ _rms_norm_entry = entry("rms_norm", *[ADDRESS] * 3, SIZE, SIZE, NUMBER, FLAG)
 _gelu_tanh_entry = entry("gelu_tanh", *[ADDRESS] * 2, SIZE, FLAG)
 _geglu_entry = entry("geglu", *[ADDRESS] * 2, SIZE, SIZE, FLAG)
 _rotate_entry = entry("rotate", *[ADDRESS] * 4, *[SIZE] * 4, ADDRESS, FLAG)
-OPERATORS.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
-OPERATORS.define("gelu_tanh(Tensor x) -> Tensor")
-OPERATORS.define("geglu(Tensor gate_up) -> Tensor")
-OPERATORS.define("rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor")
-OPERATORS.impl("rms_norm", _rms_norm, "CPU")
-OPERATORS.impl("gelu_tanh", _gelu_tanh, "CPU")
-OPERATORS.impl("geglu", _geglu, "CPU")
-OPERATORS.impl("rotate", _rotate, "CPU")
-
-
-@torch.library.register_fake("spatialvla::rms_norm", lib=OPERATORS)
-def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    return x.new_empty(x.shape)
-
-
-@torch.library.register_fake("spatialvla::gelu_tanh", lib=OPERATORS)
-def _(x: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(x.shape)
-
-
-@torch.library.register_fake("spatialvla::geglu", lib=OPERATORS)
-def _(gate_up: torch.Tensor) -> torch.Tensor:
-    return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-
-
-@torch.library.register_fake("spatialvla::rotate", lib=OPERATORS)
-def _(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(x.shape)
+_rms_norm_operator = operator(
+    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    _rms_norm,
+    lambda x, weight, eps: x.new_empty(x.shape),
+)
+_gelu_tanh_operator = operator("gelu_tanh(Tensor x) -> Tensor", _gelu_tanh, lambda x: x.new_empty(x.shape))
+_geglu_operator = operator(
+    "geglu(Tensor gate_up) -> Tensor",
+    _geglu,
+    lambda gate_up: gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2),
+)
+_rotate_operator = operator(
+    "rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor", _rotate, lambda x, cos, sin: x.new_empty(x.shape)
+)

@@ -1,7 +1,8 @@
-"""The C++ sources beside this file as one library, compiled on first use and kept in the user's cache folder.
+"""The C++ sources beside this file as one library, compiled on first use, and its functions as operators.
 
-The compiler is the one that `torch.compile` uses, too. Where there is none, or the processor lacks AVX-512 with BF16
-and VNNI, there is no library, and PyTorch's own operators do the work.
+The compiled library is kept in the user's cache folder. The compiler is the one that `torch.compile` uses,
+too. Where there is none, or the processor lacks AVX-512 with BF16 and VNNI, there is no library, and
+PyTorch's own operators do the work.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import ParamSpec, cast
 
 import torch
 
 from spatialvla.common.cache_folder import cache_folder
+
+P = ParamSpec("P")
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -40,6 +44,7 @@ def serve(tensor: torch.Tensor) -> bool:
 
 @cache
 def library() -> ctypes.CDLL | None:
+    """The compiled kernels, built if they are not yet; None where they cannot be."""
     if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
         return None
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
@@ -67,8 +72,23 @@ def _compile(compiler: str, built: Path) -> None:
         os.replace(result, built)
 
 
-OPERATORS = torch.library.Library("spatialvla", "DEF")
-"""The operators that the modules here define; `torch.library.custom_op` takes three times as long for each call."""
+# `torch.library.custom_op` would take three times as long for each call.
+_OPERATORS = torch.library.Library("spatialvla", "DEF")
+
+
+def operator(
+    schema: str, on_cpu: Callable[P, torch.Tensor], empty: Callable[..., torch.Tensor]
+) -> Callable[P, torch.Tensor]:
+    """Makes a function an operator of PyTorch, which `torch.compile` takes as it is.
+
+    schema: its name, arguments and results as `torch.library` writes them. on_cpu: computes it.
+    empty: for the same arguments a tensor of the result's shape and dtype.
+    """
+    name = schema.partition("(")[0]
+    _OPERATORS.define(schema)
+    _OPERATORS.impl(name, on_cpu, "CPU")
+    torch.library.register_fake(f"spatialvla::{name}", empty, lib=_OPERATORS)
+    return cast(Callable[P, torch.Tensor], getattr(torch.ops.spatialvla, name))
 
 
 ADDRESS, SIZE, NUMBER, FLAG = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -92,7 +112,7 @@ def entry(name: str, *arguments: type) -> Callable[..., None]:
 
 
 def require(kept: bool, what: str) -> None:
-    """Raises ValueError unless `kept`: a kernel would read past the end of its memory, or what is no number of its."""
+    """Raises ValueError unless `kept`: the kernel would misread its memory."""
     if not kept:
         raise ValueError(f"A kernel was given what it does not take: {what}.")
 
@@ -105,4 +125,5 @@ def bfloat16(*tensors: torch.Tensor | None) -> None:
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:
+    """Where a tensor's numbers begin; None for no tensor."""
     return None if tensor is None else tensor.data_ptr()

@@ -13,10 +13,10 @@ from spatialvla.kernels.library import (
     ADDRESS,
     FLAG,
     NUMBER,
-    OPERATORS,
     SIZE,
     bfloat16,
     entry,
+    operator,
     pointer,
     require,
 )
@@ -29,25 +29,27 @@ def resize(
     x: torch.Tensor, height: int, width: int, align_corners: bool, plus: torch.Tensor | None = None
 ) -> torch.Tensor:
     """(B, C, h, w) -> (B, C, height, width), bilinear as `F.interpolate`, plus a map of that shape."""
-    return torch.ops.spatialvla.resize(x, plus, height, width, align_corners)
+    return _resize_operator(x, plus, height, width, align_corners)
 
 
 def attract(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: bool) -> torch.Tensor:
     """Bins (B, N, h, w) resized with aligned corners and drawn to attractors (B, A, H, W): (B, N, H, W).
 
-    Each attractor at the distance d moves a bin by d / (1 + alpha d²). mean: of the attractors, not their sum.
+    Each attractor at the distance d moves a bin by d / (1 + alpha d²). mean: of the attractors, not their
+    sum.
     """
-    return torch.ops.spatialvla.attract(bins, attractors, alpha, mean)
+    return _attract_operator(bins, attractors, alpha, mean)
 
 
 def expected_bin(
     bins: torch.Tensor, constants: torch.Tensor, slopes: torch.Tensor, sharpness: torch.Tensor
 ) -> torch.Tensor:
-    """The mean of bins (B, N, h, w), resized with aligned corners, under a softmax at each pixel: (B, H, W) float32.
+    """The mean of bins (B, N, h, w) under a softmax at each pixel: (B, H, W) float32.
 
-    Bin k has the score (constants[k] + k slopes) sharpness. constants: (N,). slopes, sharpness: (B, H, W) float32.
+    The bins are resized with aligned corners. Bin k has the score (constants[k] + k slopes) sharpness.
+    constants: (N,). slopes, sharpness: (B, H, W) float32.
     """
-    return torch.ops.spatialvla.expected_bin(bins, constants, slopes, sharpness)
+    return _expected_bin_operator(bins, constants, slopes, sharpness)
 
 
 def _resize(
@@ -100,28 +102,18 @@ def _sizes(x: torch.Tensor, height: int, width: int) -> ctypes.Array[ctypes.c_lo
 _resize_entry = entry("resize", *[ADDRESS] * 4, FLAG, FLAG)
 _attract_entry = entry("attract", *[ADDRESS] * 4, SIZE, NUMBER, FLAG, FLAG)
 _expected_bin_entry = entry("expected_bin", *[ADDRESS] * 6, FLAG)
-OPERATORS.define("resize(Tensor x, Tensor? plus, SymInt height, SymInt width, bool align_corners) -> Tensor")
-OPERATORS.define("attract(Tensor bins, Tensor attractors, float alpha, bool mean) -> Tensor")
-OPERATORS.define("expected_bin(Tensor bins, Tensor constants, Tensor slopes, Tensor sharpness) -> Tensor")
-OPERATORS.impl("resize", _resize, "CPU")
-OPERATORS.impl("attract", _attract, "CPU")
-OPERATORS.impl("expected_bin", _expected_bin, "CPU")
-
-
-@torch.library.register_fake("spatialvla::resize", lib=OPERATORS)
-def _(
-    x: torch.Tensor, plus: torch.Tensor | None, height: int, width: int, align_corners: bool
-) -> torch.Tensor:
-    return _map_like(x, height, width)
-
-
-@torch.library.register_fake("spatialvla::attract", lib=OPERATORS)
-def _(bins: torch.Tensor, attractors: torch.Tensor, alpha: float, mean: bool) -> torch.Tensor:
-    return _map_like(bins, *attractors.shape[2:])
-
-
-@torch.library.register_fake("spatialvla::expected_bin", lib=OPERATORS)
-def _(
-    bins: torch.Tensor, constants: torch.Tensor, slopes: torch.Tensor, sharpness: torch.Tensor
-) -> torch.Tensor:
-    return torch.empty_like(slopes)
+_resize_operator = operator(
+    "resize(Tensor x, Tensor? plus, SymInt height, SymInt width, bool align_corners) -> Tensor",
+    _resize,
+    lambda x, plus, height, width, align_corners: _map_like(x, height, width),
+)
+_attract_operator = operator(
+    "attract(Tensor bins, Tensor attractors, float alpha, bool mean) -> Tensor",
+    _attract,
+    lambda bins, attractors, alpha, mean: _map_like(bins, *attractors.shape[2:]),
+)
+_expected_bin_operator = operator(
+    "expected_bin(Tensor bins, Tensor constants, Tensor slopes, Tensor sharpness) -> Tensor",
+    _expected_bin,
+    lambda bins, constants, slopes, sharpness: torch.empty_like(slopes),
+)

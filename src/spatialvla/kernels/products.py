@@ -1,7 +1,7 @@
 """Linear layers of a CPU as operators: weights packed once, in bfloat16 or in 8 bits, and products with them.
 
-A decode step multiplies one row, or a few, with every weight of the decoder; prefill and vision multiply hundreds. The
-same packed weight serves both.
+A decode step multiplies one row, or a few, with every weight of the decoder; prefill and vision multiply
+hundreds. The same packed weight serves both.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from spatialvla.kernels.library import ADDRESS, FLAG, OPERATORS, SIZE, bfloat16, entry, pointer, require
+from spatialvla.kernels.library import ADDRESS, FLAG, SIZE, bfloat16, entry, operator, pointer, require
 
 PANEL = 64
 """Outputs that lie together, as in products.cpp."""
 
 GROUP = 128
-"""Neighbouring inputs that share a scale in 8 bits, as in products.cpp."""
+"""Neighboring inputs that share a scale in 8 bits, as in products.cpp."""
 
 
 def pack_bf16(weight: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ def pack_bf16(weight: torch.Tensor) -> torch.Tensor:
 
 
 def pack_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, K) -> 8-bit numbers plus 128 (panels, width / 4, PANEL, 4), and float32 scales (panels, groups, PANEL)."""
+    """(N, K) -> 8-bit numbers plus 128 (panels, width / 4, PANEL, 4) and scales (panels, groups, PANEL)."""
     N, K = weight.shape
     padded = F.pad(weight.float(), (0, -K % GROUP, 0, -N % PANEL))
     groups = padded.view(len(padded), -1, GROUP)
@@ -43,7 +43,7 @@ def bf16_product(
 
     outputs: N.
     """
-    return torch.ops.spatialvla.bf16_product(x, packed, bias, outputs)
+    return _bf16_product_operator(x, packed, bias, outputs)
 
 
 def int8_product(
@@ -56,9 +56,10 @@ def int8_product(
 ) -> torch.Tensor:
     """The same for a weight in 8 bits; x is bfloat16 or float32.
 
-    bits: 8 or 16, of x, with a scale for each row and group. 16 are finer than bfloat16 and take twice as long.
+    bits: 8 or 16, of x, with a scale for each row and group. 16 are finer than bfloat16 and take twice as
+    long.
     """
-    return torch.ops.spatialvla.int8_product(x, packed, scales, bias, outputs, bits)
+    return _int8_product_operator(x, packed, scales, bias, outputs, bits)
 
 
 def _bf16_product(
@@ -100,18 +101,15 @@ def _check_sizes(outputs: int, panels: int, K: int, packed_K: int, bias: torch.T
     )
 
 
-def _shape(x: torch.Tensor, packed: torch.Tensor, *others: object) -> torch.Tensor:
-    outputs = next(number for number in others if isinstance(number, int | torch.SymInt))
-    return x.new_empty(*x.shape[:-1], outputs)
-
-
 _bf16_entry = entry("bf16_product", *[ADDRESS] * 4, *[SIZE] * 3, FLAG)
 _int8_entry = entry("int8_product", *[ADDRESS] * 5, *[SIZE] * 4, FLAG, FLAG)
-OPERATORS.define("bf16_product(Tensor x, Tensor packed, Tensor? bias, SymInt outputs) -> Tensor")
-OPERATORS.define(
-    "int8_product(Tensor x, Tensor packed, Tensor scales, Tensor? bias, SymInt outputs, int bits) -> Tensor"
+_bf16_product_operator = operator(
+    "bf16_product(Tensor x, Tensor packed, Tensor? bias, SymInt outputs) -> Tensor",
+    _bf16_product,
+    lambda x, packed, bias, outputs: x.new_empty(*x.shape[:-1], outputs),
 )
-OPERATORS.impl("bf16_product", _bf16_product, "CPU")
-OPERATORS.impl("int8_product", _int8_product, "CPU")
-torch.library.register_fake("spatialvla::bf16_product", _shape, lib=OPERATORS)
-torch.library.register_fake("spatialvla::int8_product", _shape, lib=OPERATORS)
+_int8_product_operator = operator(
+    "int8_product(Tensor x, Tensor packed, Tensor scales, Tensor? bias, SymInt outputs, int bits) -> Tensor",
+    _int8_product,
+    lambda x, packed, scales, bias, outputs, bits: x.new_empty(*x.shape[:-1], outputs),
+)
