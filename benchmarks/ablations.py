@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,10 +112,12 @@ def without_ego3d(start: str, folder: Path) -> Path:
 
 def trained(row: Row, start: str, folder: Path, options: argparse.Namespace) -> Path:
     """The folder of the row's model; a run that was stopped goes on."""
-    config = finetune(
-        [DatasetConfig(options.dataset)],
-        folder,
+    changes = row.changes or {"mode": "full", "steps": 1, "learning_rate": 0.0}
+    config = replace(
+        finetune(changes["mode"]),
         **{
+            "datasets": (DatasetConfig(options.dataset),),
+            "out": folder,
             "policy": start,
             "steps": options.steps,
             "batch_size": options.batch_size,
@@ -128,8 +130,8 @@ def trained(row: Row, start: str, folder: Path, options: argparse.Namespace) -> 
             "save_every": 10_000,
             "freeze_text_embeddings": False,
             # For a network as small as nano: near the rate of its own recipe.
-            "learning_rate": 3e-4 if (row.changes or {}).get("mode") == "full" else 1e-3,
-            **(row.changes or {"mode": "full", "steps": 1, "learning_rate": 0.0}),
+            "learning_rate": 3e-4 if changes["mode"] == "full" else 1e-3,
+            **changes,
         },
     )
     result = train(config, resume=True, console=Console(stderr=True))

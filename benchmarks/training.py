@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.config import DatasetConfig
 from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import nano
@@ -43,7 +41,7 @@ def main() -> None:
     network = preset("nano")
     model = SpatialVLA(network).train()
     batch = random_batch(network, options.batch_size)
-    optimizer = build_optimizer(model, nano([DatasetConfig("none")], Path()))
+    optimizer = build_optimizer(model, nano())
 
     def step(model: SpatialVLA = model, optimizer: Optimizer = optimizer) -> None:
         model.training_loss(batch).loss.backward()
@@ -67,7 +65,7 @@ def main() -> None:
     if options.compile:
         compiled = SpatialVLA(network).train()
         compile_layers(compiled)
-        its = build_optimizer(compiled, nano([DatasetConfig("none")], Path()))
+        its = build_optimizer(compiled, nano())
         parts |= {"compiled step": lambda: step(compiled, its), "training step again": step}
     for name, part in parts.items():
         part()

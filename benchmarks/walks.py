@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -97,10 +97,11 @@ def record_to_loss(trace: Trace, dataset: Path, mapping: Path | None = None) -> 
     from spatialvla.training.start.build import build, network_config
 
     with tempfile.TemporaryDirectory() as folder, join_world("cpu") as world:
-        config = finetune(
-            [DatasetConfig(str(dataset), mapping=mapping)],
+        config = replace(
+            finetune(),
+            datasets=(DatasetConfig(str(dataset), mapping=mapping),),
             policy="nano",
-            output=Path(folder) / "run",
+            out=Path(folder) / "run",
             cache=Path(folder) / "cache",
             batch_size=1,
             workers=0,

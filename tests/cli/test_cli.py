@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import RunResult
-from spatialvla.training.recipes import RECIPES
+from spatialvla.training.recipes import nano
 from spatialvla.training.run.stopping import STOPPED
 
 TESTS = Path(__file__).parents[1]
@@ -43,9 +44,9 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["grid", "--dataset", "x"], "`grid` is now `data grid`"),
         (
             ["train", "--dataset", "x", "--initial", "nano"],
-            "`--initial` of `train` is now the option --policy",
+            "`--initial` of `train` is now --policy",
         ),
-        (["train", "--dataset", "x", "--initial=nano"], "`--initial` of `train` is now the option --policy"),
+        (["train", "--dataset", "x", "--initial=nano"], "`--initial` of `train` is now --policy"),
         (["results", "--compare", "a", "b"], "spatialvla compare FIRST SECOND"),
         (["data", "inspect", "bridge"], "spatialvla data inspect --dataset bridge"),
         (["data", "convert", "bridge", "--out", "x"], "spatialvla data convert --dataset bridge"),
@@ -137,7 +138,7 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         (["predict", "absent.png", "go", "--policy", "nano"], "absent.png does not exist"),
         (["predict", str(CHECKPOINT / "config.json"), "go", "--policy", "nano"], "no readable picture"),
         (["data", "grid", "--dataset", "absent"], "no dataset 'absent'"),
-        (["train", "--dataset", str(DATASET), "--preset", "absent"], "no recipe 'absent'"),
+        (["train", "--dataset", str(DATASET), "--preset", "absent"], "Unknown preset"),
         (["finetune", "--policy", "nano"], "nothing to train on"),
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
         (["pretrain", "--mixture", "oxe_spatial_vla_plus"], "from --root"),
@@ -203,7 +204,8 @@ def stops(*arguments):
 
 def test_train_passes_on_what_was_chosen_and_leaves_the_rest_to_the_recipe(tmp_path, runs):
     stops("train", "--dataset", DATASET, "--out", tmp_path, "--steps", 7, "--learning-rate", 0.5, "--resume")
-    expected = RECIPES["nano"]([DatasetConfig(str(DATASET))], tmp_path, steps=7, learning_rate=0.5)
+    datasets = (DatasetConfig(str(DATASET)),)
+    expected = replace(nano(), datasets=datasets, out=tmp_path, steps=7, learning_rate=0.5)
     assert runs == [(expected, True, None)]
 
 
@@ -218,7 +220,7 @@ def test_pretrain_takes_a_published_mixture_from_its_root(tmp_path, runs):
 def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     data = ["--dataset", "one", "two", "--weights", 1, 2, "--mapping", *files]
-    stops("finetune", *data, "--out", tmp_path, "--policy", "nano", "--lora-rank", 8, "--trackers", "wandb")
+    stops("finetune", *data, "--out", tmp_path, "--policy", "nano", "--lora.rank", 8, "--trackers", "wandb")
     stops(
         "finetune", "--dataset", "one", "--out", tmp_path, "--policy", "nano", "--mode", "full", "--new-grid"
     )

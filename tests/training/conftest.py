@@ -145,7 +145,7 @@ def make_config(dataset, tmp_path):
         settings = {
             "datasets": (DatasetConfig(str(dataset), key=key),),
             "guidance": Guidance(**guidance),
-            "output": tmp_path / "run",
+            "out": tmp_path / "run",
             "in_memory": True,
             "trackers": ("tensorboard",),
             "preset": "tiny",

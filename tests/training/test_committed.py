@@ -33,9 +33,9 @@ def start(tmp_path_factory):
     return train(config, device="cpu").model
 
 
-def a_config(dataset, output, **changes):
+def a_config(dataset, out, **changes):
     settings = {"in_memory": True, "preset": "tiny", "bins": BINS, "depth": "sensor", "batch_size": 8}
-    return TrainConfig((DatasetConfig(str(dataset)),), output, **(settings | changes))
+    return TrainConfig(datasets=(DatasetConfig(str(dataset)),), out=out, **(settings | changes))
 
 
 @pytest.fixture
@@ -144,9 +144,9 @@ def test_a_run_with_committed_steps(dataset, tmp_path):
     )
     result = train(config, device="cpu")
     assert result.finished
-    recorded = json.loads((config.output / "config.json").read_text())
+    recorded = json.loads((config.out / "config.json").read_text())
     assert (recorded["committed_steps"], recorded["committed_jitter"]) == (1, 0.2)
-    lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         if line["kind"] == "train":
             assert np.isfinite(line["l1/translation"])

@@ -9,8 +9,8 @@ from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.errors import InputError
 from spatialvla.model.presets import preset
 from spatialvla.policy import Policy
+from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.depth_estimator import (
-    DepthConfig,
     depth_loss,
     depth_quality,
     train_depth,
@@ -26,7 +26,7 @@ def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_confi
     weights = tmp_path / "depth"
     quality = train_depth(
         DepthConfig(
-            dataset,
+            str(dataset),
             weights,
             preset="tiny",
             steps=60,
@@ -59,4 +59,4 @@ def test_the_loss_ignores_missing_readings_and_punishes_a_wrong_scale():
 
 def test_crops_are_refused(dataset, tmp_path):
     with pytest.raises(InputError, match="whole images"):
-        DepthConfig(dataset, tmp_path, augmentation=Augmentation())
+        DepthConfig(str(dataset), tmp_path, augmentation=Augmentation())

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.cli.main import main
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.lora import LoraOptions, adapter_parameters, add_lora, merge_lora, save_adapter
+from spatialvla.model.lora import adapter_parameters, add_lora, merge_lora, save_adapter
+from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.checkpoints import export as exporting
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.checkpoints.export import export, save_layout

@@ -31,12 +31,12 @@ def start(monkeypatch):
 
 
 def steps_saved(config):
-    folders = (config.output / "checkpoints").glob("step_*")
+    folders = (config.out / "checkpoints").glob("step_*")
     return max((int(folder.name.removeprefix("step_")) for folder in folders), default=0)
 
 
 def is_saving(config):
-    return any((config.output / "checkpoints").glob(".partial*"))
+    return any((config.out / "checkpoints").glob(".partial*"))
 
 
 def wait_until(condition, process):
@@ -51,7 +51,7 @@ def wait_until(condition, process):
 def test_killed_runs_end_as_unbroken_ones_do(make_config, tmp_path, start, kills):
     chance = random.Random(kills)
     config = make_config(steps=3 * (kills + 1), save_every=1, keep=2, ema_decay=0.9)
-    straight = replace(config, output=tmp_path / "straight")
+    straight = replace(config, out=tmp_path / "straight")
     unbroken = start(straight)
     while_saving = 0
     for kill in range(kills):
@@ -73,5 +73,5 @@ def test_killed_runs_end_as_unbroken_ones_do(make_config, tmp_path, start, kills
     unbroken.join(PATIENCE)
     assert process.exitcode == unbroken.exitcode == 0
     assert steps_saved(config) == config.steps
-    weights = [run.output / "model" / "model.safetensors" for run in (config, straight)]
+    weights = [run.out / "model" / "model.safetensors" for run in (config, straight)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -21,7 +21,7 @@ from spatialvla.types import Observation
 
 
 def lines(config, kind):
-    rows = map(json.loads, (config.output / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, (config.out / "metrics.jsonl").read_text().splitlines())
     return [row for row in rows if row["kind"] == kind]
 
 
@@ -36,7 +36,7 @@ def test_loss_falls_and_the_exported_policy_acts(make_config, dataset):
     assert rows[-1]["samples_per_s"] > 0
     (validation,) = lines(config, "validation")
     assert validation["error/quantisation"] <= validation["error/translation"] < 2
-    assert list((config.output / "tensorboard").iterdir())
+    assert list((config.out / "tensorboard").iterdir())
 
     policy = Policy.from_pretrained(result.model)
     chunk = policy.act(
@@ -64,12 +64,10 @@ def test_resuming_is_exact_to_the_bit(make_config, tmp_path):
         "privileged": ("observation.state",),
         "privileged_weight": 0.1,
     }
-    straight = make_config(
-        output=tmp_path / "straight", save_every=4, keep=5, **(options | {"depth_mix": 0.0})
-    )
+    straight = make_config(out=tmp_path / "straight", save_every=4, keep=5, **(options | {"depth_mix": 0.0}))
     train(straight, device="cpu")
-    halves = replace(straight, output=tmp_path / "halves")
-    folders = [config.output / FOLDER for config in (straight, halves)]
+    halves = replace(straight, out=tmp_path / "halves")
+    folders = [config.out / FOLDER for config in (straight, halves)]
     assert [path.name for path in complete(folders[0])] == ["step_00000004", "step_00000008"]
     shutil.copytree(folders[0] / "step_00000004", folders[1] / "step_00000004")
     with pytest.raises(InputError, match="already holds a run"):
@@ -109,7 +107,7 @@ def test_sigterm_saves_and_the_run_goes_on(make_config, monkeypatch):
 def test_only_the_last_checkpoints_are_kept(make_config):
     config = make_config(steps=5, save_every=1)
     train(config, device="cpu")
-    assert sorted(p.name for p in (config.output / "checkpoints").iterdir()) == [
+    assert sorted(p.name for p in (config.out / "checkpoints").iterdir()) == [
         "step_00000004",
         "step_00000005",
     ]
@@ -150,7 +148,7 @@ def test_an_untrained_estimator_is_refused(make_config):
 
 def test_fine_tuning_starts_from_a_checkpoint(make_config, tmp_path):
     first = train(make_config(), device="cpu")
-    config = make_config(output=tmp_path / "more", policy=str(first.model), key="again", steps=2)
+    config = make_config(out=tmp_path / "more", policy=str(first.model), key="again", steps=2)
     second = train(config, device="cpu")
     policy = Policy.from_pretrained(second.model, dataset="again")
     assert set(policy.processor.statistics) == {"squares", "again"}

@@ -38,7 +38,7 @@ def start(tmp_path_factory):
     PRESETS["tiny"] = tiny
     config = TrainConfig(
         datasets=(DatasetConfig(str(write_dataset(folder / "squares"))),),
-        output=folder / "run",
+        out=folder / "run",
         in_memory=True,
         preset="tiny",
         bins=BINS,
@@ -57,7 +57,7 @@ def make(start, dataset, tmp_path):
     def make(mode="full", datasets=(BRIDGE, dataset), **changes):
         settings = {
             "policy": str(start),
-            "output": tmp_path / "run",
+            "out": tmp_path / "run",
             "steps": 3,
             "batch_size": 8,
             "learning_rate": 1e-3,
@@ -70,16 +70,16 @@ def make(start, dataset, tmp_path):
             "save_every": 1000,
             "log_every": 1,
         }
-        references = [
+        settings["datasets"] = tuple(
             DatasetConfig(str(path), weight) for path, weight in zip(datasets, (1, 2), strict=False)
-        ]
-        return finetune(references, mode=mode, **(settings | changes))
+        )
+        return replace(finetune(mode), **(settings | changes))
 
     return make
 
 
 def rows(config, kind):
-    found = map(json.loads, (config.output / "metrics.jsonl").read_text().splitlines())
+    found = map(json.loads, (config.out / "metrics.jsonl").read_text().splitlines())
     return [row for row in found if row["kind"] == kind]
 
 
@@ -92,25 +92,25 @@ def test_a_mixture_of_kinds_is_trained_on_and_told_apart(make, dataset):
     assert {"l1/translation", "l1/rotation", "l1/gripper", "loss/gripper", "memory_gb"} <= set(row)
     assert result.validation["error/quantisation"] > 0
     assert set(keys) <= set(Processor.from_pretrained(result.model).statistics)
-    saved = json.loads((config.output / "config.json").read_text())
+    saved = json.loads((config.out / "config.json").read_text())
     assert saved["datasets"][0]["path"] == str(BRIDGE)
-    assert saved == json.loads((config.output / "checkpoints/step_00000003/config.json").read_text())
+    assert saved == json.loads((config.out / "checkpoints/step_00000003/config.json").read_text())
     policy = Policy.from_pretrained(result.model, dataset="bridge_orig/1.0.0")
     assert policy.act(OBSERVATION).actions.shape == (2, 7)
 
 
 def test_workers_change_nothing(make, tmp_path):
-    configs = [make(output=tmp_path / str(workers), workers=workers) for workers in (0, 2)]
+    configs = [make(out=tmp_path / str(workers), workers=workers) for workers in (0, 2)]
     for config in configs:
         train(config, device="cpu")
-    first, second = (load_weights(config.output) for config in configs)
+    first, second = (load_weights(config.out) for config in configs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_mixture_goes_on_where_it_stopped(make, tmp_path):
-    straight = make(output=tmp_path / "straight", steps=4, schedule="cosine")
+    straight = make(out=tmp_path / "straight", steps=4, schedule="cosine")
     train(straight, device="cpu")
-    halves = replace(straight, output=tmp_path / "halves", save_every=2)
+    halves = replace(straight, out=tmp_path / "halves", save_every=2)
     update = loop.Trainer._update
     calls = []
 
@@ -125,15 +125,15 @@ def test_a_mixture_goes_on_where_it_stopped(make, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             train(halves, device="cpu")
     train(replace(halves, workers=2), resume=True, device="cpu")
-    first, second = (load_weights(config.output) for config in (straight, halves))
+    first, second = (load_weights(config.out) for config in (straight, halves))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_accumulating_gives_the_same_weights(make, tmp_path):
-    configs = [make(output=tmp_path / str(parts), accumulation=parts) for parts in (1, 4)]
+    configs = [make(out=tmp_path / str(parts), accumulation=parts) for parts in (1, 4)]
     for config in configs:
         train(config, device="cpu")
-    first, second = (load_weights(config.output) for config in configs)
+    first, second = (load_weights(config.out) for config in configs)
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
@@ -143,7 +143,7 @@ def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path):
     result = train(config, device="cpu")
     assert (result.model / "adapter_model.safetensors").exists()
     assert not (result.model / "model.safetensors").exists()
-    export(config.output, tmp_path / "merged", merge=True)
+    export(config.out, tmp_path / "merged", merge=True)
     merged = SpatialVLA.from_pretrained(tmp_path / "merged")
     loaded = SpatialVLA.from_pretrained(result.model)
     base = SpatialVLA.from_pretrained(start)
@@ -184,10 +184,10 @@ def test_bad_batches_are_left_out_and_counted(make, monkeypatch):
     config = make(skip_bad_batches=True)
     result = train(config, device="cpu")
     assert [row["skipped"] for row in rows(config, "train")] == [0, 1, 1]
-    assert all(torch.isfinite(t).all() for t in load_weights(config.output).values())
+    assert all(torch.isfinite(t).all() for t in load_weights(config.out).values())
     assert result.finished
     with pytest.raises(loop.NonFiniteLoss, match=r"step 2 .* bridge_orig/1\.0\.0 episode \d+ step \d+"):
-        train(replace(config, output=config.output / "fatal", skip_bad_batches=False), device="cpu")
+        train(replace(config, out=config.out / "fatal", skip_bad_batches=False), device="cpu")
 
 
 def test_rollouts_are_played_from_what_is_learned_so_far(make, dataset):
@@ -221,6 +221,7 @@ def test_what_does_not_fit_is_said(make, changes, message):
 
 PROCESS = """
 import sys, json, torch
+from dataclasses import replace
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from conftest import tiny
@@ -230,8 +231,9 @@ from spatialvla.training.loop import train
 torch.set_num_threads(1)
 given = json.loads(sys.argv[2])
 given["cache"] = Path(given["cache"])
-datasets = [DatasetConfig(path) for path in given.pop("datasets")]
-train(finetune(datasets, Path(given.pop("output")), **given), device="cpu")
+given["out"] = Path(given["out"])
+given["datasets"] = tuple(DatasetConfig(path) for path in given["datasets"])
+train(replace(finetune("full"), **given), device="cpu")
 """
 
 
@@ -240,7 +242,6 @@ def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
     settings = {
         "datasets": [str(BRIDGE), str(dataset)],
         "policy": str(start),
-        "mode": "full",
         "steps": 3,
         "batch_size": 8,
         "accumulation": 2,
@@ -254,7 +255,7 @@ def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
         "ema_decay": 0.9,
     }
     for size in (1, 2):
-        given = json.dumps(settings | {"output": str(tmp_path / str(size))})
+        given = json.dumps(settings | {"out": str(tmp_path / str(size))})
         command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), given]
         world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
         ranks = [

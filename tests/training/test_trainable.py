@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import TEXT, tiny
 from spatialvla.errors import InputError
-from spatialvla.model.lora import LoraOptions, add_lora
+from spatialvla.model.lora import add_lora
+from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.start.trainable import TEXT_EMBEDDINGS, select_trainable
 from spatialvla.types import IGNORED, Batch

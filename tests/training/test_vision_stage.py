@@ -43,9 +43,9 @@ def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
 def test_it_comes_before_the_policys_training_and_only_once(make_config):
     config = make_config(steps=2, save_every=1, vision_steps=100, **OPTIONS)
     assert train(config, device="cpu").finished
-    written = (config.output / "vision.jsonl").stat().st_mtime_ns
+    written = (config.out / "vision.jsonl").stat().st_mtime_ns
     train(make_config(steps=4, save_every=1, vision_steps=100, **OPTIONS), resume=True, device="cpu")
-    assert (config.output / "vision.jsonl").stat().st_mtime_ns == written
+    assert (config.out / "vision.jsonl").stat().st_mtime_ns == written
 
 
 def test_calmed_residuals_add_less():

@@ -31,16 +31,32 @@ class Bins:
     """How many bins each continuous dimension has. The default is the published 8,194-token setup."""
 
     theta: int = 16
+    """Of a motion's angle from the z axis."""
+
     phi: int = 32
+    """Of its angle around the z axis."""
+
     r: int = 8
+    """Of its length."""
+
     roll: int = 16
+    """Of the rotation about x."""
+
     pitch: int = 16
+    """Of the rotation about y."""
+
     yaw: int = 16
+    """Of the rotation about z."""
 
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
             if count < 1:
                 raise InputError(f"{name} needs at least one bin, not {count}")
+
+
+NANO_BINS = Bins(theta=12, phi=24, r=8, roll=5, pitch=5, yaw=5)
+"""Our small model's. Few enough cells that some hundred demonstrations visit most; odd rotation counts have a cell
+around zero."""
 
 
 @dataclass(frozen=True)

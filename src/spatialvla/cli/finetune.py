@@ -2,57 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Self
 
-from tyro.conf import arg
+import tyro
+from tyro.conf import OmitArgPrefixes
 
-from spatialvla.cli.run_options import DatasetOptions, RunOptions
+from spatialvla.cli.training_run import TrainingRun, common_options, part
+from spatialvla.model.lora_options import LoraOptions
+from spatialvla.training.config import AdaptationOptions, FineTuning, TrainConfig
+from spatialvla.training.recipes import finetune
+
+
+@dataclass(frozen=True)
+class _Mode:
+    mode: FineTuning = "lora"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(RunOptions):
+class Finetune(TrainingRun):
     """Fine-tune a checkpoint on a robot's demonstrations.
 
-    Options left out follow the published recipe of the mode.
+    The recipe is the published one of the mode.
     """
 
-    data: Annotated[DatasetOptions, arg(name="")]
+    adaptation: OmitArgPrefixes[AdaptationOptions]
+    lora: LoraOptions
 
-    mode: Literal["full", "lora", "adapt"] = "lora"
-    """All weights, LoRA adapters, or the embeddings of a new action grid and Ego3D's MLP alone."""
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Reads --mode first, because the recipe depends on it."""
+        chosen, _ = tyro.cli(_Mode, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+        recipe = finetune(chosen.mode)
+        default = cls(**common_options(recipe), adaptation=part(AdaptationOptions, recipe), lora=recipe.lora)
+        return tyro.cli(cls, prog=program, args=arguments, default=default)
 
-    out: Path = Path("runs/finetune")
-    """Folder for checkpoints, metrics and the model, which comes to <out>/model."""
-
-    policy: str | None = None
-    """Checkpoint to start from: folder, shipped model (nano) or Hub id."""
-
-    new_grid: bool = False
-    """Carry the checkpoint over to a grid fitted to the data; --mode adapt always does."""
-
-    grid: Literal["fitted", "uniform"] | None = None
-    """Kind of the new grid; uniform is the paper's ablation."""
-
-    min_sigma: float | None = None
-    """Floor of the deviations of the new grid's Gaussians."""
-
-    lora_rank: int = 32
-    """Of LoRA adapters, which are scaled by alpha over rank."""
-
-    lora_alpha: float = 32
-    """Of LoRA adapters."""
-
-    freeze_text_embeddings: bool | None = None
-    """Keep the words' embeddings as they are."""
+    @property
+    def recipe(self) -> TrainConfig:
+        """The published one of the mode."""
+        return finetune(self.adaptation.mode)
 
     def changes(self) -> dict[str, Any]:
-        from spatialvla.model.lora import LoraOptions
-
-        return super().changes() | {"lora": LoraOptions(self.lora_rank, self.lora_alpha)}
-
-    def run(self) -> None:
-        from spatialvla.training.recipes import finetune
-
-        self.carry_out(finetune(self.data.references(), self.out, **self.changes()))
+        """Those of all runs, and how much of the policy changes."""
+        return super().changes() | vars(self.adaptation) | {"lora": self.lora}

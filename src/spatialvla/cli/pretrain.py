@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Any, Self
 
-from tyro.conf import arg
+import tyro
+from tyro.conf import OmitArgPrefixes
 
-from spatialvla.cli.run_options import DatasetOptions, RunOptions
+from spatialvla.actions.grids import Bins
+from spatialvla.cli.training_run import TrainingRun, common_options, part
+from spatialvla.training.config import NetworkOptions, TrainConfig
+from spatialvla.training.recipes import pretrain
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(RunOptions):
+class Pretrain(TrainingRun):
     """Pre-train on mixtures of any size, on many GPUs.
 
-    Start it with torchrun. Options left out follow the published recipe.
+    Start it with torchrun. The recipe is the published one.
     """
 
-    data: Annotated[DatasetOptions, arg(name="")]
+    network: OmitArgPrefixes[NetworkOptions]
+    bins: Bins
 
-    out: Path = Path("runs/pretrain")
-    """Folder for checkpoints, metrics and the model, which comes to <out>/model."""
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Shows and takes the recipe's values."""
+        recipe = pretrain()
+        default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
+        return tyro.cli(cls, prog=program, args=arguments, default=default)
 
-    paligemma: str | None = None
-    """Folder or Hub id of a PaliGemma 2 to start from; random weights of --preset without it."""
+    @property
+    def recipe(self) -> TrainConfig:
+        """The published one."""
+        return pretrain()
 
-    zoedepth: str | None = None
-    """Folder or Hub id of the ZoeDepth that goes with it."""
-
-    preset: str | None = None
-    """Size of a network with random weights: 4b or nano."""
-
-    depth_weights: Path | None = None
-    """Folder of a trained depth estimator for a network with random weights."""
-
-    min_sigma: float | None = None
-    """Floor of the deviations of the action grid's Gaussians."""
-
-    def run(self) -> None:
-        from spatialvla.training.recipes import pretrain
-
-        self.carry_out(pretrain(self.data.references(), self.out, **self.changes()))
+    def changes(self) -> dict[str, Any]:
+        """Those of all runs, and a new network's."""
+        return super().changes() | vars(self.network) | {"bins": self.bins}

@@ -8,7 +8,8 @@ VERBS: Mapping[str, str] = {"demos": "record", "depth": "train-depth", "grid": "
 """Old verbs and what they are called now."""
 
 OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "train": {"--initial": "the option --policy"},
+    "train": {"--initial": "--policy"},
+    "finetune": {"--lora-rank": "--lora.rank", "--lora-alpha": "--lora.alpha"},
     "results": {"--compare": "a verb: spatialvla compare FIRST SECOND"},
 }
 """Options by verb, and what stands in their place."""

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Self
 
-from spatialvla.cli.run_options import RunOptions
-from spatialvla.errors import InputError
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from spatialvla.actions.grids import Bins
+from spatialvla.cli.training_run import TrainingRun, common_options, part
+from spatialvla.training.config import NetworkOptions, TrainConfig
+from spatialvla.training.recipes import nano
+
+
+@dataclass(frozen=True)
+class _Start:
+    policy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(RunOptions):
+class Train(TrainingRun):
     """Train a small policy from scratch.
 
-    Options left out follow the recipe.
+    The recipe is the shipped model's, for demonstrations as `spatialvla record` writes them.
     """
 
-    dataset: str
-    """A LeRobot dataset: its folder, or its name in LeRobot's cache."""
+    network: OmitArgPrefixes[NetworkOptions]
+    bins: Bins
 
-    preset: str = "nano"
-    """Recipe: the size of the network and how it is trained."""
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Reads --policy first, because the recipe depends on it."""
+        start, _ = tyro.cli(_Start, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+        recipe = nano(start.policy)
+        default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
+        return tyro.cli(cls, prog=program, args=arguments, default=default)
 
-    out: Path = Path("runs/train-nano")
-    """Folder for checkpoints, metrics and the model, which comes to <out>/model."""
+    @property
+    def recipe(self) -> TrainConfig:
+        """The shipped small model's."""
+        return nano(self.start.policy)
 
-    policy: str | None = None
-    """Folder or Hub id to start from instead of random weights."""
-
-    depth_weights: Path | None = None
-    """Folder of a trained depth estimator, loaded and frozen."""
-
-    camera: str | None = None
-    """The RGB feature to look through; needed where there are several."""
-
-    def run(self) -> None:
-        from spatialvla.training.config import DatasetConfig
-        from spatialvla.training.recipes import RECIPES
-
-        if self.preset not in RECIPES:
-            raise InputError(f"there is no recipe {self.preset!r}; choose from {', '.join(RECIPES)}")
-        dataset = DatasetConfig(self.dataset, camera=self.camera)
-        self.carry_out(RECIPES[self.preset]([dataset], self.out, **self.changes()))
+    def changes(self) -> dict[str, Any]:
+        """Those of all runs, and a new network's."""
+        return super().changes() | vars(self.network) | {"bins": self.bins}

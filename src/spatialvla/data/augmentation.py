@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import crop_intrinsics, resize_intrinsics
@@ -32,19 +30,22 @@ class Views:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random resized crop and colour jitter in the published strengths; a strength of 0 (crop: 1) is off.
-
-    min_crop_area: smallest part of the image's area a crop keeps.
-    brightness: largest shift, as a fraction of the full range.
-    contrast, saturation: the factor is drawn from [1 - value, 1 + value].
-    hue: largest rotation of the hue, as a fraction of the colour circle.
-    """
+    """Random resized crop and color jitter in the published strengths; a strength of 0 (crop: 1) is off."""
 
     min_crop_area: float = 0.9
+    """Smallest part of the image's area that a crop keeps."""
+
     brightness: float = 0.2
+    """Largest shift, as a fraction of the full range."""
+
     contrast: float = 0.2
+    """The factor is drawn from [1 - value, 1 + value]."""
+
     saturation: float = 0.2
+    """The factor is drawn from [1 - value, 1 + value]."""
+
     hue: float = 0.05
+    """Largest rotation of the hue, as a fraction of the color circle."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_crop_area <= 1:
@@ -129,6 +130,10 @@ def scaled_crops(views: Views, boxes: np.ndarray, size: int) -> Views:
 
 
 def _cut_and_scaled(views: Views, boxes: np.ndarray, size: tuple[int, ...], mode: str) -> Views:
+    # Here, so that a configuration that holds an Augmentation, and a command's --help, need no torch.
+    import torch
+    import torch.nn.functional as F
+
     height, width = size
     pixels = torch.from_numpy(np.ascontiguousarray(views.images)).permute(0, 3, 1, 2)
     images = torch.empty((len(pixels), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import torch
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import ADAPTER, SHIPPED
+from spatialvla.model.lora_options import PUBLISHED, LoraOptions
 from spatialvla.model.network import Network
 from spatialvla.model.published import mirror_action_embeddings, published_name
 from spatialvla.model.weights import Filling, read_file, write_file
@@ -30,30 +30,7 @@ _PREFIX = "base_model.model."
 _NAME = "default"
 
 
-@dataclass(frozen=True)
-class LoraOptions:
-    """Defaults as published (scripts/spatialvla_4b_finetune/finetune_lora.sh).
-
-    alpha: the adapters' product is scaled by alpha / rank. dropout: of the adapters' inputs.
-    spatial_embeddings: whether `spatial_embed_tokens` is trained and saved whole beside the adapters. Published
-    code does so exactly where the embeddings were adapted to a new grid (train/spatialvla_finetune.py,
-    `adpt_feature`).
-    """
-
-    rank: int = 32
-    alpha: float = 32
-    dropout: float = 0.0
-    spatial_embeddings: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise InputError(
-                f"LoRA needs rank >= 1, alpha > 0 and dropout in [0, 1), got {self.rank}, {self.alpha} and "
-                f"{self.dropout}."
-            )
-
-
-def add_lora(network: Network, base: str | Path, options: LoraOptions = LoraOptions()) -> None:
+def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHED) -> None:
     """Adds adapters to the network, which do nothing until trained, and freezes all else but as `options` say.
 
     base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.grids import NANO_BINS
 from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 
@@ -46,10 +46,6 @@ def spatialvla_4b() -> SpatialVLAConfig:
         image_token_index=257_152,
         action_token_begin_idx=257_153,
     )
-
-
-NANO_BINS = Bins(theta=12, phi=24, r=8, roll=5, pitch=5, yaw=5)
-"""Few enough cells that some hundred demonstrations visit most; odd rotation counts have a cell around zero."""
 
 
 def nano() -> SpatialVLAConfig:

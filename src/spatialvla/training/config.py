@@ -1,38 +1,46 @@
-"""What a training run is made of: one frozen configuration."""
+"""What a training run is made of: one frozen configuration, in groups that the command line shows as its options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from spatialvla.actions.grids import Bins
+from spatialvla.common.checks import check_counts, check_fractions
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
-from spatialvla.model.lora import LoraOptions
+from spatialvla.model.lora_options import LoraOptions
+from spatialvla.training.guidance.config import Guidance
 from spatialvla.training.run.trackers import TrackerName
+
+FineTuning = Literal["full", "lora", "adapt"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """One dataset to train on.
-
-    path: folder, URL or Hub id of an RLDS, LeRobot or RH20T dataset. weight: draws of each of its samples an epoch.
-    mapping: YAML file that says what a LeRobot dataset's features mean. camera: the RGB feature of a LeRobot dataset
-    to look through, instead of the mapping's; None takes that, or the only one. spec: name of an RLDS dataset's spec,
-    where its own name does not tell. key: name of its statistics in the model; None takes the dataset's own.
-    """
+    """One dataset to train on."""
 
     path: str
+    """Folder, URL or Hub id of an RLDS, LeRobot or RH20T dataset."""
+
     weight: float = 1.0
+    """How often each of its samples is drawn an epoch."""
+
     mapping: Path | None = None
+    """YAML file that says what a LeRobot dataset's features mean."""
+
     camera: str | None = None
+    """The RGB feature of a LeRobot dataset to look through, instead of the mapping's; None takes that, or the only
+    one."""
+
     spec: str | None = None
+    """Name of an RLDS dataset's spec, where its own name does not tell."""
+
     key: str | None = None
+    """Name of its statistics in the model; None takes the dataset's own."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -41,175 +49,247 @@ class DatasetConfig:
             )
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """What helps a network that starts from random weights and sees few demonstrations; all off by default.
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How the datasets are read."""
 
-    It needs the dataset in memory, see `TrainConfig.in_memory`.
-
-    privileged: features whose values an auxiliary head regresses from the prompt, with weight `privileged_weight`;
-        see `PrivilegedTargets`.
-    soft_targets: how far a token's target spreads to neighbouring cells, in normalised actions.
-    foreign_tokens: share of the action tokens to go on from that are another sample's, see `with_foreign_tokens`.
-    vision_steps: batches of a first stage in which the image encoder alone learns to regress `privileged` and the
-        actions, at `vision_rate`; see `pretrain_vision`. vision_batch_size: frames of each.
-    keypoints: positions in the world, named like `privileged`, that this stage learns to look at.
-    depth_mix: share of the samples that see the other depth than `TrainConfig.depth` says, drawn anew each time.
-    """
-
-    privileged: tuple[str, ...] = ()
-    privileged_weight: float = 0.0
-    soft_targets: float = 0.0
-    foreign_tokens: float = 0.0
-    vision_steps: int = 0
-    vision_rate: float = 5e-4
-    vision_batch_size: int = 32
-    keypoints: tuple[str, ...] = ()
-    depth_mix: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_fractions(self, "foreign_tokens", "depth_mix")
-        if self.privileged_weight > 0 and not self.privileged:
-            raise InputError("privileged_weight needs the names of the features to regress in `privileged`.")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run. Fractions and intervals count from 0 to 1 and in steps unless a unit is named.
-
-    datasets: what to train on. output: folder of the run, its checkpoints, metrics and final model.
-    in_memory: decode all frames of the (one LeRobot) dataset once and keep them, which is fastest for small ones.
-    cache: folder of decoded frames, depth and surveys; None keeps frames inside the dataset, surveys in the user's
-        cache folder.
-    workers: processes that decode, of each rank. on_bad: whether a damaged episode ends the run or is skipped.
-    missing_instruction: what stands for an instruction where there is none; None leaves such episodes out.
-    held_out: fraction of the episodes kept for validation; eval_frames of them are evaluated.
-
-    policy: folder or Hub id of a SpatialVLA to start from; else paligemma and zoedepth: folders in their published
-        layouts; else random weights of `preset`, with `depth_weights`, a trained ZoeDepth, in it.
-    instructions: JSON list of texts a new tokenizer is made from, beside the dataset's own.
-    grid: "fitted" to the datasets, or "uniform" (the paper's ablation). bins: of a new grid; min_sigma: floor of its
-        Gaussians' deviations. A `policy` brings tokenizer and grid.
-    mode: "full" trains everything but ZoeDepth and, with freeze_text_embeddings, the text embeddings; "lora"
-        adapters of `lora`; "adapt" makes a new grid for the dataset and trains its embeddings and the Ego3D MLP only.
-    new_grid: carry the `policy` over to a new grid in the other modes, too.
-    mask: "prefix" lets the prompt see itself both ways, "causal" does not.
-    committed_share: of the samples, whose first steps, 1 to `committed_steps` of them, are given as steps already under
-        way: no loss is taken on them; see `with_committed_steps`. 0 steps: of none. committed_jitter: probability that
-        a coordinate of such a step is a neighbouring cell's.
-    depth: what Ego3D sees, the frozen estimator's depth ("estimate") or the dataset's ("sensor").
-
-    steps, minutes: the run ends after so many steps, or so much time where `minutes` is given, whichever
-        comes first, and the learning rate follows whichever is further along.
-    batch_size: samples a step, over all ranks. accumulation: parts in which a rank goes through its share.
-    learning_rate: of every parameter, times the factor of the longest matching name in `rate_factors`.
-    warmup: fraction of the run; schedule: the decay after it, down to `final_rate` of the peak.
-    ema_decay: of an average of the weights that is evaluated and exported; 0 keeps none.
-    precision: "bf16" autocast over float32 weights, "fp32", or "auto": bf16 where the hardware multiplies it.
-    activation_checkpointing: compute activations again in the backward pass instead of keeping them.
-    compile: let torch compile the layers, which takes minutes at the start and pays on GPUs.
-    skip_bad_batches: leave steps out whose loss is no number, and count them, instead of ending the run.
-    trackers: beside metrics.jsonl. rollout_suite: LIBERO suite played every `rollout_every` steps,
-        `rollout_episodes` a task.
-    """
-
-    datasets: tuple[DatasetConfig, ...]
-    output: Path
     in_memory: bool = False
+    """Decode all frames of the (one LeRobot) dataset once and keep them, which is fastest for small ones."""
+
     cache: Path | None = None
+    """Folder for what is decoded or counted once; None keeps frames inside the dataset, surveys in the user's cache
+    folder."""
+
     workers: int = 0
+    """Processes that decode images, for each process that trains."""
+
     on_bad: Literal["raise", "skip"] = "raise"
+    """Whether a damaged episode ends the run, or is skipped and counted."""
+
     missing_instruction: str | None = None
+    """What to say where an episode has no instruction; None leaves such episodes out."""
+
     held_out: float = 0.05
+    """Fraction of the episodes to validate on."""
+
     eval_frames: int = 256
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Frames of them that a validation looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """What the run starts from, and its action grid."""
+
+    policy: str | None = None
+    """Checkpoint to start from: folder, shipped model (nano) or Hub id; None starts a new network."""
+
+    depth_weights: Path | None = None
+    """Folder of a depth estimator by `train-depth`, to be loaded and frozen."""
+
+    freeze_text_embeddings: bool = True
+    """Keep the words' embeddings as they are, where everything else is trained."""
+
+    grid: Literal["fitted", "uniform"] = "fitted"
+    """Kind of a new action grid: fitted to the datasets, or the paper's ablation."""
+
+    min_sigma: float = 0.0
+    """Floor of the deviations of a new grid's Gaussians, in normalized actions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The network where no policy is given."""
 
     preset: str = "nano"
-    policy: str | None = None
+    """Size of a network with random weights: 4b or nano."""
+
     paligemma: str | None = None
+    """Folder or Hub id of a PaliGemma 2 to start from instead of random weights."""
+
     zoedepth: str | None = None
+    """Folder or Hub id of the ZoeDepth that goes with it."""
+
     instructions: Path | None = None
-    depth_weights: Path | None = None
-    grid: Literal["fitted", "uniform"] = "fitted"
-    bins: Bins = field(default_factory=Bins)
-    min_sigma: float = 0.0
-    mode: Literal["full", "lora", "adapt"] = "full"
+    """JSON list of texts that a new tokenizer learns beside the datasets' own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationOptions:
+    """How much of a policy changes."""
+
+    mode: FineTuning = "full"
+    """All weights but ZoeDepth's, LoRA adapters, or the embeddings of a new action grid and Ego3D's MLP alone."""
+
     new_grid: bool = False
-    lora: LoraOptions = field(default_factory=LoraOptions)
-    freeze_text_embeddings: bool = True
+    """Carry the policy over to a new grid in the modes full and lora, too; adapt always does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """What is learned."""
+
     mask: Literal["prefix", "causal"] = "prefix"
+    """prefix lets the prompt see itself both ways, causal does not."""
+
     depth: Literal["estimate", "sensor"] = "estimate"
+    """Which depth Ego3D sees: the frozen estimator's or the dataset's."""
+
     committed_steps: int = 0
+    """Give up to so many first steps of a chunk as already under way, without a loss; 0 gives none."""
+
     committed_share: float = 0.5
+    """Fraction of the samples that such steps are given to."""
+
     committed_jitter: float = 0.0
-    guidance: Guidance = field(default_factory=Guidance)
+    """Probability that a coordinate of such a step is a neighboring cell's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationOptions:
+    """How it is learned. Where the run ends, and the learning rate, follow steps or minutes, whichever is further."""
 
     steps: int = 10_000
+    """End after so many steps."""
+
     minutes: float | None = None
+    """End after so much time; None sets no limit."""
+
     batch_size: int = 32
+    """Samples a step, over all processes."""
+
     accumulation: int = 1
+    """Parts in which each process goes through its share of a batch."""
+
     learning_rate: float = 2e-5
-    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate."""
+
     warmup: float = 0.005
+    """Fraction of the run in which the rate rises."""
+
     schedule: Literal["cosine", "linear"] = "linear"
+    """How the rate falls afterwards."""
+
     final_rate: float = 0.0
+    """Where it ends, as a fraction of the peak."""
+
     weight_decay: float = 0.0
+    """Of matrices; norms, biases and embeddings do not decay."""
+
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the gradients' mean and of their squares' mean."""
+
     clip_norm: float = 1.0
+    """Largest norm of the gradients."""
+
     ema_decay: float = 0.0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of an average of the weights that is evaluated and exported; 0 keeps none."""
+
+    precision: Precision = "auto"
+    """Of matrix products over float32 weights; auto is bf16 where the hardware multiplies it."""
+
     activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
     compile: bool = False
+    """Let torch compile the layers: minutes at the start, and faster steps on a GPU."""
+
     skip_bad_batches: bool = False
+    """Leave out steps whose loss is no number, and count them, instead of ending the run."""
+
     seed: int = 0
+    """Of weights, shuffling and augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingOptions:
+    """What is written on the way."""
+
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
 
     eval_every: int = 500
+    """Steps between validations."""
+
     save_every: int = 500
-    log_every: int = 20
+    """Steps between checkpoints."""
+
     keep: int = 2
+    """Checkpoints to keep."""
+
     trackers: tuple[TrackerName, ...] = ()
+    """Where metrics are written besides metrics.jsonl."""
+
     rollout_suite: str | None = None
+    """LIBERO suite to play now and then (needs the libero extra); None plays none."""
+
     rollout_every: int = 5_000
+    """Steps between these."""
+
     rollout_episodes: int = 1
+    """Episodes of each task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(
+    DataOptions,
+    StartOptions,
+    NetworkOptions,
+    AdaptationOptions,
+    ObjectiveOptions,
+    OptimizationOptions,
+    LoggingOptions,
+):
+    """One training run: the options of all groups, what it trains on and where it writes.
+
+    Raises InputError for numbers out of range and for options that contradict each other.
+    """
+
+    datasets: tuple[DatasetConfig, ...] = ()
+    """What to train on. A recipe has none; a run needs one at least."""
+
+    out: Path = Path("runs/train")
+    """Folder of the run: its checkpoints, metrics and, as `model`, the policy."""
+
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    bins: Bins = field(default_factory=Bins)
+    """Of the grid of a new network."""
+
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    guidance: Guidance = field(default_factory=Guidance)
+
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    """Factors of the learning rate, by the beginning of parameters' names; the longest that matches holds."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulation",
-            "eval_every",
-            "save_every",
-            "log_every",
-            "keep",
-            "rollout_every",
-            "rollout_episodes",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        _check_fractions(self, "warmup", "final_rate", "ema_decay", "held_out")
-        _check_fractions(self, "committed_share", "committed_jitter")
+        check_counts(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            eval_every=self.eval_every,
+            save_every=self.save_every,
+            log_every=self.log_every,
+            keep=self.keep,
+            rollout_every=self.rollout_every,
+            rollout_episodes=self.rollout_episodes,
+        )
+        check_fractions(
+            warmup=self.warmup,
+            final_rate=self.final_rate,
+            ema_decay=self.ema_decay,
+            held_out=self.held_out,
+            committed_share=self.committed_share,
+            committed_jitter=self.committed_jitter,
+        )
         if self.committed_steps < 0:
             raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
         if self.minutes is not None and self.minutes <= 0:
             raise InputError(f"minutes must be positive, not {self.minutes}.")
-        if not self.datasets:
-            raise InputError("There is nothing to train on; name a dataset or a mixture.")
         if self.in_memory and len(self.datasets) > 1:
             raise InputError("Only one dataset can be held in memory; train on several with in_memory=False.")
         if self.guidance != Guidance() and not self.in_memory:
             raise InputError("guidance needs the dataset in memory; set in_memory=True.")
         if (self.mode != "full" or self.new_grid) and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
-
-    def computes_bfloat16(self, device: torch.device) -> bool:
-        """Whether matrix products are computed in bf16."""
-        return self.precision == "bf16" or (self.precision == "auto" and multiplies_bfloat16(device))
-
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """A context in which matrix products are computed as `precision` says."""
-        return (
-            torch.autocast(device.type, torch.bfloat16) if self.computes_bfloat16(device) else nullcontext()
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the record kept with the run."""
@@ -222,17 +302,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _check_fractions(config: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise InputError(f"{name} is a fraction in [0, 1], not {getattr(config, name)}.")
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 here. A CPU without such instructions emulates it, 4 times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

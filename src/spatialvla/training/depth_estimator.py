@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -17,53 +16,18 @@ from torch import nn
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import write_json
-from spatialvla.data.augmentation import Augmentation, Views
+from spatialvla.data.augmentation import Views
 from spatialvla.data.in_memory import EpisodeSamples, IndexStream
+from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.presets import preset
+from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.optimizer import run_fraction
 from spatialvla.vision.depth import ZoeDepth
 
 SILOG_VARIANCE = 0.85
 """How much of the mean log error the scale-invariant loss forgives, as in ZoeDepth (Eigen et al. 2014)."""
-
-
-@dataclass(frozen=True)
-class DepthConfig:
-    """One training of a depth estimator.
-
-    dataset: folder of a LeRobot dataset whose camera has depth. output: folder for model.safetensors.
-    preset: whose ZoeDepth to train. steps, minutes: the run ends at whichever comes first.
-    held_out: part of the episodes to measure on.
-    augmentation: colours only; a crop would change the scale that one image leaves open.
-    """
-
-    dataset: Path
-    output: Path
-    camera: str | None = None
-    cache: Path | None = None
-    preset: str = "nano"
-    steps: int = 100_000
-    minutes: float | None = 10.0
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    held_out: float = 0.05
-    eval_frames: int = 256
-    log_every: int = 100
-    seed: int = 0
-    augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(1.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02)
-    )
-
-    def __post_init__(self) -> None:
-        if self.augmentation.min_crop_area < 1:
-            raise InputError("Depth is trained on whole images; set augmentation.min_crop_area to 1.")
-        if self.steps < 1 or (self.minutes is not None and self.minutes <= 0):
-            raise InputError(f"steps and minutes must be positive, not {self.steps} and {self.minutes}.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +42,7 @@ class DepthQuality:
 def train_depth(
     config: DepthConfig, device: str | None = None, console: Console | None = None
 ) -> DepthQuality:
-    """Writes the weights to `config.output`/model.safetensors; returns their quality on held-out episodes.
+    """Writes the weights to `config.out`/model.safetensors; returns their quality on held-out episodes.
 
     Raises InputError where the dataset has no depth of its camera.
     """
@@ -87,7 +51,11 @@ def train_depth(
     torch.manual_seed(config.seed)
     network = preset(config.preset)
     samples = EpisodeSamples.open(
-        config.dataset, network.action_chunk_size, network.image_size, config.camera, config.cache
+        find_dataset(config.dataset),
+        network.action_chunk_size,
+        network.image_size,
+        config.camera,
+        config.cache,
     )
     if samples.depth is None:
         raise InputError(f"{config.dataset} has no depth of its camera to learn from.")
@@ -98,8 +66,8 @@ def train_depth(
     optimizer = torch.optim.AdamW(
         estimator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    config.output.mkdir(parents=True, exist_ok=True)
-    log_path = config.output / "metrics.jsonl"
+    config.out.mkdir(parents=True, exist_ok=True)
+    log_path = config.out / "metrics.jsonl"
     start, step = time.monotonic(), 0
     with Progress(console=console or Console(quiet=True)) as bar, log_path.open("w") as log:
         task = bar.add_task("training depth", total=1.0)
@@ -118,9 +86,9 @@ def train_depth(
             bar.update(task, completed=done, description=f"training depth  step {step}")
     quality = depth_quality(estimator, samples, held_out if len(held_out) else training, config.eval_frames)
     weights = {name: tensor.cpu().contiguous() for name, tensor in estimator.state_dict().items()}
-    with replacing(config.output / "model.safetensors") as partial:
+    with replacing(config.out / "model.safetensors") as partial:
         save_file(weights, partial)
-    write_json(config.output / "quality.json", {"steps": step, **asdict(quality)})
+    write_json(config.out / "quality.json", {"steps": step, **asdict(quality)})
     return quality
 
 

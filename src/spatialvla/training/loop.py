@@ -37,6 +37,7 @@ from spatialvla.training.optimizer import (
 )
 from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronise_gradients, token_weights
 from spatialvla.training.parallel.world import World, join_world
+from spatialvla.training.precision import autocast, computes_bfloat16
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
 from spatialvla.training.run.trackers import RunLog
@@ -71,13 +72,15 @@ def train(
     console: Console | None = None,
     rollout: Rollout | None = None,
 ) -> RunResult:
-    """Run, or go on with, one training; the exported model is in `config.output`/model.
+    """Run, or go on with, one training; the exported model is in `config.out`/model.
 
     Under torchrun each process calls this with the same configuration. device: "cuda" where there is one unless
     given. console: where progress is shown; None shows none. rollout: called every `rollout_every` steps.
-    SIGTERM and SIGINT save a checkpoint and return. Raises InputError when the output holds another run,
-    NonFiniteLoss when the loss is no longer a number.
+    SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset and when the output holds
+    another run, NonFiniteLoss when the loss is no longer a number.
     """
+    if not config.datasets:
+        raise InputError("There is nothing to train on; name a dataset or a mixture.")
     tune_cpu()
     with join_world(device) as world:
         trainer = Trainer(config, world, Progress(config, console if world.is_main else None), rollout)
@@ -103,7 +106,7 @@ class Trainer:
         self.data = open_data(config, network_config(config), world)
         self.model, self.processor = build(config, self.data)
         self.network = self.model.config
-        self.checkpointer = Checkpointer(config.output / FOLDER, config.keep, world, config.seed)
+        self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
         select_trainable(self.model, config.mode, text_embeddings=not config.freeze_text_embeddings)
         self.model.to(world.device).train()
         self.model.checkpoint_activations(config.activation_checkpointing)
@@ -119,7 +122,9 @@ class Trainer:
             self.head = PrivilegedHead(self.network.text.hidden_size, self.data.target_size)
             modules["privileged"] = self.head
         for module in modules.values():
-            shard(module, world, torch.bfloat16 if config.computes_bfloat16(world.device) else None)
+            shard(
+                module, world, torch.bfloat16 if computes_bfloat16(config.precision, world.device) else None
+            )
         trained = torch.nn.ModuleDict(modules)
         self.soft_loss: SoftTokenLoss | None = None
         if config.guidance.soft_targets > 0:
@@ -136,8 +141,8 @@ class Trainer:
             raise InputError(
                 "The vision stage runs in one process; train that stage first, then go on from it."
             )
-        self.config.output.mkdir(parents=True, exist_ok=True)
-        pretrain_vision(self.model, self.data, self.config, self.config.output / "vision.jsonl")
+        self.config.out.mkdir(parents=True, exist_ok=True)
+        pretrain_vision(self.model, self.data, self.config, self.config.out / "vision.jsonl")
 
     def run(self, stopped: list[int]) -> RunResult:
         """Steps until the run is over or `stopped` is no longer empty on some rank."""
@@ -184,15 +189,15 @@ class Trainer:
                     break
                 asked = time.monotonic()
         finished = self.fraction >= 1
-        model = config.output / "model" if finished else None
+        model = config.out / "model" if finished else None
         if model is not None:
-            world.on_main(lambda: export(config.output, model))
+            world.on_main(lambda: export(config.out, model))
         return RunResult(finished, self.step, model, validation)
 
     def _describe(self) -> None:
         """Beside the checkpoints: the resolved configuration, and what an export needs."""
-        write_json(self.config.output / "config.json", self.config.to_json())
-        save_layout(self.model, self.processor, self.config.output)
+        write_json(self.config.out / "config.json", self.config.to_json())
+        save_layout(self.model, self.processor, self.config.out)
 
     @property
     def fraction(self) -> float:
@@ -274,11 +279,11 @@ class Trainer:
         return combined(rows, self.world)
 
     def _roll_out(self) -> Mapping[str, float]:
-        folder = self.config.output / "rollouts" / f"step_{self.step:08d}"
+        folder = self.config.out / "rollouts" / f"step_{self.step:08d}"
 
         def play() -> Mapping[str, float]:
             assert self.rollout is not None
-            export(self.config.output, folder / "model")
+            export(self.config.out, folder / "model")
             return self.rollout(folder / "model", folder)
 
         return self.world.on_main(play)
@@ -297,12 +302,12 @@ class Trainer:
         if path is None:
             return
         if not resume:
-            raise InputError(f"{self.config.output} already holds a run; resume it or choose another output.")
+            raise InputError(f"{self.config.out} already holds a run; resume it or choose another output.")
         identity = self.checkpointer.moment(path).identity
         changed = [k for k, v in self._identity().items() if identity.get(k) != v]
         if changed:
             raise InputError(
-                f"{self.config.output} cannot be resumed with another {', '.join(changed)}; start a new run."
+                f"{self.config.out} cannot be resumed with another {', '.join(changed)}; start a new run."
             )
         moment = self.checkpointer.load(self.trained, path)
         self.step, self.seconds, self.skipped = moment.step, moment.seconds, moment.skipped
@@ -326,7 +331,7 @@ class Trainer:
         if not self.world.is_main:
             yield lambda kind, numbers: None
             return
-        with RunLog(self.config.output, self.step, self.config.trackers, self.config.to_json()) as log:
+        with RunLog(self.config.out, self.step, self.config.trackers, self.config.to_json()) as log:
             yield lambda kind, numbers: log.write(self.step, kind, numbers)
 
     def _memory(self) -> float:
@@ -337,7 +342,7 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[object]:
         # Among several processes FSDP gathers the weights in bf16 instead.
-        return self.config.autocast(self.world.device) if self.world.size == 1 else nullcontext()
+        return autocast(self.config.precision, self.world.device) if self.world.size == 1 else nullcontext()
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.applied()

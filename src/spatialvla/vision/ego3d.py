@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.geometry.camera import back_project
+from spatialvla.geometry.back_projection import back_project
 
 
 def patch_points(

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spatialvla.geometry.camera import back_project, check_intrinsics
+from spatialvla.geometry.back_projection import back_project
+from spatialvla.geometry.camera import check_intrinsics
 
 # Walls further than this many times the median depth are left out: they would dwarf what is in front of them.
 _FAR = 1.6

@@ -25,6 +25,7 @@ from spatialvla.training.feed.in_memory import BatchSource
 from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets, standardised
 from spatialvla.training.optimizer import course
+from spatialvla.training.precision import autocast
 from spatialvla.types import Batch
 
 QUERIES = 8
@@ -79,7 +80,7 @@ class VisionStage:
 
     def losses(self, batch: Batch, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """The loss of the regressed numbers, and of where the first queries look, in nats."""
-        with self.config.autocast(self.device):
+        with autocast(self.config.precision, self.device):
             features = self.model.image_features(batch.to(self.device)).float()
         predicted, looks = self.head(features, self.tasks[indices].to(self.device))
         targets = self.targets[indices].to(self.device)

@@ -1,0 +1,58 @@
+"""The options that say which datasets to train on; the verbs that train, and `data grid`, share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spatialvla.errors import InputError
+from spatialvla.training.config import DatasetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Which datasets to train on."""
+
+    dataset: tuple[str, ...] = ()
+    """Folders, URLs or Hub ids of RLDS, LeRobot or RH20T datasets."""
+
+    weights: tuple[float, ...] = ()
+    """How often each sample of each dataset is drawn an epoch; 1 unless given."""
+
+    mapping: tuple[Path, ...] = ()
+    """YAML files that say what the features of LeRobot datasets mean: one, or one for each dataset."""
+
+    camera: str | None = None
+    """The RGB feature of LeRobot datasets to look through, instead of the mapping's; needed where there are several."""
+
+    mixture: str | None = None
+    """A published mixture of Open X-Embodiment datasets, such as oxe_spatial_vla_plus, instead of --dataset."""
+
+    root: str | None = None
+    """Folder or URL that holds the mixture's datasets, one folder each."""
+
+    def configurations(self) -> tuple[DatasetConfig, ...]:
+        """Raises InputError where the numbers of options do not match, or nothing is named."""
+        if self.mixture is not None:
+            if self.dataset or self.root is None:
+                raise InputError("A --mixture takes its datasets from --root; leave --dataset out.")
+            return _mixture(self.mixture, self.root.rstrip("/"))
+        if not self.dataset:
+            raise InputError("There is nothing to train on; give --dataset, or --mixture and --root.")
+        count = len(self.dataset)
+        weights = self.weights or (1.0,) * count
+        mappings: Sequence[Path | None] = self.mapping * count if len(self.mapping) == 1 else self.mapping
+        mappings = mappings or [None] * count
+        if len(weights) != count or len(mappings) != count:
+            raise InputError(f"{count} datasets need as many --weights and --mapping, or none.")
+        return tuple(
+            DatasetConfig(path, weight, file, self.camera)
+            for path, weight, file in zip(self.dataset, weights, mappings, strict=True)
+        )
+
+
+def _mixture(name: str, root: str) -> tuple[DatasetConfig, ...]:
+    from spatialvla.data.oxe.mixtures import mixture
+
+    return tuple(DatasetConfig(f"{root}/{dataset}", weight) for dataset, weight in mixture(name).items())

@@ -1,0 +1,135 @@
+"""What all verbs that train share: their options, made from TrainConfig, and how a run ends on the command line."""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from spatialvla.cli.dataset_options import DatasetOptions
+from spatialvla.cli.verb import Verb
+from spatialvla.data.augmentation import Augmentation
+from spatialvla.training.config import (
+    DataOptions,
+    LoggingOptions,
+    ObjectiveOptions,
+    OptimizationOptions,
+    StartOptions,
+    TrainConfig,
+)
+from spatialvla.training.guidance.config import Guidance
+
+if TYPE_CHECKING:
+    from spatialvla.training.loop import Rollout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Verb):
+    """A verb that trains. What is not given is as the recipe says, which is therefore what --help shows."""
+
+    datasets: Annotated[DatasetOptions, arg(name="")]
+
+    out: Path
+    """Folder for checkpoints, metrics and the model, which comes to <out>/model."""
+
+    resume: bool = False
+    """Go on with the run in --out from its newest checkpoint; start it where there is none."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1 …; auto is the GPU if there is one."""
+
+    data: OmitArgPrefixes[DataOptions]
+    start: OmitArgPrefixes[StartOptions]
+    objective: OmitArgPrefixes[ObjectiveOptions]
+    optimization: OmitArgPrefixes[OptimizationOptions]
+    logging: OmitArgPrefixes[LoggingOptions]
+    augmentation: Augmentation
+    guidance: Guidance
+
+    @property
+    @abstractmethod
+    def recipe(self) -> TrainConfig:
+        """The configuration that the options change."""
+
+    def changes(self) -> dict[str, Any]:
+        """What the options say, by the fields of TrainConfig."""
+        groups = (self.data, self.start, self.objective, self.optimization, self.logging)
+        changes = {name: value for group in groups for name, value in vars(group).items()}
+        return changes | {"out": self.out, "augmentation": self.augmentation, "guidance": self.guidance}
+
+    def run(self) -> None:
+        """Trains, says where the model is, and exits with STOPPED where the run was told to stop."""
+        from rich.console import Console
+
+        from spatialvla.training.loop import NonFiniteLoss, train
+        from spatialvla.training.run.stopping import STOPPED
+
+        config = replace(self.recipe, datasets=self.datasets.configurations(), **self.changes())
+        console = Console(stderr=True)
+        rollout = None
+        if config.rollout_suite is not None:
+            rollout = _rollout(config.rollout_suite, config.rollout_episodes)
+        device = None if self.device == "auto" else self.device
+        try:
+            result = train(config, self.resume, device, console, rollout)
+        except NonFiniteLoss as error:
+            raise SystemExit(f"spatialvla: {error}") from None
+        if result.model is None:
+            console.print(
+                f"Stopped at step {result.step}; go on with --resume --out {self.out}", highlight=False
+            )
+            sys.exit(STOPPED)
+        console.print(f"Wrote {result.model}", highlight=False, soft_wrap=True)
+
+
+def part(kind: type[T], config: TrainConfig) -> T:
+    """Those values of a configuration that make up one group of options."""
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def common_options(recipe: TrainConfig) -> dict[str, Any]:
+    """The fields of TrainingRun as a recipe fills them."""
+    return {
+        "datasets": DatasetOptions(),
+        "out": recipe.out,
+        "data": part(DataOptions, recipe),
+        "start": part(StartOptions, recipe),
+        "objective": part(ObjectiveOptions, recipe),
+        "optimization": part(OptimizationOptions, recipe),
+        "logging": part(LoggingOptions, recipe),
+        "augmentation": recipe.augmentation,
+        "guidance": recipe.guidance,
+    }
+
+
+def _rollout(suite: str, episodes: int) -> Rollout:
+    """Plays a few episodes of each task of a LIBERO suite; gives the success rate and its 95 % interval."""
+
+    def play(folder: Path, out: Path) -> Mapping[str, float]:
+        from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
+        from spatialvla.evaluation.play.policy_settings import settings_of
+        from spatialvla.evaluation.play.runner import evaluate
+        from spatialvla.policy import Policy
+
+        policy = Policy.from_pretrained(folder)
+        size = 128 if policy.processor.image_size <= 128 else 256
+        results = evaluate(
+            policy,
+            suite,
+            episodes,
+            benchmark=LiberoBenchmark(size),
+            settings=settings_of(policy),
+            out=out,
+            videos=False,
+        )
+        low, high = results.total.interval
+        return {"success": results.total.rate, "low": low, "high": high, "episodes": len(results.episodes)}
+
+    return play

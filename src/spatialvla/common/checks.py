@@ -1,0 +1,19 @@
+"""Checks of numbers that several configurations hold."""
+
+from __future__ import annotations
+
+from spatialvla.errors import InputError
+
+
+def check_fractions(**values: float) -> None:
+    """Raises InputError for the first of the named values that lies outside [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is a fraction in [0, 1], not {value}.")
+
+
+def check_counts(**values: int) -> None:
+    """Raises InputError for the first of the named values that is less than 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}.")

@@ -1,0 +1,39 @@
+"""What LoRA adapters are like: one frozen configuration, which needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spatialvla.errors import InputError
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Small matrices that are added to a policy's weights, whose defaults are the published ones.
+
+    Source: scripts/spatialvla_4b_finetune/finetune_lora.sh.
+    """
+
+    rank: int = 32
+    """Of the adapters."""
+
+    alpha: float = 32
+    """The adapters' product is scaled by alpha over rank."""
+
+    dropout: float = 0.0
+    """Of the adapters' inputs."""
+
+    spatial_embeddings: bool = False
+    """Train `spatial_embed_tokens`, too, and save it whole beside the adapters. Published code does so exactly where
+    the embeddings were adapted to a new grid (train/spatialvla_finetune.py, `adpt_feature`)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise InputError(
+                f"LoRA needs rank >= 1, alpha > 0 and dropout in [0, 1), got {self.rank}, {self.alpha} and "
+                f"{self.dropout}."
+            )
+
+
+PUBLISHED = LoraOptions()
+"""As published."""
