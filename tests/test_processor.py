@@ -158,7 +158,7 @@ def test_actions_return_within_their_cell(seed):
     tokens = batch.labels[batch.labels >= 1836].reshape(1, -1)
     again = processor.grid.encode(statistics.normalize(processor.decode(tokens, DATASET)))
     # This dataset normalises the gripper, too, so its cell is decided by the normalised value.
-    assert np.array_equal(again[..., 1:], (processor.token_numbers(tokens))[..., 1:])
+    assert np.array_equal(again[..., 1:], processor.tokens(tokens)[..., 1:])
     assert batch.labels[0, -1] == 1
     assert (batch.labels[0, :-7] == -100).all()
 

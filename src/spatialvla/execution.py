@@ -127,7 +127,8 @@ class Executor:
         """
         present = self._present(actions)
         weights = np.exp(-self.execution.temperature * np.arange(len(present))[::-1])
-        return weights @ present / weights.sum()
+        mean: np.ndarray = weights @ present / weights.sum()
+        return mean
 
     def _ensemble(self, actions: np.ndarray) -> np.ndarray:
         """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
@@ -136,7 +137,7 @@ class Executor:
         norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
         similarity = present @ newest / np.maximum(norms, 1e-7)
         weights = np.exp(self.execution.alpha * similarity)
-        mean = weights @ present / weights.sum()
+        mean: np.ndarray = weights @ present / weights.sum()
         mean[6] = newest[6]
         return mean
 

@@ -223,8 +223,8 @@ class Policy:
             cells=self.processor.grid.cells,
             temperature=self.temperature,
         )
-        tokens = self.processor.token_numbers(decoded.ids)
-        actions = self.processor.decode(decoded.ids, self.dataset)
+        tokens = self.processor.tokens(decoded.ids)
+        actions = self.processor.actions(tokens, self.dataset)
         return [ActionChunk(*chunk) for chunk in zip(actions, tokens, strict=True)]
 
     def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from spatialvla.types import IGNORED, Batch
 MAX_PROMPT_TOKENS = 1024
 Keys = str | Sequence[str | None] | None
 """The dataset of all rows, or of each row."""
+Scaling = Callable[[ActionStatistics, np.ndarray], np.ndarray]
 
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 _RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
@@ -238,14 +239,25 @@ class Processor:
             raise self._unknown(dataset, self.statistics)
         return self.statistics[dataset]
 
-    def decode(self, tokens: torch.Tensor | np.ndarray, dataset: Keys = None) -> np.ndarray:
+    def decode(self, ids: torch.Tensor | np.ndarray, dataset: Keys = None) -> np.ndarray:
         """Vocabulary ids (B, 3 * chunk), as `generate` returns them -> actions (B, chunk, 7) in dataset units.
 
         dataset: whose units, one for all rows or one a row.
-        Raises InputError where a token is not the kind of action token its place asks for.
+        Raises InputError where an id is not the kind of action token its slot asks for.
         """
-        normalised = self.grid.decode(self.token_numbers(tokens))
-        return self._rows_by_dataset(normalised, _one_a_row(dataset, len(normalised)), "denormalize")
+        return self.actions(self.tokens(ids), dataset)
+
+    def tokens(self, ids: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Vocabulary ids (B, 3 * steps) -> tokens (B, steps, 3) on the action grid."""
+        array = ids.cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
+        if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] % 3:
+            raise InputError(f"Vocabulary ids must have shape (B, 3 * steps), got {array.shape}.")
+        return array.reshape(len(array), -1, 3) - self.action_token_begin_idx
+
+    def actions(self, tokens: np.ndarray, dataset: Keys = None) -> np.ndarray:
+        """Tokens (B, steps, 3) on the action grid -> actions (B, steps, 7) in dataset units, as `decode`."""
+        normalized = self.grid.decode(tokens)
+        return self._scaled(ActionStatistics.denormalize, normalized, _one_a_row(dataset, len(normalized)))
 
     def checked_tokens(self, tokens: np.ndarray | None) -> np.ndarray:
         """The first steps of a chunk, (P, 3) int64 tokens on the action grid; None gives P = 0.
@@ -270,13 +282,6 @@ class Processor:
                 row[: len(tokens)] = tokens + self.action_token_begin_idx
         return torch.from_numpy(ids.reshape(len(ids), -1))
 
-    def token_numbers(self, tokens: torch.Tensor | np.ndarray) -> np.ndarray:
-        """Vocabulary ids (B, 3 * steps) -> numbers (B, steps, 3) on the action grid."""
-        ids = tokens.cpu().numpy() if isinstance(tokens, torch.Tensor) else np.asarray(tokens)
-        if ids.ndim != 2 or ids.shape[1] == 0 or ids.shape[1] % 3:
-            raise InputError(f"Tokens must have shape (B, 3 * steps), got {ids.shape}.")
-        return ids.reshape(len(ids), -1, 3) - self.action_token_begin_idx
-
     @cached_property
     def action_token_begin_idx(self) -> int:
         """The vocabulary id of action token 0."""
@@ -295,14 +300,12 @@ class Processor:
             )
         return found
 
-    def _rows_by_dataset(
-        self, actions: np.ndarray, keys: Sequence[str | None], way: Literal["normalize", "denormalize"]
-    ) -> np.ndarray:
-        """(B, chunk, 7), each row scaled by its own dataset's statistics."""
+    def _scaled(self, scale: Scaling, actions: np.ndarray, keys: Sequence[str | None]) -> np.ndarray:
+        """(B, steps, 7), each row scaled by its own dataset's statistics."""
         scaled = np.empty(actions.shape)
         for key in dict.fromkeys(keys):
             rows = [row for row, other in enumerate(keys) if other == key]
-            scaled[rows] = getattr(self.dataset_statistics(key), way)(actions[rows])
+            scaled[rows] = scale(self.dataset_statistics(key), actions[rows])
         return scaled
 
     def _action_ids(self, actions: np.ndarray, keys: Sequence[str | None]) -> np.ndarray:
@@ -311,8 +314,8 @@ class Processor:
             raise InputError(
                 f"Actions must have shape (B, {self.action_chunk_size}, 7), got {actions.shape}."
             )
-        normalised = self._rows_by_dataset(actions, keys, "normalize")
-        return self.grid.encode(normalised).reshape(len(actions), -1) + self.action_token_begin_idx
+        normalized = self._scaled(ActionStatistics.normalize, actions, keys)
+        return self.grid.encode(normalized).reshape(len(actions), -1) + self.action_token_begin_idx
 
     def _tokens(
         self, prompts: Sequence[Sequence[int]], suffixes: np.ndarray | None, multiple: int

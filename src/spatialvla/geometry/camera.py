@@ -44,14 +44,16 @@ def resize_intrinsics(
 ) -> np.ndarray:
     """K (3, 3) of an image resized from `old_size` to `new_size`, both (height, width) in pixels."""
     scale = np.diag([new_size[1] / old_size[1], new_size[0] / old_size[0], 1.0])
-    return scale @ intrinsics
+    resized: np.ndarray = scale @ intrinsics
+    return resized
 
 
 def crop_intrinsics(intrinsics: np.ndarray, left: float, top: float) -> np.ndarray:
     """K (3, 3) of an image whose first `left` columns and `top` rows were cut off."""
     shift = np.eye(3)
     shift[:2, 2] = -left, -top
-    return shift @ intrinsics
+    cropped: np.ndarray = shift @ intrinsics
+    return cropped
 
 
 @dataclass(frozen=True)
