@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rlds_writer import write_steps
 
-from spatialvla.data.oxe import actions, gripper
-from spatialvla.data.oxe.episode import standardise
+from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.oxe.specs import SPECS, rlds_spec
-from spatialvla.data.rlds import RLDSDataset
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
 
@@ -149,12 +147,12 @@ def case(spec, motion=MOTION):
 
 
 def written(tmp_path, spec, steps, text="Pick  it up"):
-    """One episode of T steps in TFDS's form."""
+    """One episode of T steps, written in TFDS's form and read again."""
     if not any("instruction" in key for key in steps):
         steps = {**steps, TEXT: text}
     steps = {key: np.array([value] * T) if isinstance(value, str) else value for key, value in steps.items()}
     root = write_steps(tmp_path / spec.name, spec.image, steps, spec.name)
-    return RLDSDataset(root, cache=tmp_path / "cache").episode(0)
+    return OXESource(root, spec, cache=tmp_path / "cache").episode(0)
 
 
 ALL_BUT_BRIDGE = [name for name in SPECS if name != "bridge_orig"]
@@ -164,8 +162,7 @@ ALL_BUT_BRIDGE = [name for name in SPECS if name != "bridge_orig"]
 def test_each_dataset_in_its_own_schema(tmp_path, name):
     spec = SPECS[name]
     steps, motion, is_open = case(spec)
-    episode = standardise(spec, written(tmp_path, spec, steps))
-    assert episode.dataset == f"{spec.name}/{spec.version}"
+    episode = written(tmp_path, spec, steps)
     assert episode.instruction in ("Pick  it up", "Pick it up", "push", "pick it up")
     assert episode.actions.dtype == np.float64
     np.testing.assert_allclose(episode.actions[:, :6], motion, atol=1e-6)
@@ -186,7 +183,7 @@ def test_each_dataset_without_words_or_motion(tmp_path, name):
     for key in LANGUAGE:
         if key in steps:
             steps = {**steps, key: " " if isinstance(steps[key], str) else np.zeros_like(steps[key])}
-    episode = standardise(spec, written(tmp_path, spec, steps, text=""))
+    episode = written(tmp_path, spec, steps, text="")
     assert episode.instruction == ""
     np.testing.assert_allclose(episode.actions[:, :6], expected, atol=1e-6)
     assert episode.starts.tolist() == [0, 2, 3, 5]
@@ -210,7 +207,7 @@ def test_bridge_moves_as_its_states_do(tmp_path):
         "observation/state": state,
         "language_instruction": "",
     }
-    episode = standardise(spec, written(tmp_path, spec, steps))
+    episode = written(tmp_path, spec, steps)
     # Without the first step, and without the last, after which there is no state.
     np.testing.assert_allclose(episode.actions[:, :6], MOTION[2:], atol=1e-6)
     assert episode.actions[:, 6].tolist() == [1, 0, 0, 0]
@@ -219,10 +216,9 @@ def test_bridge_moves_as_its_states_do(tmp_path):
 
 
 def test_the_real_bridge_is_read(tmp_path):
-    dataset = RLDSDataset(Path(__file__).parent / "rlds" / "bridge_orig", cache=tmp_path)
-    spec = rlds_spec(dataset.name)
-    for raw in dataset:
-        episode = standardise(spec, raw)
+    source = OXESource(Path(__file__).parent / "rlds" / "bridge_orig", cache=tmp_path)
+    for index, raw in enumerate(source.dataset):
+        episode = source.episode(index)
         assert len(episode) == len(raw) - 2
         assert episode.instruction.startswith("put the red block")
         assert episode.images([0]).shape == (1, 256, 256, 3)
@@ -270,7 +266,7 @@ def test_steps_without_motion_are_no_starts_where_the_spec_says_so(tmp_path):
         "action_dict/gripper_position": np.zeros((T, 1), np.float32),
         "language_instruction": "go",
     }
-    assert standardise(spec, written(tmp_path, spec, steps)).starts.tolist() == [0, 2, 3, 5]
+    assert written(tmp_path, spec, steps).starts.tolist() == [0, 2, 3, 5]
 
 
 def test_bad_numbers_and_unknown_names(tmp_path):
@@ -278,17 +274,17 @@ def test_bad_numbers_and_unknown_names(tmp_path):
     broken = beside(MOTION, OPEN)
     broken[3, 2] = np.nan
     with pytest.raises(BadRecord, match=r"offset 0 has actions that are not finite"):
-        standardise(spec, written(tmp_path, spec, {"action": broken, "language_instruction": ""}))
+        written(tmp_path, spec, {"action": broken, "language_instruction": ""})
     with pytest.raises(InputError, match="the closest are bridge_orig"):
         rlds_spec("bridge_data/1.0.0")
-    with pytest.raises(InputError, match="mixtures are oxe_spatial_vla_plus"):
+    with pytest.raises(InputError, match="Mixtures are oxe_spatial_vla_plus"):
         mixture("oxe_magic")
     assert mixture("kuka/0.1.0") == {"kuka": 1.0}
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.05, 1.0]), min_size=1))
 def test_commands_hold_until_the_next(commands):
-    state = gripper.from_closing_commands(np.array(commands))
+    state = actions.from_closing_commands(np.array(commands))
     given_ = [c for c in commands if abs(c) > 0.1]
     expected = 1.0 if not given_ else float(given_[0] > 0)
     for command, value in zip(commands, state, strict=True):
@@ -298,7 +294,7 @@ def test_commands_hold_until_the_next(commands):
 
 @given(st.lists(st.floats(0, 1), min_size=1))
 def test_openings_settle(values):
-    settled = gripper.settled(np.array(values))
+    settled = actions.settled(np.array(values))
     carry = values[-1]
     for value, result in zip(reversed(values), reversed(settled.tolist()), strict=True):
         carry = 1.0 if value > 0.95 else 0.0 if value < 0.05 else carry

@@ -124,6 +124,15 @@ def test_what_is_missing_is_named(copy, tmp_path):
     (copy / SHARD).unlink()
     with pytest.raises(CheckpointError, match="has 1 of the 2 files of split train"):
         opened(copy, tmp_path)
+    for content, message in (
+        ("[]", "holds no JSON object"),
+        ("{", "is not valid JSON"),
+        ('{"splits": [{"shardLengths": ["1"]}]}', "has splits that cannot be read"),
+    ):
+        (copy / "dataset_info.json").write_text(content)
+        with pytest.raises(CheckpointError, match=rf"dataset_info\.json {message}"):
+            opened(copy, tmp_path)
+    shutil.copy(REAL / "dataset_info.json", copy)
     (copy / "features.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"features\.json is no description"):
         opened(copy, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from vla_eval.benchmarks.libero.benchmark import LIBERO_DUMMY_ACTION, MAX_STEP_MAPPING, LIBEROBenchmark
 from vla_eval.registry import resolve_import_string
 
-from spatialvla.data.oxe.specs import BRIDGE_CAMERA
+from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS
 from spatialvla.serving.vla_eval.conventions import (
@@ -121,7 +121,7 @@ def test_the_harness_plays_libero_by_the_rules_of_our_own_evaluation() -> None:
 
 
 def test_the_widowx_camera_is_the_one_of_bridge() -> None:
-    assert np.array_equal(SIMPLER_WIDOWX.camera.intrinsics, BRIDGE_CAMERA.intrinsics)
+    assert SIMPLER_WIDOWX.camera is SPECS["bridge_orig"].camera
 
 
 @pytest.mark.sim

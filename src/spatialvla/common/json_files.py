@@ -9,10 +9,12 @@ from typing import Any
 from spatialvla.common.files import replacing
 from spatialvla.errors import CheckpointError, InputError
 
+_ADVICE = "copy or download it again"
+
 
 def read_json(
     path: Path,
-    advice: str = "copy or download it again",
+    advice: str = _ADVICE,
     error: type[CheckpointError] | type[InputError] = CheckpointError,
 ) -> dict[str, Any]:
     """The object in a JSON file.
@@ -20,15 +22,27 @@ def read_json(
     advice: what to do where that is impossible, for the sentence of the `error` that is then raised.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise error(f"{path} does not exist; {advice}.") from None
-    except ValueError as reason:
-        raise error(f"{path} is not valid JSON ({reason}); {advice}.") from None
     except OSError as reason:
         raise error(f"{path} cannot be read ({reason.strerror}); {advice}.") from None
+    return parse_json(data, str(path), advice, error)
+
+
+def parse_json(
+    data: bytes,
+    name: str,
+    advice: str = _ADVICE,
+    error: type[CheckpointError] | type[InputError] = CheckpointError,
+) -> dict[str, Any]:
+    """The object in the content of a JSON file, which is called `name` in the sentence of the `error`."""
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except ValueError as reason:
+        raise error(f"{name} is not valid JSON ({reason}); {advice}.") from None
     if not isinstance(content, dict):
-        raise error(f"{path} holds no JSON object; {advice}.")
+        raise error(f"{name} holds no JSON object; {advice}.")
     return content
 
 

@@ -56,6 +56,11 @@ class EpisodeSource(Protocol):
         """Any episode. Raises CheckpointError, naming the place, for damaged data."""
 
 
+def moving(actions: np.ndarray) -> np.ndarray:
+    """(T,) whether the arm is told to move at all in each of the `actions` (T, 7), the gripper aside."""
+    return np.asarray((np.abs(actions[:, :6]) > 1e-5).any(axis=1))
+
+
 def action_chunks(actions: np.ndarray, steps: np.ndarray, ends: np.ndarray | int, chunk: int) -> np.ndarray:
     """(B, chunk, 7): the actions from each of the `steps` (B,) on.
 

@@ -165,7 +165,7 @@ class Feature:
         length = len(values)
         while pa.types.is_nested(values.type):
             values = values.flatten()
-        array = values.to_numpy(zero_copy_only=False)
+        array: np.ndarray = values.to_numpy(zero_copy_only=False)
         return array if self.shape == (1,) else array.reshape(length, *self.shape)
 
 

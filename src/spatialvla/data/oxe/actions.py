@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from spatialvla.data.oxe.gripper import clipped, from_closing_commands, inverted, settled
 from spatialvla.geometry.rotations import euler, matrices
+
+_MOVES = 0.1  # a relative gripper command of less than this leaves the gripper as it is
+_SETTLED = 0.05  # from 0 or 1
 
 
 def closing_commands(translation: np.ndarray, rotation: np.ndarray, closing: np.ndarray) -> np.ndarray:
@@ -109,11 +111,6 @@ def bridge(action: np.ndarray, state: np.ndarray) -> np.ndarray:
     return _joined(motion[:, :3], motion[:, 3:], settled(action[:, -1])[:-1])
 
 
-def moves(actions: np.ndarray) -> np.ndarray:
-    """(T,) whether the arm is told to move at all, the gripper aside: what the no-op filter keeps."""
-    return (np.abs(actions[:, :6]) > 1e-5).any(axis=1)
-
-
 def roll_pitch_yaw(quaternion: np.ndarray) -> np.ndarray:
     """(T, 4) x y z w -> (T, 3) radians, of the rotation Rz(yaw) Ry(pitch) Rx(roll)."""
     return euler(matrices(quaternion, "quaternion_xyzw"))
@@ -121,3 +118,37 @@ def roll_pitch_yaw(quaternion: np.ndarray) -> np.ndarray:
 
 def _joined(translation: np.ndarray, rotation: np.ndarray, gripper: np.ndarray) -> np.ndarray:
     return np.concatenate([translation, rotation, gripper[:, None]], axis=1, dtype=np.float64)
+
+
+# Grippers of many conventions -> 1 = open, 0 = closed. All take and return (T,) numbers.
+
+
+def inverted(closed: np.ndarray) -> np.ndarray:
+    """1 = closed becomes 1 = open."""
+    return 1.0 - closed
+
+
+def clipped(values: np.ndarray) -> np.ndarray:
+    """Cut to [0, 1]."""
+    return np.asarray(np.clip(values, 0.0, 1.0))
+
+
+def from_closing_commands(commands: np.ndarray) -> np.ndarray:
+    """+1 closes, -1 opens, 0 changes nothing. Before the first command the gripper is the opposite of it.
+
+    An episode without any command counts as open. (Octo and OpenVLA read these datasets alike.)
+    """
+    state = np.where(commands < -_MOVES, 1.0, np.where(commands > _MOVES, 0.0, np.nan))
+    given = np.flatnonzero(~np.isnan(state))
+    if not len(given):
+        return np.ones(len(commands))
+    last = np.searchsorted(given, np.arange(len(state)), side="right") - 1
+    return np.where(last >= 0, state[given[np.maximum(last, 0)]], 1.0 - state[given[0]])
+
+
+def settled(values: np.ndarray) -> np.ndarray:
+    """Measured openings on their way take the value they settle at; what never settles takes the last one."""
+    arrived = np.flatnonzero((values > 1 - _SETTLED) | (values < _SETTLED))
+    following = np.searchsorted(arrived, np.arange(len(values)))
+    is_open = np.append(values[arrived] > 1 - _SETTLED, values[-1:]).astype(np.float64)
+    return is_open[following]

@@ -58,4 +58,4 @@ def mixture(name: str) -> Mapping[str, float]:
     try:
         return {rlds_spec(name).name: 1.0}
     except InputError as error:
-        raise InputError(f"{error}; mixtures are {', '.join(MIXTURES)}") from None
+        raise InputError(f"{error} Mixtures are {', '.join(MIXTURES)}.") from None

@@ -1,21 +1,49 @@
-"""An RLDS dataset with its spec, as a source of episodes in the form that training knows."""
+"""An Open X-Embodiment dataset with its spec, as a source of episodes in the form that training knows."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
-from spatialvla.data.oxe.episode import StandardEpisode, standardise
+import numpy as np
+
+from spatialvla.data.episodes import moving
 from spatialvla.data.oxe.specs import RLDSSpec, rlds_spec
-from spatialvla.data.rlds import RLDSDataset
+from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.reader import OnBad
+from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import Camera
 
 _THREADS = 32  # waiting for the storage, not for the processor
+
+
+@dataclass(frozen=True)
+class OXEEpisode:
+    """T steps of one dataset, see `spatialvla.data.episodes.Episode`. first_step: of the stored episode's."""
+
+    instruction: str
+    actions: np.ndarray
+    starts: np.ndarray
+    camera: Camera | None
+    stored: RLDSEpisode = field(repr=False)
+    image_key: str
+    first_step: int
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""
+        return self.stored.images(self.image_key, [self.first_step + step for step in steps])
+
+    def depth(self, steps: Sequence[int]) -> None:
+        """None: where these datasets have depth, it is in units of their own."""
 
 
 class OXESource:
@@ -51,14 +79,17 @@ class OXESource:
 
     @property
     def key(self) -> str:
+        """The name of the dataset's statistics in published checkpoints."""
         return self.spec.key
 
     @property
     def control_hz(self) -> float:
+        """Steps a second."""
         return float(self.spec.control_hz)
 
     @property
     def broken(self) -> tuple[str, ...]:
+        """One sentence for each shard of which only a part can be read."""
         return self.dataset.broken
 
     @cached_property
@@ -73,14 +104,41 @@ class OXESource:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def episode(self, index: int) -> StandardEpisode:
-        """Any episode. Raises InputError for a wrong index, BadRecord, naming shard and offset, for damaged data."""
-        return standardise(self.spec, self.dataset.episode(index))
+    def episode(self, index: int) -> OXEEpisode:
+        """Any episode: instruction and actions are read at once, images stay encoded.
+
+        Raises InputError for a wrong index, BadRecord, naming shard and offset, for damaged data and for actions that
+        are not finite.
+        """
+        stored, spec = self.dataset.episode(index), self.spec
+        inputs = [np.asarray(stored.numbers(f"steps/{key}"))[spec.skip :] for key in spec.inputs]
+        actions = spec.action(*inputs)
+        if not np.isfinite(actions).all():
+            raise BadRecord(f"{stored.origin} has actions that are not finite; leave the episode out.")
+        kept = moving(actions) if spec.drop_no_ops else np.ones(len(actions), dtype=bool)
+        return OXEEpisode(
+            instruction=_instruction(stored, f"steps/{spec.instruction}"),
+            actions=actions,
+            starts=np.flatnonzero(kept),
+            camera=spec.camera,
+            stored=stored,
+            image_key=f"steps/{spec.image}",
+            first_step=spec.skip,
+        )
+
+
+def _instruction(stored: RLDSEpisode, key: str) -> str:
+    """The first step's that is not empty; language_table stores code points in place of text."""
+    feature = stored.specs.get(key)
+    if feature is not None and feature.kind == "tensor":
+        points = np.asarray(stored.numbers(key))[0]
+        return "".join(map(chr, points[points > 0])).strip()
+    return next((text.strip() for text in stored.texts(key) if text.strip()), "")
 
 
 def _described(spec: RLDSSpec, name: str) -> str:
     """A field in words that are the same in every process: functions by their name, cameras by their numbers."""
     value = getattr(spec, name)
-    if name == "camera" and value is not None:
+    if isinstance(value, Camera):
         value = value.to_json()
     return f"{name} {getattr(value, '__qualname__', value)}"

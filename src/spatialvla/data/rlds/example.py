@@ -1,4 +1,4 @@
-"""The wire format of tf.train.Example, read in place.
+"""The wire format of tf.train.Example, decoded without copying it.
 
 Example { Features { map<string, Feature> } }, and a Feature is one list: of bytes (1), floats (2) or int64 (3).
 Finding the features is all that happens at first; a list is decoded when it is asked for.
@@ -58,7 +58,7 @@ class FeatureList:
 
 
 def parse_example(data: bytes | memoryview) -> Mapping[str, FeatureList]:
-    """The features of a serialised Example by name. Raises CheckpointError if it is none."""
+    """The features of a serialized Example by name. Raises CheckpointError if it is none."""
     features: dict[str, FeatureList] = {}
     try:
         for number, _, block in _fields(memoryview(data)):
@@ -160,10 +160,10 @@ def _varints(data: memoryview) -> np.ndarray:
     if not len(ends) or ends[-1] != len(raw) - 1:
         raise CheckpointError("holds a number that is cut off")
     starts = np.append(0, ends[:-1] + 1)
-    place = np.arange(len(raw)) - np.repeat(starts, ends - starts + 1)
-    if place.max() > 9:
+    position = np.arange(len(raw)) - np.repeat(starts, ends - starts + 1)
+    if position.max() > 9:
         raise CheckpointError("holds a varint of more than 10 bytes")
-    shifted = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    shifted = (raw & 0x7F).astype(np.uint64) << (7 * position).astype(np.uint64)
     return np.add.reduceat(shifted, starts).astype(np.int64)
 
 

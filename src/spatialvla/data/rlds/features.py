@@ -1,22 +1,29 @@
-"""What a TFDS dataset announces in features.json, and how each feature becomes arrays."""
+"""What a TFDS dataset announces in its two JSON files, and how each feature becomes arrays."""
 
 from __future__ import annotations
 
 import io
-import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from spatialvla.common.json_files import parse_json
 from spatialvla.data.rlds.example import FeatureList
 from spatialvla.errors import CheckpointError
 
 Kind = Literal["tensor", "image", "text"]
-STEPS = "steps"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """dataset_info.json. name: of the dataset. lengths: records of each shard by split, where it says so."""
+
+    name: str | None
+    lengths: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -37,20 +44,36 @@ class FeatureSpec:
 
     @property
     def is_of_steps(self) -> bool:
-        return self.key.startswith(f"{STEPS}/")
+        """Whether each step has an item, or several."""
+        return self.key.startswith("steps/")
 
 
-def parse_features(text: str | bytes, source: str) -> Mapping[str, FeatureSpec]:
-    """The leaves of features.json by key. Raises CheckpointError, naming `source`, for what cannot be read."""
+def parse_info(data: bytes, source: str) -> DatasetInfo:
+    """The content of dataset_info.json. Raises CheckpointError, naming `source`, for what cannot be read."""
+    content = parse_json(data, source)
     try:
-        tree = json.loads(text)
-        specs = {spec.key: spec for spec in _leaves(tree, "", 0)}
+        lengths = {
+            str(split["name"]): [int(length) for length in split["shardLengths"]]
+            for split in content.get("splits", [])
+            if "shardLengths" in split
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{source} has splits that cannot be read ({error!r}); copy it again."
+        ) from None
+    return DatasetInfo(content.get("name"), lengths)
+
+
+def parse_features(data: bytes, source: str) -> Mapping[str, FeatureSpec]:
+    """The leaves of features.json by key. Raises CheckpointError, naming `source`, for what cannot be read."""
+    tree = parse_json(data, source)
+    try:
+        return {spec.key: spec for spec in _leaves(tree, "", 0)}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{source} is no description of TFDS features ({error}); copy it again, or convert the dataset with a "
             "TFDS version that writes 'featuresDict'."
         ) from error
-    return specs
 
 
 def _leaves(node: Mapping[str, Any], key: str, depth: int) -> Iterator[FeatureSpec]:
@@ -121,8 +144,8 @@ def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
     """(H, W, C) of one image file. Raises CheckpointError where it is none, or has another size."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            is_colour = spec.dtype == np.uint8 and spec.shape[-1:] == (3,)
-            pixels = np.asarray(image.convert("RGB") if is_colour else image)
+            is_color = spec.dtype == np.uint8 and spec.shape[-1:] == (3,)
+            pixels = np.asarray(image.convert("RGB") if is_color else image)
     except (OSError, UnidentifiedImageError) as error:
         raise CheckpointError(f"'{spec.key}' holds a file that is no image ({error})") from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels

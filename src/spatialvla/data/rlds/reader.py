@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.rlds import features
 from spatialvla.data.rlds.example import FeatureList, parse_example
-from spatialvla.data.rlds.features import FeatureSpec, parse_features
+from spatialvla.data.rlds.features import FeatureSpec, parse_features, parse_info
 from spatialvla.data.rlds.storage import Storage
 from spatialvla.data.rlds.tfrecord import BadRecord, ShardIndex, cached_index, read_record
 from spatialvla.errors import CheckpointError, InputError
@@ -31,13 +31,13 @@ _THREADS = 32  # indexing waits for the storage, not for the processor
 class RLDSEpisode:
     """One episode of T steps. Nothing is decoded before it is asked for.
 
-    specs: the features by key, "steps/…" of each step and others of the episode. place: its shard and offset.
+    specs: the features by key, "steps/…" of each step and others of the episode. origin: its shard and offset.
     All methods raise InputError for an unknown key or a feature of another kind, BadRecord for broken data.
     """
 
     specs: Mapping[str, FeatureSpec]
     record: Mapping[str, FeatureList] = field(repr=False)
-    place: str
+    origin: str
 
     def __len__(self) -> int:
         return self._length
@@ -46,62 +46,50 @@ class RLDSEpisode:
     def _length(self) -> int:
         for spec in self.specs.values():
             if spec.is_of_steps and spec.depth == 1:
-                with self._named():
-                    return (
-                        len(features.numbers(spec, self.record))
-                        if spec.kind == "tensor"
-                        else self._count(spec)
-                    )
-        raise BadRecord(f"{self.place} has no steps")
+                with _naming(self.origin):
+                    items = features.numbers if spec.kind == "tensor" else features.files
+                    return len(items(spec, self.record))
+        raise BadRecord(f"{self.origin} has no steps; leave the episode out.")
 
     def numbers(self, key: str) -> np.ndarray | list[np.ndarray]:
         """(T, *shape) of a tensor of the steps, (*shape) of one of the episode; lists where shapes vary."""
-        with self._named():
+        with _naming(self.origin):
             return features.numbers(self._spec(key, "tensor"), self.record)
 
     def texts(self, key: str) -> list[str]:
         """One text a step, or one of the episode."""
-        with self._named():
+        with _naming(self.origin):
             return features.texts(self._spec(key, "text"), self.record)
 
     def image_files(self, key: str) -> list[memoryview]:
         """The T images as they are stored, JPEG or PNG."""
-        with self._named():
+        with _naming(self.origin):
             return features.files(self._spec(key, "image"), self.record)
 
     def images(self, key: str, steps: Sequence[int] | None = None) -> np.ndarray:
         """(T, H, W, C) of a camera, or of some steps alone."""
         spec, stored = self._spec(key, "image"), self.image_files(key)
         chosen = range(len(stored)) if steps is None else steps
-        with self._named():
+        with _naming(self.origin):
             return np.stack([features.decode_image(spec, stored[step]) for step in chosen])
-
-    def _count(self, spec: FeatureSpec) -> int:
-        return len(features.files(spec, self.record))
 
     def _spec(self, key: str, kind: features.Kind) -> FeatureSpec:
         spec = self.specs.get(key)
         if spec is None or spec.kind != kind:
             matching = ", ".join(name for name, other in self.specs.items() if other.kind == kind) or "none"
-            raise InputError(f"{self.place} has no {kind} '{key}'; it has {matching}.")
+            raise InputError(f"{self.origin} has no {kind} '{key}'; it has {matching}.")
         return spec
 
-    def _named(self) -> _Named:
-        return _Named(self.place)
 
-
-@dataclass
-class _Named:
+@contextmanager
+def _naming(origin: str) -> Iterator[None]:
     """Says where it happened when decoding fails."""
-
-    place: str
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, CheckpointError) and not isinstance(error, BadRecord):
-            raise BadRecord(f"{self.place}: {error}; copy the file again.") from error
+    try:
+        yield
+    except BadRecord:
+        raise
+    except CheckpointError as error:
+        raise BadRecord(f"{origin}: {error}; copy the file again.") from error
 
 
 class RLDSDataset:
@@ -124,8 +112,8 @@ class RLDSDataset:
         """
         self.storage = Storage(root)
         self.on_bad = on_bad
-        info = _json(self.storage, "dataset_info.json")
-        self.name = str(info.get("name", Path(self.storage.root).parent.name))
+        info = parse_info(self.storage.read("dataset_info.json"), f"{self.storage.root}/dataset_info.json")
+        self.name = info.name or Path(self.storage.root).parent.name
         self.specs = parse_features(self.storage.read("features.json"), f"{self.storage.root}/features.json")
         self.shards = self._shards(split)
         folder = cache or cache_folder("rlds")
@@ -133,7 +121,7 @@ class RLDSDataset:
             self._indices = list(
                 pool.map(lambda shard: cached_index(self.storage, shard, folder), self.shards)
             )
-        self.broken = tuple(self._complaints(_announced(info, split), self._indices))
+        self.broken = tuple(self._complaints(info.lengths.get(split), self._indices))
         if self.broken and on_bad == "raise":
             raise BadRecord(
                 f"{self.broken[0]}; copy it again, or open the dataset with on_bad='skip' to read the rest."
@@ -165,10 +153,10 @@ class RLDSDataset:
         shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
         row = index - self._firsts[shard]
         start, end = int(self._indices[shard].offsets[row]), int(self._indices[shard].ends[row])
-        place = f"{self.storage.root}/{self.shards[shard]}, offset {start}"
+        origin = f"{self.storage.root}/{self.shards[shard]}, offset {start}"
         data = read_record(self.storage, self.shards[shard], start, end)
-        with _Named(place):
-            return RLDSEpisode(self.specs, parse_example(data), place)
+        with _naming(origin):
+            return RLDSEpisode(self.specs, parse_example(data), origin)
 
     def _shards(self, split: str) -> list[str]:
         found: dict[str, list[str]] = {}
@@ -187,26 +175,8 @@ class RLDSDataset:
     def _complaints(self, announced: Sequence[int] | None, indices: Sequence[ShardIndex]) -> Iterator[str]:
         for number, (shard, index) in enumerate(zip(self.shards, indices, strict=True)):
             expected = announced[number] if announced and len(announced) == len(indices) else len(index)
-            place = f"{self.storage.root}/{shard}"
+            name = f"{self.storage.root}/{shard}"
             if index.broken:
-                yield f"{place} {index.broken}, after {len(index)} of {max(expected, len(index))} records"
+                yield f"{name} {index.broken}, after {len(index)} of {max(expected, len(index))} records"
             elif len(index) != expected:
-                yield f"{place} has {len(index)} records where {expected} were announced"
-
-
-def _json(storage: Storage, name: str) -> dict:
-    try:
-        content = json.loads(storage.read(name))
-    except ValueError as error:
-        raise CheckpointError(f"{storage.root}/{name} is no JSON ({error}); copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{storage.root}/{name} is no description of a dataset; copy it again.")
-    return content
-
-
-def _announced(info: Mapping, split: str) -> list[int] | None:
-    """How many records each shard of a split should have, where dataset_info.json says so."""
-    for entry in info.get("splits", []):
-        if entry.get("name") == split and "shardLengths" in entry:
-            return [int(length) for length in entry["shardLengths"]]
-    return None
+                yield f"{name} has {len(index)} records where {expected} were announced"

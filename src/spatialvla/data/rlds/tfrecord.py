@@ -26,7 +26,7 @@ class BadRecord(CheckpointError):
 def masked_crc32c(data: bytes | memoryview) -> int:
     """CRC-32C, rotated and shifted, because checksums of checksums are weak."""
     # The library wants bytes or an array: as an array, a part of a record is not copied.
-    crc = google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))
+    crc: int = google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

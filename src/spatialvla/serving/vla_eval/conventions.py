@@ -15,6 +15,7 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.geometry import known_cameras
 from spatialvla.geometry.camera import Camera
 from spatialvla.types import Observation
 
@@ -93,21 +94,14 @@ class HarnessBenchmark:
         return Observation(picture, instruction, self.camera.intrinsics if own_camera else None)
 
 
-def _pinhole(fx: float, fy: float, cx: float, cy: float, height: int, width: int) -> Camera:
-    return Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), height, width)
-
-
 # The bound of a rotation in the harness's specs, a little more than π.
 _TURN = 3.15
-
-# Agentview's vertical field of view is 45° in every scene.
-_LIBERO_FOCAL = float(128 / np.tan(np.pi / 8))
 
 LIBERO = HarnessBenchmark(
     name="libero",
     harness_class="vla_eval.benchmarks.libero.benchmark:LIBEROBenchmark",
     image="agentview",
-    camera=_pinhole(_LIBERO_FOCAL, _LIBERO_FOCAL, 128, 128, 256, 256),
+    camera=known_cameras.LIBERO_AGENTVIEW,
     orientation="rotated by 180 degrees by the harness, as in LIBERO's datasets",
     datasets=("libero",),
     task_prefixes=("libero",),
@@ -156,7 +150,7 @@ def _simpler(
 
 SIMPLER_WIDOWX = _simpler(
     "simpler_widowx",
-    camera=_pinhole(623.588, 623.588, 319.501, 239.545, 480, 640),
+    camera=known_cameras.BRIDGE,
     dataset="bridge",
     task_prefix="widowx_",
     gripper="one_opens",
@@ -165,7 +159,7 @@ SIMPLER_WIDOWX = _simpler(
 
 SIMPLER_GOOGLE_ROBOT = _simpler(
     "simpler_google_robot",
-    camera=_pinhole(425, 425, 320, 256, 512, 640),
+    camera=known_cameras.SIMPLER_GOOGLE_ROBOT,
     dataset="fractal20220817_data",
     task_prefix="google_robot_",
     gripper="sticky",
