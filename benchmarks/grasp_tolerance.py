@@ -16,7 +16,7 @@ from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.grasping import Grasp, rim_grasp
 from spatialvla.simulation.libero.tasks import tasks
 
-OFFSETS = {  # metres across the fingers' opening, along the rim, up
+OFFSETS = {  # meters across the fingers' opening, along the rim, up
     "none": (0, 0, 0),
     "1 cm up": (0, 0, 0.01),
     "2 cm up": (0, 0, 0.02),

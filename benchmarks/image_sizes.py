@@ -55,7 +55,7 @@ def main(options: Options) -> None:
                     done = done or env.step(action)
                 if done:
                     break
-        env.simulator.close()
+        env.close()
     translation, rotation, gripper = np.mean(same, axis=0)
     print(
         f"{len(same)} decisions of {options.policy}, drawn at {size} and at {options.large} pixels, then shrunk"

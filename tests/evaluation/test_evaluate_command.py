@@ -6,6 +6,7 @@ import pytest
 from fakes import FakeBenchmark
 
 from spatialvla.cli.main import main
+from spatialvla.evaluation.benchmarks.registry import BENCHMARKS
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
@@ -19,9 +20,7 @@ def evaluate(tmp_path, monkeypatch):
     """Runs the verb on the fake benchmark with the tiny checkpoint."""
 
     def run(benchmark: FakeBenchmark, *arguments: str) -> Path:
-        monkeypatch.setattr(
-            "spatialvla.evaluation.benchmarks.libero.LiberoBenchmark", lambda image_size: benchmark
-        )
+        monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, dataset: benchmark)
         common = ["--policy", str(CHECKPOINT), "--dataset", "bridge_orig/1.0.0", "--out", str(tmp_path)]
         main(
             ["evaluate", *common, "--suite", "fake", "--workers", "1", "--episodes-per-task", "1", *arguments]

@@ -11,7 +11,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.benchmarks.registry import benchmark_for
-from spatialvla.evaluation.benchmarks.simpler import LIBERO_UNITS, SUITES, SimplerBenchmark, SimplerTask
+from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask
 from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.play.worker import Built, Decide, Setup, _play_job
@@ -20,6 +20,7 @@ from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.simulation.libero.env import ACTION_UNITS
 from spatialvla.simulation.widowx.env import CAMERA
 from spatialvla.simulation.widowx.expert import WidowXExpert
 from spatialvla.types import Observation
@@ -33,6 +34,10 @@ def test_suites_find_their_benchmark():
     assert benchmark_for("simpler_widowx", 56, "libero_spatial") == SimplerBenchmark((0.05, 0.5))
     assert benchmark_for("libero_spatial", 56) == LiberoBenchmark(128)
     assert benchmark_for("libero_spatial", 224) == LiberoBenchmark(256)
+    with pytest.raises(
+        InputError, match="No benchmark has a suite 'bridge_v2'; names of suites begin with libero"
+    ):
+        benchmark_for("bridge_v2", 224)
 
 
 def test_rules_are_data():
@@ -168,7 +173,7 @@ def test_a_policy_that_counts_in_other_units_moves_the_arm_as_far(environment):
     environment.start(0)
     environment.step(action)
     expected = environment.env.state()
-    other = SimplerTask(environment.env, LIBERO_UNITS)
+    other = SimplerTask(environment.env, ACTION_UNITS)
     other.start(0)
     other.step(action / np.repeat([0.05, 0.5, 1], [3, 3, 1]))
     np.testing.assert_allclose(environment.env.state(), expected, atol=1e-6)

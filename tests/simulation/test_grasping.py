@@ -8,8 +8,8 @@ FAR_AWAY = Boxes(np.array([[5.0, 5, 5]]), np.eye(3)[None], np.full((1, 3), 0.1))
 GRIPPER = BOWL + np.array([0, 0, 0.3])
 
 
-def _wall(centre: list[float], half: list[float]) -> Boxes:
-    return Boxes(np.array([centre]), np.eye(3)[None], np.array([half]))
+def _wall(center: list[float], half: list[float]) -> Boxes:
+    return Boxes(np.array([center]), np.eye(3)[None], np.array([half]))
 
 
 def test_an_upright_bowl_is_taken_without_turning_the_hand():
@@ -49,7 +49,7 @@ def test_tops_of_a_turned_box():
     boxes = Boxes(
         np.array([[0, 0, 1.0]]), np.array([[[s, -s, 0], [s, s, 0], [0, 0, 1]]]), np.array([[1, 1, 0.5]])
     )
-    centre, half, top = boxes.tops()
-    np.testing.assert_allclose(centre, [[0, 0]])
+    center, half, top = boxes.tops()
+    np.testing.assert_allclose(center, [[0, 0]])
     np.testing.assert_allclose(half, [[2 * s, 2 * s]])
     np.testing.assert_allclose(top, [1.5])

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from spatialvla.simulation.libero.rendering import metres, thin_meshes
+from spatialvla.simulation.libero.rendering import meters, thin_meshes
 
 
 @pytest.mark.parametrize("depth", [0.02, 0.5, 1.3, 40.0])
-def test_metres_inverts_the_perspective_depth_buffer(depth):
+def test_meters_inverts_the_perspective_depth_buffer(depth):
     near, far = 0.0106, 530.0
     z_buffer = (1 / near - 1 / depth) / (1 / near - 1 / far)
-    assert metres(np.array(z_buffer), near, far) == pytest.approx(depth, rel=1e-6)
+    assert meters(np.array(z_buffer), near, far) == pytest.approx(depth, rel=1e-6)
 
 
 def test_thinning_keeps_the_shape_with_fewer_faces():

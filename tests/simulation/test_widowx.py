@@ -40,7 +40,7 @@ def test_rotations_about_one_axis_stay_as_they_are():
         np.testing.assert_allclose(command(action)[:6], action[:6], atol=1e-7)
 
 
-def test_translation_is_in_metres_and_the_gripper_is_open_above_a_half():
+def test_translation_is_in_meters_and_the_gripper_is_open_above_a_half():
     for opening, sent in ((0.0, -1), (0.5, -1), (0.51, 1), (1.0, 1)):
         got = command(np.array([0.01, -0.02, 0.03, 0, 0, 0, opening]))
         np.testing.assert_allclose(got, [0.01, -0.02, 0.03, 0, 0, 0, sent], atol=1e-8)

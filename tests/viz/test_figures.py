@@ -17,7 +17,7 @@ def test_points_lie_where_their_pixels_look():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:32, 32:] = 255, 0, 0  # the upper right quarter is red
     cloud = PointCloud.from_depth(image, np.full((64, 64), 2.0), K)
-    red = cloud.points[cloud.colours[:, 0] == 255]
+    red = cloud.points[cloud.colors[:, 0] == 255]
     assert len(red) == 32 * 32
     assert (red[:, 0] > 0).all()  # x right
     assert (red[:, 1] < 0).all()  # y down
@@ -41,31 +41,31 @@ def test_walls_far_behind_are_left_out():
 
 
 def test_the_view_from_the_right_and_above_moves_near_points_as_it_should():
-    # A red point a metre in front of a wall, at its centre.
+    # A red point a meter in front of a wall, at its center.
     wall = np.stack(np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 40)), -1).reshape(-1, 2)
     points = np.vstack([np.c_[wall, np.full(len(wall), 3.0)], [[0.0, 0.0, 2.0]]])
-    colours = np.full((len(points), 3), 128, np.uint8)
-    colours[-1] = 255, 0, 0
+    colors = np.full((len(points), 3), 128, np.uint8)
+    colors[-1] = 255, 0, 0
 
     def place(yaw: float, pitch: float) -> np.ndarray:
-        picture, metres = PointCloud(points, colours).render(yaw, pitch, (200, 200))
-        assert metres == pytest.approx(2.2 / 200, rel=0.15)
+        picture, meters = PointCloud(points, colors).render(yaw, pitch, (200, 200))
+        assert meters == pytest.approx(2.2 / 200, rel=0.15)
         return np.argwhere(picture[..., 0] == 255).mean(0) - 100
 
-    def wall_centre(yaw: float, pitch: float) -> np.ndarray:
-        picture, _ = PointCloud(points[:-1], colours[:-1]).render(yaw, pitch, (200, 200))
+    def wall_center(yaw: float, pitch: float) -> np.ndarray:
+        picture, _ = PointCloud(points[:-1], colors[:-1]).render(yaw, pitch, (200, 200))
         return np.argwhere(picture[..., 3] == 255).mean(0) - 100
 
     assert np.abs(place(0, 0)).max() < 6
-    # Seen from the right, what is nearer moves left of the wall's centre; seen from above, it moves down.
-    assert place(0.5, 0)[1] < wall_centre(0.5, 0)[1] - 20
-    assert place(0, 0.5)[0] > wall_centre(0, 0.5)[0] + 20
+    # Seen from the right, what is nearer moves left of the wall's center; seen from above, it moves down.
+    assert place(0.5, 0)[1] < wall_center(0.5, 0)[1] - 20
+    assert place(0, 0.5)[0] > wall_center(0, 0.5)[0] + 20
 
 
 def test_near_points_hide_far_ones():
     points = np.array([[0.0, 0, 3], [0, 0, 1], [0, 0, 2], [1, 1, 1], [-1, -1, 1]])
-    colours = np.array([[1, 0, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0], [4, 0, 0]], np.uint8)
-    picture, _ = PointCloud(points, colours).render(0.0, 0.0, (101, 101))
+    colors = np.array([[1, 0, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0], [4, 0, 0]], np.uint8)
+    picture, _ = PointCloud(points, colors).render(0.0, 0.0, (101, 101))
     assert picture[50, 50].tolist() == [2, 0, 0, 255]
 
 
@@ -73,7 +73,7 @@ def test_figures_are_pictures_with_their_scale():
     depth = np.linspace(0.5, 2.5, 64 * 64).reshape(64, 64)
     figure = depth_figure(depth, IMAGE)
     labels = [axis.get_ylabel() for axis in figure.axes] + [axis.get_title() for axis in figure.axes]
-    assert "metres" in labels
+    assert "meters" in labels
     with Image.open(io.BytesIO(png(figure))) as picture:
         assert picture.format == "PNG"
         assert picture.width > picture.height

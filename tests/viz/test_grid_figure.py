@@ -9,7 +9,7 @@ from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.errors import InputError
 
 pytest.importorskip("matplotlib")
-from spatialvla.viz.grid import grid_figure, plot_grid
+from spatialvla.viz.action_grid import grid_figure, plot_grid
 
 GRID = ActionGrid.uniform(Bins(4, 8, 4, 4, 5, 6))
 ACTIONS = np.random.default_rng(0).normal(0, 0.3, (200, 7))

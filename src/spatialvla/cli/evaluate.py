@@ -70,7 +70,7 @@ class Evaluate(Verb):
         import torch
         from rich.console import Console
 
-        from spatialvla.evaluation.benchmarks.checks import check_gripper
+        from spatialvla.evaluation.benchmarks.gripper_range import check_gripper
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.policy_settings import settings_of

@@ -122,9 +122,9 @@ def _print(chunk: ActionChunk, console: Console) -> None:
 def _draw(policy: Policy, observation: Observation, image: Image, chunk: ActionChunk, folder: Path) -> None:
     import numpy as np
 
+    from spatialvla.viz.action_grid import plot_grid
     from spatialvla.viz.drawing import png
     from spatialvla.viz.figures import depth_figure, point_cloud_figure
-    from spatialvla.viz.grid import plot_grid
 
     pixels = np.asarray(image)
     intrinsics = observation.intrinsics

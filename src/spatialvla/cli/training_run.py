@@ -113,18 +113,17 @@ def _rollout(suite: str, episodes: int) -> Rollout:
     """Plays a few episodes of each task of a LIBERO suite; gives the success rate and its 95 % interval."""
 
     def play(folder: Path, out: Path) -> Mapping[str, float]:
-        from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
+        from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.policy_settings import settings_of
         from spatialvla.evaluation.play.runner import evaluate
         from spatialvla.policy import Policy
 
         policy = Policy.from_pretrained(folder)
-        size = 128 if policy.processor.image_size <= 128 else 256
         results = evaluate(
             policy,
             suite,
             episodes,
-            benchmark=LiberoBenchmark(size),
+            benchmark=benchmark_for(suite, policy.processor.image_size, policy.dataset),
             settings=settings_of(policy),
             out=out,
             videos=False,

@@ -1,0 +1,1 @@
+"""Pictures: depth, points in space, action grids and datasets."""

@@ -1,4 +1,4 @@
-"""The one door to matplotlib: figures without a display, in colours that suit light and dark pages."""
+"""The one door to matplotlib: figures without a display, in colors that suit light and dark pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#7d828c"
-"""Text and lines: a grey that reads on white and on near-black alike; backgrounds are transparent."""
+"""Text and lines: a gray that reads on white and on near-black alike; backgrounds are transparent."""
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",

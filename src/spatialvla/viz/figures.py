@@ -1,4 +1,4 @@
-"""Pictures of what the model sees: its depth in metres, and the points that depth puts in space."""
+"""Pictures of what the model sees: its depth in meters, and the points that depth puts in space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLOUD_SIZE = (340, 390)
 
 
 def depth_figure(depth: np.ndarray, image: np.ndarray | None = None) -> Figure:
-    """The depth map (H, W) in metres in colours with a scale, beside the RGB image (H, W, 3) if given."""
+    """The depth map (H, W) in meters in colors with a scale, beside the RGB image (H, W, 3) if given."""
     with new_figure(5.8 if image is not None else 3.3, 2.6) as figure:
         axes = figure.subplots(1, 1 if image is None else 2, squeeze=False)[0]
         if image is not None:
@@ -26,7 +26,7 @@ def depth_figure(depth: np.ndarray, image: np.ndarray | None = None) -> Figure:
         shown = axes[-1].imshow(depth, cmap="viridis_r")
         axes[-1].set_title("depth")
         bar = figure.colorbar(shown, ax=axes[-1], fraction=0.046, pad=0.03)
-        bar.set_label("metres")
+        bar.set_label("meters")
         bar.outline.set_visible(False)
         for axis in axes:
             axis.set_axis_off()
@@ -36,7 +36,7 @@ def depth_figure(depth: np.ndarray, image: np.ndarray | None = None) -> Figure:
 def point_cloud_figure(image: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> Figure:
     """The image's pixels back-projected into space, seen from the left and from the right.
 
-    image: (H, W, 3) uint8 RGB. depth: (h, w) metres. intrinsics: K (3, 3) in pixels of `image`.
+    image: (H, W, 3) uint8 RGB. depth: (h, w) meters. intrinsics: K (3, 3) in pixels of `image`.
     """
     # Imported here: it needs torch, which a picture of the depth alone does without.
     from spatialvla.viz.point_cloud import PointCloud
@@ -44,21 +44,21 @@ def point_cloud_figure(image: np.ndarray, depth: np.ndarray, intrinsics: np.ndar
     cloud = PointCloud.from_depth(image, depth, intrinsics)
     with new_figure(5.8, 2.75) as figure:
         for axis, (yaw, pitch, name) in zip(figure.subplots(1, 2), _ANGLES, strict=True):
-            picture, metres_per_pixel = cloud.render(yaw, pitch, _CLOUD_SIZE)
+            picture, meters_per_pixel = cloud.render(yaw, pitch, _CLOUD_SIZE)
             axis.imshow(picture)
             axis.set_title(name)
             axis.set_axis_off()
-            _scale_bar(axis, metres_per_pixel)
+            _scale_bar(axis, meters_per_pixel)
     return figure
 
 
-def _scale_bar(axis: Axes, metres_per_pixel: float) -> None:
+def _scale_bar(axis: Axes, meters_per_pixel: float) -> None:
     """A line of a round length below the picture, at most a third of its width."""
     height, width = _CLOUD_SIZE
-    longest = width / 3 * metres_per_pixel
+    longest = width / 3 * meters_per_pixel
     power = 10.0 ** np.floor(np.log10(longest))
     length = max(step * power for step in (1, 2, 5) if step * power <= longest)
     label = f"{length:g} m" if length >= 1 else f"{100 * length:g} cm"
-    axis.plot([0, length / metres_per_pixel], [height + 12] * 2, color=INK, lw=2, clip_on=False)
-    axis.text(length / metres_per_pixel + 10, height + 12, label, va="center")
+    axis.plot([0, length / meters_per_pixel], [height + 12] * 2, color=INK, lw=2, clip_on=False)
+    axis.text(length / meters_per_pixel + 10, height + 12, label, va="center")
     axis.set_ylim(height + 24, 0)

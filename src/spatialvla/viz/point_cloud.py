@@ -1,4 +1,4 @@
-"""Coloured points from an RGB image, its depth and its camera, and a picture of them from another angle."""
+"""Colored points from an RGB image, its depth and its camera, and a picture of them from another angle."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ _FAR = 1.6
 
 @dataclass(frozen=True)
 class PointCloud:
-    """points: (N, 3) metres in the camera frame (x right, y down, z forward). colours: (N, 3) uint8 RGB."""
+    """points: (N, 3) meters in the camera frame (x right, y down, z forward). colors: (N, 3) uint8 RGB."""
 
     points: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
 
     @classmethod
     def from_depth(cls, image: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> PointCloud:
         """Back-projects every depth pixel that is not far behind the scene.
 
-        image: (H, W, 3) uint8 RGB. depth: (h, w) metres over the same view.
+        image: (H, W, 3) uint8 RGB. depth: (h, w) meters over the same view.
         intrinsics: K (3, 3) in pixels of `image`.
         """
         matrix = torch.from_numpy(check_intrinsics(intrinsics))[None]
         maps = torch.from_numpy(np.asarray(depth, np.float32))[None]
         points = back_project(maps, matrix, image.shape[:2])[0].reshape(-1, 3).numpy()
-        colours = Image.fromarray(image).resize(depth.shape[::-1], Image.Resampling.BOX)
+        colors = Image.fromarray(image).resize(depth.shape[::-1], Image.Resampling.BOX)
         near = points[:, 2] <= _FAR * np.median(points[:, 2])
-        return cls(points[near], np.asarray(colours).reshape(-1, 3)[near])
+        return cls(points[near], np.asarray(colors).reshape(-1, 3)[near])
 
     def render(self, yaw: float, pitch: float, size: tuple[int, int]) -> tuple[np.ndarray, float]:
-        """Looks at the cloud, orthographically, from a camera turned around the cloud's centre.
+        """Looks at the cloud, orthographically, from a camera turned around the cloud's center.
 
         yaw: radians, positive looks from the right. pitch: radians, positive looks from above.
         size: (height, width) in pixels. Returns RGBA (height, width, 4) uint8, clear where there is no point,
-        and the metres one pixel spans.
+        and the meters one pixel spans.
         """
         points = self.points @ _rotation(yaw, pitch).T
         low, high = np.percentile(points[:, :2], [1, 99], axis=0)
         height, width = size
         scale = 1.1 * float(np.max((high - low) / (width, height)))
         pixels = (points[:, :2] - (low + high) / 2) / scale + (width / 2, height / 2)
-        return _splat(pixels, points[:, 2], self.colours, size), scale
+        return _splat(pixels, points[:, 2], self.colors, size), scale
 
 
 def _rotation(yaw: float, pitch: float) -> np.ndarray:
@@ -58,9 +58,7 @@ def _rotation(yaw: float, pitch: float) -> np.ndarray:
     return np.asarray(tilt @ turn)
 
 
-def _splat(
-    pixels: np.ndarray, distance: np.ndarray, colours: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def _splat(pixels: np.ndarray, distance: np.ndarray, colors: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Paints each point as a small square, far ones first, so that near ones hide them."""
     height, width = size
     # As wide as the mean spacing of points that fill the picture: no gaps where it is seen head on.
@@ -71,6 +69,6 @@ def _splat(
     inside = ((corners >= 0) & (corners < (width, height))).all(axis=1)
     picture = np.zeros((height, width, 4), np.uint8)
     shown = corners[inside]
-    picture[shown[:, 1], shown[:, 0], :3] = np.repeat(colours[order], len(offsets), axis=0)[inside]
+    picture[shown[:, 1], shown[:, 0], :3] = np.repeat(colors[order], len(offsets), axis=0)[inside]
     picture[shown[:, 1], shown[:, 0], 3] = 255
     return picture

@@ -32,7 +32,7 @@ class Grid(Verb):
         from spatialvla.actions.statistics import ActionStatistics
         from spatialvla.data.lerobot import LeRobotDataset
         from spatialvla.data.lerobot.location import find_dataset
-        from spatialvla.viz.grid import plot_grid
+        from spatialvla.viz.action_grid import plot_grid
 
         dataset = LeRobotDataset(find_dataset(self.dataset))
         if "action" not in dataset.features:

@@ -39,10 +39,17 @@ class LiberoBenchmark:
 
     image_size: int = 128
 
+    @classmethod
+    def for_policy(cls, image_size: int, dataset: str | None) -> LiberoBenchmark:
+        """Pictures of the datasets' size that is nearest above the policy's."""
+        return cls(128 if image_size <= 128 else 256)
+
     def instructions(self, suite: str) -> list[str]:
+        """Each task's instruction, by task number; InputError for a suite that is not installed."""
         return [task.language for task in tasks(suite)]
 
     def conventions(self, suite: str) -> Conventions:
+        """The rules of the suite, as LIBERO evaluations since OpenVLA have them."""
         return Conventions(
             time_limit=time_limit(suite),
             camera="agentview",
@@ -62,11 +69,12 @@ class LiberoBenchmark:
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoTask:
+        """Builds the environment of one task, which takes some ten seconds."""
         return LiberoTask(suite, task, conventions)
 
 
 class LiberoTask:
-    """One task, built once."""
+    """One task of LIBERO, built once and played many times."""
 
     partial = None
 
@@ -77,6 +85,7 @@ class LiberoTask:
         self._env = LiberoEnv(self._task, conventions.image_size, conventions.camera, rendering="stock")
 
     def start(self, start_state: int) -> None:
+        """Puts the stored start state in place and lets it settle; InputError if there is none."""
         if start_state >= len(self._states):
             raise InputError(
                 f"{self._task.suite}/{self._task.name} has {len(self._states)} stored start states; "
@@ -86,11 +95,14 @@ class LiberoTask:
         self._env.settle(self._settle_steps)
 
     def step(self, action: np.ndarray) -> bool:
+        """One control step (50 ms) of a policy's action (7,), gripper 1 = open; True once the goal holds."""
         return self._env.step(action)
 
     def observe(self, depth: bool) -> Observation:
-        image, metres = self._env.render_rgbd() if depth else (self._env.render(), None)
-        return Observation(image, self._task.language, self._env.intrinsics, metres)
+        """The camera's picture, upright and mirrored, with its intrinsics and if asked for its depth in meters."""
+        image, meters = self._env.render_rgbd() if depth else (self._env.render(), None)
+        return Observation(image, self._task.language, self._env.intrinsics, meters)
 
     def close(self) -> None:
-        self._env.simulator.close()
+        """Gives the renderer back."""
+        self._env.close()

@@ -27,6 +27,9 @@ class Conventions:
     partial: what counts as partial success, where the benchmark knows one.
     rotation, crop, seeds: how rotations are written, what part of the image the policy sees, and what is drawn
     at random; empty where a file does not say.
+
+    The sentences are stored with results and compared when an evaluation goes on. Do not reword them: results that
+    are there already would no longer fit.
     """
 
     time_limit: int | tuple[int, ...]
@@ -61,13 +64,11 @@ class Conventions:
 
 
 class Environment(Protocol):
-    """One task, built once and played many times.
-
-    partial: whether this episode has come part of the way; None where the benchmark does not say.
-    """
+    """One task, built once and played many times."""
 
     @property
-    def partial(self) -> bool | None: ...
+    def partial(self) -> bool | None:
+        """Whether this episode has come part of the way; None where the benchmark does not say."""
 
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""
@@ -76,7 +77,7 @@ class Environment(Protocol):
         """One control step of a policy's action (7,), gripper 1 = open; True once the task is done."""
 
     def observe(self, depth: bool) -> Observation:
-        """Renders what the policy sees now, with the true depth in metres if asked for."""
+        """Renders what the policy sees now, with the true depth in meters if asked for."""
 
     def close(self) -> None:
         """Gives the renderer back."""

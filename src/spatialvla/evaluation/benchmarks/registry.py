@@ -1,18 +1,31 @@
-"""Which benchmark plays a suite."""
+"""The benchmarks by name, and which of them plays a suite."""
 
 from __future__ import annotations
 
-from spatialvla.evaluation.benchmarks import libero, simpler
+from collections.abc import Callable
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Benchmark
+from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
+
+BENCHMARKS: dict[str, Callable[[int, str | None], Benchmark]] = {
+    "libero": LiberoBenchmark.for_policy,
+    "simpler": SimplerBenchmark.for_policy,
+}
+"""A benchmark's name, with which the names of its suites begin -> how it is made for a policy, whose image size in
+pixels and dataset it is given. A new benchmark is one line here, one adapter beside this file and one test."""
 
 
 def benchmark_for(suite: str, image_size: int, dataset: str | None = None) -> Benchmark:
-    """The benchmark that has this suite; any name that is not another benchmark's is taken for LIBERO's.
+    """The benchmark that has this suite, made for a policy.
 
-    image_size: side of the policy's image; LIBERO's pictures come in the smaller or the larger of two sizes.
-    dataset: whose statistics scale the policy's actions; LIBERO's count in units of their own.
+    image_size: side of the policy's image, pixels. dataset: whose statistics scale the policy's actions.
+    Raises InputError where no benchmark's name begins the suite's.
     """
-    if suite in simpler.SUITES:
-        foreign = dataset is not None and dataset.startswith("libero")
-        return simpler.SimplerBenchmark(simpler.LIBERO_UNITS if foreign else (1.0, 1.0))
-    return libero.LiberoBenchmark(128 if image_size <= 128 else 256)
+    name = suite.split("_")[0]
+    if name not in BENCHMARKS:
+        raise InputError(
+            f"No benchmark has a suite {suite!r}; names of suites begin with {', '.join(BENCHMARKS)}."
+        )
+    return BENCHMARKS[name](image_size, dataset)

@@ -8,27 +8,34 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.simulation.libero.env import ACTION_UNITS
 from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, START_STATES, TASKS, WidowXEnv
 from spatialvla.types import Observation
 
 SUITES = ("simpler_widowx",)
-LIBERO_UNITS = (0.05, 0.5)  # metres and radians of one unit of LIBERO's OSC_POSE, in which its datasets count
 
 
 @dataclass(frozen=True)
 class SimplerBenchmark:
     """The four WidowX tasks of SimplerEnv (Li et al. 2024, arXiv 2405.05941) in ManiSkill 3, visual matching.
 
-    units: metres and radians of one unit of the policy's actions.
+    units: meters and radians of one unit of the policy's actions.
     """
 
     units: tuple[float, float] = (1.0, 1.0)
 
+    @classmethod
+    def for_policy(cls, image_size: int, dataset: str | None) -> SimplerBenchmark:
+        """A policy of LIBERO's datasets counts in units of LIBERO's controller."""
+        return cls(ACTION_UNITS) if dataset is not None and dataset.startswith("libero") else cls()
+
     def instructions(self, suite: str) -> list[str]:
+        """Each task's instruction, by task number; InputError for an unknown suite."""
         _check(suite)
         return [task.instruction for task in TASKS]
 
     def conventions(self, suite: str) -> Conventions:
+        """The rules of the suite, as SimplerEnv plays it."""
         _check(suite)
         return Conventions(
             time_limit=tuple(task.time_limit for task in TASKS),
@@ -53,12 +60,13 @@ class SimplerBenchmark:
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> SimplerTask:
+        """Builds the environment of one task."""
         _check(suite)
         return SimplerTask(WidowXEnv(TASKS[task]), self.units)
 
 
 class SimplerTask:
-    """One task, built once."""
+    """One task of SimplerEnv, built once and played many times."""
 
     def __init__(self, env: WidowXEnv, units: tuple[float, float]) -> None:
         self.env = env
@@ -66,9 +74,11 @@ class SimplerTask:
 
     @property
     def partial(self) -> bool:
+        """Whether the object to move was grasped at any time in this episode."""
         return self.env.grasped
 
     def start(self, start_state: int) -> None:
+        """Places robot and objects as SimplerEnv's episode of that number does; InputError if there is none."""
         if start_state >= START_STATES:
             raise InputError(
                 f"SimplerEnv plays {START_STATES} start states of each WidowX task; "
@@ -77,13 +87,16 @@ class SimplerTask:
         self.env.reset_to(start_state)
 
     def step(self, action: np.ndarray) -> bool:
+        """One control step (0.2 s) of a policy's action (7,), gripper 1 = open; True while the goal holds."""
         return self.env.step(action * self._scale)
 
     def observe(self, depth: bool) -> Observation:
-        image, metres = self.env.render_rgbd() if depth else (self.env.render(), None)
-        return Observation(image, self.env.task.instruction, self.env.intrinsics, metres)
+        """The camera's picture with its intrinsics and, if asked for, its depth in meters."""
+        image, meters = self.env.render_rgbd() if depth else (self.env.render(), None)
+        return Observation(image, self.env.task.instruction, self.env.intrinsics, meters)
 
     def close(self) -> None:
+        """Gives the renderer back."""
         self.env.close()
 
 

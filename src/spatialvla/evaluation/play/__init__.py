@@ -1,0 +1,1 @@
+"""Playing: worker processes step environments while one policy decides for all of them."""

@@ -47,12 +47,14 @@ class DecisionKeeper:
             if path is not None and path.exists():
                 self._open[task], self._kept[task] = [], _load(path)
 
-    def decision(self, task: int, start_state: int, decision: KeptDecision) -> None:
+    def add(self, task: int, start_state: int, decision: KeptDecision) -> None:
+        """Takes the next decision of an episode, if it is of the ones to keep."""
         known = task in self._open or len(self._open) < self._max_tasks
         if start_state == 0 and known and self._per_episode:
             self._open.setdefault(task, []).append(decision)
 
     def ended(self, task: int, start_state: int) -> None:
+        """Thins out and stores what was taken of an episode that has ended."""
         if start_state == 0 and task in self._open:
             decisions = self._open[task]
             # The first decision, then evenly on; nothing is decided at the very end.

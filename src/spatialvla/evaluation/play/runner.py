@@ -165,7 +165,7 @@ def _decide(
         worker.send(executor(chunk))
         if keeper and worker.job:
             decision = KeptDecision(request.step, request.observation, chunk)
-            keeper.decision(worker.job.task, request.start_state, decision)
+            keeper.add(worker.job.task, request.start_state, decision)
 
 
 def _chosen(instructions: list[str], tasks: Sequence[int] | None, suite: str) -> dict[int, str]:

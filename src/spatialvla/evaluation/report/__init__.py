@@ -1,0 +1,1 @@
+"""Reports: one table of success, drawn for terminals, as Markdown and on HTML pages."""

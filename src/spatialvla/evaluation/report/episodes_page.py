@@ -27,9 +27,9 @@ from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.policy import Policy
+from spatialvla.viz.action_grid import grid_figure
 from spatialvla.viz.drawing import png
 from spatialvla.viz.figures import depth_figure, point_cloud_figure
-from spatialvla.viz.grid import grid_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

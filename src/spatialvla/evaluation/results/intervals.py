@@ -13,10 +13,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     if trials == 0:
         return 0.0, 1.0
     rate, square = successes / trials, _Z95**2
-    centre = (rate + square / (2 * trials)) / (1 + square / trials)
+    center = (rate + square / (2 * trials)) / (1 + square / trials)
     half = _Z95 / (1 + square / trials) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
     # Rounding must not push the ends past the rate itself where they meet, at 0 and 1.
-    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
+    return max(0.0, min(rate, center - half)), min(1.0, max(rate, center + half))
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Pairs:
 
     @property
     def trials(self) -> int:
+        """How many episodes both policies played."""
         return self.both + self.first + self.second + self.neither
 
     @property
@@ -76,7 +77,7 @@ class Pairs:
         """
         discordant, fewer = self.first + self.second, min(self.first, self.second)
         tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
-        return min(1.0, 2 * tail / 2**discordant)
+        return min(1.0, 2 * tail / (1 << discordant))
 
     def _correlation(self) -> float:
         product = (self.both + self.first) * (self.second + self.neither)

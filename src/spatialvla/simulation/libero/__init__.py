@@ -1,0 +1,1 @@
+"""LIBERO's tasks in MuJoCo: the environment, its scripted expert, and recorded demonstrations."""

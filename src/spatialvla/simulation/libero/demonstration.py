@@ -25,7 +25,7 @@ TAKEOVER_STEP_LIMIT = 260
 class Demonstration:
     """One successful episode of T control steps.
 
-    images (T, H, W, 3) uint8 and depth (T, H, W) float16 metres: what the camera saw before each action.
+    images (T, H, W, 3) uint8 and depth (T, H, W) float16 meters: what the camera saw before each action.
     actions (T, 7) float32: what the undisturbed expert does there; gripper 1 = open.
     proprioception (T, 8) float32. states (T, N) float64: `LiberoEnv.state()`.
     takeover (T,) float32: 1 where a policy drove instead of the expert, so that the arm did something else.

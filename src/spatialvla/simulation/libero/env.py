@@ -16,14 +16,16 @@ from typing import Any, Literal
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.simulation.libero.rendering import metres, thin_meshes
+from spatialvla.simulation.action import checked_action
+from spatialvla.simulation.libero.rendering import meters, thin_meshes
 from spatialvla.simulation.libero.tasks import Task, libero
 
 # What the benchmark does while objects fall into place: no motion, gripper open.
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, 1.0])
 SETTLING_STEPS = 10
-_LARGEST_SHIFT = 0.1  # metres along the table that a thing may move while settling
+_LARGEST_SHIFT = 0.1  # meters along the table that a thing may move while settling
 FPS = 20  # control steps a second
+ACTION_UNITS = (0.05, 0.5)  # meters and radians of one unit of an action, in LIBERO's OSC_POSE controller
 _GRIPPER_SIZE, _GOAL_SIZE = 2, 9  # the fingers' commands; the controller's goal orientation, a matrix
 
 
@@ -139,11 +141,7 @@ class LiberoEnv:
         action: (7,) in units of LIBERO's controller (1 = 5 cm or 0.5 rad), gripper in [0, 1] with 1 = open.
         Raises InputError if it is anything else.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (7,) or not np.isfinite(action).all():
-            raise InputError(
-                f"An action is 7 finite numbers, not {action.tolist()}; check the policy's output."
-            )
+        action = checked_action(action)
         command = np.r_[np.clip(action[:6], -1, 1), 1 - 2 * float(action[6])]
         # robosuite evaluates the dynamics three times a substep; splitting MuJoCo's step around the
         # controller needs one evaluation for bit by bit the same motion.
@@ -166,17 +164,17 @@ class LiberoEnv:
 
     def render(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB of the camera, rotated by 180° (see the module's docstring)."""
-        return self._draw(depth=False)[::-1, ::-1].copy()
+        return np.array(self._draw(depth=False)[::-1, ::-1])
 
     def render_depth(self) -> np.ndarray:
-        """(H, W) float32 metres along the optical axis, pixel for pixel as `render`."""
+        """(H, W) float32 meters along the optical axis, pixel for pixel as `render`."""
         return self.render_rgbd()[1]
 
     def render_rgbd(self) -> tuple[np.ndarray, np.ndarray]:
         """`render` and `render_depth` for the price of one."""
         image, z_buffer = self._draw(depth=True)
         extent = self.model.stat.extent
-        depth = metres(z_buffer, self.model.vis.map.znear * extent, self.model.vis.map.zfar * extent)
+        depth = meters(z_buffer, self.model.vis.map.znear * extent, self.model.vis.map.zfar * extent)
         return image[::-1, ::-1].copy(), depth[::-1, ::-1].astype(np.float32)
 
     def _draw(self, depth: bool) -> Any:
@@ -186,15 +184,15 @@ class LiberoEnv:
 
     @property
     def intrinsics(self) -> np.ndarray:
-        """K (3, 3) in pixels of `render`, with pixel centres at half integers."""
+        """K (3, 3) in pixels of `render`, with pixel centers at half integers."""
         fovy = np.deg2rad(self.model.camera(self.camera).fovy[0])
         focal = self.image_size / 2 / np.tan(fovy / 2)
-        centre = self.image_size / 2
-        return np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1]])
+        center = self.image_size / 2
+        return np.array([[focal, 0, center], [0, focal, center], [0, 0, 1]])
 
     @property
     def camera_pose(self) -> np.ndarray:
-        """(4, 4) from the camera frame of `intrinsics` (x right, y down, z forward) to the world, in metres.
+        """(4, 4) from the camera frame of `intrinsics` (x right, y down, z forward) to the world, in meters.
 
         Its determinant is −1: the rotated picture is mirrored, so its x axis points to the true left.
         """
@@ -214,20 +212,24 @@ class LiberoEnv:
 
     @property
     def gripper_position(self) -> np.ndarray:
-        """(3,) metres in the world: the point between the fingertips."""
-        return self.data.site_xpos[self._robot.eef_site_id].copy()
+        """(3,) meters in the world: the point between the fingertips."""
+        return np.array(self.data.site_xpos[self._robot.eef_site_id])
 
     @property
     def gripper_rotation(self) -> np.ndarray:
         """(3, 3) of the gripper in the world; the fingers slide along its x axis and point along z."""
-        return self.data.site_xmat[self._robot.eef_site_id].reshape(3, 3).copy()
+        return np.array(self.data.site_xmat[self._robot.eef_site_id]).reshape(3, 3)
+
+    def close(self) -> None:
+        """Gives the renderer back."""
+        self.simulator.close()
 
     # ----------------------------------------------------------------- inside
 
     def _places(self) -> np.ndarray:
-        """(N, 2) metres: where the movable things stand."""
+        """(N, 2) meters: where the movable things stand."""
         bodies = [self.simulator.obj_body_id[name] for name in self.simulator.objects_dict]
-        return self.data.xpos[bodies, :2].copy()
+        return np.array(self.data.xpos[bodies, :2])
 
     def _place_fixtures(self, poses: Iterable[np.ndarray]) -> None:
         for body, pose in zip(self._fixtures, poses, strict=True):

@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.env import ACTION_UNITS, LiberoEnv
 from spatialvla.simulation.libero.grasping import Boxes, rim_grasp
 
-UNIT = 0.05  # metres of goal offset per unit of translation action
-TURN_UNIT = 0.5  # radians per unit of rotation action
+UNIT, TURN_UNIT = ACTION_UNITS
 GAIN = 1.5
 MAX_SPEED = 1.0  # action units; 0.3 m/s
 MAX_TURN = 0.3  # action units
@@ -65,7 +64,7 @@ class LiberoExpert:
         return all(np.isin(pairs, finger).any() for finger in self._fingers)
 
     def _fetch(self) -> tuple[np.ndarray, float, float]:
-        """To the rim from above; closing over the last centimetres."""
+        """To the rim from above; closing over the last centimeters."""
         data = self._env.data
         here = self._env.gripper_position
         bowl, rotation = data.xpos[self._bowl], data.xmat[self._bowl].reshape(3, 3)
@@ -106,7 +105,7 @@ class LiberoExpert:
         sine = float(np.linalg.norm(vector)) / 2
         angle = np.arctan2(sine, (np.trace(turn) - 1) / 2)
         size = min(max(angle - 0.03, 0) / TURN_UNIT, MAX_TURN)
-        return vector / max(2 * sine, 1e-9) * size
+        return np.asarray(vector / max(2 * sine, 1e-9) * size)
 
     def _clear_height(self, where: np.ndarray) -> float:
         """The height at which the bowl's bottom clears everything near a point of the table.
@@ -114,16 +113,16 @@ class LiberoExpert:
         Obstacles further away than the bowl's rim count less, by twice the distance, so that the path rises
         gently towards them.
         """
-        centre, half, top = self._boxes().tops()
-        gap = np.linalg.norm(np.maximum(np.abs(where - centre) - half, 0), axis=1)
+        center, half, top = self._boxes().tops()
+        gap = np.linalg.norm(np.maximum(np.abs(where - center) - half, 0), axis=1)
         return float(np.max(top + CLEARANCE - 2 * np.maximum(gap - BOWL_RADIUS, 0)))
 
     def _boxes(self) -> Boxes:
         """Everything the hand and the bowl should not touch."""
         model, data, geoms = self._env.model, self._env.data, self._obstacles
         rotation = data.geom_xmat[geoms].reshape(-1, 3, 3)
-        centre = data.geom_xpos[geoms] + np.einsum("nij,nj->ni", rotation, model.geom_aabb[geoms, :3])
-        return Boxes(centre, rotation, model.geom_aabb[geoms, 3:])
+        center = data.geom_xpos[geoms] + np.einsum("nij,nj->ni", rotation, model.geom_aabb[geoms, :3])
+        return Boxes(center, rotation, model.geom_aabb[geoms, 3:])
 
 
 def _geoms(env: LiberoEnv, names: list[str]) -> np.ndarray:

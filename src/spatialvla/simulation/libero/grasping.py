@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RADIUS = 0.045  # from the bowl's axis to the middle of its wall, metres
+RADIUS = 0.045  # from the bowl's axis to the middle of its wall, meters
 HEIGHT = 0.034  # of that point above the bowl's origin, along its axis
 WALL_LEAN = 0.39  # radians by which the wall opens outwards
 CANDIDATES = 16
 
-# The gripper around the point between its fingertips, in metres along (finger direction, up): both open
+# The gripper around the point between its fingertips, in meters along (finger direction, up): both open
 # fingers from the tip upwards, and the hand they slide in.
 _FINGERS = [(s * 0.045, z) for s in (-1, 1) for z in (-0.008, 0.02, 0.045)]
 _HAND = [(s * 0.1, 0.07) for s in (-1, 0, 1)]
@@ -21,26 +21,27 @@ _ROOM = np.array([0.014] * len(_FINGERS) + [0.03] * len(_HAND))  # needed around
 
 @dataclass(frozen=True)
 class Boxes:
-    """N oriented boxes: centre (N, 3) and half sizes (N, 3) in metres, rotation (N, 3, 3) to the world."""
+    """N oriented boxes: center (N, 3) and half sizes (N, 3) in meters, rotation (N, 3, 3) to the world."""
 
-    centre: np.ndarray
+    center: np.ndarray
     rotation: np.ndarray
     half: np.ndarray
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """(P,) metres from each of (P, 3) points to the nearest box; 0 inside."""
-        local = np.einsum("nji,pnj->pni", self.rotation, points[:, None] - self.centre)
-        return np.linalg.norm(np.maximum(np.abs(local) - self.half, 0), axis=-1).min(axis=1, initial=np.inf)
+        """(P,) meters from each of (P, 3) points to the nearest box; 0 inside."""
+        local = np.einsum("nji,pnj->pni", self.rotation, points[:, None] - self.center)
+        outside: np.ndarray = np.linalg.norm(np.maximum(np.abs(local) - self.half, 0), axis=-1)
+        return np.asarray(outside.min(axis=1, initial=np.inf))
 
     def tops(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What each box covers seen from above: centre (N, 2), half sizes (N, 2), height of its top (N,)."""
+        """What each box covers seen from above: center (N, 2), half sizes (N, 2), height of its top (N,)."""
         half = np.einsum("nij,nj->ni", np.abs(self.rotation), self.half)
-        return self.centre[:, :2], half[:, :2], self.centre[:, 2] + half[:, 2]
+        return self.center[:, :2], half[:, :2], self.center[:, 2] + half[:, 2]
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """position: (3,) metres, between the fingertips. yaw: radians from the arm's initial orientation."""
+    """position: (3,) meters, between the fingertips. yaw: radians from the arm's initial orientation."""
 
     position: np.ndarray
     yaw: float
@@ -53,7 +54,7 @@ def rim_grasp(
 
     origin (3,), rotation (3, 3): the bowl in the world; it may lie on its side.
     gripper: (3,) where the gripper is now; of two equal grasps the nearer wins, so that the choice is stable.
-    floor: height in metres below which the fingertips may not go.
+    floor: height in meters below which the fingertips may not go.
     """
     axis = rotation[:, 2]
     first = np.array([0, 1.0, 0]) - axis[1] * axis

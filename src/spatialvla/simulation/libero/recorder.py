@@ -40,7 +40,7 @@ def record_demonstrations(
     """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
 
     Episodes wait in `<out>.episodes` until all are there; a killed run goes on with them.
-    depth: also store the simulator's depth, in whole millimetres.
+    depth: also store the simulator's depth, in whole millimeters.
     policy: a checkpoint that drives for stretches of the episodes recorded now, see `Takeover`.
     episodes: a folder to wait in instead that is kept, so that a later call can add to them.
     only: numbers of the tasks to record, all of the suite's where it is empty.

@@ -36,9 +36,9 @@ def thin_meshes(model: Any, detail: float = _DETAIL) -> None:
             model.mesh_facenum[mesh] = len(kept)
 
 
-def metres(z_buffer: np.ndarray, near: float, far: float) -> np.ndarray:
+def meters(z_buffer: np.ndarray, near: float, far: float) -> np.ndarray:
     """Depth along the optical axis from an OpenGL depth buffer.
 
-    z_buffer: any shape, in [0, 1]. near, far: clipping planes in metres.
+    z_buffer: any shape, in [0, 1]. near, far: clipping planes in meters.
     """
     return near / (1 - z_buffer * (1 - near / far))

@@ -1,4 +1,4 @@
-"""A policy that drives for stretches of a demonstration while the expert goes on labelling (DAgger, Ross 2011)."""
+"""A policy that drives for stretches of a demonstration while the expert goes on labeling (DAgger, Ross 2011)."""
 
 from __future__ import annotations
 

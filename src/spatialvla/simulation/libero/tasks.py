@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,11 +84,13 @@ def _files(entry: Any) -> tuple[Path, Path]:
     )
 
 
-def _task_maps() -> dict:
+def _task_maps() -> dict[str, dict[str, Any]]:
+    """Suite -> name of the task -> LIBERO's own entry."""
     libero()
     from libero.libero import benchmark
 
-    return benchmark.task_maps
+    maps: dict[str, dict[str, Any]] = benchmark.task_maps
+    return maps
 
 
 def libero() -> ModuleType:
@@ -97,7 +100,6 @@ def libero() -> ModuleType:
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        import libero.libero as package
+        return import_module("libero.libero")
     except ImportError as error:
         raise InputError("LIBERO is not installed; run pip install 'spatialvla[libero]'.") from error
-    return package

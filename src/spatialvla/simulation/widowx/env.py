@@ -17,6 +17,7 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.geometry.rotations import matrices
+from spatialvla.simulation.action import checked_action
 
 CONTROL_HZ = 5
 START_STATES = 24
@@ -54,9 +55,7 @@ def command(action: np.ndarray) -> np.ndarray:
     above 0.5, and closed, −1, else (SpatialVLA's wrapper in SimplerEnv, policies/spatialvla).
     Raises InputError unless the action is 7 finite numbers.
     """
-    action = np.asarray(action, dtype=np.float64)
-    if action.shape != (7,) or not np.isfinite(action).all():
-        raise InputError(f"An action is 7 finite numbers, not {action.tolist()}; check the policy's output.")
+    action = checked_action(action)
     (turn,) = matrices(action[None, 3:6], "euler")
     angles = [
         np.arctan2(-turn[1, 2], turn[2, 2]),
@@ -132,7 +131,7 @@ class WidowXEnv:
         return self._draw(depth=False)[0]
 
     def render_rgbd(self) -> tuple[np.ndarray, np.ndarray]:
-        """`render`, and (480, 640) float32 metres along the optical axis, of the simulated scene throughout."""
+        """`render`, and (480, 640) float32 meters along the optical axis, of the simulated scene throughout."""
         image, depth = self._draw(depth=True)
         assert depth is not None
         return image, depth
@@ -141,7 +140,7 @@ class WidowXEnv:
     def intrinsics(self) -> np.ndarray:
         """K (3, 3) in pixels of `render`."""
         (matrix,) = self._env.scene.sensors[CAMERA].get_params()["intrinsic_cv"].double().numpy()
-        return matrix
+        return np.asarray(matrix)
 
     @property
     def tool(self) -> np.ndarray:
@@ -163,13 +162,14 @@ class WidowXEnv:
         actor = self._env.objs[getattr(self._env, f"{which}_obj_name")]
         corners = np.asarray(actor.get_first_collision_mesh(to_world_frame=False).vertices)
         pose = self._in_base(actor)
-        return corners @ pose[:3, :3].T + pose[:3, 3]
+        return np.asarray(corners @ pose[:3, :3].T + pose[:3, 3])
 
     def state(self) -> np.ndarray:
         """Everything that moves, as ManiSkill flattens it: to compare, not to come back to."""
-        return self._env.get_state()[0].double().numpy()
+        return np.asarray(self._env.get_state()[0].double())
 
     def close(self) -> None:
+        """Gives the renderer back."""
         self._env.close()
 
     # ----------------------------------------------------------------- inside
@@ -190,7 +190,7 @@ class WidowXEnv:
 
     def _in_base(self, thing: Any) -> np.ndarray:
         pose = self._env.agent.robot.pose.inv() * thing.pose
-        return pose.to_transformation_matrix()[0].double().numpy()
+        return np.asarray(pose.to_transformation_matrix()[0].double())
 
 
 def _mani_skill() -> Any:

@@ -1,6 +1,6 @@
 """A scripted expert for SimplerEnv's WidowX tasks: grasp a thing across its narrow side, and set it down.
 
-It knows the simulator's state but acts as a policy does: in chunks of (T, 7) actions, Δx Δy Δz in metres, Δroll
+It knows the simulator's state but acts as a policy does: in chunks of (T, 7) actions, Δx Δy Δz in meters, Δroll
 Δpitch Δyaw in radians and the gripper, each relative to the controller's last target. Each chunk is one motion,
 planned from the state in which it begins; a grasp that failed is tried again.
 """
@@ -15,7 +15,7 @@ from spatialvla.geometry.rotations import euler, matrices
 from spatialvla.simulation.widowx.env import WidowXEnv
 
 OPEN, CLOSED = 1.0, 0.0
-SPEED = 0.03  # metres a step: about the fastest hundredth of the motions in the bridge dataset
+SPEED = 0.03  # meters a step: about the fastest hundredth of the motions in the bridge dataset
 SLOW = 0.015
 TURN = 0.15  # radians a step
 SETTLE = 2  # steps until the arm has caught up with its target
@@ -124,4 +124,4 @@ def _axis_angle(rotation: np.ndarray) -> np.ndarray:
         ]
     )
     sine, cosine = np.linalg.norm(axis) / 2, (np.trace(rotation) - 1) / 2
-    return axis / 2 * np.arctan2(sine, cosine) / max(sine, 1e-12)
+    return np.asarray(axis / 2 * np.arctan2(sine, cosine) / max(sine, 1e-12))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Transform
 
 _DATA, _GAUSSIAN, _TOKEN = "#5b8dd9", "#e08a3c", "#d6455d"
-_LABELS = {"theta": "θ from +z (rad)", "phi": "φ from +x (rad)", "r": "r (normalised)"}
+_LABELS = {"theta": "θ from +z (rad)", "phi": "φ from +x (rad)", "r": "r (normalized)"}
 _VIEWS = {"phi": "translation bins from above: φ, r", "theta": "and from the side: θ, r"}
 
 
@@ -40,7 +40,7 @@ def grid_figure(
 ) -> Figure:
     """A panel for each dimension with its bin edges, and two views of the translation bins.
 
-    actions: (n, 7) normalised, shown as histograms with the truncated Gaussian that fits them.
+    actions: (n, 7) normalized, shown as histograms with the truncated Gaussian that fits them.
     tokens: (T, 3) token numbers of a chunk, marked by their step from 1 on.
     Raises InputError where the actions or tokens do not suit the grid, or matplotlib is missing.
     """
@@ -97,7 +97,7 @@ def _translation(
     data: dict[str, np.ndarray] | None,
     steps: dict[str, np.ndarray] | None,
 ) -> None:
-    """The bins of one angle and r, coloured by the share of actions in them, with the steps marked."""
+    """The bins of one angle and r, colored by the share of actions in them, with the steps marked."""
     edges, radii = grid.edges[angle], grid.edges["r"]
     if data is None:
         shares = np.zeros((len(edges) - 1, len(radii) - 1))

@@ -5,7 +5,7 @@ import pytest
 
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.checks import check_gripper
+from spatialvla.evaluation.benchmarks.gripper_range import check_gripper
 from spatialvla.processor import Processor
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (50, 7))
