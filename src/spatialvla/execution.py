@@ -21,22 +21,29 @@ Mode = Literal["chunk", "receding", "ensemble", "temporal", "async"]
 class Execution:
     """How a chunk becomes motion.
 
-    mode: "chunk" executes all of it (open loop), "receding" its first `steps` actions before looking again,
-    "ensemble" one action, averaged over what this and earlier chunks say of the present step, "temporal" the same
-    with weights by age, as SpatialVLA was published with in SimplerEnv. "async" is what a robot sees whose next chunk
-    is inferred during the last one, in simulated time: each takes over `latency_steps` after its observation
-    (`spatialvla_client.asynchronous` is the same in real time).
-    alpha: how sharply the ensemble prefers predictions similar to the newest one (0: a plain mean).
-    temperature: of the weights by age; below 0 newer predictions count more.
-    commit: whether an asynchronous chunk is told the steps under way, so that it begins with them.
+    chunk executes all of it (open loop), receding its first steps before looking again, ensemble one action, averaged
+    over what this and earlier chunks say of the present step, temporal the same with weights by age, as published for
+    SimplerEnv. async is what a robot sees whose next chunk is inferred during the last one, in simulated time; the
+    class AsynchronousLoop of spatialvla_client is the same in real time.
     """
 
     mode: Mode = "chunk"
+    """Which of these."""
+
     steps: int = 1
+    """Actions to execute of each chunk; for receding."""
+
     alpha: float = 0.1
+    """How sharply predictions similar to the newest one are preferred, 0 is a plain mean; for ensemble."""
+
     temperature: float = -0.8
+    """Of the weights by age, below 0 newer predictions count more; for temporal."""
+
     latency_steps: int = 1
+    """Control steps from an observation until its chunk takes over; for async."""
+
     commit: bool = True
+    """Tell the model the steps that are under way, so that its chunk begins with them; for async."""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
 
 from spatialvla.errors import InputError
 from spatialvla.training.config import DatasetConfig
@@ -21,10 +24,10 @@ class DatasetOptions:
     """How often each sample of each dataset is drawn an epoch; 1 unless given."""
 
     mapping: tuple[Path, ...] = ()
-    """YAML files that say what the features of LeRobot datasets mean: one, or one for each dataset."""
+    """YAML files that say what the features of LeRobot datasets mean: one, or one for each."""
 
     camera: str | None = None
-    """The RGB feature of LeRobot datasets to look through, instead of the mapping's; needed where there are several."""
+    """The RGB feature of LeRobot datasets to look through, instead of the mapping's; None takes the only one."""
 
     mixture: str | None = None
     """A published mixture of Open X-Embodiment datasets, such as oxe_spatial_vla_plus, instead of --dataset."""
@@ -50,6 +53,10 @@ class DatasetOptions:
             DatasetConfig(path, weight, file, self.camera)
             for path, weight, file in zip(self.dataset, weights, mappings, strict=True)
         )
+
+
+FlatDatasetOptions = Annotated[DatasetOptions, OmitArgPrefixes, arg(name="dataset")]
+"""The options without a prefix: --mapping, not --dataset.mapping."""
 
 
 def _mixture(name: str, root: str) -> tuple[DatasetConfig, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.cli.verb import Verb
+from spatialvla.execution import Execution
 
 _MAX_WORKERS = 8
 
@@ -31,19 +32,6 @@ class Evaluate(Verb):
     depth: Literal["estimate", "simulator"] = "estimate"
     """Let the model estimate depth, or give it the simulator's."""
 
-    execution: Literal["chunk", "receding", "ensemble", "temporal", "async"] = "chunk"
-    """All of a chunk, its first --steps actions, one action averaged over recent chunks (temporal: newer ones weigh
-    more, as published for SimplerEnv), or all of a chunk that comes --latency-steps late, during the last one."""
-
-    steps: int = 1
-    """Actions to execute of each chunk with --execution receding."""
-
-    latency_steps: int = 1
-    """Control steps from an observation until its chunk comes, with --execution async."""
-
-    commit: bool = True
-    """Tell the model which steps are under way, with --execution async."""
-
     tolerance: int = 0
     """Cells of the action grid by which a guess of a token may be off and still be taken; 0 changes nothing."""
 
@@ -56,15 +44,16 @@ class Evaluate(Verb):
     workers: int = field(default_factory=lambda: min(os.cpu_count() or 1, _MAX_WORKERS))
     """Processes that play episodes; the model stays in this one."""
 
-    out: Path | None = None
-    """Folder for results.json, videos/ and report.html; runs/<suite>-<policy>-<depth> unless given. What was played
-    there before of the same evaluation is not played again."""
+    out: Path = Path("runs/{suite}-{policy}-{depth}")
+    """Folder for results, videos and report, with names for braces; what it holds is not played again."""
 
     videos: bool = True
     """Write an MP4 of each episode."""
 
     decisions: int = 2
     """Decisions of a task's first episode whose depth, points and tokens the report shows."""
+
+    execution: Execution = field(default_factory=Execution)
 
     def run(self) -> None:
         import torch
@@ -80,19 +69,15 @@ class Evaluate(Verb):
         from spatialvla.evaluation.report.terminal import print_success
         from spatialvla.evaluation.results.plan import Shard
         from spatialvla.evaluation.results.provenance import hash_checkpoint
-        from spatialvla.execution import Execution
         from spatialvla.model.folders import resolve_folder
 
         name = Path(self.options.policy).name
-        out = self.out or Path("runs") / f"{self.suite}-{name}-{self.depth}"
+        out = self._folder(name)
         shard = Shard.parse(self.shard) if self.shard else None
-        execution = Execution(
-            self.execution, self.steps, latency_steps=self.latency_steps, commit=self.commit
-        )
         keeper = DecisionKeeper(self.decisions, max_tasks=5, folder=out / "decisions")
         # Threads of one operator wait for each other by spinning: more than there are idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
-        policy = self.options.load(execution, tolerance=self.tolerance, depth_every=self.depth_every)
+        policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
         check_gripper(policy.processor.dataset_statistics(policy.dataset))
         try:
             results = evaluate(
@@ -119,3 +104,10 @@ class Evaluate(Verb):
         report = path.with_name(path.name.replace("results", "report")).with_suffix(".html")
         write_report(results, keeper.kept, policy, report)
         console.print(f"\nWrote {report} and {path}", highlight=False, soft_wrap=True)
+
+    def _folder(self, name: str) -> Path:
+        """`out` with the suite's, the policy's and the depth's names in it."""
+        folder = str(self.out)
+        for word, value in (("suite", self.suite), ("policy", name), ("depth", self.depth)):
+            folder = folder.replace(f"{{{word}}}", value)
+        return Path(folder)

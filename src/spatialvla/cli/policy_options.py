@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
 if TYPE_CHECKING:
     from spatialvla.policy import Execution, Policy
@@ -13,22 +13,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyOptions:
+    """Which policy to load, and how.
+
+    Precision is that of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32. int8 and
+    fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the vision towers, too,
+    and takes 8 bits for what is multiplied with them.
+    """
+
     policy: str
     """Checkpoint folder, shipped model (nano) or Hub id."""
 
     dataset: str | None = None
     """Whose statistics scale the actions; needed where the checkpoint has several."""
 
-    device: str | None = None
-    """cpu, cuda, cuda:1 …; the GPU if there is one."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 …; auto is the GPU if there is one."""
 
     precision: Literal["auto", "fp32", "bf16", "int8", "w8a8", "fp8"] = "auto"
-    """Of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32. int8 and fp8 (on a GPU)
-    are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the vision towers, too, and takes 8 bits
-    for what is multiplied with them."""
+    """Of the weights, see above."""
 
     compile: bool = False
-    """Let torch compile the model, which takes minutes when it is loaded, and on a GPU record CUDA graphs."""
+    """Let torch compile the model, minutes when it is loaded, and on a GPU record CUDA graphs."""
 
     def load(self, execution: Execution | None = None, *, tolerance: int = 0, depth_every: int = 1) -> Policy:
         """The policy, ready to predict; it executes whole chunks unless told otherwise.
@@ -43,7 +48,9 @@ class PolicyOptions:
         from spatialvla.policy import Execution, Policy
 
         tune_cpu()
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         if self.precision == "auto" and device == "cpu" and stored_dtype(self.policy) != torch.bfloat16:
             dtype = torch.float32
@@ -64,5 +71,5 @@ class PolicyOptions:
         )
 
 
-FlatPolicyOptions = Annotated[PolicyOptions, arg(name="")]
+FlatPolicyOptions = Annotated[PolicyOptions, OmitArgPrefixes, arg(name="policy")]
 """The options without a prefix: --policy, not --options.policy."""

@@ -10,6 +10,14 @@ VERBS: Mapping[str, str] = {"demos": "record", "depth": "train-depth", "grid": "
 OPTIONS: Mapping[str, Mapping[str, str]] = {
     "train": {"--initial": "--policy"},
     "finetune": {"--lora-rank": "--lora.rank", "--lora-alpha": "--lora.alpha"},
+    "evaluate": {
+        "--execution": "--execution.mode",
+        "--steps": "--execution.steps",
+        "--latency-steps": "--execution.latency-steps",
+        "--commit": "--execution.commit",
+        "--no-commit": "--execution.no-commit",
+    },
+    "serve": {"--execution": "--execution.mode", "--steps": "--execution.steps"},
     "results": {"--compare": "a verb: spatialvla compare FIRST SECOND"},
 }
 """Options by verb, and what stands in their place."""

@@ -5,54 +5,57 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from spatialvla.cli.policy_options import FlatPolicyOptions
+import tyro
+
+from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
+from spatialvla.execution import Execution
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.traffic import TrafficLimits
 
 if TYPE_CHECKING:
     from spatialvla.serving.engine.service import ProtocolOptions, Service
 
-_PORTS = {"openpi": 8000, "vla-eval": 8000, "lerobot": 8080}
-_MAPPINGS = {"openpi": "plain", "vla-eval": "plain", "lerobot": "lerobot"}
+Protocol = Literal["openpi", "vla-eval", "lerobot"]
+
+_PORTS: Mapping[Protocol, int] = {"openpi": 8000, "vla-eval": 8000, "lerobot": 8080}
+_MAPPINGS: Mapping[Protocol, str] = {"openpi": "plain", "vla-eval": "plain", "lerobot": "lerobot"}
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    protocol: Protocol = "openpi"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serve(Verb):
     """Serve a policy to robots or to a benchmark's harness."""
 
     options: FlatPolicyOptions
 
-    protocol: Literal["openpi", "vla-eval", "lerobot"] = "openpi"
+    protocol: Protocol
     """openpi: websocket and msgpack, also for our own client. vla-eval, lerobot: as those projects' clients speak."""
 
     host: str = "127.0.0.1"
     """Address to listen on; any but loopback needs --api-keys and --tls-cert."""
 
-    port: int | None = None
-    """8000, and 8080 for lerobot, unless given."""
+    port: int
+    """Port to listen on; 0 takes a free one."""
 
-    mapping: str | None = None
-    """What a client calls its inputs: plain (openpi's default), libero, droid, bridge, lerobot (its own default) or a
-    YAML file. Of vla-eval's clients only its limits are used."""
+    mapping: str
+    """What a client calls its inputs: plain, libero, droid, bridge, lerobot or a YAML file."""
 
-    benchmark: str | None = None
-    """Whose conventions vla-eval's clients have: libero (default), simpler_widowx or simpler_google_robot."""
+    benchmark: str | None
+    """Whose conventions vla-eval's clients have: libero, simpler_widowx or simpler_google_robot."""
 
     limits: str | None = None
     """What the robot may be told in one step: libero, widowx, franka or a YAML file; the mapping's unless given."""
-
-    execution: Literal["chunk", "receding", "ensemble"] = "chunk"
-    """All of a chunk, its first --steps actions, or one action averaged over recent chunks."""
-
-    steps: int = 1
-    """Actions to send of each chunk with --execution receding."""
 
     pad_chunk: Literal["none", "hold"] = "none"
     """For openpi clients that insist on longer chunks than the policy's: append steps that stand still."""
@@ -72,14 +75,28 @@ class Serve(Verb):
     insecure_public_bind: bool = False
     """Listen on a public address without keys or TLS: whoever reaches it moves the robot."""
 
-    threads: int | None = None
-    """Threads of the model on a CPU; all cores but one unless given, which is left to the clients' messages."""
+    threads: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1))
+    """Threads of the model on a CPU; one core is best left to the clients' messages."""
 
     metrics_port: int | None = None
     """A port of its own for /healthz and /metrics. openpi has them on its port, too."""
 
+    execution: Execution = field(default_factory=Execution)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
     batching: EngineSettings = field(default_factory=EngineSettings)
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Reads --protocol first, because port, mapping and benchmark depend on it."""
+        chosen, _ = tyro.cli(_Chosen, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+        default = cls(
+            options=PolicyOptions(policy=tyro.MISSING),
+            protocol=chosen.protocol,
+            port=_PORTS[chosen.protocol],
+            mapping=_MAPPINGS[chosen.protocol],
+            benchmark="libero" if chosen.protocol == "vla-eval" else None,
+        )
+        return tyro.cli(cls, prog=program, args=arguments, default=default)
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises InputError for options that do not fit, before the model is loaded."""
@@ -119,7 +136,11 @@ class Serve(Verb):
             raise InputError(f"{self.mapping} is a benchmark of vla-eval; say --benchmark {self.mapping}.")
         if self.protocol != "vla-eval" and self.benchmark is not None:
             raise InputError("--benchmark is for vla-eval's clients; leave it out.")
-        mapping = ClientMapping.load(self.mapping or _MAPPINGS[self.protocol])
+        if self.execution.mode == "async":
+            raise InputError(
+                "A client that acts asynchronously asks for whole chunks; leave out --execution.mode async."
+            )
+        mapping = ClientMapping.load(self.mapping)
         benchmark = benchmark_called(self.benchmark or "libero").name
         return ProtocolOptions(mapping, benchmark, self._padded_steps(mapping.name, mapping.horizon))
 
@@ -131,8 +152,8 @@ class Serve(Verb):
             return 0
         if self.protocol != "openpi":
             raise InputError("--pad-chunk is for openpi clients; leave it out.")
-        if self.execution != "chunk":
-            raise InputError("Only whole chunks are padded; leave out --execution or --pad-chunk.")
+        if self.execution.mode != "chunk":
+            raise InputError("Only whole chunks are padded; leave out --execution.mode or --pad-chunk.")
         if not (self.pad_to or horizon):
             raise InputError(f"The mapping {mapping!r} insists on no length; say --pad-to STEPS.")
         return self.pad_to or horizon
@@ -141,7 +162,6 @@ class Serve(Verb):
         import torch
 
         from spatialvla.common.cpu import tune_cpu
-        from spatialvla.execution import Execution
         from spatialvla.serving.engine.service import service_for
         from spatialvla.serving.guard.access import Access
         from spatialvla.serving.guard.limits import Limits
@@ -156,12 +176,12 @@ class Serve(Verb):
         robot = self.limits or options.mapping.limits
         limits = Limits.load(robot) if robot else Limits()
         tune_cpu()
-        torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) - 1))
+        torch.set_num_threads(self.threads)
         return service_for(
-            self.options.load(Execution(self.execution, self.steps)),
+            self.options.load(self.execution),
             name=Path(self.options.policy).name,
             host=self.host,
-            port=_PORTS[self.protocol] if self.port is None else self.port,
+            port=self.port,
             limits=limits,
             access=access,
             traffic=self.traffic,

@@ -7,11 +7,11 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes
 
-from spatialvla.cli.dataset_options import DatasetOptions
+from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.training.config import (
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class TrainingRun(Verb):
     """A verb that trains. What is not given is as the recipe says, which is therefore what --help shows."""
 
-    datasets: Annotated[DatasetOptions, arg(name="")]
+    datasets: FlatDatasetOptions
 
     out: Path
     """Folder for checkpoints, metrics and the model, which comes to <out>/model."""

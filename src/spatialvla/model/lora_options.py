@@ -9,9 +9,10 @@ from spatialvla.errors import InputError
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Small matrices that are added to a policy's weights, whose defaults are the published ones.
+    """Small matrices that are added to a policy's weights.
 
-    Source: scripts/spatialvla_4b_finetune/finetune_lora.sh.
+    The defaults are published (scripts/spatialvla_4b_finetune/finetune_lora.sh). Published code trains the action
+    embeddings, too, exactly where they were adapted to a new grid (train/spatialvla_finetune.py, `adpt_feature`).
     """
 
     rank: int = 32
@@ -24,8 +25,7 @@ class LoraOptions:
     """Of the adapters' inputs."""
 
     spatial_embeddings: bool = False
-    """Train `spatial_embed_tokens`, too, and save it whole beside the adapters. Published code does so exactly where
-    the embeddings were adapted to a new grid (train/spatialvla_finetune.py, `adpt_feature`)."""
+    """Train the action embeddings, `spatial_embed_tokens`, too, and save them whole beside the adapters."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:

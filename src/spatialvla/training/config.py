@@ -57,8 +57,7 @@ class DataOptions:
     """Decode all frames of the (one LeRobot) dataset once and keep them, which is fastest for small ones."""
 
     cache: Path | None = None
-    """Folder for what is decoded or counted once; None keeps frames inside the dataset, surveys in the user's cache
-    folder."""
+    """Folder for what is decoded or counted once; None keeps it with the dataset and in the user's cache."""
 
     workers: int = 0
     """Processes that decode images, for each process that trains."""
@@ -146,7 +145,7 @@ class ObjectiveOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationOptions:
-    """How it is learned. Where the run ends, and the learning rate, follow steps or minutes, whichever is further."""
+    """How it is learned. The run's end and the learning rate follow steps or minutes, whichever is further."""
 
     steps: int = 10_000
     """End after so many steps."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
 if TYPE_CHECKING:
     from spatialvla.data.episodes import EpisodeSource
@@ -44,5 +44,5 @@ class SourceOptions:
         )
 
 
-FlatSourceOptions = Annotated[SourceOptions, arg(name="")]
+FlatSourceOptions = Annotated[SourceOptions, OmitArgPrefixes, arg(name="dataset")]
 """The options without a prefix: --dataset, not --source.dataset."""
