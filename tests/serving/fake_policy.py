@@ -5,16 +5,28 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
+from spatialvla.processor import Prepared, Processor
 from spatialvla.types import ActionChunk, Observation
 
-CHUNK = 4
-TokenRows = Sequence[np.ndarray | None] | None
+SIZE = 16
+PROCESSOR = replace(Processor.from_pretrained("nano"), image_size=SIZE)
+CHUNK = PROCESSOR.action_chunk_size
+TOKENS = np.array([start + 1 for start, _ in PROCESSOR.grid.ranges])
+"""(3,) of each step that the policy answers."""
+
+
+@dataclass(frozen=True)
+class Seen(Prepared):
+    """A prepared observation, and the instruction that it came with."""
+
+    instruction: str
 
 
 def expected(observation: Observation) -> np.ndarray:
@@ -25,37 +37,52 @@ def expected(observation: Observation) -> np.ndarray:
 
 
 class FakePolicy:
-    """Answers after `seconds`. Instructions work mischief: "nan", "crash", "refuse", "batch crash"."""
+    """Answers after `seconds`. Instructions work mischief: "nan", "crash", "refuse", "batch crash".
+
+    batches, drafts, committed: of each batch its rows' instructions, their drafts and their committed steps.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
-        self.speculate, self.temperature, self.execution = True, 0.0, Execution()
+        self.execution = Execution()
         self.batches: list[list[str]] = []
-        self.given: list[dict[str, Any]] = []
+        self.drafts: list[list[np.ndarray | None]] = []
+        self.committed: list[list[np.ndarray]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.executors: list[CountingExecutor] = []
 
-    def predict(
-        self, observations: Sequence[Observation], *, committed: TokenRows = None, drafts: TokenRows = None
-    ) -> list[ActionChunk]:
+    def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Seen:
+        """Checked as by a real policy, with pictures of SIZE pixels."""
+        prepared = PROCESSOR.prepare(
+            observation.image,
+            observation.instruction,
+            intrinsics=observation.intrinsics,
+            depth=observation.depth,
+            committed=committed,
+        )
+        return Seen(**vars(prepared), instruction=observation.instruction)
+
+    def decide(self, observations: Sequence[Any], executors: Sequence[Executor]) -> list[ActionChunk]:
         self.gate.wait(30)
         time.sleep(self.seconds)
-        self.batches.append([observation.instruction for observation in observations])
-        given = {"committed": committed, "drafts": drafts}
-        self.given.append({name: rows for name, rows in given.items() if rows is not None})
-        return [self._chunk(observation, len(observations)) for observation in observations]
+        self.batches.append([seen.instruction for seen in observations])
+        self.committed.append([seen.committed for seen in observations])
+        self.drafts.append(
+            [executor.draft(seen.committed) for executor, seen in zip(executors, observations, strict=True)]
+        )
+        return [self._chunk(seen, len(observations)) for seen in observations]
 
-    def _chunk(self, observation: Observation, batch: int) -> ActionChunk:
-        text = observation.instruction
+    def _chunk(self, seen: Seen, batch: int) -> ActionChunk:
+        text = seen.instruction
         if text == "crash" or (text == "batch crash" and batch > 1):
             raise RuntimeError("secret: /home/robot/weights")
         if text == "refuse":
             raise InputError("This instruction cannot be used.")
-        actions = expected(observation)
+        actions = expected(Observation(seen.view.image, text))
         if text == "nan":
             actions[1, 2] = np.nan
-        return ActionChunk(actions, np.tile([1, 101, 200], (CHUNK, 1)))
+        return ActionChunk(actions, np.tile(TOKENS, (CHUNK, 1)))
 
     def new_executor(self) -> CountingExecutor:
         self.executors.append(CountingExecutor())

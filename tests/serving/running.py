@@ -10,20 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fake_policy import FakePolicy
+from fake_policy import CHUNK, SIZE, FakePolicy
 
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
-from spatialvla.serving.engine.preparation import Preparation
 from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.openpi.server import OpenPiServer
-
-SIZE = 16
-TOKENS = ((0, 100), (100, 200), (200, 202))
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,12 @@ def fake_service(
     settings: EngineSettings | None = None,
 ) -> Service:
     traffic = traffic or TrafficLimits()
-    prepare = Preparation(SIZE, 4, TOKENS, traffic.max_image)
-    engine = Engine(policy, prepare=prepare, settings=settings or EngineSettings())
+    engine = Engine(policy, check=traffic.check, settings=settings)
     engine.start()
     return Service(
         policy=policy,  # type: ignore[arg-type]
         engine=engine,
-        chunk=4,
+        chunk=CHUNK,
         name="fake",
         port=port,
         limits=limits or Limits(),

@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
+from typing import Any
 
 import numpy as np
 import pytest
-from fake_policy import FakePolicy, expected
+from fake_policy import CHUNK, TOKENS, FakePolicy, expected
 
 from spatialvla.errors import InputError
+from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.requests import ChunkRequest
 from spatialvla.serving.engine.settings import EngineSettings
@@ -20,6 +22,10 @@ from spatialvla.types import ActionChunk, Observation
 def observation(text: str, value: int = 0, depth: bool = False) -> Observation:
     image = np.full((8, 8, 3), value, np.uint8)
     return Observation(image, text, depth=np.ones((8, 8)) if depth else None)
+
+
+def request(seen: Observation, executor: Executor | None = None, **more: Any) -> ChunkRequest:
+    return ChunkRequest(seen, executor or Executor(WHOLE_CHUNKS), **more)
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def engine(policy: FakePolicy) -> Iterator[Engine]:
 def hold(engine: Engine, policy: FakePolicy):
     """Keeps the model busy with one request until the gate opens."""
     policy.gate.clear()
-    first = engine.submit(ChunkRequest(observation("first")), client="first")
+    first = engine.submit(request(observation("first")), client="first")
     while engine.metrics.value("queued_requests"):
         time.sleep(0.001)
     return first
@@ -48,7 +54,7 @@ def hold(engine: Engine, policy: FakePolicy):
 def test_what_queued_during_a_batch_is_the_next_batch(engine, policy):
     futures = [hold(engine, policy)]
     for number in range(6):
-        futures.append(engine.submit(ChunkRequest(observation(str(number), number)), client=number))
+        futures.append(engine.submit(request(observation(str(number), number)), client=number))
     policy.gate.set()
     answers = [future.result(5) for future in futures]
     assert [len(batch) for batch in policy.batches] == [1, 4, 2]
@@ -61,8 +67,8 @@ def test_what_queued_during_a_batch_is_the_next_batch(engine, policy):
 def test_clients_take_turns(engine, policy):
     """Three requests of one client do not come before another's first."""
     futures = [hold(engine, policy)]
-    futures += [engine.submit(ChunkRequest(observation(f"flood {n}")), client="flood") for n in range(3)]
-    futures += [engine.submit(ChunkRequest(observation(f"quiet {n}")), client=n) for n in range(3)]
+    futures += [engine.submit(request(observation(f"flood {n}")), client="flood") for n in range(3)]
+    futures += [engine.submit(request(observation(f"quiet {n}")), client=n) for n in range(3)]
     policy.gate.set()
     wait(futures, 5)
     assert policy.batches[1] == ["flood 0", "quiet 0", "quiet 1", "quiet 2"]
@@ -71,16 +77,16 @@ def test_clients_take_turns(engine, policy):
 
 def test_the_queue_is_bounded(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(ChunkRequest(observation("one")), client="one") for _ in range(3)]
+    futures += [engine.submit(request(observation("one")), client="one") for _ in range(3)]
     with pytest.raises(Busy, match="already has 3 requests waiting"):
-        engine.submit(ChunkRequest(observation("one")), client="one")
-    futures += [engine.submit(ChunkRequest(observation("x")), client=n) for n in range(5)]
+        engine.submit(request(observation("one")), client="one")
+    futures += [engine.submit(request(observation("x")), client=n) for n in range(5)]
     with pytest.raises(Busy, match="8 requests are waiting"):
-        engine.submit(ChunkRequest(observation("late")), client="late")
+        engine.submit(request(observation("late")), client="late")
     assert engine.metrics.value("requests_total", outcome="busy") == 2
     policy.gate.set()
     assert all(future.result(5) for future in futures), "what was accepted is answered"
-    assert engine.submit(ChunkRequest(observation("late")), client="late").result(5)
+    assert engine.submit(request(observation("late")), client="late").result(5)
 
 
 @pytest.mark.parametrize(
@@ -89,19 +95,19 @@ def test_the_queue_is_bounded(engine, policy):
 )
 def test_a_request_fails_alone(engine, policy, text, error):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(ChunkRequest(observation(t)), client=t) for t in ("good", text, "better")]
+    futures += [engine.submit(request(observation(t)), client=t) for t in ("good", text, "better")]
     policy.gate.set()
     assert futures[1].result(5).request.observation.instruction == "good"
     assert futures[3].result(5).request.observation.instruction == "better"
     with pytest.raises(error) as caught:
         futures[2].result(5)
     assert "secret" not in str(caught.value)
-    assert engine.submit(ChunkRequest(observation("after")), client="after").result(5)
+    assert engine.submit(request(observation("after")), client="after").result(5)
 
 
 def test_a_batch_that_fails_only_together_is_answered_one_by_one(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(ChunkRequest(observation("batch crash", n)), client=n) for n in range(3)]
+    futures += [engine.submit(request(observation("batch crash", n)), client=n) for n in range(3)]
     policy.gate.set()
     for future in futures[1:]:
         answer = future.result(5)
@@ -110,9 +116,7 @@ def test_a_batch_that_fails_only_together_is_answered_one_by_one(engine, policy)
 
 def test_requests_with_and_without_depth_do_not_share_a_batch(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [
-        engine.submit(ChunkRequest(observation(f"{n}", depth=bool(n % 2))), client=n) for n in range(4)
-    ]
+    futures += [engine.submit(request(observation(f"{n}", depth=bool(n % 2))), client=n) for n in range(4)]
     policy.gate.set()
     wait(futures, 5)
     assert policy.batches[1:] == [["0", "2"], ["1", "3"]]
@@ -120,8 +124,8 @@ def test_requests_with_and_without_depth_do_not_share_a_batch(engine, policy):
 
 def test_a_request_that_waited_too_long_is_not_run(engine, policy):
     hold(engine, policy)
-    late = engine.submit(ChunkRequest(observation("late"), timeout=0.01), client="late")
-    patient = engine.submit(ChunkRequest(observation("patient")), client="patient")
+    late = engine.submit(request(observation("late"), timeout=0.01), client="late")
+    patient = engine.submit(request(observation("patient")), client="patient")
     time.sleep(0.03)
     policy.gate.set()
     with pytest.raises(DeadlineExceeded):
@@ -132,44 +136,48 @@ def test_a_request_that_waited_too_long_is_not_run(engine, policy):
 
 def test_a_request_that_was_taken_back_is_not_run(engine, policy):
     first = hold(engine, policy)
-    gone = engine.submit(ChunkRequest(observation("gone")), client="gone")
+    gone = engine.submit(request(observation("gone")), client="gone")
     assert gone.cancel()
     policy.gate.set()
     first.result(5)
-    engine.submit(ChunkRequest(observation("after")), client="after").result(5)
+    engine.submit(request(observation("after")), client="after").result(5)
     assert all("gone" not in batch for batch in policy.batches)
 
 
 def test_a_bad_request_never_reaches_the_queue(policy):
-    def prepare(request: ChunkRequest) -> ChunkRequest:
+    def refuse(seen: Observation) -> None:
         raise InputError("no picture")
 
-    engine = Engine(policy, prepare=prepare)
+    engine = Engine(policy, check=refuse)
     engine.start()
     with pytest.raises(InputError, match="no picture"):
-        engine.submit(ChunkRequest(observation("x")), client=0)
+        engine.submit(request(observation("x")), client=0)
     assert engine.metrics.value("requests_total", outcome="bad_input") == 1
     assert engine.drain(5)
+    assert policy.batches == []
 
 
 def test_drafts_and_prefixes_reach_the_policy_in_their_rows(engine, policy):
     futures = [hold(engine, policy)]
-    draft = np.ones((4, 3), int)
-    futures.append(engine.submit(ChunkRequest(observation("a"), draft=draft), client="a"))
-    futures.append(engine.submit(ChunkRequest(observation("b")), client="b"))
+    played = Executor(WHOLE_CHUNKS)
+    chunk = ActionChunk(np.zeros((CHUNK, 7)), np.tile(TOKENS, (CHUNK, 1)))
+    played.remember(chunk, executed=CHUNK)
+    futures.append(engine.submit(request(observation("a"), played), client="a"))
+    futures.append(engine.submit(request(observation("b"), committed=TOKENS[None]), client="b"))
     policy.gate.set()
     wait(futures, 5)
-    assert policy.given[0] == {}, "a policy that knows nothing of them is not bothered"
-    assert policy.given[1] == {"drafts": [draft, None]}
+    assert np.array_equal(policy.drafts[1][0], chunk.tokens)
+    assert policy.drafts[1][1] is None
+    assert [len(rows) for rows in policy.committed[1]] == [0, 1]
 
 
 def test_draining_answers_what_waits_and_refuses_the_rest(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(ChunkRequest(observation("x")), client=n) for n in range(5)]
+    futures += [engine.submit(request(observation("x")), client=n) for n in range(5)]
     engine.stop_accepting()
     assert not engine.ready
     with pytest.raises(Draining):
-        engine.submit(ChunkRequest(observation("late")), client="late")
+        engine.submit(request(observation("late")), client="late")
     policy.gate.set()
     assert engine.drain(5)
     assert all(future.done() and future.exception() is None for future in futures)
@@ -177,7 +185,7 @@ def test_draining_answers_what_waits_and_refuses_the_rest(engine, policy):
 
 def test_what_cannot_be_answered_in_time_is_refused_not_forgotten(engine, policy):
     first = hold(engine, policy)
-    waiting = engine.submit(ChunkRequest(observation("x")), client="x")
+    waiting = engine.submit(request(observation("x")), client="x")
     assert not engine.drain(0.05)
     with pytest.raises(Draining):
         waiting.result(1)
@@ -188,7 +196,7 @@ def test_what_cannot_be_answered_in_time_is_refused_not_forgotten(engine, policy
 def test_a_lone_client_does_not_wait_for_others(engine):
     """Time between its requests is none of the engine's business."""
     for _ in range(3):
-        answer = engine.submit(ChunkRequest(observation("alone")), client="alone").result(5)
+        answer = engine.submit(request(observation("alone")), client="alone").result(5)
         assert answer.timings.batch == 1
 
 
@@ -198,12 +206,12 @@ def test_clients_answered_together_stay_together():
     engine = Engine(policy, settings=EngineSettings(gather_ms=500, gather_share=10))
     engine.start()
     hold(engine, policy)
-    futures = [engine.submit(ChunkRequest(observation("x")), client=n) for n in range(3)]
+    futures = [engine.submit(request(observation("x")), client=n) for n in range(3)]
     policy.gate.set()
     wait(futures, 5)
     futures = []
     for client in range(3):
-        futures.append(engine.submit(ChunkRequest(observation("x")), client=client))
+        futures.append(engine.submit(request(observation("x")), client=client))
         time.sleep(0.01)
     wait(futures, 5)
     engine.drain(5)
@@ -214,7 +222,7 @@ def test_many_tasks_each_get_their_own_answer(engine):
     async def client(number: int) -> None:
         for step in range(10):
             sent = observation("x" * (1 + number), (7 * number + step) % 256)
-            answer = await asyncio.wrap_future(engine.submit(ChunkRequest(sent), client=number))
+            answer = await asyncio.wrap_future(engine.submit(request(sent), client=number))
             assert np.array_equal(answer.chunk.actions, expected(sent))
 
     async def all_clients() -> None:
@@ -226,7 +234,7 @@ def test_many_tasks_each_get_their_own_answer(engine):
 def test_warm_up_runs_alone_and_as_a_full_batch(policy):
     engine = Engine(policy, settings=EngineSettings(max_batch=4))
     assert not engine.ready
-    engine.start([ChunkRequest(observation("warm"))])
+    engine.start([request(observation("warm"))])
     assert engine.ready
     assert [len(batch) for batch in policy.batches] == [1, 4]
     assert engine.drain(5)
@@ -235,19 +243,19 @@ def test_warm_up_runs_alone_and_as_a_full_batch(policy):
 def test_a_policy_that_answers_nan_does_not_start(policy):
     engine = Engine(policy)
     with pytest.raises(UnsafeAction):
-        engine.start([ChunkRequest(observation("nan"))])
+        engine.start([request(observation("nan"))])
     assert not engine.ready
 
 
 def test_a_policy_that_answers_too_few_is_an_error_not_a_swap():
     class Short(FakePolicy):
-        def predict(self, observations, **given) -> list[ActionChunk]:
-            return super().predict(observations)[: len(observations) - 1]
+        def decide(self, observations, executors) -> list[ActionChunk]:
+            return super().decide(observations, executors)[: len(observations) - 1]
 
     engine = Engine(Short())
     engine.start()
     with pytest.raises(InternalError):
-        engine.submit(ChunkRequest(observation("x")), client=0).result(5)
+        engine.submit(request(observation("x")), client=0).result(5)
     engine.drain(5)
 
 

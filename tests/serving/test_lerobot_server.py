@@ -201,7 +201,7 @@ def test_a_robot_that_has_hardly_moved_is_passed_over_where_that_is_asked_for() 
         ("crash", "Inference failed"),
         ("nan", "NaN or infinity"),
         ("refuse", "cannot be used"),
-        ("", "instruction is empty"),
+        ("", "prompt is empty"),
     ],
 )
 def test_a_failure_is_told_and_the_step_can_be_tried_again(text: str, sentence: str) -> None:
@@ -225,7 +225,7 @@ def test_ready_begins_a_new_episode() -> None:
             robot.see(1, step=0, go=False)
             assert robot.actions()
     assert len(policy.executors) == 2
-    assert [given.get("drafts") for given in policy.given] == [None, None]
+    assert policy.drafts == [[None], [None]]
 
 
 def test_robots_at_the_same_time_get_their_own_answers() -> None:
@@ -267,11 +267,11 @@ def test_of_too_many_connections_the_one_longest_unheard_of_is_forgotten() -> No
         assert third.actions()
 
 
-def test_depth_in_millimetres_becomes_metres(tmp_path: Path) -> None:
+def test_depth_in_millimeters_becomes_meters(tmp_path: Path) -> None:
     class Watching(FakePolicy):
-        def predict(self, observations: Any, **given: Any) -> Any:
-            self.depth = observations[0].depth
-            return super().predict(observations, **given)
+        def decide(self, observations: Any, executors: Any) -> Any:
+            self.depth = observations[0].view.depth
+            return super().decide(observations, executors)
 
     depth = np.full((16, 16, 1), 1500, np.uint16)
     depth[0, 0] = 0

@@ -56,8 +56,8 @@ def test_with_a_threshold_it_asks_while_it_executes(tmp_path: Path) -> None:
 
 def test_a_failure_is_logged_and_the_robot_goes_on_with_the_next_observation(tmp_path: Path) -> None:
     class Faltering(FakePolicy):
-        def predict(self, observations: Any, **given: Any) -> Any:
-            chunks = super().predict(observations, **given)
+        def decide(self, observations: Any, executors: Any) -> Any:
+            chunks = super().decide(observations, executors)
             if len(self.batches) == 1:
                 raise RuntimeError("once")
             return chunks

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_policy import FakePolicy, expected
+from fake_policy import TOKENS, FakePolicy, expected
 from running import fake_service, picture, serving
 
 from spatialvla import types
@@ -58,11 +58,11 @@ def test_a_reset_goes_along_once(policy):
 
 
 def test_committed_steps_reach_the_policy(policy):
-    committed = np.array([[1, 101, 200], [2, 102, 201]])
+    committed = TOKENS + np.array([[0, 0, 0], [1, 1, -1]])
     with serving(fake_service(policy)) as running, Client(running.url) as robot:
         chunk = robot.infer(observation(1), committed)
         assert len(chunk.actions) == 4
-        assert policy.given[-1]["committed"][0].tolist() == committed.tolist()
+        assert policy.committed[-1][0].tolist() == committed.tolist()
 
 
 def test_it_drives_the_asynchronous_loop(policy):

@@ -25,7 +25,8 @@ def test_memory_is_flat():
                 client.infer(plain(number))
             client._ws.close()
         policy.batches.clear()
-        policy.given.clear()
+        policy.drafts.clear()
+        policy.committed.clear()
         policy.executors.clear()
 
     def together(url: str, requests: int) -> float:

@@ -10,10 +10,10 @@ import urllib.request
 import msgpack
 import numpy as np
 import pytest
-from fake_policy import FakePolicy, expected
+from fake_policy import SIZE, TOKENS, FakePolicy, expected
 from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from running import SIZE, Running, fake_service, options, picture, plain, serving
+from running import Running, fake_service, options, picture, plain, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -119,12 +119,12 @@ def test_optional_keys(server, policy):
     with raw(server) as websocket:
         websocket.send(pack(plain(1, request_id="a1", intrinsics=np.eye(3), depth=np.ones((SIZE, SIZE)))))
         assert unpack(websocket.recv())["request_id"] == "a1"
-        committed = np.array([[1, 101, 200]])
+        committed = np.array([TOKENS])
         websocket.send(pack(plain(2, request_id=2, committed=committed, reset=True)))
         reply = unpack(websocket.recv())
         assert reply["request_id"] == 2
         assert len(reply["actions"]) == 4
-        assert policy.given[-1]["committed"][0].tolist() == committed.tolist()
+        assert policy.committed[-1][0].tolist() == committed.tolist()
         assert [executor.resets for executor in policy.executors] == [1]
 
 
@@ -141,7 +141,7 @@ def test_each_connection_is_an_episode_of_its_own(server, policy):
         ({"instruction": "x"}, "lacks 'image'"),
         ({"image": [1, 2], "instruction": "x"}, "must be an array"),
         ({"image": picture(1), "instruction": 7}, "must be a string"),
-        ({"image": picture(1), "instruction": " "}, "instruction is empty"),
+        ({"image": picture(1), "instruction": " "}, "prompt is empty"),
         ({"image": picture(1), "instruction": "x" * 2000}, "2000 characters"),
         ({"image": picture(1).astype(np.float32), "instruction": "x"}, "must be uint8"),
         ({"image": np.zeros((4, 4, 7), np.uint8), "instruction": "x"}, r"shape \(H, W, 3\)"),
@@ -149,8 +149,8 @@ def test_each_connection_is_an_episode_of_its_own(server, policy):
         (plain(1, intrinsics=np.full((3, 3), np.nan)), "NaN"),
         (plain(1, intrinsics=["a"]), "array of numbers"),
         (plain(1, depth=np.zeros((4, 4))), "not positive"),
-        (plain(1, committed=np.array([[-1, 101, 200]])), "no tokens of their kind"),
-        (plain(1, committed=np.zeros((9, 3), int)), "P up to 4"),
+        (plain(1, committed=TOKENS[None, ::-1]), "where a translation token belongs"),
+        (plain(1, committed=np.zeros((9, 3), int)), "has 4 steps of 3 tokens"),
         (plain(1, committed=1), r"array \(P, 3\)"),
         (plain(1, position=np.zeros(2)), "entries"),
         (plain(1, timeout=-1), "positive number"),

@@ -45,9 +45,9 @@ class RobotPolicy(FakePolicy):
         self.processor = SimpleNamespace(cameras={"default": None, dataset if own_camera else "other": None})
         self.intrinsics: list[Any] = []
 
-    def predict(self, observations: Any, **given: Any) -> Any:
-        self.intrinsics += [observation.intrinsics for observation in observations]
-        return super().predict(observations, **given)
+    def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Any:
+        self.intrinsics.append(observation.intrinsics)
+        return super().prepare(observation, committed)
 
 
 def policy_for(benchmark: HarnessBenchmark, **more: Any) -> RobotPolicy:

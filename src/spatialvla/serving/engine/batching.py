@@ -17,6 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.execution import Executor
+from spatialvla.processor import Prepared
 from spatialvla.serving.engine.counters import Metrics
 from spatialvla.serving.engine.request_queue import RequestQueue
 from spatialvla.serving.engine.requests import Answer, ChunkRequest, Timings
@@ -25,27 +27,24 @@ from spatialvla.serving.failures import DeadlineExceeded, Draining, InternalErro
 from spatialvla.types import ActionChunk, Observation
 
 log = logging.getLogger(__name__)
-TokenRows = Sequence[np.ndarray | None]
-"""Token numbers on the action grid for each row, (steps, 3), or None where a row has none."""
 
 
 class Predictor(Protocol):
     """What the engine needs of a policy."""
 
-    def predict(
-        self,
-        observations: Sequence[Observation],
-        *,
-        committed: TokenRows | None = None,
-        drafts: TokenRows | None = None,
-    ) -> list[ActionChunk]:
-        """A chunk for each observation, as `Policy.predict`."""
-        ...
+    def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Prepared:
+        """Checks a request and brings it to the model's size, as `Policy.prepare`; called from several threads."""
+
+    def decide(
+        self, observations: Sequence[Prepared], executors: Sequence[Executor]
+    ) -> Sequence[ActionChunk]:
+        """A chunk for each observation with what its executor knows, as `Policy.decide`."""
 
 
 @dataclass
 class _Job:
     request: ChunkRequest
+    prepared: Prepared
     client: Hashable
     prepared_in: float
     future: Future[Answer] = field(default_factory=Future)
@@ -55,14 +54,14 @@ class _Job:
 class Engine:
     """Batches the requests of many clients for one policy.
 
-    prepare: checks a request and does, in threads, what needs no model; it raises InputError for a bad one.
+    check: raises InputError for an observation that is refused before any work is done for it.
     """
 
     def __init__(
         self,
         policy: Predictor,
         *,
-        prepare: Callable[[ChunkRequest], ChunkRequest] = lambda request: request,
+        check: Callable[[Observation], None] = lambda observation: None,
         settings: EngineSettings | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -70,7 +69,7 @@ class Engine:
         self.policy = policy
         self.metrics = metrics or Metrics()
         self.threads = ThreadPoolExecutor(settings.threads, "prepare")
-        self._prepare = prepare
+        self._check = check
         self._queue: RequestQueue[_Job] = RequestQueue(settings)
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -82,9 +81,9 @@ class Engine:
         Raises what the policy raises: a server whose warm-up fails must not start.
         """
         for request in warm_up:
-            prepared = self._prepare(request)
+            prepared = self.policy.prepare(request.observation)
             for size in dict.fromkeys((1, self.settings.max_batch)):
-                for chunk in self._predict([prepared] * size):
+                for chunk in self.policy.decide([prepared] * size, [request.executor] * size):
                     require_finite(chunk)
         self._worker.start()
         self.metrics.ready.set(1)
@@ -133,10 +132,11 @@ class Engine:
         began = perf_counter()
         try:
             self._queue.check_room(client)  # before the work
-            prepared = self._prepare(request)
-            job = _Job(prepared, client, perf_counter() - began)
+            self._check(request.observation)
+            prepared = self.policy.prepare(request.observation, request.committed)
+            job = _Job(request, prepared, client, perf_counter() - began)
             # A sensor's depth comes along for all rows of a batch or for none.
-            self._queue.add(client, prepared.observation.depth is not None, job)
+            self._queue.add(client, prepared.view.depth is not None, job)
         except Exception as error:
             self.metrics.request(outcome(error))
             raise
@@ -168,7 +168,7 @@ class Engine:
     def _answer(self, jobs: list[_Job]) -> None:
         began = perf_counter()
         try:
-            chunks = self._predict([job.request for job in jobs])
+            chunks = self._decide(jobs)
         except Exception as error:
             if len(jobs) > 1:
                 log.warning("A batch of %d failed (%s); its requests are tried one by one.", len(jobs), error)
@@ -193,14 +193,10 @@ class Engine:
             timings = Timings(job.prepared_in * 1000, queued * 1000, took * 1000, len(jobs))
             job.future.set_result(Answer(job.request, chunk, timings))
 
-    def _predict(self, requests: list[ChunkRequest]) -> list[ActionChunk]:
-        chunks = self.policy.predict(
-            [request.observation for request in requests],
-            committed=_rows([request.committed for request in requests]),
-            drafts=_rows([request.draft for request in requests]),
-        )
-        if len(chunks) != len(requests):
-            raise RuntimeError(f"the policy answered {len(requests)} observations with {len(chunks)} chunks")
+    def _decide(self, jobs: list[_Job]) -> Sequence[ActionChunk]:
+        chunks = self.policy.decide([job.prepared for job in jobs], [job.request.executor for job in jobs])
+        if len(chunks) != len(jobs):
+            raise RuntimeError(f"the policy answered {len(jobs)} observations with {len(chunks)} chunks")
         return chunks
 
     def _fail(self, job: _Job, error: Exception) -> None:
@@ -212,11 +208,6 @@ def require_finite(chunk: ActionChunk) -> None:
     """Raises UnsafeAction if a number of the actions is NaN or infinite."""
     if not np.isfinite(chunk.actions).all():
         raise UnsafeAction("The policy's actions contain NaN or infinity; none of them is sent.")
-
-
-def _rows(tokens: list[np.ndarray | None]) -> TokenRows | None:
-    """None where no row has tokens: a list of nothing is no draft, and yet costs the passes of one."""
-    return tokens if any(row is not None for row in tokens) else None
 
 
 def _for_client(error: Exception) -> Exception:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spatialvla.execution import Executor
 from spatialvla.types import ActionChunk, Observation
 
 
@@ -13,14 +14,14 @@ from spatialvla.types import ActionChunk, Observation
 class ChunkRequest:
     """One chunk asked for.
 
-    committed: (P, 3) token numbers of steps already on their way to the robot; the chunk begins with them.
-    draft: (T, 3) token numbers, a guess of the chunk, which makes decoding faster and changes nothing.
+    executor: of the episode; its last chunk is a guess of the next, which makes decoding faster and changes nothing.
+    committed: (P, 3) tokens of steps already on their way to the robot; the chunk begins with them.
     timeout: seconds it may wait for the model.
     """
 
     observation: Observation
+    executor: Executor
     committed: np.ndarray | None = None
-    draft: np.ndarray | None = None
     timeout: float = 30.0
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from spatialvla.errors import InputError
 from spatialvla.execution import Executor
 from spatialvla.policy import Policy
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
-from spatialvla.serving.engine.preparation import Preparation
+from spatialvla.serving.engine.requests import ChunkRequest
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.types import Observation
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ class Service:
 
     def session(self, executor: Executor | None = None) -> Session:
         """State for one more connection. executor: what is executed of its chunks, the policy's way unless given."""
-        speculate = self.policy.speculate and self.policy.temperature == 0
-        return Session(self.engine, executor or self.policy.new_executor(), self.limits, speculate=speculate)
+        return Session(self.engine, executor or self.policy.new_executor(), self.limits)
 
 
 def service_for(
@@ -82,9 +84,10 @@ def service_for(
 ) -> Service:
     """The service of a policy, warmed up and accepting requests."""
     traffic = traffic or TrafficLimits()
-    preparation = Preparation.of(policy, traffic.max_image)
-    engine = Engine(policy, prepare=preparation, settings=settings or EngineSettings())
-    engine.start([preparation.dummy()])
+    engine = Engine(policy, check=traffic.check, settings=settings)
+    image = np.zeros((policy.processor.image_size, policy.processor.image_size, 3), np.uint8)
+    seen = Observation(image, "pick up the black bowl and place it on the plate")
+    engine.start([ChunkRequest(seen, policy.new_executor())])
     return Service(
         policy=policy,
         engine=engine,

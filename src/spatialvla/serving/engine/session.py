@@ -26,16 +26,12 @@ class Decision:
 
 
 class Session:
-    """State of one connection; requests of a session come one after the other.
+    """State of one connection; requests of a session come one after the other."""
 
-    speculate: let the last chunk guess the next, which saves decoder passes and changes no answer.
-    """
-
-    def __init__(self, engine: Engine, executor: Executor, limits: Limits, *, speculate: bool = True) -> None:
+    def __init__(self, engine: Engine, executor: Executor, limits: Limits) -> None:
         self._engine = engine
         self._executor = executor
         self._limits = limits
-        self._speculate = speculate
 
     def reset(self) -> None:
         """A new episode: what was seen and decided before counts no more."""
@@ -44,9 +40,12 @@ class Session:
     def submit(
         self, observation: Observation, *, committed: np.ndarray | None = None, timeout: float = 30.0
     ) -> Future[Answer]:
-        """Queues a request from any thread; give its answer to `finish`. Raises as `Engine.submit`."""
-        draft = self._executor.draft(committed) if self._speculate else None
-        return self._engine.submit(ChunkRequest(observation, committed, draft, timeout), client=id(self))
+        """Queues a request from any thread; give its answer to `finish`. Raises as `Engine.submit`.
+
+        committed: (P, 3) tokens of steps already on their way to the robot. timeout: seconds it may wait.
+        """
+        request = ChunkRequest(observation, self._executor, committed, timeout)
+        return self._engine.submit(request, client=id(self))
 
     def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
         """What to execute of an answer. position: (3,) metres of the gripper, where the client tells it.

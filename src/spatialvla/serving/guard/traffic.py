@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from spatialvla.errors import InputError
+
+if TYPE_CHECKING:
+    from spatialvla.types import Observation
+
+MAX_INSTRUCTION = 1000
+"""Characters; the longest instruction of any Open X-Embodiment dataset is far below."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,22 @@ class TrafficLimits:
     def max_message(self) -> int:
         """Largest message, in bytes."""
         return int(self.max_message_mb * 2**20)
+
+    def check(self, observation: Observation) -> None:
+        """Raises InputError for an instruction or a picture that is too large to be looked at."""
+        import numpy as np  # not above: the command line shows these limits without it
+
+        length = len(observation.instruction)
+        if length > MAX_INSTRUCTION:
+            raise InputError(f"The instruction has {length} characters; {MAX_INSTRUCTION} are allowed.")
+        for name, picture in (("image", observation.image), ("depth map", observation.depth)):
+            if picture is None:
+                continue
+            shape = picture.shape if isinstance(picture, np.ndarray) else picture.size
+            if len(shape) < 2 or not all(1 <= side <= self.max_image for side in shape[:2]):
+                raise InputError(
+                    f"The {name} has shape {tuple(shape)}; sides of 1 to {self.max_image} are allowed."
+                )
 
 
 class Throttle:

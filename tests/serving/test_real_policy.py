@@ -1,0 +1,92 @@
+"""A real policy behind the engine: it says what it says alone, and a bad request fails before it shares a batch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spatialvla import Policy
+from spatialvla.errors import InputError
+from spatialvla.serving.engine.service import Service, service_for
+from spatialvla.types import Observation
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 255, (96, 160, 3), dtype=np.uint8)
+K = np.array([[120.0, 0, 80], [0, 110, 50], [0, 0, 1]])
+DEPTH = RNG.uniform(0.3, 2, (96, 160))
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy.from_pretrained("nano")
+
+
+@pytest.fixture(scope="module")
+def service(policy: Policy) -> Iterator[Service]:
+    service = service_for(policy)
+    yield service
+    assert service.engine.drain(30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image": np.zeros((4, 4), np.float64)}, "uint8"),
+        ({"image": np.zeros((0, 4, 3), np.uint8)}, "shape"),
+        ({"image": np.zeros((5000, 4, 3), np.uint8)}, "2048"),
+        ({"image": np.zeros(7, np.uint8)}, "shape"),
+        ({"instruction": ""}, "empty"),
+        ({"instruction": "\n "}, "empty"),
+        ({"instruction": "go " * 500}, "1500 characters"),
+        ({"intrinsics": np.eye(4)}, "3x3"),
+        ({"intrinsics": -np.eye(3)}, "form"),
+        ({"depth": np.full((96, 160), np.nan)}, "NaN"),
+        ({"depth": np.full((96, 160, 1), 1.0)}, r"\(H, W\)"),
+        ({"depth": np.full((96, 5000), 1.0)}, "2048"),
+    ],
+)
+def test_bad_observations(service, changes, sentence):
+    before = service.engine.metrics.value("requests_total", outcome="bad_input")
+    with pytest.raises(InputError, match=sentence):
+        service.session().submit(replace(Observation(IMAGE, "x"), **changes))
+    assert service.engine.metrics.value("requests_total", outcome="bad_input") == before + 1
+
+
+def test_committed_tokens_are_of_their_kind(service, policy):
+    (chunk,) = policy.predict([Observation(IMAGE, "x")])
+    session = service.session()
+    for steps in (0, 1, 3):
+        given = chunk.tokens[:steps]
+        decision = session.finish(session.submit(Observation(IMAGE, "x"), committed=given).result(60))
+        assert np.array_equal(decision.tokens[:steps], given)
+    for bad in (
+        chunk.tokens[:, ::-1],
+        chunk.tokens - 10**6,
+        chunk.tokens.astype(float),
+        np.tile(chunk.tokens, (2, 1)),
+        np.array(5),
+    ):
+        with pytest.raises(InputError, match="token"):
+            session.submit(Observation(IMAGE, "x"), committed=bad)
+
+
+def test_it_says_what_it_says_alone(service, policy):
+    """Batches of several clients, with and without depth, drafts and committed steps."""
+    seen = [
+        Observation(IMAGE, "pick up the black bowl"),
+        Observation(IMAGE[::-1].copy(), "open the drawer and put it in", intrinsics=K),
+        Observation(IMAGE[:, ::-1].copy(), "push the plate", intrinsics=K, depth=DEPTH),
+    ]
+    alone = [policy.predict([one])[0] for one in seen]
+    sessions = [service.session() for _ in seen]
+    for _ in range(3):  # the first request of a session has no draft, the next ones have
+        futures = [session.submit(one) for session, one in zip(sessions, seen, strict=True)]
+        for session, future, chunk in zip(sessions, futures, alone, strict=True):
+            decision = session.finish(future.result(60))
+            assert np.array_equal(decision.tokens, chunk.tokens)
+            assert np.array_equal(decision.actions, chunk.actions)
+    committed = alone[1].tokens[1:3]
+    going_on = sessions[0].finish(sessions[0].submit(seen[0], committed=committed).result(60))
+    assert np.array_equal(going_on.tokens[:2], committed)
+    assert len(going_on.actions) == len(alone[0].actions)
