@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter
 
@@ -40,8 +41,13 @@ class ClientConnection:
         self._pending: Future[Answer] | None = None
         self._total_ms: float | None = None
 
-    async def serve(self, greeting: bytes, stopping: asyncio.Event) -> None:
-        """Greets the client, then answers what it sends until it goes or the server stops."""
+    async def serve(
+        self, greeting: bytes, stopping: asyncio.Event, closed: Callable[[ClientConnection], None]
+    ) -> None:
+        """Greets the client, then answers what it sends until it goes or the server stops.
+
+        closed: is told of this connection once it has ended.
+        """
         traffic, metrics = self._service.traffic, self._service.engine.metrics
         metrics.connections.inc()
         gone = asyncio.create_task(self._socket.wait_closed())
@@ -68,6 +74,7 @@ class ClientConnection:
             log.exception("A connection failed")
             await self._socket.close(ERROR)
         finally:
+            closed(self)
             metrics.connections.dec()
             gone.cancel()
 

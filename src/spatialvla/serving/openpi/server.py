@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Awaitable
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
@@ -103,13 +104,10 @@ class OpenPiServer:
         )
         return Response(found.status, "", headers, found.body)
 
-    async def _connect(self, socket: ServerConnection) -> None:
+    def _connect(self, socket: ServerConnection) -> Awaitable[None]:
         connection = ClientConnection(socket, self._service, self._mapping, pad_to=self._pad_to)
         self._connections.add(connection)
-        try:
-            await connection.serve(self._metadata, self._stopping)
-        finally:
-            self._connections.discard(connection)
+        return connection.serve(self._metadata, self._stopping, self._connections.discard)
 
 
 def run(service: Service, options: ProtocolOptions) -> None:
