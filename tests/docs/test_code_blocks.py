@@ -1,0 +1,159 @@
+"""Every block of code in the README and in docs/ does what the page says.
+
+Python runs, `spatialvla` commands run, and YAML is read by what reads it. A comment above a block says what is done
+instead, and why: `parse`, the commands are only parsed, by the real command line; `serve`, the command serves the blocks
+below; `skip`, nothing. What a block writes is there for the later blocks of its page.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pages import PAGES, ROOT, Block, blocks
+
+from spatialvla.cli.main import VERBS, main
+from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.guard.limits import Limits
+
+YAML_READERS = {
+    "feature mapping": LeRobotMapping.load,
+    "client mapping": Mapping.load,
+    "limits": Limits.load,
+    "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
+}
+NOT_CODE = {"text", "mermaid", "bibtex"}
+SKIPPED = {"plays in the simulator": 1, "needs a certificate": 1}
+PARSED_ALONE = {
+    "takes minutes in the simulator": 10,
+    "takes minutes": 1,
+    "takes hours": 1,
+    "serves until it is stopped": 4,
+    "needs results of evaluations": 3,
+    "needs SimplerEnv's scenes": 1,
+    "8 GPUs": 1,
+    "32 GPUs": 1,
+}
+READY = re.compile(r"ws://127\.0\.0\.1:(\d+)")
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like the root of a clone, to write in."""
+    for name in ("docs", "examples", "tests", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    np.save(tmp_path / "depth.npy", np.full((224, 224), 0.8, np.float32))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_blocks_of_a_page(page: Path, clone: Path):
+    with contextlib.ExitStack() as servers:
+        port = "8000"
+        for block in blocks(page):
+            try:
+                match block.language, block.way:
+                    case _, "skip":
+                        pass
+                    case "python", "":
+                        exec(compile(block.code.replace("8000", port), str(block), "exec"), {"__name__": "block"})
+                    case "bash", "" | "parse" | "serve":
+                        for command in block.commands:
+                            check_command(command, run=block.way == "")
+                        if block.way == "serve":
+                            port = servers.enter_context(server(block))
+                    case "yaml", way:
+                        Path("block.yaml").write_text(block.code)
+                        YAML_READERS[way]("block.yaml")
+                    case language, _:
+                        assert language in NOT_CODE, f"a block in {language}"
+            except BaseException as error:
+                error.add_note(f"in the block at {block}")
+                raise
+
+
+def check_command(command: str, run: bool) -> None:
+    """One line of a shell block: runs what is ours, or parses it; of others', that what they name is there."""
+    words = shlex.split(command)
+    while words and "=" in words[0]:
+        words.pop(0)
+    match words:
+        case ["torchrun", *_] | ["python", "-m", "spatialvla", *_]:
+            parse(words[words.index("spatialvla") + 1 :])
+        case ["spatialvla", *arguments] if run:
+            main(arguments)
+        case ["spatialvla", *arguments]:
+            parse(arguments)
+        case ["python", script, *_] if script.endswith(".py"):
+            assert (ROOT / script).is_file(), f"{script} is missing"
+        case ["make", target]:
+            assert re.search(rf"^([\w ]* )?{target}\b[\w ]*:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+        case ["pip", "install", *arguments]:
+            check_extras(arguments)
+        case _:
+            pass
+
+
+def parse(arguments: list[str]) -> None:
+    """Reads arguments by the real command line; fails where a verb or an option is unknown."""
+    words = 2 if arguments[0] == "data" else 1
+    name = " ".join(arguments[:words])
+    try:
+        VERBS[name].parse(arguments[words:], f"spatialvla {name}")
+    except SystemExit:
+        raise AssertionError(f"spatialvla {shlex.join(arguments)} cannot be parsed") from None
+
+
+def check_extras(arguments: list[str]) -> None:
+    """Each extra that is installed is one that pyproject.toml has."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for argument in arguments:
+        if extras := re.search(r"\[([\w,-]+)\]", argument):
+            assert set(extras[1].split(",")) <= set(known), argument
+
+
+@contextlib.contextmanager
+def server(block: Block) -> Iterator[str]:
+    """Runs the block's `spatialvla serve`, and gives the port once it is ready."""
+    (command,) = (words for words in map(shlex.split, block.commands) if words[:2] == ["spatialvla", "serve"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command, "--port", "0", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        yield next(port[1] for line in process.stdout if (port := READY.search(line)))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_what_does_not_run_is_known():
+    """A block that is skipped or only parsed is counted here, too, by its reason."""
+
+    def reasons(way: str) -> dict[str, int]:
+        marked = [block.marker for page in PAGES for block in blocks(page) if block.way == way]
+        return dict(Counter(marker.removeprefix(f"{way} (").removesuffix(")") for marker in marked))
+
+    assert reasons("skip") == SKIPPED
+    assert reasons("parse") == PARSED_ALONE
+
+
+def test_every_block_is_fenced():
+    """Indented code would not be found, and so not be tested."""
+    for page in PAGES:
+        outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert not re.search(r"(?:^|\n)\n    [^\s-]", outside), page

@@ -1,0 +1,74 @@
+"""What the pages say of the code is so: paths, verbs, the tree of files; and they read like one hand wrote them."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from huggingface_hub import ModelCard
+from pages import PAGES, ROOT
+
+from spatialvla.cli.main import VERBS
+
+PATH = re.compile(r"\b(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b")
+BRITISH = re.compile(r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I)
+LONGEST = 110
+
+
+def extension(name: str) -> ModuleType:
+    """A module of docs/extensions."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "extensions" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tree_is_that_of_the_files():
+    """Where this fails, run `python docs/extensions/tree.py`."""
+    tree = extension("tree")
+    assert tree.PAGE.read_text() == tree.page()
+
+
+def test_every_verb_has_its_help_on_the_page():
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text()
+    assert set(re.findall(r"^<!-- help: (.+) -->$", page, re.MULTILINE)) == set(VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path):
+    missing = [name for name in PATH.findall(page.read_text()) if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_architecture_names_files_that_exist():
+    """Its diagrams name files below src/spatialvla or the client's folder."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    diagrams = "".join(re.findall(r"^```mermaid\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"[\w/]+\.py\b", diagrams))
+    rooms = (ROOT / "src" / "spatialvla", ROOT / "packages" / "spatialvla-client" / "src")
+    assert len(named) > 30
+    assert not [name for name in named if not any((room / name).is_file() for room in rooms)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_wrap_and_spell_as_american_english_does(page: Path):
+    lines = page.read_text().splitlines()
+    # Tables and addresses cannot wrap.
+    long = [line for line in lines if len(line) > LONGEST and not line.startswith("|") and "http" not in line]
+    assert not long
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    assert not BRITISH.findall(prose)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_nanos_model_card_is_one_that_hugging_face_reads():
+    card = ModelCard.load(ROOT / "src" / "spatialvla" / "assets" / "nano" / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "robotics"
+    (result,) = card.data.eval_results
+    assert result.metric_value == 0.62
