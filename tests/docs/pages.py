@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "tree.md"))
+PAGES = (
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "tree.md"),
+)
 BLOCK = re.compile(
-    r"(?:^<!-- test: (?P<marker>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- test: (?P<marker>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -37,7 +41,9 @@ class Block:
     def commands(self) -> list[str]:
         """The lines of a shell block, without comments, those that continue joined."""
         joined = self.code.replace("\\\n", " ")
-        return [line.strip() for line in re.sub(r"(^|  )#.*", "", joined, flags=re.M).splitlines() if line.strip()]
+        return [
+            line.strip() for line in re.sub(r"(^|  )#.*", "", joined, flags=re.M).splitlines() if line.strip()
+        ]
 
 
 def blocks(page: Path) -> Iterator[Block]:

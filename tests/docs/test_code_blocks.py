@@ -1,8 +1,8 @@
 """Every block of code in the README and in docs/ does what the page says.
 
-Python runs, `spatialvla` commands run, and YAML is read by what reads it. A comment above a block says what is done
-instead, and why: `parse`, the commands are only parsed, by the real command line; `serve`, the command serves the blocks
-below; `skip`, nothing. What a block writes is there for the later blocks of its page.
+Python runs, `spatialvla` commands run, and YAML is read by the code that is meant to read it. A comment above a block
+says what is done instead, and why. `parse`: its commands are parsed by the real command line. `serve`: its command
+serves the blocks below. `skip`: nothing. What a block writes is there for the later blocks of its page.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from pages import PAGES, ROOT, Block, blocks
 
 from spatialvla.cli.main import VERBS, main
 from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
-from spatialvla.serving.engine.client_mapping import Mapping
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
 
 YAML_READERS = {
     "feature mapping": LeRobotMapping.load,
-    "client mapping": Mapping.load,
+    "client mapping": ClientMapping.load,
     "limits": Limits.load,
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
@@ -67,7 +67,10 @@ def test_the_blocks_of_a_page(page: Path, clone: Path):
                     case _, "skip":
                         pass
                     case "python", "":
-                        exec(compile(block.code.replace("8000", port), str(block), "exec"), {"__name__": "block"})
+                        exec(
+                            compile(block.code.replace("8000", port), str(block), "exec"),
+                            {"__name__": "block"},
+                        )
                     case "bash", "" | "parse" | "serve":
                         for command in block.commands:
                             check_command(command, run=block.way == "")
@@ -98,7 +101,9 @@ def check_command(command: str, run: bool) -> None:
         case ["python", script, *_] if script.endswith(".py"):
             assert (ROOT / script).is_file(), f"{script} is missing"
         case ["make", target]:
-            assert re.search(rf"^([\w ]* )?{target}\b[\w ]*:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+            assert re.search(
+                rf"^([\w ]* )?{target}\b[\w ]*:", (ROOT / "Makefile").read_text(), re.MULTILINE
+            ), target
         case ["pip", "install", *arguments]:
             check_extras(arguments)
         case _:

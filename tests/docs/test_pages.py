@@ -11,15 +11,21 @@ from pages import PAGES, ROOT
 
 from spatialvla.cli.main import VERBS
 
-PATH = re.compile(r"\b(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b")
-BRITISH = re.compile(r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I)
+PATH = re.compile(
+    r"\b(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b"
+)
+BRITISH = re.compile(
+    r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I
+)
+LINK = re.compile(r"\]\(((?:\.\./)*[\w-]+/[\w./-]+)\)")
 LONGEST = 110
 
 
 def extension(name: str) -> ModuleType:
     """A module of docs/extensions."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "extensions" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -38,8 +44,11 @@ def test_every_verb_has_its_help_on_the_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path):
-    missing = [name for name in PATH.findall(page.read_text()) if not (ROOT / name).exists()]
-    assert not missing
+    text = page.read_text()
+    linked = [page.parent / path for path in LINK.findall(text)]
+    assert not [
+        path for path in (*(ROOT / name for name in PATH.findall(text)), *linked) if not path.exists()
+    ]
 
 
 def test_the_architecture_names_files_that_exist():
