@@ -42,7 +42,7 @@ def write_video(path, count):
 def write_scene(
     folder, times, widths=None, jpegs=False, calib=START, rating=5, finish=None, serials=(FRONT, WRIST)
 ):
-    """times: ms of the frames. widths: commanded millimetres at each."""
+    """times: ms of the frames. widths: commanded millimeters at each."""
     widths = np.full(len(times), 95.0) if widths is None else widths
     for serial in serials:
         camera = folder / f"cam_{serial}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
-from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.rotations import matrices, motion
@@ -43,14 +43,14 @@ NOTATIONS = {"euler": ANGLES, "axis_angle": axis_angles(), "quaternion_xyzw": qu
 
 
 def write(root, numbers, images=(TOP,), names=None, task="Pick it up", depth=False, episodes=1):
-    """Episodes of 16x16 images; frame t is of colour t."""
-    colour = np.broadcast_to(np.arange(T, dtype=np.uint8)[:, None, None, None] * 20, (T, 16, 16, 3))
+    """Episodes of 16x16 images; frame t is of color t."""
+    color = np.broadcast_to(np.arange(T, dtype=np.uint8)[:, None, None, None] * 20, (T, 16, 16, 3))
     features = [Feature(name, "image", (16, 16, 3)) for name in images]
     features += [
         Feature(name, "float64", values.shape[1:], (names or {}).get(name))
         for name, values in numbers.items()
     ]
-    frames = {**dict.fromkeys(images, colour.copy()), **numbers}
+    frames = {**dict.fromkeys(images, color.copy()), **numbers}
     if depth:
         features.append(Feature("observation.depth.top", "depth", (16, 16)))
         frames["observation.depth.top"] = np.full((T, 16, 16), 0.5, np.float32)
@@ -62,7 +62,7 @@ def write(root, numbers, images=(TOP,), names=None, task="Pick it up", depth=Fal
 
 
 def mapped(root, **content):
-    return LeRobotSource(root, LeRobotMapping.from_dict(content))
+    return LeRobotSource(root, FeatureMapping.from_dict(content))
 
 
 def expected_motion(frame="base"):
@@ -120,7 +120,7 @@ def test_absolute_poses_become_the_motion_from_the_pose_before(tmp_path, rotatio
     poses = np.concatenate([POSITIONS * 1000, NOTATIONS[rotation], GRIPPER], axis=1)
     source = mapped(
         write(tmp_path / "d", {"action": poses}),
-        action={"convention": "absolute", "rotation": rotation, "frame": frame, "metres": 0.001},
+        action={"convention": "absolute", "rotation": rotation, "frame": frame, "meters": 0.001},
         gripper={"min": 0, "max": 100, "open": 0},
     )
     episode = source.episode(0)
@@ -170,7 +170,7 @@ def test_deltas_in_any_notation_and_from_several_features(tmp_path):
     numbers = {"motion": POSITIONS, "turn": axis_angles(), "hand": GRIPPER / 50 - 1}
     source = mapped(
         write(tmp_path / "d", numbers),
-        action={"feature": ["motion", "turn", "hand"], "rotation": "axis_angle", "metres": 0.05},
+        action={"feature": ["motion", "turn", "hand"], "rotation": "axis_angle", "meters": 0.05},
         gripper={"min": -1},
         instruction="Sweep",
         intrinsics={"K": K.tolist(), "height": 32, "width": 32},
@@ -228,7 +228,7 @@ def test_what_is_left_open_is_settled_by_a_line(tmp_path, numbers, options, mapp
         ("action: {indices: [0, 1]}", "name 2 numbers; with rotation euler there are 7"),
         ("action: {from_state: s, convention: absolute}", "leave out 'convention: absolute'"),
         ("action: {relative_to: s}", "relative_to is for poses"),
-        ("action: {metres: 0}", "must be positive"),
+        ("action: {meters: 0}", "must be positive"),
         ("intrinsics: {K: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}", "intrinsics lacks .*'height' and 'width'"),
         ("intrinsics: {K: [[0]], height: 1, width: 1}", "3x3"),
         ("- image", "needs lines of the form"),
@@ -240,7 +240,7 @@ def test_mistakes_in_a_mapping_are_one_sentence_that_names_the_file(tmp_path, te
     path = tmp_path / "mapping.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        LeRobotMapping.load(path)
+        FeatureMapping.load(path)
     assert "mapping.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -249,11 +249,11 @@ def test_the_mapping_in_its_own_documentation_can_be_read(tmp_path):
     import spatialvla.data.lerobot.feature_mapping as module
 
     (tmp_path / "mapping.yaml").write_text(dedent(module.__doc__.split("\n\n", 1)[1]))
-    mapping = LeRobotMapping.load(tmp_path / "mapping.yaml")
+    mapping = FeatureMapping.load(tmp_path / "mapping.yaml")
     assert mapping.action.convention == "absolute"
     assert mapping.gripper.open == 0
     (tmp_path / "empty.yaml").write_text("")
-    assert LeRobotMapping.load(tmp_path / "empty.yaml") == LeRobotMapping()
+    assert FeatureMapping.load(tmp_path / "empty.yaml") == FeatureMapping()
 
 
 def test_actions_that_are_not_finite_name_the_episode(tmp_path, monkeypatch):
@@ -304,7 +304,7 @@ def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
 
     monkeypatch.setattr("spatialvla.data.lerobot.location.snapshot_download", download)
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
-    source = LeRobotSource("someone/blocks", LeRobotMapping(image=TOP), cache=tmp_path / "cache")
+    source = LeRobotSource("someone/blocks", FeatureMapping(image=TOP), cache=tmp_path / "cache")
     assert (source.key, len(source)) == ("someone/blocks", 5)
     assert asked == [("someone/blocks", "dataset", tmp_path / "cache")]
     assert pickle.loads(pickle.dumps(source)).key == "someone/blocks"

@@ -207,11 +207,11 @@ def test_numbers_come_back_exactly(tmp_path_factory, data, dtype, shape, lengths
     image=hnp.arrays(
         np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.just(3))
     ),
-    metres=st.floats(0.001, 65.0),
+    meters=st.floats(0.001, 65.0),
 )
-def test_lossless_images_and_depth_come_back(tmp_path_factory, image, metres):
+def test_lossless_images_and_depth_come_back(tmp_path_factory, image, meters):
     root = tmp_path_factory.mktemp("images")
-    depth = (image[..., 0] / 255.0 * metres).astype(np.float32)
+    depth = (image[..., 0] / 255.0 * meters).astype(np.float32)
     features = [Feature(CAMERA, "image", image.shape[1:]), Feature(DEPTH, "depth", depth.shape[1:])]
     writer = LeRobotWriter(root, 10, features)
     writer.add_episode({CAMERA: image, DEPTH: depth}, "look")

@@ -36,10 +36,10 @@ def root(tmp_path_factory):
 def test_the_robots_finished_scenes_are_the_episodes(root):
     source = RH20TSource(root)
     assert (len(source), source.key, source.control_hz) == (3, "rh20t", 10.0)
-    assert [source.episode(i).instruction for i in range(3)] == ["press the button", "pick up the block", ""]
+    assert [source.episode(i).instruction for i in range(3)] == ["Press the button", "Pick up the block", ""]
     assert len(source.skipped) == 2
     assert "rating of 1 says that it failed" in source.skipped[0]
-    assert "metadata.json cannot be read" in source.skipped[1]
+    assert "metadata.json does not exist" in source.skipped[1]
     # One robot's folder alone; the descriptions lie around it.
     assert len(RH20TSource(root / "RH20T_cfg1")) == 2
 
@@ -120,7 +120,7 @@ def broken(tmp_path, damage):
         (lambda f: make.pickled(f / "transformed/gripper.npy", {"1": {}}), f"has no camera {FRONT}, only 1"),
         (lambda f: make.write_video(f / f"cam_{FRONT}/color.mp4", 5), r"color\.mp4 ends before frame 19"),
         (lambda f: (f / f"cam_{FRONT}/color.mp4").write_bytes(b"no video"), "is not a readable video"),
-        (lambda f: make.pickled(f / f"cam_{FRONT}/timestamps.npy", {"color": []}), "has no colour images"),
+        (lambda f: make.pickled(f / f"cam_{FRONT}/timestamps.npy", {"color": []}), "has no color images"),
     ],
 )
 def test_damaged_scenes_are_errors_that_name_the_file(tmp_path, damage, message):

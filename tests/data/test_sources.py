@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rh20t_writer as make
 
-from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.rh20t import RH20TSource
@@ -17,7 +17,7 @@ from spatialvla.errors import InputError
 HERE = Path(__file__).parent
 RLDS = HERE / "rlds" / "bridge_orig"
 LEROBOT = HERE / "lerobot_v3"
-TOP = LeRobotMapping(image="observation.images.top")
+TOP = FeatureMapping(image="observation.images.top")
 
 
 def test_rlds_folders_and_the_folder_around_one_version(tmp_path):

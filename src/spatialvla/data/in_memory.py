@@ -15,7 +15,7 @@ from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.files import replacing
 from spatialvla.data.episodes import action_chunks
-from spatialvla.data.lerobot import Episode, LeRobotDataset
+from spatialvla.data.lerobot import LeRobotDataset, StoredEpisode
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import resize_intrinsics
 
@@ -241,7 +241,7 @@ def write_array(
     return np.load(path, mmap_mode="r")
 
 
-def _decoded(path: Path, episodes: list[Episode], key: str, size: int | None) -> np.ndarray:
+def _decoded(path: Path, episodes: list[StoredEpisode], key: str, size: int | None) -> np.ndarray:
     """The frames of one camera in all episodes: uint8 colours or float16 metres."""
     if path.is_file():
         return np.load(path, mmap_mode="r")
@@ -270,10 +270,10 @@ def _camera(dataset: LeRobotDataset, wanted: str | None) -> str:
     return wanted
 
 
-def _checked(episode: Episode) -> Episode:
+def _checked(episode: StoredEpisode) -> StoredEpisode:
     actions = episode.columns.get("action")
     if actions is None or actions.ndim != 2 or actions.shape[1] != 7:
-        raise InputError(f"Episode {episode.index} needs a feature 'action' of 7 numbers a frame.")
+        raise InputError(f"StoredEpisode {episode.index} needs a feature 'action' of 7 numbers a frame.")
     return episode
 
 

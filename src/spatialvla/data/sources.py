@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 
 from spatialvla.data.episodes import EpisodeSource
-from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
@@ -27,7 +27,7 @@ _RLDS = "dataset_info.json"
 def open_source(
     path: str | os.PathLike[str],
     *,
-    mapping: LeRobotMapping | str | Path | None = None,
+    mapping: FeatureMapping | str | Path | None = None,
     spec: RLDSSpec | str | None = None,
     on_bad: OnBad = "raise",
     cache: Path | None = None,

@@ -42,7 +42,7 @@ def motion(
 ) -> np.ndarray:
     """The motion between poses, (T, 6) Δx Δy Δz Δroll Δpitch Δyaw.
 
-    positions: (T, 3) metres and rotations: (T, 3, 3), both of the tool in the base's frame.
+    positions: (T, 3) meters and rotations: (T, 3, 3), both of the tool in the base's frame.
     frame: in whose axes. In the base's, Δ = p' − p and R' = ΔR R; in the tool's, p' = p + R Δ and R' = R ΔR.
     """
     moved = next_positions - positions

@@ -33,12 +33,12 @@ class SourceOptions:
 
     def open(self) -> EpisodeSource:
         """The dataset's episodes. Raises InputError where it cannot be read so."""
-        from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+        from spatialvla.data.lerobot.feature_mapping import FeatureMapping
         from spatialvla.data.sources import open_source
 
-        mapping = None if self.mapping is None else LeRobotMapping.load(self.mapping)
+        mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
         if self.camera is not None:
-            mapping = replace(mapping or LeRobotMapping(), image=self.camera)
+            mapping = replace(mapping or FeatureMapping(), image=self.camera)
         return open_source(
             self.dataset, mapping=mapping, spec=self.spec, on_bad="skip" if self.skip_bad else "raise"
         )

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
-from spatialvla.data.lerobot.features import Feature
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.errors import InputError
 from spatialvla.geometry.rotations import euler, matrices, motion
 
 _JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", "servo")
 
 
-def check_actions(features: Mapping[str, Feature], mapping: LeRobotMapping) -> None:
+def check_actions(features: Mapping[str, Feature], mapping: FeatureMapping) -> None:
     """Raises InputError, saying which line of a mapping settles it, where the features do not make 7 numbers."""
     action = mapping.action
     names = action.from_state or action.feature
@@ -23,37 +23,37 @@ def check_actions(features: Mapping[str, Feature], mapping: LeRobotMapping) -> N
         if name not in features or not features[name].is_number:
             raise InputError(
                 f"there is no feature of numbers '{name}'; the mapping's line 'action: {{feature: …}}' takes one of "
-                f"{', '.join(_numbers(features))}"
+                f"{', '.join(_numbers(features))}."
             )
     size, needed = _size(features, names), action.pose_size + (not _apart(mapping))
     if not action.indices and any(_of_joints(features[name]) for name in names):
         raise InputError(
             f"'{', '.join(names)}' holds joint angles ({_listed(features, names)}), but actions are motions of the "
-            f"hand; {_instead(features, names)}"
+            f"hand; {_instead(features, names)}."
         )
     if not action.indices and size != needed:
         raise InputError(
             f"'{', '.join(names)}' holds {size} numbers ({_listed(features, names)}), not the {needed} of position, "
             "rotation and gripper; say which they are with 'action: {indices: [...]}', or "
-            f"{_instead(features, names)}"
+            f"{_instead(features, names)}."
         )
     for indices, of in ((action.indices, names), (action.relative_indices, action.relative_to)):
         if indices and not 0 <= min(indices) <= max(indices) < _size(features, of):
             raise InputError(
-                f"'{', '.join(of)}' has the indices 0 to {_size(features, of) - 1}, not {max(indices)}"
+                f"'{', '.join(of)}' has the indices 0 to {_size(features, of) - 1}, not {max(indices)}."
             )
     if len(action.indices) == action.pose_size and not _apart(mapping):
         raise InputError(
-            "the action has no gripper; add its index, or a line 'gripper: {feature: …, index: …}'"
+            "the action has no gripper; add its index, or a line 'gripper: {feature: …, index: …}'."
         )
 
 
-def first_step(mapping: LeRobotMapping) -> int:
+def first_step(mapping: FeatureMapping) -> int:
     """Steps at an episode's start without an action: before the first command that has one to be relative to."""
     return int(mapping.action.convention == "absolute" and not mapping.action.relative_to)
 
 
-def standardised(columns: Mapping[str, np.ndarray], mapping: LeRobotMapping) -> np.ndarray:
+def standard_actions(columns: Mapping[str, np.ndarray], mapping: FeatureMapping) -> np.ndarray:
     """(T, 7) float64 of the steps from `first_step` on; T is one less than the frames where motions need two."""
     action = mapping.action
     values = _joined(columns, action.from_state or action.feature, action.indices)
@@ -80,17 +80,17 @@ def standardised(columns: Mapping[str, np.ndarray], mapping: LeRobotMapping) -> 
     return np.concatenate([moved, gripper[:, None]], axis=1)
 
 
-def _motion(before: np.ndarray, after: np.ndarray, mapping: LeRobotMapping) -> np.ndarray:
+def _motion(before: np.ndarray, after: np.ndarray, mapping: FeatureMapping) -> np.ndarray:
     action = mapping.action
     before, after = _scaled(before[:, : action.pose_size], mapping), _scaled(after, mapping)
     rotations = [matrices(poses[:, 3:], action.rotation) for poses in (before, after)]
     return motion(before[:, :3], rotations[0], after[:, :3], rotations[1], action.frame)
 
 
-def _scaled(poses: np.ndarray, mapping: LeRobotMapping) -> np.ndarray:
+def _scaled(poses: np.ndarray, mapping: FeatureMapping) -> np.ndarray:
     action = mapping.action
     angles = 1.0 if action.rotation == "quaternion_xyzw" else action.radians
-    return np.concatenate([poses[:, :3] * action.metres, poses[:, 3:] * angles], axis=1)
+    return np.concatenate([poses[:, :3] * action.meters, poses[:, 3:] * angles], axis=1)
 
 
 def _joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:
@@ -100,7 +100,7 @@ def _joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Se
     return values[:, list(indices)] if indices else values
 
 
-def _apart(mapping: LeRobotMapping) -> bool:
+def _apart(mapping: FeatureMapping) -> bool:
     """Whether the gripper is not among the action's own numbers."""
     return mapping.gripper is not None and mapping.gripper.feature is not None
 
@@ -131,5 +131,5 @@ def _instead(features: Mapping[str, Feature], names: Sequence[str]) -> str:
 
 
 def _numbers(features: Mapping[str, Feature]) -> list[str]:
-    index = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-    return [name for name, feature in features.items() if feature.is_number and name not in index]
+    bookkeeping = {feature.name for feature in BOOKKEEPING}
+    return [name for name, feature in features.items() if feature.is_number and name not in bookkeeping]

@@ -19,8 +19,8 @@ from spatialvla.data.lerobot.metadata import (
     VIDEO_FILE_MB,
     VIDEO_PATH,
     EpisodeRecord,
+    FilePart,
     Info,
-    Place,
     write_episodes,
     write_info,
     write_stats,
@@ -57,9 +57,9 @@ def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:
     )
 
 
-def _join_data(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> list[Place]:
+def _join_data(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> list[FilePart]:
     """Data files with one row group an episode, which lets a reader fetch single episodes."""
-    places: list[Place] = []
+    parts: list[FilePart] = []
     groups = _groups([episode.data for episode in episodes], DATA_FILE_MB)
     for number, group in enumerate(groups):
         chunk, file = divmod(number, FILES_PER_CHUNK)
@@ -67,21 +67,21 @@ def _join_data(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> lis
         with replacing(target) as path, pq.ParquetWriter(path, pq.read_schema(group[0])) as writer:
             for source in group:
                 writer.write_table(pq.read_table(source))
-        places += [Place(chunk, file)] * len(group)
-    return places
+        parts += [FilePart(chunk, file)] * len(group)
+    return parts
 
 
-def _join_videos(root: Path, fps: int, name: str, episodes: Sequence[StagedEpisode]) -> list[Place]:
+def _join_videos(root: Path, fps: int, name: str, episodes: Sequence[StagedEpisode]) -> list[FilePart]:
     lengths = iter(episode.length for episode in episodes)
-    places: list[Place] = []
+    parts: list[FilePart] = []
     for number, group in enumerate(_groups([episode.video(name) for episode in episodes], VIDEO_FILE_MB)):
         chunk, file = divmod(number, FILES_PER_CHUNK)
         target = root / VIDEO_PATH.format(video_key=name, chunk_index=chunk, file_index=file)
         counts = [next(lengths) for _ in group]
         with replacing(target) as path:
             video.concatenate(group, counts, fps, path)
-        places += [Place(chunk, file, start / fps) for start in (0, *accumulate(counts[:-1]))]
-    return places
+        parts += [FilePart(chunk, file, start / fps) for start in (0, *accumulate(counts[:-1]))]
+    return parts
 
 
 def _groups(sources: Sequence[Path], limit_mb: int) -> list[list[Path]]:
@@ -99,7 +99,7 @@ def _groups(sources: Sequence[Path], limit_mb: int) -> list[list[Path]]:
 
 
 def _dataset_stats(feature: Feature, episodes: Sequence[StagedEpisode]) -> Statistics:
-    """Over all frames for numbers, whose quantiles matter for normalising; from the episodes' for images."""
+    """Over all frames for numbers, whose quantiles matter for normalizing; from the episodes' for images."""
     if not feature.is_number:
         return combine([episode.stats[feature.name] for episode in episodes])
     columns = [pq.read_table(episode.data, columns=[feature.name])[feature.name] for episode in episodes]

@@ -7,7 +7,7 @@ action:
   convention: absolute                 # poses, which become motions; or delta
   rotation: axis_angle                 # or euler, quaternion_xyzw
   frame: base                          # whose axes the motions have; or tool
-  metres: 0.001                        # what 1 is in the dataset: here millimetres
+  meters: 0.001                        # what 1 is in the dataset: here millimeters
 gripper: {open: 0, min: 0, max: 100}   # 0 is open, 100 closed
 intrinsics: {K: [[600, 0, 320], [0, 600, 240], [0, 0, 1]], height: 480, width: 640}
 drop_no_ops: true
@@ -44,7 +44,7 @@ class ActionMapping:
     convention: `delta` motions, or `absolute` poses that were commanded, each of which becomes the motion from the
     command before, or from the pose in `relative_to` (with `relative_indices` of position and rotation).
     rotation: its notation. frame: in whose axes the motions made from poses are.
-    metres, radians: what 1 is in the dataset; motions come out in metres and radians where they are given.
+    meters, radians: what 1 is in the dataset; motions come out in meters and radians where they are given.
     """
 
     feature: tuple[str, ...] = ("action",)
@@ -55,7 +55,7 @@ class ActionMapping:
     frame: Frame = "base"
     relative_to: tuple[str, ...] = ()
     relative_indices: tuple[int, ...] = ()
-    metres: float = 1.0
+    meters: float = 1.0
     radians: float = 1.0
 
     @property
@@ -65,18 +65,20 @@ class ActionMapping:
 
     def __post_init__(self) -> None:
         if self.from_state and self.convention == "absolute":
-            raise InputError("from_state takes motions from poses already; leave out 'convention: absolute'")
+            raise InputError("from_state takes motions from poses already; leave out 'convention: absolute'.")
         if self.relative_to and self.convention != "absolute":
-            raise InputError("relative_to is for poses; say 'convention: absolute', or leave it out")
+            raise InputError("relative_to is for poses; say 'convention: absolute', or leave it out.")
         if self.indices and len(self.indices) not in (self.pose_size, self.pose_size + 1):
             raise InputError(
                 f"action indices name {len(self.indices)} numbers; with rotation {self.rotation} there are "
-                f"{self.pose_size + 1}: 3 of the position, {SIZES[self.rotation]} of the rotation, 1 of the gripper"
+                f"{self.pose_size + 1}: 3 of the position, {SIZES[self.rotation]} of the rotation, 1 of the gripper."
             )
         if self.relative_indices and len(self.relative_indices) != self.pose_size:
-            raise InputError(f"relative_indices needs the {self.pose_size} numbers of position and rotation")
-        if not self.metres > 0 or not self.radians > 0:
-            raise InputError(f"metres and radians must be positive, not {self.metres:g} and {self.radians:g}")
+            raise InputError(f"relative_indices needs the {self.pose_size} numbers of position and rotation.")
+        if not self.meters > 0 or not self.radians > 0:
+            raise InputError(
+                f"meters and radians must be positive, not {self.meters:g} and {self.radians:g}."
+            )
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class GripperMapping:
 
     def __post_init__(self) -> None:
         if self.open not in (0, 1) or not self.min < self.max:
-            raise InputError("the gripper needs 'open: 1' or 'open: 0', and a min below its max")
+            raise InputError("the gripper needs 'open: 1' or 'open: 0', and a min below its max.")
 
     def opening(self, values: np.ndarray) -> np.ndarray:
         """(T,) as stored -> (T,) in [0, 1] with 1 = open."""
@@ -116,11 +118,12 @@ class Intrinsics:
 
     @property
     def camera(self) -> Camera:
+        """The same, checked."""
         return Camera(np.array(self.K, dtype=np.float64), self.height, self.width)
 
 
 @dataclass(frozen=True)
-class LeRobotMapping:
+class FeatureMapping:
     """How to read one LeRobot dataset; see the top of this file.
 
     image: the RGB feature; the only one unless given. depth: the depth feature; that of the same camera if there is
@@ -140,68 +143,68 @@ class LeRobotMapping:
     key: str | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> LeRobotMapping:
+    def load(cls, path: str | Path) -> FeatureMapping:
         """Read a YAML file. Raises InputError, naming it and the line's key, for what cannot be used."""
         try:
-            content = yaml.safe_load(Path(path).read_text())
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path} is no readable YAML ({' '.join(str(error).split())})") from None
+            raise InputError(f"{path} is no readable YAML ({' '.join(str(error).split())}).") from None
         try:
             return cls.from_dict({} if content is None else content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> LeRobotMapping:
+    def from_dict(cls, content: Mapping[str, Any]) -> FeatureMapping:
         """The same from what YAML holds. Raises InputError for unknown keys, naming the closest, and wrong values."""
         mapping = _read(cls, content, "")
-        assert isinstance(mapping, LeRobotMapping)
+        assert isinstance(mapping, FeatureMapping)
         return mapping
 
 
-def _read(kind: type, content: Any, place: str) -> object:
+def _read(kind: type, content: Any, prefix: str) -> object:
     """A dataclass from a dictionary of its fields."""
     if not isinstance(content, Mapping):
         raise InputError(
-            f"{place or 'a mapping'} needs lines of the form 'key: value', of {_names(kind)}; got {content!r}"
+            f"{prefix or 'a mapping'} needs lines of the form 'key: value', of {_names(kind)}; got {content!r}."
         )
     known = [entry.name for entry in fields(kind)]
     for key in content:
         if key not in known:
             close = get_close_matches(str(key), known, n=3) or known
-            raise InputError(f"unknown key '{_join(place, str(key))}'; the closest are {', '.join(close)}")
+            raise InputError(f"unknown key '{_join(prefix, str(key))}'; the closest are {', '.join(close)}.")
     hints = get_type_hints(kind)
-    values = {key: _value(hints[key], value, _join(place, key)) for key, value in content.items()}
+    values = {key: _value(hints[key], value, _join(prefix, key)) for key, value in content.items()}
     try:
         return kind(**values)
     except TypeError as error:
         raise InputError(
-            f"{place} lacks {str(error).split(':')[-1].strip()}; it has {_names(kind)}"
+            f"{prefix} lacks {str(error).split(':')[-1].strip()}; it has {_names(kind)}."
         ) from None
 
 
-def _value(hint: Any, value: Any, place: str) -> Any:
-    """`value` as the type of a field."""
+def _value(hint: Any, value: Any, key: str) -> Any:
+    """`value` as the type of the field under `key`, which is dotted."""
     if get_origin(hint) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
         if value is None and len(kinds) < len(get_args(hint)):
             return None
         nested = [kind for kind in kinds if hasattr(kind, "__dataclass_fields__")]
-        return _value(nested[0] if nested and isinstance(value, Mapping) else kinds[0], value, place)
+        return _value(nested[0] if nested and isinstance(value, Mapping) else kinds[0], value, key)
     if hasattr(hint, "__dataclass_fields__"):
-        return _read(hint, value, place)
+        return _read(hint, value, key)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise InputError(f"{place} is {value!r}; choose from {', '.join(map(str, get_args(hint)))}")
+            raise InputError(f"{key} is {value!r}; choose from {', '.join(map(str, get_args(hint)))}.")
         return value
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         items = value if isinstance(value, list) else [value]
-        return tuple(_value(inner, item, place) for item in items)
+        return tuple(_value(inner, item, key) for item in items)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{place} is {value!r}, which is no {hint.__name__}")
+        raise InputError(f"{key} is {value!r}, which is no {hint.__name__}.")
     return value
 
 
@@ -209,5 +212,5 @@ def _names(kind: type) -> str:
     return ", ".join(entry.name for entry in fields(kind))
 
 
-def _join(place: str, key: str) -> str:
-    return f"{place}.{key}" if place else key
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from spatialvla.errors import InputError
 
-DEPTH_UNIT_METRES = {"mm": 1e-3, "m": 1.0}
+DEPTH_UNIT_METERS = {"mm": 1e-3, "m": 1.0}
 _IMAGE_AXES = ("height", "width", "channels")
 _NUMBERS = {
     "float32": pa.float32(),
@@ -34,8 +34,8 @@ _MAX_ARRAY_DIMENSIONS = 5
 class Feature:
     """One named value of each frame.
 
-    dtype: 'video' (RGB, lossy H.264), 'image' (RGB, lossless PNG), 'depth' (metres, stored in
-        whole millimetres), or a NumPy number type such as 'float32', 'int64', 'bool'.
+    dtype: 'video' (RGB, lossy H.264), 'image' (RGB, lossless PNG), 'depth' (meters, stored in
+        whole millimeters), or a NumPy number type such as 'float32', 'int64', 'bool'.
     shape: of one frame: (H, W, 3) for 'video' and 'image', (H, W) for 'depth', otherwise 1 to 5 dimensions.
     names: of the entries of a vector, such as ('x', 'y', 'z').
     info: how the pixels are stored; known for what was read from a dataset.

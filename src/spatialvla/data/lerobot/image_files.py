@@ -10,14 +10,14 @@ from PIL import Image, UnidentifiedImageError
 
 from spatialvla.errors import CheckpointError
 
-_MAX_MILLIMETRES = np.iinfo(np.uint16).max
+_MAX_MILLIMETERS = np.iinfo(np.uint16).max
 
 
-def to_millimetres(depth: np.ndarray) -> np.ndarray:
-    """Depth in metres as uint16 millimetres; 0 (no reading) where it is not finite, positive, below 65.5."""
-    millimetres = np.rint(np.nan_to_num(depth.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0) * 1e3)
-    readable = (millimetres > 0) & (millimetres <= _MAX_MILLIMETRES)
-    return np.where(readable, millimetres, 0).astype(np.uint16)
+def to_millimeters(depth: np.ndarray) -> np.ndarray:
+    """Depth in meters as uint16 millimeters; 0 (no reading) where it is not finite, positive, below 65.5."""
+    millimeters = np.rint(np.nan_to_num(depth.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0) * 1e3)
+    readable = (millimeters > 0) & (millimeters <= _MAX_MILLIMETERS)
+    return np.where(readable, millimeters, 0).astype(np.uint16)
 
 
 def encode_rgb(frames: Iterable[np.ndarray]) -> list[bytes]:
@@ -26,7 +26,7 @@ def encode_rgb(frames: Iterable[np.ndarray]) -> list[bytes]:
 
 
 def encode_depth(frames: Iterable[np.ndarray]) -> list[bytes]:
-    """(H, W) uint16 frames in millimetres as losslessly compressed TIFF files."""
+    """(H, W) uint16 frames in millimeters as losslessly compressed TIFF files."""
     return [_encode(frame, "TIFF", compression="tiff_adobe_deflate") for frame in frames]
 
 

@@ -24,11 +24,11 @@ def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
         if folder.is_dir():
             return folder
     if not _HUB_ID.fullmatch(str(path_or_name)):
-        raise InputError(f"there is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}")
+        raise InputError(f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}.")
     try:
         return Path(snapshot_download(str(path_or_name), repo_type="dataset", cache_dir=cache))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"there is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}, nor can it be downloaded "
-            f"from the Hub ({type(error).__name__})"
+            f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}, nor can it be downloaded "
+            f"from the Hub ({type(error).__name__})."
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot.features import Feature
-from spatialvla.data.lerobot.files import read_parquet
+from spatialvla.data.lerobot.parquet_files import read_parquet
 from spatialvla.data.lerobot.stats import Statistics
 from spatialvla.errors import CheckpointError
 
@@ -35,7 +36,7 @@ _EPISODES = "meta/episodes"
 
 @dataclass(frozen=True)
 class Info:
-    """What holds for the whole dataset. fps: frames a second; the paths are templates of file places.
+    """What holds for the whole dataset. fps: frames a second; the paths are templates of a file's numbers.
 
     version: of the format it was read from.
     """
@@ -52,6 +53,7 @@ class Info:
     files_per_chunk: int = FILES_PER_CHUNK
 
     def to_json(self) -> dict[str, Any]:
+        """The content of info.json."""
         return {
             "codebase_version": VERSION,
             "fps": self.fps,
@@ -70,8 +72,8 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A data or video file by its numbers; start is the first second of an episode inside a video file."""
+class FilePart:
+    """What a data or video file, given by its numbers, holds of an episode; start: its first second in a video file."""
 
     chunk: int
     file: int
@@ -86,8 +88,8 @@ class EpisodeRecord:
     task: str
     first_frame: int
     length: int
-    data: Place
-    videos: Mapping[str, Place]
+    data: FilePart
+    videos: Mapping[str, FilePart]
 
 
 def is_dataset(root: Path) -> bool:
@@ -96,10 +98,12 @@ def is_dataset(root: Path) -> bool:
 
 
 def write_info(root: Path, info: Info) -> None:
+    """info.json."""
     write_json(root / _INFO, info.to_json(), indent=4)
 
 
 def write_stats(root: Path, stats: Mapping[str, Statistics]) -> None:
+    """stats.json: of the whole dataset, by feature."""
     write_json(
         root / _STATS, {name: {k: v.tolist() for k, v in part.items()} for name, part in stats.items()}
     )
@@ -160,8 +164,8 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
             total_episodes=int(raw["total_episodes"]),
             total_frames=int(raw["total_frames"]),
             total_tasks=int(raw["total_tasks"]),
-            data_path=raw.get("data_path", DATA_PATH),
-            video_path=raw.get("video_path"),
+            data_path=_file_template(raw.get("data_path", DATA_PATH)),
+            video_path=_file_template(raw["video_path"]) if raw.get("video_path") else None,
             version=str(version),
             files_per_chunk=int(raw.get("chunks_size", FILES_PER_CHUNK)),
         )
@@ -185,6 +189,11 @@ def read_action_statistics(root: Path, episodes: int) -> ActionStatistics | None
         return None
 
 
+def _file_template(path: str) -> str:
+    """A path template of format v2 in v3's terms: an episode's number is its file's."""
+    return path.replace("{episode_chunk", "{chunk_index").replace("{episode_index", "{file_index")
+
+
 def read_tasks(root: Path) -> tuple[str, ...]:
     """The instructions, in order of their number."""
     path = root / _TASKS
@@ -206,13 +215,9 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
     videos = [name for name, feature in info.features.items() if feature.dtype == "video"]
     records: list[EpisodeRecord] = []
     for path in paths:
-
-        def read(path: Path = path) -> list[dict[str, Any]]:
-            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-            return pq.read_table(path, columns=names).to_pylist()
-
         try:
-            records += [_episode_record(row, videos) for row in read_parquet(path, read)]
+            rows = read_parquet(path, partial(_rows, path))
+            records += [_episode_record(row, videos) for row in rows]
         except (KeyError, TypeError, IndexError) as error:
             raise CheckpointError(f"{path} lacks {error}; copy it again.") from error
     records.sort(key=lambda record: record.index)
@@ -222,6 +227,13 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
             "copy the dataset's meta folder again."
         )
     return tuple(records)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The table's rows without the episodes' statistics, which are most of it."""
+    names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=names).to_pylist()
+    return rows
 
 
 def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: int) -> dict[str, Any]:
@@ -234,13 +246,13 @@ def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: in
         "dataset_from_index": record.first_frame,
         "dataset_to_index": record.first_frame + record.length,
     }
-    for key, place in record.videos.items():
-        row[f"videos/{key}/chunk_index"] = place.chunk
-        row[f"videos/{key}/file_index"] = place.file
-        row[f"videos/{key}/from_timestamp"] = place.start
-        row[f"videos/{key}/to_timestamp"] = place.start + record.length / fps
-    for feature, part in stats.items():
-        for statistic, value in part.items():
+    for key, part in record.videos.items():
+        row[f"videos/{key}/chunk_index"] = part.chunk
+        row[f"videos/{key}/file_index"] = part.file
+        row[f"videos/{key}/from_timestamp"] = part.start
+        row[f"videos/{key}/to_timestamp"] = part.start + record.length / fps
+    for feature, statistics in stats.items():
+        for statistic, value in statistics.items():
             row[f"stats/{feature}/{statistic}"] = value.tolist()
     return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
 
@@ -251,9 +263,9 @@ def _episode_record(row: Mapping[str, Any], videos: Sequence[str]) -> EpisodeRec
         task=row["tasks"][0],
         first_frame=row["dataset_from_index"],
         length=row["length"],
-        data=Place(row["data/chunk_index"], row["data/file_index"]),
+        data=FilePart(row["data/chunk_index"], row["data/file_index"]),
         videos={
-            key: Place(
+            key: FilePart(
                 row[f"videos/{key}/chunk_index"],
                 row[f"videos/{key}/file_index"],
                 row[f"videos/{key}/from_timestamp"],

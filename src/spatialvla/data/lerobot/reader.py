@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.data.lerobot import image_files as images
-from spatialvla.data.lerobot import metadata, v21
-from spatialvla.data.lerobot.features import DEPTH_UNIT_METRES, Feature
-from spatialvla.data.lerobot.files import read_parquet
-from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, Info, Place, read_info
+from spatialvla.data.lerobot import image_files, metadata, metadata_v2
+from spatialvla.data.lerobot.features import DEPTH_UNIT_METERS, Feature
+from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
+from spatialvla.data.lerobot.parquet_files import read_parquet
 from spatialvla.data.lerobot.video import Clip
 from spatialvla.errors import CheckpointError, InputError
 
@@ -31,17 +30,17 @@ class _ImageColumn:
     def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
         column = self.read()
         wanted = column if steps is None else column.take(list(steps))
-        pixels = images.decode([cell["bytes"] for cell in wanted.to_pylist()], str(self.source))
+        pixels = image_files.decode([cell["bytes"] for cell in wanted.to_pylist()], str(self.source))
         if not self.feature.is_depth:
             return pixels
         return pixels.astype(np.float32) * np.float32(
-            DEPTH_UNIT_METRES[self.feature.info.get("depth_unit", "mm")]
+            DEPTH_UNIT_METERS[self.feature.info.get("depth_unit", "mm")]
         )
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One episode of T frames.
+class StoredEpisode:
+    """One episode of T frames as it is stored.
 
     index: its number in the dataset. instruction: the task in words.
     columns: numbers by feature name, (T, *shape), or (T,) for shape (1,); 'timestamp' in seconds among them.
@@ -57,7 +56,7 @@ class Episode:
 
     def frames(self, key: str, steps: Sequence[int] | None = None) -> np.ndarray:
         """Decode a camera's frames, or those of some steps alone: (n, H, W, 3) uint8 RGB, or (n, H, W) float32
-        metres for depth, 0 where there is no reading.
+        meters for depth, 0 where there is no reading.
 
         Raises InputError for an unknown camera or step, CheckpointError for a missing or broken file.
         """
@@ -81,8 +80,8 @@ class LeRobotDataset:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.info: Info = read_info(self.root, (VERSION, *v21.VERSIONS))
-        meta = v21 if self.info.version in v21.VERSIONS else metadata
+        self.info: Info = read_info(self.root, (VERSION, *metadata_v2.VERSIONS))
+        meta = metadata_v2 if self.info.version in metadata_v2.VERSIONS else metadata
         self.tasks: tuple[str, ...] = meta.read_tasks(self.root)
         self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)
         self._stored = [name for name, feature in self.features.items() if feature.dtype != "video"]
@@ -95,28 +94,31 @@ class LeRobotDataset:
 
     @property
     def fps(self) -> int:
+        """Frames a second."""
         return self.info.fps
 
     @property
     def features(self) -> Mapping[str, Feature]:
+        """What each frame has, by name."""
         return self.info.features
 
     @property
     def lengths(self) -> np.ndarray:
+        """(episodes,) frames of each."""
         return np.array([record.length for record in self._records])
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __iter__(self) -> Iterator[Episode]:
+    def __iter__(self) -> Iterator[StoredEpisode]:
         return (self.episode(index) for index in range(len(self)))
 
     def instruction(self, index: int) -> str:
         """The task of an episode, without reading its data."""
         return self._record(index).task
 
-    def episode(self, index: int) -> Episode:
-        """Read the numbers of an episode; its frames are decoded by `Episode.frames`.
+    def episode(self, index: int) -> StoredEpisode:
+        """Read the numbers of an episode; its frames are decoded by `StoredEpisode.frames`.
 
         Raises InputError for an index out of range, CheckpointError for a broken file.
         """
@@ -144,7 +146,7 @@ class LeRobotDataset:
             raise CheckpointError(
                 f"{path} does not hold episode {index} where meta says; copy the dataset again."
             )
-        return Episode(index, record.task, columns, cameras)
+        return StoredEpisode(index, record.task, columns, cameras)
 
     def _column(self, record: EpisodeRecord, path: Path, name: str) -> pa.ChunkedArray:
         return self._rows(record, path, [name])[name]
@@ -183,20 +185,20 @@ class LeRobotDataset:
         return self._records[index]
 
     def _data_path(self, record: EpisodeRecord) -> Path:
-        return self.root / v21.as_file_template(self.info.data_path).format(
+        return self.root / self.info.data_path.format(
             chunk_index=record.data.chunk, file_index=record.data.file
         )
 
-    def _video_path(self, camera: str, place: Place) -> Path:
-        return self.root / v21.as_file_template(str(self.info.video_path)).format(
-            video_key=camera, chunk_index=place.chunk, file_index=place.file
+    def _video_path(self, camera: str, part: FilePart) -> Path:
+        return self.root / str(self.info.video_path).format(
+            video_key=camera, chunk_index=part.chunk, file_index=part.file
         )
 
     def _paths(self) -> set[Path]:
         """All data and video files."""
         videos = {
-            self._video_path(camera, place)
+            self._video_path(camera, part)
             for record in self._records
-            for camera, place in record.videos.items()
+            for camera, part in record.videos.items()
         }
         return videos | set(self._file_starts)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.actions.statistics import ActionStatistics
-from spatialvla.data.lerobot import reader
-from spatialvla.data.lerobot.actions import check_actions, first_step, standardised
-from spatialvla.data.lerobot.feature_mapping import INTRINSICS, ActionMapping, Intrinsics, LeRobotMapping
+from spatialvla.data.episodes import moving
+from spatialvla.data.lerobot.actions import check_actions, first_step, standard_actions
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS, ActionMapping, FeatureMapping, Intrinsics
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import read_action_statistics
-from spatialvla.data.lerobot.reader import LeRobotDataset
+from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 
@@ -29,7 +29,7 @@ class LeRobotEpisode:
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
-    source: reader.Episode = field(repr=False)
+    stored: StoredEpisode = field(repr=False)
     image_key: str
     depth_key: str | None
     first_step: int
@@ -39,13 +39,13 @@ class LeRobotEpisode:
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
-        return self.source.frames(self.image_key, [self.first_step + step for step in steps])
+        return self.stored.frames(self.image_key, [self.first_step + step for step in steps])
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 metres, 0 where there is no reading; None where there was no sensor."""
+        """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor."""
         if self.depth_key is None:
             return None
-        return self.source.frames(self.depth_key, [self.first_step + step for step in steps])
+        return self.stored.frames(self.depth_key, [self.first_step + step for step in steps])
 
 
 class LeRobotSource:
@@ -58,7 +58,7 @@ class LeRobotSource:
     def __init__(
         self,
         root: str | Path,
-        mapping: LeRobotMapping | str | Path | None = None,
+        mapping: FeatureMapping | str | Path | None = None,
         cache: Path | None = None,
     ) -> None:
         """mapping: one, or its YAML file. cache: folder for what is downloaded from the Hub.
@@ -69,10 +69,10 @@ class LeRobotSource:
         self.dataset = LeRobotDataset(self.root)
         given = (
             mapping
-            if isinstance(mapping, LeRobotMapping) or mapping is None
-            else LeRobotMapping.load(mapping)
+            if isinstance(mapping, FeatureMapping) or mapping is None
+            else FeatureMapping.load(mapping)
         )
-        self.mapping = given or LeRobotMapping()
+        self.mapping = given or FeatureMapping()
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
@@ -89,6 +89,7 @@ class LeRobotSource:
 
     @property
     def control_hz(self) -> float:
+        """Steps a second."""
         return float(self.dataset.fps)
 
     @cached_property
@@ -115,22 +116,21 @@ class LeRobotSource:
         return len(self.dataset)
 
     def episode(self, index: int) -> LeRobotEpisode:
-        """Any episode. Raises InputError for a wrong index, CheckpointError, naming the place, for damaged data."""
+        """Any episode. Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data."""
         episode = self.dataset.episode(index)
-        actions = standardised(episode.columns, self.mapping)
+        actions = standard_actions(episode.columns, self.mapping)
         if not np.isfinite(actions).all():
             raise CheckpointError(
                 f"{self.root}, episode {index} has actions that are not finite; leave it out."
             )
-        moves = (np.abs(actions[:, :6]) > 1e-5).any(axis=1)
-        kept = moves if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
+        kept = moving(actions) if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
         words = episode.instruction if self.mapping.instruction is None else self.mapping.instruction
         return LeRobotEpisode(
             instruction=words.strip(),
             actions=actions,
             starts=np.flatnonzero(kept),
             camera=self._camera(episode),
-            source=episode,
+            stored=episode,
             image_key=self.image,
             depth_key=self.depth,
             first_step=first_step(self.mapping),
@@ -142,7 +142,7 @@ class LeRobotSource:
         if wanted not in cameras:
             raise InputError(
                 f"there are {'the cameras ' + ', '.join(cameras) if cameras else 'no cameras'}"
-                f"{f', not {wanted}' if wanted else ''}; choose one with the mapping's line 'image: …'"
+                f"{f', not {wanted}' if wanted else ''}; choose one with the mapping's line 'image: …'."
             )
         return str(wanted)
 
@@ -151,7 +151,7 @@ class LeRobotSource:
         if self.mapping.depth is not None and self.mapping.depth not in sensors:
             raise InputError(
                 f"there is no depth '{self.mapping.depth}' but {', '.join(sensors) or 'none'}; correct the mapping's "
-                "line 'depth: …'"
+                "line 'depth: …'."
             )
         same = self.image.replace("images", "depth")
         return self.mapping.depth or (same if same in sensors else None)
@@ -164,10 +164,10 @@ class LeRobotSource:
         if feature is None or int(np.prod(feature.shape)) != 9:
             raise InputError(
                 f"there is no feature '{name}' of 3x3 numbers; give the mapping's line 'intrinsics: …' another one, "
-                "K with height and width, or none"
+                "K with height and width, or none."
             )
 
-    def _camera(self, episode: reader.Episode) -> Camera | None:
+    def _camera(self, episode: StoredEpisode) -> Camera | None:
         """Of the episode's first frame: cameras are taken to stay as they are."""
         chosen = self.mapping.intrinsics
         if isinstance(chosen, Intrinsics):
@@ -183,7 +183,7 @@ class LeRobotSource:
             raise CheckpointError(f"{self.root}, episode {episode.index}, '{name}': {error}") from None
 
 
-def _reopened(root: Path, mapping: LeRobotMapping, key: str) -> LeRobotSource:
+def _reopened(root: Path, mapping: FeatureMapping, key: str) -> LeRobotSource:
     source = LeRobotSource(root, mapping)
     source.key = key
     return source

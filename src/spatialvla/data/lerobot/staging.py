@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spatialvla.common.json_files import read_json, write_json
-from spatialvla.data.lerobot import image_files as images
-from spatialvla.data.lerobot import video
+from spatialvla.data.lerobot import image_files, video
 from spatialvla.data.lerobot.features import data_schema
 from spatialvla.data.lerobot.metadata import Info
 from spatialvla.data.lerobot.stats import Statistics, image_statistics, number_statistics
@@ -54,10 +53,10 @@ def stage(staging: Path, info: Info, values: Mapping[str, np.ndarray], task: str
         if feature.dtype == "video":
             video.encode(value, info.fps, partial.video(name))
         elif feature.dtype == "image":
-            columns[name] = _file_column(images.encode_rgb(value), schema.field(name).type)
+            columns[name] = _file_column(image_files.encode_rgb(value), schema.field(name).type)
         elif feature.dtype == "depth":
-            value = images.to_millimetres(value)
-            columns[name] = _file_column(images.encode_depth(value), schema.field(name).type)
+            value = image_files.to_millimeters(value)
+            columns[name] = _file_column(image_files.encode_depth(value), schema.field(name).type)
         else:
             columns[name] = feature.to_arrow(value)
         if feature.is_number:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,6 @@ from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.assembly import assemble
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
-from spatialvla.data.lerobot.files import disk_errors
 from spatialvla.data.lerobot.metadata import VIDEO_PATH, Info, is_dataset
 from spatialvla.data.lerobot.staging import StagedEpisode, stage, staged_episodes
 from spatialvla.errors import InputError
@@ -72,7 +73,7 @@ class LeRobotWriter:
     def add_episode(self, frames: Mapping[str, np.ndarray], task: str) -> int:
         """Store one episode and return its index.
 
-        frames: for each feature an array (T, *shape): uint8 for 'video' and 'image', metres for 'depth' (0
+        frames: for each feature an array (T, *shape): uint8 for 'video' and 'image', meters for 'depth' (0
             where there is no reading), numbers otherwise; (T,) will do for shape (1,).
         task: the instruction.
 
@@ -93,7 +94,7 @@ class LeRobotWriter:
             "index": self.total_frames + frame_index,
             "task_index": np.full(length, tasks.index(task)),
         }
-        with disk_errors(self.root):
+        with _disk_errors(self.root):
             self._episodes.append(stage(self._staging, self._info, {**values, **bookkeeping}, task))
         return index
 
@@ -103,7 +104,7 @@ class LeRobotWriter:
             return
         if not self._episodes:
             raise InputError(f"{self.root} has no episodes; add at least one before finalizing.")
-        with disk_errors(self.root):
+        with _disk_errors(self.root):
             assemble(self.root, self._info, self._episodes)
         self._finished = True
         _discard(self._staging)
@@ -203,6 +204,17 @@ def _converted(feature: Feature, value: np.ndarray) -> np.ndarray:
             "leave the episode out or repair it."
         )
     return converted
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's 'no space left' into an InputError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(f"The disk of {folder} is full; free some space, then resume.") from error
 
 
 def _discard(folder: Path) -> None:

@@ -12,7 +12,7 @@
 
 Sources: the layout, timestamps.npy, the 7 numbers of tcp_base with the quaternion's w first, metadata.json's calib,
 intrinsics.npy and that images were resized from 1280x720 to 640x360 are from the dataset's own API
-(github.com/rh20t/rh20t_api: README, scene.py, transforms.py, extract.py); gripper.npy with the width in millimetres
+(github.com/rh20t/rh20t_api: README, scene.py, transforms.py, extract.py); gripper.npy with the width in millimeters
 first, the meaning of rating (0 emergency stop, 1 failure, 2 to 9 quality), `_human` and task_description.json from the
 authors' RLDS builder (github.com/Galaxies99/rh20t_dataset_builder); in-hand cameras and grippers from the API's
 configs.json and configurations.py; which serial is the front camera from the RLDS conversion of DROID's authors
@@ -38,7 +38,7 @@ _SCENE = re.compile(r"(?P<task>task_\d{4})_user_\d{4}_scene_\d{4}_cfg_(?P<config
 class Configuration:
     """One of the seven robots. front: serial of its front camera. in_hand: serials that move with the hand.
 
-    width: millimetres of the opened gripper, as the API scales its readings.
+    width: millimeters of the opened gripper, as the API scales its readings.
     """
 
     front: str
@@ -71,7 +71,7 @@ class Scene:
 
     @property
     def cameras(self) -> list[str]:
-        """Serials of the cameras with colour images, sorted."""
+        """Serials of the cameras with color images, sorted."""
         folders = (
             path
             for path in self.folder.glob("cam_*")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from spatialvla.common.json_files import read_json
 from spatialvla.data.frames import decode_frames
 from spatialvla.data.rh20t.dictionaries import read_dictionary
 from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene
@@ -20,7 +20,7 @@ from spatialvla.geometry.camera import Camera, check_intrinsics
 
 @dataclass(frozen=True)
 class Frames:
-    """The colour images of one camera. times: (F,) int64 ms, ascending. numbers: (F,) their places in the video."""
+    """The color images of one camera. times: (F,) int64 ms, ascending. numbers: (F,) their places in the video."""
 
     folder: Path
     times: np.ndarray
@@ -36,7 +36,7 @@ class Frames:
             names = (path.stem for path in (folder / "color").glob("*.jpg"))
             times = np.array(sorted(int(name) for name in names if name.isdigit()), dtype=np.int64)
         if not len(times):
-            raise CheckpointError(f"{folder} has no colour images; copy it again.")
+            raise CheckpointError(f"{folder} has no color images; copy it again.")
         order = np.argsort(times, kind="stable")
         return cls(folder, times[order], order)
 
@@ -60,7 +60,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Recording:
-    """Of the same camera: poses (P, 7) x y z metres, quaternion x y z w, at pose_times (P,) ms, in the base's frame;
+    """Of the same camera: poses (P, 7) x y z meters, quaternion x y z w, at pose_times (P,) ms, in the base's frame;
     openings (G,) in [0, 1] with 1 = open at opening_times (G,) ms.
     """
 
@@ -95,22 +95,35 @@ class Recording:
         return cls(frames, pose_times, poses, np.array(known, dtype=np.float64), openings)
 
 
-def read_metadata(scene: Scene) -> dict[str, Any]:
-    """metadata.json. Raises CheckpointError where it is missing or broken."""
-    path = scene.folder / "metadata.json"
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no description of a scene; copy it again.")
-    return content
+@dataclass(frozen=True)
+class SceneMetadata:
+    """What metadata.json says; None where it does not.
+
+    rating: 0 emergency stop, 1 failure, 2 to 9 quality. finish: ms of when the task was done. calibration: its folder.
+    """
+
+    rating: float | None
+    finish: float | None
+    calibration: str | None
+
+    @classmethod
+    def of(cls, scene: Scene) -> SceneMetadata:
+        """Raises CheckpointError, naming the file, where it is missing or broken."""
+        content = read_json(scene.folder / "metadata.json", "copy the scene again")
+        rating, finish, calibration = (content.get(key) for key in ("rating", "finish_time", "calib"))
+        return cls(
+            float(rating) if isinstance(rating, int | float) else None,
+            float(finish) if isinstance(finish, int | float) else None,
+            None if calibration in (None, -1) else str(calibration),
+        )
 
 
-def read_camera(scene: Scene, serial: str, calibration: object) -> Camera | None:
+def read_camera(scene: Scene, serial: str, calibration: str | None) -> Camera | None:
     """The calibrated camera, K in pixels of 1280x720; None where this camera was not calibrated."""
-    path = scene.folder.parent / "calib" / str(calibration) / "intrinsics.npy"
-    if calibration in (None, -1) or not path.exists():
+    if calibration is None:
+        return None
+    path = scene.folder.parent / "calib" / calibration / "intrinsics.npy"
+    if not path.exists():
         return None
     stored = read_dictionary(path).get(serial)
     try:
@@ -129,7 +142,7 @@ def _of_camera(path: Path, serial: str) -> Any:
 
 
 def _width(entry: Any) -> float | None:
-    """The commanded width in millimetres, which tells a closed gripper from one that holds something; measured else."""
+    """The commanded width in millimeters, which tells a closed gripper from one that holds something; measured else."""
     for key in ("gripper_command", "gripper_info"):
         if entry.get(key) is not None and len(entry[key]):
             return float(entry[key][0])

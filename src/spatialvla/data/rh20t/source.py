@@ -12,7 +12,7 @@ import numpy as np
 
 from spatialvla.common.json_files import read_json
 from spatialvla.data.rh20t.layout import CONFIGURATIONS, DESCRIPTIONS, Scene, scenes
-from spatialvla.data.rh20t.recording import Frames, Recording, read_camera, read_metadata
+from spatialvla.data.rh20t.recording import Frames, Recording, SceneMetadata, read_camera
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.rotations import interpolated, matrices, motion
@@ -92,28 +92,28 @@ class RH20TSource:
     def episode(self, index: int) -> RH20TEpisode:
         """Any episode. Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data."""
         if not 0 <= index < len(self):
-            raise InputError(f"{self.root} has episodes 0 to {len(self) - 1}, not {index}")
+            raise InputError(f"{self.root} has episodes 0 to {len(self) - 1}, not {index}.")
         scene = self._scenes[index]
-        metadata = read_metadata(scene)
+        metadata = SceneMetadata.of(scene)
         serial = _serial(scene)
         recording = Recording.of(scene, serial)
-        times = self._times(scene, recording, metadata.get("finish_time"))
+        times = self._times(scene, recording, metadata.finish)
         nearest = _nearest(recording.frames.times, times[:-1])
         fresh = np.abs(recording.frames.times[nearest] - times[:-1]) <= _STALE_MS
         return RH20TEpisode(
             instruction=self._descriptions.get(scene.task, "").strip(),
             actions=_actions(recording, times),
             starts=np.flatnonzero(fresh),
-            camera=read_camera(scene, serial, metadata.get("calib")),
+            camera=read_camera(scene, serial, metadata.calibration),
             source=recording.frames,
             frames=nearest,
         )
 
-    def _times(self, scene: Scene, recording: Recording, finish: object) -> np.ndarray:
+    def _times(self, scene: Scene, recording: Recording, finish: float | None) -> np.ndarray:
         """(T + 1,) ms: from the first moment that is seen and felt to the last, or to when the task was done."""
         first = max(recording.frames.times[0], recording.pose_times[0])
         last = min(recording.frames.times[-1], recording.pose_times[-1])
-        if isinstance(finish, int | float) and finish > first:
+        if finish is not None and finish > first:
             last = min(last, finish)
         count = int((last - first) * self.control_hz / 1000 + 1e-6)
         if count < 1:
@@ -152,11 +152,10 @@ def _serial(scene: Scene) -> str:
 def _unusable(scene: Scene) -> str:
     """Why a scene is left out, or ""."""
     try:
-        rating = read_metadata(scene).get("rating", _SUCCESS)
+        rating = SceneMetadata.of(scene).rating
     except CheckpointError as error:
         return str(error)
-    failed = isinstance(rating, int | float) and rating < _SUCCESS
-    return f"its rating of {rating} says that it failed" if failed else ""
+    return f"its rating of {rating:g} says that it failed" if rating is not None and rating < _SUCCESS else ""
 
 
 def _descriptions(root: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.in_memory import EpisodeSamples, IndexStream
-from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.loader import LoadedBatch, evaluation_batches, make_loader
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED
 from spatialvla.data.sources import find_dataset, open_source
@@ -284,9 +284,9 @@ class _Renamed:
 
 
 def _open(dataset: DatasetConfig, config: TrainConfig, cache: Path) -> EpisodeSource:
-    mapping = None if dataset.mapping is None else LeRobotMapping.load(dataset.mapping)
+    mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
     if dataset.camera is not None:
-        mapping = replace(mapping or LeRobotMapping(), image=dataset.camera)
+        mapping = replace(mapping or FeatureMapping(), image=dataset.camera)
     source = open_source(dataset.path, mapping=mapping, spec=dataset.spec, on_bad=config.on_bad, cache=cache)
     return source if dataset.key is None else _Renamed(source, dataset.key)
 

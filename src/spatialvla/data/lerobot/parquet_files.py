@@ -1,29 +1,16 @@
-"""Parquet and disk errors of a dataset, each naming its file."""
+"""Parquet files of a dataset, read with errors that name the file."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 
-from spatialvla.errors import CheckpointError, InputError
+from spatialvla.errors import CheckpointError
 
 T = TypeVar("T")
-
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn the system's 'no space left' into an InputError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise InputError(f"The disk of {folder} is full; free some space, then resume.") from error
 
 
 def read_parquet(path: Path, read: Callable[[], T]) -> T:

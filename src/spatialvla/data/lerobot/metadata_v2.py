@@ -9,17 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from spatialvla.data.lerobot.metadata import EpisodeRecord, Info, Place
+from spatialvla.data.lerobot.metadata import EpisodeRecord, FilePart, Info
 from spatialvla.errors import CheckpointError
 
 VERSIONS = ("v2.0", "v2.1")
 _TASKS = "meta/tasks.jsonl"
 _EPISODES = "meta/episodes.jsonl"
-
-
-def as_file_template(path: str) -> str:
-    """A path template of v2 in v3's terms: an episode's number is its file's."""
-    return path.replace("{episode_chunk", "{chunk_index").replace("{episode_index", "{file_index")
 
 
 def read_tasks(root: Path) -> tuple[str, ...]:
@@ -41,15 +36,15 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
     videos = [name for name, feature in info.features.items() if feature.dtype == "video"]
     records = []
     for row, end in zip(rows, ends.tolist(), strict=True):
-        place = Place(row["episode_index"] // info.files_per_chunk, row["episode_index"])
+        part = FilePart(row["episode_index"] // info.files_per_chunk, row["episode_index"])
         records.append(
             EpisodeRecord(
                 index=row["episode_index"],
                 task=row["tasks"][0] if row["tasks"] else "",
                 first_frame=end - row["length"],
                 length=row["length"],
-                data=place,
-                videos=dict.fromkeys(videos, place),
+                data=part,
+                videos=dict.fromkeys(videos, part),
             )
         )
     return tuple(records)
@@ -57,7 +52,7 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
 
 def _rows(path: Path, *names: str) -> list[Mapping[str, Any]]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; copy the whole dataset folder.") from error
     rows: list[Mapping[str, Any]] = []
