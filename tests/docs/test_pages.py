@@ -12,7 +12,7 @@ from pages import PAGES, ROOT
 from spatialvla.cli.main import VERBS
 
 PATH = re.compile(
-    r"\b(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b"
+    r"(?<![\w/])(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b"
 )
 BRITISH = re.compile(
     r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I
