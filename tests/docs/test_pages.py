@@ -18,7 +18,16 @@ BRITISH = re.compile(
     r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I
 )
 LINK = re.compile(r"\]\(((?:\.\./)*[\w-]+/[\w./-]+)\)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)*")
 LONGEST = 110
+
+OTHERS_OPTIONS = {
+    *("--args.replan-steps", "--no-docker", "--render"),  # openpi's script, vla-eval
+    *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
+    *("--alone", "--batch", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
+    *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
+    "--traffic",  # a group of options
+}
 
 
 def extension(name: str) -> ModuleType:
@@ -40,6 +49,16 @@ def test_the_tree_is_that_of_the_files():
 def test_every_verb_has_its_help_on_the_page():
     page = (ROOT / "docs" / "reference" / "command-line.md").read_text()
     assert set(re.findall(r"^<!-- help: (.+) -->$", page, re.MULTILINE)) == set(VERBS)
+
+
+def test_options_in_the_prose_are_options():
+    """Those in blocks are parsed in test_code_blocks.py."""
+    help_of = extension("hooks").help_of
+    known = {option for verb in VERBS for option in OPTION.findall(help_of(*verb.split()))} | OTHERS_OPTIONS
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        said = {option for span in re.findall(r"`([^`]+)`", prose) for option in OPTION.findall(span)}
+        assert not said - known, page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
