@@ -22,12 +22,12 @@ import yaml
 from pages import PAGES, ROOT, Block, blocks
 
 from spatialvla.cli.main import VERBS, main
-from spatialvla.data.lerobot.feature_mapping import LeRobotMapping
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
 
 YAML_READERS = {
-    "feature mapping": LeRobotMapping.load,
+    "feature mapping": FeatureMapping.load,
     "client mapping": ClientMapping.load,
     "limits": Limits.load,
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
