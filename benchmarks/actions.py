@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from spatialvla import ActionGrid, adapt_embeddings
+from timing import best_of
 
 PRETRAINING = {
     "theta": (1.8740, 0.7798),
@@ -50,16 +49,6 @@ def adapt_by_token(embeddings: np.ndarray, old: ActionGrid, new: ActionGrid) -> 
     return adapted
 
 
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """The fastest of some runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -75,16 +64,16 @@ def main() -> None:
     if not np.allclose(fast, naive, atol=1e-5):
         raise SystemExit("the two ways of adapting embeddings disagree")
 
-    in_one_go = seconds(lambda: adapt_embeddings(embeddings, old, new), 5)
-    by_token = seconds(lambda: adapt_by_token(embeddings, old, new), 1)
+    in_one_go = best_of(5, lambda: adapt_embeddings(embeddings, old, new))
+    by_token = best_of(1, lambda: adapt_by_token(embeddings, old, new))
     results = {
-        f"encode {ACTIONS:,} actions": seconds(lambda: old.encode(actions), 5),
-        f"decode {ACTIONS:,} steps": seconds(lambda: old.decode(ids), 5),
-        "encode a 4-step chunk": seconds(lambda: old.encode(actions[:4]), 200),
-        "decode a 4-step chunk": seconds(lambda: old.decode(ids[:4]), 200),
+        f"encode {ACTIONS:,} actions": best_of(5, lambda: old.encode(actions)),
+        f"decode {ACTIONS:,} steps": best_of(5, lambda: old.decode(ids)),
+        "encode a 4-step chunk": best_of(200, lambda: old.encode(actions[:4])),
+        "decode a 4-step chunk": best_of(200, lambda: old.decode(ids[:4])),
         f"adapt {old.size:,} x {WIDTH:,} float32": in_one_go,
         "the same, token by token": by_token,
-        "a copy of the embeddings": seconds(embeddings.copy, 5),
+        "a copy of the embeddings": best_of(5, embeddings.copy),
     }
     width = max(map(len, results))
     for name, duration in results.items():

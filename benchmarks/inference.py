@@ -15,10 +15,8 @@ With --alone there is no peer, and the memory is what ours needs by itself.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -26,12 +24,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from inference_floor import PROMPT_TOKENS, Speeds, floors, operations, wait
+from inference_floor import PROMPT_TOKENS, Speeds, floors, operations
+from inference_memory import keep_freed_memory, reset_memory, used_memory
 from inference_peer import pair, peer_chunk
-from spatialvla.common.cpu import tune_cpu
+from inference_table import STAGES, table
 from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
@@ -40,16 +38,13 @@ from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization, OptimizedSp
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
-
-STAGES = ("depth", "siglip", "prefill", "decode")
+from timing import Times, wait
 
 
 @dataclass
-class Measured:
-    """Seconds of each round: of whole chunks, and by stage. cpu: of the process, for whole chunks."""
+class Measured(Times):
+    """Times of whole chunks, and seconds of each of their stages, round by round."""
 
-    chunk: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
 
 
@@ -114,7 +109,7 @@ def main() -> None:
         "optimization": asdict(optimization),
         "kernels": device.type == "cpu" and available(),
         "torch": torch.__version__,
-        "optimise_seconds": loading,
+        "optimize_seconds": loading,
         "speeds": speeds.median(),
         "batches": cases,
     }
@@ -212,12 +207,12 @@ def run_case(
         if peer is not None:
             reset_memory(device)
             keep_freed_memory(peer_keeps_memory)
-            expected = timed(measured["peer"], device, lambda b=batch: peer_chunk(peer, b))
+            expected = measured["peer"].run(lambda b=batch: peer_chunk(peer, b), device)
             memory["peer"] = max(memory["peer"], used_memory(device))
             peer_chunk(peer, batch, Clock(device, measured["peer"]))
         reset_memory(device)
         keep_freed_memory(True)
-        tokens = timed(measured["ours"], device, lambda b=batch: ours.decode(b).ids)
+        tokens = measured["ours"].run(lambda b=batch: ours.decode(b).ids, device)
         memory["ours"] = max(memory["ours"], used_memory(device))
         our_stages(ours, batch, Clock(device, measured["ours"]))
         if expected is not None:
@@ -225,40 +220,19 @@ def run_case(
         if accepted:
             drafts = spoiled(tokens, accepted[number % len(accepted)], ours.config)
             run = measured["ours with drafts"]
-            passes.append(timed(run, device, lambda b=batch, d=drafts: ours.decode(b, draft_ids=d)).passes)
+            passes.append(run.run(lambda b=batch, d=drafts: ours.decode(b, draft_ids=d), device).passes)
         speeds.measure()
     if same and ours.dtype == torch.float32 and ours.optimization.weights is None:
         assert min(same) == 1, f"tokens differ in float32: {same}"
     return {
         "rows": rows,
         "chunk": ours.config.action_chunk_size,
-        "measured": {name: asdict(run) for name, run in measured.items() if run.chunk},
+        "measured": {name: asdict(run) for name, run in measured.items() if run.wall},
         "same_tokens": statistics.mean(same) if same else None,
         "passes_with_drafts": statistics.mean(passes) if passes else None,
         "memory_gb": memory,
         "floor_seconds": floors(ours, rows, flops, speeds.median()),
     }
-
-
-def timed(run: Measured, device: torch.device, work: Callable[[], Any]) -> Any:
-    wait(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    wait(device)
-    run.chunk.append(time.perf_counter() - wall)
-    run.cpu.append(time.process_time() - cpu)
-    return result
-
-
-def keep_freed_memory(keep: bool) -> None:
-    """As `tune_cpu` does, which the command line calls for our policies; or as glibc does by itself after a while."""
-    if keep:
-        tune_cpu()
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    # mmap_max, mmap_threshold, trim_threshold, top_pad: glibc's own, the thresholds as high as they adjust themselves.
-    for option, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20), (-2, 128 << 10)):
-        mallopt(option, value)
 
 
 def recorded(path: Path | None) -> list[int]:
@@ -286,75 +260,8 @@ def spoiled(tokens: torch.Tensor, right: int, config: SpatialVLAConfig) -> torch
     return drafts
 
 
-def reset_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def used_memory(device: torch.device) -> float:
-    """GB at the peak; on a CPU of the process since its start, weights of both ways included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-
-
-def table(report: dict[str, Any]) -> str:
-    speeds = report["speeds"]
-    lines = [
-        f"{report['case']} in {report['dtype'].removeprefix('torch.')}, {report['device']}, "
-        f"{report['threads']} threads; {speeds['bytes_per_second'] / 1e9:.0f} GB/s, "
-        f"{speeds['flops'] / 1e12:.2f} TFLOP/s",
-        "",
-        "| batch | way | p50 | p95 | CPU | "
-        + " | ".join(STAGES)
-        + " | chunks/s | actions/s | memory | is faster |",
-        "|---:|---|" + 11 * "---:|",
-    ]
-    for case in report["batches"]:
-        peer = case["measured"].get("peer", case["measured"]["ours"])["chunk"]
-        for name, run in case["measured"].items():
-            middle = statistics.median(run["chunk"])
-            stages = [1e3 * statistics.median(times) if times else None for times in run["stages"].values()]
-            rate = case["rows"] / middle
-            memory = case["memory_gb"].get(name)
-            ratio = statistics.median(p / o for p, o in zip(peer, run["chunk"], strict=True))
-            cells = [
-                f"{1e3 * middle:.1f} ms",
-                f"{1e3 * float(np.quantile(run['chunk'], 0.95)):.1f} ms",
-                f"{1e3 * statistics.median(run['cpu']):.0f} ms",
-                *("" if stage is None else f"{stage:.1f}" for stage in stages),
-                f"{rate:.2f}",
-                f"{rate * case['chunk']:.1f}",
-                "" if memory is None else f"{memory:.1f} GB",
-                f"{ratio:.2f}",
-            ]
-            lines.append(f"| {case['rows']} | {name} | {' | '.join(cells)} |")
-        floor = case["floor_seconds"]
-        lines.append(
-            f"| {case['rows']} | floor | {1e3 * sum(floor.values()):.1f} ms | | | "
-            + " | ".join(f"{1e3 * floor[stage]:.1f}" for stage in STAGES)
-            + " | | | | |"
-        )
-        ours = case["measured"]["ours"]
-        reached = {stage: floor[stage] / statistics.median(ours["stages"][stage]) for stage in STAGES}
-        whole = sum(floor.values()) / statistics.median(ours["chunk"])
-        lines.append(
-            f"| {case['rows']} | of the floor | {whole:.0%} | | | "
-            + " | ".join(f"{reached[stage]:.0%}" for stage in STAGES)
-            + " | | | | |"
-        )
-    for case in report["batches"]:
-        drafts = case["passes_with_drafts"]
-        lines += ["", f"Batch {case['rows']}:"]
-        if case["same_tokens"] is not None:
-            lines[-1] += f" {case['same_tokens']:.1%} of the tokens equal the peer's."
-        if drafts is not None:
-            lines[-1] += f" {drafts:.2f} passes a chunk with drafts."
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, p
 from spatialvla.model.fast.optimize import Optimization, OptimizedSpatialVLA
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
+from timing import best_of
 
 PROMPT_TOKENS = 16
 
@@ -44,8 +44,8 @@ class Speeds:
         self.flops: list[float] = []
 
     def measure(self) -> None:
-        self.bytes_per_second.append(self.bytes / min(best(way, self.device) for way in self.reading))
-        self.flops.append(self.operations / min(best(way, self.device) for way in self.multiplying))
+        self.bytes_per_second.append(self.bytes / min(_best(way, self.device) for way in self.reading))
+        self.flops.append(self.operations / min(_best(way, self.device) for way in self.multiplying))
 
     def median(self) -> dict[str, float]:
         return {name: statistics.median(getattr(self, name)) for name in ("bytes_per_second", "flops")}
@@ -87,18 +87,6 @@ def layers_of(model: OptimizedSpatialVLA) -> list[torch.Tensor]:
     return [*layers.parameters(), *layers.buffers()]
 
 
-def best(work: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+def _best(work: Callable[[], Any], device: torch.device) -> float:
     work()
-    seconds = []
-    for _ in range(times):
-        wait(device)
-        start = time.perf_counter()
-        work()
-        wait(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return best_of(3, work, device)

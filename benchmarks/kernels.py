@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 from spatialvla.model.fast.linear import quantize
+from timing import in_turns
 
 COPIES, N, K = 8, 18432, 2304
 ROWS = (1, 4, 11, 272)
@@ -60,24 +60,16 @@ def main() -> None:
                     int8_product(x, w, s, None, N, 8) for w, s in ours_eight
                 ],
             }
-        seconds: dict[tuple[str, int], list[tuple[float, float]]] = {name: [] for name in ways}
-        for way in ways.values():
-            way()
-        for _ in range(options.rounds):
-            for name, way in ways.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                way()
-                seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+        measured = in_turns(ways, options.rounds)
     print(f"{options.threads} threads\n")
     print(
         "| way | rows | GB/s, median | best | TFLOP/s, best | CPU of one product |\n|---|---:|---:|---:|---:|---:|"
     )
-    for (name, rows), times in seconds.items():
+    for (name, rows), times in measured.items():
         size = COPIES * N * K * (1 if name.startswith("int8") else 2) / 1e9
-        wall = [one[0] for one in times]
-        cpu = 1e3 * statistics.median(one[1] for one in times) / COPIES
-        rate = 2 * COPIES * N * K * rows / min(wall) / 1e12
-        speeds = f"{size / statistics.median(wall):.1f} | {size / min(wall):.1f} | {rate:.2f}"
+        cpu = 1e3 * statistics.median(times.cpu) / COPIES
+        rate = 2 * COPIES * N * K * rows / times.best / 1e12
+        speeds = f"{size / times.median:.1f} | {size / times.best:.1f} | {rate:.2f}"
         print(f"| {name} | {rows} | {speeds} | {cpu:.1f} ms |")
 
 

@@ -12,160 +12,20 @@ alone. Speculation is off: it depends on what the robot sees.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
-from websockets.asyncio.client import connect
-from websockets.asyncio.server import serve
 
-from spatialvla_client.codec import pack, unpack
-
-IMAGES = 24
-SIDE = 224
-SERVERS = ("openpi", "engine")
-
-
-def observations() -> list[dict]:
-    """Pictures and instructions that all processes agree on, in the size openpi's LIBERO client sends."""
-    rng = np.random.default_rng(0)
-    tasks = [
-        "next to the plate",
-        "on the stove",
-        "between the plate and the ramekin",
-        "from the table center",
-    ]
-    return [
-        {
-            "image": np.kron(rng.integers(0, 255, (14, 14, 3)), np.ones((16, 16, 1))).astype(np.uint8),
-            "instruction": f"pick up the black bowl {tasks[number % len(tasks)]} and place it on the plate",
-        }
-        for number in range(IMAGES)
-    ]
-
-
-# ------------------------------------------------------------------- servers
-
-
-def run_server(kind: str, policy_name: str, device: str, port: int, threads: int, options: dict) -> None:
-    """The process of one server; says "Ready" once it listens."""
-    import torch
-
-    from spatialvla.common.cpu import tune_cpu
-    from spatialvla.policy import Policy
-
-    tune_cpu()
-    torch.set_num_threads(threads)
-    policy = Policy.from_pretrained(policy_name, speculate=False, device=device)
-    if kind == "openpi":
-        asyncio.run(one_at_a_time(policy, port))
-    else:
-        from spatialvla.serving.engine.client_mapping import ClientMapping
-        from spatialvla.serving.engine.service import service_for
-        from spatialvla.serving.engine.settings import EngineSettings
-        from spatialvla.serving.guard.traffic import TrafficLimits
-        from spatialvla.serving.openpi.server import run
-
-        service = service_for(
-            policy, port=port, settings=EngineSettings(**options), traffic=TrafficLimits(rate=1e6, burst=1000)
-        )
-        run(service, ClientMapping.load("plain"))
-
-
-async def one_at_a_time(policy, port: int) -> None:
-    """openpi's pattern: the event loop itself runs the policy, for one request after the other."""
-    from spatialvla.types import Observation
-
-    async def handle(websocket) -> None:
-        await websocket.send(pack({"server": "openpi pattern"}))
-        async for message in websocket:
-            content = unpack(message)
-            (chunk,) = policy.predict([Observation(content["image"], content["instruction"])])
-            await websocket.send(
-                pack({"actions": chunk.actions, "tokens": chunk.tokens, "request_id": content["request_id"]})
-            )
-
-    (warm,) = observations()[:1]
-    policy.predict([Observation(warm["image"], warm["instruction"])])
-    async with serve(handle, "127.0.0.1", port, compression=None, max_size=None):
-        print("Ready", flush=True)
-        await asyncio.get_running_loop().create_future()
-
-
-@contextmanager
-def server(kind: str, arguments: argparse.Namespace) -> Iterator[tuple[str, psutil.Process]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, __file__, "--serve", kind, "--port", str(port), "--policy", arguments.policy]
-    command += ["--device", arguments.device]
-    command += ["--threads", str(arguments.threads), "--engine", json.dumps(arguments.engine)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            for line in process.stdout:
-                if line.startswith("Ready"):
-                    break
-            else:
-                raise SystemExit(f"The {kind} server did not start.")
-            yield f"ws://127.0.0.1:{port}", psutil.Process(process.pid)
-        finally:
-            process.terminate()
-
-
-# ------------------------------------------------------------------- clients
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one client saw: seconds of each answer, how many shared its batch, and what was not as it should be."""
-
-    latencies: list[float]
-    batches: list[int]
-    swapped: int
-    differing: int
-
-
-async def one_client(number: int, url: str, until: float, requests: int | None, expected: np.ndarray) -> Load:
-    seen, latencies, batches, swapped, differing = observations(), [], [], 0, 0
-    async with connect(url, compression=None, max_size=None, open_timeout=60) as websocket:
-        await websocket.recv()
-        step = 0
-        while time.monotonic() < until and (requests is None or step < requests):
-            which = (7 * number + step) % IMAGES
-            message = pack({**seen[which], "request_id": 1_000_000 * number + step})
-            began = time.perf_counter()
-            await websocket.send(message)
-            reply = unpack(await websocket.recv())
-            latencies.append(time.perf_counter() - began)
-            batches.append(reply.get("server_timing", {}).get("batch", 1))
-            swapped += reply["request_id"] != 1_000_000 * number + step
-            differing += not np.array_equal(reply["tokens"], expected[which])
-            step += 1
-    return Load(latencies, batches, swapped, differing)
-
-
-def some_clients(
-    numbers: list[int], url: str, until: float, requests: int | None, expected: np.ndarray
-) -> list[Load]:
-    """The process of some of the clients."""
-
-    async def all_of_them() -> list[Load]:
-        return await asyncio.gather(*(one_client(n, url, until, requests, expected) for n in numbers))
-
-    return asyncio.run(all_of_them())
+from serving_clients import Load, observations, some_clients
+from serving_servers import SERVERS, ServerOptions, running
 
 
 @dataclass(frozen=True)
@@ -254,16 +114,20 @@ def answers(policy_name: str, device: str) -> np.ndarray:
     )
 
 
+def server_options(arguments: argparse.Namespace) -> ServerOptions:
+    return ServerOptions(arguments.policy, arguments.device, arguments.threads, arguments.engine)
+
+
 # ------------------------------------------------------------------- reports
 
 
 def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[Row]:
-    rows = []
+    rows, options = [], server_options(arguments)
     print(
         "| clients | server | actions/s | p50 ms | p95 ms | p99 ms | answers a client | batch | CPU ms a request |"
     )
     print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
-    with server("openpi", arguments) as openpi, server("engine", arguments) as engine:
+    with running("openpi", options) as openpi, running("engine", options) as engine:
         for clients in arguments.clients:
             rounds: dict[str, list[Round]] = {kind: [] for kind in SERVERS}
             for _ in range(arguments.rounds):
@@ -296,9 +160,9 @@ def compare(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[R
 
 def memory(arguments: argparse.Namespace, expected: np.ndarray, pool) -> list[dict]:
     """The server's resident memory while 16 clients, connecting anew each time, ask `--memory` times in all."""
-    steps, found = 10, []
+    steps, found, options = 10, [], server_options(arguments)
     each = arguments.memory // steps // 16
-    with server("engine", arguments) as (url, process):
+    with running("engine", options) as (url, process):
         for step in range(steps + 1):
             found.append(
                 {"requests": step * each * 16, "rss_mb": round(process.memory_info().rss / 2**20, 1)}
@@ -330,19 +194,7 @@ def main() -> None:
     parser.add_argument("--engine", type=json.loads, default={}, help="EngineSettings as JSON")
     parser.add_argument("--memory", type=int, default=0, help="requests; measures memory instead")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        run_server(
-            arguments.serve,
-            arguments.policy,
-            arguments.device,
-            arguments.port,
-            arguments.threads,
-            arguments.engine,
-        )
-        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended, too
     expected = answers(arguments.policy, arguments.device)
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:

@@ -8,7 +8,6 @@ CPU time is printed beside wall time, because on a shared machine only the first
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +24,7 @@ from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import nano
 from spatialvla.types import Batch
+from timing import Times
 
 PROMPT_TOKENS = 20
 
@@ -69,12 +69,11 @@ def main() -> None:
         parts |= {"compiled step": lambda: step(compiled, its), "training step again": step}
     for name, part in parts.items():
         part()
-        wall, cpu = time.perf_counter(), time.process_time()
+        times, samples = Times(), options.steps * options.batch_size
         for _ in range(options.steps):
-            part()
-        samples = options.steps * options.batch_size
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(f"{name:20} {samples / wall:8.1f} samples/s   {1e3 * cpu / samples:7.2f} ms of CPU a sample")
+            times.run(part)
+        speed, cpu = samples / sum(times.wall), 1e3 * sum(times.cpu) / samples
+        print(f"{name:20} {speed:8.1f} samples/s   {cpu:7.2f} ms of CPU a sample")
 
 
 def random_batch(network: SpatialVLAConfig, size: int) -> Batch:

@@ -9,9 +9,9 @@ a busy machine disturbs all of them, and the best of the rounds counts.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from spatialvla.model.fast.towers import speed_up
 from spatialvla.model.fast.zoedepth import replace_maps
 from spatialvla.model.presets import preset
 from spatialvla.vision.depth import ZoeDepth
+from timing import in_turns
 
 Step = Callable[[Any], None]
 
@@ -59,25 +60,18 @@ def main() -> None:
 def compare(
     name: str, tower: nn.Module, steps: dict[str, Step], run: Callable[[nn.Module], torch.Tensor], rounds: int
 ) -> None:
-    ways = {"PyTorch": tower}
+    ways = {"PyTorch": partial(run, tower)}
     for step, change in steps.items():
         tower = deepcopy(tower)
         change(tower)
-        ways[step] = tower
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds + 1):
-        for way, tower in ways.items():
-            started = time.perf_counter()
-            run(tower)
-            seconds[way].append(time.perf_counter() - started)
+        ways[step] = partial(run, tower)
     print(f"\n| {name} | ms, best | median | saves |\n|---|---:|---:|---:|")
     before = None
-    for way, measured in seconds.items():
-        kept = sorted(measured[1:])
-        gain = "" if before is None else f"{1e3 * (before - kept[0]):.0f}"
+    for way, times in in_turns(ways, rounds).items():
+        gain = "" if before is None else f"{1e3 * (before - times.best):.0f}"
         label = way if before is None else f"and our {way}"
-        print(f"| {label} | {1e3 * kept[0]:.0f} | {1e3 * kept[len(kept) // 2]:.0f} | {gain} |")
-        before = kept[0]
+        print(f"| {label} | {1e3 * times.best:.0f} | {1e3 * times.median:.0f} | {gain} |")
+        before = times.best
 
 
 if __name__ == "__main__":
