@@ -51,7 +51,7 @@ class Franka:
         """One control step; True once the episode is over.
 
         action: (7,) Δx Δy Δz Δroll Δpitch Δyaw and the gripper, 1 = open. On a robot: add the first six, times the
-        server's `metres_per_unit` and `radians_per_unit`, to the gripper's pose, and give the sum to a Cartesian
+        server's `meters_per_unit` and `radians_per_unit`, to the gripper's pose, and give the sum to a Cartesian
         controller that has limits of its own.
         """
         self.done = self.arm.step(action)

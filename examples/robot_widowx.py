@@ -36,7 +36,7 @@ class WidowX:
         }
 
     def execute(self, action: np.ndarray) -> bool:
-        """One control step of (7,): metres, radians, gripper 1 = open; True once the task is done."""
+        """One control step of (7,): meters, radians, gripper 1 = open; True once the task is done."""
         return self.arm.step(action)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ ROBOT = Limits(
     translation=0.05,
     rotation=0.3,
     workspace=Workspace(np.array([-0.2, -0.2, 0.0]), np.array([0.2, 0.2, 0.3])),
-    metres_per_unit=0.1,
+    meters_per_unit=0.1,
     radians_per_unit=0.5,
 )
 

@@ -52,6 +52,7 @@ def test_the_gripper_is_found_in_the_state():
         ("image: a", "prompt"),
         ("{image: a, prompt: b, picture: c}", "unknown entries"),
         ("{image: 1, prompt: b}", "must be a string"),
+        ("{image: a, prompt: b, rotate_180: 1}", "true or false"),
         ("{image: a, prompt: b, position: [0, 1]}", "three indices"),
         ("{image: a, prompt: b, gripper_open: wide}", "could not convert"),
         ("[]", "no entries"),

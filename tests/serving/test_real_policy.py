@@ -1,6 +1,7 @@
 """A real policy behind the engine: it says what it says alone, and a bad request fails before it shares a batch."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from spatialvla import Policy
 from spatialvla.errors import InputError
+from spatialvla.execution import Execution
+from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.service import Service, service_for
 from spatialvla.types import Observation
 
@@ -69,6 +72,15 @@ def test_committed_tokens_are_of_their_kind(service, policy):
     ):
         with pytest.raises(InputError, match="token"):
             session.submit(Observation(IMAGE, "x"), committed=bad)
+
+
+@pytest.mark.parametrize("mode", ["chunk", "receding", "ensemble", "temporal"])
+def test_the_horizon_that_clients_are_told_is_what_they_get(policy, mode):
+    policy = copy(policy)
+    policy.execution = Execution(mode, steps=2)
+    (chunk,) = policy.predict([Observation(IMAGE, "x")])
+    service = Service(policy, Engine(policy), chunk=len(chunk.actions))
+    assert service.horizon == len(policy.new_executor()(chunk))
 
 
 def test_it_says_what_it_says_alone(service, policy):

@@ -1,4 +1,4 @@
-"""`spatialvla serve`: a policy as a server for robots and for benchmarks, in the protocol their clients speak."""
+"""`spatialvla serve`: a policy as a server for robots and benchmarks, in their clients' protocols."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Serve(Verb):
     options: FlatPolicyOptions
 
     protocol: Protocol
-    """openpi: websocket and msgpack, also for our own client. vla-eval, lerobot: as those projects' clients speak."""
+    """openpi: websocket and msgpack, also for our own client. vla-eval, lerobot: for those projects' clients."""
 
     host: str = "127.0.0.1"
     """Address to listen on; any but loopback needs --api-keys and --tls-cert."""
@@ -55,7 +55,7 @@ class Serve(Verb):
     """Whose conventions vla-eval's clients have: libero, simpler_widowx or simpler_google_robot."""
 
     limits: str | None = None
-    """What the robot may be told in one step: libero, widowx, franka or a YAML file; the mapping's unless given."""
+    """The most a robot may be told in a step: libero, widowx, franka or a YAML file; the mapping's by default."""
 
     pad_chunk: Literal["none", "hold"] = "none"
     """For openpi clients that insist on longer chunks than the policy's: append steps that stand still."""
@@ -99,13 +99,13 @@ class Serve(Verb):
         return tyro.cli(cls, prog=program, args=arguments, default=default)
 
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT. Raises InputError for options that do not fit, before the model is loaded."""
+        """Serves until SIGTERM or SIGINT. Raises InputError for options that do not fit, before the model loads."""
         try:
             serve = self._protocol()
             from spatialvla.serving.status_pages import pages
         except ImportError as error:
             raise InputError(
-                f"Serving needs {error.name}; install spatialvla[serve], and for --protocol vla-eval that harness."
+                f"Serving needs {error.name}; install spatialvla[serve], and the harness for vla-eval."
             ) from None
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         options = self._options()
@@ -145,7 +145,7 @@ class Serve(Verb):
         return ProtocolOptions(mapping, benchmark, self._padded_steps(mapping.name, mapping.horizon))
 
     def _padded_steps(self, mapping: str, horizon: int) -> int:
-        """Steps that a chunk is padded to, 0 for none. horizon: what the mapping's stock client insists on."""
+        """Steps that a chunk is padded to, 0 for none. horizon: those that the stock client insists on."""
         if self.pad_chunk == "none":
             if self.pad_to is not None:
                 raise InputError("--pad-to says how far chunks are padded; add --pad-chunk hold.")

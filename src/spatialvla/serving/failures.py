@@ -36,7 +36,7 @@ class UnsafeAction(ServingError):
 
 
 class InternalError(ServingError):
-    """Something failed that is not the client's fault; the log has the traceback, the client only a number."""
+    """Not the client's fault: the log has the traceback, the client is told a number to find it by."""
 
 
 def outcome(error: BaseException) -> str:

@@ -18,6 +18,8 @@ _TEXT = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True)
 class Page:
+    """An answer to a GET request."""
+
     status: int
     body: bytes
     content_type: str = _TEXT

@@ -33,7 +33,7 @@ class Predictor(Protocol):
     """What the engine needs of a policy."""
 
     def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Prepared:
-        """Checks a request and brings it to the model's size, as `Policy.prepare`; called from several threads."""
+        """Checks a request and brings it to the model's size, as `Policy.prepare`; in several threads."""
 
     def decide(
         self, observations: Sequence[Prepared], executors: Sequence[Executor]
@@ -90,7 +90,7 @@ class Engine:
 
     @property
     def settings(self) -> EngineSettings:
-        """Sizes and waits; new ones hold from the next batch on, except for `threads`."""
+        """Sizes and waits. Setting them changes all but `threads`, from the next batch on."""
         return self._queue.settings
 
     @settings.setter
@@ -196,7 +196,7 @@ class Engine:
     def _decide(self, jobs: list[_Job]) -> Sequence[ActionChunk]:
         chunks = self.policy.decide([job.prepared for job in jobs], [job.request.executor for job in jobs])
         if len(chunks) != len(jobs):
-            raise RuntimeError(f"the policy answered {len(jobs)} observations with {len(chunks)} chunks")
+            raise RuntimeError(f"The policy answered {len(jobs)} observations with {len(chunks)} chunks.")
         return chunks
 
     def _fail(self, job: _Job, error: Exception) -> None:

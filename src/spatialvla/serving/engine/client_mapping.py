@@ -1,11 +1,11 @@
 """What a client calls its image, prompt, depth and camera, and what it understands by an action.
 
-A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-to/serve.md describes its entries.
+A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-to/serve.md has its entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -20,11 +20,13 @@ from spatialvla.types import Observation
 class ClientMapping:
     """Both ways between one kind of client and the policy.
 
-    image, prompt: keys the client sends. depth, intrinsics, state: keys it may send, None where it has no such thing.
+    image, prompt: keys the client sends. depth, intrinsics, state: keys it may send, None where it has none.
     rotate_180: turn the image (and depth and K with it) before the policy sees it.
-    position: indices of the gripper's x, y, z (meters) in `state`. gripper_open, gripper_closed: what the client takes.
+    position: indices of the gripper's x, y, z (meters) in `state`.
+    gripper_open, gripper_closed: the numbers that the client takes.
     horizon: steps of a chunk without which the stock client stops; 0 where any number does.
-    limits: the robot's, by name, used unless the server is told others. ignored: keys the client sends for others.
+    limits: the robot's, by name or path, used unless the server is told others.
+    ignored: keys that the client sends for other policies.
     """
 
     name: str
@@ -46,6 +48,17 @@ class ClientMapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
         return load("mappings", name_or_path, _parse, absent="There is no mapping", of="a mapping")
 
+    def keys(self) -> dict[str, str]:
+        """What the client calls each thing it may send, by our name for it."""
+        names = {
+            "image": self.image,
+            "prompt": self.prompt,
+            "depth": self.depth,
+            "intrinsics": self.intrinsics,
+            "state": self.state,
+        }
+        return {name: key for name, key in names.items() if key is not None}
+
     def observation(self, message: Mapping[str, Any]) -> Observation:
         """What the policy sees. Raises InputError where a key is missing or holds something else."""
         image, prompt = self._required(message, self.image), self._required(message, self.prompt)
@@ -61,7 +74,7 @@ class ClientMapping:
         return _turned(seen) if self.rotate_180 else seen
 
     def gripper_position(self, message: Mapping[str, Any]) -> np.ndarray | None:
-        """(3,) meters, None where the client does not tell. Raises InputError for a state that has no such numbers."""
+        """(3,) meters, None where the client does not tell it. Raises InputError for a state without it."""
         state = self._array(message, self.state)
         if state is None or self.position is None:
             return None
@@ -122,16 +135,42 @@ def _parse(name: str, raw: dict[str, Any]) -> ClientMapping:
     known = {field.name for field in fields(ClientMapping)} - {"name"}
     if unknown := set(raw) - known:
         raise ValueError(f"unknown entries {sorted(unknown)}")
-    given = dict(raw)
-    for entry in ("image", "prompt", "depth", "intrinsics", "state", "limits"):
-        if entry in given and not isinstance(given[entry], str):
-            raise ValueError(f"{entry} must be a string")
-    for entry in ("gripper_open", "gripper_closed"):
-        if entry in given:
-            given[entry] = float(given[entry])
-    if "position" in given:
-        given["position"] = tuple(int(index) for index in given["position"])
-        if len(given["position"]) != 3 or min(given["position"]) < 0:
-            raise ValueError("position must be three indices into the state")
-    given["ignored"] = tuple(str(key) for key in given.get("ignored", ()))
-    return ClientMapping(name, **given)
+    return ClientMapping(
+        name,
+        image=_text(raw["image"], "image"),
+        prompt=_text(raw["prompt"], "prompt"),
+        depth=_optional_text(raw, "depth"),
+        intrinsics=_optional_text(raw, "intrinsics"),
+        state=_optional_text(raw, "state"),
+        rotate_180=_flag(raw, "rotate_180"),
+        position=_position(raw["position"]) if "position" in raw else None,
+        gripper_open=float(raw.get("gripper_open", 1)),
+        gripper_closed=float(raw.get("gripper_closed", 0)),
+        horizon=int(raw.get("horizon", 0)),
+        limits=_optional_text(raw, "limits"),
+        ignored=tuple(str(key) for key in raw.get("ignored", ())),
+    )
+
+
+def _text(value: object, entry: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{entry} must be a string")
+    return value
+
+
+def _optional_text(raw: dict[str, Any], entry: str) -> str | None:
+    return _text(raw[entry], entry) if entry in raw else None
+
+
+def _flag(raw: dict[str, Any], entry: str) -> bool:
+    value = raw.get(entry, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{entry} must be true or false")
+    return value
+
+
+def _position(raw: Iterable[Any]) -> tuple[int, int, int]:
+    indices = tuple(int(index) for index in raw)
+    if len(indices) != 3 or min(indices) < 0:
+        raise ValueError("position must be three indices into the state, from 0")
+    return indices

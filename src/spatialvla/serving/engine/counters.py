@@ -16,8 +16,8 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 class Metrics:
     """One server's numbers. Every method may be called from any thread.
 
-    Stages of a request: decode (bytes to an observation), prepare (check it, resize the image), queue (wait for
-    the model), infer (the batch it was in), post (execution, limits, back to bytes).
+    Stages of a request: decode (bytes to an observation), prepare (check it, resize the image), queue (wait
+    for the model), infer (the batch it was in), post (execution, limits, back to bytes).
     """
 
     def __init__(self) -> None:

@@ -22,9 +22,9 @@ class _Waiting(Generic[Item]):
 
 
 class Turns(Generic[Item]):
-    """What each client waits for, in its order. Those who were served go to the end. Not for several threads at once.
+    """What each client waits for, in its order. Those who were served go to the end.
 
-    Items have a kind, and only items of one kind are taken together.
+    Items have a kind, and only items of one kind are taken together. Not for several threads at a time.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Turns(Generic[Item]):
         self._length += 1
 
     def take(self, most: int) -> list[Item]:
-        """Up to `most` items of the kind that the first client waits for: one of each client, then a second, ….
+        """Up to `most` items of the kind that the first client waits for, one of each client, then a second.
 
         Clients that wait for another kind keep their turn.
         """
@@ -123,7 +123,7 @@ class RequestQueue(Generic[Item]):
                     return None
                 self._changed.wait()
             # Clients that were answered together come back together, give or take their own few milliseconds.
-            # Starting with the first of them would leave the others to a second batch, for ever after.
+            # Starting with the first of them would leave the others to a second batch, forever after.
             while (
                 len(self._turns) < self.settings.max_batch
                 and not self._closed

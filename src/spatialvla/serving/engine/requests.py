@@ -14,7 +14,7 @@ from spatialvla.types import ActionChunk, Observation
 class ChunkRequest:
     """One chunk asked for.
 
-    executor: of the episode; its last chunk is a guess of the next, which makes decoding faster and changes nothing.
+    executor: of the episode; its last chunk is a guess of the next, which makes decoding faster.
     committed: (P, 3) tokens of steps already on their way to the robot; the chunk begins with them.
     timeout: seconds it may wait for the model.
     """
@@ -27,7 +27,7 @@ class ChunkRequest:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where a request's time went, milliseconds; infer_ms is the time of its whole batch, of `batch` requests."""
+    """Where a request's time went, milliseconds. infer_ms: of its whole batch. batch: requests in that."""
 
     prepare_ms: float
     queue_ms: float

@@ -62,12 +62,12 @@ class Service:
         match self.policy.execution.mode:
             case "receding":
                 return min(self.policy.execution.steps, self.chunk)
-            case "ensemble":
+            case "ensemble" | "temporal":
                 return 1
         return self.chunk
 
     def session(self, executor: Executor | None = None) -> Session:
-        """State for one more connection. executor: what is executed of its chunks, the policy's way unless given."""
+        """State for one more connection. executor: of its episode, by default as the policy executes chunks."""
         return Session(self.engine, executor or self.policy.new_executor(), self.limits)
 
 

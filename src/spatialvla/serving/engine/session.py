@@ -18,7 +18,7 @@ from spatialvla.types import Observation
 
 @dataclass(frozen=True)
 class Decision:
-    """Actions to execute, safe to send: (k, 7) within the robot's limits, and the tokens (k, 3) they came from."""
+    """What to send. actions: (k, 7) within the robot's limits. tokens: (k, 3) that they came from."""
 
     actions: np.ndarray
     tokens: np.ndarray
@@ -48,7 +48,7 @@ class Session:
         return self._engine.submit(request, client=id(self))
 
     def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
-        """What to execute of an answer. position: (3,) metres of the gripper, where the client tells it.
+        """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
 
         A client that committed steps merges chunks itself, so it gets the whole chunk.
         """

@@ -30,6 +30,12 @@ class EngineSettings:
     """Threads that check requests and resize their pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queue", "max_per_client", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        sizes = {
+            "max_batch": self.max_batch,
+            "max_queue": self.max_queue,
+            "max_per_client": self.max_per_client,
+            "threads": self.threads,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"{name} must be at least 1, got {size}.")

@@ -1,0 +1,1 @@
+"""The guard: who is let in, how much a client may ask, and what a robot may be told."""

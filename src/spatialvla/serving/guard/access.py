@@ -52,7 +52,8 @@ class Access:
         """What a server that listens on `host` asks of its clients.
 
         api_keys: a file with one key a line; without it, the variable SPATIALVLA_API_KEY, if it is set.
-        Raises InputError where the options do not belong together, and for a public address without keys and TLS.
+        Raises InputError where the options do not belong together, and for a public address without keys and
+        TLS.
         """
         keys = _keys_of_file(api_keys) if api_keys else _keys_of_environment()
         if (tls_cert is None) != (tls_key is None):
@@ -65,8 +66,8 @@ class Access:
                 if not given
             )
             raise InputError(
-                f"{host} can be reached from other machines, and whoever reaches it moves the robot: set {missing}, "
-                "bind to 127.0.0.1, or say --insecure-public-bind."
+                f"{host} can be reached from other machines, and whoever reaches it moves the robot: set "
+                f"{missing}, bind to 127.0.0.1, or say --insecure-public-bind."
             )
         return cls(tuple(_digest(key) for key in keys), tls)
 
@@ -107,8 +108,8 @@ def _checked(keys: list[str], where: str) -> list[str]:
     for key in keys:
         if len(key) < _SHORTEST_KEY or not key.isascii() or " " in key:
             raise InputError(
-                f"A key in {where} is shorter than {_SHORTEST_KEY} characters or not plain ASCII; make one with "
-                "python -c 'import secrets; print(secrets.token_urlsafe(32))'."
+                f"A key in {where} is shorter than {_SHORTEST_KEY} characters or not plain ASCII; make one "
+                "with python -c 'import secrets; print(secrets.token_urlsafe(32))'."
             )
     return keys
 

@@ -1,8 +1,8 @@
-"""What a robot may be told in one step: the last thing done to actions before they leave, for every protocol."""
+"""What a robot may be told in one step: the last change to actions before they leave, in every protocol."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from spatialvla.serving.failures import UnsafeAction
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the gripper may be: low and high corner (3,) in metres, in the frame of the pose the client sends."""
+    """Where the gripper may be. low, high: corners (3,), meters, in the frame of the pose the client sends."""
 
     low: np.ndarray
     high: np.ndarray
@@ -23,16 +23,16 @@ class Workspace:
 class Limits:
     """A robot's limits for one action step; None where it has none.
 
-    translation: metres, length of (Δx, Δy, Δz). rotation: radians, length of (Δroll, Δpitch, Δyaw).
+    translation: meters, length of (Δx, Δy, Δz). rotation: radians, length of (Δroll, Δpitch, Δyaw).
     gripper: its range, 1 = open. workspace: holds only where the client sends the gripper's position.
-    metres_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot.
+    meters_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot.
     """
 
     translation: float | None = None
     rotation: float | None = None
     gripper: tuple[float, float] = (0.0, 1.0)
     workspace: Workspace | None = None
-    metres_per_unit: float = 1.0
+    meters_per_unit: float = 1.0
     radians_per_unit: float = 1.0
 
     @classmethod
@@ -46,14 +46,14 @@ class Limits:
     ) -> tuple[np.ndarray, dict[str, int]]:
         """Actions (k, 7) within the limits, and how many steps each limit changed.
 
-        Too long a step keeps its direction. position: (3,) metres, where the gripper is before the first step;
-        steps that would leave the workspace stop at its wall, and a gripper outside may only come back.
+        Too long a step keeps its direction. position: (3,) meters, where the gripper is before the first
+        step; steps that would leave the workspace stop at its wall, and a gripper outside may only come back.
         Raises UnsafeAction for NaN, infinity or another shape.
         """
         if actions.ndim != 2 or actions.shape[1] != 7 or not np.isfinite(actions).all():
             raise UnsafeAction("The policy's actions are not finite rows of 7 numbers; none of them is sent.")
         limited = actions.astype(np.float64)
-        _shorten(limited[:, 0:3], self.translation, self.metres_per_unit)
+        _shorten(limited[:, 0:3], self.translation, self.meters_per_unit)
         _shorten(limited[:, 3:6], self.rotation, self.radians_per_unit)
         limited[:, 6] = limited[:, 6].clip(*self.gripper)
         changed = {
@@ -68,10 +68,10 @@ class Limits:
         return limited, {name: steps for name, steps in changed.items() if steps}
 
     def _stay_inside(self, moves: np.ndarray, box: Workspace, position: np.ndarray) -> None:
-        for row, move in enumerate(moves * self.metres_per_unit):
+        for row, move in enumerate(moves * self.meters_per_unit):
             wanted = position + move
             reached = wanted.clip(np.minimum(box.low, position), np.maximum(box.high, position))
-            moves[row] = np.where(reached == wanted, moves[row], (reached - position) / self.metres_per_unit)
+            moves[row] = np.where(reached == wanted, moves[row], (reached - position) / self.meters_per_unit)
             position = reached
 
 
@@ -87,19 +87,34 @@ def _rows_changed(before: np.ndarray, after: np.ndarray) -> int:
 
 
 def _parse(raw: dict[str, Any]) -> Limits:
-    known = {"translation", "rotation", "gripper", "workspace", "metres_per_unit", "radians_per_unit"}
+    known = {field.name for field in fields(Limits)}
     if unknown := set(raw) - known:
-        raise KeyError(f"unknown entries {sorted(unknown)}")
-    numbers = {name: float(raw[name]) for name in known - {"gripper", "workspace"} if name in raw}
-    if not all(number > 0 and np.isfinite(number) for number in numbers.values()):
-        raise ValueError(f"lengths and units must be positive and finite, got {numbers}")
+        raise ValueError(f"unknown entries {sorted(unknown)}")
     gripper = tuple(float(end) for end in raw.get("gripper", (0, 1)))
     if len(gripper) != 2 or not gripper[0] <= gripper[1]:
         raise ValueError(f"gripper must be its two ends, the smaller first, got {gripper}")
-    box = None
-    if "workspace" in raw:
-        corners = [np.array(raw["workspace"][end], np.float64) for end in ("low", "high")]
-        if any(corner.shape != (3,) for corner in corners) or not (corners[0] < corners[1]).all():
-            raise ValueError("workspace must have a low and a high corner of three metres each")
-        box = Workspace(*corners)
-    return Limits(gripper=(gripper[0], gripper[1]), workspace=box, **numbers)
+    return Limits(
+        translation=_positive(raw, "translation"),
+        rotation=_positive(raw, "rotation"),
+        gripper=gripper,
+        workspace=_workspace(raw["workspace"]) if "workspace" in raw else None,
+        meters_per_unit=_positive(raw, "meters_per_unit") or 1.0,
+        radians_per_unit=_positive(raw, "radians_per_unit") or 1.0,
+    )
+
+
+def _positive(raw: dict[str, Any], name: str) -> float | None:
+    """A length or a unit, None where it is not given."""
+    if name not in raw:
+        return None
+    number = float(raw[name])
+    if not (number > 0 and np.isfinite(number)):
+        raise ValueError(f"lengths and units must be positive and finite, but {name} is {number:g}")
+    return number
+
+
+def _workspace(raw: dict[str, Any]) -> Workspace:
+    low, high = (np.array(raw[end], np.float64) for end in ("low", "high"))
+    if low.shape != (3,) or high.shape != (3,) or not (low < high).all():
+        raise ValueError("workspace must have a low and a high corner of three meters each")
+    return Workspace(low, high)

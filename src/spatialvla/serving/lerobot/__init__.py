@@ -1,0 +1,1 @@
+"""LeRobot's asynchronous inference: gRPC and pickles."""

@@ -15,7 +15,7 @@ _RULES = Rules(
 
 
 def read_object(data: bytes, name: str) -> dict[str, Data]:
-    """The attributes of an object of LeRobot's class `name`. Raises InputError if the message is something else."""
+    """The attributes of an object of LeRobot's class `name`. Raises InputError for anything else."""
     try:
         found = read_pickle(data, _RULES)
     except BadPickle as error:

@@ -1,4 +1,4 @@
-"""One observation of LeRobot's robot client: its pickle's contents, by the names of the robot's configuration."""
+"""One observation of LeRobot's robot client, put together from its parts and read from its pickle."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _Readable = bool | int | float | str | np.ndarray
 class TimedObservation:
     """One observation of the client. timestep: of the action it executed last, 0 before the first.
 
-    timestamp: seconds on the client's clock. must_go: the client has nothing left to execute. message: its pictures and
-    numbers, by the names of the robot's configuration.
+    timestamp: seconds on the client's clock. must_go: the client has nothing left to execute. message: its
+    pictures and numbers, by the names of the robot's configuration.
     """
 
     timestamp: float

@@ -15,7 +15,7 @@ from spatialvla.serving.lerobot.objects import HELPERS
 
 
 def actions_pickle(actions: np.ndarray, timestamps: Sequence[float], timesteps: Sequence[int]) -> bytes:
-    """A list of LeRobot's `TimedAction`, each with its action (7,) as a float32 tensor, as its client unpickles it."""
+    """A pickled list of LeRobot's `TimedAction`, each with its action (7,) as a float32 tensor."""
     writer = _Writer()
     for action, timestamp, timestep in zip(actions, timestamps, timesteps, strict=True):
         writer.timed_action(action, timestamp, timestep)

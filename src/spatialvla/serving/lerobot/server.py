@@ -1,7 +1,7 @@
 """LeRobot's asynchronous inference over gRPC, for its unmodified robot client.
 
-The client keeps a queue of actions and asks for more while it executes them. It sends pickles, which are read without
-unpickling, and knows neither API keys nor TLS: bind to loopback.
+The client keeps a queue of actions and asks for more while it executes them. It sends pickles, which are
+read without unpickling, and knows neither API keys nor TLS: bind to loopback.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class LeRobotServer:
     """The calls of `wire.Calls` for any number of clients, told apart by their connections.
 
     mapping: names of the camera, the task and the state as the robot's configuration has them.
-    control_hz: at which the client executes actions. wait: seconds until a client that asks is told there is nothing.
-    similar: how near, in the units of the robot's state, an observation may be to the last one and be passed over; 0
-    passes over none. (LeRobot's own server passes over those nearer than 1, which suits joint angles in degrees.)
+    control_hz: at which the client executes actions.
+    wait: seconds until a client that asks for actions is told that there are none.
+    similar: how near, in the units of the robot's state, an observation may be to the last one and be passed
+    over; 0 passes over none. (LeRobot's own server passes over those nearer than 1, which suits joint angles
+    in degrees.)
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class LeRobotServer:
         self._client(peer)
 
     async def send_policy_instructions(self, data: bytes, peer: str) -> None:
-        """Checks that the robot has the camera the mapping names. Which policy the client wants is only logged."""
+        """Checks that the robot has the mapping's camera. Which policy the client wants is only logged."""
         config = read_object(data, "RemotePolicyConfig")
         features, steps = config.get("lerobot_features"), config.get("actions_per_chunk")
         if not isinstance(features, dict) or type(steps) is not int or steps < 1:
@@ -103,7 +105,8 @@ class LeRobotServer:
         if self._mapping.image not in cameras:
             raise InputError(
                 f"The robot has the cameras {', '.join(cameras) or 'none'}, but the server's mapping "
-                f"{self._mapping.name!r} looks through {self._mapping.image!r}; write a mapping with the right name."
+                f"{self._mapping.name!r} looks through {self._mapping.image!r}; write a mapping that names "
+                "one of them."
             )
         client = self._client(peer)
         client.numbers, client.actions = names_of_numbers(features.get(STATE)), steps
@@ -152,7 +155,7 @@ class LeRobotServer:
             client.decided = before  # else the client's next observation of this step would be passed over
             raise
         actions = self._mapping.actions(decision.actions)[: client.actions]
-        # The last action had been executed when the observation was made, so these are for the steps after it.
+        # The last action had been executed when the observation was made: these are for the steps after it.
         steps = np.arange(1, len(actions) + 1)
         return actions_pickle(
             actions, (seen.timestamp + (steps - 1) * self._step).tolist(), (seen.timestep + steps).tolist()
@@ -191,8 +194,8 @@ def run(service: Service, options: ProtocolOptions) -> None:
     """
     if service.access.digests or service.access.tls:
         raise InputError(
-            "LeRobot's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
-            "elsewhere through a tunnel."
+            "LeRobot's client knows neither API keys nor TLS; serve it on loopback without them, and reach "
+            "it from elsewhere through a tunnel."
         )
     server = LeRobotServer(service, options.mapping)
 

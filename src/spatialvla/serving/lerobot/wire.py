@@ -1,4 +1,4 @@
-"""The messages and calls of LeRobot's asynchronous inference over gRPC (its transport/services.proto, LeRobot 0.6)."""
+"""LeRobot's messages and calls over gRPC, as in the transport/services.proto of LeRobot 0.6."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ class Listener(Protocol):
 async def listen(
     calls: Calls, host: str, port: int, *, max_message: int, max_calls: int
 ) -> tuple[Listener, int]:
-    """A running gRPC server and its port (0 takes a free one). Raises InputError where the address cannot be bound.
+    """A running gRPC server and its port. Raises InputError where the address cannot be bound.
 
-    max_message: bytes of a part. max_calls: at a time.
+    port: 0 takes a free one. max_message: bytes of a part. max_calls: at a time.
     """
     server = grpc.aio.server(
         options=[

@@ -1,0 +1,1 @@
+"""openpi's protocol: websocket and msgpack."""

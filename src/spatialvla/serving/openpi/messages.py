@@ -24,8 +24,9 @@ _LONGEST_ID = 64
 
 @dataclass(frozen=True)
 class ClientMessage:
-    """What a client sent. position: (3,) meters of the gripper. committed: (P, 3) token numbers of steps under way.
+    """What a client sent.
 
+    position: (3,) meters of the gripper. committed: (P, 3) tokens of steps under way.
     reset: a new episode begins. timeout: seconds it may wait. request_id: comes back with the answer.
     """
 
@@ -39,7 +40,7 @@ class ClientMessage:
 
 @dataclass
 class MessageRefused(Exception):
-    """A message that is not answered with actions; request_id is None where it has none or could not be read."""
+    """A message that is not answered with actions. request_id: None where none could be read."""
 
     error: Exception
     request_id: RequestId = None
@@ -52,11 +53,7 @@ def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes
             "server": "spatialvla",
             "policy": service.name,
             "mapping": mapping.name,
-            "keys": {
-                name: key
-                for name in ("image", "prompt", "depth", "intrinsics", "state")
-                if (key := getattr(mapping, name)) is not None
-            },
+            "keys": mapping.keys(),
             "options": ["reset", "committed", "request_id", "timeout"],
             "chunk": service.chunk,
             "horizon": max(service.horizon, pad_to),
@@ -65,7 +62,7 @@ def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes
                 "kind": "change of the gripper's pose in one step; the gripper absolute",
                 "gripper_open": mapping.gripper_open,
                 "gripper_closed": mapping.gripper_closed,
-                "metres_per_unit": service.limits.metres_per_unit,
+                "meters_per_unit": service.limits.meters_per_unit,
                 "radians_per_unit": service.limits.radians_per_unit,
             },
         }

@@ -1,8 +1,8 @@
 """The openpi protocol (websocket and msgpack), for the unmodified `openpi-client` and for our own.
 
-On connect the server sends its metadata. Then each message of the client is an observation, each answer a map with
-`actions`. After an error comes a text frame and the connection is closed; a client that numbers its requests
-(`request_id`) is told by a map with `error` instead, and may go on.
+On connect the server sends its metadata. Then each message of the client is an observation, each answer a map
+with `actions`. After an error comes a text frame and the connection is closed; a client that numbers its
+requests (`request_id`) is told by a map with `error` instead, and may go on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""vla-eval's protocol, on the harness's own server."""

@@ -1,4 +1,4 @@
-"""From a policy's actions to the commands of vla-eval's simulators, as SpatialVLA's published evaluation does it."""
+"""A policy's actions -> commands of vla-eval's simulators, as in SpatialVLA's published evaluation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Gripper:
     """One episode's gripper: how open the policy wants it (1 = open) -> the number its benchmark takes.
 
     minus_one_opens: LIBERO, where at least 0 closes. one_opens: the WidowX, where more than 0.5 opens.
-    sticky: the Google Robot, whose gripper takes changes and holds one for `STICKY_STEPS`. The harness turns a value v
-    into the change 1 - 2 v, so a half changes nothing; what counts is how much the policy's wish has changed since the
-    last command, as published.
+    sticky: the Google Robot, whose gripper takes changes and holds one for `STICKY_STEPS`. The harness turns
+    a value v into the change 1 - 2 v, so a half changes nothing; what counts is how much the policy's wish
+    has changed since the last command, as published.
     """
 
     def __init__(self, benchmark: HarnessBenchmark) -> None:

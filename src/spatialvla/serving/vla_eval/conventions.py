@@ -31,11 +31,11 @@ class HarnessBenchmark:
     camera: of that picture, which has the camera's height and width. orientation: how the picture lies.
     datasets: what the keys of datasets contain whose actions the benchmark takes, in their units.
     task_prefixes: beginnings of the suites or task names that belong to it.
-    rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch, yaw
-    into one. gripper: see `commands.Gripper`.
+    rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch,
+    yaw into one. gripper: see `commands.Gripper`.
     execution: how chunks are executed, unless the policy is asked for something else than whole chunks.
     position_spec, rotation_spec, gripper_spec: (format, low, high) as the harness labels its action slots.
-    parameters: of the benchmark's constructor; the harness takes them unless its own configuration has others.
+    parameters: of the benchmark's constructor, where the harness's own configuration has no others.
     """
 
     name: str
@@ -57,12 +57,12 @@ class HarnessBenchmark:
         """Raises InputError where the policy's actions are another robot's."""
         if dataset is None or not any(part in dataset.lower() for part in self.datasets):
             raise InputError(
-                f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are those "
-                f"of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
+                f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are "
+                f"those of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
             )
 
     def check_task(self, task: object) -> None:
-        """Raises InputError for a task of another benchmark. task: a mapping, as the harness announces an episode."""
+        """Raises InputError for a task of another benchmark. task: as the harness announces an episode."""
         said = (task.get("suite") or task.get("task_name")) if isinstance(task, Mapping) else None
         if said is not None and not str(said).startswith(self.task_prefixes):
             raise InputError(
@@ -71,8 +71,9 @@ class HarnessBenchmark:
             )
 
     def observation(self, message: Mapping[str, Any], *, own_camera: bool) -> Observation:
-        """The harness's observation as ours; own_camera: with the benchmark's intrinsics, not the checkpoint's.
+        """The harness's observation as ours.
 
+        own_camera: with the benchmark's intrinsics, not the checkpoint's.
         Raises InputError where something is missing or the picture is not this benchmark's.
         """
         images = message.get("images")
@@ -127,8 +128,8 @@ def _simpler(
 ) -> HarnessBenchmark:
     """SimplerEnv with one of its robots.
 
-    The controllers read a rotation vector, and +1 opens the WidowX's gripper, although the harness labels these slots
-    euler_xyz and close_positive: the labels are kept, so that its own comparison holds.
+    The controllers read a rotation vector, and +1 opens the WidowX's gripper, although the harness labels
+    these slots euler_xyz and close_positive: the labels are kept, so that its own comparison holds.
     """
     return HarnessBenchmark(
         name=name,

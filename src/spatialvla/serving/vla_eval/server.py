@@ -1,6 +1,7 @@
-"""vla-eval's protocol: a model server on the harness's own base class, for `vla-eval run` against our policies.
+"""vla-eval's protocol: a model server on the harness's own base class, for `vla-eval run`.
 
-The harness's own server code carries the messages. It knows neither API keys nor limits of size: bind it to loopback.
+The harness's own server code carries the messages. It knows neither API keys nor limits of size: bind to
+loopback.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class _Episode:
 class VlaEvalServer(ModelServer):
     """Serves one policy to all shards of a harness; the engine makes batches of those that wait.
 
-    Also within one process: `vla_eval.evaluate(VlaEvalServer(service_for(policy), LIBERO), config, docker=False)`.
+    Also within one process:
+    `vla_eval.evaluate(VlaEvalServer(service_for(policy), LIBERO), config, docker=False)`.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class VlaEvalServer(ModelServer):
     ) -> None:
         """benchmark: whose conventions hold. own_camera: use its intrinsics, not the checkpoint's.
 
-        None uses them where the checkpoint knows its dataset's camera. One that does not, as the published ones do not
-        know the Google Robot's, was trained with one camera for all, and its published evaluation went on with that.
-        Where the benchmark has a published ensemble and the policy executes whole chunks, its default, the ensemble
-        takes their place. Raises InputError where the policy's actions are another robot's.
+        None uses them where the checkpoint knows its dataset's camera. One that does not, as the published
+        ones do not know the Google Robot's, was trained with one camera for all, and its published evaluation
+        went on with that. Where the benchmark has a published ensemble and the policy executes whole chunks,
+        its default, the ensemble takes their place. Raises InputError where the policy's actions are another
+        robot's.
         """
         policy = service.policy
         benchmark.check_policy(policy.dataset)
@@ -106,7 +109,8 @@ class VlaEvalServer(ModelServer):
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
         """Answers one observation with one command.
 
-        Raises InputError or ServingError, whose sentence the harness's server sends in place of the command. Mismatches
+        Raises InputError or ServingError, whose sentence the harness's server sends in place of the command.
+        Mismatches
         are raised here and not when the episode starts: the harness expects an answer to observations only.
         """
         self.unanswered += 1
@@ -139,13 +143,13 @@ class VlaEvalServer(ModelServer):
 def run(service: Service, options: ProtocolOptions) -> None:
     """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
 
-    Raises InputError for a benchmark that is unknown or not of the policy's robot, and where the service asks for keys
-    or TLS.
+    Raises InputError for a benchmark that is unknown or not of the policy's robot, and where the service asks
+    for keys or TLS.
     """
     if service.access.digests or service.access.tls:
         raise InputError(
-            "vla-eval's client knows neither API keys nor TLS; serve it on loopback without them, and reach it from "
-            "elsewhere through a tunnel."
+            "vla-eval's client knows neither API keys nor TLS; serve it on loopback without them, and reach "
+            "it from elsewhere through a tunnel."
         )
     server = VlaEvalServer(service, benchmark_called(options.benchmark))
     anyio.run(_serve, server, service)
