@@ -40,7 +40,7 @@ class Serve(Verb):
     options: FlatPolicyOptions
 
     protocol: Protocol
-    """openpi: websocket and msgpack, also for our own client. vla-eval, lerobot: for those projects' clients."""
+    """openpi: websocket and msgpack, for our own client, too. vla-eval, lerobot: for those projects' own."""
 
     host: str = "127.0.0.1"
     """Address to listen on; any but loopback needs --api-keys and --tls-cert."""
@@ -55,7 +55,7 @@ class Serve(Verb):
     """Whose conventions vla-eval's clients have: libero, simpler_widowx or simpler_google_robot."""
 
     limits: str | None = None
-    """The most a robot may be told in a step: libero, widowx, franka or a YAML file; the mapping's by default."""
+    """The most a robot may be told in a step: libero, widowx, franka or a YAML file; else the mapping's."""
 
     pad_chunk: Literal["none", "hold"] = "none"
     """For openpi clients that insist on longer chunks than the policy's: append steps that stand still."""
@@ -99,7 +99,7 @@ class Serve(Verb):
         return tyro.cli(cls, prog=program, args=arguments, default=default)
 
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT. Raises InputError for options that do not fit, before the model loads."""
+        """Serves until SIGTERM or SIGINT. Raises InputError first for options that do not fit."""
         try:
             serve = self._protocol()
             from spatialvla.serving.status_pages import pages

@@ -67,7 +67,7 @@ class Service:
         return self.chunk
 
     def session(self, executor: Executor | None = None) -> Session:
-        """State for one more connection. executor: of its episode, by default as the policy executes chunks."""
+        """State for one more connection. executor: of its episode, by default the policy's own kind."""
         return Session(self.engine, executor or self.policy.new_executor(), self.limits)
 
 

@@ -13,7 +13,7 @@ from spatialvla.serving.failures import UnsafeAction
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the gripper may be. low, high: corners (3,), meters, in the frame of the pose the client sends."""
+    """Where the gripper may be. low, high: corners (3,), meters, in the frame of the client's pose."""
 
     low: np.ndarray
     high: np.ndarray

@@ -57,8 +57,8 @@ class HarnessBenchmark:
         """Raises InputError where the policy's actions are another robot's."""
         if dataset is None or not any(part in dataset.lower() for part in self.datasets):
             raise InputError(
-                f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the policy's are "
-                f"those of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
+                f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the "
+                f"policy's are those of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
             )
 
     def check_task(self, task: object) -> None:
