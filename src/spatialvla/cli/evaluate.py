@@ -9,6 +9,7 @@ from typing import Literal
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.cli.verb import Verb
+from spatialvla.common.extras import needs_extra
 from spatialvla.execution import Execution
 
 _MAX_WORKERS = 8
@@ -56,6 +57,9 @@ class Evaluate(Verb):
     execution: Execution = field(default_factory=Execution)
 
     def run(self) -> None:
+        # Before episodes are played: their report is drawn at the end.
+        with needs_extra("viz", "The report"):
+            import matplotlib  # noqa: F401
         import torch
         from rich.console import Console
 

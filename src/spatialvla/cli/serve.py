@@ -14,6 +14,7 @@ import tyro
 
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
 from spatialvla.cli.verb import Verb
+from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.execution import Execution
 from spatialvla.serving.engine.settings import EngineSettings
@@ -100,13 +101,9 @@ class Serve(Verb):
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises InputError first for options that do not fit."""
-        try:
+        with needs_extra("serve", "Serving"):
             serve = self._protocol()
             from spatialvla.serving.status_pages import pages
-        except ImportError as error:
-            raise InputError(
-                f"Serving needs {error.name}; install spatialvla[serve], and the harness for vla-eval."
-            ) from None
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         options = self._options()
         service = self._service(options)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchdata.stateful_dataloader import StatefulDataLoader
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.mixture import ShardedSampler
 from spatialvla.data.samples import DrawnSamples, LoadedSample, OnBadSample
@@ -19,6 +19,9 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.processor import Processor
 from spatialvla.types import Batch
+
+with needs_extra("train", "Training"):
+    from torchdata.stateful_dataloader import StatefulDataLoader
 
 
 @dataclass(frozen=True)

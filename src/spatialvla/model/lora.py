@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import ADAPTER, SHIPPED
@@ -171,8 +172,6 @@ def _durable(base: str | Path) -> str:
 
 
 def _peft() -> Any:
-    try:
+    with needs_extra("train", "LoRA"):
         import peft
-    except ImportError:
-        raise InputError("LoRA needs peft; install it with `pip install 'spatialvla[train]'`.") from None
     return peft

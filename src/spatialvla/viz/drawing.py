@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from spatialvla.errors import InputError
+from spatialvla.common.extras import needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,11 +35,9 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
 
     Raises InputError if matplotlib is not installed.
     """
-    try:
+    with needs_extra("viz", "Drawing"):
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("Drawing needs matplotlib: pip install 'spatialvla[viz]'.") from None
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 

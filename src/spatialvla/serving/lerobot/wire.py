@@ -6,16 +6,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
 
-try:
+with needs_extra("lerobot-server", "The protocol lerobot"):
     import grpc
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-except ModuleNotFoundError as missing:
-    raise InputError(
-        f"The protocol lerobot needs {missing.name}; pip install 'spatialvla[lerobot-server]'."
-    ) from None
 
 log = logging.getLogger(__name__)
 SERVICE = "transport.AsyncInference"

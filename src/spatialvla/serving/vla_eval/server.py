@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import anyio
 from anyio.to_thread import run_sync
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.serving.engine.service import ProtocolOptions, Service
@@ -22,14 +23,10 @@ from spatialvla.serving.engine.session import Session
 from spatialvla.serving.vla_eval.commands import Commands
 from spatialvla.serving.vla_eval.conventions import HarnessBenchmark, benchmark_called
 
-try:
+with needs_extra("vla-eval", "The protocol vla-eval"):
     from vla_eval.model_servers.base import ModelServer, SessionContext
     from vla_eval.model_servers.serve import serve_async
     from vla_eval.specs import IMAGE_RGB, LANGUAGE, DimSpec
-except ModuleNotFoundError as missing:
-    raise InputError(
-        f"The protocol vla-eval needs {missing.name}; pip install 'spatialvla[vla-eval]'."
-    ) from None
 
 _LAST_ANSWERS = 5.0  # seconds for those that were inferred while draining to reach their clients
 

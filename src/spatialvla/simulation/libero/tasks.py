@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 
 # In these perturbations the file name keeps the original wording and only the scene file is reworded.
@@ -99,7 +100,5 @@ def libero() -> ModuleType:
     Raises InputError if it is not installed.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
-    try:
+    with needs_extra("libero", "Playing LIBERO"):
         return import_module("libero.libero")
-    except ImportError as error:
-        raise InputError("LIBERO is not installed; run pip install 'spatialvla[libero]'.") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.geometry.rotations import matrices
 from spatialvla.simulation.action import checked_action
@@ -195,14 +196,9 @@ class WidowXEnv:
 
 def _mani_skill() -> Any:
     """Gymnasium, with ManiSkill's environments in it."""
-    try:
+    with needs_extra("simpler", "Playing SimplerEnv"):
         import gymnasium
         from mani_skill import ASSET_DIR
-    except ImportError as error:
-        raise InputError(
-            "SimplerEnv's tasks need ManiSkill 3 (pip install 'spatialvla[simpler]', or `make simpler`); "
-            f"{error.name or error} is missing."
-        ) from error
     logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own tasks' settings
     # ManiSkill itself would ask on the terminal whether to download them.
     if missing := [path for path in (_SCENES, _ROBOT) if not (Path(ASSET_DIR) / path).exists()]:

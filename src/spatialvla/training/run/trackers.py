@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Protocol, get_args
 
+from spatialvla.common.extras import needs_extra
 from spatialvla.common.files import replacing
 from spatialvla.errors import InputError
 
@@ -57,8 +59,9 @@ class RunLog:
 
 class _TensorBoard:
     def __init__(self, folder: Path, first_step: int) -> None:
-        module = _import("tensorboard", "torch.utils.tensorboard")
-        self._board = module.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        with needs_extra("train", "The tracker tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
@@ -88,21 +91,19 @@ def _open(name: TrackerName, folder: Path, first_step: int, settings: Mapping[st
         return _TensorBoard(folder, first_step)
     if name == "wandb":
         return _HostedRun(
-            _import(name, name), folder, settings, id=folder.resolve().name, resume="allow", dir=str(folder)
+            _import(name), folder, settings, id=folder.resolve().name, resume="allow", dir=str(folder)
         )
     if name == "trackio":
-        return _HostedRun(_import(name, name), folder, settings, resume="allow")
+        return _HostedRun(_import(name), folder, settings, resume="allow")
     raise InputError(f"there is no tracker {name!r}; choose from {', '.join(get_args(TrackerName))}")
 
 
-def _import(package: str, module: str) -> ModuleType:
-    from importlib import import_module
-
+def _import(package: str) -> ModuleType:
     try:
-        return import_module(module)
+        return import_module(package)
     except ImportError as error:
         raise InputError(
-            f"the tracker {package} is not installed ({error}); pip install {package}, or leave it out"
+            f"The tracker {package} is not installed ({error}); run pip install {package}, or leave it out."
         ) from error
 
 
