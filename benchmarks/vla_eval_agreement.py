@@ -134,10 +134,7 @@ def _compare(
         wins = sum(outcomes[key][0] for key in keys)
         low, high = wilson_interval(wins, len(keys))
         print(f"{name}: {wins}/{len(keys)} ({low:.0%} to {high:.0%})")
-    pairs = [(ours[key][0], harness[key][0]) for key in keys]
-    counts = Pairs(
-        *(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False)))
-    )
+    counts = Pairs.of((ours[key][0], harness[key][0]) for key in keys)
     low, high = counts.interval
     print(
         f"both {counts.both}, evaluate alone {counts.first}, harness alone {counts.second}, neither {counts.neither}"

@@ -12,6 +12,9 @@ IGNORED = -100
 GIVEN = -101
 """The label of an action token that is given: no loss is taken on it, and yet it is no part of the prompt."""
 
+ACTION_AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+"""What the seven numbers of an action are, in order."""
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image

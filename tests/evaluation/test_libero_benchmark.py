@@ -76,10 +76,10 @@ def test_conventions_are_what_the_simulator_does():
     assert fingers > 0.07, "settling leaves the gripper open"
 
     # Settling: the things have come to rest, and the arm has not moved.
-    places = env._places()
+    positions = env._positions()
     for _ in range(rules.control_hz):
         assert task.step(still) is False
-    assert np.abs(env._places() - places).max() < 2e-3
+    assert np.abs(env._positions() - positions).max() < 2e-3
     assert np.linalg.norm(env.gripper_position - before) < 5e-3
 
     # Image: rotated by 180 degrees from what the renderer gives.

@@ -14,12 +14,12 @@ from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS
 from spatialvla.data.lerobot.metadata import is_dataset
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.types import ACTION_AXES
 
 IMAGE = "observation.images.main"
 DEPTH = "observation.depth.main"
 _PROGRESS = ".conversion.json"
 _LOOKED_THROUGH = 50
-_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _frames(episode: Episode, calibrated: bool) -> dict[str, np.ndarray]:
 def _features(frames: dict[str, np.ndarray]) -> list[Feature]:
     height, width = frames[IMAGE].shape[1:3]
     kind = "image" if height % 2 or width % 2 else "video"
-    features = [Feature(IMAGE, kind, (height, width, 3)), Feature("action", "float32", (7,), _NAMES)]
+    features = [Feature(IMAGE, kind, (height, width, 3)), Feature("action", "float32", (7,), ACTION_AXES)]
     if DEPTH in frames:
         features.append(Feature(DEPTH, "depth", frames[DEPTH].shape[1:]))
     if INTRINSICS in frames:

@@ -12,8 +12,8 @@ from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.types import ACTION_AXES
 
-DIMENSIONS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 SHORT = 5
 """Steps; an episode of fewer hardly holds a chunk of actions."""
 
@@ -168,7 +168,7 @@ def _warnings(
     if skipped:
         found.append(f"{len(skipped)} records are damaged or left out, the first: {skipped[0]}")
     span = statistics.max - statistics.min
-    if still := [DIMENSIONS[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
+    if still := [ACTION_AXES[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
         found.append(f"{', '.join(still)} never {'changes' if len(still) == 1 else 'change'}")
     if tally.gripper_outside:
         found.append(

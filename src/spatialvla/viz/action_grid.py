@@ -50,10 +50,10 @@ def grid_figure(
     with new_figure(12.0, 5.4) as figure:
         if title:
             figure.suptitle(title)
-        places = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.1))
+        panels = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.1))
         for row, names in enumerate(BLOCKS.values()):
             for column, name in enumerate(names):
-                axis = figure.add_subplot(places[row, column])
+                axis = figure.add_subplot(panels[row, column])
                 axis.set_title(_LABELS.get(name, name))
                 axis.set_yticks([])
                 axis.spines[["left", "right", "top"]].set_visible(False)
@@ -74,7 +74,7 @@ def grid_figure(
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         for row, angle in enumerate(("phi", "theta")):
-            polar = cast("PolarAxes", figure.add_subplot(places[row, 3], projection="polar"))
+            polar = cast("PolarAxes", figure.add_subplot(panels[row, 3], projection="polar"))
             polar.set_title(_VIEWS[angle])
             _translation(polar, angle, grid, data, steps)
     return figure
@@ -131,14 +131,14 @@ def _translation(
 
 
 def _mark(axis: Axes, x: np.ndarray, y: np.ndarray, transform: Transform) -> None:
-    """The step numbers, counted from 1, at their places; steps at the same place share a mark."""
+    """The step numbers, counted from 1, where they lie; steps at the same point share a mark."""
     axis.scatter([], [], s=60, color=_TOKEN, label="predicted tokens, by step")
     steps_at: dict[tuple[float, float], list[str]] = {}
-    for step, place in enumerate(zip(x.tolist(), y.tolist(), strict=True), start=1):
-        steps_at.setdefault(place, []).append(str(step))
+    for step, point in enumerate(zip(x.tolist(), y.tolist(), strict=True), start=1):
+        steps_at.setdefault(point, []).append(str(step))
     box = {"boxstyle": "round,pad=0.25", "facecolor": _TOKEN, "edgecolor": "none"}
-    for place, steps in steps_at.items():
+    for point, steps in steps_at.items():
         label = ",".join(steps)
         axis.text(
-            *place, label, color="white", fontsize=7, ha="center", va="center", transform=transform, bbox=box
+            *point, label, color="white", fontsize=7, ha="center", va="center", transform=transform, bbox=box
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spatialvla.data.inspection import DIMENSIONS, Inspection
+from spatialvla.data.inspection import Inspection
+from spatialvla.types import ACTION_AXES
 from spatialvla.viz.drawing import INK, new_figure
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def action_figure(inspection: Inspection) -> Figure:
     statistics = inspection.statistics
     with new_figure(11.0, 4.2) as figure:
         axes = figure.subplots(2, 4).ravel()
-        for axis, name, number in zip(axes, DIMENSIONS, range(7), strict=False):
+        for axis, name, number in zip(axes, ACTION_AXES, range(7), strict=False):
             low, high = statistics.min[number], statistics.max[number]
             margin = 0.02 * (high - low) or 0.5
             values = inspection.sample[:, number]

@@ -76,14 +76,14 @@ def _print(inspection: Inspection, console: Console) -> None:
 def _table(inspection: Inspection) -> Table:
     from rich.table import Table
 
-    from spatialvla.data.inspection import DIMENSIONS
+    from spatialvla.types import ACTION_AXES
 
     table = Table(title="Actions")
     names = ("q01", "q99", "mean", "std", "min", "max")
     table.add_column("dimension")
     for name in names:
         table.add_column(name, justify="right")
-    for number, dimension in enumerate(DIMENSIONS):
+    for number, dimension in enumerate(ACTION_AXES):
         values = (getattr(inspection.statistics, name)[number] for name in names)
         table.add_row(dimension, *(f"{value:.4g}" for value in values))
     return table

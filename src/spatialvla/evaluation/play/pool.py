@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.play.jobs import Job
-from spatialvla.evaluation.play.worker import Failure, Setup, run_worker
+from spatialvla.evaluation.play.worker import Answer, Failure, Message, Setup, run_worker
 
 
 class EvaluationError(RuntimeError):
@@ -29,10 +29,10 @@ class Worker:
     instructions: dict[int, str]
     job: Job | None = None
 
-    def receive(self) -> object:
+    def receive(self) -> Message:
         """The next message. Raises InputError or EvaluationError for what went wrong over there."""
         try:
-            message = self.connection.recv()
+            message: Message | Failure = self.connection.recv()
         except (EOFError, ConnectionResetError):
             raise self._death() from None
         if isinstance(message, Failure):
@@ -41,10 +41,10 @@ class Worker:
             raise EvaluationError(f"Worker {self.number + 1} failed in {self._where()}:\n{message.message}")
         return message
 
-    def send(self, message: object) -> None:
+    def send(self, answer: Answer) -> None:
         """Answers the worker. Raises EvaluationError if it is gone."""
         try:
-            self.connection.send(message)
+            self.connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):
             raise self._death() from None
 

@@ -63,6 +63,12 @@ class Failure:
     bad_input: bool
 
 
+Message = Idle | Built | Decide | EpisodeResult
+"""What a worker says while all is well."""
+Answer = Job | np.ndarray | None
+"""What it is told: a job or the end where it is idle, actions where it asks to decide."""
+
+
 def run_worker(connection: Connection, setup: Setup) -> None:
     """Plays jobs until told to stop, or until the main process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle

@@ -10,6 +10,7 @@ from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.intervals import Pairs
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Tally
+from spatialvla.evaluation.results.plan import EpisodeId
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,7 @@ class Comparison:
     @property
     def total(self) -> Pairs:
         """The pairs of all tasks together."""
-        tables = self.tasks.values()
-        return Pairs(
-            *(
-                sum(getattr(table, name) for table in tables)
-                for name in ("both", "first", "second", "neither")
-            )
-        )
+        return sum(self.tasks.values(), Pairs(0, 0, 0, 0))
 
     @property
     def tallies(self) -> tuple[Tally, Tally]:
@@ -86,8 +81,8 @@ def compare(first: Results, second: Results) -> Comparison:
     if not shared:
         raise InputError("The two evaluations have no start state in common.")
     tasks = {
-        task: _pairs((one[place], other[place]) for place in shared if place[0] == task)
-        for task in dict.fromkeys(place[0] for place in shared)
+        task: Pairs.of((one[episode], other[episode]) for episode in shared if episode.task == task)
+        for task in dict.fromkeys(episode.task for episode in shared)
     }
     rules = tuple(differences(first, second, policies=False))
     return Comparison(first, second, tasks, len(one.keys() ^ other.keys()), rules)
@@ -123,11 +118,5 @@ def points(difference: float) -> str:
     return "0.0" if text in ("+0.0", "−0.0") else text
 
 
-def _outcomes(episodes: Iterable[EpisodeResult]) -> dict[tuple[int, int], bool]:
-    return {(episode.task, episode.start_state): episode.success for episode in episodes}
-
-
-def _pairs(outcomes: Iterable[tuple[bool, bool]]) -> Pairs:
-    listed = list(outcomes)
-    every = ((True, True), (True, False), (False, True), (False, False))
-    return Pairs(*(listed.count(kind) for kind in every))
+def _outcomes(episodes: Iterable[EpisodeResult]) -> dict[EpisodeId, bool]:
+    return {episode.id: episode.success for episode in episodes}

@@ -24,9 +24,10 @@ def differences(one: Results, other: Results, policies: bool = True) -> list[str
         "depth": (one.depth, other.depth),
     }
     if policies:
-        same_kind = one.checkpoint is not None or other.checkpoint is not None
-        name = "checkpoint" if same_kind else "policy"
-        pairs[name] = (getattr(one, name), getattr(other, name))
+        if one.checkpoint is None and other.checkpoint is None:
+            pairs["policy"] = (one.policy, other.policy)
+        else:
+            pairs["checkpoint"] = (one.checkpoint, other.checkpoint)
         pairs |= _fields("settings", _flat(one), _flat(other), sure=True)
     if one.harness == other.harness:
         pairs |= _fields("conventions", asdict(one.conventions), asdict(other.conventions))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _Z95 = 1.959963984540054
@@ -30,6 +32,26 @@ class Pairs:
     first: int
     second: int
     neither: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[tuple[bool, bool]]) -> Pairs:
+        """Counts pairs of outcomes, the first policy's before the second's."""
+        counts = Counter(outcomes)
+        return cls(
+            both=counts[True, True],
+            first=counts[True, False],
+            second=counts[False, True],
+            neither=counts[False, False],
+        )
+
+    def __add__(self, other: Pairs) -> Pairs:
+        """The pairs of both together."""
+        return Pairs(
+            self.both + other.both,
+            self.first + other.first,
+            self.second + other.second,
+            self.neither + other.neither,
+        )
 
     @property
     def trials(self) -> int:

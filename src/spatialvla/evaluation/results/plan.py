@@ -44,7 +44,7 @@ class Shard:
 
         Stretches, not every nth, so that a shard builds the environments of few tasks.
         """
-        start, stop = (len(episodes) * place // self.count for place in (self.number - 1, self.number))
+        start, stop = (len(episodes) * part // self.count for part in (self.number - 1, self.number))
         return list(episodes[start:stop])
 
 

@@ -12,7 +12,7 @@ from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.session import Decision
 from spatialvla.serving.failures import ServingError, outcome
-from spatialvla.types import Observation
+from spatialvla.types import ACTION_AXES, Observation
 from spatialvla_client.codec import CodecError, pack, unpack
 
 RequestId = int | str | None
@@ -58,7 +58,7 @@ def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes
             "chunk": service.chunk,
             "horizon": max(service.horizon, pad_to),
             "action": {
-                "order": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
+                "order": list(ACTION_AXES),
                 "kind": "change of the gripper's pose in one step; the gripper absolute",
                 "gripper_open": mapping.gripper_open,
                 "gripper_closed": mapping.gripper_closed,

@@ -83,9 +83,9 @@ class LiberoEnv:
         """
         while True:
             self._reset(int(rng.integers(2**31)))
-            start, places = self.state(), self._places()
+            start, positions = self.state(), self._positions()
             self.settle()
-            if np.linalg.norm(self._places() - places, axis=1).max() < _LARGEST_SHIFT:
+            if np.linalg.norm(self._positions() - positions, axis=1).max() < _LARGEST_SHIFT:
                 self.reset_to(start)
                 return start
 
@@ -226,7 +226,7 @@ class LiberoEnv:
 
     # ----------------------------------------------------------------- inside
 
-    def _places(self) -> np.ndarray:
+    def _positions(self) -> np.ndarray:
         """(N, 2) meters: where the movable things stand."""
         bodies = [self.simulator.obj_body_id[name] for name in self.simulator.objects_dict]
         return np.array(self.data.xpos[bodies, :2])
@@ -245,7 +245,7 @@ class LiberoEnv:
                 try:
                     self.simulator.reset()
                     break
-                except RandomizationError:  # no free place found; LIBERO tries again, too
+                except RandomizationError:  # no room was found; LIBERO tries again, too
                     continue
         # A new robot's command, which robosuite would otherwise keep from the last episode.
         self._robot.gripper.current_action = np.zeros(_GRIPPER_SIZE)

@@ -20,9 +20,9 @@ from spatialvla.simulation.libero.demonstration import Demonstration, demonstrat
 from spatialvla.simulation.libero.env import FPS, LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.types import ACTION_AXES
 
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
-ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 _ATTEMPTS = 5  # start states tried for one episode before giving up
 
 
@@ -63,7 +63,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
         Feature("observation.state", "float32", (8,), STATE_NAMES),
         Feature("observation.intrinsics", "float32", (3, 3)),
         Feature("observation.camera_pose", "float32", (4, 4)),
-        Feature("action", "float32", (7,), ACTION_NAMES),
+        Feature("action", "float32", (7,), ACTION_AXES),
         Feature(TAKEOVER, "float32", (1,)),
     ]
     if depth:

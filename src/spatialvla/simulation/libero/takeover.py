@@ -16,7 +16,7 @@ _STRETCH = (16, 80)  # steps
 class Takeover:
     """Chooses who drives: the policy, in its own open-loop chunks, or the expert.
 
-    The policy's mistakes become states of the demonstration, and what the expert does there becomes the lesson.
+    The policy's mistakes become states of the demonstration, and what the expert does there is what is learned.
     """
 
     def __init__(self, policy: Policy, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -158,9 +158,9 @@ class WidowXEnv:
         """(4, 4) pose of what to put it on, in the base frame."""
         return self._in_base(self._env.objs[self._env.target_obj_name])
 
-    def surface(self, which: str) -> np.ndarray:
+    def surface(self, which: Literal["source", "target"]) -> np.ndarray:
         """(N, 3) corners of the collision mesh of "source" or "target", in the base frame."""
-        actor = self._env.objs[getattr(self._env, f"{which}_obj_name")]
+        actor = self._env.objs[self._env.source_obj_name if which == "source" else self._env.target_obj_name]
         corners = np.asarray(actor.get_first_collision_mesh(to_world_frame=False).vertices)
         pose = self._in_base(actor)
         return np.asarray(corners @ pose[:3, :3].T + pose[:3, 3])
