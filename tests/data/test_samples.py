@@ -84,7 +84,7 @@ def test_statistics_and_grid_describe_all_actions(samples):
 
 
 def test_frames_are_decoded_once(root, samples, monkeypatch):
-    monkeypatch.setattr("spatialvla.data.lerobot.reader.Episode.frames", None)
+    monkeypatch.setattr("spatialvla.data.lerobot.reader.StoredEpisode.frames", None)
     again = EpisodeSamples.open(root, chunk=4)
     np.testing.assert_array_equal(again.images, samples.images)
     assert isinstance(again.images, np.memmap)

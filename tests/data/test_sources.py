@@ -75,7 +75,7 @@ def test_what_is_no_dataset(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is no dataset"):
         open_source(tmp_path / "file")
-    with pytest.raises(InputError, match="there is no dataset 'absent'"):
+    with pytest.raises(InputError, match="There is no dataset 'absent'"):
         open_source("absent")
     with pytest.raises(InputError, match="which takes no mapping"):
         open_source(RLDS, mapping=TOP, cache=tmp_path)
