@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -14,3 +15,9 @@ def denormals_stay():
     """Training and the command line flush denormals in their process, which hypothesis in other tests objects to."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def wrong_arrays_pass(request):
+    """Tests of what is said about wrong arrays get past their types; see `array_types`."""
+    jaxtyping.config.update("jaxtyping_disable", request.node.get_closest_marker("wrong_arrays") is not None)

@@ -181,6 +181,7 @@ def test_broken_configuration_is_a_checkpoint_error(spoil, match):
         ActionGrid.from_json(config)
 
 
+@pytest.mark.wrong_arrays
 @pytest.mark.parametrize(
     ("actions", "match"),
     [
@@ -195,6 +196,7 @@ def test_bad_actions_are_refused(actions, match):
         ActionGrid.uniform().encode(actions)
 
 
+@pytest.mark.wrong_arrays
 @pytest.mark.parametrize(
     ("ids", "match"),
     [

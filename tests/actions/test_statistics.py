@@ -131,6 +131,7 @@ def test_broken_entry_is_a_checkpoint_error(entry):
         ActionStatistics.from_json(entry)
 
 
+@pytest.mark.wrong_arrays
 def test_bad_numbers_are_refused():
     stats = statistics(np.zeros(7), np.ones(7))
     for method in (stats.normalize, stats.denormalize, ActionStatistics.from_actions):

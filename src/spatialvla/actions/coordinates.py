@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from spatialvla.errors import InputError
 
@@ -20,7 +21,7 @@ DIMENSION_RANGES = {
 """All dimensions and their ranges for normalised actions; r reaches the corners of the cube [-1, 1]³."""
 
 
-def checked_actions(actions: np.ndarray) -> np.ndarray:
+def checked_actions(actions: np.ndarray) -> Float[np.ndarray, "*steps 7"]:
     """Actions (..., 7) as float32 (kept) or float64; InputError on other shapes and on NaN or infinity."""
     values = np.asarray(actions)
     if values.ndim < 1 or values.shape[-1] != 7:
@@ -32,7 +33,7 @@ def checked_actions(actions: np.ndarray) -> np.ndarray:
     return values
 
 
-def action_coordinates(actions: np.ndarray) -> dict[str, np.ndarray]:
+def action_coordinates(actions: Float[np.ndarray, "*steps 7"]) -> dict[str, np.ndarray]:
     """Normalised actions (..., 7) -> each of DIMENSION_RANGES, (...), in the same precision.
 
     The translation is clipped to [-1, 1] first. Raises InputError like `checked_actions`.
@@ -43,13 +44,17 @@ def action_coordinates(actions: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(DIMENSION_RANGES, (*spherical, *rotation), strict=True))
 
 
-def cartesian_to_spherical(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cartesian_to_spherical(
+    xyz: Float[np.ndarray, "*points 3"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """xyz (..., 3) -> theta in [0, π] from +z, phi in [-π, π] from +x, r >= 0, each (...)."""
     x, y, z = np.moveaxis(xyz, -1, 0)
     return np.arctan2(np.sqrt(x**2 + y**2), z), np.arctan2(y, x), np.sqrt(x**2 + y**2 + z**2)
 
 
-def spherical_to_cartesian(theta: np.ndarray, phi: np.ndarray, r: np.ndarray) -> np.ndarray:
+def spherical_to_cartesian(
+    theta: np.ndarray, phi: np.ndarray, r: np.ndarray
+) -> Float[np.ndarray, "*points 3"]:
     """The inverse: theta, phi, r, each (...) -> xyz (..., 3)."""
     return np.stack(
         [r * np.sin(theta) * np.cos(phi), r * np.sin(theta) * np.sin(phi), r * np.cos(theta)], axis=-1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Float
 
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
 
 
-def adapt_embeddings(embeddings: np.ndarray, old_grid: ActionGrid, new_grid: ActionGrid) -> np.ndarray:
+def adapt_embeddings(
+    embeddings: Float[np.ndarray, "old_size E"], old_grid: ActionGrid, new_grid: ActionGrid
+) -> Float[np.ndarray, "new_size E"]:
     """Embeddings (old_grid.size, E) -> (new_grid.size, E), trilinear between bin centres, in the same dtype.
 
     Exact for functions linear in the bin centres; the same grid gives the same numbers back. Beyond the
@@ -38,11 +41,13 @@ def adapt_embeddings(embeddings: np.ndarray, old_grid: ActionGrid, new_grid: Act
     return adapted
 
 
-def _interpolate(table: np.ndarray, axis: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+def _interpolate(
+    table: Float[np.ndarray, "..."], axis: int, old: Float[np.ndarray, " old"], new: Float[np.ndarray, " new"]
+) -> Float[np.ndarray, "..."]:
     """A table resampled along one axis from old to new positions: linear, constant beyond the outermost."""
     position = np.interp(new, old, np.arange(len(old)))
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(len(old)))).astype(table.dtype)
     before, after = table.shape[:axis], table.shape[axis + 1 :]
     # As one matrix product over contiguous memory this is several times faster than gathering and blending.
-    resampled = weights @ table.reshape(math.prod(before), len(old), -1)
+    resampled: np.ndarray = weights @ table.reshape(math.prod(before), len(old), -1)
     return resampled.reshape(*before, len(new), *after)

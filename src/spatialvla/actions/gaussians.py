@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from spatialvla.actions.coordinates import action_coordinates
 from spatialvla.errors import InputError
@@ -20,7 +21,7 @@ class Gaussian(NamedTuple):
     sigma: float
 
 
-def fit_gaussians(actions: np.ndarray) -> dict[str, Gaussian]:
+def fit_gaussians(actions: Float[np.ndarray, "n 7"]) -> dict[str, Gaussian]:
     """Mean and standard deviation of each grid dimension over normalised actions (n, 7).
 
     Raises InputError on an empty array, other shapes, NaN or infinity.

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from spatialvla.actions.coordinates import (
     BLOCKS,
@@ -63,13 +64,13 @@ around zero."""
 class Cells:
     """The cells of all tokens of a grid, in the order of their numbers.
 
-    bins: (tokens, 3) int64, the bin along each of the three dimensions that share the token. periods: (tokens, 3)
-    int64, after how many bins each dimension comes back to where it began; NEVER where it does not.
+    bins: the bin along each of the three dimensions that share the token.
+    periods: after how many bins each dimension comes back to where it began; NEVER where it does not.
     Two tokens of one kind are min(|b - b'|, period - |b - b'|) bins apart along each dimension.
     """
 
-    bins: np.ndarray
-    periods: np.ndarray
+    bins: Int[np.ndarray, "tokens 3"]
+    periods: Int[np.ndarray, "tokens 3"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class ActionGrid:
     @classmethod
     def fit(
         cls,
-        actions: np.ndarray,
+        actions: Float[np.ndarray, "n 7"],
         min_sigma: float = 0.0,
         bins: Bins = Bins(),
     ) -> ActionGrid:
@@ -199,7 +200,7 @@ class ActionGrid:
         periods[: self.n_translation, BLOCKS["translation"].index("phi")] = self.bins.phi
         return Cells(bins, periods)
 
-    def encode(self, actions: np.ndarray) -> np.ndarray:
+    def encode(self, actions: Float[np.ndarray, "*steps 7"]) -> Int[np.ndarray, "*steps 3"]:
         """Normalised actions (..., 7) -> tokens (..., 3) int64.
 
         Spherical coordinates are taken in the precision of the input (float32 or float64).
@@ -215,7 +216,7 @@ class ActionGrid:
         gripper = np.asarray(actions)[..., 6] >= 0.5
         return np.stack([translation, rotation, gripper], axis=-1).astype(np.int64) + self._offsets
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: Int[np.ndarray, "*steps 3"]) -> Float[np.ndarray, "*steps 7"]:
         """Tokens (..., 3) -> normalised actions (..., 7) float64: bin middles, xyz clipped to [-1, 1].
 
         Raises InputError on other shapes and on a number that is not a token of its slot's kind.
@@ -227,7 +228,7 @@ class ActionGrid:
         gripper = indices["gripper"][..., None].astype(np.float64)
         return np.concatenate([np.clip(xyz, -1.0, 1.0), rotation, gripper], axis=-1)
 
-    def bin_indices(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    def bin_indices(self, tokens: Int[np.ndarray, "*steps 3"]) -> dict[str, np.ndarray]:
         """Tokens (..., 3) -> bin along each dimension, and "gripper" (0 closed, 1 open), (...) each.
 
         Raises InputError like `decode`.

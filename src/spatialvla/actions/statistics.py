@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from spatialvla.actions.coordinates import checked_actions
 from spatialvla.errors import CheckpointError, InputError
@@ -21,18 +22,18 @@ _NUMBERS = ("q01", "q99", "mean", "std", "min", "max")
 class ActionStatistics:
     """Statistics of a dataset's actions, in the dataset's units.
 
-    q01, q99, mean, std, min, max: (7,) float64. mask: (7,) bool, which dimensions are normalised (usually all
-    but the gripper). num_trajectories, num_transitions: how much data they describe.
+    mask: which dimensions are normalized, usually all but the gripper.
+    num_trajectories, num_transitions: how much data they describe.
     Raises InputError on other shapes, NaN or infinity, and where q01 exceeds q99.
     """
 
-    q01: np.ndarray
-    q99: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    min: np.ndarray
-    max: np.ndarray
-    mask: np.ndarray
+    q01: Float[np.ndarray, "7"]
+    q99: Float[np.ndarray, "7"]
+    mean: Float[np.ndarray, "7"]
+    std: Float[np.ndarray, "7"]
+    min: Float[np.ndarray, "7"]
+    max: Float[np.ndarray, "7"]
+    mask: Bool[np.ndarray, "7"]
     num_trajectories: int
     num_transitions: int
 
@@ -48,7 +49,10 @@ class ActionStatistics:
 
     @classmethod
     def from_actions(
-        cls, actions: np.ndarray, mask: np.ndarray | None = None, num_trajectories: int = 1
+        cls,
+        actions: Float[np.ndarray, "n 7"],
+        mask: Bool[np.ndarray, "7"] | None = None,
+        num_trajectories: int = 1,
     ) -> ActionStatistics:
         """Statistics of actions (n, 7); mask defaults to all dimensions but the gripper.
 
@@ -70,7 +74,7 @@ class ActionStatistics:
             num_transitions=len(values),
         )
 
-    def normalize(self, actions: np.ndarray) -> np.ndarray:
+    def normalize(self, actions: Float[np.ndarray, "*steps 7"]) -> Float[np.ndarray, "*steps 7"]:
         """Actions (..., 7) in the dataset's units -> float64, masked dimensions clipped to [-1, 1].
 
         Dimensions that do not move (q99 - q01 < MIN_SPAN) become 0; unmasked ones pass as they are.
@@ -81,7 +85,7 @@ class ActionStatistics:
         scaled = np.clip(2 * (values - self.q01) / np.where(moves, span, 1) - 1, -1, 1)
         return np.where(self.mask, np.where(moves, scaled, 0), values)
 
-    def denormalize(self, actions: np.ndarray) -> np.ndarray:
+    def denormalize(self, actions: Float[np.ndarray, "*steps 7"]) -> Float[np.ndarray, "*steps 7"]:
         """The inverse between q01 and q99: normalised actions (..., 7) -> float64 in the dataset's units."""
         values = checked_actions(actions).astype(np.float64)
         return np.where(self.mask, 0.5 * (values + 1) * (self.q99 - self.q01) + self.q01, values)
@@ -103,8 +107,8 @@ class ActionStatistics:
         try:
             action = entry["action"]
             return cls(
-                **{name: action[name] for name in _NUMBERS},
-                mask=action.get("mask", np.ones(7, dtype=bool)),
+                **{name: np.asarray(action[name], np.float64) for name in _NUMBERS},
+                mask=np.asarray(action.get("mask", [True] * 7), bool),
                 num_trajectories=entry.get("num_trajectories", 0),
                 num_transitions=entry.get("num_transitions", 0),
             )

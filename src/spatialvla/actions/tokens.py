@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from spatialvla.errors import InputError
 
@@ -16,8 +17,12 @@ FREE = -1
 
 
 def checked_tokens(
-    name: str, tokens: np.ndarray, ranges: Sequence[tuple[int, int]], *, free: int | None = None
-) -> np.ndarray:
+    name: str,
+    tokens: np.ndarray,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    free: int | None = None,
+) -> Int[np.ndarray, "*steps 3"]:
     """Tokens (..., 3) as int64, each of its slot's kind.
 
     name: of the argument, for the error. ranges: the half-open range of each kind: `ActionGrid.ranges` for spatial

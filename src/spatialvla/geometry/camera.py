@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Real, UInt8
 from PIL import Image
 
 from spatialvla.errors import InputError
@@ -19,7 +20,7 @@ SMALLEST_DEPTH = 1e-3
 """Meters; float16 keeps it apart from 0."""
 
 
-def check_intrinsics(intrinsics: np.ndarray) -> np.ndarray:
+def check_intrinsics(intrinsics: np.ndarray) -> Float[np.ndarray, "3 3"]:
     """K as a (3, 3) float64 array.
 
     Raises InputError unless K is finite, invertible, upper triangular and ends in (0, 0, 1).
@@ -40,16 +41,16 @@ def check_intrinsics(intrinsics: np.ndarray) -> np.ndarray:
 
 
 def resize_intrinsics(
-    intrinsics: np.ndarray, old_size: tuple[int, int], new_size: tuple[int, int]
-) -> np.ndarray:
-    """K (3, 3) of an image resized from `old_size` to `new_size`, both (height, width) in pixels."""
+    intrinsics: Real[np.ndarray, "*cameras 3 3"], old_size: tuple[int, int], new_size: tuple[int, int]
+) -> Float[np.ndarray, "*cameras 3 3"]:
+    """K of an image resized from `old_size` to `new_size`, both (height, width) in pixels."""
     scale = np.diag([new_size[1] / old_size[1], new_size[0] / old_size[0], 1.0])
     resized: np.ndarray = scale @ intrinsics
     return resized
 
 
-def crop_intrinsics(intrinsics: np.ndarray, left: float, top: float) -> np.ndarray:
-    """K (3, 3) of an image whose first `left` columns and `top` rows were cut off."""
+def crop_intrinsics(intrinsics: Real[np.ndarray, "3 3"], left: float, top: float) -> Float[np.ndarray, "3 3"]:
+    """K of an image whose first `left` columns and `top` rows were cut off."""
     shift = np.eye(3)
     shift[:2, 2] = -left, -top
     cropped: np.ndarray = shift @ intrinsics
@@ -58,13 +59,13 @@ def crop_intrinsics(intrinsics: np.ndarray, left: float, top: float) -> np.ndarr
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics K (3, 3) of an image of `height` x `width` pixels."""
+    """Intrinsics K of an image of `height` x `width` pixels."""
 
-    intrinsics: np.ndarray
+    intrinsics: Real[np.ndarray, "3 3"]
     height: int
     width: int
 
-    def scaled_to(self, height: int, width: int) -> np.ndarray:
+    def scaled_to(self, height: int, width: int) -> Float[np.ndarray, "3 3"]:
         """K of the same camera's image resized to another size."""
         return resize_intrinsics(self.intrinsics, (self.height, self.width), (height, width))
 
@@ -80,13 +81,13 @@ class Camera:
 class View:
     """What a camera saw, checked: picture, intrinsics and depth of one field of view.
 
-    image: (H, W, 3) uint8 RGB. intrinsics: K, (3, 3) float64 in pixels of `image`; None where unknown.
-    depth: (h, w) float32, positive meters along the optical axis, in a resolution of its own; None where not measured.
+    image: RGB. intrinsics: K in pixels of `image`; None where unknown.
+    depth: positive meters along the optical axis, in a resolution of its own; None where not measured.
     """
 
-    image: np.ndarray
-    intrinsics: np.ndarray | None = None
-    depth: np.ndarray | None = None
+    image: UInt8[np.ndarray, "H W 3"]
+    intrinsics: Float[np.ndarray, "3 3"] | None = None
+    depth: Float[np.ndarray, "h w"] | None = None
 
     @classmethod
     def of(
@@ -122,8 +123,7 @@ class View:
         return View(image, intrinsics, depth)
 
 
-def _rgb(image: np.ndarray | Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8."""
+def _rgb(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(image, Image.Image):
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     array = np.asarray(image)
@@ -136,8 +136,7 @@ def _rgb(image: np.ndarray | Image.Image) -> np.ndarray:
     return array[..., :3]
 
 
-def _meters(depth: np.ndarray) -> np.ndarray:
-    """(h, w) float32."""
+def _meters(depth: np.ndarray) -> Float[np.ndarray, "h w"]:
     meters = np.asarray(depth)
     if meters.ndim != 2 or not np.issubdtype(meters.dtype, np.floating):
         raise InputError(
@@ -150,6 +149,6 @@ def _meters(depth: np.ndarray) -> np.ndarray:
     return meters.astype(np.float32)
 
 
-def fill_holes(readings: np.ndarray) -> np.ndarray:
-    """A sensor's depth (H, W) in meters, 0 without a reading -> all positive: holes take the largest reading."""
+def fill_holes(readings: Real[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    """A sensor's depth in meters, 0 without a reading -> all positive: holes take the largest reading."""
     return np.maximum(np.where(readings > 0, readings, readings.max()), SMALLEST_DEPTH, dtype=np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 Frame = Literal["base", "tool"]
 Notation = Literal["euler", "axis_angle", "quaternion_xyzw"]
@@ -13,14 +14,14 @@ SIZES: dict[Notation, int] = {"euler": 3, "axis_angle": 3, "quaternion_xyzw": 4}
 """Numbers of a rotation."""
 
 
-def matrices(rotations: np.ndarray, notation: Notation) -> np.ndarray:
+def matrices(rotations: Float[np.ndarray, "T numbers"], notation: Notation) -> Float[np.ndarray, "T 3 3"]:
     """(T, 3 or 4) -> (T, 3, 3). Angles in radians; euler is roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll)."""
     if notation == "euler":
         return _from_euler(rotations)
     return _from_quaternion(_quaternion(rotations) if notation == "axis_angle" else rotations)
 
 
-def euler(rotations: np.ndarray) -> np.ndarray:
+def euler(rotations: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 3"]:
     """(T, 3, 3) -> (T, 3) roll, pitch, yaw in radians; at a pitch of ±π/2 roll takes all that turns about the axis."""
     pitch = np.arcsin(np.clip(-rotations[:, 2, 0], -1, 1))
     locked = np.abs(rotations[:, 2, 0]) > 1 - 1e-12
@@ -34,15 +35,15 @@ def euler(rotations: np.ndarray) -> np.ndarray:
 
 
 def motion(
-    positions: np.ndarray,
-    rotations: np.ndarray,
-    next_positions: np.ndarray,
-    next_rotations: np.ndarray,
+    positions: Float[np.ndarray, "T 3"],
+    rotations: Float[np.ndarray, "T 3 3"],
+    next_positions: Float[np.ndarray, "T 3"],
+    next_rotations: Float[np.ndarray, "T 3 3"],
     frame: Frame = "base",
-) -> np.ndarray:
-    """The motion between poses, (T, 6) Δx Δy Δz Δroll Δpitch Δyaw.
+) -> Float[np.ndarray, "T 6"]:
+    """The motion between poses: Δx Δy Δz Δroll Δpitch Δyaw.
 
-    positions: (T, 3) meters and rotations: (T, 3, 3), both of the tool in the base's frame.
+    positions: meters. positions, rotations: of the tool in the base's frame.
     frame: in whose axes. In the base's, Δ = p' − p and R' = ΔR R; in the tool's, p' = p + R Δ and R' = R ΔR.
     """
     moved = next_positions - positions
@@ -54,8 +55,10 @@ def motion(
     return np.concatenate([moved, euler(turned)], axis=1)
 
 
-def interpolated(times: np.ndarray, quaternions: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Quaternions (N, 4) at ascending `times` (N,), along the shortest way (slerp), (T, 4) at other times.
+def interpolated(
+    times: Float[np.ndarray, " N"], quaternions: Float[np.ndarray, "N 4"], at: Float[np.ndarray, " T"]
+) -> Float[np.ndarray, "T 4"]:
+    """Quaternions at ascending `times`, along the shortest way (slerp), at other times.
 
     Before the first and after the last time they stand still.
     """
@@ -74,14 +77,14 @@ def interpolated(times: np.ndarray, quaternions: np.ndarray, at: np.ndarray) -> 
     return np.asarray(mixed / np.linalg.norm(mixed, axis=1, keepdims=True))
 
 
-def _quaternion(axis_angle: np.ndarray) -> np.ndarray:
+def _quaternion(axis_angle: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, "T 4"]:
     """Rotation vectors (T, 3) -> (T, 4) x y z w."""
     half = np.linalg.norm(axis_angle, axis=1, keepdims=True) / 2
     # sin(half) / (2 half) without the division by 0: NumPy's sinc is that of half / π.
     return np.concatenate([axis_angle * np.sinc(half / np.pi) / 2, np.cos(half)], axis=1)
 
 
-def _from_quaternion(quaternions: np.ndarray) -> np.ndarray:
+def _from_quaternion(quaternions: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T 3 3"]:
     x, y, z, w = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).astype(np.float64).T
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -91,7 +94,7 @@ def _from_quaternion(quaternions: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.array(rows), 2, 0)
 
 
-def _from_euler(angles: np.ndarray) -> np.ndarray:
+def _from_euler(angles: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, "T 3 3"]:
     (sr, sp, sy), (cr, cp, cy) = np.sin(angles).astype(np.float64).T, np.cos(angles).astype(np.float64).T
     rows = [
         [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
