@@ -6,7 +6,8 @@ from typing import Any
 import griffe
 
 # A line that begins with one or several names and a colon describes a parameter or a field.
-_ENTRY = re.compile(r"^(?P<names>[a-zA-Z_]\w*(?:, [a-zA-Z_]\w*)*): (?P<text>.+)$")
+_ENTRY = re.compile(r"^(?P<names>(?:[a-z_]\w*|[A-Z])(?:, [a-z_]\w*)*): (?P<text>.+)$")
+_SECOND_ENTRY = re.compile(r"\. (?=[a-z_]\w*(?:, [a-z_]\w*)*: )")
 _RAISES = re.compile(r"^(Raises|Returns|Source:|Paper)\b")
 
 
@@ -22,9 +23,9 @@ def as_lists(docstring: str) -> str:
     """The docstring in Markdown: its `name: text` lines as list items, and what it raises as a paragraph."""
     lines: list[str] = []
     in_list = False
-    for line in docstring.splitlines():
+    for line in _SECOND_ENTRY.sub(".\n", docstring).splitlines():
         entry = _ENTRY.match(line.strip())
-        if entry and not line.startswith("Source"):
+        if entry:
             if not in_list:
                 lines.append("")
             names = ", ".join(f"`{name}`" for name in entry["names"].split(", "))
