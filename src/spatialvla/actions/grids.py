@@ -228,7 +228,7 @@ class ActionGrid:
         gripper = indices["gripper"][..., None].astype(np.float64)
         return np.concatenate([np.clip(xyz, -1.0, 1.0), rotation, gripper], axis=-1)
 
-    def bin_indices(self, tokens: Int[np.ndarray, "*steps 3"]) -> dict[str, np.ndarray]:
+    def bin_indices(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
         """Tokens (..., 3) -> bin along each dimension, and "gripper" (0 closed, 1 open), (...) each.
 
         Raises InputError like `decode`.
