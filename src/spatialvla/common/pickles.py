@@ -1,8 +1,8 @@
 """Pickles of plain data, read by an interpreter of the few opcodes they need, which calls nothing.
 
-`pickle.loads` runs whatever a pickle asks for. Here every name in a pickle becomes an inert node, and only names that
-are listed are let in: NumPy's own for arrays and scalars, and the classes of the `Rules`. What a node means is read
-off its contents afterwards, so a pickle can neither run code nor change an object of ours.
+`pickle.loads` runs whatever a pickle asks for. Here every name in a pickle becomes an inert node, and only
+names that are listed are let in: NumPy's own for arrays and scalars, and the classes of the `Rules`. What a
+node means is read off its contents afterwards, so a pickle can neither run code nor change an object of ours.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Data: TypeAlias = Union[_Leaf, "Instance", "list[Data]", "tuple[Data, ...]", "di
 
 
 class BadPickle(ValueError):
-    """Why a pickle is not read, as a clause to end a sentence with: "it names os.system, which is not allowed"."""
+    """Why a pickle is not read, as the end of a sentence: "it names os.system, which is not allowed"."""
 
 
 @dataclass(frozen=True)
 class Rules:
     """What pickles of one kind may hold beside numbers, text, bytes, lists, tuples, dictionaries and arrays.
 
-    opcodes: the most that one may have. classes: full names, such as "package.module.Class", of those whose objects
-    are let in. keys: the types of a dictionary's keys. arrays: NumPy's letters of what arrays hold, of "biufUSO"; an
-    array of objects ("O") is read as a list, or as its only object where it has no axes.
+    opcodes: the most that one may have. classes: full names, such as "package.module.Class", of those whose
+    objects are let in. keys: the types of a dictionary's keys. arrays: NumPy's letters of what arrays hold,
+    of "biufUSO"; an array of objects ("O") is read as a list, or as its only object where it has no axes.
     """
 
     opcodes: int
@@ -47,7 +47,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Instance:
-    """An object of a class that the rules let in; state: its attributes by name. Nothing was called to make it."""
+    """An object of a class that the rules let in, made by calling nothing. state: its attributes by name."""
 
     name: str
     state: dict[str, Data]
@@ -56,7 +56,8 @@ class Instance:
 def read_pickle(data: bytes, rules: Rules) -> Data:
     """A pickle of protocol 2 to 5 as plain data; arrays are writable and in native byte order.
 
-    Time and memory are bounded by the rules and by the size of `data`. Raises BadPickle for whatever else it holds.
+    Time and memory are bounded by the rules and by the size of `data`.
+    Raises BadPickle for whatever else it holds.
     """
     try:
         return _Plain(rules, len(data)).of(_Machine(data, rules).run())
@@ -84,7 +85,7 @@ class _Name:
 
 @dataclass
 class _Made:
-    """What a pickle says was made by calling `name`, which was not called. state: what it was then filled with."""
+    """What a pickle says calling `name` made, which was not called. state: what it was then filled with."""
 
     name: str
     args: tuple[object, ...]

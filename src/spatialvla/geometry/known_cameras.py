@@ -12,7 +12,7 @@ def _pinhole(fx: float, fy: float, cx: float, cy: float, height: int, width: int
 
 
 BRIDGE = _pinhole(623.588, 623.588, 319.501, 239.545, height=480, width=640)
-"""Bridge's third-person camera, as published with SpatialVLA, whose `default` it is; SimplerEnv's WidowX has it too."""
+"""Bridge's third-person camera, SpatialVLA's published `default`; SimplerEnv's WidowX has it too."""
 
 SIMPLER_GOOGLE_ROBOT = _pinhole(425, 425, 320, 256, height=512, width=640)
 """The head camera of SimplerEnv's Google robot."""

@@ -15,14 +15,20 @@ SIZES: dict[Notation, int] = {"euler": 3, "axis_angle": 3, "quaternion_xyzw": 4}
 
 
 def matrices(rotations: Float[np.ndarray, "T numbers"], notation: Notation) -> Float[np.ndarray, "T 3 3"]:
-    """(T, 3 or 4) -> (T, 3, 3). Angles in radians; euler is roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll)."""
+    """(T, 3 or 4) -> (T, 3, 3).
+
+    Angles in radians; euler is roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll).
+    """
     if notation == "euler":
         return _from_euler(rotations)
     return _from_quaternion(_quaternion(rotations) if notation == "axis_angle" else rotations)
 
 
 def euler(rotations: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 3"]:
-    """(T, 3, 3) -> (T, 3) roll, pitch, yaw in radians; at a pitch of ±π/2 roll takes all that turns about the axis."""
+    """(T, 3, 3) -> (T, 3) roll, pitch, yaw in radians.
+
+    At a pitch of ±π/2, where they are not unique, yaw is 0.
+    """
     pitch = np.arcsin(np.clip(-rotations[:, 2, 0], -1, 1))
     locked = np.abs(rotations[:, 2, 0]) > 1 - 1e-12
     roll = np.where(

@@ -1,4 +1,4 @@
-"""LeRobot datasets: a writer of format v3.0 and a reader of v2 and v3 that need PyArrow and PyAV, not lerobot."""
+"""LeRobot datasets: a writer of format v3.0 and a reader of v2 and v3, which do not need lerobot itself."""
 
 from spatialvla.data.lerobot.features import Feature
 from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode

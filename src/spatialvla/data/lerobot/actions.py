@@ -15,26 +15,26 @@ _JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", 
 
 
 def check_actions(features: Mapping[str, Feature], mapping: FeatureMapping) -> None:
-    """Raises InputError, saying which line of a mapping settles it, where the features do not make 7 numbers."""
+    """Raises InputError, saying which line of a mapping helps, where the features do not make 7 numbers."""
     action = mapping.action
     names = action.from_state or action.feature
     gripper = mapping.gripper.feature if mapping.gripper else None
     for name in (*names, *action.relative_to, *((gripper,) if gripper else ())):
         if name not in features or not features[name].is_number:
             raise InputError(
-                f"there is no feature of numbers '{name}'; the mapping's line 'action: {{feature: …}}' takes one of "
-                f"{', '.join(_numbers(features))}."
+                f"there is no feature of numbers '{name}'; the mapping's line 'action: {{feature: …}}' takes "
+                f"one of {', '.join(_numbers(features))}."
             )
     size, needed = _size(features, names), action.pose_size + (not _apart(mapping))
     if not action.indices and any(_of_joints(features[name]) for name in names):
         raise InputError(
-            f"'{', '.join(names)}' holds joint angles ({_listed(features, names)}), but actions are motions of the "
-            f"hand; {_instead(features, names)}."
+            f"'{', '.join(names)}' holds joint angles ({_listed(features, names)}), but actions are motions "
+            f"of the hand; {_instead(features, names)}."
         )
     if not action.indices and size != needed:
         raise InputError(
-            f"'{', '.join(names)}' holds {size} numbers ({_listed(features, names)}), not the {needed} of position, "
-            "rotation and gripper; say which they are with 'action: {indices: [...]}', or "
+            f"'{', '.join(names)}' holds {size} numbers ({_listed(features, names)}), not the {needed} of "
+            "position, rotation and gripper; say which they are with 'action: {indices: [...]}', or "
             f"{_instead(features, names)}."
         )
     for indices, of in ((action.indices, names), (action.relative_indices, action.relative_to)):
@@ -49,12 +49,12 @@ def check_actions(features: Mapping[str, Feature], mapping: FeatureMapping) -> N
 
 
 def first_step(mapping: FeatureMapping) -> int:
-    """Steps at an episode's start without an action: before the first command that has one to be relative to."""
+    """Steps at an episode's start without an action: those before a command has one to be relative to."""
     return int(mapping.action.convention == "absolute" and not mapping.action.relative_to)
 
 
 def standard_actions(columns: Mapping[str, np.ndarray], mapping: FeatureMapping) -> np.ndarray:
-    """(T, 7) float64 of the steps from `first_step` on; T is one less than the frames where motions need two."""
+    """(T, 7) float64 of the steps from `first_step` on; one less than the frames where motions need two."""
     action = mapping.action
     values = _joined(columns, action.from_state or action.feature, action.indices)
     pose = values[:, : action.pose_size]
@@ -64,7 +64,7 @@ def standard_actions(columns: Mapping[str, np.ndarray], mapping: FeatureMapping)
             gripper = _joined(columns, (mapping.gripper.feature,), (mapping.gripper.index,))[:, 0]
         gripper = mapping.gripper.opening(gripper)
     if action.from_state:
-        # A measured opening is told from the state that the motion leads to, as the motion is; a command is one.
+        # A measured opening is that of the state which the motion leads to; a command is given before it.
         gripper = gripper[:-1] if _apart(mapping) else gripper[1:]
         moved = _motion(pose[:-1], pose[1:], mapping)
     elif action.convention == "absolute" and action.relative_to:

@@ -38,11 +38,11 @@ INTRINSICS = "observation.intrinsics"
 class ActionMapping:
     """Where the motion of the hand is.
 
-    feature: the features whose numbers, joined, hold the action. from_state: the features whose numbers hold the
-    pose of the hand, when the motion is to be taken from one state to the next as Bridge does; the last step then
-    has none. indices: of position, rotation and gripper among them; all in order where it is empty.
-    convention: `delta` motions, or `absolute` poses that were commanded, each of which becomes the motion from the
-    command before, or from the pose in `relative_to` (with `relative_indices` of position and rotation).
+    feature: the features whose numbers, joined, hold the action. from_state: the features whose numbers hold
+    the pose of the hand, when the motion is to be taken from one state to the next as Bridge does; the last
+    step then has none. indices: of position, rotation and gripper among them; all in order where it is empty.
+    convention: `delta` motions, or `absolute` poses that were commanded, each of which becomes the motion
+    from the command before, or from the pose in `relative_to` (its numbers at `relative_indices`).
     rotation: its notation. frame: in whose axes the motions made from poses are.
     meters, radians: what 1 is in the dataset; motions come out in meters and radians where they are given.
     """
@@ -71,7 +71,8 @@ class ActionMapping:
         if self.indices and len(self.indices) not in (self.pose_size, self.pose_size + 1):
             raise InputError(
                 f"action indices name {len(self.indices)} numbers; with rotation {self.rotation} there are "
-                f"{self.pose_size + 1}: 3 of the position, {SIZES[self.rotation]} of the rotation, 1 of the gripper."
+                f"{self.pose_size + 1}: 3 of the position, {SIZES[self.rotation]} of the rotation, 1 of the "
+                "gripper."
             )
         if self.relative_indices and len(self.relative_indices) != self.pose_size:
             raise InputError(f"relative_indices needs the {self.pose_size} numbers of position and rotation.")
@@ -85,8 +86,8 @@ class ActionMapping:
 class GripperMapping:
     """How the gripper becomes 1 = open, 0 = closed.
 
-    feature, index: where it is, the last of the action's numbers unless given. open: whether `max` (1) or `min`
-    (0) is open. What lies outside of min and max is clipped.
+    feature, index: where it is, the last of the action's numbers unless given. open: whether `max` (1) or
+    `min` (0) is open. What lies outside of min and max is clipped.
     """
 
     feature: str | None = None
@@ -126,11 +127,11 @@ class Intrinsics:
 class FeatureMapping:
     """How to read one LeRobot dataset; see the top of this file.
 
-    image: the RGB feature; the only one unless given. depth: the depth feature; that of the same camera if there is
-    one. gripper: None leaves the stored number as it is. intrinsics: a feature, a camera, or "none"; None takes
-    `observation.intrinsics` where there is one. instruction: of all episodes; the task unless given.
-    drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the dataset's
-    unless given.
+    image: the RGB feature; the only one unless given. depth: the depth feature; that of the same camera if
+    there is one. gripper: None leaves the stored number as it is. intrinsics: a feature, a camera, or "none";
+    None takes `observation.intrinsics` where there is one. instruction: of all episodes; the task unless
+    given. drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the
+    dataset's unless given.
     """
 
     image: str | None = None
@@ -156,7 +157,10 @@ class FeatureMapping:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> FeatureMapping:
-        """The same from what YAML holds. Raises InputError for unknown keys, naming the closest, and wrong values."""
+        """The same from what YAML holds.
+
+        Raises InputError for unknown keys, naming the closest, and wrong values.
+        """
         mapping = _read(cls, content, "")
         assert isinstance(mapping, FeatureMapping)
         return mapping
@@ -166,7 +170,8 @@ def _read(kind: type, content: Any, prefix: str) -> object:
     """A dataclass from a dictionary of its fields."""
     if not isinstance(content, Mapping):
         raise InputError(
-            f"{prefix or 'a mapping'} needs lines of the form 'key: value', of {_names(kind)}; got {content!r}."
+            f"{prefix or 'a mapping'} needs lines of the form 'key: value', of {_names(kind)}; "
+            f"got {content!r}."
         )
     known = [entry.name for entry in fields(kind)]
     for key in content:

@@ -75,10 +75,12 @@ class Feature:
 
     @property
     def is_rgb(self) -> bool:
+        """Whether each frame is a color image."""
         return self.dtype in ("video", "image")
 
     @property
     def is_depth(self) -> bool:
+        """Whether each frame is a depth map."""
         return self.dtype == "depth"
 
     @property
@@ -88,6 +90,7 @@ class Feature:
 
     @property
     def is_number(self) -> bool:
+        """Whether each frame is a number or an array of numbers."""
         return self.dtype in _NUMBERS
 
     @classmethod
@@ -170,7 +173,7 @@ class Feature:
 
 
 def _flat_names(names: Any) -> Sequence[str] | None:
-    """The names of a vector's entries; some datasets put them into a dictionary of one kind, such as 'motors'."""
+    """The names of a vector's entries, which some datasets put into a dictionary of one kind ('motors')."""
     if isinstance(names, Mapping):
         names = next(iter(names.values()), None) if len(names) == 1 else None
     return names if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None

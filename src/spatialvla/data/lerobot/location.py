@@ -29,6 +29,6 @@ def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
         return Path(snapshot_download(str(path_or_name), repo_type="dataset", cache_dir=cache))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}, nor can it be downloaded "
-            f"from the Hub ({type(error).__name__})."
+            f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}, nor can it be "
+            f"downloaded from the Hub ({type(error).__name__})."
         ) from None

@@ -1,4 +1,4 @@
-"""The `meta` folder of LeRobot datasets of format v2: JSON lines, and one data and one video file an episode."""
+"""The `meta` folder of format v2, read: JSON lines, and one data and one video file for each episode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _EPISODES = "meta/episodes.jsonl"
 
 
 def read_tasks(root: Path) -> tuple[str, ...]:
-    """The instructions, in order of their number. Raises CheckpointError naming the file when that is impossible."""
+    """The instructions, in order of their number.
+
+    Raises CheckpointError naming the file when that is impossible.
+    """
     rows = _rows(root / _TASKS, "task_index", "task")
     return tuple(row["task"] for row in sorted(rows, key=lambda row: int(row["task_index"])))
 
@@ -29,8 +32,8 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
     rows = sorted(_rows(path, "episode_index", "length", "tasks"), key=lambda row: int(row["episode_index"]))
     if [row["episode_index"] for row in rows] != list(range(info.total_episodes)):
         raise CheckpointError(
-            f"{path} lists {len(rows)} episodes where info.json says {info.total_episodes}; copy the dataset's meta "
-            "folder again."
+            f"{path} lists {len(rows)} episodes where info.json says {info.total_episodes}; copy the "
+            "dataset's meta folder again."
         )
     ends = np.cumsum([row["length"] for row in rows])
     videos = [name for name, feature in info.features.items() if feature.dtype == "video"]

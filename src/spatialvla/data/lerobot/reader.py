@@ -21,7 +21,7 @@ from spatialvla.errors import CheckpointError, InputError
 
 @dataclass(frozen=True)
 class _ImageColumn:
-    """An episode's frames of one camera as image files, read when asked for; source names their parquet file."""
+    """An episode's frames of one camera as image files, read when asked for. source: their parquet file."""
 
     read: Callable[[], pa.ChunkedArray]
     feature: Feature
@@ -55,8 +55,8 @@ class StoredEpisode:
         return len(self.columns["frame_index"])
 
     def frames(self, key: str, steps: Sequence[int] | None = None) -> np.ndarray:
-        """Decode a camera's frames, or those of some steps alone: (n, H, W, 3) uint8 RGB, or (n, H, W) float32
-        meters for depth, 0 where there is no reading.
+        """Decode a camera's frames, or those of some steps alone: (n, H, W, 3) uint8 RGB, or (n, H, W)
+        float32 meters for depth, 0 where there is no reading.
 
         Raises InputError for an unknown camera or step, CheckpointError for a missing or broken file.
         """

@@ -32,9 +32,11 @@ class StagedEpisode:
 
     @property
     def data(self) -> Path:
+        """Its parquet file."""
         return self.folder / "data.parquet"
 
     def video(self, name: str) -> Path:
+        """The file of a camera, by its feature's name."""
         return self.folder / f"{name}.mp4"
 
 

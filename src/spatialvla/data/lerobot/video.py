@@ -93,7 +93,7 @@ class Clip:
         found = decode_frames(self.path, [first + step for step in wanted], Fraction(self.fps))
         if missing := [step for step in wanted if first + step not in found]:
             raise CheckpointError(
-                f"{self.path} ends before frame {min(missing)} of the {self.length} frames expected from second "
-                f"{self.start:g}; copy it again."
+                f"{self.path} ends before frame {min(missing)} of the {self.length} frames expected from "
+                f"second {self.start:g}; copy it again."
             )
         return np.stack([found[first + step] for step in wanted])

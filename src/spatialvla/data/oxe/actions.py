@@ -1,9 +1,9 @@
 """Raw actions of each Open X-Embodiment dataset -> (T, 7): Δx Δy Δz Δroll Δpitch Δyaw gripper (1 = open).
 
-Every function is given the arrays its `RLDSSpec` lists, of T steps each, and has no other input. Units stay the
-dataset's own: statistics scale them later. The conventions are those that Octo, OpenVLA and SpatialVLA trained with,
-so that published statistics fit; `bc_z` therefore keeps its rotation vectors, which for its small turns are roll,
-pitch and yaw.
+Every function is given the arrays its `RLDSSpec` lists, of T steps each, and has no other input. Units stay
+the dataset's own: statistics scale them later. The conventions are those that Octo, OpenVLA and SpatialVLA
+trained with, so that published statistics fit; `bc_z` therefore keeps its rotation vectors, which for its
+small turns are roll, pitch and yaw.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def language_table(action: np.ndarray) -> np.ndarray:
 
 
 def seven(action: np.ndarray) -> np.ndarray:
-    """fmb, dobbe, ucsd_kitchen, cmu_stretch: as it should be; what follows the gripper (termination) is dropped."""
+    """fmb, dobbe, ucsd_kitchen, cmu_stretch: as it is, without the termination behind the gripper."""
     return action[:, :7].astype(np.float64)
 
 

@@ -48,7 +48,7 @@ MIXTURES: Mapping[str, Mapping[str, float]] = {
 """As published with SpatialVLA: name of the dataset -> weight."""
 
 GRID_EXCLUDED = frozenset({"language_table", "berkeley_fanuc_manipulation", "cmu_stretch", "jaco_play"})
-"""Datasets whose actions the published action grid was not fitted to: some of their dimensions are constant."""
+"""Datasets that the published action grid was not fitted to: some of their actions' axes are constant."""
 
 
 def mixture(name: str) -> Mapping[str, float]:

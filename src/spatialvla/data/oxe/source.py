@@ -49,6 +49,7 @@ class OXEEpisode:
 class OXESource:
     """One split of an Open X-Embodiment dataset as TFDS stores it, local or at any fsspec URL.
 
+    key: the name of its statistics in published checkpoints. control_hz: steps a second.
     broken: one sentence for each shard of which only a part can be read.
     """
 
@@ -60,37 +61,25 @@ class OXESource:
         on_bad: OnBad = "raise",
         cache: Path | None = None,
     ) -> None:
-        """spec: one, or its name; found by the dataset's own name unless given. cache: of the index of records.
+        """spec: one, or its name; found by the dataset's own name unless given.
+        cache: folder of the index of records.
 
         Raises InputError where there is no spec or the dataset lacks what it names; see `RLDSDataset`, too.
         """
         self._arguments = (root, spec, split, on_bad, cache)
         self.dataset = RLDSDataset(root, split, on_bad, cache)
         self.spec = spec if isinstance(spec, RLDSSpec) else rlds_spec(spec or self.dataset.name)
+        self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
+        self.broken = self.dataset.broken
         wanted = [f"steps/{key}" for key in (self.spec.image, *self.spec.inputs)]
         if missing := [key for key in wanted if key not in self.dataset.specs]:
             raise InputError(
-                f"{self.dataset.storage.root} has no '{missing[0]}', which the spec of {self.spec.key} names; it has "
-                f"{', '.join(self.dataset.specs)}."
+                f"{self.dataset.storage.root} has no '{missing[0]}', which the spec of {self.key} names; "
+                f"it has {', '.join(self.dataset.specs)}."
             )
 
     def __reduce__(self) -> tuple[object, ...]:
         return OXESource, self._arguments
-
-    @property
-    def key(self) -> str:
-        """The name of the dataset's statistics in published checkpoints."""
-        return self.spec.key
-
-    @property
-    def control_hz(self) -> float:
-        """Steps a second."""
-        return float(self.spec.control_hz)
-
-    @property
-    def broken(self) -> tuple[str, ...]:
-        """One sentence for each shard of which only a part can be read."""
-        return self.dataset.broken
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,8 +96,8 @@ class OXESource:
     def episode(self, index: int) -> OXEEpisode:
         """Any episode: instruction and actions are read at once, images stay encoded.
 
-        Raises InputError for a wrong index, BadRecord, naming shard and offset, for damaged data and for actions that
-        are not finite.
+        Raises InputError for a wrong index, BadRecord, naming shard and offset, for damaged data and for
+        actions that are not finite.
         """
         stored, spec = self.dataset.episode(index), self.spec
         inputs = [np.asarray(stored.numbers(f"steps/{key}"))[spec.skip :] for key in spec.inputs]
@@ -137,7 +126,7 @@ def _instruction(stored: RLDSEpisode, key: str) -> str:
 
 
 def _described(spec: RLDSSpec, name: str) -> str:
-    """A field in words that are the same in every process: functions by their name, cameras by their numbers."""
+    """A field as text that is the same in every process: functions by name, cameras by their numbers."""
     value = getattr(spec, name)
     if isinstance(value, Camera):
         value = value.to_json()

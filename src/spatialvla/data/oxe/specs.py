@@ -1,7 +1,7 @@
-"""What there is to know of each Open X-Embodiment dataset: a new one is one entry here, and at most one function.
+"""What is known of each Open X-Embodiment dataset; a new one is one entry here, and at most one function.
 
-Keys, conventions and control frequencies: the datasets' own features.json and the overview of Open X-Embodiment
-(arXiv 2310.08864), read as Octo, OpenVLA and SpatialVLA did for training.
+Keys, conventions and control frequencies: the datasets' own features.json and the overview of Open
+X-Embodiment (arXiv 2310.08864), read as Octo, OpenVLA and SpatialVLA did for training.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _EXTERNAL = "_dataset_converted_externally_to_rlds"
 class RLDSSpec:
     """How to read one dataset. Keys are those of a step.
 
-    name: of the dataset. control_hz: steps a second. action: makes (T, 7), see `spatialvla.data.oxe.actions`, of the
-    arrays under `inputs`, which it is given in order. image: the third-person camera. instruction: the text of a step,
-    or of a code point array; an episode where it is empty has none. version: of the TFDS folder. skip: steps to leave
-    out at an episode's start. drop_no_ops: leave out the samples that start without motion.
+    name: of the dataset. control_hz: steps a second. action: makes (T, 7), see `spatialvla.data.oxe.actions`,
+    of the arrays under `inputs`, which it is given in order. image: the third-person camera. instruction: the
+    text of a step, or of a code point array; an episode where it is empty has none. version: of the TFDS
+    folder. skip: steps to leave out at an episode's start. drop_no_ops: leave out the samples that start
+    without motion.
     camera: intrinsics of `image` where they are published.
     """
 
@@ -153,7 +154,10 @@ SPECS: Mapping[str, RLDSSpec] = {spec.name: spec for spec in _SPECS}
 
 
 def rlds_spec(name: str) -> RLDSSpec:
-    """The spec of a dataset, by its name or its key. Raises InputError, naming the closest, for an unknown one."""
+    """The spec of a dataset, by its name or its key.
+
+    Raises InputError, naming the closest, for an unknown one.
+    """
     found = SPECS.get(name.split("/")[0])
     if found is None:
         close = get_close_matches(name, SPECS, n=3, cutoff=0.3) or sorted(SPECS)

@@ -1,4 +1,4 @@
-"""RH20T as it is published: scenes of several cameras, the tool's pose and the gripper, and their calibration."""
+"""RH20T as it is published: scenes of several cameras, the tool's pose, the gripper, the calibration."""
 
 from spatialvla.data.rh20t.source import RH20TSource
 

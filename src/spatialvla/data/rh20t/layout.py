@@ -6,17 +6,18 @@
         metadata.json                                      finish_time (ms), rating, calib (ms, or -1)
         cam_<serial>/color.mp4, timestamps.npy             {"color": [ms of each frame]}
         cam_<serial>/color/<ms>.jpg                        in the place of color.mp4 once it was extracted
-        transformed/tcp_base.npy                           {serial: [{"timestamp": ms, "tcp": x y z qw qx qy qz}]}
+        transformed/tcp_base.npy                           {serial: [{"timestamp": ms, "tcp": (7,)}]}
         transformed/gripper.npy                            {serial: {ms: {"gripper_command", "gripper_info"}}}
     task_description.json                                  {"task_0001": {"task_description_english": …}}
 
-Sources: the layout, timestamps.npy, the 7 numbers of tcp_base with the quaternion's w first, metadata.json's calib,
-intrinsics.npy and that images were resized from 1280x720 to 640x360 are from the dataset's own API
-(github.com/rh20t/rh20t_api: README, scene.py, transforms.py, extract.py); gripper.npy with the width in millimeters
-first, the meaning of rating (0 emergency stop, 1 failure, 2 to 9 quality), `_human` and task_description.json from the
-authors' RLDS builder (github.com/Galaxies99/rh20t_dataset_builder); in-hand cameras and grippers from the API's
-configs.json and configurations.py; which serial is the front camera from the RLDS conversion of DROID's authors
-(github.com/kpertsch/rh20t_dataset_converter, cam_definitions.py).
+tcp is x y z qw qx qy qz. Sources:
+- the dataset's own API (github.com/rh20t/rh20t_api: README, scene.py, transforms.py, extract.py): the layout,
+  timestamps.npy, tcp_base.npy, calib, intrinsics.npy, that images were resized from 1280x720 to 640x360;
+  its configs.json and configurations.py: in-hand cameras and grippers;
+- the authors' RLDS builder (github.com/Galaxies99/rh20t_dataset_builder): gripper.npy with the width in
+  millimeters first, the meaning of rating, `_human`, task_description.json;
+- the RLDS conversion of DROID's authors (github.com/kpertsch/rh20t_dataset_converter, cam_definitions.py):
+  which serial is the front camera.
 """
 
 from __future__ import annotations
@@ -80,11 +81,12 @@ class Scene:
         return sorted(path.name.removeprefix("cam_") for path in folders)
 
     def camera_folder(self, serial: str) -> Path:
+        """Where a camera's images are."""
         return self.folder / f"cam_{serial}"
 
 
 def scenes(root: Path) -> list[Scene]:
-    """The robot's scenes in a RH20T_cfg<n> folder, or in the folder around several, sorted; human ones left out."""
+    """The robot's scenes in a RH20T_cfg<n> folder, or in the folder around several, sorted."""
     return sorted(_scenes(root), key=lambda scene: (scene.configuration, scene.folder.name))
 
 

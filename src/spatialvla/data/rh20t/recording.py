@@ -20,7 +20,7 @@ from spatialvla.geometry.camera import Camera, check_intrinsics
 
 @dataclass(frozen=True)
 class Frames:
-    """The color images of one camera. times: (F,) int64 ms, ascending. numbers: (F,) their places in the video."""
+    """The color images of one camera. times: (F,) int64 ms, ascending. numbers: (F,) in the video's order."""
 
     folder: Path
     times: np.ndarray
@@ -41,7 +41,10 @@ class Frames:
         return cls(folder, times[order], order)
 
     def images(self, frames: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where one is broken or ends too early."""
+        """(n, H, W, 3) uint8 RGB.
+
+        Raises CheckpointError, naming the file, where one is broken or ends too early.
+        """
         video = self.folder / "color.mp4"
         if video.exists():
             wanted = [int(self.numbers[frame]) for frame in frames]
@@ -60,8 +63,8 @@ class Frames:
 
 @dataclass(frozen=True)
 class Recording:
-    """Of the same camera: poses (P, 7) x y z meters, quaternion x y z w, at pose_times (P,) ms, in the base's frame;
-    openings (G,) in [0, 1] with 1 = open at opening_times (G,) ms.
+    """Of the same camera: poses (P, 7) x y z meters, quaternion x y z w, at pose_times (P,) ms, in the base's
+    frame; openings (G,) in [0, 1] with 1 = open at opening_times (G,) ms.
     """
 
     frames: Frames
@@ -99,7 +102,8 @@ class Recording:
 class SceneMetadata:
     """What metadata.json says; None where it does not.
 
-    rating: 0 emergency stop, 1 failure, 2 to 9 quality. finish: ms of when the task was done. calibration: its folder.
+    rating: 0 emergency stop, 1 failure, 2 to 9 quality. finish: ms of when the task was done. calibration:
+    its folder.
     """
 
     rating: float | None
@@ -142,7 +146,7 @@ def _of_camera(path: Path, serial: str) -> Any:
 
 
 def _width(entry: Any) -> float | None:
-    """The commanded width in millimeters, which tells a closed gripper from one that holds something; measured else."""
+    """The commanded width in millimeters, as it tells a closed gripper from a full one; measured else."""
     for key in ("gripper_command", "gripper_info"):
         if entry.get(key) is not None and len(entry[key]):
             return float(entry[key][0])

@@ -1,7 +1,7 @@
 """The wire format of tf.train.Example, decoded without copying it.
 
-Example { Features { map<string, Feature> } }, and a Feature is one list: of bytes (1), floats (2) or int64 (3).
-Finding the features is all that happens at first; a list is decoded when it is asked for.
+Example { Features { map<string, Feature> } }, and a Feature is one list: of bytes (1), floats (2) or int64
+(3). Finding the features is all that happens at first; a list is decoded when it is asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class FeatureList:
     data: memoryview
 
     def items(self) -> list[memoryview]:
-        """The entries of a list of bytes. Raises CheckpointError for another kind or broken data, as all here do."""
+        """The entries of a list of bytes.
+
+        Raises CheckpointError for another kind or broken data, as all here do.
+        """
         self._expect(_BYTES_LIST)
         try:
             return _items(self.data)

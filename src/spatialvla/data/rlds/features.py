@@ -65,14 +65,17 @@ def parse_info(data: bytes, source: str) -> DatasetInfo:
 
 
 def parse_features(data: bytes, source: str) -> Mapping[str, FeatureSpec]:
-    """The leaves of features.json by key. Raises CheckpointError, naming `source`, for what cannot be read."""
+    """The leaves of features.json by key.
+
+    Raises CheckpointError, naming `source`, for what cannot be read.
+    """
     tree = parse_json(data, source)
     try:
         return {spec.key: spec for spec in _leaves(tree, "", 0)}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{source} is no description of TFDS features ({error}); copy it again, or convert the dataset with a "
-            "TFDS version that writes 'featuresDict'."
+            f"{source} is no description of TFDS features ({error}); copy it again, or convert the dataset "
+            "with a TFDS version that writes 'featuresDict'."
         ) from error
 
 

@@ -31,8 +31,8 @@ _THREADS = 32  # indexing waits for the storage, not for the processor
 class RLDSEpisode:
     """One episode of T steps. Nothing is decoded before it is asked for.
 
-    specs: the features by key, "steps/…" of each step and others of the episode. origin: its shard and offset.
-    All methods raise InputError for an unknown key or a feature of another kind, BadRecord for broken data.
+    specs: the features by key, "steps/…" of each step and others of the episode. origin: its shard and
+    offset. All methods raise InputError for an unknown key or kind, BadRecord for broken data.
     """
 
     specs: Mapping[str, FeatureSpec]
@@ -95,7 +95,8 @@ def _naming(origin: str) -> Iterator[None]:
 class RLDSDataset:
     """One split of a TFDS folder: local, or at any fsspec URL (gs://, s3://, https://, hf:// …).
 
-    name: of the dataset. specs: its features by key. broken: one sentence for each shard whose end is unreadable.
+    name: of the dataset. specs: its features by key. broken: one sentence for each
+    shard whose end is unreadable.
     """
 
     def __init__(
@@ -105,10 +106,11 @@ class RLDSDataset:
         on_bad: OnBad = "raise",
         cache: Path | None = None,
     ) -> None:
-        """Indexes the shards the first time; the index is kept in `cache`, the user's cache folder unless given.
+        """Indexes the shards the first time; the index is kept in `cache`, or the user's cache folder.
 
-        on_bad: whether a shard that breaks off, or holds fewer records than announced, is an error, or what can
-        be read of it is taken. Raises CheckpointError, naming the file, or InputError for an unknown split.
+        on_bad: whether a shard that breaks off, or holds fewer records than announced, is an error, or what
+        can be read of it is taken.
+        Raises CheckpointError, naming the file, or InputError for an unknown split.
         """
         self.storage = Storage(root)
         self.on_bad = on_bad
@@ -132,7 +134,7 @@ class RLDSDataset:
         return int(self._firsts[-1])
 
     def __iter__(self) -> Iterator[RLDSEpisode]:
-        """All episodes in order; those that are damaged are left out where `on_bad` says so, see `skipped`."""
+        """All episodes in order; where `on_bad` says so, damaged ones are left out, see `skipped`."""
         for index in range(len(self)):
             try:
                 yield self.episode(index)
@@ -147,7 +149,10 @@ class RLDSDataset:
         return []
 
     def episode(self, index: int) -> RLDSEpisode:
-        """Any episode. Raises InputError for a wrong index, BadRecord naming shard and offset for damaged data."""
+        """Any episode.
+
+        Raises InputError for a wrong index, BadRecord naming shard and offset for damaged data.
+        """
         if not 0 <= index < len(self):
             raise InputError(f"{self.storage.root} has episodes 0 to {len(self) - 1}, not {index}.")
         shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
@@ -160,15 +165,18 @@ class RLDSDataset:
 
     def _shards(self, split: str) -> list[str]:
         found: dict[str, list[str]] = {}
+        counts: dict[str, int] = {}
         for name in self.storage.names():
             if match := _SHARD.search(name):
                 found.setdefault(match["split"], []).append(name)
+                counts.setdefault(match["split"], int(match["count"]))
         if split not in found:
             raise InputError(f"{self.storage.root} has the splits {', '.join(found) or 'none'}, not {split}.")
-        wanted = int(_SHARD.search(found[split][0])["count"])  # type: ignore[index]
+        wanted = counts[split]
         if len(found[split]) != wanted:
             raise CheckpointError(
-                f"{self.storage.root} has {len(found[split])} of the {wanted} files of split {split}; copy the rest."
+                f"{self.storage.root} has {len(found[split])} of the {wanted} files of split "
+                f"{split}; copy the rest."
             )
         return found[split]
 

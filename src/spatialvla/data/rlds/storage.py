@@ -69,6 +69,7 @@ class Storage:
         return f"{self.root}/{name} {info['size']} {next((stamp for stamp in stamps if stamp), '')}"
 
     def size(self, name: str) -> int:
+        """Bytes of a file."""
         return int(self._fs.size(f"{self._folder}/{name}"))
 
     def _descriptor(self, name: str) -> int:
@@ -78,7 +79,7 @@ class Storage:
 
 
 def _pread(descriptor: int, length: int, start: int) -> memoryview:
-    # Sizes that are powers of two let the allocator give the next record the memory of the last one; of odd sizes
-    # each record's pages would be new, and having them zeroed takes longer than reading.
+    # Sizes that are powers of two let the allocator give the next record the memory of the last one; of odd
+    # sizes each record's pages would be new, and having them zeroed takes longer than reading.
     buffer = np.empty(1 << max(length - 1, 0).bit_length(), np.uint8).data[:length]
     return buffer[: os.preadv(descriptor, [buffer], start)]
