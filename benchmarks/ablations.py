@@ -4,10 +4,11 @@
     python benchmarks/ablations.py --dataset datasets/bowls --start nano --out runs/ablations [--rows full lora …]
     python benchmarks/ablations.py … --suite libero_90 --tasks 9 12 13 14 --episodes-per-task 5    # and rollouts
 
-Every row fine-tunes the same start for the same number of steps on the same episodes, and is measured on the same
-held-out ones: the absolute error of the actions that the policy generates freely, mean over samples, with the 95 %
-interval of a bootstrap over episodes. With --episodes-per-task each row also plays the tasks, from the stored start
-states, in none of which a demonstration began. What is done is not repeated. Writes <out>/table.md and <out>/rows.json.
+Every row fine-tunes the same start for the same number of steps on the same episodes, and is measured on the
+same held-out ones: the absolute error of the actions that the policy generates freely, mean over samples,
+with the 95 % interval of a bootstrap over episodes. With --episodes-per-task each row also plays the tasks,
+from the stored start states, in none of which a demonstration began. What is done is not repeated. Writes
+<out>/table.md and <out>/rows.json.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/agreement.py --dataset datasets/libero_spatial --frames 200
 
-For `nano`: how many tokens stay those of float32, how far the actions move (mean over the six continuous coordinates,
-in multiples of the spread of the recorded actions), and the error against the recorded actions themselves. Depth that
-is k frames old is what `depth_every` leads to at its worst.
+For `nano`: how many tokens stay those of float32, how far the actions move (mean over the six continuous
+coordinates, in multiples of the spread of the recorded actions), and the error against the recorded actions
+themselves. Depth that is k frames old is what `depth_every` leads to at its worst.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python benchmarks/committed_steps.py --dataset datasets/clean --policies nano runs/tuned/model
 
-For each held-out frame of the demonstrations the policy first decides at an earlier one, as an asynchronous loop would
-have; the last d steps of that chunk are under way when the frame is seen. Then it says the frame's chunk, told of these
-steps or not. `jump`: how far the translation changes from the last step under way to the next one, which is of the new
-chunk. `error`: of the translation of the new steps, beside the demonstrated ones. Mean distances in the units of the
-dataset, with the 95 % interval of a bootstrap over episodes.
+For each held-out frame of the demonstrations the policy first decides at an earlier one, as an asynchronous
+loop would have; the last d steps of that chunk are under way when the frame is seen. Then it says the frame's
+chunk, told of these steps or not. `jump`: how far the translation changes from the last step under way to the
+next one, which is of the new chunk. `error`: of the translation of the new steps, beside the demonstrated
+ones. Mean distances in the units of the dataset, with the 95 % interval of a bootstrap over episodes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 MUJOCO_GL=egl python benchmarks/image_sizes.py --tasks 2 9
 
-The policy drives by pictures drawn at its own size; at each decision it is also asked about the larger picture.
+The policy drives by pictures drawn at its own size; at each decision it is also asked about the larger
+picture.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@
     python benchmarks/inference.py --case 4b --rounds 3 --out runs/inference
     python benchmarks/inference.py --case 4b --device cuda --compile --batch 1 16 --speculation speculation.json
 
-Case 4b has random weights in bfloat16, nano is the shipped model in float32 unless --precision says otherwise. Both run
-in one process over the same weights (see `inference_peer.py`) and take turns, a chunk each, so that a busy machine
-disturbs both; ratios are medians over the rounds. The tokens must be equal in float32; in bfloat16, where products of
-different shapes round differently, the share of equal tokens is reported. Floors are what the bytes that a chunk must
-read and the operations it must do would take at the bandwidth and the rate of matrix products measured in each round.
-With --alone there is no peer, and the memory is what ours needs by itself.
+Case 4b has random weights in bfloat16, nano is the shipped model in float32 unless --precision says
+otherwise. Both run in one process over the same weights (see `inference_peer.py`) and take turns, a chunk
+each, so that a busy machine disturbs both; ratios are medians over the rounds. The tokens must be equal in
+float32; in bfloat16, where products of different shapes round differently, the share of equal tokens is
+reported. Floors are what the bytes that a chunk must read and the operations it must do would take at the
+bandwidth and the rate of matrix products measured in each round. With --alone there is no peer, and the
+memory is what ours needs by itself.
 """
 
 from __future__ import annotations

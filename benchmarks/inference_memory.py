@@ -16,7 +16,8 @@ def keep_freed_memory(keep: bool) -> None:
         tune_cpu()
         return
     mallopt = ctypes.CDLL(None).mallopt
-    # mmap_max, mmap_threshold, trim_threshold, top_pad: glibc's own, the thresholds as high as they adjust themselves.
+    # mmap_max, mmap_threshold, trim_threshold, top_pad: glibc's own, the thresholds as high as they adjust
+    # themselves.
     for option, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20), (-2, 128 << 10)):
         mallopt(option, value)
 

@@ -1,9 +1,10 @@
 """What `inference.py` compares with: decoding the plain way, as the published code and Hugging Face do it.
 
-Depth first, then SigLIP, then the prompt, then a token a pass: modules called one by one without compiling, a cache
-that grows by concatenation, logits over the whole vocabulary in float32 for every token, and a last pass to find
-<eos>. The peer pays for its choice over the whole vocabulary, but goes on with the best token of the kind that belongs
-there: random weights would otherwise say words, and what the two say could not be compared.
+Depth first, then SigLIP, then the prompt, then a token a pass: modules called one by one without compiling, a
+cache that grows by concatenation, logits over the whole vocabulary in float32 for every token, and a last
+pass to find <eos>. The peer pays for its choice over the whole vocabulary, but goes on with the best token of
+the kind that belongs there: random weights would otherwise say words, and what the two say could not be
+compared.
 """
 
 from __future__ import annotations

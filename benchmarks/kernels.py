@@ -2,9 +2,9 @@
 
     python benchmarks/kernels.py --threads 2
 
-The weight has the shape of gate and up of the 4 B model, several times over so that no cache holds it. GB/s count the
-bytes of the weight as it is stored, TFLOP/s the operations; "rows" is the number of tokens in a pass. Rounds alternate
-between the ways.
+The weight has the shape of gate and up of the 4 B model, several times over so that no cache holds it. GB/s
+count the bytes of the weight as it is stored, TFLOP/s the operations; "rows" is the number of tokens in a
+pass. Rounds alternate between the ways.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/loader.py --tf-python /tmp/tfenv/bin/python [--samples 10000 … 10000000] [--rounds 5]
 
-The index of so many samples is made up by counting the same shards many times over; reading and decoding are real.
---tf-python: of an environment with tensorflow-cpu and tensorflow-datasets; without it only our side runs.
+The index of so many samples is made up by counting the same shards many times over; reading and decoding are
+real. --tf-python: of an environment with tensorflow-cpu and tensorflow-datasets; without it only our side
+runs.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/rlds.py --tf-python /tmp/tfenv/bin/python [--episodes 400] [--steps 40] [--rounds 7]
 
 --tf-python: of an environment with tensorflow-cpu and tensorflow-datasets; without it only our side runs.
-Both sides verify checksums; none decodes an image. Rounds alternate between all sides, and each ratio is the median
-of the rounds' ratios, so that what else the machine does falls on both.
+Both sides verify checksums; none decodes an image. Rounds alternate between all sides, and each ratio is the
+median of the rounds' ratios, so that what else the machine does falls on both.
 """
 
 from __future__ import annotations

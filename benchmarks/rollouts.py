@@ -2,11 +2,11 @@
 
     python benchmarks/rollouts.py --out runs/rollouts --minutes 9     # again and again, until it says that all is done
 
-Each way of executing plays the same stored start states. An episode that is done is not repeated, so a run may be
-stopped. Where a way is probed, decisions are decoded several times more: token by token, which is what `time` is a
-multiple of, and with drafts of which only a part is known; all must say the same tokens. Writes <out>/episodes/*.json,
-and of all that are there <out>/table.md and, of the probed ways, <out>/speculation.json for
-`benchmarks/inference.py --speculation`.
+Each way of executing plays the same stored start states. An episode that is done is not repeated, so a run
+may be stopped. Where a way is probed, decisions are decoded several times more: token by token, which is what
+`time` is a multiple of, and with drafts of which only a part is known; all must say the same tokens. Writes
+<out>/episodes/*.json, and of all that are there <out>/table.md and, of the probed ways,
+<out>/speculation.json for `benchmarks/inference.py --speculation`.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/serving.py --clients 1 8 16 64 --seconds 60
     python benchmarks/serving.py --memory 10000
 
-Both servers run the same policy in processes of their own and are loaded in turns by the same clients, which run in
-other processes and ask again as soon as they are answered. openpi's server answers one request at a time in its event
-loop; it is written here after that pattern. Every answer is checked against what the policy says of that observation
-alone. Speculation is off: it depends on what the robot sees.
+Both servers run the same policy in processes of their own and are loaded in turns by the same clients, which
+run in other processes and ask again as soon as they are answered. openpi's server answers one request at a
+time in its event loop; it is written here after that pattern. Every answer is checked against what the policy
+says of that observation alone. Speculation is off: it depends on what the robot sees.
 """
 
 from __future__ import annotations

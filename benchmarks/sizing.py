@@ -63,8 +63,8 @@ def part(module: nn.Module, run: Callable[[], torch.Tensor], inputs: torch.Tenso
 class Model:
     """Counts of parameters and the costs of one sample.
 
-    whole: parameters of ZoeDepth, kept on each rank. root: those gathered for a whole step; unit: of the largest
-    layer. siglip, decoder: all layers of each.
+    whole: parameters of ZoeDepth, kept on each rank. root: those gathered for a whole step; unit: of the
+    largest layer. siglip, decoder: all layers of each.
     """
 
     total: int

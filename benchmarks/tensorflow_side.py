@@ -1,6 +1,7 @@
 """What the benchmarks of data compare with, run by a Python that has TensorFlow: passes over RLDS shards by tf.data.
 
-Reads one JSON command a line, answers with one: {"pass": NAME, "episodes": n, …} -> {"count", "wall", "cpu", "rss"}.
+Reads one JSON command a line, answers with one: {"pass": NAME, "episodes": n, …} -> {"count", "wall", "cpu",
+"rss"}.
 """
 
 from __future__ import annotations

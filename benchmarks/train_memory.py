@@ -2,10 +2,10 @@
 
     python benchmarks/train_memory.py [--batch 4] [--steps 3] [--json FILE]
 
-The network has the published vocabulary of 265,347 entries and the published number of image tokens, but small
-layers. Each way runs in a process of its own, whose peak resident memory counts from before the first step, and with
-the same weights and batch; the losses must agree. CPU seconds are counted, which other work on the machine changes
-less than the time that passes.
+The network has the published vocabulary of 265,347 entries and the published number of image tokens, but
+small layers. Each way runs in a process of its own, whose peak resident memory counts from before the first
+step, and with the same weights and batch; the losses must agree. CPU seconds are counted, which other work on
+the machine changes less than the time that passes.
 """
 
 from __future__ import annotations

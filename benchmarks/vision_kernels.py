@@ -2,8 +2,8 @@
 
     python benchmarks/vision_kernels.py --threads 2 --rounds 5
 
-Random weights in bfloat16, one image. Each way adds a step to the one before it; all take turns in one process, so that
-a busy machine disturbs all of them, and the best of the rounds counts.
+Random weights in bfloat16, one image. Each way adds a step to the one before it; all take turns in one
+process, so that a busy machine disturbs all of them, and the best of the rounds counts.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 MUJOCO_GL=egl python benchmarks/vla_eval_agreement.py --results runs/…/results.json --episodes 2 --out runs/agreement
 
-Plays whole tasks with `vla-eval run --no-docker`, two at a time, and keeps each task's result, so that it can be
-stopped and called again; then compares episode by episode.
+Plays whole tasks with `vla-eval run --no-docker`, two at a time, and keeps each task's result, so that it can
+be stopped and called again; then compares episode by episode.
 """
 
 from __future__ import annotations

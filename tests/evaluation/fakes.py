@@ -38,7 +38,7 @@ def conventions(time_limit: int = 20) -> Conventions:
 class FakeBenchmark:
     """Task t from start state s succeeds once the actions' x add up to 3 + 2 t + s; state 4 never ends.
 
-    halfway: from which x on an episode is a partial success. played: a file that notes each start of an episode.
+    halfway: from which x on an episode is a partial success. played: a file that notes each start.
     """
 
     dies_in: int | None = None

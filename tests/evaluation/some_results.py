@@ -13,7 +13,7 @@ from spatialvla.evaluation.results.settings import PolicySettings
 
 
 def some_results(wins: str, suite: str = "libero_spatial", **changes: object) -> Results:
-    """Outcomes as one letter an episode, `+` or `-`, and `~` for partial success; tasks are split by spaces."""
+    """Outcomes as one letter an episode, `+`, `-` or `~` for partial success; spaces part the tasks."""
     rows = wins.split()
     episodes = tuple(
         EpisodeResult(task, state, letter == "+", 10, 1.0, None, letter != "-" if "~" in wins else None)

@@ -93,7 +93,7 @@ def test_conventions_are_what_the_simulator_does():
             task.step(np.array([0, 0, 0, 0, 0, 0, command]))
         assert (env.proprioception()[6] - env.proprioception()[7] < 0.01) == closed
 
-    # Translation and rotation: along and about the world's axes, from where the arm is now; 1 = 5 cm or 0.5 rad.
+    # Translation and rotation: along and about the world's axes, from where the arm is; 1 = 5 cm or 0.5 rad.
     controller = env._robot.controller
     for command in ([0, 0.2, 0, 0, 0, 0, 1.0], [0, 0, 0, 0.1, 0, 0, 1.0], [0, 0, 0, 0, 0, 0.4, 1.0]):
         start, turned = env.gripper_position, env.gripper_rotation

@@ -1,18 +1,21 @@
 import json
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from fakes import conventions
 from rich.console import Console
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.libero import time_limit
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, time_limit
+from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
 from spatialvla.evaluation.play.policy_settings import settings_of
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.report.terminal import print_success
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
@@ -21,6 +24,9 @@ from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
 from spatialvla.model.fast.optimize import Optimization
 from spatialvla.policy import Policy
+from spatialvla.simulation.libero.env import ACTION_UNITS
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "evaluation"
 
 RESULTS = Results(
     suite="fake",
@@ -171,3 +177,16 @@ def test_time_limits_follow_the_base_suite():
         "libero_mine",
     ]
     assert [time_limit(suite) for suite in suites] == [220, 220, 520, 520, 400, 520]
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmark"),
+    [("libero", LiberoBenchmark()), ("simpler", SimplerBenchmark(ACTION_UNITS))],
+)
+def test_files_of_the_first_release_still_fit(name, benchmark):
+    """They are read as they were, and an evaluation by today's rules may go on from them."""
+    path = GOLDENS / f"results_{name}.json"
+    found = Results.load(path)
+    assert json.loads(json.dumps(found.to_json())) == json.loads(path.read_text())
+    today = replace(found, conventions=benchmark.conventions(found.suite))
+    assert differences(found, today) == []

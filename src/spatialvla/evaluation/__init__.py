@@ -1,1 +1,1 @@
-"""Success rates: benchmarks played by their rules, results stored with what decided them, and pages of both."""
+"""Success rates: benchmarks and their rules, playing them, what came out, and pages of it."""

@@ -1,4 +1,4 @@
-"""Pictures of a dataset: how its actions are distributed, and frames of some episodes with their instructions."""
+"""Pictures of a dataset: its actions' distribution, and frames of some episodes with their instructions."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ _SLACK = 0.05
 def check_gripper(statistics: ActionStatistics) -> None:
     """Every benchmark here takes a gripper from 0 (closed) to 1 (open).
 
-    Raises InputError for statistics of another range, such as LIBERO's own -1 (open) to 1 (closed): a policy with
-    such statistics would close where it should open.
+    Raises InputError for statistics of another range, such as LIBERO's own -1 (open) to 1 (closed): a policy
+    with such statistics would close where it should open.
     """
     low, high = float(statistics.min[_GRIPPER]), float(statistics.max[_GRIPPER])
     if low < -_SLACK or high > 1 + _SLACK:
         raise InputError(
-            f"The checkpoint was trained on grippers from {low:g} to {high:g}, but benchmarks take 0 (closed) to 1 "
-            "(open); choose other statistics with --dataset, or convert the data and train again."
+            f"The checkpoint was trained on grippers from {low:g} to {high:g}, but benchmarks take 0 "
+            "(closed) to 1 (open); choose other statistics with --dataset, or convert and train again."
         )

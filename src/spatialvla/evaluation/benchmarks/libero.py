@@ -63,7 +63,8 @@ class LiberoBenchmark:
             settle_action=tuple(SETTLING_ACTION.tolist()),
             start_states="episode i starts from the benchmark's stored start state i",
             success="LIBERO's goal predicate, checked after every step; the episode ends once it holds",
-            rotation="axis-angle deltas (rotation vectors), added in the world's frame; no quaternion is involved",
+            rotation="axis-angle deltas (rotation vectors), added in the world's frame; "
+            "no quaternion is involved",
             crop="none: all of the rendered image is resized to the model's",
             seeds="fixtures are placed with a seed drawn from the start state; nothing else is random",
         )
@@ -99,7 +100,7 @@ class LiberoTask:
         return self._env.step(action)
 
     def observe(self, depth: bool) -> Observation:
-        """The camera's picture, upright and mirrored, with its intrinsics and if asked for its depth in meters."""
+        """The camera's picture, upright and mirrored, its intrinsics and, if asked for, depth in meters."""
         image, meters = self._env.render_rgbd() if depth else (self._env.render(), None)
         return Observation(image, self._task.language, self._env.intrinsics, meters)
 

@@ -23,13 +23,14 @@ class Conventions:
     has failed.
     settle_steps: steps of `settle_action`, given like a policy's, that let the objects come to rest first.
     image_size: the image's longer side, pixels. control_hz: environment steps a second.
-    ends_on_success: whether an episode ends once it succeeds; else it lasts to its limit, and counts as it ends.
+    ends_on_success: whether an episode ends once it succeeds; else it lasts to its limit, and counts as it
+    ends.
     partial: what counts as partial success, where the benchmark knows one.
-    rotation, crop, seeds: how rotations are written, what part of the image the policy sees, and what is drawn
-    at random; empty where a file does not say.
+    rotation, crop, seeds: how rotations are written, what part of the image the policy sees, and what is
+    drawn at random; empty where a file does not say.
 
-    The sentences are stored with results and compared when an evaluation goes on. Do not reword them: results that
-    are there already would no longer fit.
+    The sentences are stored with results and compared when an evaluation goes on. Do not reword them: results
+    that are there already would no longer fit.
     """
 
     time_limit: int | tuple[int, ...]

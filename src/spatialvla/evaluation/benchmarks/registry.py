@@ -13,8 +13,10 @@ BENCHMARKS: dict[str, Callable[[int, str | None], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,
     "simpler": SimplerBenchmark.for_policy,
 }
-"""A benchmark's name, with which the names of its suites begin -> how it is made for a policy, whose image size in
-pixels and dataset it is given. A new benchmark is one line here, one adapter beside this file and one test."""
+"""Name -> how the benchmark is made for a policy, from its image size in pixels and its dataset.
+
+The names of a benchmark's suites begin with its own. A new benchmark is one line here, one adapter beside
+this file and one test."""
 
 
 def benchmark_for(suite: str, image_size: int, dataset: str | None = None) -> Benchmark:

@@ -78,7 +78,7 @@ class SimplerTask:
         return self.env.grasped
 
     def start(self, start_state: int) -> None:
-        """Places robot and objects as SimplerEnv's episode of that number does; InputError if there is none."""
+        """Places robot and objects as SimplerEnv's episode of that number; InputError if there is none."""
         if start_state >= START_STATES:
             raise InputError(
                 f"SimplerEnv plays {START_STATES} start states of each WidowX task; "

@@ -18,7 +18,7 @@ class Job:
 
 
 def plan_jobs(suite: str, episodes: Iterable[EpisodeId], workers: int) -> list[Job]:
-    """One job a task, because building an environment takes long; split further only where workers would idle."""
+    """One job a task, as building an environment takes long; more only where workers would idle."""
     states: dict[int, list[int]] = {}
     for episode in episodes:
         states.setdefault(episode.task, []).append(episode.start_state)

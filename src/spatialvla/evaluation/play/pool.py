@@ -91,7 +91,7 @@ def worker_processes(count: int, setup: Setup, instructions: dict[int, str]) -> 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started inside use one core each: Mesa's software renderer and NumPy would take all of them."""
+    """Processes started inside use one core each: Mesa's renderer and NumPy would take all of them."""
     names = ("LP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     added = [name for name in names if name not in os.environ]
     os.environ.update(dict.fromkeys(added, "1"))

@@ -1,4 +1,4 @@
-"""An evaluation's file on disk: claimed by one process, and taken up again where an earlier one was stopped."""
+"""An evaluation's file on disk: claimed by one process, which goes on where an earlier one was stopped."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def claimed(path: Path) -> Iterator[None]:
 def resumed(path: Path, asked: Results) -> Results:
     """What is asked for with the episodes that `path` already has of it.
 
-    More episodes or tasks may be asked for than before; without a checkpoint's hash, or without a file, all is
-    played. Raises InputError where the file holds results of something else, or episodes nobody asked for.
+    More episodes or tasks may be asked for than before; without a checkpoint's hash, or without a file, all
+    is played. Raises InputError where the file holds results of something else, or episodes nobody asked for.
     """
     if asked.checkpoint is None or not path.exists():
         return asked
@@ -52,8 +52,8 @@ def resumed(path: Path, asked: Results) -> Results:
     planned = set(asked.planned)
     if strays := [episode.id for episode in found.episodes if episode.id not in planned]:
         raise InputError(
-            f"{path} has {len(strays)} episodes that are not asked for now, such as task {strays[0].task} from start "
-            f"state {strays[0].start_state}; ask for them, too, or choose another --out."
+            f"{path} has {len(strays)} episodes that are not asked for now, such as task {strays[0].task} "
+            f"from start state {strays[0].start_state}; ask for them, too, or choose another --out."
         )
     return replace(asked, episodes=found.episodes, seconds=found.seconds, started=found.started)
 

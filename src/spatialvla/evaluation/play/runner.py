@@ -62,8 +62,8 @@ def evaluate(
     """Plays `episodes_per_task` episodes of each task and writes `out`/results.json and `out`/videos/.
 
     Episode i of a task starts from stored start state i. Requests that wait at the same time become one
-    batch. results.json is rewritten after every episode, so a run that was interrupted, or killed, leaves what
-    it found, and goes on from there when it is started again: for that a `checkpoint` has to be given.
+    batch. results.json is rewritten after every episode, so a run that was interrupted, or killed, leaves
+    what it found, and goes on from there when it is started again: for that a `checkpoint` has to be given.
 
     settings: how the policy is used, of a `Policy` what `settings_of` says; stored with the results, and an
     evaluation goes on only with the same.

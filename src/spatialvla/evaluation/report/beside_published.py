@@ -75,7 +75,7 @@ def _known(tally: Tally) -> Tally | None:
 
 
 def _average(tallies: Sequence[Tally]) -> Tally | None:
-    """The mean over all columns, where each has as many episodes: that is the rate of all of them together."""
+    """The mean over all columns, where each has as many episodes: that is the rate of all together."""
     if len({tally.trials for tally in tallies}) != 1:
         return None
     return _known(Tally(sum(tally.successes for tally in tallies), sum(tally.trials for tally in tallies)))

@@ -1,4 +1,4 @@
-"""An evaluation as one self-contained HTML page: its success table, videos, and what the policy saw and chose."""
+"""An evaluation as one HTML page: its success table, its videos, and what the policy saw and chose."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ def write_report(
 
 def _score(results: Results) -> str:
     total = results.total
+    words = f"{total.successes} of {total.trials} episodes succeeded, {interval_words(total)}"
     return f"""<div class="score"><strong>{total.rate:.0%}</strong>{interval_bar(total)}
-<span class="muted">{total.successes} of {total.trials} episodes succeeded, {interval_words(total)}</span></div>"""
+<span class="muted">{words}</span></div>"""
 
 
 def _task_label(results: Results, task: int) -> str:

@@ -15,7 +15,7 @@ from spatialvla.evaluation.results.published import Source
 
 
 def results_page(summary: Summary) -> str:
-    """The page: a comparison if there is one, our rates beside published ones, each evaluation, the sources."""
+    """The page: a comparison if there is one, rates beside published ones, each evaluation, the sources."""
     parts = [
         _comparison(summary.comparison) if summary.comparison else "",
         *map(_beside_published, summary.tables),

@@ -1,4 +1,4 @@
-"""Tables of success as data; `terminal`, `markdown` and `html` each draw them in their own way."""
+"""Tables of success as data; `terminal`, `markdown` and `page` each draw them in their own way."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Table:
 
 
 def success_table(results: Results) -> Table:
-    """How often an evaluation succeeded, by task and in all, and the mean length of its successes in steps."""
+    """How often an evaluation succeeded, by task and in all, and its successes' mean length in steps."""
     columns = [
         Column("Successes"),
         Column("Rate"),

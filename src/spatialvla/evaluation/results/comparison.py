@@ -51,8 +51,8 @@ class Comparison:
         low, high = total.interval
         if not total.first + total.second:
             return (
-                f"{first} and {second} succeeded and failed in the same episodes; with {total.trials} of them the "
-                f"rates may still differ by anything from {points(low)} to {points(high)} points."
+                f"{first} and {second} succeeded and failed in the same episodes; with {total.trials} of "
+                f"them the rates may still differ by anything from {points(low)} to {points(high)} points."
             )
         if total.p_value < 0.05:
             better, worse = (second, first) if total.difference > 0 else (first, second)
@@ -63,9 +63,9 @@ class Comparison:
             )
         return (
             f"No difference is shown: of the {total.first + total.second} episodes in which the two differ, "
-            f"{first} succeeded in {total.first} and {second} in {total.second}, and a split as uneven as that comes "
-            f"about by chance with probability {p_text(total.p_value)}. {second} may be anything from "
-            f"{points(low)} to {points(high)} points from {first}."
+            f"{first} succeeded in {total.first} and {second} in {total.second}, and a split as uneven "
+            f"as that comes about by chance with probability {p_text(total.p_value)}. {second} may be "
+            f"anything from {points(low)} to {points(high)} points from {first}."
         )
 
 

@@ -1,4 +1,4 @@
-"""An evaluation as a document: what was asked for, by which rules, and what came out; results.json on disk."""
+"""An evaluation as a document, results.json: what was asked for, by which rules, and what came out."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Results:
         return Tally.of(episode.partial for episode in self._of(task) if episode.partial is not None)
 
     def mean_steps(self, task: int | None = None) -> float | None:
-        """Mean length of the successes, steps; a failure's length is only the time limit. None without a success."""
+        """Mean length of the successes in steps; None without any. A failure only lasts to the limit."""
         steps = [episode.steps for episode in self._of(task) if episode.success]
         return sum(steps) / len(steps) if steps else None
 

@@ -14,9 +14,9 @@ _UNKNOWN = ("", None)
 def differences(one: Results, other: Results, policies: bool = True) -> list[str]:
     """What differs between two evaluations beside the episodes they have played, each as `what: this, that`.
 
-    policies: False leaves out what tells the policies apart, and asks about the benchmark and its rules alone.
-    Of two checkpoints the hash counts, of policies without files the name. Conventions and packages that only
-    one of the two mentions are taken to agree; of two harnesses, the conventions are not compared.
+    policies: False leaves out what tells the policies apart, and asks about the benchmark and its rules
+    alone. Of two checkpoints the hash counts, of policies without files the name. Conventions and packages
+    that only one of the two mentions are taken to agree; of two harnesses, the conventions are not compared.
     """
     pairs: dict[str, tuple[Any, Any]] = {
         "suite": (one.suite, other.suite),

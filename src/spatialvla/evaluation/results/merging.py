@@ -17,8 +17,9 @@ from spatialvla.evaluation.results.vla_eval import is_vla_eval, read_vla_eval
 def load_results(paths: Iterable[Path]) -> list[Results]:
     """Every evaluation in these files and folders, those in several files put together.
 
-    A folder stands for its results*.json. Files of vla-eval are read, too; those of the same evaluation, such as
-    one a task, become one. Raises InputError for files that cannot be used, and for the same shard given twice.
+    A folder stands for its results*.json. Files of vla-eval are read, too; those of the same evaluation, such
+    as one a task, become one. Raises InputError for files that cannot be used, and for the same shard given
+    twice.
     """
     groups: list[list[Results]] = []
     for results in (_load(path) for given in paths for path in _files(given)):
@@ -43,7 +44,8 @@ def merge(parts: Sequence[Results]) -> Results:
         if both := _played(whole) & _played(part):
             task, state = min(both)
             raise InputError(
-                f"Two files both have task {task} from start state {state} of {first.suite}; give each shard once."
+                f"Two files both have task {task} from start state {state} of {first.suite}; "
+                "give each shard once."
             )
         tasks = dict(sorted({**whole.tasks, **part.tasks}.items()))
         whole = replace(whole, tasks=tasks).with_episodes(part.episodes, part.seconds)

@@ -40,7 +40,7 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def of(self, episodes: Sequence[EpisodeId]) -> list[EpisodeId]:
-        """This shard's stretch of the list: all shards together are the list, each within 1 of the same length.
+        """This shard's stretch of the list: together they are the list, each within 1 of the same length.
 
         Stretches, not every nth, so that a shard builds the environments of few tasks.
         """

@@ -20,7 +20,8 @@ class Source:
 class PublishedColumn:
     """One column of a table.
 
-    suite: whose episodes it is about. task: a piece of the instruction of the only task it is about; None for all.
+    suite: whose episodes it is about. task: a piece of the instruction of the only task it is about; None for
+    all.
     measure: what is counted, success or at least partial success.
     """
 

@@ -1,4 +1,4 @@
-"""How a policy was used in an evaluation: what, beside its weights and the benchmark, decides what it does."""
+"""How a policy was used in an evaluation: what decides what it does, beside its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from spatialvla.execution import Execution
 class PolicySettings:
     """How a policy was used.
 
-    execution: what is executed of a chunk, and how late it comes. dataset: whose statistics scale the actions.
+    execution: what is executed of a chunk, and how late it comes. dataset: whose statistics scale the
+    actions.
     speculate, tolerance: whether chunks are guessed from the last one, and how many cells a guess may be off.
     depth_every: decisions that share one estimated depth map. prompt: template around the instruction.
     temperature: of sampling, 0 for greedy. dtype: of the weights in memory, and what was made 8 bits of.
@@ -35,7 +36,7 @@ class PolicySettings:
         return cls(**values)
 
     def __str__(self) -> str:
-        """What is executed, and every other setting that is not the default: `receding, 2 steps; tolerance 1`."""
+        """What is executed, and what else is not the default: `receding, 2 steps; tolerance 1`."""
         words = [_execution(self.execution)]
         default = asdict(PolicySettings())
         ignored = ("execution", "dataset", "speculate")  # speculation alone does not change what comes out

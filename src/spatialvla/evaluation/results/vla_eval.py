@@ -1,4 +1,4 @@
-"""Results of vla-eval, AllenAI's evaluation harness, as ours: outcomes, start states and what its files say of them."""
+"""Results of vla-eval, AllenAI's evaluation harness, as ours: all that its files say."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def is_vla_eval(document: dict[str, Any]) -> bool:
 def read_vla_eval(document: dict[str, Any]) -> Results:
     """One benchmark's aggregate, of vla-eval 0.8.
 
-    What the file does not tell (checkpoint, settings, most conventions) stays empty. Raises InputError where it lacks
-    suite, task numbers or start states, and where an episode broke, which is no failure of the policy's.
+    What the file does not tell (checkpoint, settings, most conventions) stays empty. Raises InputError where
+    it lacks suite, task numbers or start states, and where an episode broke, which is no failure of the
+    policy's.
     """
     try:
         config = document["config"]
@@ -49,7 +50,8 @@ def read_vla_eval(document: dict[str, Any]) -> Results:
 def _episode(entry: dict[str, Any]) -> EpisodeResult:
     if reason := entry.get("failure_reason"):
         raise InputError(
-            f"Task {entry['task_id']}, episode {entry['episode_idx']} broke ({reason}); let the harness play it again."
+            f"Task {entry['task_id']}, episode {entry['episode_idx']} broke ({reason}); "
+            "let the harness play it again."
         )
     return EpisodeResult(
         task=entry["task_id"],

@@ -97,7 +97,8 @@ def record_episodes(
 ) -> list[Path]:
     """Records the missing episodes of a suite, and returns the files of all, task by task.
 
-    Episode k of a task depends on `seed`, the task, k and the policy only, so a killed run goes on where it stopped.
+    Episode k of a task depends on `seed`, the task, k and the policy only, so a killed run goes on where it
+    stopped.
     Raises InputError if an episode cannot be finished from several start states.
     """
     chosen = list(only) or list(range(len(tasks(suite))))

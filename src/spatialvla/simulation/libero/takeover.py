@@ -1,4 +1,4 @@
-"""A policy that drives for stretches of a demonstration while the expert goes on labeling (DAgger, Ross 2011)."""
+"""A policy that drives for stretches while the expert goes on labeling (DAgger, Ross et al. 2011)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _STRETCH = (16, 80)  # steps
 class Takeover:
     """Chooses who drives: the policy, in its own open-loop chunks, or the expert.
 
-    The policy's mistakes become states of the demonstration, and what the expert does there is what is learned.
+    The policy's mistakes become states of the demonstration, and what the expert does there is what is
+    learned.
     """
 
     def __init__(self, policy: Policy, rng: np.random.Generator) -> None:

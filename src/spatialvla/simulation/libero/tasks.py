@@ -43,7 +43,8 @@ class Task:
                 return np.asarray(archive["states"], dtype=np.float64)
         except FileNotFoundError:
             raise InputError(
-                f"The installed LIBERO has no start states for {self.suite}/{self.name}; choose another suite."
+                f"The installed LIBERO has no start states for {self.suite}/{self.name}; "
+                "choose another suite."
             ) from None
 
 

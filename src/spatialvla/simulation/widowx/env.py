@@ -1,7 +1,7 @@
 """SimplerEnv's four WidowX tasks in ManiSkill 3: stepped without drawing, drawn only on demand.
 
-The robot's base frame has x forward, y left and z up; the tool's x axis points along the fingers and its y axis
-across them. ManiSkill works in SimplerEnv's world, in which the base is turned by half a circle.
+The robot's base frame has x forward, y left and z up; the tool's x axis points along the fingers and its y
+axis across them. ManiSkill works in SimplerEnv's world, in which the base is turned by half a circle.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class WidowXEnv:
     def reset_to(self, start_state: int) -> None:
         """Places robot and objects as SimplerEnv's episode of that number does, and lets the objects settle.
 
-        The scene is built anew each time, as SimplerEnv does: PhysX keeps a joint's history over a mere reset,
-        and the same actions would then move the arm differently.
+        The scene is built anew each time, as SimplerEnv does: PhysX keeps a joint's history over a mere
+        reset, and the same actions would then move the arm differently.
         """
         import torch
 
@@ -132,7 +132,7 @@ class WidowXEnv:
         return self._draw(depth=False)[0]
 
     def render_rgbd(self) -> tuple[np.ndarray, np.ndarray]:
-        """`render`, and (480, 640) float32 meters along the optical axis, of the simulated scene throughout."""
+        """`render`, and (480, 640) float32 meters along the optical axis, all of it simulated."""
         image, depth = self._draw(depth=True)
         assert depth is not None
         return image, depth
@@ -203,14 +203,15 @@ def _mani_skill() -> Any:
     # ManiSkill itself would ask on the terminal whether to download them.
     if missing := [path for path in (_SCENES, _ROBOT) if not (Path(ASSET_DIR) / path).exists()]:
         raise InputError(
-            f"{ASSET_DIR} has no {missing[0]}; set MS_ASSET_DIR (now {os.environ.get('MS_ASSET_DIR', 'unset')}) to "
-            "the folder whose data/ holds SimplerEnv's scenes for ManiSkill 3."
+            f"{ASSET_DIR} has no {missing[0]}; "
+            f"set MS_ASSET_DIR (now {os.environ.get('MS_ASSET_DIR', 'unset')}) to the folder whose data/ "
+            "holds SimplerEnv's scenes for ManiSkill 3."
         )
     import mani_skill.envs  # noqa: F401  (registers them)
     from mani_skill.agents.robots.widowx import WidowX250S
 
-    # Parts of the hand overlap. Where no SRDF beside the URDF lets them, PhysX pushes them apart, and the fingers
-    # never move.
+    # Parts of the hand overlap. Where no SRDF beside the URDF lets them, PhysX pushes them apart, and the
+    # fingers never move.
     if not (Path(ASSET_DIR) / _ROBOT).with_suffix(".srdf").exists():
         WidowX250S.disable_self_collisions = True
     return gymnasium

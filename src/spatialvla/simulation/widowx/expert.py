@@ -1,8 +1,8 @@
 """A scripted expert for SimplerEnv's WidowX tasks: grasp a thing across its narrow side, and set it down.
 
-It knows the simulator's state but acts as a policy does: in chunks of (T, 7) actions, Δx Δy Δz in meters, Δroll
-Δpitch Δyaw in radians and the gripper, each relative to the controller's last target. Each chunk is one motion,
-planned from the state in which it begins; a grasp that failed is tried again.
+It knows the simulator's state but acts as a policy does: in chunks of (T, 7) actions, Δx Δy Δz in meters,
+Δroll Δpitch Δyaw in radians and the gripper, each relative to the controller's last target. Each chunk is one
+motion, planned from the state in which it begins; a grasp that failed is tried again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CLEARANCE = 0.004  # of the fingertips above what the thing lies on
 APPROACH = 0.08  # height above the grasp while still beside it
 CARRY = 0.06  # height of the thing's bottom above the target's top while still beside it
 DROP = 0.004  # height of the same at which the fingers open
-# Faces that meet exactly parallel touch, in PhysX, at points that may all lie on one side, and what is held swings
-# about them. Fingers that close a little askew touch at opposite ends, and turn the thing flush.
+# Faces that meet exactly parallel touch, in PhysX, at points that may all lie on one side, and what is held
+# swings about them. Fingers that close a little askew touch at opposite ends, and turn the thing flush.
 ASKEW = 0.07  # radians
 _ANGLES = np.deg2rad(np.arange(-90, 90, 2))
 
@@ -85,7 +85,7 @@ class WidowXExpert:
         return pose
 
     def _above_target(self, height: float) -> np.ndarray:
-        """(4, 4) of the tool that brings what it holds over the middle of the target, its bottom this far above."""
+        """(4, 4) of the tool that holds a thing over the middle of the target, its bottom this far above."""
         thing, goal = self._env.surface("source"), self._env.surface("target")
         pose = self._target.copy()
         pose[:3, 3] = self._env.tool[:3, 3]  # where the thing is held, the arm being behind its target
