@@ -1,15 +1,14 @@
 """What the pages say of the code is so: paths, verbs, the tree of files; and they read like one hand wrote them."""
 
-import importlib.util
 import re
+import runpy
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from huggingface_hub import ModelCard
 from pages import PAGES, ROOT
 
-from spatialvla.cli.main import VERBS
+from spatialvla.cli.main import VERBS, main
 
 PATH = re.compile(
     r"(?<![\w/])(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b"
@@ -30,20 +29,10 @@ OTHERS_OPTIONS = {
 }
 
 
-def extension(name: str) -> ModuleType:
-    """A module of docs/extensions."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "extensions" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_tree_is_that_of_the_files():
     """Where this fails, run `python docs/extensions/tree.py`."""
-    tree = extension("tree")
-    assert tree.PAGE.read_text() == tree.page()
+    tree = runpy.run_path(str(ROOT / "docs" / "extensions" / "tree.py"))
+    assert tree["PAGE"].read_text() == tree["page"]()
 
 
 def test_every_verb_has_its_help_on_the_page():
@@ -51,10 +40,12 @@ def test_every_verb_has_its_help_on_the_page():
     assert set(re.findall(r"^<!-- help: (.+) -->$", page, re.MULTILINE)) == set(VERBS)
 
 
-def test_options_in_the_prose_are_options():
+def test_options_in_the_prose_are_options(capsys: pytest.CaptureFixture[str]):
     """Those in blocks are parsed in test_code_blocks.py."""
-    help_of = extension("hooks").help_of
-    known = {option for verb in VERBS for option in OPTION.findall(help_of(*verb.split()))} | OTHERS_OPTIONS
+    for verb in VERBS:
+        with pytest.raises(SystemExit):
+            main([*verb.split(), "--help"])
+    known = set(OPTION.findall(capsys.readouterr().out)) | OTHERS_OPTIONS
     for page in PAGES:
         prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         said = {option for span in re.findall(r"`([^`]+)`", prose) for option in OPTION.findall(span)}
