@@ -2,7 +2,8 @@
 
 Python runs, `spatialvla` commands run, and YAML is read by the code that is meant to read it. A comment above a block
 says what is done instead, and why. `parse`: its commands are parsed by the real command line. `serve`: its command
-serves the blocks below. `skip`: nothing. What a block writes is there for the later blocks of its page.
+serves the blocks below. `imports`: its imports run alone. `skip`: nothing. What a block writes is there for the later
+blocks of its page.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ YAML_READERS = {
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}
-SKIPPED = {"plays in the simulator": 1, "needs a certificate": 1}
+SKIPPED = {"needs a certificate": 1}
 PARSED_ALONE = {
     "takes minutes in the simulator": 10,
     "takes minutes": 1,
@@ -71,6 +72,8 @@ def test_the_blocks_of_a_page(page: Path, clone: Path):
                             compile(block.code.replace("8000", port), str(block), "exec"),
                             {"__name__": "block"},
                         )
+                    case "python", "imports":
+                        exec("\n".join(re.findall(r"^(?:import|from) .*", block.code, re.MULTILINE)), {})
                     case "bash", "" | "parse" | "serve":
                         for command in block.commands:
                             check_command(command, run=block.way == "")
