@@ -121,16 +121,16 @@ def test_whatever_is_no_observation_is_refused_in_a_sentence(data: bytes) -> Non
 def test_a_damaged_observation_is_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
     raw = bytearray(golden())
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(raw) - 1))
+        index = data.draw(st.integers(0, len(raw) - 1))
         match data.draw(st.sampled_from(["flip", "cut", "insert", "remove"])):
             case "flip":
-                raw[place] = data.draw(st.integers(0, 255))
+                raw[index] = data.draw(st.integers(0, 255))
             case "cut":
-                del raw[max(place, 1) :]
+                del raw[max(index, 1) :]
             case "insert":
-                raw[place:place] = data.draw(st.binary(max_size=8))
+                raw[index:index] = data.draw(st.binary(max_size=8))
             case "remove":
-                del raw[place : place + 3]
+                del raw[index : index + 3]
         if not raw:
             return
     with contextlib.suppress(InputError):

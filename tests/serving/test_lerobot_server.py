@@ -290,14 +290,14 @@ def test_long_observations_come_in_parts() -> None:
     with served() as connect:
         robot = connect()
         robot.begin()
-        places = [BEGIN, MIDDLE, END]
+        states = [BEGIN, MIDDLE, END]
         cuts = [data[:100], data[100:300], data[300:]]
         old = ObservationPart(transfer_state=BEGIN, data=b"begun and given up").SerializeToString()
         robot.stream(
             old,
             *(
-                ObservationPart(transfer_state=place, data=part).SerializeToString()
-                for place, part in zip(places, cuts, strict=True)
+                ObservationPart(transfer_state=state, data=part).SerializeToString()
+                for state, part in zip(states, cuts, strict=True)
             ),
         )
         assert np.allclose(numbers(robot.actions()), said(5), atol=1e-7)

@@ -9,7 +9,7 @@ import pytest
 
 from spatialvla import Policy
 from spatialvla.errors import InputError
-from spatialvla.execution import Execution
+from spatialvla.execution import Execution, Executor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.service import Service, service_for
 from spatialvla.types import Observation
@@ -81,6 +81,15 @@ def test_the_horizon_that_clients_are_told_is_what_they_get(policy, mode):
     (chunk,) = policy.predict([Observation(IMAGE, "x")])
     service = Service(policy, Engine(policy), chunk=len(chunk.actions))
     assert service.horizon == len(policy.new_executor()(chunk))
+
+
+def test_only_a_client_that_committed_steps_merges_chunks_itself(service, policy):
+    seen = Observation(IMAGE, "x")
+    (chunk,) = policy.predict([seen])
+    for committed, steps in ((None, 2), (np.zeros((0, 3), int), 2), (chunk.tokens[:1], 4)):
+        session = service.session(Executor(Execution("receding", steps=2)))
+        decision = session.finish(session.submit(seen, committed=committed).result(60))
+        assert len(decision.actions) == len(decision.tokens) == steps
 
 
 def test_it_says_what_it_says_alone(service, policy):

@@ -65,7 +65,7 @@ def served(benchmark: HarnessBenchmark = LIBERO, policy: RobotPolicy | None = No
 
 
 def message(benchmark: HarnessBenchmark, shade: int = 0, text: str = "pick it up") -> dict[str, Any]:
-    """An observation in the benchmark's format, its picture of one colour."""
+    """An observation in the benchmark's format, its picture of one color."""
     image = np.full((benchmark.camera.height, benchmark.camera.width, 3), shade, np.uint8)
     return {"images": {benchmark.image: image}, "task_description": text}
 

@@ -54,7 +54,8 @@ class Session:
         """
         began = perf_counter()
         chunk = answer.chunk
-        if answer.request.committed is None:
+        committed = answer.request.committed
+        if committed is None or committed.size == 0:
             actions = self._executor(chunk)
         else:
             self._executor.remember(chunk, len(chunk.actions))
@@ -66,16 +67,11 @@ class Session:
         return Decision(limited, chunk.tokens[: len(limited)], answer.timings)
 
     async def act(
-        self,
-        observation: Observation,
-        *,
-        committed: np.ndarray | None = None,
-        position: np.ndarray | None = None,
-        timeout: float = 30.0,
+        self, observation: Observation, *, position: np.ndarray | None = None, timeout: float = 30.0
     ) -> Decision:
-        """Observation in, actions out. Raises InputError or ServingError."""
+        """Observation in, actions out, as `submit` and `finish`. Raises InputError or ServingError."""
         loop = asyncio.get_running_loop()
         future = await loop.run_in_executor(
-            self._engine.threads, lambda: self.submit(observation, committed=committed, timeout=timeout)
+            self._engine.threads, lambda: self.submit(observation, timeout=timeout)
         )
         return self.finish(await asyncio.wrap_future(future), position=position)

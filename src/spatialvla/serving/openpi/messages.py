@@ -79,7 +79,7 @@ def read(message: str | bytes, mapping: ClientMapping, longest_wait: float) -> C
         request_id = _request_id(content)
         committed = content.get("committed")
         if committed is not None and not isinstance(committed, np.ndarray):
-            raise InputError("'committed' must be an array (P, 3) of token numbers.")
+            raise InputError("'committed' must be an array (P, 3) of tokens.")
         return ClientMessage(
             observation=mapping.observation(content),
             position=mapping.gripper_position(content),

@@ -58,7 +58,8 @@ class HarnessBenchmark:
         if dataset is None or not any(part in dataset.lower() for part in self.datasets):
             raise InputError(
                 f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the "
-                f"policy's are those of {dataset}; choose another --benchmark, or a checkpoint and --dataset that fit."
+                f"policy's are those of {dataset}; choose another --benchmark, or a checkpoint and "
+                "--dataset that fit."
             )
 
     def check_task(self, task: object) -> None:
