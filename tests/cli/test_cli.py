@@ -11,6 +11,7 @@ from spatialvla.cli.main import VERBS, main
 from spatialvla.cli.predict import read_depth
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
+from spatialvla.simulation.libero.recording_config import RecordingConfig
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import RunResult
 from spatialvla.training.recipes import nano
@@ -128,7 +129,7 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         (["finetune", "--policy", "nano"], "nothing to train on"),
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
         (["pretrain", "--mixture", "oxe_spatial_vla_plus"], "from --root"),
-        (["pretrain", "--mixture", "oxe", "--root", "r"], "mixtures are oxe_spatial_vla_plus"),
+        (["pretrain", "--mixture", "oxe", "--root", "r"], "Mixtures are oxe_spatial_vla_plus"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
@@ -218,21 +219,7 @@ def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
 
 def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(
-        "spatialvla.simulation.libero.recorder.record_demonstrations", lambda **options: calls.append(options)
-    )
+    monkeypatch.setattr("spatialvla.simulation.libero.recorder.record_demonstrations", calls.append)
     main(["record", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
-    assert calls == [
-        {
-            "out": tmp_path,
-            "suite": "libero_spatial",
-            "episodes_per_task": 3,
-            "workers": 4,
-            "seed": 0,
-            "depth": False,
-            "policy": None,
-            "episodes": None,
-            "only": (),
-        }
-    ]
+    assert calls == [RecordingConfig(tmp_path, episodes_per_task=3, workers=4, depth=False)]
     assert str(tmp_path) in capsys.readouterr().out

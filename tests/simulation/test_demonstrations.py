@@ -8,6 +8,7 @@ from spatialvla.data.lerobot import LeRobotDataset
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.demonstration import Demonstration
 from spatialvla.simulation.libero.recorder import record_demonstrations, store
+from spatialvla.simulation.libero.recording_config import RecordingConfig
 
 
 def _episode(seed: int, steps: int) -> Demonstration:
@@ -74,7 +75,7 @@ def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
 def test_an_existing_dataset_is_refused_before_recording(tmp_path):
     store(_saved(tmp_path / "raw", [4]), tmp_path / "dataset")
     with pytest.raises(InputError, match="already holds a dataset"):
-        record_demonstrations(tmp_path / "dataset", "libero_spatial", 1)
+        record_demonstrations(RecordingConfig(tmp_path / "dataset", episodes_per_task=1))
 
 
 @pytest.mark.sim

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from spatialvla.execution import WHOLE_CHUNKS, Execution
+
 if TYPE_CHECKING:
-    from spatialvla.policy import Execution, Policy
+    from spatialvla.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class PolicyOptions:
     compile: bool = False
     """Let torch compile the model, minutes when it is loaded, and on a GPU record CUDA graphs."""
 
-    def load(self, execution: Execution | None = None, *, tolerance: int = 0, depth_every: int = 1) -> Policy:
+    def load(
+        self, execution: Execution = WHOLE_CHUNKS, *, tolerance: int = 0, depth_every: int = 1
+    ) -> Policy:
         """The policy, ready to predict; it executes whole chunks unless told otherwise.
 
         tolerance, depth_every: as of `Policy`.
@@ -45,7 +49,7 @@ class PolicyOptions:
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization
         from spatialvla.model.folders import stored_dtype
-        from spatialvla.policy import Execution, Policy
+        from spatialvla.policy import Policy
 
         tune_cpu()
         device = self.device
@@ -58,7 +62,7 @@ class PolicyOptions:
         return Policy.from_pretrained(
             self.policy,
             dataset=self.dataset,
-            execution=execution or Execution(),
+            execution=execution,
             tolerance=tolerance,
             depth_every=depth_every,
             dtype=dtype,

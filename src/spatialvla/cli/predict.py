@@ -37,10 +37,10 @@ class Predict(Verb):
     options: FlatPolicyOptions
 
     intrinsics: tuple[float, float, float, float] | None = None
-    """fx fy cx cy of the image in pixels; the checkpoint's own camera unless given."""
+    """fx fy cx cy of the image in pixels; None takes the checkpoint's camera."""
 
     depth: Path | None = None
-    """A depth sensor's map: .npy in metres or 16-bit .png in millimetres; estimated unless given."""
+    """A depth sensor's map: .npy in meters or 16-bit .png in millimeters; None estimates it."""
 
     figures: Path | None = None
     """Folder for depth.png, points.png and grid.png."""
@@ -65,7 +65,7 @@ class Predict(Verb):
 
 
 def read_depth(path: Path) -> np.ndarray:
-    """(H, W) float32 metres from a .npy file in metres or a 16-bit .png in millimetres.
+    """(H, W) float32 meters from a .npy file in meters or a 16-bit .png in millimeters.
 
     Raises InputError for anything else.
     """
@@ -73,13 +73,13 @@ def read_depth(path: Path) -> np.ndarray:
 
     if path.suffix == ".npy":
         try:
-            return np.load(path, allow_pickle=False).astype(np.float32)
+            return np.asarray(np.load(path, allow_pickle=False), np.float32)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is no readable .npy file: {error}") from None
+            raise InputError(f"{path} is no readable .npy file: {error}.") from None
     picture = _open(path)
     if not picture.mode.startswith("I"):
         raise InputError(
-            f"{path} is no 16-bit depth picture (its mode is {picture.mode}); give .npy or 16-bit .png"
+            f"{path} is no 16-bit depth picture (its mode is {picture.mode}); give .npy or 16-bit .png."
         )
     return np.asarray(picture).astype(np.float32) / 1000
 
@@ -91,9 +91,9 @@ def _open(path: Path) -> Image:
         picture = Image.open(path)
         picture.load()
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise InputError(f"{path} does not exist.") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path} is no readable picture: {error}") from None
+        raise InputError(f"{path} is no readable picture: {error}.") from None
     return picture
 
 

@@ -292,7 +292,7 @@ class TrainConfig(
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the record kept with the run."""
-        return _plain(asdict(self))
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,6 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 here. A CPU without such instructions emulates it, 4 times slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

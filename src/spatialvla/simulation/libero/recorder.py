@@ -19,6 +19,7 @@ from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate
 from spatialvla.simulation.libero.env import FPS, LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
+from spatialvla.simulation.libero.recording_config import RecordingConfig
 from spatialvla.simulation.libero.tasks import tasks
 from spatialvla.types import ACTION_AXES
 
@@ -26,32 +27,27 @@ STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "f
 _ATTEMPTS = 5  # start states tried for one episode before giving up
 
 
-def record_demonstrations(
-    out: Path,
-    suite: str,
-    episodes_per_task: int,
-    seed: int = 0,
-    workers: int = 2,
-    depth: bool = True,
-    policy: str | None = None,
-    episodes: Path | None = None,
-    only: Sequence[int] = (),
-) -> None:
+def record_demonstrations(config: RecordingConfig) -> None:
     """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
 
-    Episodes wait in `<out>.episodes` until all are there; a killed run goes on with them.
-    depth: also store the simulator's depth, in whole millimeters.
-    policy: a checkpoint that drives for stretches of the episodes recorded now, see `Takeover`.
-    episodes: a folder to wait in instead that is kept, so that a later call can add to them.
-    only: numbers of the tasks to record, all of the suite's where it is empty.
-    Raises InputError if `out` is there already, or the expert does not know a task.
+    Episodes wait in `<out>.episodes`, or in `config.episodes`, until all are there; a killed run goes on with them.
+    Raises InputError if the dataset is there already, or the expert does not know a task.
     """
+    out = config.out
     if (out / "meta").exists():
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
-    pending = episodes or out.with_name(f"{out.name}.episodes")
-    files = record_episodes(pending, suite, episodes_per_task, seed, workers, policy=policy, only=only)
-    store(files, out, depth)
-    if episodes is None:
+    pending = config.episodes or out.with_name(f"{out.name}.episodes")
+    files = record_episodes(
+        pending,
+        config.suite,
+        config.episodes_per_task,
+        config.seed,
+        config.workers,
+        policy=config.policy,
+        only=config.tasks,
+    )
+    store(files, out, config.depth)
+    if config.episodes is None:
         shutil.rmtree(pending)
 
 

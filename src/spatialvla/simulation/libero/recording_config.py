@@ -1,0 +1,39 @@
+"""What a recording of demonstrations is made of: one frozen configuration."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RecordingConfig:
+    """One dataset of demonstrations by the scripted expert."""
+
+    out: Path
+    """Folder of the dataset; a recording that was interrupted goes on."""
+
+    suite: str = "libero_spatial"
+    """A LIBERO suite the expert knows."""
+
+    tasks: tuple[int, ...] = ()
+    """Numbers of the tasks to record; all of the suite's unless given."""
+
+    episodes_per_task: int = 50
+    """Successful episodes to store for each task."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes that simulate and render."""
+
+    seed: int = 0
+    """Of start states and perturbations."""
+
+    depth: bool = True
+    """Store the simulator's depth, too, in whole millimeters."""
+
+    policy: str | None = None
+    """Checkpoint that drives for stretches while the expert labels what it gets into (DAgger); None has none."""
+
+    episodes: Path | None = None
+    """Folder of single episodes that is kept, for later recordings to add to; None removes them at the end."""
