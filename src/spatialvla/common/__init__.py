@@ -1,0 +1,1 @@
+"""What every room may use: files, JSON and YAML, caches, settings of the process."""

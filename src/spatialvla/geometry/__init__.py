@@ -1,0 +1,1 @@
+"""Cameras, points and rotations."""

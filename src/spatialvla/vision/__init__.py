@@ -1,0 +1,1 @@
+"""What the model sees beside pixels: depth, and where each image patch is in space."""

@@ -1,0 +1,1 @@
+"""Replacements for the parts of a loaded model that make inference faster; they can be neither trained nor saved."""

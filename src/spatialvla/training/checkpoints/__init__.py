@@ -1,0 +1,1 @@
+"""What a run keeps: checkpoints to resume from, and exported models."""

@@ -1,0 +1,1 @@
+"""What a run is fed with: batches of samples from its datasets."""

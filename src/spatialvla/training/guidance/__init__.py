@@ -1,0 +1,1 @@
+"""What helps a small network that sees few demonstrations: softer targets, and tasks beside its own."""

@@ -1,0 +1,1 @@
+"""A run as it goes: its progress, and being asked to stop."""

@@ -1,0 +1,1 @@
+"""What a run starts from: a model, a processor, and the parameters that it trains."""
