@@ -96,7 +96,7 @@ def test_liberos_limits_touch_nothing_its_controller_would_take():
         ("gripper: [1, 0]", "smaller first"),
         ("workspace: {low: [0, 0, 0], high: [0, 1, 1]}", "corner"),
         ("workspace: {low: [0, 0, 0]}", "high"),
-        ("- 1", "no file of limits"),
+        ("- 1", "holds no entries"),
         ("{", "no YAML"),
     ],
 )

@@ -87,8 +87,8 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
     ("options", "sentence"),
     [
         (["--host", "0.0.0.0"], "whoever reaches it moves the robot"),
-        (["--mapping", "aloha"], "no mapping 'aloha'"),
-        (["--limits", "fetch"], "no limits called 'fetch'"),
+        (["--mapping", "aloha"], "Unknown mapping 'aloha'"),
+        (["--limits", "fetch"], "Unknown limits 'fetch'"),
         (["--pad-chunk", "hold", "--execution.mode", "ensemble"], "Only whole chunks are padded"),
         (["--pad-chunk", "hold"], "say --pad-to"),
         (["--protocol", "vla-eval", "--pad-chunk", "hold"], "for openpi clients"),

@@ -14,12 +14,10 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 T = TypeVar("T")
 
 
-def load(folder: str, name_or_path: str, parse: Callable[[str, Any], T], *, absent: str, of: str) -> T:
-    """What `parse` makes of a file's stem and content.
+def load(kind: str, name_or_path: str, parse: Callable[[str, dict[str, Any]], T], *, folder: str) -> T:
+    """What `parse` makes of a file's stem and entries.
 
-    folder: of the shipped ones, in `assets`. absent: how a sentence begins that a name is unknown. of: what such a file
-    is of, in others.
-
+    kind: what the file holds, as sentences call it. folder: of the shipped files, in `assets`.
     Raises InputError where there is no such file, and where `parse` raises what a wrong content leads to.
     """
     shipped = {path.stem: path for path in (_ASSETS / folder).glob("*.yaml")}
@@ -28,11 +26,16 @@ def load(folder: str, name_or_path: str, parse: Callable[[str, Any], T], *, abse
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(
-            f"{absent} {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."
+            f"Unknown {kind} {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML file of {of} ({error}).") from None
+        raise InputError(f"{path} is no YAML file ({error}).") from None
     try:
+        if not isinstance(raw, dict):
+            raise ValueError("it holds no entries")
         return parse(path.stem, raw)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no file of {of}: {error}. See docs/how-to/serve.md.") from None
+        reason = f"the entry {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(
+            f"The {kind} in {path} cannot be used: {reason}. See docs/how-to/serve.md."
+        ) from None

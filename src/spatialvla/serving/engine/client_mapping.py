@@ -46,7 +46,7 @@ class ClientMapping:
     @classmethod
     def load(cls, name_or_path: str) -> ClientMapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
-        return load("mappings", name_or_path, _parse, absent="There is no mapping", of="a mapping")
+        return load("mapping", name_or_path, _parse, folder="mappings")
 
     def keys(self) -> dict[str, str]:
         """What the client calls each thing it may send, by our name for it."""
@@ -130,8 +130,6 @@ def _turned(seen: Observation) -> Observation:
 
 
 def _parse(name: str, raw: dict[str, Any]) -> ClientMapping:
-    if not isinstance(raw, dict):
-        raise ValueError("it holds no entries")
     known = {field.name for field in fields(ClientMapping)} - {"name"}
     if unknown := set(raw) - known:
         raise ValueError(f"unknown entries {sorted(unknown)}")

@@ -38,8 +38,7 @@ class Limits:
     @classmethod
     def load(cls, name_or_path: str) -> Limits:
         """The limits of a shipped robot by name, or of a YAML file by path. Raises InputError."""
-        absent = "There are no limits called"
-        return load("limits", name_or_path, lambda _, raw: _parse(raw), absent=absent, of="limits")
+        return load("limits", name_or_path, lambda _, raw: _parse(raw), folder="limits")
 
     def apply(
         self, actions: np.ndarray, position: np.ndarray | None = None
