@@ -19,7 +19,12 @@ import numpy as np
 import torch
 import tyro
 
-from spatialvla.data.in_memory import EpisodeSamples
+from spatialvla.common.cache_folder import cache_folder
+from spatialvla.data.episodes import Episode, action_chunks
+from spatialvla.data.frame_cache import CachedSource
+from spatialvla.data.sources import open_source
+from spatialvla.data.takeover import WholeChunks
+from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.policy import Policy
 from spatialvla.types import ActionChunk, Observation
 
@@ -40,24 +45,33 @@ class Options:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Frame:
+    """One step of an episode that was held out."""
+
+    episode: Episode
+    step: int
+
+    def earlier(self, steps: int) -> Frame:
+        return Frame(self.episode, self.step - steps)
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     print("| policy | steps under way | told | jump | error |\n|---|---:|---|---:|---:|")
     for name in options.policies:
         policy = Policy.from_pretrained(name, dataset=options.key)
         steps = policy.processor.action_chunk_size
-        samples = EpisodeSamples.open(options.dataset, steps, policy.processor.image_size)
-        _, held_out = samples.split(options.held_out, options.seed)
-        held_out = held_out[held_out - samples.starts[samples.episodes[held_out]] >= steps]
-        chosen = held_out[np.linspace(0, len(held_out) - 1, min(options.frames, len(held_out))).astype(int)]
-        groups = samples.episodes[chosen]
-        true = samples.chunks(chosen)
+        chosen, groups = held_out_frames(options, steps, policy.processor.image_size)
+        true = np.stack(
+            [action_chunks(frame.episode.actions, np.array([frame.step]), steps)[0] for frame in chosen]
+        )
         for latency in options.latency_steps:
-            before = list(predict(policy, samples, chosen - (steps - latency)))
+            before = list(predict(policy, [frame.earlier(steps - latency) for frame in chosen]))
             under_way = [chunk.tokens[steps - latency :] for chunk in before]
             last = np.stack([chunk.actions[-1, :3] for chunk in before])
             for told in (True, False):
-                chunks = predict(policy, samples, chosen, under_way if told else None)
+                chunks = predict(policy, chosen, under_way if told else None)
                 actions = np.stack([chunk.actions for chunk in chunks])
                 jump = np.linalg.norm(actions[:, latency, :3] - last, axis=1)
                 wrong = np.linalg.norm(actions[:, latency:, :3] - true[:, latency:, :3], axis=2).mean(axis=1)
@@ -70,19 +84,35 @@ def main(options: Options) -> None:
     print(f"\nThe demonstrations themselves jump there by {jumps}.")
 
 
+def held_out_frames(options: Options, chunk: int, size: int) -> tuple[list[Frame], np.ndarray]:
+    """Frames at least a chunk behind their episode's start, and the number of the episode of each."""
+    source = CachedSource(open_source(options.dataset), size, cache_folder("frames"))
+    mixture = TrainingMixture.open([WholeChunks(source, chunk)], held_out=options.held_out, seed=options.seed)
+    drawing = mixture.evaluation(1 << 40)
+    draws = drawing(np.arange(len(drawing)))
+    episodes = {number: mixture.sources[0].episode(number) for number in set(draws.episode.tolist())}
+    frames = [
+        (number, Frame(episodes[number], int(episodes[number].starts[start])))
+        for number, start in zip(draws.episode.tolist(), draws.start.tolist(), strict=True)
+    ]
+    late = [(number, frame) for number, frame in frames if frame.step >= chunk]
+    rows = np.linspace(0, len(late) - 1, min(options.frames, len(late))).astype(int)
+    return [late[row][1] for row in rows], np.array([late[row][0] for row in rows])
+
+
 def predict(
-    policy: Policy, samples: EpisodeSamples, frames: np.ndarray, committed: list[np.ndarray] | None = None
+    policy: Policy, frames: list[Frame], committed: list[np.ndarray] | None = None
 ) -> Iterator[ActionChunk]:
     """A chunk for each frame."""
     for start in range(0, len(frames), BATCH):
         part = frames[start : start + BATCH]
         observations = [
             Observation(
-                samples.images[frame],
-                prompt,
-                None if samples.intrinsics is None else samples.intrinsics[frame],
+                frame.episode.images([frame.step])[0],
+                frame.episode.instruction,
+                None if frame.episode.camera is None else frame.episode.camera.intrinsics,
             )
-            for frame, prompt in zip(part, samples.prompts(part), strict=True)
+            for frame in part
         ]
         rows = None if committed is None else committed[start : start + BATCH]
         yield from policy.predict(observations, committed=rows, drafts=[None] * len(part))

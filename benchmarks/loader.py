@@ -27,8 +27,9 @@ import torch
 from made_shards import make_shards
 from rlds import TensorFlowSide
 from spatialvla import Processor
+from spatialvla.data.batches import LoadedBatch
 from spatialvla.data.episodes import Episode, EpisodeSource
-from spatialvla.data.loader import LoadedBatch, make_loader
+from spatialvla.data.loader import make_loader
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.survey import Survey, survey
 from spatialvla.data.training_mixture import TrainingMixture

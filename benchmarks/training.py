@@ -56,7 +56,7 @@ def main() -> None:
     estimator = untrained_estimator(network)
     parts: dict[str, Callable[[], object]] = {
         "training step": step,
-        "augmentation": lambda: Augmentation()(views, np.random.default_rng(0)),
+        "augmentation": lambda: Augmentation()(views, network.image_size, np.random.default_rng(0)),
         "depth training step": lambda: depth_loss(
             estimator.estimate(batch.pixel_values), batch.depth
         ).backward(),

@@ -90,7 +90,8 @@ def image_to_action(trace: Trace) -> None:
 def record_to_loss(trace: Trace, dataset: Path, mapping: Path | None = None) -> None:
     """A batch of one sample as a training run draws it, and the loss of the shipped model on it."""
     from spatialvla.training.config import DatasetConfig
-    from spatialvla.training.feed.datasets import open_data
+    from spatialvla.training.feed.batches import Feed
+    from spatialvla.training.feed.datasets import open_mixture
     from spatialvla.training.parallel.world import join_world
     from spatialvla.training.recipes import finetune
     from spatialvla.training.run.progress import Progress
@@ -106,10 +107,10 @@ def record_to_loss(trace: Trace, dataset: Path, mapping: Path | None = None) -> 
             batch_size=1,
             workers=0,
         )
-        data = open_data(config, network_config(config), world)
-        model, processor = build(config, data)
-        data.begin(model, processor, Progress(config, None))
-        batches = data.batches(0)
+        progress = Progress(config, None)
+        mixture = open_mixture(config, network_config(config), world, progress)
+        model, processor = build(config, mixture)
+        batches = Feed(config, mixture, model, processor, world, progress).training(0)
         model.training_loss(next(batches).batch)
         with trace:
             model.training_loss(next(batches).batch)

@@ -13,9 +13,8 @@ PICTURE = str(TESTS / "goldens" / "reference" / "images" / "img4_100x140.png")
 SEEN = ("--camera", "observation.images.top")
 
 CASES = {
-    "train": (["train", "--dataset", DATASET], "Training needs torchdata", "train"),
-    "finetune": (["finetune", "--dataset", DATASET], "Training needs torchdata", "train"),
-    "pretrain": (["pretrain", "--dataset", DATASET], "Training needs torchdata", "train"),
+    "train": (["train", "--dataset", DATASET], "The tracker tensorboard needs tensorboard", "train"),
+    "finetune": (["finetune", "--dataset", DATASET], "LoRA needs peft", "train"),
     "export": (["export", "--policy", "{adapter}", "--out", "{out}"], "LoRA needs peft", "train"),
     "serve": (["serve", "--policy", "nano"], "Serving needs", "serve"),
     "serve vla-eval": (["serve", "--policy", "nano", "--protocol", "vla-eval"], "needs", "serve"),
@@ -61,7 +60,7 @@ for case, arguments in json.load(sys.stdin).items():
 print("ANSWERS" + json.dumps(answers))
 """
 
-HIDDEN = """torchdata peft tensorboard matplotlib prometheus_client grpc libero robosuite
+HIDDEN = """peft tensorboard matplotlib prometheus_client grpc libero robosuite
 mujoco mani_skill gymnasium vla_eval"""
 
 

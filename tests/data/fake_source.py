@@ -21,6 +21,7 @@ class FakeEpisode:
     has_depth: bool
     broken_images: bool
     where: str
+    columns: dict
 
     def images(self, steps):
         if self.broken_images:
@@ -51,6 +52,7 @@ class FakeSource:
     no_ops: frozenset = frozenset()
     control_hz: float = 5.0
     reads: list = field(default_factory=list)
+    takeover: dict = field(default_factory=dict)  # steps that were taken over, by episode
 
     @property
     def fingerprint(self):
@@ -78,4 +80,5 @@ class FakeSource:
             has_depth=self.has_depth,
             broken_images=index in self.broken_images,
             where=f"{self.key} episode {index}",
+            columns={"takeover": np.isin(np.arange(length), self.takeover[index])} if self.takeover else {},
         )

@@ -4,25 +4,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatialvla.data.augmentation import Augmentation, Views, crop_and_resize, scaled_crops, transform_colours
+from spatialvla.data.augmentation import Augmentation, Views, scaled_crops, transform_colors
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import View, resize_intrinsics
 
 
-def camera(count=1, focal=110.0, centre=64.0):
-    return np.tile(np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1.0]]), (count, 1, 1))
+def camera(count=1, focal=110.0, center=64.0):
+    return np.tile(np.array([[focal, 0, center], [0, focal, center], [0, 0, 1.0]]), (count, 1, 1))
 
 
 def smooth_image(rng, size=128):
-    """An image whose colour tells the place: red rises with x, green with y."""
+    """An image whose color tells the place: red rises with x, green with y."""
     ramp = np.linspace(20, 235, size)
     image = np.zeros((size, size, 3))
     image[..., 0], image[..., 1], image[..., 2] = ramp[None, :], ramp[:, None], 120
     return image.astype(np.uint8)
 
 
-def colour_at(image, u, v):
-    """Bilinear colour at a point in pixels; pixel (0, 0) covers [0, 1) x [0, 1)."""
+def color_at(image, u, v):
+    """Bilinear color at a point in pixels; pixel (0, 0) covers [0, 1) x [0, 1)."""
     x, y = u - 0.5, v - 0.5
     left, top = int(np.floor(x)), int(np.floor(y))
     fx, fy = x - left, y - top
@@ -36,15 +36,15 @@ def test_a_crop_shows_the_same_thing_where_the_moved_camera_projects_a_point():
     image = smooth_image(rng)
     depth = np.linspace(0.5, 2.0, 128)[None, :].repeat(128, 0).astype(np.float32)
     views = Views(np.stack([image] * 16), camera(16), np.stack([depth] * 16))
-    crops = Augmentation(min_crop_area=0.6, brightness=0, contrast=0, saturation=0, hue=0)(views, rng)
+    crops = Augmentation(min_crop_area=0.6, brightness=0, contrast=0, saturation=0, hue=0)(views, 128, rng)
     point = np.array([0.05, -0.1, 1.2])
     before = views.intrinsics[0] @ point
-    expected = colour_at(image, before[0] / before[2], before[1] / before[2])
+    expected = color_at(image, before[0] / before[2], before[1] / before[2])
     moved = False
     for crop, intrinsics, crop_depth in zip(crops.images, crops.intrinsics, crops.depth, strict=True):
         after = intrinsics @ point
         u, v = after[0] / after[2], after[1] / after[2]
-        np.testing.assert_allclose(colour_at(crop, u, v), expected, atol=1.0)
+        np.testing.assert_allclose(color_at(crop, u, v), expected, atol=1.0)
         column = before[0] / before[2]
         np.testing.assert_allclose(
             crop_depth[int(v), int(u)], np.interp(column, np.arange(128) + 0.5, depth[0]), atol=0.02
@@ -53,13 +53,14 @@ def test_a_crop_shows_the_same_thing_where_the_moved_camera_projects_a_point():
     assert moved
 
 
-def test_a_crop_keeps_the_promised_area_and_the_size():
+def test_a_crop_keeps_the_promised_area():
     rng = np.random.default_rng(1)
     views = Views(np.zeros((200, 128, 96, 3), np.uint8), camera(200))
-    crops = Augmentation(min_crop_area=0.9)(views, rng)
-    assert crops.images.shape == views.images.shape
+    crops = Augmentation(min_crop_area=0.9)(views, 64, rng)
+    assert crops.images.shape == (200, 64, 64, 3)
     assert crops.depth is None
-    scale = crops.intrinsics[:, 0, 0] * crops.intrinsics[:, 1, 1] / 110.0**2
+    # A side of 96 or 128 pixels shows in 64.
+    scale = crops.intrinsics[:, 0, 0] * 96 / 64 * crops.intrinsics[:, 1, 1] * 128 / 64 / 110.0**2
     assert scale.min() >= 1
     assert scale.max() <= 1 / 0.9 + 1e-9
     assert scale.max() > 1.07
@@ -67,20 +68,20 @@ def test_a_crop_keeps_the_promised_area_and_the_size():
 
 def test_cropping_to_the_whole_image_changes_nothing():
     rng = np.random.default_rng(2)
-    views = Views(rng.integers(0, 256, (2, 32, 48, 3), dtype=np.uint8), camera(2), rng.random((2, 32, 48)))
-    whole = crop_and_resize(views, np.array([[0, 0, 48, 32]] * 2))
+    views = Views(rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8), camera(2), rng.random((2, 32, 32)))
+    whole = scaled_crops(views, np.array([[0, 0, 32, 32]] * 2), 32)
     np.testing.assert_array_equal(whole.images, views.images)
     np.testing.assert_array_equal(whole.intrinsics, views.intrinsics)
     np.testing.assert_array_equal(whole.depth, views.depth.astype(np.float32))
 
 
-def test_each_strength_moves_colours_in_its_own_way():
+def test_each_strength_moves_colors_in_its_own_way():
     image = np.full((1, 8, 8, 3), (180, 90, 60), np.uint8)
     image[:, :4] = (60, 90, 120)
     off = {"min_crop_area": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
     def changed(**strength):
-        views = Augmentation(**(off | strength))(Views(image, camera()), np.random.default_rng(3))
+        views = Augmentation(**(off | strength))(Views(image, camera()), 8, np.random.default_rng(3))
         return views.images.astype(np.float64)[0, ::4, 0]
 
     original = image.astype(np.float64)[0, ::4, 0]
@@ -93,29 +94,29 @@ def test_each_strength_moves_colours_in_its_own_way():
     factor = np.ptp(contrast[:, 0]) / np.ptp(original[:, 0])
     assert 0.8 <= factor <= 1.2
     assert factor != pytest.approx(1, abs=0.005)
-    grey = changed(saturation=0.5)
-    np.testing.assert_allclose(grey @ luma, original @ luma, atol=1)
-    assert abs(np.ptp(grey[0]) - np.ptp(original[0])) > 3
+    gray = changed(saturation=0.5)
+    np.testing.assert_allclose(gray @ luma, original @ luma, atol=1)
+    assert abs(np.ptp(gray[0]) - np.ptp(original[0])) > 3
     turned = changed(hue=0.05)
     np.testing.assert_allclose(turned @ luma, original @ luma, atol=1)
-    hues = [colorsys.rgb_to_hsv(*(colour / 255))[0] for colour in (turned[0], original[0])]
+    hues = [colorsys.rgb_to_hsv(*(color / 255))[0] for color in (turned[0], original[0])]
     assert 0.002 < abs(hues[0] - hues[1]) < 0.06
 
 
-def test_colours_are_cut_not_wrapped():
+def test_colors_are_cut_not_wrapped():
     image = np.array([[[[250, 5, 128]]]], np.uint8)
-    lighter = transform_colours(image, np.eye(3)[None], np.array([[20.0, -20.0, 0.0]]))
+    lighter = transform_colors(image, np.eye(3)[None], np.array([[20.0, -20.0, 0.0]]))
     np.testing.assert_array_equal(lighter, [[[[255, 0, 128]]]])
 
 
 def test_off_is_the_identity_and_seeds_repeat():
     rng = np.random.default_rng(4)
     views = Views(rng.integers(0, 256, (3, 40, 40, 3), dtype=np.uint8), camera(3))
-    assert Augmentation.off()(views, rng) is views
-    once, again = (Augmentation()(views, np.random.default_rng(5)) for _ in range(2))
+    assert Augmentation.off()(views, 40, rng) is views
+    once, again = (Augmentation()(views, 40, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(once.images, again.images)
     np.testing.assert_array_equal(once.intrinsics, again.intrinsics)
-    assert (once.images != Augmentation()(views, np.random.default_rng(6)).images).any()
+    assert (once.images != Augmentation()(views, 40, np.random.default_rng(6)).images).any()
 
 
 @pytest.mark.parametrize("option", [{"min_crop_area": 0.0}, {"hue": -0.1}, {"contrast": 2.0}])
@@ -141,8 +142,8 @@ def test_crops_are_scaled_as_the_processor_would():
 
 def test_what_is_not_cropped_keeps_its_size():
     views = Views(np.random.default_rng(0).integers(0, 255, (2, 20, 30, 3), dtype=np.uint8), camera(2))
-    assert Augmentation.off().to_size(views, 24, np.random.default_rng(0)) is views
-    assert Augmentation().to_size(views, 24, np.random.default_rng(0)).images.shape == (2, 24, 24, 3)
+    assert Augmentation.off()(views, 24, np.random.default_rng(0)) is views
+    assert Augmentation()(views, 24, np.random.default_rng(0)).images.shape == (2, 24, 24, 3)
 
 
 def test_a_crop_to_another_size_keeps_points_on_their_pixels():
@@ -156,7 +157,7 @@ def test_a_crop_to_another_size_keeps_points_on_their_pixels():
     ray = np.array([0.05, -0.07, 1.0])
     u, v, _ = camera @ ray
     new_u, new_v, _ = moved.intrinsics[0] @ ray
-    # Each pixel's colour tells where it was: column 3 u, row 4 v (centres at half pixels).
+    # Each pixel's color tells where it was: column 3 u, row 4 v (centers at half pixels).
     got = moved.images[0, int(new_v), int(new_u)]
     assert abs(got[0] / 3 + 0.5 - u) < 1
     assert abs(got[1] / 4 + 0.5 - v) < 1

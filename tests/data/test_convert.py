@@ -30,6 +30,10 @@ class MadeEpisode:
         return np.random.default_rng(self.number).uniform(-1, 1, (self.number + 3, 7))
 
     @property
+    def columns(self):
+        return {}
+
+    @property
     def starts(self):
         return np.arange(self.number + 3)
 

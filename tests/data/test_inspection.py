@@ -22,6 +22,10 @@ class MadeEpisode:
     broken: bool = False
 
     @property
+    def columns(self):
+        return {}
+
+    @property
     def starts(self):
         return np.arange(len(self.actions))
 

@@ -13,6 +13,7 @@ from fake_source import CAMERA, FakeSource
 
 from spatialvla import Processor
 from spatialvla.data.augmentation import Augmentation
+from spatialvla.data.batches import ReadOptions
 from spatialvla.data.loader import evaluation_batches, make_loader
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.training_mixture import TrainingMixture
@@ -46,7 +47,7 @@ def names(batches):
 
 def test_a_sample_is_what_its_name_says():
     mixture, processor = opened(ONE)
-    loader = make_loader(mixture, processor, 19, augmentation=Augmentation.off())
+    loader = make_loader(mixture, processor, 19, ReadOptions(Augmentation.off()))
     loaded = next(iter(loader))
     assert sorted(loaded.names) == sorted(
         f"one episode {e} step {t}" for e, length in enumerate(ONE.lengths) for t in range(length)
@@ -75,7 +76,7 @@ def test_a_sample_is_what_its_name_says():
 
 def test_rows_of_several_datasets_have_their_own_camera_and_statistics():
     mixture, processor = opened(ONE, TWO)
-    loaded = next(iter(make_loader(mixture, processor, 31, augmentation=Augmentation.off())))
+    loaded = next(iter(make_loader(mixture, processor, 31, ReadOptions(Augmentation.off()))))
     assert np.bincount(loaded.source).tolist() == [19, 12]
     side = processor.image_size
     for row, source in enumerate(loaded.source):
@@ -90,8 +91,8 @@ def test_rows_of_several_datasets_have_their_own_camera_and_statistics():
 
 def test_a_crop_moves_the_camera_along():
     mixture, processor = opened(replace(ONE, has_depth=True))
-    augmentation = Augmentation(min_crop_area=0.5)
-    batch = next(iter(make_loader(mixture, processor, 19, augmentation=augmentation, depth=True))).batch
+    options = ReadOptions(Augmentation(min_crop_area=0.5), depth=True)
+    batch = next(iter(make_loader(mixture, processor, 19, options))).batch
     focal = batch.intrinsics[:, 0, 0] / (CAMERA.intrinsics[0, 0] * processor.image_size / 80)
     assert 1.0 <= focal.min() < focal.max() <= 2**0.5 + 1e-3
     assert batch.depth.shape == (19, processor.image_size, processor.image_size)
@@ -101,7 +102,7 @@ def test_a_crop_moves_the_camera_along():
 def test_depth_must_be_there_where_it_is_asked_for():
     mixture, processor = opened(ONE)
     with pytest.raises(InputError, match="one has no depth sensor"):
-        next(iter(make_loader(mixture, processor, 2, depth=True)))
+        next(iter(make_loader(mixture, processor, 2, ReadOptions(Augmentation(), depth=True))))
     assert next(iter(make_loader(mixture, processor, 2))).batch.depth is None
 
 
@@ -167,8 +168,9 @@ def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
         with pytest.raises(CheckpointError, match=r"^one episode 1 holds a broken image$"):
             given(make_loader(mixture, processor, 31, workers=workers), 1)
     good = next(iter(make_loader(*opened(ONE, TWO), 31)))
+    skipping = ReadOptions(Augmentation(), on_bad="skip")
     for workers in (0, 2):
-        loaded = next(iter(make_loader(mixture, processor, 31, on_bad="replace", workers=workers)))
+        loaded = next(iter(make_loader(mixture, processor, 31, skipping, workers=workers)))
         assert len(loaded.replaced) >= 4
         assert set(loaded.replaced) == {"one episode 1 holds a broken image"}
         assert loaded.source.tolist() == good.source.tolist()
@@ -180,7 +182,7 @@ def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
 def test_a_dataset_that_is_damaged_all_over_ends_it():
     mixture, processor = opened(replace(ONE, broken_images=frozenset({0, 1, 2})))
     with pytest.raises(CheckpointError, match="101 samples of one one after another are damaged"):
-        given(make_loader(mixture, processor, 1, on_bad="replace"), 1)
+        given(make_loader(mixture, processor, 1, ReadOptions(Augmentation(), on_bad="skip")), 1)
 
 
 def test_episodes_that_changed_since_the_survey_are_noticed():
@@ -193,13 +195,13 @@ def test_episodes_that_changed_since_the_survey_are_noticed():
 
 def test_few_episodes_are_kept_and_none_are_sent_along():
     source = FakeSource("many", (3,) * 50, reads=[])
-    samples = make_loader(*opened(source), 1, recent=4).dataset.samples
+    batches = make_loader(*opened(source), 1, recent=4).batches
     for number in range(40):
-        samples[number]
-    assert len(samples._episodes) == 4
-    sent = pickle.loads(pickle.dumps(samples))
+        batches[[number]]
+    assert len(batches._episodes) == 4
+    sent = pickle.loads(pickle.dumps(batches))
     assert not sent._episodes
-    assert sent[7].name == samples[7].name
+    assert sent[[7]].names == batches[[7]].names
 
 
 def test_held_out_samples_are_evaluated_as_they_are():

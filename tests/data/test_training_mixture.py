@@ -1,11 +1,14 @@
 """Mixtures: what is held out stays out, and every dataset has its share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from fake_source import FakeSource
+from fake_source import CAMERA, FakeSource
 
 from spatialvla.actions.grids import ActionGrid, Bins
-from spatialvla.data.training_mixture import EvenlySpaced, TrainingMixture
+from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
 
 BINS = Bins(theta=4, phi=8, r=4, roll=4, pitch=4, yaw=4)
@@ -36,18 +39,6 @@ def test_weights_are_shares_of_the_draws():
     assert 5 < np.bincount(some.source)[0] < 40
 
 
-def test_evaluation_is_evenly_spaced_and_shared_among_datasets():
-    spaced = EvenlySpaced([np.full(100, 10), np.array([3, 0, 1]), np.zeros(2, int)], 24)
-    draws = spaced(np.arange(len(spaced)))
-    assert np.bincount(draws.source).tolist() == [20, 4]
-    places = (draws.episode * 10 + draws.start)[draws.source == 0]
-    assert np.diff(places).tolist() == [50] * 19
-    small = [(e, s) for o, e, s in zip(draws.source, draws.episode, draws.start, strict=True) if o == 1]
-    assert small == [(0, 0), (0, 1), (0, 2), (2, 0)]
-    assert len(EvenlySpaced([np.array([5])], 100)) == 5
-    assert len(EvenlySpaced([np.array([0])], 100)) == 0
-
-
 def test_episodes_that_say_nothing_are_left_out_or_given_words():
     source = FakeSource("some", (3, 3, 3), mute=frozenset({1}))
     assert np.unique(TrainingMixture.open([source]).training(np.arange(6)).episode).tolist() == [0, 2]
@@ -76,6 +67,42 @@ def test_one_grid_for_all_counts_each_dataset_as_it_is_drawn():
     assert set(TrainingMixture.open(sources).statistics()) == {"wide", "narrow"}
 
 
+def test_the_grid_of_one_dataset_is_that_of_all_its_actions_once():
+    rng = np.random.default_rng(0)
+    walks = [np.concatenate([rng.normal(0, 0.3, (30, 6)), rng.integers(0, 2, (30, 1))], 1) for _ in range(9)]
+
+    class Walk(FakeSource):
+        def episode(self, index):
+            return replace(super().episode(index), actions=walks[index])
+
+    mixture = TrainingMixture.open([Walk("walk", (30,) * 9)], [0.5], held_out=0.2)
+    actions = np.concatenate(walks)
+    expected = ActionGrid.fit(ActionStatistics.from_actions(actions).normalize(actions), 0.1, BINS)
+    for name, edges in mixture.fit_grid(BINS, 0.1).edges.items():
+        np.testing.assert_allclose(edges, expected.edges[name], atol=1e-9)
+
+
+def test_all_tasks_give_about_the_same_share_of_what_is_held_out():
+    class Tasks(FakeSource):
+        def episode(self, index):
+            return replace(super().episode(index), instruction=f"task {index % 4}")
+
+    source = Tasks("tasks", (5,) * 40)
+    for seed in range(5):
+        (held_out,) = TrainingMixture.open([source], held_out=0.1, seed=seed).held_out
+        assert sorted(np.flatnonzero(held_out) % 4) == [0, 1, 2, 3]
+    one, other = (TrainingMixture.open([source], held_out=0.1, seed=seed).held_out[0] for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_cameras_and_instructions_are_the_datasets_own():
+    mixture = TrainingMixture.open([ONE, FakeSource("blind", (3,), camera=None)])
+    assert mixture.cameras() == {"one": CAMERA}
+    assert mixture.instructions() == sorted({f"move {index}" for index in range(20)})
+    weighted = TrainingMixture.open([ONE, FakeSource("blind", (3,), camera=None)], [1, 2])
+    assert mixture.fingerprint != weighted.fingerprint
+
+
 def test_what_cannot_be_trained_on():
     with pytest.raises(InputError, match="one twice"):
         TrainingMixture.open([ONE, ONE])
@@ -84,5 +111,5 @@ def test_what_cannot_be_trained_on():
     mute = FakeSource("mute", (3, 3), mute=frozenset({0, 1}))
     with pytest.raises(InputError, match="mute has no samples: of 2 episodes 0 are damaged and 2 have no"):
         TrainingMixture.open([mute])
-    with pytest.raises(InputError, match="no dataset is left"):
+    with pytest.raises(InputError, match="No dataset is left"):
         TrainingMixture.open([ONE]).fit_grid(BINS, exclude={"one"})

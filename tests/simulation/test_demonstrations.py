@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.takeover import WholeChunks
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.demonstration import Demonstration
 from spatialvla.simulation.libero.recorder import record_demonstrations, store
@@ -62,9 +63,9 @@ def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
     np.testing.assert_array_equal(read.columns["action"], original.actions)
     np.testing.assert_array_equal(read.columns["observation.state"], original.proprioception)
     np.testing.assert_array_equal(read.columns["observation.intrinsics"][3], original.intrinsics)
-    samples = EpisodeSamples.open(tmp_path / "dataset", chunk=3)
-    # Frame 4 of each episode was driven: chunks of 3 actions that begin at 2, 3 or 4 are no lessons.
-    assert samples.lessons(np.arange(15)).tolist() == [0, 1, 5, 6, 7, 11, 12, 13, 14]
+    whole = WholeChunks(LeRobotSource(tmp_path / "dataset"), chunk=3)
+    # Frame 4 of each episode was driven: chunks of 3 actions that begin at 2, 3 or 4 are no samples.
+    assert [whole.episode(index).starts.tolist() for index in (0, 1)] == [[0, 1, 5], [0, 1, 5, 6, 7, 8]]
     images = read.frames("observation.images.agentview")
     assert np.abs(images.astype(int) - original.images).mean() < 6  # video is lossy
     assert ("observation.depth.agentview" in read.cameras) == depth

@@ -146,6 +146,7 @@ def make_config(dataset, tmp_path):
             "datasets": (DatasetConfig(str(dataset), key=key),),
             "guidance": Guidance(**guidance),
             "out": tmp_path / "run",
+            "cache": tmp_path / "cache",
             "in_memory": True,
             "trackers": ("tensorboard",),
             "preset": "tiny",

@@ -17,7 +17,7 @@ from spatialvla.model.presets import PRESETS
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.config import DatasetConfig, TrainConfig
-from spatialvla.training.feed.committed import jittered, with_committed_steps
+from spatialvla.training.feed.given_tokens import jittered, with_committed_steps
 from spatialvla.training.loop import train
 from spatialvla.types import GIVEN, IGNORED, Batch
 
@@ -34,7 +34,8 @@ def start(tmp_path_factory):
 
 
 def a_config(dataset, out, **changes):
-    settings = {"in_memory": True, "preset": "tiny", "bins": BINS, "depth": "sensor", "batch_size": 8}
+    settings = {"in_memory": True, "cache": out / "cache", "preset": "tiny", "bins": BINS}
+    settings |= {"depth": "sensor", "batch_size": 8}
     return TrainConfig(datasets=(DatasetConfig(str(dataset)),), out=out, **(settings | changes))
 
 

@@ -1,16 +1,15 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.data.in_memory import EpisodeSamples
 from spatialvla.errors import InputError
 from spatialvla.model.presets import preset
 from spatialvla.policy import Policy
 from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.depth_estimator import (
+    depth_frames,
     depth_loss,
     depth_quality,
     train_depth,
@@ -20,29 +19,29 @@ from spatialvla.training.loop import train
 
 
 def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_config):
-    untrained = untrained_estimator(preset("tiny"))
-    samples = EpisodeSamples.open(dataset, chunk=2)
-    before = depth_quality(untrained, samples, np.arange(len(samples)), frames=24)
     weights = tmp_path / "depth"
-    quality = train_depth(
-        DepthConfig(
-            str(dataset),
-            weights,
-            preset="tiny",
-            steps=60,
-            minutes=None,
-            batch_size=8,
-            held_out=0.25,
-            learning_rate=5e-3,
-        )
+    training = DepthConfig(
+        str(dataset),
+        weights,
+        cache=tmp_path / "cache",
+        preset="tiny",
+        steps=60,
+        minutes=None,
+        batch_size=8,
+        held_out=0.25,
+        learning_rate=5e-3,
     )
+    network = preset("tiny")
+    mixture = depth_frames(training, network)
+    before = depth_quality(untrained_estimator(network), mixture, frames=24)
+    quality = train_depth(training)
     assert quality.abs_rel < 0.5 * before.abs_rel
     assert quality.delta1 > 0.8
     assert json.loads((weights / "quality.json").read_text())["abs_rel"] == quality.abs_rel
 
     config = make_config(depth="estimate", depth_mix=0.5, depth_weights=weights, steps=2)
     policy = Policy.from_pretrained(train(config, device="cpu").model)
-    again = depth_quality(policy.model.vision_zoe_model, samples, samples.split(0.25, 0)[1], frames=256)
+    again = depth_quality(policy.model.vision_zoe_model, mixture, frames=256)
     assert again.abs_rel == pytest.approx(quality.abs_rel, rel=1e-4)
 
 

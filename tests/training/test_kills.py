@@ -1,6 +1,7 @@
 """A run killed at random moments, also while saving, ends with the weights of an unbroken one, bit for bit."""
 
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -17,7 +18,7 @@ PATIENCE = 600.0
 @pytest.fixture
 def start(monkeypatch):
     """Starts a process that works on a run; forked from one that has imported everything once."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["killed_run"])

@@ -16,7 +16,8 @@ from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.training import loop
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
-from spatialvla.training.loop import NonFiniteLoss, train
+from spatialvla.training.loop import train
+from spatialvla.training.step import Learner, NonFiniteLoss
 from spatialvla.types import Observation
 
 
@@ -89,15 +90,14 @@ def test_a_run_cannot_be_resumed_with_another_stream(make_config):
 
 def test_sigterm_saves_and_the_run_goes_on(make_config, monkeypatch):
     config = make_config(steps=6)
-    update = loop.Trainer._update
+    update = Learner.update
 
-    def interrupted(self, loaded, measured):
-        numbers = update(self, loaded, measured)
-        if self.step == 2:
+    def interrupted(self, loaded, step, *rest):
+        if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return numbers
+        return update(self, loaded, step, *rest)
 
-    monkeypatch.setattr(loop.Trainer, "_update", interrupted)
+    monkeypatch.setattr(Learner, "update", interrupted)
     result = train(config, device="cpu")
     assert (result.finished, result.step, result.model) == (False, 2, None)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -115,15 +115,15 @@ def test_only_the_last_checkpoints_are_kept(make_config):
 
 def test_a_loss_that_is_no_number_stops_and_names_the_samples(make_config, monkeypatch):
     config = make_config(steps=3)
-    update = loop.Trainer._update
+    update = Learner.update
 
-    def poisoned(self, loaded, measured):
-        if self.step == 1:
+    def poisoned(self, loaded, step, *rest):
+        if step == 1:
             with torch.no_grad():
                 self.model.multi_modal_projector.linear.weight.fill_(float("nan"))
-        return update(self, loaded, measured)
+        return update(self, loaded, step, *rest)
 
-    monkeypatch.setattr(loop.Trainer, "_update", poisoned)
+    monkeypatch.setattr(Learner, "update", poisoned)
     with pytest.raises(NonFiniteLoss, match=r"step 2 is nan.*episode \d+ step \d+"):
         train(config, device="cpu")
 

@@ -3,9 +3,6 @@ import pytest
 import torch
 
 from spatialvla.actions.grids import ActionGrid, Bins
-from spatialvla.data.in_memory import EpisodeSamples
-from spatialvla.errors import InputError
-from spatialvla.training.guidance.privileged import PrivilegedTargets, keyframes
 from spatialvla.training.guidance.soft_targets import SoftTokenLoss
 
 GRID = ActionGrid.uniform(Bins(theta=4, phi=6, r=3, roll=3, pitch=3, yaw=3))
@@ -44,26 +41,3 @@ def test_the_target_keeps_the_true_cell_most_likely():
     shares = loss.get_buffer("shares0")
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(len(shares)))
     assert (shares.argmax(dim=1) == torch.arange(len(shares))).all()
-
-
-def test_keyframes_are_where_the_gripper_changes_next(dataset):
-    samples = EpisodeSamples.open(dataset, chunk=2)
-    found = keyframes(samples)
-    # Every episode of 12 frames opens for 6 and closes for 6.
-    assert found[:12].tolist() == [6] * 6 + [11] * 6
-    assert found[12:24].tolist() == [18] * 6 + [23] * 6
-
-
-def test_targets_are_standardised_and_missing_features_named(dataset):
-    samples = EpisodeSamples.open(dataset, chunk=2)
-    targets = PrivilegedTargets(samples, ("observation.state", "observation.state@keyframe"))
-    assert targets.size == 16
-    np.testing.assert_allclose(targets.values.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(targets.values.std(0), 1, atol=1e-4)
-    state = samples.columns["observation.state"]
-    again = targets.batch(np.array([0, 7]))[:, 8:].numpy() * state[keyframes(samples)].std(0)
-    np.testing.assert_allclose(again[0] - again[1], state[6] - state[11], atol=1e-5)
-    part = PrivilegedTargets(samples, ("observation.state[2:5]@keyframe",))
-    np.testing.assert_array_equal(part.values, targets.values[:, 10:13])
-    with pytest.raises(InputError, match=r"observation\.secret"):
-        PrivilegedTargets(samples, ("observation.secret",))

@@ -1,17 +1,22 @@
 """The vision stage: it learns from the image, leaves the decoder alone, and hands over to the policy's training."""
 
 import json
+import os
+import signal
+from dataclasses import replace
 
+import pytest
 import torch
 
+from spatialvla.errors import InputError
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.feed.datasets import MemoryData
-from spatialvla.training.guidance.vision_stage import pretrain_vision
-from spatialvla.training.loop import train
+from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.guidance.vision_stage import VisionStage
+from spatialvla.training.loop import STAGE_FOLDER, Trainer, train
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
-from spatialvla.training.start.build import build, calm_residuals, network_config
+from spatialvla.training.start.build import scale_residuals
 
 OPTIONS = {
     "depth": "sensor",
@@ -22,36 +27,72 @@ OPTIONS = {
 }
 
 
-def test_the_encoder_learns_and_the_rest_stays(make_config, tmp_path):
+def lines(config):
+    return [json.loads(line) for line in (config.out / "vision.jsonl").read_text().splitlines()]
+
+
+def test_the_encoder_learns_and_the_rest_stays(make_config):
     config = make_config(vision_steps=200, **OPTIONS)
-    torch.manual_seed(0)
-    data = MemoryData(config, network_config(config), World())
-    model, processor = build(config, data)
-    data.begin(model, processor, Progress(config, None))
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    log = tmp_path / "vision.jsonl"
-    pretrain_vision(model, data, config, log)
-    first, second = map(json.loads, log.read_text().splitlines())
+    trainer = Trainer(config, World(), Progress(config, None))
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    assert trainer.pretrain_vision([])
+    first, second = lines(config)
     assert second["regression"] < 0.7 * first["regression"]
     assert second["looking"] < 0.5 * first["looking"]
     assert second["held_out/looking"] < 0.5  # looking at random costs about 2
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainer.model.named_parameters():
         learns = name.startswith(("vision_tower", "position_embedding_3d"))
         assert torch.equal(before[name], parameter) != learns, name
 
 
+def test_making_a_trainer_trains_nothing(make_config):
+    config = make_config(vision_steps=100, **OPTIONS)
+    Trainer(config, World(), Progress(config, None))
+    assert not config.out.exists()
+
+
 def test_it_comes_before_the_policys_training_and_only_once(make_config):
-    config = make_config(steps=2, save_every=1, vision_steps=100, **OPTIONS)
+    config = make_config(steps=2, save_every=1, vision_steps=100, ema_decay=0.9, **OPTIONS)
     assert train(config, device="cpu").finished
+    assert not (config.out / STAGE_FOLDER).exists()
     written = (config.out / "vision.jsonl").stat().st_mtime_ns
-    train(make_config(steps=4, save_every=1, vision_steps=100, **OPTIONS), resume=True, device="cpu")
+    train(replace(config, steps=4), resume=True, device="cpu")
     assert (config.out / "vision.jsonl").stat().st_mtime_ns == written
 
 
-def test_calmed_residuals_add_less():
+def test_it_stops_when_told_to_and_goes_on_exactly(make_config, tmp_path, monkeypatch):
+    """With datasets that are not in memory, too."""
+    straight = make_config(
+        out=tmp_path / "straight", in_memory=False, steps=2, save_every=60, vision_steps=200, **OPTIONS
+    )
+    assert train(straight, device="cpu").finished
+    halves = replace(straight, out=tmp_path / "halves")
+    losses, calls = VisionStage.losses, []
+
+    def interrupted(self, loaded):
+        calls.append(loaded.names)
+        if len(calls) == 130:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses(self, loaded)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VisionStage, "losses", interrupted)
+        result = train(halves, device="cpu")
+    assert (result.finished, result.step, result.model) == (False, 0, None)
+    with pytest.raises(InputError, match="already holds a run"):
+        train(halves, device="cpu")
+    with pytest.raises(InputError, match="another batch_size"):
+        train(replace(halves, batch_size=4), resume=True, device="cpu")
+    assert train(halves, resume=True, device="cpu").finished
+    one, two = (load_weights(config.out) for config in (straight, halves))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [line["step"] for line in lines(halves)] == [100, 200]
+
+
+def test_scaled_residuals_add_less():
     torch.manual_seed(0)
     model = SpatialVLA(preset("nano"))
     layer = model.vision_tower.encoder.layers[0]
     before = layer.mlp.fc2.weight.std()
-    calm_residuals(model)
+    scale_residuals(model)
     assert torch.isclose(layer.mlp.fc2.weight.std(), before * 8**-0.5)

@@ -68,8 +68,9 @@ class TrainingRun(Verb):
         """Trains, says where the model is, and exits with STOPPED where the run was told to stop."""
         from rich.console import Console
 
-        from spatialvla.training.loop import NonFiniteLoss, train
+        from spatialvla.training.loop import train
         from spatialvla.training.run.stopping import STOPPED
+        from spatialvla.training.step import NonFiniteLoss
 
         config = replace(self.recipe, datasets=self.datasets.configurations(), **self.changes())
         console = Console(stderr=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spatialvla.actions.coordinates import checked_actions
-from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.shuffle import scrambled
 from spatialvla.errors import InputError
@@ -40,7 +39,7 @@ class ActionSketch:
         """One episode's actions (T, 7). Raises InputError on other shapes, NaN or infinity."""
         values = checked_actions(actions).astype(np.float64)
         if values.ndim != 2:
-            raise InputError(f"the actions of an episode have the shape (T, 7), not {values.shape}")
+            raise InputError(f"The actions of an episode have the shape (T, 7), not {values.shape}.")
         if len(values):
             other = ActionSketch(
                 episodes=1,
@@ -74,7 +73,7 @@ class ActionSketch:
     def statistics(self) -> ActionStatistics:
         """Raises InputError where there were no actions."""
         if not self.count:
-            raise InputError("the dataset has no actions to make statistics of")
+            raise InputError("The dataset has no actions to make statistics of; leave it out.")
         q01, q99 = np.quantile(self.sample, [0.01, 0.99], axis=0)
         return ActionStatistics(
             q01=q01,
@@ -88,11 +87,7 @@ class ActionSketch:
             num_transitions=self.count,
         )
 
-    def fit_grid(self, bins: Bins, min_sigma: float = 0.0) -> ActionGrid:
-        """The action grid fitted to the sample, normalised by its own statistics."""
-        return ActionGrid.fit(self.statistics().normalize(self.sample), min_sigma, bins)
-
 
 def _hashes(episode: int, length: int) -> np.ndarray:
-    """(length,) uint64, well mixed, of the actions' places in the dataset."""
+    """(length,) uint64, well mixed, of the actions' numbers in the dataset."""
     return scrambled((np.uint64(episode) << np.uint64(32)) + np.arange(length, dtype=np.uint64), _KEY)

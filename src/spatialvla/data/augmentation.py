@@ -20,7 +20,7 @@ class Views:
 
     images: (B, H, W, 3) uint8 RGB.
     intrinsics: (B, 3, 3) float64 K in pixels of `images`.
-    depth: (B, H, W) float32 metres, or None.
+    depth: (B, H, W) float32 meters, or None.
     """
 
     images: np.ndarray
@@ -49,25 +49,18 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_crop_area <= 1:
-            raise InputError(f"min_crop_area is a fraction in (0, 1], not {self.min_crop_area}")
+            raise InputError(f"min_crop_area is a fraction in (0, 1], not {self.min_crop_area}.")
         for name in ("brightness", "contrast", "saturation", "hue"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"augmentation {name} must lie in [0, 1], not {getattr(self, name)}")
+                raise InputError(f"augmentation {name} must lie in [0, 1], not {getattr(self, name)}.")
 
     @classmethod
     def off(cls) -> Augmentation:
         """Leaves every image as it is."""
         return cls(min_crop_area=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
-    def __call__(self, views: Views, rng: np.random.Generator) -> Views:
-        """Each image its own crop and colours, all drawn from `rng`."""
-        if self.min_crop_area < 1:
-            height, width = views.images.shape[1:3]
-            views = crop_and_resize(views, self._boxes(len(views.images), height, width, rng))
-        return self._coloured(views, rng)
-
-    def to_size(self, views: Views, size: int, rng: np.random.Generator) -> Views:
-        """The same for images of any size; those that are cropped become squares of `size` pixels on the way.
+    def __call__(self, views: Views, size: int, rng: np.random.Generator) -> Views:
+        """Each image its own crop and colors, all drawn from `rng`; cropped ones become squares of `size` pixels.
 
         Each crop is cut from the camera's own pixels and scaled once: scaling first would blur it twice, and
         serving never sees images that were blurred so. What is not cropped is left to the processor to scale.
@@ -75,12 +68,12 @@ class Augmentation:
         if self.min_crop_area < 1:
             height, width = views.images.shape[1:3]
             views = scaled_crops(views, self._boxes(len(views.images), height, width, rng), size)
-        return self._coloured(views, rng)
+        return self._colored(views, rng)
 
-    def _coloured(self, views: Views, rng: np.random.Generator) -> Views:
+    def _colored(self, views: Views, rng: np.random.Generator) -> Views:
         if self.brightness or self.contrast or self.saturation or self.hue:
-            matrices, offsets = self._colours(views.images, rng)
-            views = Views(transform_colours(views.images, matrices, offsets), views.intrinsics, views.depth)
+            matrices, offsets = self._colors(views.images, rng)
+            views = Views(transform_colors(views.images, matrices, offsets), views.intrinsics, views.depth)
         return views
 
     def _boxes(self, count: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -90,7 +83,7 @@ class Augmentation:
         corners = np.floor(rng.random((count, 2)) * (np.array([width, height]) - sizes + 1))
         return np.concatenate([corners, sizes], axis=1).astype(np.int64)
 
-    def _colours(self, images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _colors(self, images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(B, 3, 3) and (B, 3): brightness, contrast, saturation and hue folded into one affine map."""
         count = len(images)
         shift = 255 * rng.uniform(-self.brightness, self.brightness, (count, 1))
@@ -106,53 +99,40 @@ class Augmentation:
         chroma[:, 1, 2] = -chroma[:, 2, 1]
         matrices = np.linalg.inv(RGB_TO_YIQ) @ chroma @ RGB_TO_YIQ
 
-        # Every 4th pixel gives the mean to well under one grey level.
+        # Every 4th pixel gives the mean to well under one gray level.
         means = images[:, ::4, ::4].mean(axis=(1, 2))
         offsets = (matrices @ ((1 - contrast) * means + shift)[:, :, None])[:, :, 0]
         return matrices * contrast[:, :, None], offsets
 
 
-def crop_and_resize(views: Views, boxes: np.ndarray) -> Views:
-    """Cut each image to its box (left, top, width, height; in pixels) and scale it back to the full size.
-
-    Colours are interpolated linearly; depth takes the nearest pixel, so that no depth between two objects
-    is invented.
-    """
-    return _cut_and_scaled(views, boxes, views.images.shape[1:3], "bilinear")
-
-
 def scaled_crops(views: Views, boxes: np.ndarray, size: int) -> Views:
     """Cut each image to its box (left, top, width, height; in pixels) and scale it to a square of `size` pixels.
 
-    Colours with the processor's bicubic filter, to within two grey levels: Pillow's own takes five times as long.
+    Colors with the processor's bicubic filter, to within two gray levels: Pillow's own takes five times as long.
+    Depth takes the nearest pixel, so that no depth between two objects is invented.
     """
-    return _cut_and_scaled(views, boxes, (size, size), "bicubic")
-
-
-def _cut_and_scaled(views: Views, boxes: np.ndarray, size: tuple[int, ...], mode: str) -> Views:
     # Here, so that a configuration that holds an Augmentation, and a command's --help, need no torch.
     import torch
     import torch.nn.functional as F
 
-    height, width = size
     pixels = torch.from_numpy(np.ascontiguousarray(views.images)).permute(0, 3, 1, 2)
-    images = torch.empty((len(pixels), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    images = torch.empty((len(pixels), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     depth = None if views.depth is None else torch.from_numpy(np.ascontiguousarray(views.depth, np.float32))
-    new_depth = None if depth is None else torch.empty((len(pixels), height, width))
+    new_depth = None if depth is None else torch.empty((len(pixels), size, size))
     for index, (left, top, box_width, box_height) in enumerate(boxes.tolist()):
         rows, columns = slice(top, top + box_height), slice(left, left + box_width)
         images[index] = F.interpolate(
             pixels[index : index + 1, :, rows, columns],
-            size=(height, width),
-            mode=mode,
+            size=(size, size),
+            mode="bicubic",
             antialias=True,
         )[0]
         if depth is not None and new_depth is not None:
             cut = depth[None, index : index + 1, rows, columns]
-            new_depth[index] = F.interpolate(cut, size=(height, width), mode="nearest-exact")[0, 0]
+            new_depth[index] = F.interpolate(cut, size=(size, size), mode="nearest-exact")[0, 0]
     return Views(
         images=images.permute(0, 2, 3, 1).numpy(),
-        intrinsics=_moved_intrinsics(views.intrinsics, boxes, (height, width)),
+        intrinsics=_moved_intrinsics(views.intrinsics, boxes, (size, size)),
         depth=None if new_depth is None else new_depth.numpy(),
     )
 
@@ -166,7 +146,7 @@ def _moved_intrinsics(intrinsics: np.ndarray, boxes: np.ndarray, size: tuple[int
     )
 
 
-def transform_colours(images: np.ndarray, matrices: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def transform_colors(images: np.ndarray, matrices: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Apply `matrices[b] @ rgb + offsets[b]` to each pixel of (B, H, W, 3) uint8 images, cut to [0, 255]."""
     mapped = np.empty_like(images)
     transposed = matrices.transpose(0, 2, 1).astype(np.float32, order="C")
@@ -174,8 +154,8 @@ def transform_colours(images: np.ndarray, matrices: np.ndarray, offsets: np.ndar
     row_offsets = np.tile((offsets + 0.5).astype(np.float32), images.shape[2])
     for image, matrix, offset, target in zip(images, transposed, row_offsets, mapped, strict=True):
         # One image at a time stays in the core's cache: 3 times faster than the whole batch at once.
-        colours = image.astype(np.float32).reshape(-1, 3) @ matrix
-        rows = colours.reshape(len(image), -1)
+        colors = image.astype(np.float32).reshape(-1, 3) @ matrix
+        rows = colors.reshape(len(image), -1)
         rows += offset
         np.clip(rows, 0, 255, out=rows)
         target[:] = rows.reshape(image.shape)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 
 from spatialvla.geometry.camera import Camera
 
+OnBad = Literal["raise", "skip"]
+"""Whether damaged data is an error, or is left out and said."""
+
 
 class Episode(Protocol):
     """T steps of one robot. Numbers are read at once, images when they are asked for.
 
-    instruction: what to do, lower-case; "" where the dataset does not say.
+    instruction: what to do; "" where the dataset does not say.
     actions: (T, 7) float64 Δx Δy Δz Δroll Δpitch Δyaw gripper, in the dataset's units, gripper 1 = open.
     starts: (N,) the steps that samples may start at, ascending.
     camera: of the images, or None where it is not known.
+    columns: (T, …) the dataset's other numbers of each step by their names; empty where it has no such.
     """
 
     @property
@@ -27,12 +32,14 @@ class Episode(Protocol):
     def starts(self) -> np.ndarray: ...
     @property
     def camera(self) -> Camera | None: ...
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]: ...
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB of some steps. Raises CheckpointError, naming the place, for a broken file."""
+        """(n, H, W, 3) uint8 RGB of some steps. Raises CheckpointError, naming the file, where it is broken."""
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 metres of a sensor, 0 where there is no reading; None where there was no sensor."""
+        """(n, H, W) float32 meters of a sensor, 0 where there is no reading; None where there was no sensor."""
 
 
 class EpisodeSource(Protocol):
@@ -53,7 +60,7 @@ class EpisodeSource(Protocol):
         """Episodes."""
 
     def episode(self, index: int) -> Episode:
-        """Any episode. Raises CheckpointError, naming the place, for damaged data."""
+        """Any episode. Raises CheckpointError, naming the file, for damaged data."""
 
 
 def moving(actions: np.ndarray) -> np.ndarray:
@@ -61,14 +68,82 @@ def moving(actions: np.ndarray) -> np.ndarray:
     return np.asarray((np.abs(actions[:, :6]) > 1e-5).any(axis=1))
 
 
-def action_chunks(actions: np.ndarray, steps: np.ndarray, ends: np.ndarray | int, chunk: int) -> np.ndarray:
-    """(B, chunk, 7): the actions from each of the `steps` (B,) on.
+@dataclass(frozen=True)
+class EpisodeWrapper:
+    """An episode of which a subclass changes something; the rest is the wrapped one's."""
 
-    actions: (N, 7) of one or more episodes. ends: (B,) or one number, one past the last step of each one's episode.
+    episode: Episode
+
+    @property
+    def instruction(self) -> str:
+        """The wrapped one's, as is all below."""
+        return self.episode.instruction
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(T, 7) in the dataset's units."""
+        return self.episode.actions
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(N,) the steps that samples may start at."""
+        return self.episode.starts
+
+    @property
+    def camera(self) -> Camera | None:
+        """Of the images."""
+        return self.episode.camera
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """(T, …) the dataset's other numbers."""
+        return self.episode.columns
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB."""
+        return self.episode.images(steps)
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 meters, or None."""
+        return self.episode.depth(steps)
+
+
+@dataclass(frozen=True)
+class SourceWrapper:
+    """A dataset of which a subclass changes something; the rest is the wrapped one's."""
+
+    source: EpisodeSource
+
+    @property
+    def key(self) -> str:
+        """The name of its statistics in a checkpoint."""
+        return self.source.key
+
+    @property
+    def control_hz(self) -> float:
+        """Steps a second."""
+        return self.source.control_hz
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the dataset's content, or how it is read, does."""
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def episode(self, index: int) -> Episode:
+        """Any episode. Raises CheckpointError, naming the file, for damaged data."""
+        return self.source.episode(index)
+
+
+def action_chunks(actions: np.ndarray, steps: np.ndarray, chunk: int) -> np.ndarray:
+    """(B, chunk, 7): the actions of one episode, (T, 7), from each of the `steps` (B,) on.
+
     Past the end the robot stands still: relative dimensions are 0 and the gripper repeats.
     """
     rows = steps[:, None] + np.arange(chunk)
-    last = np.broadcast_to(ends, steps.shape)[:, None] - 1
+    last = len(actions) - 1
     found = actions[np.minimum(rows, last)]
     found[rows > last, :6] = 0
     return found

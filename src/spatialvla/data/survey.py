@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from spatialvla.common.files import replacing
 from spatialvla.data.action_sketch import SAMPLE, ActionSketch
-from spatialvla.data.episodes import EpisodeSource
+from spatialvla.data.episodes import EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
 
-OnBad = Literal["raise", "skip"]
 _BLOCK = 256  # episodes
-_FORMAT = 1  # of the cached files
+_FORMAT = 2  # of the cached files
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,21 @@ class Survey:
     """What one pass over a dataset of E episodes found.
 
     lengths: (E,) int64 steps of each episode, 0 where it is damaged. samples: (E,) int64 steps that samples may
-    start at. instructed: (E,) bool, whether the episode says what to do. damaged: why each damaged episode
-    could not be read, one sentence each. sketch: of the actions of all episodes that could be read.
+    start at. tasks: (E,) uint64, a hash of the instruction, 0 where the episode does not say what to do.
+    damaged: why each damaged episode could not be read, one sentence each. sketch: of the actions of all episodes that
+    could be read.
     """
 
     lengths: np.ndarray
     samples: np.ndarray
-    instructed: np.ndarray
+    tasks: np.ndarray
     damaged: tuple[str, ...]
     sketch: ActionSketch
+
+    @property
+    def instructed(self) -> np.ndarray:
+        """(E,) bool, whether the episode says what to do."""
+        return self.tasks != 0
 
     @property
     def uninstructed(self) -> int:
@@ -111,7 +116,7 @@ def _block_of_worker(episodes: range) -> Survey:
 
 def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
     lengths, samples = np.zeros((2, len(episodes)), np.int64)
-    instructed = np.zeros(len(episodes), bool)
+    tasks = np.zeros(len(episodes), np.uint64)
     damaged: list[str] = []
     sketch = ActionSketch()
     for row, number in enumerate(episodes):
@@ -124,8 +129,8 @@ def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
             damaged.append(str(error))
             continue
         lengths[row], samples[row] = len(episode.actions), len(episode.starts)
-        instructed[row] = bool(episode.instruction)
-    return Survey(lengths, samples, instructed, tuple(damaged), sketch)
+        tasks[row] = zlib.crc32(episode.instruction.encode()) + 1 if episode.instruction else 0
+    return Survey(lengths, samples, tasks, tuple(damaged), sketch)
 
 
 def _add(sketch: ActionSketch, actions: np.ndarray, number: int, key: str) -> None:
@@ -143,18 +148,18 @@ def _told(parts: Iterable[Survey], progress: Callable[[int], None]) -> Iterator[
 
 def _joined(parts: Iterable[Survey]) -> Survey:
     sketch = ActionSketch()
-    lengths, samples, instructed = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
+    lengths, samples, tasks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     damaged: list[str] = []
     for part in parts:
         lengths.append(part.lengths)
         samples.append(part.samples)
-        instructed.append(part.instructed)
+        tasks.append(part.tasks)
         damaged += part.damaged
         sketch.merge(part.sketch)
     return Survey(
         np.concatenate(lengths),
         np.concatenate(samples),
-        np.concatenate(instructed),
+        np.concatenate(tasks),
         tuple(damaged),
         sketch,
     )
@@ -166,7 +171,7 @@ def _save(found: Survey, path: Path) -> None:
             file,
             lengths=found.lengths,
             samples=found.samples,
-            instructed=found.instructed,
+            tasks=found.tasks,
             damaged=np.array(found.damaged, dtype=str),
             **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
         )
@@ -180,9 +185,9 @@ def _load(path: Path) -> Survey:
             return Survey(
                 stored["lengths"],
                 stored["samples"],
-                stored["instructed"],
+                stored["tasks"],
                 tuple(stored["damaged"].tolist()),
                 ActionSketch(**sketch),
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no survey ({error}); delete it") from error
+        raise InputError(f"{path} holds no survey ({error}); delete it.") from error

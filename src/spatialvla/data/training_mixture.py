@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,16 @@ import numpy as np
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.action_sketch import SAMPLE
-from spatialvla.data.episodes import EpisodeSource
-from spatialvla.data.mixture import Draws, Mixture
-from spatialvla.data.survey import OnBad, Survey, survey
+from spatialvla.data.draws import EvenDraws, MixtureDraws
+from spatialvla.data.episodes import EpisodeSource, OnBad
+from spatialvla.data.oxe.mixtures import GRID_EXCLUDED
+from spatialvla.data.shuffle import scrambled
+from spatialvla.data.survey import Survey, survey
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import Camera
+
+_SOME_EPISODES = 1_000
+"""Of a dataset, whose instructions a new tokenizer is made from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +76,7 @@ class TrainingMixture:
                     f"{found.uninstructed} have no instruction; leave it out, or say what stands for an instruction."
                 )
         split = (
-            _held_out(found.counts(keep), held_out, seed, key)
+            _held_out(found.counts(keep), found.tasks, held_out, seed, key)
             for key, found in zip(keys, surveys, strict=True)
         )
         given = tuple([1.0] * len(keys) if weights is None else map(float, weights))
@@ -77,18 +84,28 @@ class TrainingMixture:
 
     @property
     def keys(self) -> tuple[str, ...]:
+        """The datasets' names in a checkpoint."""
         return tuple(source.key for source in self.sources)
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a dataset, how it is read, or its weight does."""
+        parts = [
+            f"{source.fingerprint} {weight}"
+            for source, weight in zip(self.sources, self.weights, strict=True)
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
     @cached_property
-    def training(self) -> Mixture:
+    def training(self) -> MixtureDraws:
         """The draws of training. Raises InputError where nothing is left to draw."""
         counts = [np.where(out, 0, counts) for out, counts in zip(self.held_out, self._counts, strict=True)]
-        return Mixture(counts, self.weights, self.seed)
+        return MixtureDraws(counts, self.weights, self.seed)
 
-    def evaluation(self, limit: int) -> EvenlySpaced:
+    def evaluation(self, limit: int) -> EvenDraws:
         """At most `limit` held-out samples, the same share of each dataset as far as it has so many."""
         counts = [np.where(out, counts, 0) for out, counts in zip(self.held_out, self._counts, strict=True)]
-        return EvenlySpaced(counts, limit)
+        return EvenDraws(counts, limit)
 
     def statistics(self) -> dict[str, ActionStatistics]:
         """Of the actions of each dataset, by key."""
@@ -97,63 +114,73 @@ class TrainingMixture:
             for source, found in zip(self.sources, self.surveys, strict=True)
         }
 
-    def fit_grid(self, bins: Bins, min_sigma: float = 0.0, exclude: Collection[str] = ()) -> ActionGrid:
-        """One action grid for all datasets, each normalised by its own statistics and counted as often as it is drawn.
+    def cameras(self) -> dict[str, Camera]:
+        """Of the first episode of each dataset, by key; those that are known."""
+        first = {
+            source.key: source.episode(int(np.flatnonzero(found.lengths)[0])).camera
+            for source, found in zip(self.sources, self.surveys, strict=True)
+        }
+        return {key: camera for key, camera in first.items() if camera is not None}
 
-        exclude: keys of datasets whose actions are left out, such as those with constant dimensions.
+    def instructions(self) -> list[str]:
+        """Those of some hundred episodes of each dataset."""
+        texts: set[str] = set()
+        for source, found in zip(self.sources, self.surveys, strict=True):
+            episodes = np.flatnonzero(found.instructed)
+            some = episodes[:: max(1, len(episodes) // _SOME_EPISODES)]
+            texts.update(source.episode(int(index)).instruction for index in some)
+        return sorted(texts)
+
+    def fit_grid(
+        self, bins: Bins, min_sigma: float = 0.0, exclude: Collection[str] | None = None
+    ) -> ActionGrid:
+        """One action grid for all datasets, each normalized by its own statistics and counted as often as it is drawn.
+
+        exclude: keys of datasets whose actions are left out, such as those with constant dimensions; the published
+        ones unless given, where others are left.
         """
+        return ActionGrid.fit(self.normalized_actions(exclude), min_sigma, bins)
+
+    def normalized_actions(self, exclude: Collection[str] | None = None) -> np.ndarray:
+        """(N, 7) what `fit_grid` fits: all actions of one dataset of up to `SAMPLE`, or else a uniform sample."""
+        if exclude is None:
+            published = {key for key in self.keys if key.split("/")[0] in GRID_EXCLUDED}
+            exclude = published if published < set(self.keys) else ()
         chosen = [number for number, key in enumerate(self.keys) if key not in exclude]
-        shares = self.training.draws[chosen] / max(self.training.draws[chosen].sum(), 1)
-        parts = []
-        for number, share in zip(chosen, shares, strict=True):
-            sketch = self.surveys[number].sketch
-            # In the order of the hashes any first part is a uniform sample.
-            sample = sketch.sample[np.argsort(sketch.hashes)]
-            rows = np.arange(round(share * SAMPLE)) % len(sample)
-            parts.append(sketch.statistics().normalize(sample[rows]))
-        if not sum(map(len, parts)):
-            raise InputError("no dataset is left to fit the action grid to")
-        return ActionGrid.fit(np.concatenate(parts), min_sigma, bins)
+        draws = self.training.draws[chosen]
+        if not draws.sum():
+            raise InputError("No dataset is left to fit the action grid to; exclude fewer.")
+        # In the order of the hashes any first part is a uniform sample.
+        sketches = [self.surveys[number].sketch for number in chosen]
+        samples = [sketch.sample[np.argsort(sketch.hashes)] for sketch in sketches]
+        shares = draws / draws.sum()
+        # So many that each action counts, as far as that is not more than a sketch holds of one dataset.
+        total = min(SAMPLE, max(len(s) / share for s, share in zip(samples, shares, strict=True) if share))
+        rows = [np.arange(round(share * total)) % len(s) for s, share in zip(samples, shares, strict=True)]
+        return np.concatenate(
+            [
+                sketch.statistics().normalize(sample[part])
+                for sketch, sample, part in zip(sketches, samples, rows, strict=True)
+            ]
+        )
 
     @property
     def _counts(self) -> list[np.ndarray]:
         return [found.counts(self.missing_instruction is not None) for found in self.surveys]
 
 
-class EvenlySpaced:
-    """Draws of at most `limit` samples, always the same, at even distances through each dataset."""
+def _held_out(counts: np.ndarray, tasks: np.ndarray, fraction: float, seed: int, key: str) -> np.ndarray:
+    """(E,) bool: a fraction of the episodes with samples, at least one of several, about the same of each task.
 
-    def __init__(self, counts: Sequence[np.ndarray], limit: int) -> None:
-        """counts: samples of each episode, an array a dataset."""
-        sizes = np.array([part.sum() for part in counts], dtype=np.int64)
-        shares = np.zeros_like(sizes)
-        # From the smallest dataset on, so that what one cannot fill goes to the larger ones.
-        for place, one in enumerate(np.argsort(sizes, kind="stable")):
-            shares[one] = min(sizes[one], (limit - shares.sum()) // (len(sizes) - place))
-        parts = []
-        for one, (part, size, share) in enumerate(zip(counts, sizes, shares, strict=True)):
-            samples = (np.arange(share) * size + size // 2) // max(share, 1)
-            ends = np.cumsum(part)
-            episode = np.searchsorted(ends, samples, side="right")
-            parts.append((np.full(share, one), episode, samples - (ends - part)[episode]))
-        self._source, self._episode, self._start = (
-            np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)
-        )
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __call__(self, numbers: np.ndarray) -> Draws:
-        """The draws of these numbers (B,); after the last comes the first."""
-        rows = np.asarray(numbers) % len(self)
-        return Draws(self._source[rows], self._episode[rows], self._start[rows])
-
-
-def _held_out(counts: np.ndarray, fraction: float, seed: int, key: str) -> np.ndarray:
-    """(E,) bool: a fraction of the episodes with samples, at least one of several; the other datasets do not matter."""
+    What is chosen of a dataset does not depend on the others.
+    """
     usable = np.flatnonzero(counts)
     chosen = np.zeros(len(counts), bool)
     if fraction > 0 and len(usable) > 1:
         many = min(max(round(fraction * len(usable)), 1), len(usable) - 1)
-        chosen[np.random.default_rng([seed, zlib.crc32(key.encode())]).permutation(usable)[:many]] = True
+        rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+        shuffled = rng.permutation(usable)
+        order = scrambled(tasks[shuffled], rng.integers(2**63, dtype=np.uint64))
+        by_task = shuffled[np.argsort(order, kind="stable")]
+        chosen[by_task[((np.arange(many) + rng.random()) / many * len(usable)).astype(int)]] = True
     return chosen

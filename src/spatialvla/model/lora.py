@@ -36,7 +36,7 @@ def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHE
 
     base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it.
     """
-    peft = _peft()
+    peft = load_peft()
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -94,7 +94,7 @@ def stored_lora(folder: Path) -> Any:
 
     Raises CheckpointError where the folder holds another kind of adapter or names no base, InputError without peft.
     """
-    peft = _peft()
+    peft = load_peft()
     raw = read_json(folder / ADAPTER)
     if raw.get("peft_type") != "LORA" or not raw.get("base_model_name_or_path"):
         raise CheckpointError(f"{folder / ADAPTER} describes no LoRA adapter that names its base.")
@@ -128,7 +128,7 @@ def restore_lora(
 def merge_lora(network: Network) -> None:
     """Adds the adapters into the weights they adapt; the network is then an ordinary one."""
     adapter_parameters(network)
-    layers = _peft().tuners.lora.LoraLayer
+    layers = load_peft().tuners.lora.LoraLayer
     for name, module in list(network.named_modules()):
         if isinstance(module, layers):
             module.merge(safe_merge=True)
@@ -145,7 +145,7 @@ def _inject(network: Network, config: Any) -> None:
         raise InputError("The model has a LoRA adapter already; merge it first.")
     # peft wraps saved modules in copies; training the module itself gives the same file with less memory.
     saved, config.modules_to_save = config.modules_to_save, None
-    _peft().inject_adapter_in_model(config, network, adapter_name=_NAME)
+    load_peft().inject_adapter_in_model(config, network, adapter_name=_NAME)
     config.modules_to_save = saved
     for parameter in adapter_parameters(network).values():
         parameter.requires_grad_(True)
@@ -171,7 +171,8 @@ def _durable(base: str | Path) -> str:
     return str(folder.resolve()) if folder.is_dir() and not (SHIPPED / str(base)).is_dir() else str(base)
 
 
-def _peft() -> Any:
+def load_peft() -> Any:
+    """The module peft, which writes adapters as all others read them. Raises InputError where it is missing."""
     with needs_extra("train", "LoRA"):
         import peft
     return peft

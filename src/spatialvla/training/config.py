@@ -54,13 +54,13 @@ class DataOptions:
     """How the datasets are read."""
 
     in_memory: bool = False
-    """Decode all frames of the (one LeRobot) dataset once and keep them, which is fastest for small ones."""
+    """Decode all frames once, in the model's image size, and map them into memory: fastest for small datasets."""
 
     cache: Path | None = None
-    """Folder for what is decoded or counted once; None keeps it with the dataset and in the user's cache."""
+    """Folder for what is decoded, estimated or counted once; None takes the user's cache folder."""
 
     workers: int = 0
-    """Processes that decode images, for each process that trains."""
+    """Processes that read samples, for each process that trains; 0 reads them there."""
 
     on_bad: Literal["raise", "skip"] = "raise"
     """Whether a damaged episode ends the run, or is skipped and counted."""
@@ -283,10 +283,8 @@ class TrainConfig(
             raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
         if self.minutes is not None and self.minutes <= 0:
             raise InputError(f"minutes must be positive, not {self.minutes}.")
-        if self.in_memory and len(self.datasets) > 1:
-            raise InputError("Only one dataset can be held in memory; train on several with in_memory=False.")
-        if self.guidance != Guidance() and not self.in_memory:
-            raise InputError("guidance needs the dataset in memory; set in_memory=True.")
+        if self.guidance.depth_mix > 0 and not self.in_memory:
+            raise InputError("depth_mix needs the depth of every frame; set in_memory=True, or leave it out.")
         if (self.mode != "full" or self.new_grid) and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
 

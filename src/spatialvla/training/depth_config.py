@@ -29,7 +29,7 @@ class DepthConfig:
     """The RGB feature to look through; None takes the only one."""
 
     cache: Path | None = None
-    """Folder for decoded frames; None keeps them inside the dataset."""
+    """Folder for decoded frames; None takes the user's cache folder."""
 
     preset: str = "nano"
     """Whose depth estimator."""

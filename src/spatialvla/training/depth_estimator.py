@@ -13,16 +13,20 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import nn
 
+from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import write_json
 from spatialvla.data.augmentation import Views
-from spatialvla.data.in_memory import EpisodeSamples, IndexStream
-from spatialvla.data.lerobot.location import find_dataset
+from spatialvla.data.draws import Draws, ShardedSampler
+from spatialvla.data.frame_cache import CachedSource
+from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.presets import preset
+from spatialvla.training.config import DatasetConfig
 from spatialvla.training.depth_config import DepthConfig
+from spatialvla.training.feed.datasets import open_dataset
 from spatialvla.training.optimizer import run_fraction
 from spatialvla.vision.depth import ZoeDepth
 
@@ -32,7 +36,7 @@ SILOG_VARIANCE = 0.85
 
 @dataclass(frozen=True)
 class DepthQuality:
-    """abs_rel: mean |error| / truth. delta1: share of pixels within a factor of 1.25. l1: metres."""
+    """abs_rel: mean |error| / truth. delta1: share of pixels within a factor of 1.25. l1: meters."""
 
     abs_rel: float
     delta1: float
@@ -47,22 +51,13 @@ def train_depth(
     Raises InputError where the dataset has no depth of its camera.
     """
     tune_cpu()
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
     network = preset(config.preset)
-    samples = EpisodeSamples.open(
-        find_dataset(config.dataset),
-        network.action_chunk_size,
-        network.image_size,
-        config.camera,
-        config.cache,
-    )
-    if samples.depth is None:
-        raise InputError(f"{config.dataset} has no depth of its camera to learn from.")
-    training, held_out = samples.split(config.held_out, config.seed)
-    stream = IndexStream(training, config.batch_size, config.seed)
+    mixture = depth_frames(config, network)
+    sampler = ShardedSampler(config.batch_size)
     estimator = untrained_estimator(network)
-    nn.Module.to(estimator, place)
+    nn.Module.to(estimator, on)
     optimizer = torch.optim.AdamW(
         estimator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -74,8 +69,9 @@ def train_depth(
         while (done := run_fraction(step, time.monotonic() - start, config.steps, config.minutes)) < 1:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * min(done / config.warmup, 1 - done, 1.0)
-            images, truth = _frames(samples, stream.batch(step), config, step)
-            loss = depth_loss(estimator.estimate(images.to(place)), truth.to(place))
+            images, truth = _frames(mixture, mixture.training(sampler.numbers(step)))
+            images = _augmented(images, config, step)
+            loss = depth_loss(estimator.estimate(_pixels(images).to(on)), torch.from_numpy(truth).to(on))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(estimator.parameters(), config.clip_norm)
@@ -84,7 +80,7 @@ def train_depth(
             if step % config.log_every == 0:
                 log.write(json.dumps({"step": step, "loss": float(loss.detach()), "progress": done}) + "\n")
             bar.update(task, completed=done, description=f"training depth  step {step}")
-    quality = depth_quality(estimator, samples, held_out if len(held_out) else training, config.eval_frames)
+    quality = depth_quality(estimator, mixture, config.eval_frames)
     weights = {name: tensor.cpu().contiguous() for name, tensor in estimator.state_dict().items()}
     with replacing(config.out / "model.safetensors") as partial:
         save_file(weights, partial)
@@ -92,11 +88,25 @@ def train_depth(
     return quality
 
 
+def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixture:
+    """The dataset in memory, in the size of the model's images. Raises InputError where it has no depth."""
+    cache = config.cache or cache_folder()
+    dataset = DatasetConfig(config.dataset, camera=config.camera)
+    source = CachedSource(open_dataset(dataset, cache), network.image_size, cache / "frames")
+    mixture = TrainingMixture.open(
+        [source], held_out=config.held_out, seed=config.seed, missing_instruction="", cache=cache / "surveys"
+    )
+    (found,) = mixture.surveys
+    if source.episode(int(np.flatnonzero(found.lengths)[0])).depth([0]) is None:
+        raise InputError(f"{config.dataset} has no depth of its camera to learn from.")
+    return mixture
+
+
 def untrained_estimator(network: SpatialVLAConfig) -> ZoeDepth:
     """A ZoeDepth ready to learn: what is frozen inside a VLA is trainable here.
 
     It stays in eval mode, so that it is trained exactly as it is used. Convolutions start with unit gain;
-    the published initialisation expects pre-trained weights and lets the signal vanish.
+    the published initialization expects pre-trained weights and lets the signal vanish.
     """
     estimator = ZoeDepth(network.zoe, network.depth_padding)
     for module in estimator.modules():
@@ -110,7 +120,7 @@ def untrained_estimator(network: SpatialVLAConfig) -> ZoeDepth:
 def depth_loss(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Scale-invariant logarithmic loss plus mean absolute log error, over pixels with a reading (truth > 0).
 
-    predicted, truth: (B, H, W) metres.
+    predicted, truth: (B, H, W) meters.
     """
     valid = truth > 0
     error = torch.log(predicted.clamp(min=1e-3)[valid]) - torch.log(truth[valid])
@@ -120,34 +130,45 @@ def depth_loss(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def depth_quality(
-    estimator: ZoeDepth, samples: EpisodeSamples, indices: np.ndarray, frames: int, batch_size: int = 32
+    estimator: ZoeDepth, mixture: TrainingMixture, frames: int, batch_size: int = 32
 ) -> DepthQuality:
-    """How good the estimates are on up to `frames` of these frames."""
-    assert samples.depth is not None
-    chosen = indices[np.linspace(0, len(indices) - 1, min(frames, len(indices))).round().astype(int)]
-    relative, close, metres = [], [], []
-    place = next(estimator.parameters()).device
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
-        predicted = estimator.estimate(_pixels(samples.images[part]).to(place)).cpu().numpy()
-        truth = samples.depth[part].astype(np.float32)
+    """How good the estimates are on up to `frames` held-out frames, or the first of training's without such."""
+    held_out = mixture.evaluation(frames)
+    drawing = held_out if len(held_out) else mixture.training
+    count = min(frames, len(drawing))
+    relative, close, meters = [], [], []
+    device = next(estimator.parameters()).device
+    for start in range(0, count, batch_size):
+        images, truth = _frames(mixture, drawing(np.arange(start, min(start + batch_size, count))))
+        predicted = estimator.estimate(_pixels(images).to(device)).cpu().numpy()
         valid = truth > 0
         predicted, truth = predicted[valid], truth[valid]
         relative.append(np.abs(predicted - truth) / truth)
         close.append(np.maximum(predicted / truth, truth / np.maximum(predicted, 1e-6)) < 1.25)
-        metres.append(np.abs(predicted - truth))
-    return DepthQuality(*(float(np.concatenate(part).mean()) for part in (relative, close, metres)))
+        meters.append(np.abs(predicted - truth))
+    return DepthQuality(*(float(np.concatenate(part).mean()) for part in (relative, close, meters)))
 
 
-def _frames(
-    samples: EpisodeSamples, indices: np.ndarray, config: DepthConfig, step: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    assert samples.depth is not None
-    rng = np.random.default_rng([config.seed, step])
-    views = config.augmentation(Views(samples.images[indices], np.zeros((len(indices), 3, 3))), rng)
-    return _pixels(views.images), torch.from_numpy(samples.depth[indices].astype(np.float32))
+def _frames(mixture: TrainingMixture, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    """(B, H, W, 3) uint8 and (B, H, W) float32 meters, 0 where there is no reading."""
+    (source,) = mixture.sources
+    images, depth = [], []
+    for index, start in zip(draws.episode.tolist(), draws.start.tolist(), strict=True):
+        episode = source.episode(index)
+        steps = [int(episode.starts[start])]
+        readings = episode.depth(steps)
+        assert readings is not None
+        images.append(episode.images(steps))
+        depth.append(readings)
+    return np.concatenate(images), np.concatenate(depth)
+
+
+def _augmented(images: np.ndarray, config: DepthConfig, step: int) -> np.ndarray:
+    """Colors alone, which need no camera."""
+    views = Views(images, np.zeros((len(images), 3, 3)))
+    return config.augmentation(views, images.shape[1], np.random.default_rng([config.seed, step])).images
 
 
 def _pixels(images: np.ndarray) -> torch.Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

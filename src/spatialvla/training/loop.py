@@ -3,53 +3,45 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.json_files import write_json
-from spatialvla.data.loader import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.model.fast.compiled import compile_layers
-from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
+from spatialvla.model.lora import load_peft
+from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.feed.committed import with_committed_steps
-from spatialvla.training.feed.datasets import MemoryData, open_data
-from spatialvla.training.guidance.privileged import PrivilegedHead
-from spatialvla.training.guidance.soft_targets import SoftTokenLoss
-from spatialvla.training.guidance.vision_stage import pretrain_vision
-from spatialvla.training.metrics import Tallies, combined, token_metrics, validate
-from spatialvla.training.optimizer import (
-    WeightAverage,
-    build_optimizer,
-    learning_rate,
-    run_fraction,
-    set_learning_rate,
-)
-from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronise_gradients, token_weights
+from spatialvla.training.feed.batches import Feed
+from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.guidance.privileged import PrivilegedTargets
+from spatialvla.training.guidance.step_table import Steps
+from spatialvla.training.guidance.vision_stage import VisionStage
+from spatialvla.training.metrics import combined, validate
+from spatialvla.training.optimizer import run_fraction
 from spatialvla.training.parallel.world import World, join_world
-from spatialvla.training.precision import autocast, computes_bfloat16
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
-from spatialvla.training.run.trackers import RunLog
+from spatialvla.training.run.trackers import RunLog, check_trackers
 from spatialvla.training.start.build import build, network_config
 from spatialvla.training.start.trainable import select_trainable
+from spatialvla.training.step import Learner
+
+STAGE_FOLDER = "vision_stage"
+"""Where a run keeps the checkpoints of its vision stage until that is over, inside its own folder."""
 
 Rollout = Callable[[Path, Path], Mapping[str, float]]
 """(folder of a policy, folder to write into) -> numbers: a closed-loop evaluation."""
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; names the samples of the step."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +68,14 @@ def train(
 
     Under torchrun each process calls this with the same configuration. device: "cuda" where there is one unless
     given. console: where progress is shown; None shows none. rollout: called every `rollout_every` steps.
-    SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset and when the output holds
-    another run, NonFiniteLoss when the loss is no longer a number.
+    SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset, for what is not installed, and
+    when the output holds another run, NonFiniteLoss when the loss is no longer a number.
     """
     if not config.datasets:
         raise InputError("There is nothing to train on; name a dataset or a mixture.")
+    check_trackers(config.trackers)
+    if config.mode == "lora":
+        load_peft()
     tune_cpu()
     with join_world(device) as world:
         trainer = Trainer(config, world, Progress(config, console if world.is_main else None), rollout)
@@ -103,61 +98,38 @@ class Trainer:
             )
         torch.manual_seed(config.seed)
         self.config, self.world, self.progress, self.rollout = config, world, progress, rollout
-        self.data = open_data(config, network_config(config), world)
-        self.model, self.processor = build(config, self.data)
-        self.network = self.model.config
-        self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
+        self.mixture = open_mixture(config, network_config(config), world, progress)
+        self.model, self.processor = build(config, self.mixture)
         select_trainable(self.model, config.mode, text_embeddings=not config.freeze_text_embeddings)
         self.model.to(world.device).train()
         self.model.checkpoint_activations(config.activation_checkpointing)
         if config.compile:
             compile_layers(self.model)
-        self.data.begin(self.model, self.processor, progress)
-        if config.guidance.vision_steps > 0 and self.checkpointer.newest() is None:
-            self._pretrain_vision()
-
-        modules: dict[str, torch.nn.Module] = {"model": self.model}
-        self.head: PrivilegedHead | None = None
-        if self.data.target_size:
-            self.head = PrivilegedHead(self.network.text.hidden_size, self.data.target_size)
-            modules["privileged"] = self.head
-        for module in modules.values():
-            shard(
-                module, world, torch.bfloat16 if computes_bfloat16(config.precision, world.device) else None
-            )
-        trained = torch.nn.ModuleDict(modules)
-        self.soft_loss: SoftTokenLoss | None = None
-        if config.guidance.soft_targets > 0:
-            first = self.network.action_token_begin_idx
-            self.soft_loss = SoftTokenLoss(self.processor.grid, first, config.guidance.soft_targets)
-            self.soft_loss.to(world.device)
-        self.optimizer = build_optimizer(trained, config)
-        self.average = WeightAverage(trained, config.ema_decay) if config.ema_decay > 0 else None
-        self.trained = Trained(trained, self.optimizer, self.average)
-        self.step, self.seconds, self.skipped = 0, 0.0, 0
-
-    def _pretrain_vision(self) -> None:
-        if not isinstance(self.data, MemoryData) or self.world.size > 1:
-            raise InputError(
-                "The vision stage runs in one process; train that stage first, then go on from it."
-            )
-        self.config.out.mkdir(parents=True, exist_ok=True)
-        pretrain_vision(self.model, self.data, self.config, self.config.out / "vision.jsonl")
+        self.feed = Feed(config, self.mixture, self.model, self.processor, world, progress)
+        targets: PrivilegedTargets | None = None
+        if config.guidance.privileged_weight > 0:
+            targets = PrivilegedTargets(Steps(self.mixture), config.guidance.privileged)
+        self.learner = Learner(
+            config, self.model, self.processor, self.mixture.keys, targets, world, progress.say
+        )
+        self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
+        self.step, self.seconds, self.restored = 0, 0.0, False
 
     def run(self, stopped: list[int]) -> RunResult:
         """Steps until the run is over or `stopped` is no longer empty on some rank."""
         config, world = self.config, self.world
         world.on_main(self._describe)
-        if self.step == 0 and config.guidance.vision_steps > 0:
-            self.save()  # that stage takes longer than many a run
+        if not self.pretrain_vision(stopped):
+            return RunResult(False, 0, None, {})
         validation: dict[str, float] = {}
         with self.progress, self._log() as log:
             began = time.monotonic() - self.seconds
             asked = time.monotonic()
-            for loaded in self.data.batches(self.step):
+            for loaded in self.feed.training(self.step):
                 waited = time.monotonic() - asked
                 logged = (self.step + 1) % config.log_every == 0
-                numbers = self._update(loaded, logged)
+                numbers = self.learner.update(loaded, self.step, self.fraction, logged)
+                self.step += 1
                 took = time.monotonic() - asked
                 # Each rank has a clock of its own, and all must see the same end.
                 self.seconds = time.monotonic() - began
@@ -169,7 +141,7 @@ class Trainer:
                         "data_wait_s": waited,
                         "memory_gb": self._memory(),
                         "seconds": self.seconds,
-                        "skipped": self.skipped,
+                        "skipped": self.learner.skipped,
                     }
                     log("train", numbers | speed)
                 self.progress.update(self.step, self.fraction, numbers)
@@ -204,77 +176,38 @@ class Trainer:
         """How much of the run is done, in [0, 1]."""
         return run_fraction(self.step, self.seconds, self.config.steps, self.config.minutes)
 
-    def _update(self, loaded: LoadedBatch, measured: bool) -> dict[str, float]:
-        """One step of the optimizer, or none where the loss is no number and such batches are skipped."""
+    def pretrain_vision(self, stopped: list[int]) -> bool:
+        """The stage before the first step, unless it is behind the run; False where it was told to stop."""
         config = self.config
-        rate = learning_rate(config, self.fraction)
-        set_learning_rate(self.optimizer, rate)
-        rng = np.random.default_rng([config.seed, 2, self.step, self.world.rank])
-        batch = with_committed_steps(loaded.batch, config, self.processor, rng)
-        parts = replace(loaded, batch=batch).split(config.accumulation)
-        weights = token_weights([part.label_count for part in parts], self.world)
-        rows = []
-        for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            synchronise_gradients(self.trained.model, number == len(parts) - 1)
-            rows.append(self._backward(part, weight, measured))
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = clip_gradients(parameters, config.clip_norm)
-        self.step += 1
-        if np.isfinite(norm):
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update(self.step)
-        else:
-            self._refuse(loaded, rows)
-        self.optimizer.zero_grad(set_to_none=True)
-        numbers = combined(rows, self.world) if measured else combined(rows)
-        return numbers | {"learning_rate": rate, "grad_norm": norm}
-
-    def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> Tallies:
-        """Adds the gradients of some rows of the batch."""
-        config = self.config
-        with self._autocast():
-            output = self.model.training_loss(
-                part.batch.to(self.world.device, non_blocking=True), config.mask
+        if self.restored or config.guidance.vision_steps == 0:
+            return True
+        if self.world.size > 1:
+            raise InputError(
+                "The vision stage runs in one process; train that stage first, then go on from it."
             )
-        loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
-        count = part.label_count
-        numbers: dict[str, tuple[float, float]] = {"loss": (float(output.loss.detach()) * count, count)}
-        if self.head is not None and part.targets is not None:
-            auxiliary = self.head.loss(output.prompt_hidden, part.targets.to(self.world.device))
-            numbers["privileged_loss"] = (float(auxiliary.detach()) * count, count)
-            loss = loss + config.guidance.privileged_weight * auxiliary
-        (loss * weight).backward()
-        if measured:
-            numbers |= token_metrics(output, part, self.processor, self.network, self.data.keys)
-        return numbers
-
-    def _refuse(self, loaded: LoadedBatch, rows: list[Tallies]) -> None:
-        """All ranks come here together: the gradients' norm is the same on all."""
-        self.skipped += 1
-        names = [name for rank in self.world.gather(loaded.names) for name in rank]
-        loss = combined(rows, self.world)["loss"]
-        message = (
-            f"The loss of step {self.step} is {loss} and its gradients are not finite; its samples are "
-            f"{', '.join(names)}."
-        )
-        if not self.config.skip_bad_batches:
-            raise NonFiniteLoss(
-                f"{message} The last checkpoint is from before; lower the learning rate, look at these frames, or "
-                "skip such batches."
-            )
-        self.progress.say(f"Skipped. {message}")
+        folder = config.out / STAGE_FOLDER
+        stage = VisionStage(self.model, self.mixture, config)
+        checkpointer = Checkpointer(folder, 1, self.world, config.seed)
+        with self.progress.counting("vision stage", config.guidance.vision_steps) as told:
+            log = config.out / "vision.jsonl"
+            finished = stage.run(self.feed, checkpointer, self._identity(), log, told, stopped)
+        if finished:
+            if self.learner.trained.average is not None:
+                self.learner.trained.average.restart()
+            self.save()
+            shutil.rmtree(folder, ignore_errors=True)
+        return finished
 
     def evaluate(self) -> dict[str, float]:
         """Validation, of the averaged weights where there are such; nothing without held-out samples."""
-        with self._averaged():
+        with self.learner.averaged():
             rows = validate(
                 self.model,
-                self.data.validation(),
+                self.feed.validation(),
                 self.processor,
-                self.data.keys,
+                self.mixture.keys,
                 self.config.mask,
-                self._autocast,
+                self.learner.autocast,
             )
         return combined(rows, self.world)
 
@@ -291,26 +224,29 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint."""
         documents = {"config": self.config.to_json(), "processor": self.processor.to_json()}
-        self.checkpointer.save(
-            self.trained,
-            Moment(self.step, self.seconds, self._identity(), self.skipped, documents),
-        )
+        moment = Moment(self.step, self.seconds, self._identity(), self.learner.skipped, documents)
+        self.checkpointer.save(self.learner.trained, moment)
 
     def restore(self, resume: bool) -> None:
         """Go on from the newest checkpoint if there is one and `resume` says so."""
+        output = self.config.out
         path = self.checkpointer.newest()
-        if path is None:
+        stage = self.world.on_main(lambda: next(reversed(complete(output / STAGE_FOLDER)), None))
+        newest = path or stage
+        if newest is None:
             return
         if not resume:
-            raise InputError(f"{self.config.out} already holds a run; resume it or choose another output.")
-        identity = self.checkpointer.moment(path).identity
+            raise InputError(f"{output} already holds a run; resume it or choose another output.")
+        identity = self.checkpointer.moment(newest).identity
         changed = [k for k, v in self._identity().items() if identity.get(k) != v]
         if changed:
             raise InputError(
-                f"{self.config.out} cannot be resumed with another {', '.join(changed)}; start a new run."
+                f"{output} cannot be resumed with another {', '.join(changed)}; start a new run."
             )
-        moment = self.checkpointer.load(self.trained, path)
-        self.step, self.seconds, self.skipped = moment.step, moment.seconds, moment.skipped
+        if path is not None:
+            moment = self.checkpointer.load(self.learner.trained, path)
+            self.step, self.seconds, self.restored = moment.step, moment.seconds, True
+            self.learner.skipped = moment.skipped
 
     def _identity(self) -> dict[str, Any]:
         config = self.config
@@ -318,7 +254,7 @@ class Trainer:
             "preset": config.preset,
             "policy": config.policy,
             "mode": config.mode,
-            "datasets": self.data.fingerprint,
+            "datasets": self.mixture.fingerprint,
             "batch_size": config.batch_size,
             "seed": config.seed,
             "held_out": config.held_out,
@@ -339,10 +275,3 @@ class Trainer:
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device) / 1e9
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        # Among several processes FSDP gathers the weights in bf16 instead.
-        return autocast(self.config.precision, self.world.device) if self.world.size == 1 else nullcontext()
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.average is None else self.average.applied()

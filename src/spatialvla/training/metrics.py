@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from spatialvla.actions.tokens import KINDS
-from spatialvla.data.loader import LoadedBatch
+from spatialvla.data.batches import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.network import LossOutput, PrefixMask
 from spatialvla.model.spatialvla import SpatialVLA
@@ -56,7 +56,7 @@ def token_metrics(
     is_action = (wanted != IGNORED) & (loaded.batch.input_ids >= network.action_token_begin_idx)
     free = wanted[is_action].view(len(said), -1, 3)[..., 0] >= 0
     tokens = said[is_action].view(len(said), -1)
-    return numbers | action_errors("l1", tokens, loaded, processor, keys, free.numpy())
+    return numbers | action_errors("l1", tokens, loaded, processor, free.numpy())
 
 
 def action_errors(
@@ -64,14 +64,13 @@ def action_errors(
     tokens: torch.Tensor,
     loaded: LoadedBatch,
     processor: Processor,
-    keys: Sequence[str],
     steps: np.ndarray | slice = slice(None),
 ) -> dict[str, tuple[float, float]]:
     """Mean absolute errors of tokens (B, 3 * chunk), decoded in each dataset's units; gripper: the share wrong.
 
     steps: (B, chunk) bool, those that count.
     """
-    decoded = processor.decode(tokens, [keys[source] for source in loaded.source])
+    decoded = processor.decode(tokens, loaded.keys)
     error = np.abs(decoded - loaded.actions)[steps]
     parts = {"translation": error[..., :3], "rotation": error[..., 3:6], "gripper": error[..., 6] > 0.5}
     return {f"{name}/{part}": (float(values.sum()), values.size) for part, values in parts.items()}
@@ -101,11 +100,11 @@ def validate(
             tokens = model.generate(prompts_of(batch))
         assert batch.labels is not None
         true = batch.labels[batch.labels >= model.config.action_token_begin_idx].view(len(batch), -1)
-        quantised = action_errors("error", true, loaded, processor, keys)["error/translation"]
+        quantized = action_errors("error", true, loaded, processor)["error/translation"]
         rows.append(
             token_metrics(output, loaded, processor, model.config, keys)
-            | action_errors("error", tokens, loaded, processor, keys)
-            | {"error/quantisation": quantised}
+            | action_errors("error", tokens, loaded, processor)
+            | {"error/quantisation": quantized}
         )
     model.train(was_training)
     return rows

@@ -77,6 +77,11 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), 1 - decay)
 
+    def restart(self) -> None:
+        """Averages from the weights as they are now."""
+        for name, parameter in self.live.items():
+            self.average[name].copy_(parameter.detach())
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside this block."""

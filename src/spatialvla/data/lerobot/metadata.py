@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot.features import Feature
@@ -171,22 +169,6 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a LeRobot description ({error}); copy it again.") from error
-
-
-def read_action_statistics(root: Path, episodes: int) -> ActionStatistics | None:
-    """Of the feature `action`, with the gripper left as it is; None where stats.json lacks a number of them."""
-    path = root / _STATS
-    stored = read_json(path).get("action") if path.exists() else None
-    try:
-        numbers = {name: np.asarray(stored[name]) for name in ("q01", "q99", "mean", "std", "min", "max")}  # type: ignore[index]
-        return ActionStatistics(
-            **numbers,
-            mask=np.arange(7) < 6,
-            num_trajectories=episodes,
-            num_transitions=int(np.ravel(stored["count"])[0]),  # type: ignore[index]
-        )
-    except (KeyError, TypeError, ValueError, IndexError):
-        return None
 
 
 def _file_template(path: str) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.episodes import moving
 from spatialvla.data.lerobot.actions import check_actions, first_step, standard_actions
-from spatialvla.data.lerobot.feature_mapping import INTRINSICS, ActionMapping, FeatureMapping, Intrinsics
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping, Intrinsics
 from spatialvla.data.lerobot.location import find_dataset
-from spatialvla.data.lerobot.metadata import read_action_statistics
 from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
@@ -36,6 +34,12 @@ class LeRobotEpisode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """(T, …) the numbers of each step by feature name."""
+        rows = slice(self.first_step, self.first_step + len(self.actions))
+        return {name: values[rows] for name, values in self.stored.columns.items()}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
@@ -102,15 +106,6 @@ class LeRobotSource:
                     status = path.stat()
                     parts.append(f"{path.relative_to(self.root)} {status.st_size} {status.st_mtime_ns}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-
-    @cached_property
-    def stored_statistics(self) -> ActionStatistics | None:
-        """The dataset's own, where its `action` is taken as it is and they are complete.
-
-        Its q01 and q99 may be means over the episodes', which lie inside of those of all actions.
-        """
-        taken_as_it_is = self.mapping.action == ActionMapping() and self.mapping.gripper is None
-        return read_action_statistics(self.root, len(self)) if taken_as_it_is else None
 
     def __len__(self) -> int:
         return len(self.dataset)

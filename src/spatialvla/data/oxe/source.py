@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -37,6 +37,11 @@ class OXEEpisode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """None: a spec names all that is read."""
+        return {}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""

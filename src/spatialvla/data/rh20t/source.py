@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,11 @@ class RH20TEpisode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """None: a recording's other numbers have clocks of their own."""
+        return {}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""

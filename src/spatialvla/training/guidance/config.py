@@ -12,7 +12,7 @@ from spatialvla.errors import InputError
 class Guidance:
     """Helps a network that starts from random weights and sees few demonstrations; all off by default.
 
-    It needs the dataset in memory.
+    The features that it names must be columns of every dataset, as those of LeRobot datasets are.
     """
 
     privileged: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Guidance:
     """Positions in the world, named like privileged features, that this stage learns to look at."""
 
     depth_mix: float = 0.0
-    """Fraction of the samples that see the other depth than --depth says, drawn anew each time."""
+    """Fraction of the samples that see the other depth than --depth says, drawn anew each time; needs --in-memory."""
 
     def __post_init__(self) -> None:
         check_fractions(foreign_tokens=self.foreign_tokens, depth_mix=self.depth_mix)

@@ -5,52 +5,43 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spatialvla.data.in_memory import EpisodeSamples
+from spatialvla.data.batches import LoadedBatch
+from spatialvla.data.episodes import Episode
 from spatialvla.errors import InputError
 from spatialvla.training.guidance.privileged import privileged_values
+from spatialvla.training.guidance.step_table import Steps
 
 CAMERA_POSE = "observation.camera_pose"
-_NEAREST = 0.05  # metres in front of the camera from which on a point counts as seen
+_NEAREST = 0.05  # meters in front of the camera from which on a point counts as seen
 
 
 class Keypoints:
-    """K named points of every frame, in the frame of its camera: (N, K, 3) metres, float64.
+    """K named points of every step, in the frame of its camera: (N, K, 3) meters, float64.
 
     Names are those of `PrivilegedTargets`, each of three numbers: a position in the world.
     """
 
-    def __init__(self, samples: EpisodeSamples, names: tuple[str, ...]) -> None:
-        """Raises InputError where the dataset lacks a name, its camera pose, or a name is no position."""
-        if CAMERA_POSE not in samples.columns:
-            raise InputError(
-                f"Keypoints need '{CAMERA_POSE}' in the dataset; record it, or train without them."
-            )
-        positions = [privileged_values(samples, name) for name in names]
-        if wrong := [name for name, values in zip(names, positions, strict=True) if values.shape[1] != 3]:
-            raise InputError(
-                f"A keypoint has 3 numbers, unlike {', '.join(wrong)}; cut it with [start:stop]."
-            )
-        pose = samples.columns[CAMERA_POSE].reshape(-1, 4, 4).astype(np.float64)
-        world = np.stack(positions, axis=1).astype(np.float64)
-        self.camera = (world - pose[:, None, :3, 3]) @ np.linalg.inv(pose[:, :3, :3]).transpose(0, 2, 1)
+    def __init__(self, steps: Steps, names: tuple[str, ...]) -> None:
+        """Raises InputError where a dataset lacks a name, its camera pose, or a name is no position."""
+        self.steps = steps
+        self.points = steps.table(lambda episode: _points(episode, names))
 
     def patch_shares(
-        self, indices: np.ndarray, intrinsics: np.ndarray, size: int, patches: int
+        self, loaded: LoadedBatch, intrinsics: np.ndarray, size: int, patches: int
     ) -> torch.Tensor:
-        """(B, K, patches²) float32: each point shared between the four patch centres around it.
+        """(B, K, patches²) float32: each point shared between the four patch centers around it.
 
         intrinsics: (B, 3, 3) in pixels of the square image of side `size`, seen as patches x patches. The shares
-        weigh the four centres to the point itself; a point outside goes to the border. Behind the camera they are 0.
+        weigh the four centers to the point itself; a point outside goes to the border. Behind the camera they are 0.
         """
-        points = self.camera[indices]
+        points = self.points[self.steps.rows(loaded)]
         pixels = np.einsum("bij,bkj->bki", intrinsics, points)
         seen = points[..., 2] > _NEAREST
-        places = pixels[..., :2] / np.where(seen, points[..., 2], 1)[..., None] * patches / size - 0.5
-        places = np.clip(places, 0, patches - 1)
-        corner = np.minimum(places.astype(int), patches - 2)
-        right = np.stack(
-            [1 - (places - corner), places - corner], axis=-1
-        )  # (B, K, xy, share of near and far)
+        # In patches, counted from the first one's center.
+        spots = pixels[..., :2] / np.where(seen, points[..., 2], 1)[..., None] * patches / size - 0.5
+        spots = np.clip(spots, 0, patches - 1)
+        corner = np.minimum(spots.astype(int), patches - 2)
+        right = np.stack([1 - (spots - corner), spots - corner], axis=-1)  # (B, K, xy, share of near and far)
         shares = np.zeros((*points.shape[:2], patches, patches), np.float32)
         rows, points_ = np.indices(points.shape[:2])
         for down in (0, 1):
@@ -58,3 +49,15 @@ class Keypoints:
                 weight = right[..., 1, down] * right[..., 0, along] * seen
                 shares[rows, points_, corner[..., 1] + down, corner[..., 0] + along] = weight
         return torch.from_numpy(shares.reshape(*points.shape[:2], patches**2))
+
+
+def _points(episode: Episode, names: tuple[str, ...]) -> np.ndarray:
+    """(T, K, 3) in the camera's frame."""
+    if CAMERA_POSE not in episode.columns:
+        raise InputError(f"Keypoints need '{CAMERA_POSE}' in the dataset; record it, or train without them.")
+    positions = [privileged_values(episode, name) for name in names]
+    if wrong := [name for name, values in zip(names, positions, strict=True) if values.shape[1] != 3]:
+        raise InputError(f"A keypoint has 3 numbers, unlike {', '.join(wrong)}; cut it with [start:stop].")
+    pose = episode.columns[CAMERA_POSE].reshape(-1, 4, 4).astype(np.float64)
+    world = np.stack(positions, axis=1).astype(np.float64)
+    return (world - pose[:, None, :3, 3]) @ np.linalg.inv(pose[:, :3, :3]).transpose(0, 2, 1)

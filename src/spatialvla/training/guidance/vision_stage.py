@@ -2,7 +2,7 @@
 
 A vision tower with random weights learns little from action tokens: earlier tokens of a chunk predict most of the
 next ones. Regressing positions straight from its features is a far stronger signal, and without the decoder each
-sample costs a third. Being told which patch shows a point is stronger still: a softmax over places learns to look
+sample costs a third. Being told which patch shows a point is stronger still: a softmax over patches learns to look
 there long before a regression has found out where to look.
 """
 
@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.data.in_memory import EpisodeSamples, IndexStream
+from spatialvla.data.batches import LoadedBatch
+from spatialvla.data.episodes import Episode, action_chunks
+from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment, Trained
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.feed.datasets import MemoryData
-from spatialvla.training.feed.in_memory import BatchSource
+from spatialvla.training.feed.batches import Feed
 from spatialvla.training.guidance.keypoints import Keypoints
-from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets, standardised
+from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets
+from spatialvla.training.guidance.step_table import Steps, standardized
 from spatialvla.training.optimizer import course
 from spatialvla.training.precision import autocast
-from spatialvla.types import Batch
+from spatialvla.training.run.trackers import drop_lines
 
 QUERIES = 8
 LOOKING_WEIGHT = 0.5
@@ -53,89 +58,125 @@ class AttentionHead(nn.Module):
         return self.out((looks.exp() @ self.value(features)).flatten(1)), looks
 
 
-def vision_targets(samples: EpisodeSamples, config: TrainConfig) -> torch.Tensor:
-    """(N, targets) float32, standardised: the privileged numbers and the actions of each frame's chunk."""
-    chunks = samples.chunks(np.arange(len(samples)))
-    actions = standardised(chunks[..., [0, 1, 2, 6]].reshape(len(samples), -1))
-    privileged = PrivilegedTargets(samples, config.guidance.privileged).values
-    return torch.from_numpy(np.concatenate([privileged, actions], axis=1))
-
-
 class VisionStage:
     """The image encoder of `model`, a head of its own, and what both learn from."""
 
-    def __init__(self, model: SpatialVLA, source: BatchSource, config: TrainConfig) -> None:
-        samples = source.samples
-        self.model, self.source, self.config = model, source, config
-        self.device = model.device
-        self.targets = vision_targets(samples, config)
-        self.keypoints = Keypoints(samples, config.guidance.keypoints) if config.guidance.keypoints else None
-        names = sorted(set(samples.instructions))
-        self.tasks = torch.tensor(
-            [names.index(samples.instructions[episode]) for episode in samples.episodes]
+    def __init__(self, model: SpatialVLA, mixture: TrainingMixture, config: TrainConfig) -> None:
+        """Raises InputError where a dataset lacks what `Guidance` names."""
+        self.model, self.config, self.device = model, config, model.device
+        self.steps = Steps(mixture)
+        chunk = model.config.action_chunk_size
+        privileged = PrivilegedTargets(self.steps, config.guidance.privileged).values
+        actions = standardized(self.steps.table(lambda episode: _motions(episode, chunk)))
+        self.targets = torch.from_numpy(np.concatenate([privileged, actions], axis=1))
+        keypoints = config.guidance.keypoints
+        self.keypoints = Keypoints(self.steps, keypoints) if keypoints else None
+        numbers: dict[str, int] = {}
+        self.tasks = torch.from_numpy(
+            self.steps.table(
+                lambda episode: np.full(
+                    len(episode.actions), numbers.setdefault(episode.instruction, len(numbers))
+                )
+            )
         )
         width = model.config.siglip.hidden_size
-        self.head = AttentionHead(width, len(names), self.targets.shape[1]).to(self.device)
+        head = AttentionHead(width, len(numbers), self.targets.shape[1]).to(self.device)
+        self.trained = nn.ModuleDict(
+            {"tower": model.vision_tower, "positions": model.position_embedding_3d, "head": head}
+        )
+        self.head = head
         self.encoder = [*model.vision_tower.parameters(), *model.position_embedding_3d.parameters()]
 
-    def losses(self, batch: Batch, indices: np.ndarray) -> dict[str, torch.Tensor]:
+    def losses(self, loaded: LoadedBatch) -> dict[str, torch.Tensor]:
         """The loss of the regressed numbers, and of where the first queries look, in nats."""
+        rows = self.steps.rows(loaded)
         with autocast(self.config.precision, self.device):
-            features = self.model.image_features(batch.to(self.device)).float()
-        predicted, looks = self.head(features, self.tasks[indices].to(self.device))
-        targets = self.targets[indices].to(self.device)
+            features = self.model.image_features(loaded.batch.to(self.device)).float()
+        predicted, looks = self.head(features, self.tasks[rows].to(self.device))
+        targets = self.targets[rows].to(self.device)
         losses = {"regression": F.smooth_l1_loss(predicted, targets, beta=LINEAR_FROM)}
         if self.keypoints is not None:
             network = self.model.config
             patches = network.image_size // network.patch_size
             shares = self.keypoints.patch_shares(
-                indices, batch.intrinsics.double().numpy(), network.image_size, patches
+                loaded, loaded.batch.intrinsics.double().numpy(), network.image_size, patches
             ).to(self.device)
             # Less the targets' own entropy, so that looking exactly there costs nothing.
             surplus = torch.special.xlogy(shares, shares) - shares * looks[:, : shares.shape[1]]
             losses["looking"] = surplus.sum(dim=-1).mean()
         return losses
 
+    def run(
+        self,
+        feed: Feed,
+        checkpointer: Checkpointer,
+        identity: Mapping[str, Any],
+        log: Path,
+        progress: Callable[[int], None],
+        stopped: Sequence[int],
+    ) -> bool:
+        """Trains the vision tower and the Ego3D encoding in place; False where it was told to stop before the end.
 
-def pretrain_vision(model: SpatialVLA, data: MemoryData, config: TrainConfig, log: Path) -> None:
-    """Trains the vision tower and the Ego3D encoding in place for the stage's steps.
-
-    Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of these, and those of some
-    held-out frames.
-    """
-    steps, source, held_out = config.guidance.vision_steps, data.source, data.held_out
-    stage = VisionStage(model, source, config)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": stage.encoder, "lr": config.guidance.vision_rate},
-            {"params": stage.head.parameters(), "lr": 2 * config.guidance.vision_rate},
-        ],
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: course(config, step / steps))
-    stream = IndexStream(data.training, config.guidance.vision_batch_size, config.seed)
-    unseen = held_out[np.linspace(0, len(held_out) - 1, min(config.eval_frames, len(held_out))).astype(int)]
-    means: dict[str, float] = defaultdict(float)
-    model.train()
-    with log.open("w") as lines:
-        for step in range(steps):
-            indices = stream.batch(step)
-            losses = stage.losses(source.training(indices, step), indices)
+        It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and goes on from
+        there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of these, and those of the
+        held-out frames. progress: told the number of steps done since it was told before.
+        """
+        guidance, config = self.config.guidance, self.config
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": self.encoder, "rate": guidance.vision_rate},
+                {"params": self.head.parameters(), "rate": 2 * guidance.vision_rate},
+            ],
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        trained = Trained(self.trained, optimizer)
+        newest = checkpointer.newest()
+        step = 0 if newest is None else checkpointer.load(trained, newest).step
+        progress(step)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        drop_lines(log, step)
+        seen: dict[str, list[float]] = defaultdict(list)
+        self.model.train()
+        for loaded in feed.training(step, guidance.vision_batch_size):
+            if step >= guidance.vision_steps:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * course(config, step / guidance.vision_steps)
+            losses = self.losses(loaded)
             optimizer.zero_grad(set_to_none=True)
             (losses["regression"] + LOOKING_WEIGHT * losses.get("looking", 0)).backward()
-            nn.utils.clip_grad_norm_(stage.encoder, config.clip_norm)
+            nn.utils.clip_grad_norm_(self.encoder, config.clip_norm)
             optimizer.step()
-            schedule.step()
+            step += 1
+            progress(1)
             for name, loss in losses.items():
-                means[name] += float(loss.detach()) / LOG_EVERY
-            if (step + 1) % LOG_EVERY == 0:
-                row: dict[str, float] = {"step": step + 1, **means}
-                if len(unseen):
-                    with torch.no_grad():
-                        measured = stage.losses(source.evaluation(unseen), unseen)
-                    row |= {f"held_out/{name}": float(loss) for name, loss in measured.items()}
-                lines.write(json.dumps(row) + "\n")
-                lines.flush()
-                means.clear()
+                seen[name].append(float(loss.detach()))
+            if step % LOG_EVERY == 0:
+                means = {name: float(np.mean(values)) for name, values in seen.items()}
+                with log.open("a") as lines:
+                    lines.write(json.dumps({"step": step, **means, **self._measured(feed)}) + "\n")
+                seen.clear()
+            if stopped or step % config.save_every == 0:
+                checkpointer.save(trained, Moment(step, 0.0, identity))
+            if stopped:
+                return step >= guidance.vision_steps
+        return True
+
+    @torch.no_grad()
+    def _measured(self, feed: Feed) -> dict[str, float]:
+        """The losses of the held-out frames."""
+        sums: dict[str, float] = defaultdict(float)
+        frames = 0
+        for loaded in feed.validation():
+            frames += len(loaded)
+            for name, loss in self.losses(loaded).items():
+                sums[f"held_out/{name}"] += float(loss) * len(loaded)
+        return {name: value / frames for name, value in sums.items()}
+
+
+def _motions(episode: Episode, chunk: int) -> np.ndarray:
+    """(T, 4 * chunk) the translations and grippers of the chunk from each step on."""
+    chunks = action_chunks(episode.actions, np.arange(len(episode.actions)), chunk)
+    return chunks[..., [0, 1, 2, 6]].reshape(len(chunks), -1)

@@ -18,8 +18,13 @@ PROJECT = "spatialvla"
 
 
 class Tracker(Protocol):
-    def write(self, step: int, numbers: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    """A service or file format that draws a run's numbers."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """The numbers of one step by name."""
+
+    def close(self) -> None:
+        """Called once, behind the last numbers."""
 
 
 class RunLog:
@@ -34,10 +39,7 @@ class RunLog:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= first_step]
-            with replacing(self.path) as partial:
-                partial.write_text("".join(f"{line}\n" for line in kept))
+        drop_lines(self.path, first_step)
         self._trackers = [_open(name, folder, first_step, settings) for name in trackers]
 
     def write(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
@@ -59,9 +61,8 @@ class RunLog:
 
 class _TensorBoard:
     def __init__(self, folder: Path, first_step: int) -> None:
-        with needs_extra("train", "The tracker tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        board = _module("tensorboard").SummaryWriter
+        self._board = board(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
@@ -86,25 +87,43 @@ class _HostedRun:
         self._module.finish()
 
 
+def check_trackers(names: Sequence[TrackerName]) -> None:
+    """Raises InputError for a tracker that is unknown or not installed."""
+    for name in names:
+        _module(name)
+
+
 def _open(name: TrackerName, folder: Path, first_step: int, settings: Mapping[str, Any]) -> Tracker:
+    match name:
+        case "tensorboard":
+            return _TensorBoard(folder, first_step)
+        case "wandb":
+            own = {"id": folder.resolve().name, "dir": str(folder)}
+            return _HostedRun(_module(name), folder, settings, resume="allow", **own)
+        case "trackio":
+            return _HostedRun(_module(name), folder, settings, resume="allow")
+
+
+def _module(name: TrackerName) -> ModuleType:
+    if name not in get_args(TrackerName):
+        raise InputError(f"There is no tracker {name!r}; choose from {', '.join(get_args(TrackerName))}.")
     if name == "tensorboard":
-        return _TensorBoard(folder, first_step)
-    if name == "wandb":
-        return _HostedRun(
-            _import(name), folder, settings, id=folder.resolve().name, resume="allow", dir=str(folder)
-        )
-    if name == "trackio":
-        return _HostedRun(_import(name), folder, settings, resume="allow")
-    raise InputError(f"there is no tracker {name!r}; choose from {', '.join(get_args(TrackerName))}")
-
-
-def _import(package: str) -> ModuleType:
+        with needs_extra("train", "The tracker tensorboard"):
+            return import_module("torch.utils.tensorboard")
     try:
-        return import_module(package)
+        return import_module(name)
     except ImportError as error:
         raise InputError(
-            f"The tracker {package} is not installed ({error}); run pip install {package}, or leave it out."
+            f"The tracker {name} is not installed ({error}); run pip install {name}, or leave it out."
         ) from error
+
+
+def drop_lines(path: Path, step: int) -> None:
+    """Drops the lines of steps after `step` from a file of JSON objects, if there is one."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+        with replacing(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _step(line: str) -> float:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import SpatialVLAConfig
@@ -22,7 +23,6 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.feed.datasets import TrainingData
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
 
@@ -38,33 +38,33 @@ def network_config(config: TrainConfig) -> SpatialVLAConfig:
     return preset(config.preset)
 
 
-def build(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     """Model, on the CPU and in float32, and processor, as `TrainConfig` says.
 
     Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
     not the model's; CheckpointError where a folder cannot be used.
     """
     if config.policy is not None:
-        return _from_checkpoint(config, data)
+        return _from_checkpoint(config, mixture)
     if config.paligemma is not None:
-        return _from_parts(config, data)
-    return _from_nothing(config, data)
+        return _from_parts(config, mixture)
+    return _from_nothing(config, mixture)
 
 
-def _from_checkpoint(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     assert config.policy is not None
     model = SpatialVLA.from_pretrained(config.policy)
     processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
         load_depth(model, config)
     if config.new_grid or config.mode == "adapt":
-        grid = _grid(config, data, processor.grid.bins)
-        processor = adapt(model, processor, grid, data.statistics(), data.cameras())
+        grid = _grid(config, mixture, processor.grid.bins)
+        processor = adapt(model, processor, grid, mixture.statistics(), mixture.cameras())
     else:
         processor = replace(
             processor,
-            statistics={**processor.statistics, **data.statistics()},
-            cameras={**processor.cameras, **data.cameras()},
+            statistics={**processor.statistics, **mixture.statistics()},
+            cameras={**processor.cameras, **mixture.cameras()},
         )
     if config.mode == "lora":
         # Published LoRA trains the action embeddings exactly where they were adapted to a new grid.
@@ -73,17 +73,17 @@ def _from_checkpoint(config: TrainConfig, data: TrainingData) -> tuple[SpatialVL
     return model, processor
 
 
-def _from_parts(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+def _from_parts(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     assert config.paligemma is not None
     model = initial_model(config.paligemma, _zoedepth(config), bins=config.bins)
-    grid = _grid(config, data, config.bins)
-    cameras = _with_default(data)
-    return model, initial_processor(config.paligemma, model.config, grid, data.statistics(), cameras)
+    grid = _grid(config, mixture, config.bins)
+    cameras = _with_default(mixture)
+    return model, initial_processor(config.paligemma, model.config, grid, mixture.statistics(), cameras)
 
 
-def _from_nothing(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, Processor]:
+def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     model = SpatialVLA(preset(config.preset))
-    calm_residuals(model)
+    scale_residuals(model)
     if config.depth_weights is not None:
         load_depth(model, config)
     elif config.depth == "estimate" or config.guidance.depth_mix > 0:
@@ -91,13 +91,13 @@ def _from_nothing(config: TrainConfig, data: TrainingData) -> tuple[SpatialVLA, 
             "The depth estimator of a new model is untrained; give depth_weights= (from `train_depth`), or "
             "train with depth='sensor'."
         )
-    return model, _new_processor(config, model.config, data)
+    return model, _new_processor(config, model.config, mixture)
 
 
-def _grid(config: TrainConfig, data: TrainingData, bins: Bins) -> ActionGrid:
+def _grid(config: TrainConfig, mixture: TrainingMixture, bins: Bins) -> ActionGrid:
     if config.grid == "uniform":
         return ActionGrid.uniform(bins)
-    return data.fit_grid(bins, config.min_sigma)
+    return mixture.fit_grid(bins, config.min_sigma)
 
 
 def _zoedepth(config: TrainConfig) -> str:
@@ -107,10 +107,10 @@ def _zoedepth(config: TrainConfig) -> str:
 
 
 @torch.no_grad()
-def calm_residuals(model: SpatialVLA) -> None:
+def scale_residuals(model: SpatialVLA) -> None:
     """Scales what SigLIP's layers add by (2 * layers)^-1/2, as GPT-2 does.
 
-    Its published initialisation is for large batches. From scratch with small ones the residual stream was seen to
+    Its published initialization is for large batches. From scratch with small ones the residual stream was seen to
     grow until all images looked alike behind the last norm.
     """
     factor = (2 * model.config.siglip.num_hidden_layers) ** -0.5
@@ -133,16 +133,16 @@ def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
         ) from error
 
 
-def _new_processor(config: TrainConfig, network: SpatialVLAConfig, data: TrainingData) -> Processor:
+def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: TrainingMixture) -> Processor:
     """A tokenizer made from the instructions, and a grid fitted to the actions."""
-    grid = _grid(config, data, config.bins)
+    grid = _grid(config, mixture, config.bins)
     wanted = (network.translation_token_num, network.rotation_token_num)
     if (grid.n_translation, grid.n_rotation) != wanted:
         raise InputError(
             f"bins give {grid.n_translation} translation and {grid.n_rotation} rotation tokens, but the "
             f"preset {config.preset} has {wanted[0]} and {wanted[1]}; choose bins with those products."
         )
-    texts = data.instructions()
+    texts = mixture.instructions()
     if config.instructions is not None:
         texts += json.loads(config.instructions.read_text())
     return Processor(
@@ -152,8 +152,8 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, data: Trainin
             network.spatial_token_num,
         ),
         grid=grid,
-        statistics=data.statistics(),
-        cameras=_with_default(data),
+        statistics=mixture.statistics(),
+        cameras=_with_default(mixture),
         image_size=network.image_size,
         image_token_num=network.image_token_num,
         action_chunk_size=network.action_chunk_size,
@@ -161,12 +161,12 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, data: Trainin
     )
 
 
-def _with_default(data: TrainingData) -> Mapping[str, Camera]:
+def _with_default(mixture: TrainingMixture) -> Mapping[str, Camera]:
     """The datasets' cameras; bridge_orig's, or else the first, serves datasets without their own."""
-    cameras = data.cameras()
+    cameras = mixture.cameras()
     if not cameras:
         raise InputError(
-            f"None of {', '.join(data.keys)} tells its camera; a new model needs the intrinsics of one at least."
+            f"None of {', '.join(mixture.keys)} tells its camera; a new model needs the intrinsics of one at least."
         )
     default = next((camera for key, camera in cameras.items() if key.startswith("bridge_orig")), None)
     return {"default": default or next(iter(cameras.values())), **cameras}

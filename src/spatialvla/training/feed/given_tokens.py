@@ -1,9 +1,8 @@
-"""Committed steps: chunks whose first steps are given, as an asynchronous loop asks for them."""
+"""The action tokens that the model goes on from in training: its own chunk's, another's, or a few committed steps'."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +11,31 @@ from spatialvla.actions.coordinates import BLOCKS
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
 from spatialvla.processor import Processor
+from spatialvla.training.config import TrainConfig
 from spatialvla.types import GIVEN, IGNORED, Batch
 
-if TYPE_CHECKING:
-    from spatialvla.training.config import TrainConfig
+
+def with_given_tokens(
+    batch: Batch, config: TrainConfig, processor: Processor, rng: np.random.Generator
+) -> Batch:
+    """A training batch with the tokens that the model goes on from changed as the configuration says."""
+    batch = with_foreign_tokens(batch, config.guidance.foreign_tokens, rng)
+    return with_committed_steps(batch, config, processor, rng)
+
+
+def with_foreign_tokens(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
+    """A share of the action tokens to go on from comes from another sample of the batch; the labels stay.
+
+    Under teacher forcing the tokens before tell nearly all about the next one, and a network with little data
+    learns to read them instead of the image.
+    """
+    if batch.labels is None or share == 0:
+        return batch
+    is_action = batch.labels != IGNORED
+    tokens = batch.input_ids[is_action].view(len(batch), -1)
+    others = tokens[torch.from_numpy(rng.permutation(len(batch)))]
+    mixed = torch.where(torch.from_numpy(rng.random(tuple(tokens.shape)) < share), others, tokens)
+    return replace(batch, input_ids=batch.input_ids.masked_scatter(is_action, mixed))
 
 
 def with_committed_steps(
@@ -58,7 +78,7 @@ def jittered(
     """Token numbers (..., 3), each coordinate moved to a neighbouring cell with this probability; the gripper stays."""
     bins = grid.bin_indices(numbers)
     moved = numbers.copy()
-    for place, (names, shape) in enumerate(zip(BLOCKS.values(), grid.shapes, strict=True)):
+    for kind, (names, shape) in enumerate(zip(BLOCKS.values(), grid.shapes, strict=True)):
         cells = []
         for name, size in zip(names, shape, strict=True):
             step = rng.choice([-1, 1], numbers.shape[:-1]) * (rng.random(numbers.shape[:-1]) < probability)
@@ -66,5 +86,5 @@ def jittered(
             cells.append(
                 (bins[name] + step) % size if name == "phi" else np.clip(bins[name] + step, 0, size - 1)
             )
-        moved[..., place] = np.ravel_multi_index(tuple(cells), shape) + grid.ranges[place][0]
+        moved[..., kind] = np.ravel_multi_index(tuple(cells), shape) + grid.ranges[kind][0]
     return moved

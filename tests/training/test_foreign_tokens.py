@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from spatialvla.training.feed.in_memory import with_foreign_tokens
+from spatialvla.training.feed.given_tokens import with_foreign_tokens
 from spatialvla.types import IGNORED, Batch
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +21,11 @@ class Draws:
     start: np.ndarray
 
 
-class Mixture:
+Drawing = Callable[[np.ndarray], Draws]
+"""Numbers (B,) of draws, counted from 0 -> these draws."""
+
+
+class MixtureDraws:
     """Draws without end from several datasets; nothing is kept but where each episode's samples begin.
 
     In one epoch a dataset of n samples and weight w gives round(w n) draws, each of its samples as often as the
@@ -37,14 +41,14 @@ class Mixture:
         """
         if len(counts) != len(weights) or any(weight < 0 or not np.isfinite(weight) for weight in weights):
             raise InputError(
-                f"a mixture needs a weight of at least 0 for each of {len(counts)} datasets: {weights}"
+                f"A mixture needs a weight of at least 0 for each of {len(counts)} datasets, not {weights}."
             )
         self._ends = [np.cumsum(np.asarray(part, dtype=np.int64)) for part in counts]
         self.sizes = np.array([ends[-1] if len(ends) else 0 for ends in self._ends], dtype=np.int64)
         self.draws = np.round(self.sizes * np.asarray(weights)).astype(np.int64)
         if not self.draws.sum():
             raise InputError(
-                "the mixture has no samples to draw; raise a weight or give a dataset with episodes"
+                "The mixture has no samples to draw; raise a weight or give a dataset with episodes."
             )
         self._first_draws = np.cumsum([0, *self.draws])
         self.seed = seed
@@ -56,13 +60,13 @@ class Mixture:
     def __call__(self, numbers: np.ndarray) -> Draws:
         """The draws of these numbers (B,), counted from 0 over all epochs."""
         numbers = np.asarray(numbers, dtype=np.int64)
-        epochs, places = np.divmod(numbers, len(self))
+        epochs, slots = np.divmod(numbers, len(self))
         for epoch in np.unique(epochs):
             rows = epochs == epoch
-            places[rows] = self._permutation(len(self), 0, int(epoch))(places[rows])
-        source = np.searchsorted(self._first_draws, places, side="right") - 1
+            slots[rows] = self._permutation(len(self), 0, int(epoch))(slots[rows])
+        source = np.searchsorted(self._first_draws, slots, side="right") - 1
         # Counted over all epochs, so that a weight below 1 sees the whole dataset in time.
-        draw = places - self._first_draws[source] + epochs * self.draws[source]
+        draw = slots - self._first_draws[source] + epochs * self.draws[source]
         episode, start = np.empty_like(source), np.empty_like(source)
         for one in np.unique(source):
             rows = np.flatnonzero(source == one)
@@ -75,15 +79,44 @@ class Mixture:
     def _samples(self, source: int, draws: np.ndarray) -> np.ndarray:
         """A dataset's own shuffle: round after round through all its samples."""
         size = int(self.sizes[source])
-        rounds, places = np.divmod(draws, size)
+        rounds, samples = np.divmod(draws, size)
         for number in np.unique(rounds):
             rows = rounds == number
-            places[rows] = self._permutation(size, source + 1, int(number))(places[rows])
-        return places
+            samples[rows] = self._permutation(size, source + 1, int(number))(samples[rows])
+        return samples
 
     @lru_cache(maxsize=256)  # noqa: B019 a mixture lives as long as its run
     def _permutation(self, size: int, stream: int, number: int) -> Permutation:
         return Permutation(size, self.seed, stream, number)
+
+
+class EvenDraws:
+    """Draws of at most `limit` samples, always the same, at even distances through each dataset."""
+
+    def __init__(self, counts: Sequence[np.ndarray], limit: int) -> None:
+        """counts: samples of each episode, an array a dataset."""
+        sizes = np.array([part.sum() for part in counts], dtype=np.int64)
+        shares = np.zeros_like(sizes)
+        # From the smallest dataset on, so that what one cannot fill goes to the larger ones.
+        for done, one in enumerate(np.argsort(sizes, kind="stable")):
+            shares[one] = min(sizes[one], (limit - shares.sum()) // (len(sizes) - done))
+        parts = []
+        for one, (part, size, share) in enumerate(zip(counts, sizes, shares, strict=True)):
+            samples = (np.arange(share) * size + size // 2) // max(share, 1)
+            ends = np.cumsum(part)
+            episode = np.searchsorted(ends, samples, side="right")
+            parts.append((np.full(share, one), episode, samples - (ends - part)[episode]))
+        self._source, self._episode, self._start = (
+            np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __call__(self, numbers: np.ndarray) -> Draws:
+        """The draws of these numbers (B,); after the last comes the first."""
+        rows = np.asarray(numbers) % len(self)
+        return Draws(self._source[rows], self._episode[rows], self._start[rows])
 
 
 class ShardedSampler:
@@ -97,7 +130,7 @@ class ShardedSampler:
         """batch_size: of this rank. first_step: steps done before. Raises InputError for numbers that do not fit."""
         if batch_size < 1 or not 0 <= rank < ranks or first_step < 0:
             raise InputError(
-                f"cannot draw batches of {batch_size} as rank {rank} of {ranks} from step {first_step}"
+                f"Cannot draw batches of {batch_size} as rank {rank} of {ranks} from step {first_step}."
             )
         self.batch_size, self.rank, self.ranks, self.first_step = batch_size, rank, ranks, first_step
 
@@ -106,7 +139,7 @@ class ShardedSampler:
         first = (step * self.ranks + self.rank) * self.batch_size
         return np.arange(first, first + self.batch_size)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[list[int]]:
         step = self.first_step
         while True:
             yield self.numbers(step).tolist()

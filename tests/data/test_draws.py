@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.data.mixture import Mixture, ShardedSampler
+from spatialvla.data.draws import EvenDraws, MixtureDraws, ShardedSampler
 from spatialvla.data.shuffle import Permutation
 from spatialvla.errors import InputError
 
@@ -33,7 +33,7 @@ def triples(draws):
 
 def test_an_epoch_of_weight_one_is_every_sample_once():
     counts = [np.array([3, 0, 5]), np.array([4])]
-    mixture = Mixture(counts, [1, 1], seed=0)
+    mixture = MixtureDraws(counts, [1, 1], seed=0)
     first, second = (triples(mixture(np.arange(12) + 12 * epoch)) for epoch in (0, 1))
     everything = [(0, 0, k) for k in range(3)] + [(0, 2, k) for k in range(5)] + [(1, 0, k) for k in range(4)]
     assert sorted(first) == sorted(second) == everything
@@ -43,7 +43,7 @@ def test_an_epoch_of_weight_one_is_every_sample_once():
 
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.integers(0, 1000))
 def test_weights_are_shares_and_no_sample_is_left_behind(one, two, seed):
-    mixture = Mixture([np.array([7, 13]), np.array([10, 30])], [one, two], seed)
+    mixture = MixtureDraws([np.array([7, 13]), np.array([10, 30])], [one, two], seed)
     assert len(mixture) == round(20 * one) + round(40 * two)
     epochs = 20
     drawn = Counter(triples(mixture(np.arange(epochs * len(mixture)))))
@@ -63,10 +63,22 @@ def test_ranks_share_each_step_without_overlap_and_a_step_resumes():
     assert list(islice(resumed, 2)) == list(islice(parts[1], 5))[3:]
 
 
+def test_evaluation_is_evenly_spaced_and_shared_among_datasets():
+    spaced = EvenDraws([np.full(100, 10), np.array([3, 0, 1]), np.zeros(2, int)], 24)
+    draws = spaced(np.arange(len(spaced)))
+    assert np.bincount(draws.source).tolist() == [20, 4]
+    places = (draws.episode * 10 + draws.start)[draws.source == 0]
+    assert np.diff(places).tolist() == [50] * 19
+    small = [(e, s) for o, e, s in zip(draws.source, draws.episode, draws.start, strict=True) if o == 1]
+    assert small == [(0, 0), (0, 1), (0, 2), (2, 0)]
+    assert len(EvenDraws([np.array([5])], 100)) == 5
+    assert len(EvenDraws([np.array([0])], 100)) == 0
+
+
 def test_ten_million_samples_take_no_memory():
     counts = np.full(100_000, 100)
     tracemalloc.start()
-    mixture = Mixture([counts, counts[:10]], [1.0, 2.0], seed=0)
+    mixture = MixtureDraws([counts, counts[:10]], [1.0, 2.0], seed=0)
     draws = mixture(np.arange(9_999_000, 9_999_256))
     assert tracemalloc.get_traced_memory()[1] < 8e6
     tracemalloc.stop()
@@ -75,8 +87,8 @@ def test_ten_million_samples_take_no_memory():
 
 def test_what_cannot_be_drawn():
     with pytest.raises(InputError, match="no samples to draw"):
-        Mixture([np.array([0, 0])], [1.0], 0)
+        MixtureDraws([np.array([0, 0])], [1.0], 0)
     with pytest.raises(InputError, match="a weight of at least 0"):
-        Mixture([np.array([1])], [-1.0], 0)
+        MixtureDraws([np.array([1])], [-1.0], 0)
     with pytest.raises(InputError, match="rank 2 of 2"):
         ShardedSampler(4, 2, 2)

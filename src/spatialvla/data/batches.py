@@ -1,0 +1,247 @@
+"""Draws -> batches: frames read and augmented, and the actions from them on, as a function of the draws' numbers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from spatialvla.data.augmentation import Augmentation, Views
+from spatialvla.data.draws import Drawing, Draws
+from spatialvla.data.episodes import Episode, EpisodeSource, OnBad, action_chunks
+from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.geometry.camera import fill_holes
+from spatialvla.processor import Processor
+from spatialvla.types import Batch
+
+_MOST_REPLACEMENTS = 100
+_SEARCHED, _MOST_SEARCHED = 256, 1 << 18
+"""Draws looked at in one go for one of the same dataset, at first and at most."""
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """What a training step gets: B samples, and where they are from.
+
+    actions: (B, chunk, 7) in the datasets' units. keys: of each sample's dataset. source, episode, step: (B,) int64
+    number of the dataset, of its episode and of the step. replaced: why samples were replaced by others.
+    """
+
+    batch: Batch
+    actions: np.ndarray
+    keys: tuple[str, ...]
+    source: np.ndarray
+    episode: np.ndarray
+    step: np.ndarray
+    replaced: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each sample, "<key> episode <i> step <t>"."""
+        rows = zip(self.keys, self.episode.tolist(), self.step.tolist(), strict=True)
+        return tuple(f"{key} episode {episode} step {step}" for key, episode, step in rows)
+
+    @property
+    def label_count(self) -> int:
+        """Tokens on which a loss is taken."""
+        return 0 if self.batch.labels is None else int((self.batch.labels >= 0).sum())
+
+    def split(self, parts: int) -> list[LoadedBatch]:
+        """Equal parts, in order. Raises InputError where they cannot be equal."""
+        size, rest = divmod(len(self), parts)
+        if rest:
+            raise InputError(f"A batch of {len(self)} cannot be split into {parts} equal parts.")
+        return [self._rows(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _rows(self, rows: slice) -> LoadedBatch:
+        return LoadedBatch(
+            self.batch[rows],
+            self.actions[rows],
+            self.keys[rows],
+            self.source[rows],
+            self.episode[rows],
+            self.step[rows],
+            self.replaced,
+        )
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How samples are read.
+
+    augmentation: of the images. depth: whether the depth sensor is read, too.
+    on_bad: whether a damaged sample is an error, or the next draw of the same dataset stands in for it.
+    other_sources, other_share: the same datasets seen in another way, and the share of the draws that see them so.
+    """
+
+    augmentation: Augmentation
+    depth: bool = False
+    on_bad: OnBad = "raise"
+    other_sources: tuple[EpisodeSource, ...] = ()
+    other_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """image: (H, W, 3). intrinsics: K (3, 3) in its pixels. depth: (H, W) meters, all positive, or None."""
+
+    image: np.ndarray
+    intrinsics: np.ndarray
+    depth: np.ndarray | None
+    prompt: str
+    actions: np.ndarray
+    episode: int
+    step: int
+    replaced: tuple[str, ...]
+
+
+class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
+    """The batch of any draw numbers, a function of the numbers alone; can be sent to other processes."""
+
+    def __init__(
+        self,
+        mixture: TrainingMixture,
+        draws: Drawing,
+        processor: Processor,
+        options: ReadOptions,
+        recent: int = 16,
+    ) -> None:
+        """draws: from the mixture's sources. recent: episodes kept parsed, a process."""
+        # Not the mixture itself: what it knows of the datasets' actions need not travel.
+        self.sources, self.seed = mixture.sources, mixture.seed
+        self.missing_instruction = mixture.missing_instruction
+        self.draws, self.processor, self.options, self.recent = draws, processor, options, recent
+        self._episodes: OrderedDict[tuple[int, int, bool], Episode] = OrderedDict()
+        self._process = os.getpid()
+
+    def __getitem__(self, numbers: Sequence[int]) -> LoadedBatch | CheckpointError | InputError:
+        """Errors of users' data are returned: so they cross to the main process unchanged."""
+        try:
+            return self.batch(numbers)
+        except (CheckpointError, InputError) as error:
+            return error
+
+    def batch(self, numbers: Sequence[int]) -> LoadedBatch:
+        """The samples of these draws.
+
+        Raises CheckpointError, naming the file, for a damaged sample, or too many of them one after another, and
+        InputError where the processor cannot use one.
+        """
+        self._reopen_after_fork()
+        draws = self.draws(np.asarray(numbers))
+        samples = [self._sample_or_next(number, draws, row) for row, number in enumerate(numbers)]
+        keys = [self.sources[source].key for source in draws.source]
+        actions = np.stack([sample.actions for sample in samples])
+        depth = [sample.depth for sample in samples if sample.depth is not None]
+        batch = self.processor(
+            [sample.image for sample in samples],
+            [sample.prompt for sample in samples],
+            keys,
+            intrinsics=[sample.intrinsics for sample in samples],
+            depth=depth or None,
+            actions=actions,
+        )
+        return LoadedBatch(
+            batch=batch,
+            actions=actions,
+            keys=tuple(keys),
+            source=draws.source,
+            episode=np.array([sample.episode for sample in samples]),
+            step=np.array([sample.step for sample in samples]),
+            replaced=tuple(reason for sample in samples for reason in sample.replaced),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_episodes": OrderedDict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _process=os.getpid())
+
+    def _reopen_after_fork(self) -> None:
+        """Connections and decoders do not survive a fork; sources open anew where they are unpickled."""
+        if self._process != os.getpid():
+            self.sources, self.options = pickle.loads(pickle.dumps((self.sources, self.options)))
+            self._episodes, self._process = OrderedDict(), os.getpid()
+
+    def _sample_or_next(self, number: int, draws: Draws, row: int) -> _Sample:
+        source = int(draws.source[row])
+        reasons: list[str] = []
+        for episode, start in self._candidates(number, draws, row):
+            try:
+                return self._sample(number, source, episode, start, tuple(reasons))
+            except CheckpointError as error:
+                if self.options.on_bad == "raise":
+                    raise
+                reasons.append(str(error))
+                if len(reasons) > _MOST_REPLACEMENTS:
+                    break
+        raise CheckpointError(
+            f"{len(reasons)} samples of {self.sources[source].key} one after another are damaged, "
+            f"the first: {reasons[0]}"
+        )
+
+    def _candidates(self, number: int, draws: Draws, row: int) -> Iterator[tuple[int, int]]:
+        """Episode and start of a draw, and those of the following draws of its dataset."""
+        yield int(draws.episode[row]), int(draws.start[row])
+        first, many = number + 1, _SEARCHED
+        while True:
+            following = self.draws(np.arange(first, first + many))
+            for other in np.flatnonzero(following.source == draws.source[row]).tolist():
+                yield int(following.episode[other]), int(following.start[other])
+            first, many = first + many, min(2 * many, _MOST_SEARCHED)
+
+    def _sample(self, number: int, source: int, index: int, start: int, replaced: tuple[str, ...]) -> _Sample:
+        # Of the draw, not of the sample: the same one looks different each time.
+        rng = np.random.default_rng([self.seed, number])
+        is_other = self.options.other_share > 0 and rng.random() < self.options.other_share
+        episode, key = self._episode(source, index, is_other), self.sources[source].key
+        if start >= len(episode.starts):
+            raise CheckpointError(
+                f"{key} episode {index} has changed since it was surveyed; survey it again."
+            )
+        step = int(episode.starts[start])
+        image = episode.images([step])
+        camera = episode.camera or self.processor.camera(key)
+        views = self.options.augmentation(
+            Views(image, camera.scaled_to(*image.shape[1:3])[None], self._depth(episode, step, key)),
+            self.processor.image_size,
+            rng,
+        )
+        return _Sample(
+            image=views.images[0],
+            intrinsics=views.intrinsics[0],
+            depth=None if views.depth is None else views.depth[0],
+            prompt=self.processor.prompt(episode.instruction or self.missing_instruction or ""),
+            actions=action_chunks(episode.actions, np.array([step]), self.processor.action_chunk_size)[0],
+            episode=index,
+            step=step,
+            replaced=replaced,
+        )
+
+    def _depth(self, episode: Episode, step: int, key: str) -> np.ndarray | None:
+        if not self.options.depth:
+            return None
+        readings = episode.depth([step])
+        if readings is None:
+            raise InputError(f"{key} has no depth sensor; train with estimated depth.")
+        return fill_holes(readings[0])[None]
+
+    def _episode(self, source: int, index: int, is_other: bool) -> Episode:
+        wanted = (source, index, is_other)
+        if wanted not in self._episodes:
+            sources = self.options.other_sources if is_other else self.sources
+            self._episodes[wanted] = sources[source].episode(index)
+            if len(self._episodes) > self.recent:
+                self._episodes.popitem(last=False)
+        self._episodes.move_to_end(wanted)
+        return self._episodes[wanted]

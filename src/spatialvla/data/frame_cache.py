@@ -1,0 +1,215 @@
+"""A dataset whose frames are decoded and scaled once, and from then on are read from files mapped into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from spatialvla.common.files import replacing
+from spatialvla.common.json_files import read_json, write_json
+from spatialvla.data.episodes import EpisodeSource, OnBad
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.geometry.camera import Camera
+
+_FORMAT = 1  # of the cached files
+_IMAGES, _DEPTH, _DAMAGED = "images.npy", "depth.npy", "damaged.json"
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """All of an episode but its frames. first: the row of its first frame in the files."""
+
+    instruction: str
+    actions: np.ndarray
+    starts: np.ndarray
+    camera: Camera | None
+    columns: Mapping[str, np.ndarray]
+    first: int
+
+    @property
+    def rows(self) -> slice:
+        """Where its frames are."""
+        return slice(self.first, self.first + len(self.actions))
+
+
+@dataclass(frozen=True)
+class CachedEpisode:
+    """T steps with their frames at hand, see `spatialvla.data.episodes.Episode`.
+
+    frames: (T, S, S, 3) uint8 RGB. readings: (T, S, S) float16 meters, 0 where there is none; None without a sensor.
+    """
+
+    instruction: str
+    actions: np.ndarray
+    starts: np.ndarray
+    camera: Camera | None
+    columns: Mapping[str, np.ndarray]
+    frames: np.ndarray
+    readings: np.ndarray | None
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, S, S, 3) uint8 RGB of some steps."""
+        return self.frames[list(steps)]
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, S, S) float32 meters of a sensor, 0 where there is no reading; None where there was no sensor."""
+        return None if self.readings is None else self.readings[list(steps)].astype(np.float32)
+
+
+class CachedSource:
+    """The episodes of another source with all their numbers in memory and their frames in mapped files.
+
+    Frames are squares of `size` pixels: colors scaled bicubic as the processor does, depth to the nearest pixel; the
+    cameras follow. folder: of the files, which tell by its name the dataset's content and the size.
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        size: int,
+        cache: Path,
+        on_bad: OnBad = "raise",
+        progress: Callable[[int], None] = lambda episodes: None,
+    ) -> None:
+        """Decodes what `cache` does not hold yet.
+
+        on_bad: whether a damaged episode, or frame of it, is an error now or when the episode is asked for.
+        progress: told the number of episodes decoded since it was told before.
+        Raises CheckpointError for damaged data with on_bad="raise", and where the disk has no room.
+        """
+        self.key, self.control_hz, self.size = source.key, source.control_hz, size
+        self.fingerprint = f"{source.fingerprint} at {size} pixels"
+        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}".encode()).hexdigest()
+        self.folder = cache / digest[:24]
+        self._numbers: list[_Numbers | None] = []
+        self._damaged: dict[int, str] = {}
+        self._read_numbers(source, on_bad)
+        if not (self.folder / _IMAGES).is_file():
+            self._decode(source, on_bad, progress)
+        broken = read_json(self.folder / _DAMAGED, "delete the folder")
+        self._damaged |= {int(index): str(reason) for index, reason in broken.items()}
+        if self._damaged and on_bad == "raise":
+            raise CheckpointError(next(iter(self._damaged.values())))
+        self._map()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def episode(self, index: int) -> CachedEpisode:
+        """Any episode. Raises InputError for a wrong index, CheckpointError for one that could not be read."""
+        if not 0 <= index < len(self):
+            raise InputError(f"{self.key} has episodes 0 to {len(self) - 1}, not {index}.")
+        numbers = self._numbers[index]
+        if numbers is None or index in self._damaged:
+            raise CheckpointError(self._damaged[index])
+        rows = numbers.rows
+        return CachedEpisode(
+            instruction=numbers.instruction,
+            actions=numbers.actions,
+            starts=numbers.starts,
+            camera=numbers.camera,
+            columns=numbers.columns,
+            frames=self._images[rows],
+            readings=None if self._depth is None else self._depth[rows],
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_images": None, "_depth": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map()
+
+    def _map(self) -> None:
+        depth = self.folder / _DEPTH
+        self._images = mapped(self.folder / _IMAGES)
+        self._depth = mapped(depth) if depth.is_file() else None
+
+    def _read_numbers(self, source: EpisodeSource, on_bad: OnBad) -> None:
+        first = 0
+        for index in range(len(source)):
+            try:
+                episode = source.episode(index)
+            except CheckpointError as error:
+                if on_bad == "raise":
+                    raise
+                self._damaged[index] = str(error)
+                self._numbers.append(None)
+                continue
+            camera, size = episode.camera, self.size
+            self._numbers.append(
+                _Numbers(
+                    instruction=episode.instruction,
+                    actions=episode.actions,
+                    starts=episode.starts,
+                    camera=camera and Camera(camera.scaled_to(size, size), size, size),
+                    columns=episode.columns,
+                    first=first,
+                )
+            )
+            first += len(episode.actions)
+
+    def _decode(self, source: EpisodeSource, on_bad: OnBad, progress: Callable[[int], None]) -> None:
+        frames = sum(len(numbers.actions) for numbers in self._numbers if numbers)
+        shape = (max(frames, 1), self.size, self.size)  # no file can be mapped that is empty
+        damaged: dict[int, str] = {}
+        with ExitStack() as files:
+            # Left last and so named last: where it is, the others are.
+            images = files.enter_context(filling(self.folder / _IMAGES, (*shape, 3), np.uint8))
+            depth: np.ndarray | None = None
+            for index, numbers in enumerate(self._numbers):
+                if numbers is None or not len(numbers.actions):
+                    continue
+                rows, steps = numbers.rows, range(len(numbers.actions))
+                try:
+                    episode = source.episode(index)
+                    images[rows] = _scaled(episode.images(steps), self.size, Image.Resampling.BICUBIC)
+                    readings = episode.depth(steps)
+                except CheckpointError as error:
+                    if on_bad == "raise":
+                        raise
+                    damaged[index] = str(error)
+                    continue
+                if readings is not None:
+                    if depth is None:
+                        depth = files.enter_context(filling(self.folder / _DEPTH, shape, np.float16))
+                    depth[rows] = _scaled(readings, self.size, Image.Resampling.NEAREST)
+                progress(1)
+            write_json(self.folder / _DAMAGED, damaged)
+
+
+@contextmanager
+def filling(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[np.ndarray]:
+    """An array of zeros to fill inside this block; it is written as the .npy file `path`, whole or not at all.
+
+    Raises CheckpointError where the disk has no room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise CheckpointError(
+            f"{path} needs {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free; choose another cache."
+        )
+    with replacing(path) as partial:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+        yield array
+        array.flush()
+
+
+def mapped(path: Path) -> np.ndarray:
+    """The array in a .npy file, read where it is looked at."""
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _scaled(frames: np.ndarray, size: int, resampling: Image.Resampling) -> np.ndarray:
+    if frames.shape[1:3] == (size, size):
+        return frames
+    return np.stack([np.asarray(Image.fromarray(frame).resize((size, size), resampling)) for frame in frames])

@@ -1,0 +1,98 @@
+"""Datasets held in memory: the same episodes as their source gives, decoded and scaled once, damage included."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_source import CAMERA, FakeSource
+
+from spatialvla.data.frame_cache import CachedSource, filling, mapped
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.geometry.camera import View
+
+SOURCE = FakeSource("one", (6, 4, 9), has_depth=True, no_ops=frozenset({1}))
+SIZE = 24
+
+
+def test_episodes_are_the_sources_own_in_another_size(tmp_path):
+    cached = CachedSource(SOURCE, SIZE, tmp_path)
+    assert (cached.key, cached.control_hz, len(cached)) == ("one", 5.0, 3)
+    for index in range(3):
+        ours, theirs = cached.episode(index), SOURCE.episode(index)
+        assert ours.instruction == theirs.instruction
+        np.testing.assert_array_equal(ours.actions, theirs.actions)
+        np.testing.assert_array_equal(ours.starts, theirs.starts)
+        assert (ours.camera.height, ours.camera.width) == (SIZE, SIZE)
+        np.testing.assert_allclose(ours.camera.intrinsics, CAMERA.scaled_to(SIZE, SIZE))
+        steps = range(len(theirs.actions))
+        expected = [View.of(image).resized(SIZE).image for image in theirs.images(steps)]
+        np.testing.assert_array_equal(ours.images(steps), expected)
+        np.testing.assert_array_equal(ours.images([3, 0]), [expected[3], expected[0]])
+        depth = ours.depth([1])
+        assert depth.dtype == np.float32
+        assert set(np.unique(depth).tolist()) == {0.0, 1.0 + index}
+    with pytest.raises(InputError, match="episodes 0 to 2"):
+        cached.episode(3)
+
+
+def test_no_sensor_is_no_depth(tmp_path):
+    assert CachedSource(replace(SOURCE, has_depth=False), SIZE, tmp_path).episode(0).depth([0]) is None
+
+
+def test_frames_are_decoded_once_for_each_size_and_content(tmp_path, monkeypatch):
+    told = []
+    first = CachedSource(SOURCE, SIZE, tmp_path, progress=told.append)
+    assert told == [1, 1, 1]
+    CachedSource(SOURCE, SIZE, tmp_path, progress=told.append)
+    assert len(told) == 3
+    CachedSource(SOURCE, 2 * SIZE, tmp_path, progress=told.append)
+    assert len(told) == 6
+    longer = replace(SOURCE, lengths=(6, 4, 9, 2))
+    other = CachedSource(longer, SIZE, tmp_path, progress=told.append)
+    assert len(told) == 10
+    assert len({source.fingerprint for source in (first, other, SOURCE)}) == 3
+
+
+def test_it_crosses_to_other_processes_without_its_frames(tmp_path):
+    cached = CachedSource(replace(SOURCE, lengths=(300, 200)), 64, tmp_path)
+    sent = pickle.dumps(cached)
+    assert len(sent) < 100_000
+    again = pickle.loads(sent)
+    np.testing.assert_array_equal(again.episode(1).images([150]), cached.episode(1).images([150]))
+    np.testing.assert_array_equal(again.episode(1).depth([150]), cached.episode(1).depth([150]))
+
+
+@pytest.mark.parametrize("damage", ["damaged", "broken_images"])
+def test_damage_is_fatal_or_that_of_its_episode_alone(tmp_path, damage):
+    bad = replace(SOURCE, **{damage: frozenset({1})})
+    with pytest.raises(CheckpointError, match=r"one .*1"):
+        CachedSource(bad, SIZE, tmp_path)
+    assert not list(tmp_path.rglob("*.npy"))
+    for _ in range(2):  # as it is decoded, and as it is found
+        cached = CachedSource(bad, SIZE, tmp_path, on_bad="skip")
+        with pytest.raises(CheckpointError, match=r"one .*1"):
+            cached.episode(1)
+        clean = CachedSource(SOURCE, SIZE, tmp_path / "clean")
+        np.testing.assert_array_equal(cached.episode(2).images([4]), clean.episode(2).images([4]))
+    with pytest.raises(CheckpointError, match=r"one .*1"):
+        CachedSource(bad, SIZE, tmp_path, on_bad="raise")
+
+
+def test_a_broken_off_array_leaves_nothing_behind(tmp_path):
+    def break_off():
+        with filling(tmp_path / "a.npy", (4, 3), np.float32) as array:
+            array[:2] = 1
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        break_off()
+    assert list(tmp_path.iterdir()) == []
+    with (
+        pytest.raises(CheckpointError, match="free"),
+        filling(tmp_path / "a.npy", (10**9, 10**6), np.float32),
+    ):
+        pass
+    with filling(tmp_path / "a.npy", (4, 3), np.float32) as array:
+        array[1] = 2
+    assert mapped(tmp_path / "a.npy").tolist() == [[0] * 3, [2] * 3, [0] * 3, [0] * 3]
