@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from spatialvla.cli.training_run import TrainingRun, common_options, part
+from spatialvla.cli.verb import read_first
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.config import AdaptationOptions, FineTuning, TrainConfig
 from spatialvla.training.recipes import finetune
@@ -33,7 +34,7 @@ class Finetune(TrainingRun):
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads --mode first, because the recipe depends on it."""
-        chosen, _ = tyro.cli(_Mode, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+        chosen = read_first(_Mode, arguments, program)
         recipe = finetune(chosen.mode)
         default = cls(**common_options(recipe), adaptation=part(AdaptationOptions, recipe), lora=recipe.lora)
         return tyro.cli(cls, prog=program, args=arguments, default=default)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import tyro
 
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
-from spatialvla.cli.verb import Verb
+from spatialvla.cli.verb import Verb, read_first
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.execution import Execution
@@ -89,7 +89,7 @@ class Serve(Verb):
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads --protocol first, because port, mapping and benchmark depend on it."""
-        chosen, _ = tyro.cli(_Chosen, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+        chosen = read_first(_Chosen, arguments, program)
         default = cls(
             options=PolicyOptions(policy=tyro.MISSING),
             protocol=chosen.protocol,

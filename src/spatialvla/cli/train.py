@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.grids import Bins
 from spatialvla.cli.training_run import TrainingRun, common_options, part
+from spatialvla.cli.verb import read_first
 from spatialvla.training.config import NetworkOptions, TrainConfig
 from spatialvla.training.recipes import nano
 
@@ -33,7 +34,7 @@ class Train(TrainingRun):
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads --policy first, because the recipe depends on it."""
-        start, _ = tyro.cli(_Start, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+        start = read_first(_Start, arguments, program)
         recipe = nano(start.policy)
         default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
         return tyro.cli(cls, prog=program, args=arguments, default=default)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 import tyro
+
+T = TypeVar("T")
 
 
 class Verb(ABC):
@@ -23,3 +25,9 @@ class Verb(ABC):
     @abstractmethod
     def run(self) -> None:
         """Does what the verb says. Raises InputError or CheckpointError for what cannot be used."""
+
+
+def read_first(kind: type[T], arguments: Sequence[str], program: str) -> T:
+    """Some options alone, for a verb whose other values follow from them; the rest of `arguments` is passed over."""
+    options, _ = tyro.cli(kind, prog=program, args=arguments, add_help=False, return_unknown_args=True)
+    return options
