@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spatialvla.viz.drawing import INK, new_figure
+from spatialvla.viz.point_cloud import PointCloud
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +39,6 @@ def point_cloud_figure(image: np.ndarray, depth: np.ndarray, intrinsics: np.ndar
 
     image: (H, W, 3) uint8 RGB. depth: (h, w) meters. intrinsics: K (3, 3) in pixels of `image`.
     """
-    # Imported here: it needs torch, which a picture of the depth alone does without.
-    from spatialvla.viz.point_cloud import PointCloud
-
     cloud = PointCloud.from_depth(image, depth, intrinsics)
     with new_figure(5.8, 2.75) as figure:
         for axis, (yaw, pitch, name) in zip(figure.subplots(1, 2), _ANGLES, strict=True):

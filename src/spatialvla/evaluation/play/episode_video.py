@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 
 from spatialvla.common.files import replacing
@@ -25,8 +26,6 @@ def write_video(path: Path, frames: Sequence[tuple[int, np.ndarray]], hz: int) -
     frames: (control step, (H, W, 3) uint8 RGB) with rising steps; H and W even. hz: control steps a second.
     The last frame stays for a second. The file appears only when it is whole.
     """
-    import av
-
     height, width = frames[0][1].shape[:2]
     last_step, last_image = frames[-1]
     with (

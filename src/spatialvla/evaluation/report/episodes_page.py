@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -132,8 +133,6 @@ def _video(path: Path, episode: EpisodeResult) -> str:
 
 def _last_frame(video: Path) -> bytes:
     """The frame that shows how it ended, as JPEG."""
-    import av
-
     with av.open(str(video)) as container:
         *_, last = container.decode(video=0)
     buffer = io.BytesIO()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
@@ -74,8 +75,6 @@ class WidowXEnv:
 
     def __init__(self, task: WidowXTask) -> None:
         gymnasium = _mani_skill()
-        from PIL import Image
-
         self.task = task
         try:
             with warnings.catch_warnings():
@@ -104,7 +103,7 @@ class WidowXEnv:
         The scene is built anew each time, as SimplerEnv does: PhysX keeps a joint's history over a mere
         reset, and the same actions would then move the arm differently.
         """
-        import torch
+        import torch  # not above: the processes that play LIBERO import this file, and need no torch
 
         # ManiSkill 3 takes the number itself; SimplerEnv's older nesting under "obj_init_options" it ignores.
         self._env.reset(seed=0, options={"episode_id": torch.tensor([start_state]), "reconfigure": True})
