@@ -9,7 +9,7 @@ from spatialvla.errors import InputError
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The engine's sizes and waits. Raises InputError for sizes below 1."""
+    """The engine's sizes and waits."""
 
     max_batch: int = 16
     """Requests in one inference."""
@@ -30,6 +30,7 @@ class EngineSettings:
     """Threads that check requests and resize their pictures."""
 
     def __post_init__(self) -> None:
+        """Raises InputError for sizes below 1."""
         sizes = {
             "max_batch": self.max_batch,
             "max_queue": self.max_queue,

@@ -18,7 +18,7 @@ MAX_INSTRUCTION = 1000
 
 @dataclass(frozen=True)
 class TrafficLimits:
-    """The most a client may send, and the longest it may take. Raises InputError for what is not positive."""
+    """The most a client may send, and the longest it may take."""
 
     max_message_mb: float = 16.0
     """Largest message, in MiB."""
@@ -48,6 +48,7 @@ class TrafficLimits:
     """Seconds for the requests under way when the server is told to stop."""
 
     def __post_init__(self) -> None:
+        """Raises InputError for what is not positive."""
         for name, value in vars(self).items():
             if not value > 0:
                 raise InputError(f"{name} must be positive, got {value}.")
