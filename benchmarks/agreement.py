@@ -17,7 +17,7 @@ import torch
 
 from spatialvla import Observation, Policy
 from spatialvla.data.lerobot.reader import LeRobotDataset
-from spatialvla.model.fast.optimize import Optimization
+from spatialvla.model.fast.options import Optimization
 
 CAMERA = "observation.images.agentview"
 AGES = (0, 2, 4, 8, 16, 32)

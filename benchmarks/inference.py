@@ -35,7 +35,7 @@ from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding.passes import Layout
-from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization, OptimizedSpatialVLA, optimize
+from spatialvla.model.fast.options import EIGHT_BITS, Optimization
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
@@ -86,7 +86,7 @@ def main() -> None:
         model = a_model(options.case, dtype, device).eval()
         # Counted before oneDNN's own layout hides products from the counter.
         flops = {rows: operations(model, a_batch(model, rows, seed=0)) for rows in options.batch}
-        peer, ours = (None, optimize(model, optimization)) if options.alone else pair(model, optimization)
+        peer, ours = (None, model.optimize(optimization)) if options.alone else pair(model, optimization)
         loading = time.perf_counter() - started
         speeds = Speeds(device, dtype, optimization)
         cases = [
@@ -164,11 +164,11 @@ def a_batch(model: SpatialVLA, rows: int, seed: int) -> Batch:
     ).to(model.device)
 
 
-def our_stages(model: OptimizedSpatialVLA, batch: Batch, done: Callable[[str], None]) -> torch.Tensor:
+def our_stages(model: SpatialVLA, batch: Batch, done: Callable[[str], None]) -> torch.Tensor:
     """What `model.decode` does, stage after stage."""
     depth = model.depth(batch)
     done("depth")
-    embedded = model.embed(Batch(**{**vars(batch), "depth": depth}))
+    embedded = model.passes.embed(Batch(**{**vars(batch), "depth": depth}))
     done("siglip")
     passes, chunk = model.passes, 3 * model.config.action_chunk_size
     layout = Layout.behind(batch.attention_mask, chunk - 1)
@@ -184,7 +184,7 @@ def our_stages(model: OptimizedSpatialVLA, batch: Batch, done: Callable[[str], N
 
 def run_case(
     peer: SpatialVLA | None,
-    ours: OptimizedSpatialVLA,
+    ours: SpatialVLA,
     rows: int,
     rounds: int,
     flops: dict[str, float],

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spatialvla.kernels.library import available
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
-from spatialvla.model.fast.optimize import Optimization, OptimizedSpatialVLA
+from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
 from timing import best_of
@@ -62,7 +62,7 @@ def operations(model: SpatialVLA, batch: Batch) -> dict[str, float]:
 
 
 def floors(
-    model: OptimizedSpatialVLA, rows: int, flops: dict[str, float], speeds: dict[str, float]
+    model: SpatialVLA, rows: int, flops: dict[str, float], speeds: dict[str, float]
 ) -> dict[str, float]:
     """Seconds that a chunk's stages cannot beat: the slower of reading the weights and of computing."""
     weights = sum(part.numel() * part.element_size() for part in layers_of(model))
@@ -82,7 +82,7 @@ def floors(
     return {**seconds, "decode": max(read, compute)}
 
 
-def layers_of(model: OptimizedSpatialVLA) -> list[torch.Tensor]:
+def layers_of(model: SpatialVLA) -> list[torch.Tensor]:
     layers = model.language_model.model.layers
     return [*layers.parameters(), *layers.buffers()]
 

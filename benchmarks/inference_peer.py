@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from spatialvla.model.fast.optimize import Optimization, OptimizedSpatialVLA, optimize
+from spatialvla.model.fast.options import Optimization
 from spatialvla.model.network import token_positions
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.types import Batch
@@ -39,10 +39,10 @@ class GrowingCache:
         return k, v
 
 
-def pair(model: SpatialVLA, options: Optimization) -> tuple[SpatialVLA, OptimizedSpatialVLA]:
+def pair(model: SpatialVLA, options: Optimization) -> tuple[SpatialVLA, SpatialVLA]:
     """The peer's model and ours, over the same weights in memory, apart from those that ours keeps in another form."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return model, optimize(copy.deepcopy(model, shared), options)
+    return model, copy.deepcopy(model, shared).optimize(options)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from spatialvla import Batch, Processor, SpatialVLA
-from spatialvla.model.fast.optimize import optimize
 from spatialvla.model.published import published_name
 from spatialvla.vision.ego3d import patch_points
 
@@ -28,7 +27,7 @@ def model() -> SpatialVLA:
 @pytest.fixture(scope="module", params=["as loaded", "optimised"])
 def inference_model(request) -> SpatialVLA:
     loaded = SpatialVLA.from_pretrained(REFERENCE / "checkpoint")
-    return loaded if request.param == "as loaded" else optimize(loaded)
+    return loaded if request.param == "as loaded" else loaded.optimize()
 
 
 @pytest.fixture(scope="module")

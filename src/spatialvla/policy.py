@@ -12,7 +12,7 @@ import torch
 
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
-from spatialvla.model.fast.optimize import Optimization, optimize
+from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Prepared, Processor
 from spatialvla.types import ActionChunk, Batch, Observation
@@ -103,7 +103,7 @@ class Policy:
         """
         model = SpatialVLA.from_pretrained(path_or_id, dtype=dtype, device=device)
         if optimization is not None:
-            model = optimize(model, optimization)
+            model = model.optimize(optimization)
         return cls(
             model,
             Processor.from_pretrained(path_or_id),

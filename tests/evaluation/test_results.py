@@ -22,7 +22,7 @@ from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Execution
-from spatialvla.model.fast.optimize import Optimization
+from spatialvla.model.fast.options import Optimization
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.env import ACTION_UNITS
 

@@ -1,4 +1,4 @@
-"""Optimised models: the same actions as before, close to them in 8 bits, and never saved or trained by mistake."""
+"""Optimized models: the same actions as before, close to them in 8 bits, and never saved or trained by mistake."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from spatialvla.model.fast import compiled
 from spatialvla.model.fast import linear as precision
 from spatialvla.model.fast.decoder import KernelAttention
 from spatialvla.model.fast.linear import ScaledLinear, quantize
-from spatialvla.model.fast.optimize import Optimization, optimize
+from spatialvla.model.fast.options import Optimization
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]
@@ -40,7 +40,7 @@ plain = a_model()
 @pytest.mark.parametrize("options", [Optimization(), Optimization(text_head=False)])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_fused_float32_changes_nothing(options, rows):
-    fast = optimize(a_model(), options)
+    fast = a_model().optimize(options)
     batch = a_batch(rows)
     expected = plain.decode(batch).ids
     assert torch.equal(fast.decode(batch).ids, expected)
@@ -58,7 +58,7 @@ def test_fused_float32_changes_nothing(options, rows):
 
 def test_bfloat16_stays_close():
     batch = a_batch(3)
-    fast = optimize(a_model(torch.bfloat16))
+    fast = a_model(torch.bfloat16).optimize()
     slow = a_model(torch.bfloat16)
     with torch.no_grad():
         hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (fast, slow)]
@@ -67,7 +67,7 @@ def test_bfloat16_stays_close():
 
 def test_int8_weights_stay_close():
     batch = a_batch(3)
-    eight = optimize(a_model(), Optimization(weights="int8"))
+    eight = a_model().optimize(Optimization(weights="int8"))
     with torch.no_grad():
         hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (eight, plain)]
     assert 0 < relative(*hidden) < 0.05
@@ -77,7 +77,7 @@ def test_int8_weights_stay_close():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int8_activations_stay_close(dtype):
     batch = a_batch(3)
-    eight = optimize(a_model(dtype), Optimization(weights="int8", activations="int8"))
+    eight = a_model(dtype).optimize(Optimization(weights="int8", activations="int8"))
     assert not any(type(part) is torch.nn.Linear for part in eight.vision_tower.encoder.modules())
     with torch.no_grad():
         hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (eight, plain)]
@@ -105,14 +105,14 @@ def test_quantized_weights_are_within_half_a_step(dtype):
 def test_8_bit_activations_need_the_kernels(monkeypatch):
     monkeypatch.setattr(library, "library", lambda: None)
     with pytest.raises(InputError, match="AVX-512"):
-        optimize(a_model(), Optimization(weights="int8", activations="int8"))
+        a_model().optimize(Optimization(weights="int8", activations="int8"))
 
 
 def test_without_kernels_the_same_comes_out(monkeypatch):
     batch = a_batch(2)
-    packed = optimize(a_model(torch.bfloat16), Optimization(weights="int8"))
+    packed = a_model(torch.bfloat16).optimize(Optimization(weights="int8"))
     monkeypatch.setattr(library, "library", lambda: None)
-    plain_torch = optimize(a_model(torch.bfloat16), Optimization(weights="int8"))
+    plain_torch = a_model(torch.bfloat16).optimize(Optimization(weights="int8"))
     kinds = {type(part) for part in plain_torch.modules()}
     assert ScaledLinear in kinds
     assert KernelAttention not in kinds
@@ -127,9 +127,9 @@ def test_without_kernels_the_same_comes_out(monkeypatch):
 def test_matrix_units_take_many_rows(monkeypatch):
     """As if this processor had AMX: prefill and vision by PyTorch, decode steps by the kernels, the same result."""
     batch = a_batch(2)
-    vectors = optimize(a_model(torch.bfloat16))
+    vectors = a_model(torch.bfloat16).optimize()
     monkeypatch.setattr(precision, "has_matrix_units", lambda: True)
-    both = optimize(a_model(torch.bfloat16))
+    both = a_model(torch.bfloat16).optimize()
     assert not any(isinstance(part, precision.PackedLinear) for part in both.vision_tower.modules())
     rows = []
     kernel = precision.bf16_product
@@ -144,8 +144,8 @@ def test_matrix_units_take_many_rows(monkeypatch):
     assert set(rows) == {1}
 
 
-def test_an_optimised_model_cannot_be_saved_or_trained(tmp_path):
-    fast = optimize(a_model())
+def test_an_optimized_model_cannot_be_saved_or_trained(tmp_path):
+    fast = a_model().optimize()
     with pytest.raises(InputError, match="cannot be saved"):
         fast.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -153,25 +153,25 @@ def test_an_optimised_model_cannot_be_saved_or_trained(tmp_path):
         fast.train()
     assert not fast.eval().training
     with pytest.raises(InputError, match="already"):
-        optimize(fast)
+        fast.optimize()
     assert not any(parameter.requires_grad for parameter in fast.parameters())
 
 
 def test_bad_requests():
     with pytest.raises(InputError, match="fp8"):
-        optimize(a_model(), Optimization(weights="fp8"))
+        a_model().optimize(Optimization(weights="fp8"))
     with pytest.raises(InputError, match="int4"):
         Optimization(weights="int4")
     with pytest.raises(InputError, match="both"):
         Optimization(activations="int8")
     with pytest.raises(InputError, match="Unknown activations"):
         Optimization(weights="int8", activations="fp8")
-    silent = optimize(a_model(), Optimization(text_head=False))
+    silent = a_model().optimize(Optimization(text_head=False))
     with pytest.raises(InputError, match="actions only"):
         silent.generate(a_batch(1), constrained=False)
 
 
-def test_a_policy_is_optimised_on_load():
+def test_a_policy_is_optimized_on_load():
     image = np.asarray(IMAGES[0])
     from spatialvla import Observation
 
@@ -188,7 +188,7 @@ def test_compiled_equals_eager_and_compiles_once_a_bucket():
     from torch._dynamo.utils import counters
 
     options = Optimization(compile=True, batch_sizes=(2,), text_tokens=(16,))
-    fast = optimize(a_model(), options)
+    fast = a_model().optimize(options)
     multiple = fast.passes.prompt_multiple
     batch = processor(IMAGES[:2], ["open the drawer", "put it down"], pad_to_multiple_of=multiple)
     graphs = counters["stats"]["unique_graphs"]
@@ -227,9 +227,8 @@ def test_graphs_are_fed_and_read_as_they_should(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(compiled.CudaGraphs, "_record", record)
     monkeypatch.setattr(compiled, "compiled", lambda function, device: function)
-    fast = optimize(a_model())
-    fast.graphs = compiled.CudaGraphs()
-    fast.passes = compiled.CompiledPasses(fast, fast.graphs)
+    fast = a_model().optimize()
+    fast.passes = compiled.CompiledPasses(fast, compiled.CudaGraphs())
     for batch in (a_batch(2, 16), a_batch(3, 16), a_batch(2, 16), a_batch(2, 32)):
         expected = plain.decode(batch).ids
         assert torch.equal(fast.decode(batch).ids, expected)
@@ -250,12 +249,12 @@ def test_graphs_are_fed_and_read_as_they_should(monkeypatch):
 @pytest.mark.parametrize("weights", [None, "int8", "fp8"])
 def test_cuda_graphs_replay_what_eager_computes(weights):
     options = Optimization(weights=weights, compile=True, batch_sizes=(2,), text_tokens=(16,))
-    fast = optimize(a_model(torch.bfloat16).to("cuda"), options)
-    slow = optimize(a_model(torch.bfloat16).to("cuda"), replace(options, compile=False))
+    fast = a_model(torch.bfloat16).to("cuda").optimize(options)
+    slow = a_model(torch.bfloat16).to("cuda").optimize(replace(options, compile=False))
     for multiple in (16, 16, 32):
         batch = a_batch(2, multiple).to("cuda")
         with torch.no_grad():
-            assert relative(fast.embed(batch), slow.embed(batch)) < 0.02
+            assert relative(fast.passes.embed(batch), slow.passes.embed(batch)) < 0.02
             torch.testing.assert_close(fast.depth(batch), slow.depth(batch), atol=0.05, rtol=0.05)
         once, again = fast.decode(batch).ids, fast.decode(batch).ids
         assert torch.equal(once, again)

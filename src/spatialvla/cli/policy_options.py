@@ -47,7 +47,7 @@ class PolicyOptions:
         import torch
 
         from spatialvla.common.cpu import tune_cpu
-        from spatialvla.model.fast.optimize import EIGHT_BITS, Optimization
+        from spatialvla.model.fast.options import EIGHT_BITS, Optimization
         from spatialvla.model.folders import stored_dtype
         from spatialvla.policy import Policy
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from spatialvla.model.cache import KVCache
 from spatialvla.model.config import Gemma2Config
@@ -46,16 +47,19 @@ def rotary_angles(
 
 
 def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of queries or keys (B, N, T, H). cos, sin: (B, 1, T, H), of `rotary_angles`."""
     first, second = x_BNTH.chunk(2, dim=-1)
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-class Attention(nn.Module):
-    """Grouped-query attention with soft-capped scores."""
+class GroupedQueryAttention(nn.Module):
+    """Grouped-query attention with soft-capped scores; subclasses say where queries, keys and values come from."""
 
     rotate = staticmethod(rotate)
+    o_proj: nn.Module
 
     def __init__(self, config: Gemma2Config, layer: int) -> None:
+        """layer: the index of the decoder's layer, whose keys and values the cache keeps."""
         super().__init__()
         self.layer = layer
         self.heads = config.num_attention_heads
@@ -63,10 +67,6 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.scale = config.query_pre_attn_scalar**-0.5
         self.softcap = config.attn_logit_softcapping
-        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -94,11 +94,7 @@ class Attention(nn.Module):
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, N, T, H), keys and values (B, K, T, H), not rotated yet."""
-        B, T, _ = x_BTD.shape
-        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        return q, k, v
+        raise NotImplementedError
 
     def attend(
         self, q_BNTH: torch.Tensor, k_BKSH: torch.Tensor, v_BKSH: torch.Tensor, bias_B1TS: torch.Tensor
@@ -117,6 +113,24 @@ class Attention(nn.Module):
         return mixed.view(B, self.heads, T, self.head_dim).transpose(1, 2).reshape(B, T, -1)
 
 
+class Attention(GroupedQueryAttention):
+    """Attention with a projection each, as published."""
+
+    def __init__(self, config: Gemma2Config, layer: int) -> None:
+        super().__init__(config, layer)
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        B, T, _ = x_BTD.shape
+        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        return q, k, v
+
+
 class MLP(nn.Module):
     """GeGLU with the tanh approximation of GELU."""
 
@@ -131,12 +145,19 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each between two norms. Even layers see a sliding window only."""
+    """Attention and MLP, each between two norms. Even layers see a sliding window only.
+
+    checkpoint_activations: keep the inputs alone for the gradient, and compute the rest again.
+    """
+
+    self_attn: GroupedQueryAttention
+    mlp: nn.Module
 
     def __init__(self, config: Gemma2Config, layer: int) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
         self.slides = layer % 2 == 0
+        self.checkpoint_activations = False
         self.self_attn = Attention(config, layer)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(size, eps)
@@ -154,6 +175,22 @@ class Layer(nn.Module):
         wanted: int | None = None,
     ) -> torch.Tensor:
         """(B, T, D), or of the last `wanted` tokens only."""
+        given = (x_BTD, rotary, bias_B1TS, cache, slots_T, wanted)
+        return (
+            checkpoint(self._run, *given, use_reentrant=False)
+            if self.checkpoint_activations
+            else self._run(*given)
+        )
+
+    def _run(
+        self,
+        x_BTD: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        bias_B1TS: torch.Tensor,
+        cache: KVCache | None,
+        slots_T: torch.Tensor | None,
+        wanted: int | None,
+    ) -> torch.Tensor:
         attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, slots_T, wanted)
         x_BTD = x_BTD[:, -attended.shape[1] :] + self.post_attention_layernorm(attended)
         return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
@@ -209,17 +246,25 @@ def attention_bias(visible_BTS: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     return bias.masked_fill_(~visible_BTS, torch.finfo(dtype).min)[:, None]
 
 
+class Head(nn.Linear):
+    """From hidden states to logits, of the whole vocabulary or some rows of it."""
+
+    def forward(self, input: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """(…, D) -> (…, V), or (…, rows)."""
+        return F.linear(input, self.weight[rows])
+
+
 class Gemma2ForCausalLM(nn.Module):
     """The decoder with its untied head."""
 
     def __init__(self, config: Gemma2Config) -> None:
         super().__init__()
         self.model = Gemma2Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         self.softcap = config.final_logit_softcapping
 
     def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
-        """Soft-capped logits (…, V), or only those of the vocabulary `rows`."""
-        logits = F.linear(hidden, self.lm_head.weight[rows])
+        """Soft-capped logits (…, V) of hidden states (…, D), or only those of the vocabulary `rows`."""
+        logits = self.lm_head(hidden, rows)
         logits = logits.to(at_least_float32(logits.dtype))
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import SiglipVisionModel
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.gemma2 import Gemma2ForCausalLM
+from spatialvla.model.gemma2 import Gemma2ForCausalLM, Layer
 from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth
 from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
@@ -55,6 +55,7 @@ class Projector(nn.Module):
         self.linear = nn.Linear(vision_size, hidden_size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, N, vision_size) -> (B, N, hidden_size)"""
         return self.linear(features)
 
 
@@ -100,20 +101,24 @@ class Network(nn.Module):
     def checkpoint_activations(self, enabled: bool = True) -> None:
         """Layers of SigLIP and the decoder keep their inputs only, and compute the rest again for the gradient.
 
-        The gradients stay exactly the same; memory and time are in docs/measurements/training.md.
+        The gradients stay exactly the same; memory and time are in docs/measurements/training.md. SigLIP's layers
+        do so in training mode only.
         """
-        siglip = [part for part in self.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
-        for layer in [*siglip, *self.language_model.model.layers]:
-            layer.__dict__.pop("forward", None)
-            if enabled:
-                layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+        for part in self.vision_tower.modules():
+            if isinstance(part, GradientCheckpointingLayer):
+                part.gradient_checkpointing = enabled
+                part._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+        for layer in self.language_model.model.layers:
+            cast(Layer, layer).checkpoint_activations = enabled
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights, and of what the layers hand on."""
         return self.multi_modal_projector.linear.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are, and where batches have to be."""
         return self.multi_modal_projector.linear.weight.device
 
     @property
@@ -126,27 +131,41 @@ class Network(nn.Module):
         # Kept in a list, so that a source's weights never become part of this checkpoint.
         self._depth_source = [] if source is None else [source]
 
+    @property
+    def estimates_depth_itself(self) -> bool:
+        """Whether `depth_source` is the checkpoint's own ZoeDepth."""
+        return not self._depth_source
+
     def depth(self, batch: Batch) -> torch.Tensor:
-        """(B, H, W) metres, float32: the sensor's if the batch has it, else an estimate."""
+        """(B, H, W) meters, float32: the sensor's if the batch has it, else an estimate."""
         if batch.depth is not None:
             return batch.depth.float()
         with torch.no_grad():
             return self.depth_source(batch.pixel_values)
 
-    def image_features(self, batch: Batch) -> torch.Tensor:
-        """(B, N, width of SigLIP): the features of each patch with its place in space added (§III-A)."""
+    def siglip_features(self, batch: Batch) -> torch.Tensor:
+        """(B, N, width of SigLIP): what each patch shows."""
         pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
-        features = self.vision_tower(pixel_values=pixels).last_hidden_state
-        if self.config.use_vision_zoe:
-            points = patch_points(
-                self.depth(batch), batch.intrinsics, self.config.patch_size, self.config.ego3d_patch_reso
-            )
-            features = features + self.position_embedding_3d(points)
-        return features
+        return self.vision_tower(pixel_values=pixels).last_hidden_state
+
+    def ego3d_features(self, batch: Batch) -> torch.Tensor:
+        """(B, N, width of SigLIP): where each patch is, in the camera's frame (§III-A)."""
+        side = self.config.ego3d_patch_reso
+        points = patch_points(self.depth(batch), batch.intrinsics, self.config.patch_size, side)
+        return self.position_embedding_3d(points)
+
+    def image_features(self, batch: Batch) -> torch.Tensor:
+        """(B, N, width of SigLIP): what each patch shows and, unless the configuration is without, where it is."""
+        features = self.siglip_features(batch)
+        return features + self.ego3d_features(batch) if self.config.use_vision_zoe else features
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Image features (B, N, width of SigLIP) -> (B, N, D): what enters the decoder, before Gemma's scaling."""
+        return self.multi_modal_projector(features) / self.config.text.hidden_size**0.5
 
     def encode_images(self, batch: Batch) -> torch.Tensor:
-        """(B, N, D): what enters the decoder, before Gemma's scaling."""
-        return self.multi_modal_projector(self.image_features(batch)) / self.config.text.hidden_size**0.5
+        """(B, N, D): the projected image features."""
+        return self.project(self.image_features(batch))
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(B, T) vocabulary ids -> (B, T, D); action tokens have an embedding of their own."""
@@ -165,10 +184,13 @@ class Network(nn.Module):
                 "the processor and the model do not belong together."
             )
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D): prompt and action tokens embedded, image features in the place of the image tokens."""
+    def embed(self, batch: Batch, images: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, T, D): prompt and action tokens embedded, with encoded images instead of the image tokens.
+
+        images: of `encode_images` (B, N, D), where they are at hand.
+        """
         is_image = batch.input_ids == self.config.image_token_index
-        images = self.encode_images(batch)
+        images = self.encode_images(batch) if images is None else images
         embeddings = self.embed_tokens(batch.input_ids).to(images.dtype)
         return embeddings.masked_scatter(is_image[..., None], images)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,8 @@ from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding.chunk import Decoded, decode
 from spatialvla.model.decoding.passes import Passes, Sampling
 from spatialvla.model.decoding.text import generate_text
+from spatialvla.model.fast.optimize import optimize, warm_up
+from spatialvla.model.fast.options import Optimization
 from spatialvla.model.loading import load
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
@@ -24,13 +27,15 @@ from spatialvla.types import Batch
 class SpatialVLA(Network):
     """SpatialVLA (arXiv 2501.15830): a batch of images and prompts in, chunks of action tokens out.
 
-    passes: how decoding runs the decoder, as it is written or compiled.
+    passes: how decoding runs the network, as it is written or compiled. optimization: how the model was prepared for
+    inference; None as it was loaded.
     """
 
     def __init__(self, config: SpatialVLAConfig) -> None:
         """Random weights; `from_pretrained` loads trained ones."""
         super().__init__(config)
         self.passes = Passes(self)
+        self.optimization: Optimization | None = None
 
     @classmethod
     def from_pretrained(
@@ -52,11 +57,44 @@ class SpatialVLA(Network):
         """Writes config.json and model.safetensors in the published layout, each at once or not at all.
 
         max_shard_size: bytes, or a text such as "5GB", above which the weights are split over several files.
+        Raises InputError after `optimize`.
         """
+        if self.optimization is not None:
+            raise InputError(
+                "This model was optimized for inference and cannot be saved; load it again to save it."
+            )
         folder = Path(path)
         tensors = {key: tensor.detach().cpu() for key, tensor in published_tensors(self).items()}
         write_tensors(tensors, folder, max_shard_size)
         write_json(folder / "config.json", self.config.to_json())
+
+    def optimize(self, options: Optimization | None = None) -> Self:
+        """Prepares the model for inference in place and returns it. It can neither be saved nor trained afterwards.
+
+        options: None keeps all numbers in the bits they have, and compiles nothing.
+        In float32 the same actions come out; in bfloat16 products round differently than before, and in 8 bits actions
+        change a little (docs/measurements/inference.md says how much).
+        Raises InputError where the device cannot do what is asked for, and for a model that was optimized before.
+        """
+        if self.optimization is not None:
+            raise InputError(
+                "This model has been optimized already; load it again to optimize it in another way."
+            )
+        options = options or Optimization()
+        self.passes = optimize(self, options)
+        self.optimization = options
+        if options.compile:
+            for rows, tokens in product(options.batch_sizes, options.text_tokens):
+                warm_up(self.passes, rows, tokens, drafts=options.drafts)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, as of `Network`. Raises InputError after `optimize`."""
+        if mode and self.optimization is not None:
+            raise InputError(
+                "This model was optimized for inference and cannot be trained; load it again to train it."
+            )
+        return super().train(mode)
 
     def generate(
         self,

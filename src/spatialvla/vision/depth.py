@@ -1,6 +1,6 @@
 """Where metric depth comes from: the checkpoint's ZoeDepth, or any metric estimator of transformers.
 
-A depth source maps pixel values (B, 3, H, W) in [0, 1] to metres (B, H, W). A sensor needs no source: its map
+A depth source maps pixel values (B, 3, H, W) in [0, 1] to meters (B, H, W). A sensor needs no source: its map
 travels in `Batch.depth`.
 """
 
@@ -24,19 +24,43 @@ from spatialvla.errors import InputError
 
 
 class DepthSource(Protocol):
-    """Estimates depth in metres, (B, H, W) float32, from pixel values (B, 3, H, W) in [0, 1]."""
+    """Estimates depth in meters, (B, H, W) float32, from pixel values (B, 3, H, W) in [0, 1]."""
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor: ...
 
 
-class PerImageHeads(ZoeDepthMultipleMetricDepthEstimationHeads):
+class PerImageHeads(nn.Module):
     """ZoeDepth's indoor and outdoor heads, chosen for each image by itself.
 
     Upstream sums the vote over the batch, so an image's depth would depend on its batch mates.
+    without_waiting: run all heads for all images and pick afterwards: more work, but the host need not know the votes.
     """
 
-    without_waiting: bool = False
-    """Run all heads for all images and pick afterwards: more work, but the host need not know the votes."""
+    bin_configurations: list[dict[str, Any]]
+    bin_centers_type: str
+    conv2: nn.Conv2d
+    patch_transformer: nn.Module
+    mlp_classifier: nn.Module
+    seed_bin_regressors: nn.ModuleDict
+    seed_projector: nn.Module
+    projectors: nn.ModuleList
+    attractors: nn.ModuleDict
+    conditional_log_binomial: nn.ModuleDict
+
+    def __init__(self, heads: ZoeDepthMultipleMetricDepthEstimationHeads | PerImageHeads) -> None:
+        """Takes the parts of other heads over, under the same names."""
+        super().__init__()
+        self.without_waiting = False
+        self.bin_configurations = heads.bin_configurations
+        self.bin_centers_type = heads.bin_centers_type
+        self.conv2 = heads.conv2
+        self.patch_transformer = heads.patch_transformer
+        self.mlp_classifier = heads.mlp_classifier
+        self.seed_bin_regressors = heads.seed_bin_regressors
+        self.seed_projector = heads.seed_projector
+        self.projectors = heads.projectors
+        self.attractors = heads.attractors
+        self.conditional_log_binomial = heads.conditional_log_binomial
 
     def forward(
         self,
@@ -45,6 +69,7 @@ class PerImageHeads(ZoeDepthMultipleMetricDepthEstimationHeads):
         feature_blocks: list[torch.Tensor],
         relative_depth: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Depth (B, 1, h, w) meters and the votes' logits (B, 2), of what upstream hands to its heads."""
         features = self.conv2(bottleneck)
         domain_logits = self.mlp_classifier(self.patch_transformer(features)[:, 0])
         votes = domain_logits.argmax(dim=-1)
@@ -64,28 +89,28 @@ class PerImageHeads(ZoeDepthMultipleMetricDepthEstimationHeads):
     def _metric(
         self, head: int, features: torch.Tensor, last: torch.Tensor, *blocks: torch.Tensor
     ) -> torch.Tensor:
-        """(B, 1, h, w) metres: bin centres refined from block to block, then averaged by their probabilities."""
+        """(B, 1, h, w) meters: bin centers refined from block to block, then averaged by their probabilities."""
         setting = self.bin_configurations[head]
         name = setting["name"]
         _, bins = self.seed_bin_regressors[name](features)
         if self.bin_centers_type in ("normed", "hybrid2"):
             bins = (bins - setting["min_depth"]) / (setting["max_depth"] - setting["min_depth"])
-        centres, embedding = bins, self.seed_projector(features)
+        centers, embedding = bins, self.seed_projector(features)
         attractors = cast(nn.ModuleList, self.attractors[name])
         for projector, attractor, block in zip(self.projectors, attractors, blocks, strict=False):
             before, embedding = embedding, projector(block)
-            bins, centres = attractor(embedding, bins, before, interpolate=True)
-        return self._mixed(name, last, embedding, centres)
+            bins, centers = attractor(embedding, bins, before, interpolate=True)
+        return self._mixed(name, last, embedding, centers)
 
     def _mixed(
-        self, name: str, last: torch.Tensor, embedding: torch.Tensor, centres: torch.Tensor
+        self, name: str, last: torch.Tensor, embedding: torch.Tensor, centers: torch.Tensor
     ) -> torch.Tensor:
-        """Bin centres (B, N, h, w) -> (B, 1, H, W), averaged by their probabilities at each pixel of `last`."""
+        """Bin centers (B, N, h, w) -> (B, 1, H, W), averaged by their probabilities at each pixel of `last`."""
         size = tuple(last.shape[-2:])
-        centres, embedding = (
-            F.interpolate(part, size, mode="bilinear", align_corners=True) for part in (centres, embedding)
+        centers, embedding = (
+            F.interpolate(part, size, mode="bilinear", align_corners=True) for part in (centers, embedding)
         )
-        return (self.conditional_log_binomial[name](last, embedding) * centres).sum(dim=1, keepdim=True)
+        return (self.conditional_log_binomial[name](last, embedding) * centers).sum(dim=1, keepdim=True)
 
 
 class KeptPositionBias(nn.Module):
@@ -108,7 +133,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
         self.padding = padding
         self.input_size: int = self.backbone.config.image_size
         if isinstance(self.metric_head, ZoeDepthMultipleMetricDepthEstimationHeads):
-            self.metric_head.__class__ = PerImageHeads
+            self.set_submodule("metric_head", PerImageHeads(self.metric_head))
         self.requires_grad_(False)
         self.eval()
 
@@ -140,7 +165,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
         return padded[:, pad : pad + height, pad : pad + width]
 
     def estimate(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, H, W) metres, float32, with gradients if the weights ask for them."""
+        """(B, 3, H, W) in [0, 1] -> (B, H, W) meters, float32, with gradients if the weights ask for them."""
         inputs = self.prepare(pixel_values.float()).to(self.dtype)
         predicted = self(pixel_values=inputs).predicted_depth
         return self.restore(predicted, (pixel_values.shape[-2], pixel_values.shape[-1]))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from spatialvla.evaluation.results.settings import PolicySettings
-from spatialvla.model.fast.optimize import OptimizedSpatialVLA
 from spatialvla.policy import Policy
 
 
 def settings_of(policy: Policy) -> PolicySettings:
     """What, beside its weights, decides what this policy does."""
     model = policy.model
-    eight_bits = model.optimization.eight_bits if isinstance(model, OptimizedSpatialVLA) else None
+    eight_bits = model.optimization.eight_bits if model.optimization else None
     dtype = str(model.dtype).removeprefix("torch.")
     return PolicySettings(
         execution=policy.execution,

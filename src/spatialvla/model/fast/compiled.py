@@ -7,6 +7,7 @@ padded to multiples of `PROMPT_MULTIPLE` tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ import torch._inductor.config
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.model.cache import KVCache
-from spatialvla.model.decoding.passes import Layout, Passes, Sampling
+from spatialvla.model.decoding.passes import Layout, Sampling
+from spatialvla.model.fast.streams import TwoStreamPasses
 from spatialvla.model.network import Network
+from spatialvla.types import Batch
+from spatialvla.vision.depth import PerImageHeads
 
 PROMPT_MULTIPLE = 16
 """Few lengths, for at most 15 layout of padding more: 3 % of a prefill on average."""
@@ -37,8 +41,13 @@ def set_compiler_up(device: torch.device) -> None:
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The function as one compiled graph for each combination of shapes that it is called with."""
     set_compiler_up(device)
+    return torch.compile(function, **_one_graph(device))
+
+
+def _one_graph(device: torch.device) -> dict[str, Any]:
+    """The settings of torch's compiler for inference."""
     mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
-    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    return {"fullgraph": True, "dynamic": False, "mode": mode}
 
 
 def compile_layers(network: Network) -> None:
@@ -47,6 +56,17 @@ def compile_layers(network: Network) -> None:
     siglip = [part for part in network.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
     for layer in [*siglip, *network.language_model.model.layers]:
         layer.compile()
+
+
+def compile_vision(network: Network) -> None:
+    """Compiles the vision towers for inference, in place: each is one graph for each combination of shapes."""
+    set_compiler_up(network.device)
+    network.vision_tower.compile(**_one_graph(network.device))
+    if network.config.use_vision_zoe:
+        depth = network.vision_zoe_model
+        if isinstance(depth.metric_head, PerImageHeads):
+            depth.metric_head.without_waiting = True
+        depth.compile(**_one_graph(network.device))
 
 
 class CudaGraphs:
@@ -68,7 +88,7 @@ class CudaGraphs:
         for kept, argument in zip(inputs, arguments, strict=True):
             kept.copy_(argument, non_blocking=True)
         graph.replay()
-        # The next replay writes to the same place.
+        # The next replay writes to the same memory.
         return output.clone()
 
     def _record(
@@ -88,17 +108,33 @@ class CudaGraphs:
         return graph, inputs, output
 
 
-class CompiledPasses(Passes):
+class CompiledPasses(TwoStreamPasses):
     """Passes that are compiled; on CUDA each is one CUDA graph over a cache kept for its batch size and capacity."""
 
     prompt_multiple = PROMPT_MULTIPLE
 
     def __init__(self, network: Network, graphs: CudaGraphs | None) -> None:
+        """graphs: what records and replays the passes; None runs them from the host."""
         super().__init__(network)
         self._first = compiled(super().first_ids, network.device)
         self._next = compiled(super().next_ids, network.device)
         self._graphs = graphs
         self._caches: dict[tuple[int, int], KVCache] = {}
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        if self._graphs is None:
+            return super().embed(batch)
+        network = self.network
+        if batch.depth is None and network.config.use_vision_zoe and not network.estimates_depth_itself:
+            # A depth source from elsewhere may do anything; it runs before, outside the graph.
+            batch = replace(batch, depth=network.depth(batch))
+        given = {name: value for name, value in vars(batch).items() if value is not None}
+        embed = super().embed
+        return self._graphs.run(
+            ("embed", *given),
+            lambda *values: embed(Batch(**dict(zip(given, values, strict=True)))),
+            *given.values(),
+        )
 
     def cache(self, batch: int, capacity: int) -> KVCache:
         if self._graphs is None:

@@ -12,14 +12,18 @@ from torch.nn import functional as F
 from spatialvla.errors import InputError
 from spatialvla.kernels import layers
 from spatialvla.kernels.attention import attention
+from spatialvla.model.config import Gemma2Config
 from spatialvla.model.fast.linear import EightBits, linear
-from spatialvla.model.gemma2 import MLP, Attention, Gemma2ForCausalLM, Layer, RMSNorm, at_least_float32
+from spatialvla.model.gemma2 import Gemma2ForCausalLM, GroupedQueryAttention, Head, Layer, RMSNorm
 
 
-class FusedAttention(Attention):
-    """Attention that reads queries, keys and values off one product. Made from an `Attention` by `fuse_layer`."""
+class FusedAttention(GroupedQueryAttention):
+    """Attention that reads queries, keys and values off one product."""
 
-    qkv_proj: nn.Module
+    def __init__(self, config: Gemma2Config, layer: int, qkv_proj: nn.Module, o_proj: nn.Module) -> None:
+        super().__init__(config, layer)
+        self.qkv_proj = qkv_proj
+        self.o_proj = o_proj
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         B, T, _ = x_BTD.shape
@@ -28,14 +32,18 @@ class FusedAttention(Attention):
         return q, k, v
 
 
-class FusedMLP(MLP):
-    """GeGLU that reads gate and up off one product. Made from an `MLP` by `fuse_layer`."""
+class FusedMLP(nn.Module):
+    """GeGLU that reads gate and up off one product."""
 
-    gate_up_proj: nn.Module
+    def __init__(self, gate_up_proj: nn.Module, down_proj: nn.Module) -> None:
+        super().__init__()
+        self.gate_up_proj = gate_up_proj
+        self.down_proj = down_proj
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D)"""
         gate, up = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
-        return self.down_proj(F.gelu(gate, approximate="tanh") * up)
+        return cast(torch.Tensor, self.down_proj(F.gelu(gate, approximate="tanh") * up))
 
 
 class KernelAttention(FusedAttention):
@@ -53,87 +61,82 @@ class KernelMLP(FusedMLP):
     """The same for bfloat16 on a CPU with the kernels."""
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(layers.geglu(self.gate_up_proj(x_BTD)))
+        return cast(torch.Tensor, self.down_proj(layers.geglu(self.gate_up_proj(x_BTD))))
 
 
-class KernelRMSNorm(RMSNorm):
-    """The norm for bfloat16 on a CPU with the kernels. Made from an `RMSNorm` by `use_kernels`."""
+class KernelRMSNorm(nn.Module):
+    """The norm for bfloat16 on a CPU with the kernels."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        """Takes the weight of `norm` over."""
+        super().__init__()
+        self.weight = norm.weight
+        self.eps = norm.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, D) -> (…, D)"""
         return layers.rms_norm(x, self.weight, self.eps)
 
 
-class InferenceDecoder(Gemma2ForCausalLM):
-    """A decoder with a head of its own for each kind of action token. Made from a `Gemma2ForCausalLM` by `fuse_head`.
+class ActionHead(nn.Module):
+    """A head with a layer of its own for the rows of each kind of action token, which decoding asks for.
 
-    first: the vocabulary entry that the rest of the head starts at.
+    weight: (V - first, D), the rows of the vocabulary entries from `first` on.
     """
 
-    first: int
-    action_heads: nn.ModuleDict
+    def __init__(self, head: Head, kinds: Iterable[slice], first: int = 0) -> None:
+        """kinds: vocabulary rows of each kind of action token. first: forget the vocabulary entries before it."""
+        super().__init__()
+        weight = head.weight.detach()
+        self.first = first
+        self.kinds = nn.ModuleDict({_key(rows): linear(weight[rows]) for rows in kinds})
+        self.weight = nn.Parameter(weight[first:].clone() if first else weight, requires_grad=False)
 
-    def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
-        start, stop, _ = rows.indices(self.first + len(self.lm_head.weight))
+    def forward(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """(…, D) -> (…, rows). Raises InputError for rows that are forgotten."""
+        if (key := _key(rows)) in self.kinds:
+            return cast(torch.Tensor, self.kinds[key](hidden))
+        start, stop, _ = rows.indices(self.first + len(self.weight))
         if start < self.first:
             raise InputError(
-                "This model was optimised to speak actions only; load it with text_head=True for other tokens."
+                "This model was optimized to speak actions only; optimize it with text_head=True for other tokens."
             )
-        if (key := _key(rows)) in self.action_heads:
-            logits = self.action_heads[key](hidden)
-        else:
-            logits = F.linear(hidden, self.lm_head.weight[start - self.first : stop - self.first])
-        logits = logits.to(at_least_float32(logits.dtype))
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
-
-
-def fuse_head(decoder: Gemma2ForCausalLM, kinds: Iterable[slice], first: int = 0) -> None:
-    """Gives the rows of each kind of token, which decoding asks for, a layer of their own, in place.
-
-    first: forget the vocabulary entries before it.
-    """
-    weight = decoder.lm_head.weight
-    heads = nn.ModuleDict({_key(rows): linear(weight[rows]) for rows in kinds})
-    if first:
-        decoder.lm_head.weight = nn.Parameter(weight[first:].detach().clone(), requires_grad=False)
-    decoder.__class__ = InferenceDecoder
-    assert isinstance(decoder, InferenceDecoder)
-    decoder.first, decoder.action_heads = first, heads
+        return F.linear(hidden, self.weight[start - self.first : stop - self.first])
 
 
 def _key(rows: slice) -> str:
     return f"{rows.start}:{rows.stop}"
 
 
-def fuse_layer(layer: Layer, bits: EightBits | None = None, activation_bits: int = 16) -> None:
+def fuse_layer(
+    layer: Layer,
+    config: Gemma2Config,
+    bits: EightBits | None = None,
+    activation_bits: int = 16,
+    kernels: bool = False,
+) -> None:
     """Replaces the projections of a layer in place; no more than one weight is held twice meanwhile.
 
-    bits, activation_bits: see `spatialvla.model.fast.linear.linear`.
+    bits, activation_bits: see `spatialvla.model.fast.linear.linear`. kernels: let our operators do what is between
+    products, in a bfloat16 decoder on a CPU that has them.
     """
 
-    def joined(module: nn.Module, *names: str) -> nn.Module:
-        parts = [cast(nn.Linear, module.get_submodule(name)).weight for name in names]
-        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+    def joined(part: nn.Module, *names: str) -> nn.Module:
+        weights = [cast(nn.Linear, part.get_submodule(name)).weight for name in names]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         for name in names:
-            delattr(module, name)
+            delattr(part, name)
         return linear(weight, None, bits, activation_bits)
 
-    attention: nn.Module = layer.self_attn
-    mlp: nn.Module = layer.mlp
-    attention.qkv_proj = joined(attention, "q_proj", "k_proj", "v_proj")
-    attention.o_proj = joined(attention, "o_proj")
-    attention.__class__ = FusedAttention
-    mlp.gate_up_proj = joined(mlp, "gate_proj", "up_proj")
-    mlp.down_proj = joined(mlp, "down_proj")
-    mlp.__class__ = FusedMLP
+    plain, mlp = layer.self_attn, layer.mlp
+    attention_kind, mlp_kind = (KernelAttention, KernelMLP) if kernels else (FusedAttention, FusedMLP)
+    qkv_proj, o_proj = joined(plain, "q_proj", "k_proj", "v_proj"), joined(plain, "o_proj")
+    layer.self_attn = attention_kind(config, plain.layer, qkv_proj, o_proj)
+    layer.mlp = mlp_kind(joined(mlp, "gate_proj", "up_proj"), joined(mlp, "down_proj"))
 
 
-def use_kernels(decoder: nn.Module) -> None:
-    """Lets fused layers and norms of a bfloat16 decoder take our operators for what is between products, in place."""
-    for part in decoder.modules():
-        for plain, ours in (
-            (FusedAttention, KernelAttention),
-            (FusedMLP, KernelMLP),
-            (RMSNorm, KernelRMSNorm),
-        ):
-            if type(part) is plain:
-                part.__class__ = ours
+def replace_norms(decoder: Gemma2ForCausalLM) -> None:
+    """Lets the norms of a bfloat16 decoder take our operator, in place."""
+    for name, part in list(decoder.named_modules()):
+        if isinstance(part, RMSNorm):
+            decoder.set_submodule(name, KernelRMSNorm(part))

@@ -16,7 +16,6 @@ from transformers.models.zoedepth.modeling_zoedepth import (
     ZoeDepthConditionalLogBinomialSoftmax,
     ZoeDepthFeatureFusionLayer,
     ZoeDepthPreActResidualLayer,
-    ZoeDepthRelativeDepthEstimationHead,
     log_binom,
 )
 
@@ -75,14 +74,32 @@ class PointConvolution(nn.Module):
         return bf16_product(pixels, self.packed, self.bias, self.outputs).permute(0, 3, 1, 2)
 
 
-class ResidualLayer(ZoeDepthPreActResidualLayer):
+class ResidualLayer(nn.Module):
+    """A residual unit of two convolutions, without batch norms."""
+
+    def __init__(self, layer: ZoeDepthPreActResidualLayer) -> None:
+        super().__init__()
+        self.convolution1 = PackedConvolution(layer.convolution1, then="relu")
+        self.convolution2 = layer.convolution2
+
     def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)"""
         inner = self.convolution1(F.relu(hidden_state))
-        return self.convolution2(inner) + hidden_state
+        return cast(torch.Tensor, self.convolution2(inner) + hidden_state)
 
 
-class FusionLayer(ZoeDepthFeatureFusionLayer):
+class FusionLayer(nn.Module):
+    """Two maps added up and resized to twice the size."""
+
+    def __init__(self, layer: ZoeDepthFeatureFusionLayer) -> None:
+        super().__init__()
+        self.align_corners = layer.align_corners
+        self.projection = layer.projection
+        self.residual_layer1 = layer.residual_layer1
+        self.residual_layer2 = layer.residual_layer2
+
     def forward(self, hidden_state: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W), and (B, C, h, w) to be added -> (B, C, 2 H, 2 W)"""
         height, width = hidden_state.shape[-2:]
         if residual is not None:
             if hidden_state.shape != residual.shape:
@@ -93,12 +110,22 @@ class FusionLayer(ZoeDepthFeatureFusionLayer):
 
 
 class Upsample(nn.Module):
+    """Bilinear resizing to twice the size, with aligned corners."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) -> (B, C, 2 h, 2 w)"""
         return resize(x, 2 * x.shape[-2], 2 * x.shape[-1], True)
 
 
-class AttractorLayer(ZoeDepthAttractorLayerUnnormed):
+class AttractorLayer(nn.Module):
+    """Moves the bin centers of each pixel towards attractors."""
+
+    def __init__(self, layer: ZoeDepthAttractorLayerUnnormed) -> None:
+        super().__init__()
+        self.conv1, self.act1 = layer.conv1, layer.act1
+        self.conv2, self.act2 = layer.conv2, layer.act2
+        self.mean = layer.kind == "mean"
+
     def forward(
         self,
         x: torch.Tensor,
@@ -106,10 +133,11 @@ class AttractorLayer(ZoeDepthAttractorLayerUnnormed):
         prev_bin_embedding: torch.Tensor | None = None,
         interpolate: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, E, H, W), bins (B, N, h, w) and their embedding (B, E, h, w) -> bins (B, N, H, W), twice."""
         if prev_bin_embedding is not None:
             x = resize(prev_bin_embedding, x.shape[-2], x.shape[-1], True, plus=x)
         attractors = self.act2(self.conv2(self.act1(self.conv1(x))))
-        bins = attract(prev_bin, attractors, ATTRACTION, self.kind == "mean")
+        bins = attract(prev_bin, attractors, ATTRACTION, self.mean)
         return bins, bins
 
 
@@ -130,8 +158,8 @@ class LogBinomial(nn.Module):
         constants = log_binom(transform.k_minus_1, transform.k_idx).flatten().float()
         self.register_buffer("constants", constants, persistent=False)
 
-    def forward(self, last: torch.Tensor, embedding: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-        """Maps (B, C, H, W), (B, E, h, w) and bin centres (B, N, h, w) -> (B, 1, H, W) metres, float32."""
+    def forward(self, last: torch.Tensor, embedding: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Maps (B, C, H, W), (B, E, h, w) and bin centers (B, N, h, w) -> (B, 1, H, W) meters, float32."""
         height, width = last.shape[-2:]
         mixed = resize(self.of_embedding(embedding), height, width, True, plus=self.of_last(last))
         pairs = self.positive(self.between(mixed).float()) + self.p_eps
@@ -139,41 +167,60 @@ class LogBinomial(nn.Module):
         smallest = 1e-4  # of a probability, as in LogBinomialSoftmax
         slopes = torch.log(p.clamp(min=smallest)) - torch.log((1 - p).clamp(min=smallest))
         temperature = (self.max_temp - self.min_temp) * temperature + self.min_temp
-        return expected_bin(centres, self.constants, slopes, 1 / temperature)[:, None]
+        return expected_bin(centers, self.constants, slopes, 1 / temperature)[:, None]
 
 
 class MetricHeads(PerImageHeads):
+    """The heads with `LogBinomial` as the last step of each."""
+
+    def __init__(self, heads: PerImageHeads, last: int) -> None:
+        """last: channels of the map that each head's last step reads beside the embedding."""
+        super().__init__(heads)
+        steps = {
+            name: LogBinomial(cast(ZoeDepthConditionalLogBinomialSoftmax, head), last)
+            for name, head in heads.conditional_log_binomial.items()
+        }
+        self.conditional_log_binomial = nn.ModuleDict(steps)
+
     def _mixed(
-        self, name: str, last: torch.Tensor, embedding: torch.Tensor, centres: torch.Tensor
+        self, name: str, last: torch.Tensor, embedding: torch.Tensor, centers: torch.Tensor
     ) -> torch.Tensor:
-        return cast(torch.Tensor, self.conditional_log_binomial[name](last, embedding, centres))
+        return cast(torch.Tensor, self.conditional_log_binomial[name](last, embedding, centers))
 
 
 def replace_maps(depth: ZoeDepth) -> None:
     """Lets the neck and the heads take the kernels, in place, if they are in bfloat16 on a CPU that has them."""
     known = hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight") and torch.backends.mkldnn.is_available()
-    if not (known and serve(next(depth.parameters()))):
-        return
-    for part in list(depth.modules()):
-        if isinstance(part, ZoeDepthFeatureFusionLayer):
-            part.__class__ = FusionLayer
-        elif isinstance(part, ZoeDepthPreActResidualLayer) and not part.use_batch_norm:
-            part.__class__ = ResidualLayer
-            cast(nn.Module, part).convolution1 = PackedConvolution(part.convolution1, then="relu")
-        elif isinstance(part, ZoeDepthAttractorLayerUnnormed):
-            part.__class__ = AttractorLayer
-        elif isinstance(part, ZoeDepthRelativeDepthEstimationHead):
-            cast(nn.Module, part).upsample = Upsample()
-        elif type(part) is PerImageHeads:
-            part.__class__ = MetricHeads
-            heads = part.conditional_log_binomial
-            for name, head in list(heads.items()):
-                head = cast(ZoeDepthConditionalLogBinomialSoftmax, head)
-                heads[name] = LogBinomial(head, depth.config.num_relative_features)
-    for part in list(depth.modules()):
-        for name, layer in list(part.named_children()):
-            if type(layer) is nn.Conv2d:
-                setattr(part, name, _packed(layer))
+    if known and serve(next(depth.parameters())):
+        _replace_children(depth, depth.config.num_relative_features)
+
+
+def _replace_children(module: nn.Module, last: int) -> None:
+    for name, part in list(module.named_children()):
+        fast = _replacement(part, last)
+        if fast is not part:
+            module.set_submodule(name, fast)
+        _replace_children(fast, last)
+
+
+def _replacement(part: nn.Module, last: int) -> nn.Module:
+    """What takes the kernels instead of a module, with its parts; the module itself where there is nothing."""
+    if isinstance(part, ZoeDepthFeatureFusionLayer):
+        return FusionLayer(part)
+    if isinstance(part, ZoeDepthPreActResidualLayer) and not part.use_batch_norm:
+        return ResidualLayer(part)
+    if isinstance(part, ZoeDepthAttractorLayerUnnormed):
+        return AttractorLayer(part)
+    if (
+        isinstance(part, nn.Upsample)
+        and part.scale_factor == 2
+        and part.mode == "bilinear"
+        and part.align_corners
+    ):
+        return Upsample()
+    if type(part) is PerImageHeads:
+        return MetricHeads(part, last)
+    return _packed(part) if type(part) is nn.Conv2d else part
 
 
 def _packed(layer: nn.Conv2d) -> nn.Module:
