@@ -24,7 +24,7 @@ def model() -> SpatialVLA:
     return SpatialVLA.from_pretrained(REFERENCE / "checkpoint")
 
 
-@pytest.fixture(scope="module", params=["as loaded", "optimised"])
+@pytest.fixture(scope="module", params=["as loaded", "optimized"])
 def inference_model(request) -> SpatialVLA:
     loaded = SpatialVLA.from_pretrained(REFERENCE / "checkpoint")
     return loaded if request.param == "as loaded" else loaded.optimize()

@@ -209,7 +209,8 @@ class Processor:
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=pixels.permute(0, 3, 1, 2).float() / 255,
+            # Compiled vision is compiled for one order in memory.
+            pixel_values=pixels.permute(0, 3, 1, 2).contiguous().float() / 255,
             intrinsics=torch.from_numpy(intrinsics).float(),
             labels=labels,
             depth=torch.from_numpy(np.stack(depth)) if depth else None,

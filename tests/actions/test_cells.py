@@ -1,4 +1,4 @@
-"""Which cells of a grid are neighbours."""
+"""Which cells of a grid are neighbors."""
 
 import numpy as np
 from hypothesis import given
@@ -30,7 +30,7 @@ def test_cells_are_in_the_order_of_the_tokens():
 
 
 @given(st.floats(0.02, 1.0), st.floats(0.3, 2.8))
-def test_actions_on_both_sides_of_the_seam_of_phi_are_neighbours(r, theta):
+def test_actions_on_both_sides_of_the_seam_of_phi_are_neighbors(r, theta):
     xy = r * np.sin(theta)
     steps = [[-xy, side * 1e-9, r * np.cos(theta), 0, 0, 0, 1] for side in (-1, 1)]
     below, above = GRID.encode(np.clip(steps, -1, 1))
@@ -38,7 +38,7 @@ def test_actions_on_both_sides_of_the_seam_of_phi_are_neighbours(r, theta):
     np.testing.assert_array_equal(apart(below, above)[0], [0, 1, 0])
 
 
-def test_no_other_dimension_wraps_and_grippers_are_no_neighbours():
+def test_no_other_dimension_wraps_and_grippers_are_no_neighbors():
     low = GRID.encode(np.array([0, 0, 1, -1, -1, -1, 0.0]))
     high = GRID.encode(np.array([0, 0, -1, 1, 1, 1, 1.0]))
     assert apart(low, high)[0].tolist() == [3, 0, 0]

@@ -13,13 +13,13 @@ from spatialvla.errors import InputError
 
 
 def token_centers(grid: ActionGrid, block: str) -> np.ndarray:
-    """The bin centres of a block's tokens, (tokens, 3), in token order."""
+    """The bin centers of a block's tokens, (tokens, 3), in token order."""
     axes = np.meshgrid(*(grid.centers[name] for name in BLOCKS[block]), indexing="ij")
     return np.stack(axes, axis=-1).reshape(-1, 3)
 
 
 def linear_probe(grid: ActionGrid) -> np.ndarray:
-    """Embeddings linear in the bin centres, with other slopes on each axis; a column for each block."""
+    """Embeddings linear in the bin centers, with other slopes on each axis; a column for each block."""
     slopes = np.array([1.0, -2.0, 3.0])
     probe = np.zeros((grid.size, 2))
     probe[slice(*grid.ranges[0]), 0] = token_centers(grid, "translation") @ slopes + 0.5
@@ -40,7 +40,7 @@ def test_same_grid_is_the_identity(grid, dtype):
 def test_linear_functions_are_exact_inside_and_constant_beyond_the_borders(old, new):
     adapted = adapt_embeddings(linear_probe(old), old, new)
     for column, (block, names) in enumerate(BLOCKS.items()):
-        # Clamping to the old centres leaves inner positions alone and holds the border value beyond them.
+        # Clamping to the old centers leaves inner positions alone and holds the border value beyond them.
         limits = np.array([old.centers[name][[0, -1]] for name in names])
         held = np.clip(token_centers(new, block), limits[:, 0], limits[:, 1])
         expected = held @ [1.0, -2.0, 3.0] + (0.5 if column == 0 else -0.5)

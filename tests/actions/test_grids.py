@@ -37,7 +37,7 @@ GRIDS = {
 }
 per_policy = pytest.mark.parametrize("policy", GRIDS)
 
-normalised_actions = hnp.arrays(
+normalized_actions = hnp.arrays(
     np.float64, st.tuples(st.integers(1, 20), st.just(7)), elements=st.floats(-1, 1, allow_subnormal=False)
 )
 
@@ -93,7 +93,7 @@ def test_bins_hold_equal_probability(fits, bins, min_sigma):
         assert (edges[0], edges[-1]) == DIMENSION_RANGES[name]
 
 
-@given(grids, normalised_actions)
+@given(grids, normalized_actions)
 def test_round_trip_stays_inside_half_a_bin(grid, actions):
     ids = grid.encode(actions)
     widths = {name: np.diff(edges) for name, edges in grid.edges.items()}

@@ -60,25 +60,25 @@ def test_decoding_to_robot_units_equals_the_published_one(case, key):
 @given(some_statistics, st.lists(hnp.arrays(np.float64, 7, elements=st.floats(0, 1)), min_size=1, max_size=5))
 def test_denormalize_inverts_normalize(stats, fractions):
     actions = stats.q01 + np.array(fractions) * (stats.q99 - stats.q01)
-    normalised = stats.normalize(actions)
-    assert (np.abs(normalised[:, stats.mask]) <= 1).all()
-    np.testing.assert_array_equal(normalised[:, ~stats.mask], actions[:, ~stats.mask])
-    np.testing.assert_allclose(stats.denormalize(normalised), actions, rtol=0, atol=MIN_SPAN + 1e-12)
+    normalized = stats.normalize(actions)
+    assert (np.abs(normalized[:, stats.mask]) <= 1).all()
+    np.testing.assert_array_equal(normalized[:, ~stats.mask], actions[:, ~stats.mask])
+    np.testing.assert_allclose(stats.denormalize(normalized), actions, rtol=0, atol=MIN_SPAN + 1e-12)
 
 
 @given(vectors, hnp.arrays(np.float64, 7, elements=st.floats(0.01, 4)), st.data())
 def test_normalize_inverts_denormalize(q01, span, data):
     stats = statistics(q01, q01 + span)
-    normalised = data.draw(hnp.arrays(np.float64, (4, 7), elements=st.floats(-1, 1)))
-    np.testing.assert_allclose(stats.normalize(stats.denormalize(normalised)), normalised, atol=1e-10)
+    normalized = data.draw(hnp.arrays(np.float64, (4, 7), elements=st.floats(-1, 1)))
+    np.testing.assert_allclose(stats.normalize(stats.denormalize(normalized)), normalized, atol=1e-10)
 
 
 def test_q01_and_q99_become_the_ends_and_outliers_are_clipped():
     stats = statistics(np.full(7, -0.2), np.full(7, 0.6))
     actions = np.array([[-0.2] * 7, [0.6] * 7, [0.2] * 7, [-9.0] * 7, [9.0] * 7])
-    normalised = stats.normalize(actions)
-    np.testing.assert_allclose(normalised[:, 0], [-1, 1, 0, -1, 1], atol=1e-12)
-    np.testing.assert_array_equal(normalised[:, 6], actions[:, 6])
+    normalized = stats.normalize(actions)
+    np.testing.assert_allclose(normalized[:, 0], [-1, 1, 0, -1, 1], atol=1e-12)
+    np.testing.assert_array_equal(normalized[:, 6], actions[:, 6])
 
 
 @pytest.mark.parametrize("span", [0.0, 1e-12])
@@ -88,9 +88,9 @@ def test_resting_dimension_is_zero_and_comes_back_as_its_constant(span):
     stats = statistics(q01, q99)
     actions = np.full((4, 7), 0.25)
     actions[2, 3] = 0.3
-    normalised = stats.normalize(actions)
-    np.testing.assert_array_equal(normalised[:, 3], 0)
-    np.testing.assert_allclose(stats.denormalize(normalised)[:, 3], 0.25)
+    normalized = stats.normalize(actions)
+    np.testing.assert_array_equal(normalized[:, 3], 0)
+    np.testing.assert_allclose(stats.denormalize(normalized)[:, 3], 0.25)
     np.testing.assert_allclose(stats.denormalize(np.ones((1, 7)))[0, 3], 0.25)
 
 

@@ -53,14 +53,14 @@ def test_attractors_move_bins(bins, attractors, mean):
 @pytest.mark.parametrize("bins", [2, 8, 50, 64])
 @pytest.mark.parametrize("temperature", [0.03, 1.0, 50.0])
 def test_expects_the_bin_of_a_log_binomial(bins, temperature):
-    centres = drawn(2, bins, 5, 6).abs()
+    centers = drawn(2, bins, 5, 6).abs()
     generator = torch.Generator().manual_seed(1)
     p = torch.rand(2, 10, 11, generator=generator, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
     temperatures = torch.full_like(p, temperature)
     weights = LogBinomialSoftmax(bins)(p, temperatures[:, None])
-    wanted = (weights * interpolated(centres, (10, 11))).sum(dim=1)
+    wanted = (weights * interpolated(centers, (10, 11))).sum(dim=1)
     constants = log_binom(torch.tensor(bins - 1.0), torch.arange(bins).float())
-    found = expected_bin(centres, constants, torch.logit(p).float(), 1 / temperatures.float())
+    found = expected_bin(centers, constants, torch.logit(p).float(), 1 / temperatures.float())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, atol=1e-3, rtol=2e-3)
 

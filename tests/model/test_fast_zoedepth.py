@@ -82,7 +82,7 @@ def test_each_stage_does_what_it_did(changes):
     assert no_worse(*(features for _, features in relative)) < 0.02
 
     depth, features = relative[1]
-    metres = [
+    meters = [
         part.metric_head(
             features.to(part.dtype),
             bottleneck.to(part.dtype),
@@ -91,7 +91,7 @@ def test_each_stage_does_what_it_did(changes):
         )[0]
         for part in estimators
     ]
-    assert no_worse(*metres) < 0.3
+    assert no_worse(*meters) < 0.3
 
 
 @needs_kernels

@@ -238,10 +238,10 @@ def test_graphs_are_fed_and_read_as_they_should(monkeypatch):
     assert torch.equal(fast.decode(other).ids, plain.decode(other).ids)
     assert len(recorded) == count
     # Depth from a sensor, and from a source that may do anything, so that it runs outside the graph.
-    metres = torch.full((2, plain.config.image_size, plain.config.image_size), 1.5)
-    expected = plain.decode(replace(other, depth=metres)).ids
-    assert torch.equal(fast.decode(replace(other, depth=metres)).ids, expected)
-    fast.depth_source = lambda pixels: metres
+    meters = torch.full((2, plain.config.image_size, plain.config.image_size), 1.5)
+    expected = plain.decode(replace(other, depth=meters)).ids
+    assert torch.equal(fast.decode(replace(other, depth=meters)).ids, expected)
+    fast.depth_source = lambda pixels: meters
     assert torch.equal(fast.decode(other).ids, expected)
 
 

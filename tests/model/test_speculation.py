@@ -99,7 +99,7 @@ def distances(tokens: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 @given(cases(), st.integers(1, 3))
-def test_with_a_tolerance_neighbours_of_the_most_likely_cell_are_kept(case, tolerance):
+def test_with_a_tolerance_neighbors_of_the_most_likely_cell_are_kept(case, tolerance):
     plain = case.model.decode(case.batch).ids
     drafts = torch.where(case.integers(2, *plain.shape).bool(), plain, case.actions())
     options = {"draft_ids": drafts, "tolerance": tolerance, "cells": GRID.cells}

@@ -18,7 +18,7 @@ DIMENSION_RANGES = {
     "pitch": (-1.0, 1.0),
     "yaw": (-1.0, 1.0),
 }
-"""All dimensions and their ranges for normalised actions; r reaches the corners of the cube [-1, 1]³."""
+"""All dimensions and their ranges for normalized actions; r reaches the corners of the cube [-1, 1]³."""
 
 
 def checked_actions(actions: np.ndarray) -> Float[np.ndarray, "*steps 7"]:
@@ -34,7 +34,7 @@ def checked_actions(actions: np.ndarray) -> Float[np.ndarray, "*steps 7"]:
 
 
 def action_coordinates(actions: Float[np.ndarray, "*steps 7"]) -> dict[str, np.ndarray]:
-    """Normalised actions (..., 7) -> each of DIMENSION_RANGES, (...), in the same precision.
+    """Normalized actions (..., 7) -> each of DIMENSION_RANGES, (...), in the same precision.
 
     The translation is clipped to [-1, 1] first. Raises InputError like `checked_actions`.
     """

@@ -14,10 +14,10 @@ from spatialvla.errors import InputError
 def adapt_embeddings(
     embeddings: Float[np.ndarray, "old_size E"], old_grid: ActionGrid, new_grid: ActionGrid
 ) -> Float[np.ndarray, "new_size E"]:
-    """Embeddings (old_grid.size, E) -> (new_grid.size, E), trilinear between bin centres, in the same dtype.
+    """Embeddings (old_grid.size, E) -> (new_grid.size, E), trilinear between bin centers, in the same dtype.
 
-    Exact for functions linear in the bin centres; the same grid gives the same numbers back. Beyond the
-    outermost old centres the border value continues, also at phi = ±π: training does not tie the embeddings
+    Exact for functions linear in the bin centers; the same grid gives the same numbers back. Beyond the
+    outermost old centers the border value continues, also at phi = ±π: training does not tie the embeddings
     at the two ends of phi together, so a blend across them would be neither. Gripper rows are copied. The
     grids may have different numbers of bins. Source: paper section 3.3.
     Raises InputError unless the embeddings are floats with one row for each token of the old grid.

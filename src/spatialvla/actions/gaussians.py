@@ -22,7 +22,7 @@ class Gaussian(NamedTuple):
 
 
 def fit_gaussians(actions: Float[np.ndarray, "n 7"]) -> dict[str, Gaussian]:
-    """Mean and standard deviation of each grid dimension over normalised actions (n, 7).
+    """Mean and standard deviation of each grid dimension over normalized actions (n, 7).
 
     Raises InputError on an empty array, other shapes, NaN or infinity.
     """

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,7 +24,7 @@ from spatialvla.errors import CheckpointError, InputError
 _N_GRIPPER = 2
 
 NEVER = 2**40
-"""A period no distance comes near to, and between tokens that are no neighbours of any degree a distance."""
+"""A period no distance comes near to, and between tokens that are no neighbors of any degree a distance."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Cells:
 class ActionGrid:
     """Ascending bin edges of translation (spherical: theta, phi, r) and rotation (roll, pitch, yaw).
 
-    Encodes normalised actions: 7 numbers Δx Δy Δz Δroll Δpitch Δyaw in [-1, 1], gripper in [0, 1], 1 = open.
+    Encodes normalized actions: 7 numbers Δx Δy Δz Δroll Δpitch Δyaw in [-1, 1], gripper in [0, 1], 1 = open.
     Token numbers: translation first (theta slowest, r fastest), then rotation (roll slowest, yaw fastest),
     then gripper closed and open. Values outside a dimension's range fall into its outer bins.
     Source: paper section 3.2.
@@ -142,7 +142,7 @@ class ActionGrid:
         min_sigma: float = 0.0,
         bins: Bins = Bins(),
     ) -> ActionGrid:
-        """The grid of the Gaussians that `fit_gaussians` finds in normalised actions (n, 7)."""
+        """The grid of the Gaussians that `fit_gaussians` finds in normalized actions (n, 7)."""
         return cls.from_gaussians(fit_gaussians(actions), min_sigma, bins)
 
     @property
@@ -201,7 +201,7 @@ class ActionGrid:
         return Cells(bins, periods)
 
     def encode(self, actions: Float[np.ndarray, "*steps 7"]) -> Int[np.ndarray, "*steps 3"]:
-        """Normalised actions (..., 7) -> tokens (..., 3) int64.
+        """Normalized actions (..., 7) -> tokens (..., 3) int64.
 
         Spherical coordinates are taken in the precision of the input (float32 or float64).
         Raises InputError on other shapes and on NaN or infinity.
@@ -214,10 +214,11 @@ class ActionGrid:
             for block, shape in zip((tuple(indices[:3]), tuple(indices[3:])), self.shapes, strict=True)
         )
         gripper = np.asarray(actions)[..., 6] >= 0.5
-        return np.stack([translation, rotation, gripper], axis=-1).astype(np.int64) + self._offsets
+        numbers: np.ndarray = np.stack([translation, rotation, gripper], axis=-1).astype(np.int64)
+        return cast(np.ndarray, numbers + self._offsets)
 
     def decode(self, tokens: Int[np.ndarray, "*steps 3"]) -> Float[np.ndarray, "*steps 7"]:
-        """Tokens (..., 3) -> normalised actions (..., 7) float64: bin middles, xyz clipped to [-1, 1].
+        """Tokens (..., 3) -> normalized actions (..., 7) float64: bin middles, xyz clipped to [-1, 1].
 
         Raises InputError on other shapes and on a number that is not a token of its slot's kind.
         """

@@ -1,4 +1,4 @@
-"""Action statistics of a dataset, and the q01/q99 normalisation they define, both ways."""
+"""Action statistics of a dataset, and the q01/q99 normalization they define, both ways."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spatialvla.actions.coordinates import checked_actions
 from spatialvla.errors import CheckpointError, InputError
 
 MIN_SPAN = 1e-8
-"""Dimensions whose q01 and q99 lie closer (metres, radians) do not move: they normalise to 0."""
+"""Dimensions whose q01 and q99 lie closer (meters, radians) do not move: they normalize to 0."""
 
 _NUMBERS = ("q01", "q99", "mean", "std", "min", "max")
 
@@ -86,7 +86,7 @@ class ActionStatistics:
         return np.where(self.mask, np.where(moves, scaled, 0), values)
 
     def denormalize(self, actions: Float[np.ndarray, "*steps 7"]) -> Float[np.ndarray, "*steps 7"]:
-        """The inverse between q01 and q99: normalised actions (..., 7) -> float64 in the dataset's units."""
+        """The inverse between q01 and q99: normalized actions (..., 7) -> float64 in the dataset's units."""
         values = checked_actions(actions).astype(np.float64)
         return np.where(self.mask, 0.5 * (values + 1) * (self.q99 - self.q01) + self.q01, values)
 
@@ -100,7 +100,7 @@ class ActionStatistics:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ActionStatistics:
-        """The inverse of `to_json`. Without a mask every dimension is normalised, as published decoding does.
+        """The inverse of `to_json`. Without a mask every dimension is normalized, as published decoding does.
 
         Raises CheckpointError where statistics are missing or unusable.
         """

@@ -8,6 +8,8 @@ F feed-forward, V vocabulary.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -90,7 +92,7 @@ class GroupedQueryAttention(nn.Module):
         if cache is not None:
             assert slots_T is not None
             k, v = cache.update(self.layer, k, v, slots_T)
-        return self.o_proj(self.attend(q, k, v, bias_B1TS))
+        return cast(torch.Tensor, self.o_proj(self.attend(q, k, v, bias_B1TS)))
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, N, T, H), keys and values (B, K, T, H), not rotated yet."""
@@ -141,7 +143,9 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x_BTD), approximate="tanh") * self.up_proj(x_BTD))
+        """(B, T, D) -> (B, T, D)"""
+        gated = F.gelu(self.gate_proj(x_BTD), approximate="tanh") * self.up_proj(x_BTD)
+        return cast(torch.Tensor, self.down_proj(gated))
 
 
 class Layer(nn.Module):
@@ -176,11 +180,9 @@ class Layer(nn.Module):
     ) -> torch.Tensor:
         """(B, T, D), or of the last `wanted` tokens only."""
         given = (x_BTD, rotary, bias_B1TS, cache, slots_T, wanted)
-        return (
-            checkpoint(self._run, *given, use_reentrant=False)
-            if self.checkpoint_activations
-            else self._run(*given)
-        )
+        if not self.checkpoint_activations:
+            return self._run(*given)
+        return cast(torch.Tensor, checkpoint(self._run, *given, use_reentrant=False))
 
     def _run(
         self,
@@ -193,7 +195,8 @@ class Layer(nn.Module):
     ) -> torch.Tensor:
         attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, slots_T, wanted)
         x_BTD = x_BTD[:, -attended.shape[1] :] + self.post_attention_layernorm(attended)
-        return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+        mixed = self.mlp(self.pre_feedforward_layernorm(x_BTD))
+        return x_BTD + cast(torch.Tensor, self.post_feedforward_layernorm(mixed))
 
 
 class Gemma2Decoder(nn.Module):
@@ -232,7 +235,7 @@ class Gemma2Decoder(nn.Module):
         for layer in self.layers:
             last = wanted if layer is self.layers[-1] else None
             x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, slots_T, last)
-        return self.norm(x_BTD)
+        return cast(torch.Tensor, self.norm(x_BTD))
 
     def _window(self, visible_BTS: torch.Tensor, slots_T: torch.Tensor) -> torch.Tensor:
         """(T, S): keys fewer than `sliding_window` slots behind the query; those ahead are not narrowed."""
@@ -265,6 +268,6 @@ class Gemma2ForCausalLM(nn.Module):
 
     def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
         """Soft-capped logits (…, V) of hidden states (…, D), or only those of the vocabulary `rows`."""
-        logits = self.lm_head(hidden, rows)
+        logits: torch.Tensor = self.lm_head(hidden, rows)
         logits = logits.to(at_least_float32(logits.dtype))
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap

@@ -56,7 +56,7 @@ class Projector(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, N, vision_size) -> (B, N, hidden_size)"""
-        return self.linear(features)
+        return cast(torch.Tensor, self.linear(features))
 
 
 class Network(nn.Module):
@@ -146,13 +146,13 @@ class Network(nn.Module):
     def siglip_features(self, batch: Batch) -> torch.Tensor:
         """(B, N, width of SigLIP): what each patch shows."""
         pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
-        return self.vision_tower(pixel_values=pixels).last_hidden_state
+        return cast(torch.Tensor, self.vision_tower(pixel_values=pixels).last_hidden_state)
 
     def ego3d_features(self, batch: Batch) -> torch.Tensor:
         """(B, N, width of SigLIP): where each patch is, in the camera's frame (§III-A)."""
         side = self.config.ego3d_patch_reso
         points = patch_points(self.depth(batch), batch.intrinsics, self.config.patch_size, side)
-        return self.position_embedding_3d(points)
+        return cast(torch.Tensor, self.position_embedding_3d(points))
 
     def image_features(self, batch: Batch) -> torch.Tensor:
         """(B, N, width of SigLIP): what each patch shows and, unless the configuration is without, where it is."""
@@ -161,7 +161,7 @@ class Network(nn.Module):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Image features (B, N, width of SigLIP) -> (B, N, D): what enters the decoder, before Gemma's scaling."""
-        return self.multi_modal_projector(features) / self.config.text.hidden_size**0.5
+        return cast(torch.Tensor, self.multi_modal_projector(features) / self.config.text.hidden_size**0.5)
 
     def encode_images(self, batch: Batch) -> torch.Tensor:
         """(B, N, D): the projected image features."""
@@ -211,7 +211,8 @@ class Network(nn.Module):
                 prompt = prompt & (batch.labels == IGNORED)
             visible = visible | prompt[:, None, :]
         visible = visible & batch.attention_mask[:, None, :]
-        return self.language_model.model(embeddings, token_positions(batch.attention_mask), visible)
+        positions = token_positions(batch.attention_mask)
+        return cast(torch.Tensor, self.language_model.model(embeddings, positions, visible))
 
     def forward(self, batch: Batch, mask: PrefixMask = "prefix") -> Output:
         """Logits of every position; with labels also the next-token loss over them.

@@ -7,7 +7,7 @@ travels in `Batch.depth`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import nn
@@ -110,7 +110,8 @@ class PerImageHeads(nn.Module):
         centers, embedding = (
             F.interpolate(part, size, mode="bilinear", align_corners=True) for part in (centers, embedding)
         )
-        return (self.conditional_log_binomial[name](last, embedding) * centers).sum(dim=1, keepdim=True)
+        probabilities: torch.Tensor = self.conditional_log_binomial[name](last, embedding)
+        return (probabilities * centers).sum(dim=1, keepdim=True)
 
 
 class KeptPositionBias(nn.Module):
@@ -137,8 +138,10 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> ZoeDepth:
-        return super().train(False)
+    def train(self, mode: bool = True) -> Self:
+        """Eval mode, whatever is asked for."""
+        super().train(False)
+        return self
 
     def keep_position_bias(self) -> None:
         """Looks the position biases of BEiT up once, for inference: faster, for 11 MB a layer in bfloat16.

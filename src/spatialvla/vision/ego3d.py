@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ def patch_points(
 ) -> torch.Tensor:
     """The 3-D points of every patch.
 
-    depth: (B, H, W) metres; intrinsics: (B, 3, 3) in its pixels. Depth is averaged over
+    depth: (B, H, W) meters; intrinsics: (B, 3, 3) in its pixels. Depth is averaged over
     points_per_side x points_per_side cells a patch, then back-projected.
     Returns (B, patches, points_per_side² * 3): patches row by row, within each sub-row, sub-column, xyz.
     """
@@ -47,9 +49,9 @@ class Ego3DPositionEncoding(nn.Module):
                 nn.init.xavier_uniform_(layer.weight, gain=0.01)
 
     def frequency_encoding(self, points: torch.Tensor) -> torch.Tensor:
-        """(B, N, n_points*3) metres -> (B, N, n_points*3*(1+2*n_freqs)): [x, sin 2ᵏx, cos 2ᵏx] per coordinate.
+        """(B, N, n_points*3) meters -> (B, N, n_points*3*(1+2*n_freqs)): [x, sin 2ᵏx, cos 2ᵏx] per coordinate.
 
-        Points are centred on 2 m in front of the camera and halved, as published.
+        Points are centered on 2 m in front of the camera and halved, as published.
         """
         is_z = torch.arange(points.shape[-1], device=points.device) % 3 == 2
         x = ((points - 2.0 * is_z) / 2)[..., None]
@@ -57,7 +59,7 @@ class Ego3DPositionEncoding(nn.Module):
         return torch.cat([x, angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """(B, N, n_points*3) metres, float32 -> (B, N, hidden_size) in the dtype of the weights."""
+        """(B, N, n_points*3) meters, float32 -> (B, N, hidden_size) in the dtype of the weights."""
         encoding = self.frequency_encoding(points.float())
         dtype = next(self.position_embedding_head.parameters()).dtype
-        return self.position_embedding_head(encoding.to(dtype))
+        return cast(torch.Tensor, self.position_embedding_head(encoding.to(dtype)))

@@ -6,6 +6,7 @@ Shape suffixes as in `gemma2`; P prompt slots, S slots in all, T ids of one pass
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.nn import functional as F
@@ -122,7 +123,8 @@ class Passes:
         return chosen
 
     def _embed_actions(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.network.spatial_embed_tokens(ids - self.network.config.action_token_begin_idx)
+        tokens = ids - self.network.config.action_token_begin_idx
+        return cast(torch.Tensor, self.network.spatial_embed_tokens(tokens))
 
     def run(
         self,
@@ -133,9 +135,9 @@ class Passes:
         wanted: int | None = None,
     ) -> torch.Tensor:
         """(B, T, D): hidden states of what is embedded in the slots `slots_T`, or of the last `wanted` of them."""
-        return self.network.language_model.model(
-            embeddings_BTD, layout.positions_BS[:, slots_T], layout.visible(slots_T), cache, slots_T, wanted
-        )
+        positions, visible = layout.positions_BS[:, slots_T], layout.visible(slots_T)
+        decoder = self.network.language_model.model
+        return cast(torch.Tensor, decoder(embeddings_BTD, positions, visible, cache, slots_T, wanted))
 
 
 def pick(logits: torch.Tensor, sampling: Sampling | None) -> torch.Tensor:

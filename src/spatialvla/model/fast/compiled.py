@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch._dynamo.config
@@ -21,6 +21,8 @@ from spatialvla.model.fast.streams import TwoStreamPasses
 from spatialvla.model.network import Network
 from spatialvla.types import Batch
 from spatialvla.vision.depth import PerImageHeads
+
+T = TypeVar("T")
 
 PROMPT_MULTIPLE = 16
 """Few lengths, for at most 15 layout of padding more: 3 % of a prefill on average."""
@@ -38,10 +40,10 @@ def set_compiler_up(device: torch.device) -> None:
         torch._inductor.config.compile_threads = 1
 
 
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def compiled(function: Callable[..., T], device: torch.device) -> Callable[..., T]:
     """The function as one compiled graph for each combination of shapes that it is called with."""
     set_compiler_up(device)
-    return torch.compile(function, **_one_graph(device))
+    return cast(Callable[..., T], torch.compile(function, **_one_graph(device)))
 
 
 def _one_graph(device: torch.device) -> dict[str, Any]:

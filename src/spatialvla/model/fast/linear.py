@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -86,14 +86,14 @@ class PackedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
         if self.dense is not None and x.numel() // x.shape[-1] > FEW_ROWS:
-            return self.dense(x)
+            return cast(torch.Tensor, self.dense(x))
         return bf16_product(x, self.packed, self.bias, self.outputs)
 
 
 class PackedInt8Linear(nn.Module):
     """The same with a weight in 8 bits, a scale for every 128 inputs of each output; activations in 8 or 16 bits.
 
-    They get a scale for every 128 inputs of a row, too, for each product anew, so that an outlier costs its neighbours
+    They get a scale for every 128 inputs of a row, too, for each product anew, so that an outlier costs its neighbors
     alone the precision.
     """
 

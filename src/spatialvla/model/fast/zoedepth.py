@@ -149,7 +149,8 @@ class LogBinomial(nn.Module):
     def __init__(self, head: ZoeDepthConditionalLogBinomialSoftmax, last: int) -> None:
         """last: channels of the first of the two maps that the head's first convolution takes as one."""
         super().__init__()
-        first, *between, self.positive = cast(list[Any], list(head.mlp))
+        layers: list[Any] = list(head.mlp)
+        first, *between, self.positive = layers
         self.between = nn.Sequential(*between)
         of_last, of_embedding = first.weight.split([last, first.in_channels - last], dim=1)
         self.of_last, self.of_embedding = _pointwise(of_last, first.bias), _pointwise(of_embedding, None)
