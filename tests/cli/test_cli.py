@@ -128,7 +128,6 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         ([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--intrinsics", "0", "9", "1", "1"], "singular"),
         (["predict", "absent.png", "go", "--policy", "nano"], "absent.png does not exist"),
         (["predict", str(CHECKPOINT / "config.json"), "go", "--policy", "nano"], "no readable picture"),
-        (["data", "grid", "--dataset", "absent"], "no dataset 'absent'"),
         (["train", "--dataset", str(DATASET), "--preset", "absent"], "Unknown preset"),
         (["finetune", "--policy", "nano"], "nothing to train on"),
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
@@ -138,21 +137,6 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert message in fails(capsys, *arguments)
-
-
-def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
-    main(
-        ["data", "grid", "--dataset", str(DATASET), "--out", str(tmp_path / "grid.png"), "--min-sigma", "0.5"]
-    )
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("theta", "phi", "r", "roll", "pitch", "yaw"))
-    assert Image.open(tmp_path / "grid.png").width > 800
-
-
-def test_datasets_are_found_in_the_cache_of_lerobot(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_LEROBOT_HOME", str(DATASET.parent))
-    main(["data", "grid", "--dataset", DATASET.name, "--out", str(tmp_path / "grid.png")])
-    assert DATASET.name in capsys.readouterr().out
 
 
 def test_depth_files_are_metres_or_millimetres(tmp_path):

@@ -1,14 +1,22 @@
 """`spatialvla data`, as it is typed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from spatialvla.actions.grids import Bins
 from spatialvla.cli.main import main
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
+from spatialvla.training.config import DatasetConfig
+from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.parallel.world import join_world
+from spatialvla.training.recipes import nano, pretrain
+from spatialvla.training.run.progress import Progress
+from spatialvla.training.start.build import build, network_config
 
 DATA = Path(__file__).parents[1] / "data"
 RLDS = DATA / "rlds" / "bridge_orig"
@@ -98,11 +106,50 @@ def test_convert_writes_a_dataset(capsys, tmp_path):
     assert info["features"]["action"]["names"][-1] == "gripper"
 
 
+def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
+    run("grid", "--dataset", LEROBOT, *CAMERA, "--out", tmp_path / "grid.png", "--bins.theta", 3)
+    rows = {line.split()[1]: line.split() for line in capsys.readouterr().out.splitlines() if "│" in line}
+    assert list(rows) == ["theta", "phi", "r", "roll", "pitch", "yaw"]
+    assert rows["theta"][7] == "3"
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width > 800
+
+
+def test_datasets_are_found_in_the_cache_of_lerobot(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(LEROBOT.parent))
+    run("grid", "--dataset", LEROBOT.name, *CAMERA, "--out", tmp_path / "grid.png")
+    assert LEROBOT.name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("recipe", "made"), [("train", nano), ("pretrain", pretrain)])
+def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, made):
+    drawn = []
+
+    def plot_grid(grid, actions, title):
+        drawn.append(grid)
+        return b""
+
+    monkeypatch.setattr("spatialvla.viz.action_grid.plot_grid", plot_grid)
+    run("grid", "--dataset", RLDS, "--recipe", recipe, "--out", tmp_path / "grid.png", "--workers", 0)
+    # The network is small in both: its size does not change the grid, whose bins are the recipe's.
+    config = replace(made(), preset="nano", datasets=(DatasetConfig(str(RLDS)),), workers=0, depth="sensor")
+    with join_world("cpu") as world:
+        network = network_config(config)
+        mixture = open_mixture(config, network, world, Progress(config, None))
+    if recipe == "pretrain":
+        assert drawn == [mixture.fit_grid(Bins(), min_sigma=0.5)]
+    else:
+        _, processor = build(config, mixture)
+        assert drawn == [processor.grid]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("inspect", "--dataset", LEROBOT), "choose one with the mapping's line 'image: …'"),
         (("inspect", "--dataset", "absent"), "no dataset 'absent'"),
+        (("grid", "--dataset", "absent"), "no dataset 'absent'"),
+        (("grid",), "nothing to train on"),
         (("inspect", "--dataset", DATA), "is no dataset"),
         (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping"),
         (("inspect", "--dataset", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),

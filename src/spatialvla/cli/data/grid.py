@@ -1,55 +1,124 @@
-"""`spatialvla data grid`: the Gaussians and bins that fit a dataset's actions."""
+"""`spatialvla data grid`: the action grid that a run on these datasets would have."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
-from spatialvla.cli.verb import Verb
-from spatialvla.errors import InputError
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from spatialvla.actions.grids import Bins
+from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
+from spatialvla.cli.training_run import part
+from spatialvla.cli.verb import Verb, read_first
+from spatialvla.training.config import DataOptions, TrainConfig
+from spatialvla.training.recipes import nano, pretrain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
+    from spatialvla.actions.grids import ActionGrid
+
+Recipe = Literal["train", "pretrain"]
+
+_RECIPES: Mapping[Recipe, Callable[[], TrainConfig]] = {"train": nano, "pretrain": pretrain}
 
 
 @dataclass(frozen=True)
-class Grid(Verb):
-    """Print and draw the action grid that fits a dataset."""
+class _Chosen:
+    recipe: Recipe = "train"
 
-    dataset: str
-    """A LeRobot dataset: its folder, its name in LeRobot's cache, or a Hub id."""
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Verb):
+    """Print and draw the action grid that a run would make.
+
+    It prints the Gaussian and the bins of each dimension, and draws the bins beside the actions.
+    """
+
+    datasets: FlatDatasetOptions
+
+    recipe: Recipe
+    """The verb whose run it is."""
 
     out: Path = Path("grid.png")
     """The picture to write."""
 
-    min_sigma: float = 0.0
-    """Floor of the Gaussians' deviations; pre-training used 0.5."""
+    min_sigma: float
+    """Floor of the Gaussians' deviations, in normalized actions."""
+
+    bins: Bins
+    data: OmitArgPrefixes[DataOptions]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Reads --recipe first, because the other values are its."""
+        chosen = read_first(_Chosen, arguments, program)
+        recipe = _RECIPES[chosen.recipe]()
+        default = cls(
+            datasets=DatasetOptions(),
+            recipe=chosen.recipe,
+            min_sigma=recipe.min_sigma,
+            bins=recipe.bins,
+            # Actions alone are looked at.
+            data=replace(part(DataOptions, recipe), in_memory=False),
+        )
+        return tyro.cli(cls, prog=program, args=arguments, default=default)
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration, as far as the grid depends on it."""
+        return replace(
+            _RECIPES[self.recipe](),
+            datasets=self.datasets.configurations(),
+            min_sigma=self.min_sigma,
+            bins=self.bins,
+            **vars(self.data),
+        )
 
     def run(self) -> None:
-        import numpy as np
+        """Fits the grid as the run does, prints and draws it."""
         from rich.console import Console
-        from rich.table import Table
 
-        from spatialvla.actions.gaussians import fit_gaussians
-        from spatialvla.actions.grids import ActionGrid
-        from spatialvla.actions.statistics import ActionStatistics
-        from spatialvla.data.lerobot import LeRobotDataset
-        from spatialvla.data.lerobot.location import find_dataset
+        from spatialvla.common.files import replacing
+        from spatialvla.training.feed.datasets import open_mixture
+        from spatialvla.training.parallel.world import join_world
+        from spatialvla.training.run.progress import Progress
+        from spatialvla.training.start.build import network_config
         from spatialvla.viz.action_grid import plot_grid
 
-        dataset = LeRobotDataset(find_dataset(self.dataset))
-        if "action" not in dataset.features:
-            raise InputError(f"{self.dataset} has no actions; its features are {', '.join(dataset.features)}")
-        actions = np.concatenate([episode.columns["action"] for episode in dataset])
-        normalised = ActionStatistics.from_actions(actions, num_trajectories=len(dataset)).normalize(actions)
-        grid = ActionGrid.fit(normalised, self.min_sigma)
-        table = Table(title=f"{self.dataset}: {len(dataset)} episodes, {len(actions)} steps")
-        for name in ("dimension", "μ", "σ", "bins", "narrowest bin", "widest bin"):
-            table.add_column(name, justify="left" if name == "dimension" else "right")
-        for name, gaussian in fit_gaussians(normalised).items():
-            widths = np.diff(grid.edges[name])
-            numbers = (gaussian.mu, gaussian.sigma, widths.min(), widths.max())
-            mu, sigma, narrow, wide = (f"{number:.4f}" for number in numbers)
-            table.add_row(name, mu, sigma, str(len(widths)), narrow, wide)
+        config = self.config
+        with join_world("cpu") as world:
+            progress = Progress(config, Console(stderr=True))
+            mixture = open_mixture(config, network_config(config), world, progress)
+        grid, actions = mixture.fit_grid(config.bins, config.min_sigma), mixture.normalized_actions()
         console = Console()
-        console.print(table)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_bytes(plot_grid(grid, normalised, title=Path(self.dataset).name))
+        keys = ", ".join(mixture.keys)
+        steps = sum(int(survey.lengths.sum()) for survey in mixture.surveys)
+        console.print(f"{keys}: {steps} steps", highlight=False, soft_wrap=True, markup=False)
+        console.print(_table(grid, actions))
+        with replacing(self.out) as partial:
+            partial.write_bytes(plot_grid(grid, actions, title=keys))
         console.print(f"Wrote {self.out}", highlight=False, soft_wrap=True)
+
+
+def _table(grid: ActionGrid, actions: np.ndarray) -> Table:
+    """A row a dimension. actions: (N, 7) normalized, which the grid was fitted to."""
+    import numpy as np
+    from rich.table import Table
+
+    from spatialvla.actions.gaussians import fit_gaussians
+
+    table = Table(title="Action grid")
+    for name in ("dimension", "μ", "σ", "bins", "narrowest bin", "widest bin"):
+        table.add_column(name, justify="left" if name == "dimension" else "right")
+    for name, gaussian in fit_gaussians(actions).items():
+        widths = np.diff(grid.edges[name])
+        numbers = (gaussian.mu, gaussian.sigma, widths.min(), widths.max())
+        mu, sigma, narrow, wide = (f"{number:.4f}" for number in numbers)
+        table.add_row(name, mu, sigma, str(len(widths)), narrow, wide)
+    return table
