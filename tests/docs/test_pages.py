@@ -16,7 +16,7 @@ PATH = re.compile(
 BRITISH = re.compile(
     r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I
 )
-LINK = re.compile(r"\]\(((?:\.\./)*[\w-]+/[\w./-]+)\)")
+LINK = re.compile(r"\]\((?P<path>(?!https?:)[\w./-]*)(?:#(?P<anchor>[\w.-]+))?\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)*")
 LONGEST = 110
 
@@ -56,11 +56,24 @@ def test_options_in_the_prose_are_options(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path):
-    text = page.read_text()
-    linked = [page.parent / path for path in LINK.findall(text)]
-    assert not [
-        path for path in (*(ROOT / name for name in PATH.findall(text)), *linked) if not path.exists()
-    ]
+    assert not [name for name in PATH.findall(page.read_text()) if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(page: Path):
+    """`make docs` checks this, too, and the anchors of the API, which are not in the pages."""
+    for link in LINK.finditer(page.read_text()):
+        target = page.parent / link["path"] if link["path"] else page
+        assert target.exists(), link[0]
+        if link["anchor"] and "." not in link["anchor"]:
+            assert link["anchor"] in anchors(target), link[0]
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in addresses."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
 
 
 def test_the_architecture_names_files_that_exist():
