@@ -201,7 +201,7 @@ def test_a_robot_that_has_hardly_moved_is_passed_over_where_that_is_asked_for() 
         ("crash", "Inference failed"),
         ("nan", "NaN or infinity"),
         ("refuse", "cannot be used"),
-        ("", "prompt is empty"),
+        ("", "instruction is empty"),
     ],
 )
 def test_a_failure_is_told_and_the_step_can_be_tried_again(text: str, sentence: str) -> None:

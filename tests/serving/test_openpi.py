@@ -141,7 +141,7 @@ def test_each_connection_is_an_episode_of_its_own(server, policy):
         ({"instruction": "x"}, "lacks 'image'"),
         ({"image": [1, 2], "instruction": "x"}, "must be an array"),
         ({"image": picture(1), "instruction": 7}, "must be a string"),
-        ({"image": picture(1), "instruction": " "}, "prompt is empty"),
+        ({"image": picture(1), "instruction": " "}, "instruction is empty"),
         ({"image": picture(1), "instruction": "x" * 2000}, "2000 characters"),
         ({"image": picture(1).astype(np.float32), "instruction": "x"}, "must be uint8"),
         ({"image": np.zeros((4, 4, 7), np.uint8), "instruction": "x"}, r"shape \(H, W, 3\)"),

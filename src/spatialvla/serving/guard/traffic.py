@@ -59,9 +59,11 @@ class TrafficLimits:
         return int(self.max_message_mb * 2**20)
 
     def check(self, observation: Observation) -> None:
-        """Raises InputError for an instruction or a picture that is too large to be looked at."""
+        """Raises InputError for no instruction, and for one or a picture that is too large to be looked at."""
         import numpy as np  # not above: the command line shows these limits without it
 
+        if not observation.instruction.strip():  # whatever template it enters
+            raise InputError("The instruction is empty; say what the robot is to do.")
         length = len(observation.instruction)
         if length > MAX_INSTRUCTION:
             raise InputError(f"The instruction has {length} characters; {MAX_INSTRUCTION} are allowed.")
