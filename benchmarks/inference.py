@@ -31,6 +31,7 @@ from inference_floor import PROMPT_TOKENS, Speeds, floors, operations
 from inference_memory import keep_freed_memory, reset_memory, used_memory
 from inference_peer import pair, peer_chunk
 from inference_table import STAGES, table
+from spatialvla.batch import Batch
 from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
@@ -38,7 +39,6 @@ from spatialvla.model.decoding.passes import Layout
 from spatialvla.model.fast.options import EIGHT_BITS, Optimization
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.types import Batch
 from timing import Times, wait
 
 

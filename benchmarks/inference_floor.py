@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from spatialvla.batch import Batch
 from spatialvla.kernels.library import available
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.types import Batch
 from timing import best_of
 
 PROMPT_TOKENS = 16

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from spatialvla.batch import Batch
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.network import token_positions
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.types import Batch
 
 Stage = Callable[[str], None]
 

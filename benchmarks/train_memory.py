@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 
 from spatialvla import Batch, SpatialVLA, SpatialVLAConfig
+from spatialvla.batch import IGNORED
 from spatialvla.model.presets import preset
 from spatialvla.training.start.trainable import select_trainable
-from spatialvla.types import IGNORED
 
 WAYS = {
     "all logits": (False, False),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from spatialvla.batch import Batch
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.model.config import SpatialVLAConfig
@@ -23,7 +24,6 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import nano
-from spatialvla.types import Batch
 from timing import Times
 
 PROMPT_TOKENS = 20

@@ -10,7 +10,7 @@ from spatialvla.types import ActionChunk
 
 def chunk(value: float, steps: int = 4) -> ActionChunk:
     """The action of step n is value + n in all its numbers, its tokens are value + n."""
-    numbers = value + np.arange(steps)
+    numbers = value + np.arange(float(steps))
     return ActionChunk(
         np.repeat(numbers[:, None], 7, axis=1), np.repeat(numbers[:, None], 3, axis=1).astype(int)
     )

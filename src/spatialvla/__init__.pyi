@@ -2,6 +2,7 @@
 
 from .actions.embeddings import adapt_embeddings as adapt_embeddings
 from .actions.grids import ActionGrid as ActionGrid
+from .batch import Batch as Batch
 from .errors import CheckpointError as CheckpointError
 from .errors import InputError as InputError
 from .execution import Execution as Execution
@@ -11,7 +12,6 @@ from .model.spatialvla import SpatialVLA as SpatialVLA
 from .policy import Policy as Policy
 from .processor import Processor as Processor
 from .types import ActionChunk as ActionChunk
-from .types import Batch as Batch
 from .types import Observation as Observation
 
 __version__: str

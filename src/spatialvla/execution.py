@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from spatialvla.errors import InputError
 from spatialvla.types import ActionChunk
@@ -21,10 +22,10 @@ Mode = Literal["chunk", "receding", "ensemble", "temporal", "async"]
 class Execution:
     """How a chunk becomes motion.
 
-    chunk executes all of it (open loop), receding its first steps before looking again, ensemble one action, averaged
-    over what this and earlier chunks say of the present step, temporal the same with weights by age, as published for
-    SimplerEnv. async is what a robot sees whose next chunk is inferred during the last one, in simulated time; the
-    class AsynchronousLoop of spatialvla_client is the same in real time.
+    chunk executes all of it (open loop), receding its first steps before looking again, ensemble one action,
+    averaged over what this and earlier chunks say of the present step, temporal the same with weights by age,
+    as published for SimplerEnv. async is what a robot sees whose next chunk is inferred during the last one,
+    in simulated time; the class AsynchronousLoop of spatialvla_client is the same in real time.
     """
 
     mode: Mode = "chunk"
@@ -62,8 +63,8 @@ WHOLE_CHUNKS = Execution()
 class Executor:
     """One episode of one robot: feed it every new chunk, execute what it returns.
 
-    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth map of this episode, (S, S)
-    metres, and how many decisions were made with it.
+    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth map of this
+    episode, (S, S) metres, and how many decisions were made with it.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -80,8 +81,8 @@ class Executor:
         self.depth: torch.Tensor | None = None
         self.depth_age = 0
 
-    def __call__(self, chunk: ActionChunk) -> np.ndarray:
-        """The actions (k, 7) to execute before the next inference.
+    def __call__(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:
+        """The actions to execute before the next inference.
 
         Raises InputError for a chunk that is over before it comes.
         """
@@ -103,14 +104,14 @@ class Executor:
         """What the next draft comes from, where another loop decides what is executed."""
         self._tokens, self._executed = chunk.tokens, executed
 
-    def committed(self) -> np.ndarray | None:
-        """(P, 3) token numbers of the steps that are under way at the next observation, None where none are."""
+    def committed(self) -> Int[np.ndarray, "P 3"] | None:
+        """Tokens of the steps that are under way at the next observation, None where none are."""
         return self._request.committed if self._request and self.execution.commit else None
 
-    def draft(self, committed: np.ndarray | None = None) -> np.ndarray | None:
-        """(T, 3) a guess of the next chunk's tokens, None before the first.
+    def draft(self, committed: Int[np.ndarray, "P 3"] | None = None) -> Int[np.ndarray, "T 3"] | None:
+        """A guess of the next chunk's tokens, None before the first.
 
-        The last chunk shifted by the steps executed since, its last step repeated. committed: (P, 3) steps that are
+        The last chunk shifted by the steps executed since, its last step repeated. committed: steps that are
         already under way; where they are found in the last chunk, they tell how far it has been executed.
         """
         if self._tokens is None:
@@ -121,13 +122,13 @@ class Executor:
         steps = np.arange(len(self._tokens)) + shift
         return self._tokens[np.minimum(steps, len(self._tokens) - 1)]
 
-    def _present(self, actions: np.ndarray) -> np.ndarray:
-        """(N, 7) what this and earlier chunks say of the present step, newest first."""
+    def _present(self, actions: Float[np.ndarray, "T 7"]) -> Float[np.ndarray, "N 7"]:
+        """What this and earlier chunks say of the present step, newest first."""
         self._history = [*self._history, actions][-len(actions) :]
         # The chunk made k steps ago says of the present what stands at its index k.
         return np.stack([past[age] for age, past in enumerate(reversed(self._history))])
 
-    def _temporal_ensemble(self, actions: np.ndarray) -> np.ndarray:
+    def _temporal_ensemble(self, actions: Float[np.ndarray, "T 7"]) -> Float[np.ndarray, "7"]:
         """SimplerEnv's ensemble (utils/action/action_ensemble.py): the i-th oldest chunk weighs exp(-temperature * i).
 
         The gripper is averaged along, and so opens or closes once most of the weight is for it.
@@ -137,7 +138,7 @@ class Executor:
         mean: np.ndarray = weights @ present / weights.sum()
         return mean
 
-    def _ensemble(self, actions: np.ndarray) -> np.ndarray:
+    def _ensemble(self, actions: Float[np.ndarray, "T 7"]) -> Float[np.ndarray, "7"]:
         """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
         present = self._present(actions)
         newest = present[0]
@@ -148,7 +149,7 @@ class Executor:
         mean[6] = newest[6]
         return mean
 
-    def _asynchronous(self, chunk: ActionChunk) -> np.ndarray:
+    def _asynchronous(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:
         """What is left of the old chunk until this one comes, and then as much of it as there is time for.
 
         The robot looks again when the steps that are left last just until the next chunk comes.

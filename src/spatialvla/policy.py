@@ -9,17 +9,19 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 
+from spatialvla.batch import Batch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Prepared, Processor
-from spatialvla.types import ActionChunk, Batch, Observation
+from spatialvla.types import ActionChunk, Observation
 
 T = TypeVar("T")
-Tokens = Sequence[np.ndarray | None] | None
-"""Tokens on the action grid for each row, (steps, 3), or None where there are none."""
+Tokens = Sequence[Int[np.ndarray, "_ 3"] | None] | None
+"""Tokens on the action grid for each row's first steps, or None where there are none."""
 
 MOST_DRAFTED = 8
 """Rows of a batch up to which drafts pay on a CPU: with more, checking all places costs what it saves."""
@@ -44,7 +46,8 @@ class Policy:
         """dataset: whose statistics scale the actions; may be left out where the checkpoint has only one.
 
         prompt: a template around the lower-cased instruction; models are trained on the instruction alone.
-        speculate: let `act` and `decide` guess each chunk from the last one. The chunks are the same, and come sooner.
+        speculate: let `act` and `decide` guess each chunk from the last one. The chunks are the same, and
+        come sooner.
         tolerance: cells by which a guess may miss each coordinate and still be taken; above 0 chunks differ.
         depth_every: decisions of an episode that share one estimated depth map.
         Raises CheckpointError where model and processor do not belong together.
@@ -120,11 +123,11 @@ class Policy:
         """Execution state for one more episode beside the policy's own."""
         return Executor(self.execution)
 
-    def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Prepared:
+    def prepare(self, observation: Observation, committed: Int[np.ndarray, "P 3"] | None = None) -> Prepared:
         """Checks an observation and brings it to the model's size; `predict` and `decide` take it as it is then.
 
         Of use where a bad observation should fail by itself, before it shares a batch with others.
-        committed: (P, 3) tokens of the first steps of the next chunk, which are under way; it begins with them.
+        committed: tokens of the first steps of the next chunk, which are under way; it begins with them.
         Raises InputError for what the model cannot use.
         """
         return self.processor.prepare(
@@ -145,10 +148,11 @@ class Policy:
     ) -> list[ActionChunk]:
         """A chunk for each observation, in one batch; keeps no state.
 
-        committed: (P, 3) the first steps of a chunk that are already under way; it begins with them. Observations that
-        are prepared bring their own.
-        drafts: up to (T, 3) a guess of the chunk, None for one that nothing is known of. With drafts the chunks are the
-        same (but see `tolerance`) and take fewer passes; without any, not even a list, each token takes one.
+        committed: the first steps of a chunk that are already under way; it begins with them. Observations
+        that are prepared bring their own.
+        drafts: a guess of the chunk or of its first steps, None for one that nothing is known of. With drafts
+        the chunks are the same (but see `tolerance`) and take fewer passes; without any, not even a list,
+        each token takes one.
         Raises InputError if some observations have depth and others do not, and for tokens that cannot be.
         """
         rows = self._rows(observations, committed)
@@ -166,7 +170,8 @@ class Policy:
     ) -> list[ActionChunk]:
         """A chunk for each episode, in one batch, with what its executor knows: last chunk, depth, steps under way.
 
-        Feed each chunk to its executor afterwards. committed: as of `predict`, where others than the executors drive.
+        Feed each chunk to its executor afterwards. committed: as of `predict`, where others than the
+        executors drive.
         """
         if committed is None:
             committed = [executor.committed() for executor in executors]
@@ -176,13 +181,13 @@ class Policy:
             drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
         return self._predict(rows, self._with_kept_depth(self._batch(rows), executors), drafts)
 
-    def depth(self, observations: Sequence[Observation]) -> np.ndarray:
-        """The depth the model works with, its own estimate or the sensor's: (B, S, S) float32 metres.
+    def depth(self, observations: Sequence[Observation]) -> Float[np.ndarray, "B S S"]:
+        """The depth the model works with, its own estimate or the sensor's, in meters.
 
         S is the side of the model's square image, which shows all of the observation's image.
         """
         batch = self._batch(self._rows(observations, None))
-        return self.model.depth(batch).float().cpu().numpy()
+        return np.asarray(self.model.depth(batch).float().cpu())
 
     def _rows(self, observations: Sequence[Observation | Prepared], committed: Tokens) -> list[Prepared]:
         given = _one_each(observations, [None] * len(observations) if committed is None else committed)
@@ -201,7 +206,7 @@ class Policy:
         actions = self._executor(chunk)
         return ActionChunk(actions, chunk.tokens[: len(actions)])
 
-    def infer(self, observation: Observation, committed: np.ndarray | None = None) -> ActionChunk:
+    def infer(self, observation: Observation, committed: Int[np.ndarray, "P 3"] | None = None) -> ActionChunk:
         """The whole next chunk, for `AsynchronousLoop(policy.infer, control_hz)`, which decides what is executed."""
         (chunk,) = self.decide([observation], [self._executor], committed=[committed])
         self._executor.remember(chunk, len(chunk.actions))

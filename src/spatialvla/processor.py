@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
 from tokenizers import Tokenizer
 
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.batch import IGNORED, Batch
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, View
 from spatialvla.model.folders import resolve_folder
 from spatialvla.tokenizer import action_token, read_tokenizer
-from spatialvla.types import IGNORED, Batch
 
 MAX_PROMPT_TOKENS = 1024
 Keys = str | Sequence[str | None] | None
@@ -37,13 +38,13 @@ _RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
 class Prepared:
     """One row of a batch to be: checked, and of the model's size.
 
-    view: a square picture with its intrinsics, and its depth where a sensor measured it. prompt_ids: the prompt's
-    vocabulary ids, the image's first. committed: (P, 3) int64 tokens of the steps that are under way, P may be 0.
+    view: a square picture with its intrinsics, and its depth where a sensor measured it. prompt_ids: the
+    prompt's vocabulary ids, the image's first. committed: tokens of the steps that are under way, P may be 0.
     """
 
     view: View
     prompt_ids: Sequence[int]
-    committed: np.ndarray
+    committed: Int[np.ndarray, "P 3"]
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,19 @@ class Processor:
         *,
         intrinsics: Sequence[np.ndarray | None] | None = None,
         depth: Sequence[np.ndarray] | None = None,
-        actions: np.ndarray | None = None,
+        actions: Float[np.ndarray, "B chunk 7"] | None = None,
         pad_to_multiple_of: int = 1,
     ) -> Batch:
         """One row for each image and prompt.
 
         images: PIL images or (H, W, 3) uint8; grey and RGBA are converted. prompts: used as they are.
-        dataset: whose camera to assume and whose statistics normalise `actions`, one for all rows or one a row;
-        None or "default" takes the default camera.
+        dataset: whose camera to assume and whose statistics normalise `actions`, one for all rows or one a
+        row; None or "default" takes the default camera.
         intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
-        depth: (H, W) metres a row, on the image's field of view. actions: (B, chunk, 7) in the dataset's
-        units; adds labels and pads on the right instead of the left.
-        pad_to_multiple_of: inference prompts are padded to a multiple of so many tokens behind the image's, so that
-        instructions of many lengths make batches of few. Padding is never attended to.
+        depth: (h, w) meters a row, on the image's field of view. actions: in the dataset's units; adds labels
+        and pads on the right instead of the left.
+        pad_to_multiple_of: inference prompts are padded to a multiple of so many tokens behind the image's,
+        so that instructions of many lengths make batches of few. Padding is never attended to.
         Raises InputError on anything that cannot be used.
         """
         if len(images) == 0:
@@ -176,11 +177,11 @@ class Processor:
         *,
         intrinsics: np.ndarray | None = None,
         depth: np.ndarray | None = None,
-        committed: np.ndarray | None = None,
+        committed: Int[np.ndarray, "P 3"] | None = None,
     ) -> Prepared:
         """One row, checked by itself, so that a bad one fails before it shares a batch with others.
 
-        Arguments are those of one row of `__call__`. committed: (P, 3) tokens of steps that are under way.
+        Arguments are those of one row of `__call__`. committed: tokens of steps that are under way.
         Raises InputError on anything that cannot be used.
         """
         view = View.of(image, intrinsics, depth).resized(self.image_size)
@@ -190,9 +191,12 @@ class Processor:
         return Prepared(view, self._prompt_ids(prompt), self.checked_tokens(committed))
 
     def collate(
-        self, rows: Sequence[Prepared], suffixes: np.ndarray | None = None, pad_to_multiple_of: int = 1
+        self,
+        rows: Sequence[Prepared],
+        suffixes: Int[np.ndarray, "B ids"] | None = None,
+        pad_to_multiple_of: int = 1,
     ) -> Batch:
-        """Rows -> a batch. suffixes: (B, 3 * chunk) vocabulary ids of the actions to learn.
+        """Rows -> a batch. suffixes: 3 * chunk vocabulary ids a row, of the actions to learn.
 
         Raises InputError if some rows have depth and others do not.
         """
@@ -240,28 +244,34 @@ class Processor:
             raise self._unknown(dataset, self.statistics)
         return self.statistics[dataset]
 
-    def decode(self, ids: torch.Tensor | np.ndarray, dataset: Keys = None) -> np.ndarray:
-        """Vocabulary ids (B, 3 * chunk), as `generate` returns them -> actions (B, chunk, 7) in dataset units.
+    def decode(
+        self, ids: Int[torch.Tensor, "B ids"] | Int[np.ndarray, "B ids"], dataset: Keys = None
+    ) -> Float[np.ndarray, "B steps 7"]:
+        """Vocabulary ids, 3 a step, as `generate` returns them -> actions in dataset units.
 
         dataset: whose units, one for all rows or one a row.
         Raises InputError where an id is not the kind of action token its slot asks for.
         """
         return self.actions(self.tokens(ids), dataset)
 
-    def tokens(self, ids: torch.Tensor | np.ndarray) -> np.ndarray:
-        """Vocabulary ids (B, 3 * steps) -> tokens (B, steps, 3) on the action grid."""
+    def tokens(
+        self, ids: Int[torch.Tensor, "B ids"] | Int[np.ndarray, "B ids"]
+    ) -> Int[np.ndarray, "B steps 3"]:
+        """Vocabulary ids, 3 a step -> tokens on the action grid."""
         array = ids.cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
         if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] % 3:
             raise InputError(f"Vocabulary ids must have shape (B, 3 * steps), got {array.shape}.")
         return array.reshape(len(array), -1, 3) - self.action_token_begin_idx
 
-    def actions(self, tokens: np.ndarray, dataset: Keys = None) -> np.ndarray:
-        """Tokens (B, steps, 3) on the action grid -> actions (B, steps, 7) in dataset units, as `decode`."""
+    def actions(
+        self, tokens: Int[np.ndarray, "B steps 3"], dataset: Keys = None
+    ) -> Float[np.ndarray, "B steps 7"]:
+        """Tokens on the action grid -> actions in dataset units, as `decode`."""
         normalized = self.grid.decode(tokens)
         return self._scaled(ActionStatistics.denormalize, normalized, _one_a_row(dataset, len(normalized)))
 
-    def checked_tokens(self, tokens: np.ndarray | None) -> np.ndarray:
-        """The first steps of a chunk, (P, 3) int64 tokens on the action grid; None gives P = 0.
+    def checked_tokens(self, tokens: np.ndarray | None) -> Int[np.ndarray, "P 3"]:
+        """The first steps of a chunk as tokens on the action grid; None gives P = 0.
 
         Raises InputError for what cannot be that.
         """
@@ -275,8 +285,8 @@ class Processor:
         self.grid.bin_indices(steps)
         return steps.astype(np.int64)
 
-    def token_ids(self, chunks: Sequence[np.ndarray | None]) -> torch.Tensor:
-        """Tokens (P, 3) of each row's first steps -> vocabulary ids (B, 3 * chunk), -1 where there are none."""
+    def token_ids(self, chunks: Sequence[Int[np.ndarray, "_ 3"] | None]) -> Int[torch.Tensor, "B ids"]:
+        """Tokens of each row's first steps -> 3 * chunk vocabulary ids a row, -1 where there are none."""
         ids = np.full((len(chunks), self.action_chunk_size, 3), -1)
         for row, tokens in zip(ids, chunks, strict=True):
             if tokens is not None:
@@ -301,8 +311,10 @@ class Processor:
             )
         return found
 
-    def _scaled(self, scale: Scaling, actions: np.ndarray, keys: Sequence[str | None]) -> np.ndarray:
-        """(B, steps, 7), each row scaled by its own dataset's statistics."""
+    def _scaled(
+        self, scale: Scaling, actions: Float[np.ndarray, "B steps 7"], keys: Sequence[str | None]
+    ) -> Float[np.ndarray, "B steps 7"]:
+        """Each row scaled by its own dataset's statistics."""
         scaled = np.empty(actions.shape)
         for key in dict.fromkeys(keys):
             rows = [row for row, other in enumerate(keys) if other == key]

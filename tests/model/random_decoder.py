@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from hypothesis import strategies as st
 
+from spatialvla.batch import Batch
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.types import Batch
 
 TEXT, IMAGE, PAD = 12, 3, 0
 SHAPE = (2, 3, 2)

@@ -385,6 +385,7 @@ def test_what_is_no_protobuf_harms_nobody(name: str) -> None:
         assert robot.actions()
 
 
+@pytest.mark.wrong_arrays
 @pytest.mark.parametrize(
     "fields",
     [

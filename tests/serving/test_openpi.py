@@ -134,6 +134,7 @@ def test_each_connection_is_an_episode_of_its_own(server, policy):
     assert len(policy.executors) == 3
 
 
+@pytest.mark.wrong_arrays
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [

@@ -21,6 +21,8 @@ from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.types import Observation
 from spatialvla_client.codec import pack, unpack
 
+pytestmark = pytest.mark.wrong_arrays
+
 MANY = settings(
     max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -32,6 +32,7 @@ def service(policy: Policy) -> Iterator[Service]:
     assert service.engine.drain(30)
 
 
+@pytest.mark.wrong_arrays
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -56,6 +57,7 @@ def test_bad_observations(service, changes, sentence):
     assert service.engine.metrics.value("requests_total", outcome="bad_input") == before + 1
 
 
+@pytest.mark.wrong_arrays
 def test_committed_tokens_are_of_their_kind(service, policy):
     (chunk,) = policy.predict([Observation(IMAGE, "x")])
     session = service.session()

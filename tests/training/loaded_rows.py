@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from spatialvla.batch import Batch
 from spatialvla.data.batches import LoadedBatch
-from spatialvla.types import Batch
 
 
 def rows_of(key, episodes, steps, source=0):

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from conftest import TEXT, tiny
+from spatialvla.batch import IGNORED, Batch
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.metrics import combined
 from spatialvla.training.optimizer import WeightAverage
 from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronise_gradients, token_weights
 from spatialvla.training.parallel.world import World, join_world
-from spatialvla.types import IGNORED, Batch
 
 BATCH = 8
 PASSES = 2

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from conftest import BINS, tiny, write_dataset
 from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.batch import GIVEN, IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.model.presets import PRESETS
 from spatialvla.model.spatialvla import SpatialVLA
@@ -19,7 +20,6 @@ from spatialvla.processor import Processor
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.feed.given_tokens import jittered, with_committed_steps
 from spatialvla.training.loop import train
-from spatialvla.types import GIVEN, IGNORED, Batch
 
 GRID = ActionGrid.uniform(Bins(theta=4, phi=6, r=2, roll=3, pitch=3, yaw=3))
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from spatialvla.batch import IGNORED, Batch
 from spatialvla.training.feed.given_tokens import with_foreign_tokens
-from spatialvla.types import IGNORED, Batch
 
 
 def _batch():

@@ -6,12 +6,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import TEXT, tiny
+from spatialvla.batch import IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.model.lora import add_lora
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.start.trainable import TEXT_EMBEDDINGS, select_trainable
-from spatialvla.types import IGNORED, Batch
 
 
 def a_batch() -> Batch:

@@ -25,8 +25,9 @@ def checked_tokens(
 ) -> Int[np.ndarray, "*steps 3"]:
     """Tokens (..., 3) as int64, each of its slot's kind.
 
-    name: of the argument, for the error. ranges: the half-open range of each kind: `ActionGrid.ranges` for spatial
-    tokens, `SpatialVLAConfig.id_ranges` for vocabulary ids. free: a number that may stand in any slot.
+    name: of the argument, for the error. ranges: the half-open range of each kind: `ActionGrid.ranges` for
+    spatial tokens, `SpatialVLAConfig.id_ranges` for vocabulary ids. free: a number that may stand in any
+    slot.
     Raises InputError on other shapes, on what is not whole, and on a number that is not of its slot's kind.
     """
     numbers = np.asarray(tokens)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from spatialvla.batch import Batch
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.draws import Drawing, Draws
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad, action_chunks
@@ -19,7 +20,6 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import fill_holes
 from spatialvla.processor import Processor
-from spatialvla.types import Batch
 
 _MOST_REPLACEMENTS = 100
 _SEARCHED, _MOST_SEARCHED = 256, 1 << 18

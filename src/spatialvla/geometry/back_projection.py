@@ -16,7 +16,8 @@ def back_project(depth: torch.Tensor, intrinsics: torch.Tensor, image_size: tupl
     v = (torch.arange(rows, device=depth.device, dtype=torch.float32) + 0.5) * (image_size[0] / rows)
     u = (torch.arange(columns, device=depth.device, dtype=torch.float32) + 0.5) * (image_size[1] / columns)
     v_grid, u_grid = torch.meshgrid(v, u, indexing="ij")
-    # K is [[fx, s, cx], [0, fy, cy], [0, 0, 1]]: its inverse needs no solver, which a GPU would have to be waited for.
+    # K is [[fx, s, cx], [0, fy, cy], [0, 0, 1]]: its inverse needs no solver, which a GPU would have to be
+    # waited for.
     K = intrinsics.float()[..., None, None]
     y = (v_grid - K[:, 1, 2]) / K[:, 1, 1]
     x = (u_grid - K[:, 0, 2] - K[:, 0, 1] * y) / K[:, 0, 0]

@@ -109,7 +109,8 @@ class View:
     def resized(self, size: int) -> View:
         """The same field of view as a square of `size` pixels.
 
-        Colors take a bicubic filter. Depth takes the nearest pixel: a mean over an edge would invent points in mid-air.
+        Colors take a bicubic filter. Depth takes the nearest pixel: a mean over an edge would invent points
+        in mid-air.
         """
         square = (size, size)
         image, intrinsics, depth = self.image, self.intrinsics, self.depth

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import SiglipVisionModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from spatialvla.batch import IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.gemma2 import Gemma2ForCausalLM, Layer
-from spatialvla.types import IGNORED, Batch
 from spatialvla.vision.depth import DepthSource, ZoeDepth
 from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
 

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from spatialvla.actions.grids import Cells
+from spatialvla.batch import Batch
 from spatialvla.common.json_files import write_json
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
@@ -21,7 +22,6 @@ from spatialvla.model.loading import load
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
 from spatialvla.model.weights import MAX_SHARD_SIZE, write_tensors
-from spatialvla.types import Batch
 
 
 class SpatialVLA(Network):

@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from spatialvla.actions.tokens import KINDS
+from spatialvla.batch import IGNORED, Batch
 from spatialvla.data.batches import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.network import LossOutput, PrefixMask
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.parallel.world import ALONE, World
-from spatialvla.types import IGNORED, Batch
 
 Tallies = Mapping[str, tuple[float, float]]
 """By name: a sum, and how much it counts. Adding both up gives exact means over parts, ranks and datasets."""

@@ -8,13 +8,13 @@ import torch
 
 from spatialvla.actions.grids import Cells
 from spatialvla.actions.tokens import FREE, checked_tokens
+from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.cache import KVCache
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding.passes import Layout, Passes, Sampling
 from spatialvla.model.decoding.prompt import check_prompts, memory_for
 from spatialvla.model.decoding.speculation import Near, speculate, within
-from spatialvla.types import Batch
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import cast
 import torch
 from torch.nn import functional as F
 
+from spatialvla.batch import Batch
 from spatialvla.model.cache import KVCache
 from spatialvla.model.network import Network, token_positions
-from spatialvla.types import Batch
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.network import Network
-from spatialvla.types import Batch
 
 
 def check_prompts(network: Network, batch: Batch) -> None:

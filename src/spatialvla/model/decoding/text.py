@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.decoding.passes import Layout, Passes, Sampling, pick
 from spatialvla.model.decoding.prompt import check_prompts, memory_for
-from spatialvla.types import Batch
 
 
 @torch.no_grad()

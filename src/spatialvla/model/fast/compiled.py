@@ -15,11 +15,11 @@ import torch._dynamo.config
 import torch._inductor.config
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
+from spatialvla.batch import Batch
 from spatialvla.model.cache import KVCache
 from spatialvla.model.decoding.passes import Layout, Sampling
 from spatialvla.model.fast.streams import TwoStreamPasses
 from spatialvla.model.network import Network
-from spatialvla.types import Batch
 from spatialvla.vision.depth import PerImageHeads
 
 T = TypeVar("T")

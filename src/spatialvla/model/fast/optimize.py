@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available, serve
 from spatialvla.model.decoding.chunk import decode
@@ -20,7 +21,6 @@ from spatialvla.model.fast.towers import speed_up
 from spatialvla.model.fast.zoedepth import replace_maps
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.network import Network
-from spatialvla.types import Batch
 
 
 def optimize(network: Network, options: Optimization) -> Passes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from spatialvla.batch import Batch
 from spatialvla.model.decoding.passes import Passes
 from spatialvla.model.network import Network
-from spatialvla.types import Batch
 
 
 class TwoStreamPasses(Passes):

@@ -9,10 +9,10 @@ import torch
 
 from spatialvla.actions.coordinates import BLOCKS
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.batch import GIVEN, IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.processor import Processor
 from spatialvla.training.config import TrainConfig
-from spatialvla.types import GIVEN, IGNORED, Batch
 
 
 def with_given_tokens(
