@@ -22,7 +22,7 @@ from spatialvla.training.config import (
     StartOptions,
     TrainConfig,
 )
-from spatialvla.training.guidance.config import Guidance
+from spatialvla.training.guidance_config import Guidance
 
 if TYPE_CHECKING:
     from spatialvla.training.loop import Rollout

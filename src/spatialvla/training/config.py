@@ -12,11 +12,11 @@ from spatialvla.common.checks import check_counts, check_fractions
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
-from spatialvla.training.guidance.config import Guidance
-from spatialvla.training.run.trackers import TrackerName
+from spatialvla.training.guidance_config import Guidance
 
 FineTuning = Literal["full", "lora", "adapt"]
 Precision = Literal["auto", "bf16", "fp32"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from spatialvla.actions.grids import NANO_BINS
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.training.config import FineTuning, TrainConfig
-from spatialvla.training.guidance.config import Guidance
+from spatialvla.training.guidance_config import Guidance
 
 INSTRUCTIONS = Path(__file__).parent.parent / "assets" / "libero_instructions.json"
 """What LIBERO's tasks ask for (MIT), so that the small tokenizer knows more words than one dataset has."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.common.files import replacing
 from spatialvla.errors import InputError
+from spatialvla.training.config import TrackerName
 
-TrackerName = Literal["tensorboard", "wandb", "trackio"]
 PROJECT = "spatialvla"
 
 
