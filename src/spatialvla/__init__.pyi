@@ -7,7 +7,7 @@ from .errors import CheckpointError as CheckpointError
 from .errors import InputError as InputError
 from .execution import Execution as Execution
 from .model.config import SpatialVLAConfig as SpatialVLAConfig
-from .model.fast.optimize import Optimization as Optimization
+from .model.fast.options import Optimization as Optimization
 from .model.spatialvla import SpatialVLA as SpatialVLA
 from .policy import Policy as Policy
 from .processor import Processor as Processor

@@ -19,12 +19,12 @@ def apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def test_cells_are_in_the_order_of_the_tokens():
     assert GRID.cells.bins.shape == GRID.cells.periods.shape == (GRID.size, 3)
     translation, rotation = np.arange(GRID.n_translation), GRID.n_translation + np.arange(GRID.n_rotation)
-    for numbers, place, names in (
+    for numbers, slot, names in (
         (translation, 0, ("theta", "phi", "r")),
         (rotation, 1, ("roll", "pitch", "yaw")),
     ):
         steps = np.tile([start for start, _ in GRID.ranges], (len(numbers), 1))
-        steps[:, place] = numbers
+        steps[:, slot] = numbers
         found = GRID.bin_indices(steps)
         np.testing.assert_array_equal(GRID.cells.bins[numbers], np.stack([found[n] for n in names], axis=1))
 

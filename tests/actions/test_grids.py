@@ -112,8 +112,8 @@ def test_round_trip_stays_inside_half_a_bin(grid, actions):
         assert (np.abs(values - centers) <= widths[name][index[name]] / 2 + 1e-9).all()
     decoded = grid.decode(ids)
     np.testing.assert_array_equal(decoded[:, 6], actions[:, 6] >= 0.5)
-    for place, name in enumerate(BLOCKS["rotation"], start=3):
-        np.testing.assert_array_equal(decoded[:, place], grid.centers[name][index[name]])
+    for axis, name in enumerate(BLOCKS["rotation"], start=3):
+        np.testing.assert_array_equal(decoded[:, axis], grid.centers[name][index[name]])
 
 
 @given(grids, st.data())

@@ -83,13 +83,13 @@ class Case:
         return torch.randint(below, shape, generator=self.generator)
 
     def actions(self) -> torch.Tensor:
-        """(B, chunk): random tokens, each of its place's kind."""
-        places = [
+        """(B, chunk): random tokens, each of its slot's kind."""
+        slots = [
             rows.start + self.integers(rows.stop - rows.start, len(self.batch), 1)
             for _ in range(self.model.config.action_chunk_size)
             for rows in self.model.config.grammar
         ]
-        return torch.cat(places, dim=1)
+        return torch.cat(slots, dim=1)
 
     def prefixes(self) -> torch.Tensor:
         """(B, chunk) committed tokens: random ones, of random lengths, many of them 0."""
@@ -103,15 +103,15 @@ class Case:
     def _row(self, row: int, committed: torch.Tensor) -> torch.Tensor:
         prompt = self.batch.input_ids[row][self.batch.attention_mask[row]]
         language, ids = self.model.language_model, prompt.tolist()
-        for place in range(self.chunk):
+        for slot in range(self.chunk):
             tokens = torch.tensor([ids])
             visible = torch.ones(1, len(ids), len(ids), dtype=torch.bool).tril()
             visible[:, :, : len(prompt)] = True
             positions = torch.arange(1, len(ids) + 1)[None]
             hidden = language.model(self.model.embed_tokens(tokens), positions, visible)
-            kind = self.model.config.grammar[place % 3]
+            kind = self.model.config.grammar[slot % 3]
             best = kind.start + int(language.logits(hidden[0, -1])[kind].argmax())
-            ids.append(int(committed[place]) if committed[place] >= 0 else best)
+            ids.append(int(committed[slot]) if committed[slot] >= 0 else best)
         return torch.tensor(ids[len(prompt) :])
 
 

@@ -28,9 +28,9 @@ def a_batch(rows: int):
 
 
 def assert_speaks_actions(tokens: torch.Tensor) -> None:
-    for place in range(tokens.shape[1]):
-        rows = model.config.grammar[place % 3]
-        assert ((tokens[:, place] >= rows.start) & (tokens[:, place] < rows.stop)).all()
+    for slot in range(tokens.shape[1]):
+        rows = model.config.grammar[slot % 3]
+        assert ((tokens[:, slot] >= rows.start) & (tokens[:, slot] < rows.stop)).all()
 
 
 @settings(max_examples=15)

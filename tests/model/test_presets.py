@@ -23,8 +23,8 @@ ids[:, : config.image_token_num] = config.image_token_index
 intrinsics = torch.tensor([[[218.0, 0, 112], [0, 291, 112], [0, 0, 1]]])
 batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.rand(1, 3, 224, 224), intrinsics)
 tokens = model.generate(batch)[0].tolist()
-for place, token in enumerate(tokens):
-    rows = config.grammar[place % 3]
+for slot, token in enumerate(tokens):
+    rows = config.grammar[slot % 3]
     assert rows.start <= token < rows.stop
 print(parameters, len(tokens), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

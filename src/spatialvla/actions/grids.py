@@ -168,14 +168,17 @@ class ActionGrid:
 
     @property
     def n_translation(self) -> int:
+        """Number of translation tokens."""
         return math.prod(self.shapes[0])
 
     @property
     def n_rotation(self) -> int:
+        """Number of rotation tokens."""
         return math.prod(self.shapes[1])
 
     @property
     def n_gripper(self) -> int:
+        """Number of gripper tokens: closed and open."""
         return _N_GRIPPER
 
     @property

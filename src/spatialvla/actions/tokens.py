@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from spatialvla.actions.coordinates import BLOCKS
 from spatialvla.errors import InputError
 
-KINDS = ("translation", "rotation", "gripper")
+KINDS = (*BLOCKS, "gripper")
 """What the three tokens of a step stand for, in order."""
 
 FREE = -1

@@ -72,14 +72,17 @@ class SpatialVLAConfig:
 
     @property
     def spatial_token_num(self) -> int:
+        """Action tokens of all three kinds."""
         return self.translation_token_num + self.rotation_token_num + self.gripper_token_num
 
     @cached_property
     def siglip(self) -> SiglipVisionConfig:
+        """`vision` as transformers' own configuration."""
         return SiglipVisionConfig(**self.vision)
 
     @cached_property
     def zoe(self) -> ZoeDepthConfig:
+        """`depth` as transformers' own configuration."""
         return ZoeDepthConfig(**self.depth)
 
     @property

@@ -33,6 +33,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, D) -> (…, D), in the same dtype"""
         wide = x.to(at_least_float32(x.dtype))
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (normed * (1.0 + self.weight.to(wide.dtype))).to(x.dtype)

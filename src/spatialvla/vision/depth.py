@@ -26,7 +26,8 @@ from spatialvla.errors import InputError
 class DepthSource(Protocol):
     """Estimates depth in meters, (B, H, W) float32, from pixel values (B, 3, H, W) in [0, 1]."""
 
-    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, H, W) meters"""
 
 
 class PerImageHeads(nn.Module):
@@ -122,6 +123,7 @@ class KeptPositionBias(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, *window: Any, **options: Any) -> torch.Tensor:
+        """The bias (heads, tokens, tokens), whatever the window."""
         return cast(torch.Tensor, self.bias)
 
 
@@ -198,6 +200,7 @@ class MetricDepthEstimator:
 
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, H, W) meters, float32"""
         images = [image.permute(1, 2, 0).cpu().numpy() for image in (pixel_values * 255).round().byte()]
         sizes = [image.shape[:2] for image in images]
         parameter = next(self.model.parameters())

@@ -36,6 +36,7 @@ class KernelGELU(nn.Module):
     """The tanh approximation of GELU, which SigLIP has."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape -> the same"""
         return gelu_tanh(x)
 
 
