@@ -87,6 +87,7 @@ def test_a_source_crosses_to_other_processes(root):
     again = pickle.loads(pickle.dumps(source))
     assert again.fingerprint == source.fingerprint != RH20TSource(root, 5).fingerprint
     np.testing.assert_array_equal(again.episode(0).actions, source.episode(0).actions)
+    assert source.episode(0) is source.episode(0), "it is not read for each sample anew"
 
 
 def test_the_front_camera_is_taken_and_never_the_hands(root, tmp_path):

@@ -115,14 +115,19 @@ class _Machine:
             act(self)
         raise BadPickle(f"it has more than {self._rules.opcodes} parts")
 
-    def push(self, value: object) -> None:
-        self.stack.append(value)
-
     def bytes(self, count: int) -> bytes:
         found = self._data[self._at : self._at + count]
         if len(found) < count:
             raise BadPickle("it ends too early")
         self._at += count
+        return found
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def byte(self) -> int:
+        found = self._data[self._at]
+        self._at += 1
         return found
 
     def size(self, width: int) -> int:
@@ -136,9 +141,8 @@ class _Machine:
         (value,) = struct.unpack(">d", self.bytes(8))
         return float(value)
 
-    def text(self, width: int) -> str:
-        """Text behind its size."""
-        return self.bytes(self.size(width)).decode("utf-8", "surrogatepass")
+    def text(self, size: int) -> str:
+        return self.bytes(size).decode("utf-8", "surrogatepass")
 
     def line(self) -> str:
         end = self._data.index(b"\n", self._at)
@@ -178,13 +182,13 @@ class _Machine:
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.", 1)  # NumPy 1's spelling
         if full not in _NUMPY and full not in self._rules.classes:
             raise BadPickle(f"it names {full[:100]}, which is not allowed")
-        self.push(_Name(full))
+        self.stack.append(_Name(full))
 
     def make(self) -> None:
         name, args = self.top(2)
         if not isinstance(name, _Name) or not isinstance(args, tuple):
             raise BadPickle("it calls something that has no name")
-        self.push(_Made(name.full, args))
+        self.stack.append(_Made(name.full, args))
 
     def build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
@@ -201,14 +205,14 @@ _OPCODES: Mapping[int, Callable[[_Machine], object]] = {
         pickle.NONE: lambda m: m.push(None),
         pickle.NEWTRUE: lambda m: m.push(True),
         pickle.NEWFALSE: lambda m: m.push(False),
-        pickle.BININT1: lambda m: m.push(m.size(1)),
+        pickle.BININT1: lambda m: m.push(m.byte()),
         pickle.BININT2: lambda m: m.push(m.size(2)),
         pickle.BININT: lambda m: m.push(m.integer(4)),
-        pickle.LONG1: lambda m: m.push(m.integer(m.size(1))),
+        pickle.LONG1: lambda m: m.push(m.integer(m.byte())),
         pickle.BINFLOAT: lambda m: m.push(m.float()),
-        pickle.SHORT_BINUNICODE: lambda m: m.push(m.text(1)),
-        pickle.BINUNICODE: lambda m: m.push(m.text(4)),
-        pickle.SHORT_BINBYTES: lambda m: m.push(m.bytes(m.size(1))),
+        pickle.SHORT_BINUNICODE: lambda m: m.push(m.text(m.byte())),
+        pickle.BINUNICODE: lambda m: m.push(m.text(m.size(4))),
+        pickle.SHORT_BINBYTES: lambda m: m.push(m.bytes(m.byte())),
         pickle.BINBYTES: lambda m: m.push(m.bytes(m.size(4))),
         pickle.BINBYTES8: lambda m: m.push(m.bytes(m.size(8))),
         pickle.BYTEARRAY8: lambda m: m.push(m.bytes(m.size(8))),
@@ -225,9 +229,9 @@ _OPCODES: Mapping[int, Callable[[_Machine], object]] = {
         pickle.SETITEM: lambda m: m.set_items(m.top(2)),
         pickle.SETITEMS: lambda m: m.set_items(m.to_mark()),
         pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
-        pickle.BINPUT: lambda m: m.remember(m.size(1)),
+        pickle.BINPUT: lambda m: m.remember(m.byte()),
         pickle.LONG_BINPUT: lambda m: m.remember(m.size(4)),
-        pickle.BINGET: lambda m: m.push(m.memo[m.size(1)]),
+        pickle.BINGET: lambda m: m.push(m.memo[m.byte()]),
         pickle.LONG_BINGET: lambda m: m.push(m.memo[m.size(4)]),
         pickle.GLOBAL: lambda m: m.name(m.line(), m.line()),
         pickle.STACK_GLOBAL: lambda m: m.name(*m.top(2)),

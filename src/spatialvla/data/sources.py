@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 
-from spatialvla.data.episodes import EpisodeSource
+from spatialvla.data.episodes import EpisodeSource, OnBad
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
@@ -16,7 +16,6 @@ from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rh20t.layout import is_rh20t
 from spatialvla.data.rh20t.source import RH20TSource
-from spatialvla.data.rlds.reader import OnBad
 from spatialvla.errors import InputError
 
 __all__ = ["find_dataset", "open_source"]

@@ -71,7 +71,7 @@ class Info:
 
 @dataclass(frozen=True)
 class FilePart:
-    """What a data or video file, given by its numbers, holds of an episode; start: its first second in a video file."""
+    """An episode's part of a data or video file. chunk, file: its numbers. start: seconds into a video."""
 
     chunk: int
     file: int
@@ -145,13 +145,14 @@ def write_episodes(
 
 
 def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
-    """Read info.json. Raises CheckpointError when it is missing, broken or of none of these format versions."""
+    """Read info.json. Raises CheckpointError where it is missing, broken or of none of these versions."""
     path = root / _INFO
     raw = read_json(path, "give the folder of a finished LeRobot dataset")
     version = raw.get("codebase_version")
     if version not in versions:
         raise CheckpointError(
-            f"{path} says format '{version}', none of {', '.join(versions)}; convert it with lerobot's own converter."
+            f"{path} says format '{version}', none of {', '.join(versions)}; convert it with lerobot's own "
+            "converter."
         )
     try:
         features = [Feature.from_json(name, spec) for name, spec in raw["features"].items()]

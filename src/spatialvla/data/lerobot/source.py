@@ -55,8 +55,9 @@ class LeRobotEpisode:
 class LeRobotSource:
     """A dataset of format v2 or v3: its folder, its name in LeRobot's cache, or a Hub id.
 
-    Without a mapping: the only camera, `action` of 7 numbers as they are, and `observation.intrinsics` where there
-    is one. image, depth: the features looked through.
+    Without a mapping: the only camera, `action` of 7 numbers as they are, and `observation.intrinsics` where
+    there is one.
+    key: the name of its statistics in a checkpoint. image, depth: the features looked through.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class LeRobotSource:
     ) -> None:
         """mapping: one, or its YAML file. cache: folder for what is downloaded from the Hub.
 
-        Raises InputError, naming the line of a mapping that settles it, where the dataset leaves something open.
+        Raises InputError where the dataset leaves something open, naming the line of a mapping that helps.
         """
         self.root = find_dataset(root, cache)
         self.dataset = LeRobotDataset(self.root)
@@ -111,7 +112,10 @@ class LeRobotSource:
         return len(self.dataset)
 
     def episode(self, index: int) -> LeRobotEpisode:
-        """Any episode. Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data."""
+        """Any episode.
+
+        Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data.
+        """
         episode = self.dataset.episode(index)
         actions = standard_actions(episode.columns, self.mapping)
         if not np.isfinite(actions).all():
@@ -145,8 +149,8 @@ class LeRobotSource:
         sensors = [name for name, feature in self.dataset.features.items() if feature.is_depth]
         if self.mapping.depth is not None and self.mapping.depth not in sensors:
             raise InputError(
-                f"there is no depth '{self.mapping.depth}' but {', '.join(sensors) or 'none'}; correct the mapping's "
-                "line 'depth: …'."
+                f"there is no depth '{self.mapping.depth}' but {', '.join(sensors) or 'none'}; correct the "
+                "mapping's line 'depth: …'."
             )
         same = self.image.replace("images", "depth")
         return self.mapping.depth or (same if same in sensors else None)
@@ -158,8 +162,8 @@ class LeRobotSource:
         feature = self.dataset.features.get(name)
         if feature is None or int(np.prod(feature.shape)) != 9:
             raise InputError(
-                f"there is no feature '{name}' of 3x3 numbers; give the mapping's line 'intrinsics: …' another one, "
-                "K with height and width, or none."
+                f"there is no feature '{name}' of 3x3 numbers; give the mapping's line 'intrinsics: …' "
+                "another one, K with height and width, or none."
             )
 
     def _camera(self, episode: StoredEpisode) -> Camera | None:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.episodes import moving
+from spatialvla.data.episodes import OnBad, moving
 from spatialvla.data.oxe.specs import RLDSSpec, rlds_spec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
-from spatialvla.data.rlds.reader import OnBad
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.rotations import interpolated, matrices, motion
 
 _SUCCESS = 2  # ratings below are failures and emergency stops
+_KEPT = 1024  # scenes: 50 kB each, and to read one again takes longer than to decode an image
 _STALE_MS = 150.0  # an image this far from its step shows something else
 
 
 @dataclass(frozen=True)
 class RH20TEpisode:
-    """T steps of one scene, see `spatialvla.data.episodes.Episode`. frames: (T,) the camera's frame of each step."""
+    """T steps of one scene, see `data.episodes.Episode`. frames: (T,) the camera's frame of each step."""
 
     instruction: str
     actions: np.ndarray
@@ -51,17 +52,18 @@ class RH20TEpisode:
 class RH20TSource:
     """The scenes of a RH20T_cfg<n> folder, or of the folder around several, that a robot finished well.
 
-    Of each scene one camera: the front one of its robot, or the first fixed one where that is missing. The motion
-    is that of the tool in the base's axes between poses interpolated at `control_hz`; the gripper is the commanded
-    width as a share of the opened one's; a step's image is the closest in time. Steps whose closest image is more
-    than 150 ms away are no starts. See `layout` for what is where and who says so.
-    skipped: why scenes were left out.
+    Of each scene one camera: the front one of its robot, or the first fixed one where that is missing. The
+    motion is that of the tool in the base's axes between poses interpolated at `control_hz`; the gripper is
+    the commanded width as a share of the opened one's; a step's image is the closest in time. Steps whose
+    closest image is more than 150 ms away are no starts. See `layout` for what is where and who says so.
+    control_hz: steps a second. skipped: why scenes were left out.
     """
 
     key = "rh20t"
+    """The name of its statistics in a checkpoint."""
 
     def __init__(self, root: str | Path, control_hz: float = 10.0) -> None:
-        """Raises InputError where there are no scenes, CheckpointError where task_description.json is missing."""
+        """Raises InputError without scenes, CheckpointError where task_description.json is missing."""
         self.root = Path(root).expanduser()
         self.control_hz = float(control_hz)
         self._descriptions = _descriptions(self.root)
@@ -72,10 +74,12 @@ class RH20TSource:
                 self.skipped.append(f"{scene.folder}: {reason}")
             else:
                 self._scenes.append(scene)
+        self._episode = lru_cache(_KEPT)(self._read)
         if not self._scenes:
             raise InputError(
-                f"{self.root} has no finished scene of a robot; give a RH20T_cfg folder, or the one around them"
+                f"{self.root} has no finished scene of a robot"
                 + (f" ({self.skipped[0]})" if self.skipped else "")
+                + "; give a RH20T_cfg folder, or the one around them."
             )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -95,9 +99,15 @@ class RH20TSource:
         return len(self._scenes)
 
     def episode(self, index: int) -> RH20TEpisode:
-        """Any episode. Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data."""
+        """Any episode; the recently used ones are kept.
+
+        Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data.
+        """
         if not 0 <= index < len(self):
             raise InputError(f"{self.root} has episodes 0 to {len(self) - 1}, not {index}.")
+        return self._episode(index)
+
+    def _read(self, index: int) -> RH20TEpisode:
         scene = self._scenes[index]
         metadata = SceneMetadata.of(scene)
         serial = _serial(scene)
@@ -115,7 +125,7 @@ class RH20TSource:
         )
 
     def _times(self, scene: Scene, recording: Recording, finish: float | None) -> np.ndarray:
-        """(T + 1,) ms: from the first moment that is seen and felt to the last, or to when the task was done."""
+        """(T + 1,) ms: from the first moment with an image and a pose to the last, or until `finish`."""
         first = max(recording.frames.times[0], recording.pose_times[0])
         last = min(recording.frames.times[-1], recording.pose_times[-1])
         if finish is not None and finish > first:
@@ -128,12 +138,12 @@ class RH20TSource:
 
 def _actions(recording: Recording, times: np.ndarray) -> np.ndarray:
     """(T, 7) of the steps between T + 1 times in ms."""
-    places = np.stack(
+    positions = np.stack(
         [np.interp(times, recording.pose_times, recording.poses[:, axis]) for axis in range(3)], axis=1
     )
     turns = interpolated(recording.pose_times, recording.poses[:, 3:], times)
     rotations = matrices(turns, "quaternion_xyzw")
-    moved = motion(places[:-1], rotations[:-1], places[1:], rotations[1:], "base")
+    moved = motion(positions[:-1], rotations[:-1], positions[1:], rotations[1:], "base")
     # A command holds until the next.
     held = np.maximum(np.searchsorted(recording.opening_times, times[:-1], side="right") - 1, 0)
     return np.concatenate([moved, recording.openings[held][:, None]], axis=1)
@@ -174,5 +184,6 @@ def _descriptions(root: Path) -> dict[str, str]:
                 for task, entry in content.items()
             }
     raise CheckpointError(
-        f"{root / DESCRIPTIONS} is missing; put the dataset's task descriptions there, or into the folder above."
+        f"{root / DESCRIPTIONS} is missing; put the dataset's task descriptions there, or into the folder "
+        "above."
     )

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from spatialvla.common.cache_folder import cache_folder
+from spatialvla.data.episodes import OnBad
 from spatialvla.data.rlds import features
 from spatialvla.data.rlds.example import FeatureList, parse_example
 from spatialvla.data.rlds.features import FeatureSpec, parse_features, parse_info
@@ -22,7 +22,6 @@ from spatialvla.data.rlds.storage import Storage
 from spatialvla.data.rlds.tfrecord import BadRecord, ShardIndex, cached_index, read_record
 from spatialvla.errors import CheckpointError, InputError
 
-OnBad = Literal["raise", "skip"]
 _SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord-(?P<number>\d+)-of-(?P<count>\d+)$")
 _THREADS = 32  # indexing waits for the storage, not for the processor
 
