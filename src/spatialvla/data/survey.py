@@ -41,7 +41,7 @@ class Survey:
     @property
     def instructed(self) -> np.ndarray:
         """(E,) bool, whether the episode says what to do."""
-        return self.tasks != 0
+        return np.asarray(self.tasks != 0)
 
     @property
     def uninstructed(self) -> int:

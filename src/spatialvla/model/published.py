@@ -47,7 +47,7 @@ def published_tensors(network: Network) -> dict[str, torch.Tensor]:
 
 def empty_network(kind: type[N], config: SpatialVLAConfig, dtype: torch.dtype) -> N:
     """A network to be filled: its random weights are zeros."""
-    with _WithoutRandomWeights():
+    with _WithoutRandomWeights():  # type: ignore[no-untyped-call]  # torch's initializer has no types
         return kind.from_config(config, dtype=dtype)
 
 

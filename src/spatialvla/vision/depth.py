@@ -138,7 +138,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
         if isinstance(self.metric_head, ZoeDepthMultipleMetricDepthEstimationHeads):
             self.set_submodule("metric_head", PerImageHeads(self.metric_head))
         self.requires_grad_(False)
-        self.eval()
+        self.train(False)
 
     def train(self, mode: bool = True) -> Self:
         """Eval mode, whatever is asked for."""

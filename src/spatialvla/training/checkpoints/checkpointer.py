@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from torch.distributed.tensor import DTensor
 
 from spatialvla.errors import CheckpointError
@@ -94,7 +95,7 @@ class Checkpointer:
         world.on_main(lambda: self._prepare(partial, needed))
         writer = ShardWriter(partial, world.rank)
         with _dcp_errors(f"{target} cannot be written"):
-            dcp.save(tensors, storage_writer=writer)
+            save_tensors(tensors, storage_writer=writer)
 
         def publish() -> None:
             record = _Record(
@@ -146,7 +147,7 @@ class Checkpointer:
             name: torch.empty_like(value) for name, value in _random_state(world).items() if name in saved
         }
         with _dcp_errors(f"{path} does not fit this configuration"):
-            dcp.load(tensors | (random if same else {}), storage_reader=reader)
+            load_tensors(tensors | (random if same else {}), storage_reader=reader)
         if same:
             _set_random_state(random, world)
         else:

@@ -40,7 +40,7 @@ class PrivilegedTargets:
     @property
     def size(self) -> int:
         """How many numbers a step has."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     def batch(self, loaded: LoadedBatch) -> torch.Tensor:
         """(B, targets) of a batch's samples."""

@@ -29,7 +29,7 @@ class Steps:
     def rows(self, loaded: LoadedBatch) -> np.ndarray:
         """(B,) the rows of a batch's samples in a table."""
         first = [self._first[s][e] for s, e in zip(loaded.source, loaded.episode, strict=True)]
-        return np.array(first, dtype=np.int64) + loaded.step
+        return np.asarray(np.array(first, dtype=np.int64) + loaded.step)
 
     def _episodes(self) -> Iterator[Episode]:
         for source, found in zip(self.mixture.sources, self.mixture.surveys, strict=True):
@@ -40,7 +40,7 @@ def standardized(table: np.ndarray) -> np.ndarray:
     """Each column of (N, columns) with mean 0 and deviation 1, float32; a column that never changes becomes 0."""
     spread = table.std(axis=0)
     moves = spread > _SMALLEST_SPREAD
-    return ((table - table.mean(axis=0)) / np.where(moves, spread, 1)).astype(np.float32)
+    return np.asarray((table - table.mean(axis=0)) / np.where(moves, spread, 1), np.float32)
 
 
 _SMALLEST_SPREAD = 1e-6
