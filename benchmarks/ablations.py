@@ -28,9 +28,9 @@ from spatialvla.common.json_files import write_json
 from spatialvla.data.loader import evaluation_batches
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
-from spatialvla.evaluation.play.policy_settings import settings_of
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.provenance import settings_of
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor

@@ -10,7 +10,7 @@ from pathlib import Path
 from fakes import FakeBenchmark, FakePolicy
 
 from spatialvla.evaluation.play.runner import evaluate
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 
 
 def die_at(moment: str, number: int) -> None:

@@ -9,7 +9,7 @@ from fakes import INSTRUCTIONS, conventions
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 
 
 def some_results(wins: str, suite: str = "libero_spatial", **changes: object) -> Results:

@@ -7,7 +7,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.results.comparison import compare, p_text, points
 from spatialvla.evaluation.results.intervals import Pairs
 from spatialvla.evaluation.results.outcomes import Tally
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.execution import Execution
 
 OTHER = {"policy": "micro", "checkpoint": "f" * 64}

@@ -8,7 +8,7 @@ from fakes import FakePolicy
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.play.runner import evaluate
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.geometry.rotations import matrices
 
 pytestmark = pytest.mark.sim

@@ -10,7 +10,6 @@ from rich.console import Console
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, time_limit
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
-from spatialvla.evaluation.play.policy_settings import settings_of
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.report.terminal import print_success
@@ -19,8 +18,8 @@ from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
-from spatialvla.evaluation.results.provenance import hash_checkpoint
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
+from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_of
 from spatialvla.execution import Execution
 from spatialvla.model.fast.options import Optimization
 from spatialvla.policy import Policy

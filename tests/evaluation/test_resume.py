@@ -16,7 +16,7 @@ from spatialvla.evaluation.play.resume import claimed
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.execution import Execution
 
 SCRIPT = Path(__file__).parent / "killed_evaluation.py"

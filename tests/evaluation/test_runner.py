@@ -11,7 +11,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.play.decisions import DecisionKeeper
 from spatialvla.evaluation.play.runner import EvaluationError, evaluate
 from spatialvla.evaluation.results.document import Results
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.execution import Execution, Executor
 
 

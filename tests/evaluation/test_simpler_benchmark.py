@@ -19,7 +19,7 @@ from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.simulation.libero.env import ACTION_UNITS
 from spatialvla.simulation.widowx.env import CAMERA
 from spatialvla.simulation.widowx.expert import WidowXExpert

@@ -9,8 +9,8 @@ from spatialvla.evaluation.report.results_page import results_page
 from spatialvla.evaluation.report.summary import summarize
 from spatialvla.evaluation.report.tables import PublishedRate, success_table
 from spatialvla.evaluation.results.comparison import compare
-from spatialvla.evaluation.results.published import published_tables
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
+from spatialvla.evaluation.results.published_rates import published_tables
 
 OTHER = {"policy": "<micro>", "checkpoint": "f" * 64}
 

@@ -66,13 +66,12 @@ class Evaluate(Verb):
         from spatialvla.evaluation.benchmarks.gripper_range import check_gripper
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
-        from spatialvla.evaluation.play.policy_settings import settings_of
         from spatialvla.evaluation.play.resume import results_file
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
         from spatialvla.evaluation.report.episodes_page import write_report
         from spatialvla.evaluation.report.terminal import print_success
         from spatialvla.evaluation.results.plan import Shard
-        from spatialvla.evaluation.results.provenance import hash_checkpoint
+        from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_of
         from spatialvla.model.folders import resolve_folder
 
         name = Path(self.options.policy).name

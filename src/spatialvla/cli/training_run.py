@@ -115,8 +115,8 @@ def _rollout(suite: str, episodes: int) -> Rollout:
 
     def play(folder: Path, out: Path) -> Mapping[str, float]:
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
-        from spatialvla.evaluation.play.policy_settings import settings_of
         from spatialvla.evaluation.play.runner import evaluate
+        from spatialvla.evaluation.results.provenance import settings_of
         from spatialvla.policy import Policy
 
         policy = Policy.from_pretrained(folder)

@@ -23,8 +23,8 @@ from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.evaluation.results.provenance import installed_versions
-from spatialvla.evaluation.results.settings import PolicySettings
 from spatialvla.execution import Executor
 from spatialvla.types import ActionChunk, Observation
 

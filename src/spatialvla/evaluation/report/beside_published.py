@@ -9,7 +9,12 @@ from spatialvla.evaluation.report.facts import small_print
 from spatialvla.evaluation.report.tables import Column, PublishedRate, Row, Table
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import Tally
-from spatialvla.evaluation.results.published import PublishedColumn, PublishedRow, PublishedTable, Source
+from spatialvla.evaluation.results.published_rates import (
+    PublishedColumn,
+    PublishedRow,
+    PublishedTable,
+    Source,
+)
 
 
 def beside_published(

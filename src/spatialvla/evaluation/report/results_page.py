@@ -11,7 +11,7 @@ from spatialvla.evaluation.report.summary import Summary, caveats, key_numbers
 from spatialvla.evaluation.report.tables import Table, count, pairs_table, success_table
 from spatialvla.evaluation.results.comparison import Comparison
 from spatialvla.evaluation.results.document import Results
-from spatialvla.evaluation.results.published import Source
+from spatialvla.evaluation.results.published_rates import Source
 
 
 def results_page(summary: Summary) -> str:

@@ -9,7 +9,7 @@ from spatialvla.evaluation.report.beside_published import beside_published, unpu
 from spatialvla.evaluation.report.tables import Table
 from spatialvla.evaluation.results.comparison import Comparison, p_text, points
 from spatialvla.evaluation.results.document import Results
-from spatialvla.evaluation.results.published import Source, published_tables
+from spatialvla.evaluation.results.published_rates import Source, published_tables
 
 
 @dataclass(frozen=True)

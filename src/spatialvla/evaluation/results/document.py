@@ -14,7 +14,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Conventions, DepthOrigin
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Tally
 from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
-from spatialvla.evaluation.results.settings import PolicySettings
+from spatialvla.evaluation.results.policy_settings import PolicySettings
 
 SCHEMA = "spatialvla.evaluation/2"
 _OLD_SCHEMA = "spatialvla.evaluation/1"

@@ -1,10 +1,13 @@
-"""What was evaluated, exactly: the checkpoint's hash, and the versions of what decides the outcome."""
+"""What was evaluated, exactly: the checkpoint's hash, how the policy was used, and decisive versions."""
 
 from __future__ import annotations
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from spatialvla.evaluation.results.policy_settings import PolicySettings
+from spatialvla.policy import Policy
 
 _DECISIVE_PACKAGES = (
     "spatialvla",
@@ -26,6 +29,23 @@ def hash_checkpoint(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def settings_of(policy: Policy) -> PolicySettings:
+    """What, beside its weights, decides what this policy does."""
+    model = policy.model
+    eight_bits = model.optimization.eight_bits if model.optimization else None
+    dtype = str(model.dtype).removeprefix("torch.")
+    return PolicySettings(
+        execution=policy.execution,
+        dataset=policy.dataset,
+        speculate=policy.speculate,
+        tolerance=policy.tolerance,
+        depth_every=policy.depth_every,
+        prompt=policy.prompt,
+        temperature=policy.temperature,
+        dtype=f"{dtype}, {eight_bits}" if eight_bits else dtype,
+    )
 
 
 def installed_versions() -> dict[str, str]:

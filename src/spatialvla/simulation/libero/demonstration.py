@@ -14,7 +14,7 @@ from spatialvla.policy import Policy
 from spatialvla.simulation.libero.disturbance import Disturbance
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
-from spatialvla.simulation.libero.takeover import Takeover
+from spatialvla.simulation.libero.policy_takeover import Takeover
 from spatialvla.types import Observation
 
 STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial

@@ -1,6 +1,6 @@
 import numpy as np
 
-from spatialvla.simulation.libero.takeover import LAST_STEP, Takeover
+from spatialvla.simulation.libero.policy_takeover import LAST_STEP, Takeover
 from spatialvla.types import ActionChunk, Observation
 
 OBSERVATION = Observation(np.zeros((4, 4, 3), np.uint8), "pick up the bowl")
