@@ -1,8 +1,9 @@
-"""Single frames of a video file, by their numbers, decoding no more than leads to them."""
+"""Frames of video files, by their numbers, decoding no more than leads to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,36 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from spatialvla.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The part of a video file that belongs to one episode.
+
+    start: seconds from the beginning of the file to the first frame.
+    length: number of frames, one each 1 / fps seconds.
+    """
+
+    path: Path
+    start: float
+    length: int
+    fps: int
+
+    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
+        """Frames (n, H, W, 3) uint8 RGB: all of the episode, or those of these steps, in their order.
+
+        Of some steps, only what lies between them and the keyframes before them is decoded.
+        Raises CheckpointError when the file is missing, broken, or lacks some of the frames.
+        """
+        wanted = range(self.length) if steps is None else steps
+        first = round(self.start * self.fps)
+        found = decode_frames(self.path, [first + step for step in wanted], Fraction(self.fps))
+        if missing := [step for step in wanted if first + step not in found]:
+            raise CheckpointError(
+                f"{self.path} ends before frame {min(missing)} of the {self.length} frames expected from "
+                f"second {self.start:g}; copy it again."
+            )
+        return np.stack([found[first + step] for step in wanted])
 
 
 def decode_frames(path: Path, numbers: Sequence[int], rate: Fraction | None = None) -> dict[int, np.ndarray]:
@@ -71,5 +102,5 @@ def _keyframes(stream: VideoStream, frames_a_tick: Fraction) -> np.ndarray:
 
 
 def _last_before(keyframes: np.ndarray, number: int) -> float:
-    place = int(np.searchsorted(keyframes, number, side="right")) - 1
-    return float(keyframes[place]) if place >= 0 else -1.0
+    last = int(np.searchsorted(keyframes, number, side="right")) - 1
+    return float(keyframes[last]) if last >= 0 else -1.0

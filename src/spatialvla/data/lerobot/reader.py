@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spatialvla.data.frames import Clip
 from spatialvla.data.lerobot import image_files, metadata, metadata_v2
 from spatialvla.data.lerobot.features import DEPTH_UNIT_METERS, Feature
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
 from spatialvla.data.lerobot.parquet_files import read_parquet
-from spatialvla.data.lerobot.video import Clip
 from spatialvla.errors import CheckpointError, InputError
 
 

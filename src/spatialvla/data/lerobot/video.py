@@ -1,18 +1,14 @@
-"""Episodes as H.264 video: encode one, join several into a file, decode one back out."""
+"""Episodes as H.264 video: encode one, join several into a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.video.stream import VideoStream
-
-from spatialvla.data.frames import decode_frames
-from spatialvla.errors import CheckpointError
 
 # Camera images are small (128 px), so quality is worth more than bytes. Without B-frames decoding order
 # equals display order, which lets files be joined by shifting timestamps.
@@ -67,33 +63,3 @@ def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: int, path:
                     packet.stream = output
                     joined.mux(packet)
             start += length
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The part of a video file that belongs to one episode.
-
-    start: seconds from the beginning of the file to the first frame.
-    length: number of frames, one each 1 / fps seconds.
-    """
-
-    path: Path
-    start: float
-    length: int
-    fps: int
-
-    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
-        """Frames (n, H, W, 3) uint8 RGB: all of the episode, or those of these steps, in their order.
-
-        Of some steps, only what lies between them and the keyframes before them is decoded.
-        Raises CheckpointError when the file is missing, broken, or lacks some of the frames.
-        """
-        wanted = range(self.length) if steps is None else steps
-        first = round(self.start * self.fps)
-        found = decode_frames(self.path, [first + step for step in wanted], Fraction(self.fps))
-        if missing := [step for step in wanted if first + step not in found]:
-            raise CheckpointError(
-                f"{self.path} ends before frame {min(missing)} of the {self.length} frames expected from "
-                f"second {self.start:g}; copy it again."
-            )
-        return np.stack([found[first + step] for step in wanted])
