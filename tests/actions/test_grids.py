@@ -169,7 +169,7 @@ def test_published_configuration_survives_unchanged():
         (lambda c: c.pop("bin_policy"), "bin_policy"),
         (lambda c: c["bin_policy"]["rotation"].pop("yaw_bins"), "yaw_bins"),
         (lambda c: c["bin_policy"]["rotation"]["yaw_bins"].reverse(), "yaw must be"),
-        (lambda c: c["bin_policy"]["translation"]["r_bins"].pop(), "contradicts"),
+        (lambda c: c["bin_policy"]["translation"]["r_bins"].pop(), "but the edges in bin_policy make"),
         (lambda c: c["action_config"].update(use_spherical=False), "Cartesian"),
         (lambda c: c.update(bin_policy=None), "no usable action grid"),
     ],
@@ -231,9 +231,9 @@ def test_resting_dimension_needs_min_sigma():
 
 
 def test_malformed_requests_are_refused():
-    with pytest.raises(InputError, match="need a Gaussian for each"):
+    with pytest.raises(InputError, match="needs a Gaussian for each"):
         ActionGrid.from_gaussians({"theta": Gaussian(1, 1)})
-    with pytest.raises(InputError, match="phi needs at least one bin"):
+    with pytest.raises(InputError, match="at least one bin, but phi has"):
         Bins(phi=0)
     with pytest.raises(InputError, match="at least one action"):
         ActionGrid.fit(np.empty((0, 7)))

@@ -25,11 +25,11 @@ def checked_actions(actions: np.ndarray) -> Float[np.ndarray, "*steps 7"]:
     """Actions (..., 7) as float32 (kept) or float64; InputError on other shapes and on NaN or infinity."""
     values = np.asarray(actions)
     if values.ndim < 1 or values.shape[-1] != 7:
-        raise InputError(f"actions must be (..., 7), got {values.shape}")
+        raise InputError(f"Actions must be (..., 7), got {values.shape}.")
     if values.dtype != np.float32:
         values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise InputError(f"actions must be finite, but {int((~np.isfinite(values)).sum())} numbers are not")
+        raise InputError(f"Actions must be finite, but {int((~np.isfinite(values)).sum())} numbers are not.")
     return values
 
 

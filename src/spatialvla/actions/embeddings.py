@@ -25,8 +25,8 @@ def adapt_embeddings(
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or len(embeddings) != old_grid.size or embeddings.dtype.kind != "f":
         raise InputError(
-            f"embeddings must be floats ({old_grid.size}, E) to fit the old grid, "
-            f"got {embeddings.dtype} {embeddings.shape}"
+            f"Embeddings must be floats ({old_grid.size}, E) to fit the old grid, "
+            f"got {embeddings.dtype} {embeddings.shape}."
         )
     old_centers, new_centers = list(old_grid.centers.values()), list(new_grid.centers.values())
     adapted = np.empty((new_grid.size, embeddings.shape[1]), embeddings.dtype)

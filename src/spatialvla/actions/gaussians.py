@@ -28,7 +28,7 @@ def fit_gaussians(actions: Float[np.ndarray, "n 7"]) -> dict[str, Gaussian]:
     """
     coordinates = action_coordinates(actions)
     if coordinates["r"].ndim != 1 or not coordinates["r"].size:
-        raise InputError(f"fitting needs at least one action (n, 7), got {np.shape(actions)}")
+        raise InputError(f"Fitting needs at least one action (n, 7), got {np.shape(actions)}.")
     return {
         name: Gaussian(float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64)))
         for name, values in coordinates.items()
@@ -53,6 +53,6 @@ def equal_probability_edges(gaussian: Gaussian, bins: int, low: float, high: flo
         if all(left < right for left, right in pairwise(edges)):
             return edges
     raise InputError(
-        f"a Gaussian with mean {mu} and standard deviation {sigma} cannot be cut into {bins} distinct bins "
-        f"in [{low}, {high}]; raise min_sigma"
+        f"A Gaussian with mean {mu} and standard deviation {sigma} cannot be cut into {bins} distinct bins "
+        f"in [{low}, {high}]; raise min_sigma."
     )

@@ -52,7 +52,7 @@ class Bins:
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
             if count < 1:
-                raise InputError(f"{name} needs at least one bin, not {count}")
+                raise InputError(f"Each dimension needs at least one bin, but {name} has {count}.")
 
 
 NANO_BINS = Bins(theta=12, phi=24, r=8, roll=5, pitch=5, yaw=5)
@@ -95,7 +95,9 @@ class ActionGrid:
         for field in fields(self):
             edges = tuple(map(float, getattr(self, field.name)))
             if len(edges) < 2 or not np.all(np.diff(edges) > 0) or not np.all(np.isfinite(edges)):
-                raise InputError(f"bin edges of {field.name} must be at least two finite, ascending numbers")
+                raise InputError(
+                    f"The bin edges of {field.name} must be at least two finite, ascending numbers."
+                )
             object.__setattr__(self, field.name, edges)
 
     @classmethod
@@ -112,7 +114,7 @@ class ActionGrid:
         """
         if set(gaussians) != set(DIMENSION_RANGES):
             raise InputError(
-                f"need a Gaussian for each of {', '.join(DIMENSION_RANGES)}, got {', '.join(gaussians)}"
+                f"A grid needs a Gaussian for each of {', '.join(DIMENSION_RANGES)}, got {', '.join(gaussians)}."
             )
         edges = {}
         for name, (low, high) in DIMENSION_RANGES.items():
@@ -277,15 +279,17 @@ class ActionGrid:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"the processor's configuration holds no usable action grid: {error}"
+                f"The processor's configuration holds no usable action grid ({error}); download it again."
             ) from error
         if not action_config.get("use_spherical", True):
             raise CheckpointError(
-                "grids over Cartesian translations (use_spherical: false) are not supported"
+                "Grids over Cartesian translations (use_spherical: false) are not supported; choose a spherical one."
             )
         expected = grid.to_json()["action_config"]["num_bins"]
         if num_bins != expected:
-            raise CheckpointError(f"num_bins {num_bins} contradicts the edges in bin_policy: {expected}")
+            raise CheckpointError(
+                f"num_bins is {num_bins}, but the edges in bin_policy make {expected}; correct one of them."
+            )
         return grid
 
     @property

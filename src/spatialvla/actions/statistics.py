@@ -41,11 +41,13 @@ class ActionStatistics:
         for name in (*_NUMBERS, "mask"):
             value = np.array(getattr(self, name), dtype=bool if name == "mask" else np.float64)
             if value.shape != (7,) or not np.isfinite(value).all():
-                raise InputError(f"action statistics: {name} must be 7 finite numbers, got {value.tolist()}")
+                raise InputError(
+                    f"In action statistics {name} must be 7 finite numbers, got {value.tolist()}."
+                )
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         if (self.q01 > self.q99).any():
-            raise InputError("action statistics: q01 exceeds q99; the two may be swapped")
+            raise InputError("In action statistics q01 exceeds q99; the two may be swapped.")
 
     @classmethod
     def from_actions(
@@ -60,7 +62,7 @@ class ActionStatistics:
         """
         values = checked_actions(actions).astype(np.float64)
         if values.ndim != 2 or not len(values):
-            raise InputError(f"statistics need at least one action (n, 7), got {values.shape}")
+            raise InputError(f"Statistics need at least one action (n, 7), got {values.shape}.")
         q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
         return cls(
             q01=q01,
@@ -113,4 +115,6 @@ class ActionStatistics:
                 num_transitions=entry.get("num_transitions", 0),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"the action statistics cannot be read: {error!r}") from error
+            raise CheckpointError(
+                f"The action statistics cannot be read ({error!r}); download them again."
+            ) from error
