@@ -56,8 +56,8 @@ class Bins:
 
 
 NANO_BINS = Bins(theta=12, phi=24, r=8, roll=5, pitch=5, yaw=5)
-"""Our small model's. Few enough cells that some hundred demonstrations visit most; odd rotation counts have a cell
-around zero."""
+"""Our small model's. Few enough cells that some hundred demonstrations visit most; odd rotation counts have a
+cell around zero."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class ActionGrid:
         """
         if set(gaussians) != set(DIMENSION_RANGES):
             raise InputError(
-                f"A grid needs a Gaussian for each of {', '.join(DIMENSION_RANGES)}, got {', '.join(gaussians)}."
+                f"A grid needs a Gaussian for each of {', '.join(DIMENSION_RANGES)}, "
+                f"got {', '.join(gaussians)}."
             )
         edges = {}
         for name, (low, high) in DIMENSION_RANGES.items():
@@ -197,7 +198,7 @@ class ActionGrid:
 
     @cached_property
     def cells(self) -> Cells:
-        """Where the tokens' cells lie along their dimensions. The azimuth phi wraps; open is nowhere near closed."""
+        """Where the tokens' cells lie along their dimensions. phi wraps; open is not near closed."""
         translation, rotation = (np.indices(shape).reshape(3, -1).T for shape in self.shapes)
         gripper = np.array([[0, 0, 0], [NEVER // 2, 0, 0]])
         bins = np.concatenate([translation, rotation, gripper])
@@ -283,7 +284,7 @@ class ActionGrid:
             ) from error
         if not action_config.get("use_spherical", True):
             raise CheckpointError(
-                "Grids over Cartesian translations (use_spherical: false) are not supported; choose a spherical one."
+                "Grids over Cartesian translations are not supported; set use_spherical to true."
             )
         expected = grid.to_json()["action_config"]["num_bins"]
         if num_bins != expected:

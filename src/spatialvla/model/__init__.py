@@ -1,1 +1,1 @@
-"""The model: a network below (tensors in, tensors out), what users meet above, and loading and saving between."""
+"""The model: a network below (tensors in, tensors out), what users meet above, and loading between."""

@@ -17,8 +17,8 @@ from spatialvla.model.config import Gemma2Config
 class KVCache:
     """Keys and values of the slots of a batch, whether written yet or not; masks hide what is not.
 
-    keys, values: a tensor (B, K, S, H) a layer. They are separate tensors so that writing to one is no change of
-    the others to a compiler. All shapes stay as they were allocated.
+    keys, values: a tensor (B, K, S, H) a layer. They are separate tensors so that writing to one is no change
+    of the others to a compiler. All shapes stay as they were allocated.
     """
 
     keys: tuple[torch.Tensor, ...]
@@ -42,7 +42,7 @@ class KVCache:
         return self.keys[0].shape[2]
 
     def check_room(self, tokens: int) -> None:
-        """Raises InputError if a row of so many tokens does not fit. On the host: `update` itself checks nothing."""
+        """Raises InputError if a row of so many tokens does not fit; `update` itself checks nothing."""
         if tokens > self.capacity:
             raise InputError(f"The KV cache holds {self.capacity} tokens; {tokens} do not fit.")
 

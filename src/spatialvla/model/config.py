@@ -120,7 +120,7 @@ class SpatialVLAConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> SpatialVLAConfig:
-        """Reads `config.json`; the grid's sizes come from `processor_config.json` where config.json lacks them."""
+        """Reads `config.json`; what it lacks of the grid's sizes comes from `processor_config.json`."""
         raw = read_json(folder / "config.json")
         if raw.get("model_type") != "spatialvla":
             raise CheckpointError(

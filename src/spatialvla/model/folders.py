@@ -37,8 +37,8 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
         raise CheckpointError(
-            f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be reached "
-            f"({type(error).__name__})."
+            f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be "
+            f"reached ({type(error).__name__})."
         ) from None
 
 

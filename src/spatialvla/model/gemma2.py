@@ -2,8 +2,8 @@
 
 Nothing here looks at values on the host, so that each pass compiles into one graph.
 
-Shape suffixes: B batch, T query tokens, S key tokens, D hidden, N query heads, K key/value heads, H head size,
-F feed-forward, V vocabulary.
+Shape suffixes: B batch, T query tokens, S key tokens, D hidden, N query heads, K key/value heads, H head
+size, F feed-forward, V vocabulary.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def rotary_angles(
 
 
 def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of queries or keys (B, N, T, H). cos, sin: (B, 1, T, H), of `rotary_angles`."""
+    """Queries or keys (B, N, T, H) by their positions. cos, sin: (B, 1, T, H), of `rotary_angles`."""
     first, second = x_BNTH.chunk(2, dim=-1)
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class GroupedQueryAttention(nn.Module):
-    """Grouped-query attention with soft-capped scores; subclasses say where queries, keys and values come from."""
+    """Grouped-query attention with soft-capped scores; subclasses make the queries, keys and values."""
 
     rotate = staticmethod(rotate)
     o_proj: nn.Module

@@ -39,7 +39,8 @@ def load_unmerged(
 ) -> N:
     """The base that an adapter's folder names, with the adapter apart from it and trainable.
 
-    Where the processor beside the adapter has another grid than the base's, the base is first carried over to it.
+    Where the processor beside the adapter has another grid than the base's, the base is first carried over to
+    it.
     trained: tensors of a network with adapters by its own names, to take instead of those in the folder.
     Raises CheckpointError where the base is not to be found or does not fit, InputError without peft.
     """

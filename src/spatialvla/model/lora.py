@@ -32,7 +32,7 @@ _NAME = "default"
 
 
 def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHED) -> None:
-    """Adds adapters to the network, which do nothing until trained, and freezes all else but as `options` say.
+    """Adds adapters, which do nothing until trained, and freezes the rest of the network as `options` say.
 
     base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it.
     """
@@ -63,7 +63,7 @@ def adapter_parameters(network: Network) -> dict[str, torch.nn.Parameter]:
 
 
 def adapter_tensors(tensors: Mapping[str, T], saved: Sequence[str]) -> dict[str, T]:
-    """Those of a network's tensors that are an adapter's, by the names in peft's files. saved: modules saved whole."""
+    """A network's tensors that are an adapter's, by the names in peft's files. saved: modules saved whole."""
     found = {}
     for name, tensor in tensors.items():
         module = name.rpartition(".")[0]
@@ -92,7 +92,8 @@ def save_adapter_config(network: Network, folder: Path) -> None:
 def stored_lora(folder: Path) -> Any:
     """The `peft.LoraConfig` of an adapter's folder, which names the base.
 
-    Raises CheckpointError where the folder holds another kind of adapter or names no base, InputError without peft.
+    Raises CheckpointError where the folder holds another kind of adapter or names no base, InputError without
+    peft.
     """
     peft = load_peft()
     raw = read_json(folder / ADAPTER)
@@ -106,8 +107,8 @@ def restore_lora(
 ) -> None:
     """Adds a stored adapter to its base, still apart and trainable.
 
-    config: of `stored_lora`. folder: where the adapter's tensors are. trained: tensors of a network with adapters by
-    its own names, to take instead of those in the folder.
+    config: of `stored_lora`. folder: where the adapter's tensors are. trained: tensors of a network with
+    adapters by its own names, to take instead of those in the folder.
     Raises CheckpointError where a tensor is missing, extra or misshapen.
     """
     if trained is None:
@@ -172,7 +173,7 @@ def _durable(base: str | Path) -> str:
 
 
 def load_peft() -> Any:
-    """The module peft, which writes adapters as all others read them. Raises InputError where it is missing."""
+    """The module peft, which writes adapters as all others read them. Raises InputError without it."""
     with needs_extra("train", "LoRA"):
         import peft
     return peft

@@ -1,10 +1,10 @@
-"""The network: tensors in, tensors out. Image features with Ego3D, embeddings, hidden states, logits and losses."""
+"""The network, tensors in and out: image features with Ego3D, embeddings, hidden states, logits, losses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ class Output:
 class LossOutput:
     """What training needs, computed at the N positions that predict a label only.
 
-    loss: scalar mean cross-entropy. logits: (N, V) float32. labels, rows: (N,) vocabulary ids, and the rows of the
-    batch they are of.
+    loss: scalar mean cross-entropy. logits: (N, V) float32. labels, rows: (N,) vocabulary ids, and the rows
+    of the batch they are of.
     prompt_hidden: (B, D), the decoder's state at the last token of each prompt.
     """
 
@@ -60,7 +60,7 @@ class Projector(nn.Module):
 
 
 class Network(nn.Module):
-    """The network of SpatialVLA (arXiv 2501.15830). The names of its parts are the keys of published checkpoints."""
+    """The network (arXiv 2501.15830). The names of its parts are the keys of published checkpoints."""
 
     def __init__(self, config: SpatialVLAConfig) -> None:
         """Random weights, drawn from torch's global generator."""
@@ -99,15 +99,16 @@ class Network(nn.Module):
         return self
 
     def checkpoint_activations(self, enabled: bool = True) -> None:
-        """Layers of SigLIP and the decoder keep their inputs only, and compute the rest again for the gradient.
+        """Layers of SigLIP and the decoder keep their inputs only, and compute the rest anew for gradients.
 
-        The gradients stay exactly the same; memory and time are in docs/measurements/training.md. SigLIP's layers
-        do so in training mode only.
+        The gradients stay exactly the same; memory and time are in docs/measurements/training.md. SigLIP's
+        layers do so in training mode only.
         """
+        recompute: Any = partial(checkpoint, use_reentrant=False)
         for part in self.vision_tower.modules():
             if isinstance(part, GradientCheckpointingLayer):
                 part.gradient_checkpointing = enabled
-                part._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+                part._gradient_checkpointing_func = recompute
         for layer in self.language_model.model.layers:
             cast(Layer, layer).checkpoint_activations = enabled
 
@@ -155,12 +156,12 @@ class Network(nn.Module):
         return cast(torch.Tensor, self.position_embedding_3d(points))
 
     def image_features(self, batch: Batch) -> torch.Tensor:
-        """(B, N, width of SigLIP): what each patch shows and, unless the configuration is without, where it is."""
+        """(B, N, width of SigLIP): what each patch shows and, with `use_vision_zoe`, where it is."""
         features = self.siglip_features(batch)
         return features + self.ego3d_features(batch) if self.config.use_vision_zoe else features
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Image features (B, N, width of SigLIP) -> (B, N, D): what enters the decoder, before Gemma's scaling."""
+        """Image features (B, N, width of SigLIP) -> (B, N, D), as they enter the decoder."""
         return cast(torch.Tensor, self.multi_modal_projector(features) / self.config.text.hidden_size**0.5)
 
     def encode_images(self, batch: Batch) -> torch.Tensor:
@@ -197,8 +198,8 @@ class Network(nn.Module):
     def hidden_states(self, batch: Batch, mask: PrefixMask) -> torch.Tensor:
         """(B, T, D): one pass over the whole batch.
 
-        mask: with "prefix" the prompt (every token without a label) sees itself both ways, with "causal" nothing
-        looks ahead. Padding is never seen.
+        mask: with "prefix" the prompt (every token without a label) sees itself both ways, with "causal"
+        nothing looks ahead. Padding is never seen.
         """
         self.check_image_tokens(batch)
         embeddings = self.embed(batch)
@@ -226,7 +227,7 @@ class Network(nn.Module):
         return Output(logits, F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED))
 
     def training_loss(self, batch: Batch, mask: PrefixMask = "prefix") -> LossOutput:
-        """Next-token cross-entropy over the action tokens and `<eos>` (§III-C), with logits only where it is taken."""
+        """Next-token cross-entropy over action tokens and `<eos>` (§III-C), without logits of all else."""
         if batch.labels is None:
             raise InputError("This batch has no labels; pass actions= to the processor.")
         hidden = self.hidden_states(batch, mask)

@@ -1,9 +1,10 @@
 """The model to pre-train: PaliGemma 2 and ZoeDepth from their published folders, with action tokens appended.
 
-New weights are initialized as in the published train/spatialvla_pretrain.py. It resizes the tied embedding to the
-tokenizer with its action tokens, overwrites all rows of action tokens with the mean of the rows before them
-(rows that PaliGemma only keeps as padding behind its tokenizer's last entry are among the overwritten), copies the
-result to an untied head, and the action rows to `spatial_embed_tokens`. Ego3D's MLP is Xavier-uniform with gain 0.01.
+New weights are initialized as in the published train/spatialvla_pretrain.py. It resizes the tied embedding to
+the tokenizer with its action tokens, overwrites all rows of action tokens with the mean of the rows before
+them (rows that PaliGemma only keeps as padding behind its tokenizer's last entry are among the overwritten),
+copies the result to an untied head, and the action rows to `spatial_embed_tokens`. Ego3D's MLP is
+Xavier-uniform with gain 0.01.
 """
 
 from __future__ import annotations
@@ -85,22 +86,22 @@ def initial_model(
 def initial_config(
     paligemma: Path, zoedepth: Path, bins: Bins = PUBLISHED_BINS, action_chunk_size: int = 4
 ) -> SpatialVLAConfig:
-    """The configuration of an initial model. Raises CheckpointError where a folder holds another kind of model."""
+    """The configuration of an initial model. Raises CheckpointError where a folder holds another kind."""
     raw, depth = read_json(paligemma / "config.json"), read_json(zoedepth / "config.json")
     text = dict(raw.get("text_config", {}))
     kinds = (raw.get("model_type"), text.get("model_type"), depth.get("model_type"))
     if kinds != ("paligemma", "gemma2", "zoedepth"):
         raise CheckpointError(
-            f"Pre-training starts from PaliGemma 2 and ZoeDepth folders, but {paligemma} is a {kinds[0]!r} over "
-            f"{kinds[1]!r}, {zoedepth} a {kinds[2]!r}."
+            f"Pre-training starts from PaliGemma 2 and ZoeDepth folders, but {paligemma} is a {kinds[0]!r} "
+            f"over {kinds[1]!r}, {zoedepth} a {kinds[2]!r}."
         )
     tokenizer = read_tokenizer(paligemma)
     ids = {token: tokenizer.token_to_id(token) or 0 for token in ("<image>", "<pad>", "<eos>", "<bos>")}
     image = raw.get("image_token_id", raw.get("image_token_index"))
     if len(set(ids.values())) < len(ids) or ids["<image>"] != image:
         raise CheckpointError(
-            f"The tokenizer in {paligemma} does not belong to its config.json: it has {ids}, where the image token "
-            f"should be {image}."
+            f"The tokenizer in {paligemma} does not belong to its config.json: it has {ids}, where the image "
+            f"token should be {image}."
         )
     text["rope_theta"] = text.get("rope_parameters", text).get("rope_theta", Gemma2Config.rope_theta)
     known = {field.name for field in fields(Gemma2Config)}
@@ -125,7 +126,7 @@ def initial_config(
 
 
 def paligemma_name(key: str) -> str:
-    """The name in a SpatialVLA checkpoint of a tensor of PaliGemma's, as any version of transformers saves it."""
+    """The name in our checkpoints of a tensor of PaliGemma's, as any version of transformers saves it."""
     for pattern, replacement in _OLDER_NAMES:
         key = re.sub(pattern, replacement, key)
     return published_name(key)

@@ -13,8 +13,8 @@ from spatialvla.model.network import Network
 
 N = TypeVar("N", bound=Network)
 
-# Recent transformers renamed parts of BEiT and SigLIP. Each rule turns a newer name back into the published one;
-# published names pass through unchanged, so this works with either.
+# Recent transformers renamed parts of BEiT and SigLIP. Each rule turns a newer name back into the published
+# one; published names pass through unchanged, so this works with either.
 _PUBLISHED_NAMES = [
     (r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
     (r"^(vision_zoe_model\.backbone\.)beit\.", r"\1"),
@@ -53,7 +53,7 @@ def empty_network(kind: type[N], config: SpatialVLAConfig, dtype: torch.dtype) -
 
 @torch.no_grad()
 def mirror_action_embeddings(network: Network) -> None:
-    """Writes the spatial embeddings over the action rows of `embed_tokens` as published; ours does not read them."""
+    """Writes the spatial embeddings over `embed_tokens`'s action rows, which nothing reads, as published."""
     actions = network.spatial_embed_tokens.weight
     network.language_model.model.embed_tokens.weight[-len(actions) :] = actions
 

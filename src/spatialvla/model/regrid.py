@@ -16,20 +16,20 @@ from spatialvla.model.published import mirror_action_embeddings
 
 @torch.no_grad()
 def regrid(network: Network, old: ActionGrid, new: ActionGrid) -> None:
-    """Changes the network, which spoke of cells of `old`, to speak of those of `new`. Nothing else is touched.
+    """Lets a network that spoke of cells of `old` speak of those of `new`. Nothing else is touched.
 
-    What a token means as input (`spatial_embed_tokens`) and what it scores as output (its row of the head) are both
-    functions of where its cell lies, so both are resampled at the new cells' centers; logits, linear in the rows,
-    are thereby interpolated between those of neighboring cells. The published code resamples the inputs alone,
-    after which the head still scores the old cells. With other bin counts the vocabulary and `network.config` change.
-    Raises CheckpointError where `old` is not the network's grid.
+    What a token means as input (`spatial_embed_tokens`) and what it scores as output (its row of the head)
+    are both functions of where its cell lies, so both are resampled at the new cells' centers; logits, linear
+    in the rows, are thereby interpolated between those of neighboring cells. The published code resamples the
+    inputs alone, after which the head still scores the old cells. With other bin counts the vocabulary and
+    `network.config` change. Raises CheckpointError where `old` is not the network's grid.
     """
     config = network.config
     sizes = (config.translation_token_num, config.rotation_token_num)
     if (old.n_translation, old.n_rotation) != sizes:
         raise CheckpointError(
-            f"The model has {sizes[0]} translation and {sizes[1]} rotation tokens, the grid {old.n_translation} "
-            f"and {old.n_rotation}; they do not belong together."
+            f"The model has {sizes[0]} translation and {sizes[1]} rotation tokens, the grid "
+            f"{old.n_translation} and {old.n_rotation}; they do not belong together."
         )
     first = config.action_token_begin_idx
     vocabulary = first + new.size

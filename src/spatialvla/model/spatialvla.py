@@ -27,8 +27,8 @@ from spatialvla.model.weights import MAX_SHARD_SIZE, write_tensors
 class SpatialVLA(Network):
     """SpatialVLA (arXiv 2501.15830): a batch of images and prompts in, chunks of action tokens out.
 
-    passes: how decoding runs the network, as it is written or compiled. optimization: how the model was prepared for
-    inference; None as it was loaded.
+    passes: how decoding runs the network, as it is written or compiled. optimization: how the model was
+    prepared for inference; None as it was loaded.
     """
 
     def __init__(self, config: SpatialVLAConfig) -> None:
@@ -69,12 +69,13 @@ class SpatialVLA(Network):
         write_json(folder / "config.json", self.config.to_json())
 
     def optimize(self, options: Optimization | None = None) -> Self:
-        """Prepares the model for inference in place and returns it. It can neither be saved nor trained afterwards.
+        """Prepares the model for inference in place and returns it. It can then neither be saved nor trained.
 
         options: None keeps all numbers in the bits they have, and compiles nothing.
-        In float32 the same actions come out; in bfloat16 products round differently than before, and in 8 bits actions
-        change a little (docs/measurements/inference.md says how much).
-        Raises InputError where the device cannot do what is asked for, and for a model that was optimized before.
+        In float32 the same actions come out; in bfloat16 products round differently than before, and in 8
+        bits actions change a little (docs/measurements/inference.md says how much).
+        Raises InputError where the device cannot do what is asked for, and for a model that was optimized
+        before.
         """
         if self.optimization is not None:
             raise InputError(
@@ -106,8 +107,9 @@ class SpatialVLA(Network):
     ) -> torch.Tensor:
         """Action tokens (B, 3 * chunk) as vocabulary ids.
 
-        constrained: only token sequences that are actions can come out: translation, rotation, gripper, and so on.
-        Otherwise any vocabulary entry may, up to `max_new_tokens`, and rows are filled with padding after <eos>.
+        constrained: only token sequences that are actions can come out: translation, rotation, gripper, and
+        so on. Otherwise any vocabulary entry may, up to `max_new_tokens`, and rows are filled with padding
+        after <eos>.
         temperature: 0 takes the most likely token, above 0 samples.
         """
         sampling = _sampling(temperature, generator)
@@ -131,15 +133,17 @@ class SpatialVLA(Network):
     ) -> Decoded:
         """A chunk of action tokens for each row, going on from what is committed and helped by drafts.
 
-        committed_ids: (B, 3 * chunk) int64 vocabulary ids, -1 in free slots. The first ids of a row, which come out
-        as they went in; the others are what the model says behind them. Rows may have committed different numbers.
-        draft_ids: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last id of its kind
-        is held, which suits grippers). Right ones save passes, all of them right leaves one; each pass is wider, which
-        costs little where weights are streamed, but something in a batch that keeps the device busy. In float32 the
-        ids equal those without drafts. In bfloat16 passes of different widths round differently, so that of two
-        ids whose logits are equal to within rounding either may come out. None: one id a pass.
-        tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each dimension,
-        given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
+        committed_ids: (B, 3 * chunk) int64 vocabulary ids, -1 in free slots. The first ids of a row, which
+        come out as they went in; the others are what the model says behind them. Rows may have committed
+        different numbers.
+        draft_ids: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last id of
+        its kind is held, which suits grippers). Right ones save passes, all of them right leaves one; each
+        pass is wider, which costs little where weights are streamed, but something in a batch that keeps the
+        device busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths
+        round differently, so that of two ids whose logits are equal to within rounding either may come out.
+        None: one id a pass.
+        tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each
+        dimension, given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
         temperature: 0 takes the most likely token, above 0 samples, without drafts.
         Raises InputError on ids that are not of their slot's kind, and where memory does not suffice.
         """

@@ -36,7 +36,8 @@ class Filling:
         target = self.targets[key]
         if tensor.shape != target.shape:
             raise CheckpointError(
-                f"{key} in {file} has shape {tuple(tensor.shape)}, but config.json asks for {tuple(target.shape)}."
+                f"{key} in {file} has shape {tuple(tensor.shape)}, but config.json asks for "
+                f"{tuple(target.shape)}."
             )
         with torch.no_grad():
             target.copy_(tensor)
@@ -78,9 +79,9 @@ def write_tensors(
 ) -> None:
     """Writes model.safetensors, or shards of at most `max_shard_size` and their index.
 
-    Each file appears at once or not at all, the index last. Files of an earlier save that no longer belong are
-    removed. max_shard_size: bytes, or a text such as "5GB". Raises CheckpointError on a full disk, InputError
-    where max_shard_size is no size.
+    Each file appears at once or not at all, the index last. Files of an earlier save that no longer belong
+    are removed. max_shard_size: bytes, or a text such as "5GB". Raises CheckpointError on a full disk,
+    InputError where max_shard_size is no size.
     """
     try:
         split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)

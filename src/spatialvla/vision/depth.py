@@ -34,7 +34,8 @@ class PerImageHeads(nn.Module):
     """ZoeDepth's indoor and outdoor heads, chosen for each image by itself.
 
     Upstream sums the vote over the batch, so an image's depth would depend on its batch mates.
-    without_waiting: run all heads for all images and pick afterwards: more work, but the host need not know the votes.
+    without_waiting: run all heads for all images and pick afterwards: more work, but the host need not know
+    the votes.
     """
 
     bin_configurations: list[dict[str, Any]]
@@ -90,7 +91,7 @@ class PerImageHeads(nn.Module):
     def _metric(
         self, head: int, features: torch.Tensor, last: torch.Tensor, *blocks: torch.Tensor
     ) -> torch.Tensor:
-        """(B, 1, h, w) meters: bin centers refined from block to block, then averaged by their probabilities."""
+        """(B, 1, h, w) meters: bin centers refined from block to block, then averaged."""
         setting = self.bin_configurations[head]
         name = setting["name"]
         _, bins = self.seed_bin_regressors[name](features)
@@ -106,7 +107,7 @@ class PerImageHeads(nn.Module):
     def _mixed(
         self, name: str, last: torch.Tensor, embedding: torch.Tensor, centers: torch.Tensor
     ) -> torch.Tensor:
-        """Bin centers (B, N, h, w) -> (B, 1, H, W), averaged by their probabilities at each pixel of `last`."""
+        """Bin centers (B, N, h, w) -> (B, 1, H, W), averaged by their probabilities at each pixel."""
         size = tuple(last.shape[-2:])
         centers, embedding = (
             F.interpolate(part, size, mode="bilinear", align_corners=True) for part in (centers, embedding)
@@ -158,7 +159,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
                     part.relative_position_bias = KeptPositionBias(table((side, side)))
 
     def prepare(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 3, S, S) in [-1, 1]: reflected border, bicubic to the backbone's size."""
+        """(B, 3, H, W) in [0, 1] -> (B, 3, S, S) in [-1, 1]: bordered, bicubic to the backbone's size."""
         padded = F.pad(pixel_values * 2 - 1, (self.padding,) * 4, mode="reflect")
         return self._resize(padded, (self.input_size, self.input_size))
 
@@ -183,7 +184,7 @@ class ZoeDepth(ZoeDepthForDepthEstimation):
 
 
 class MetricDepthEstimator:
-    """Any metric depth estimator of transformers as a depth source (Depth Anything V2 Metric, Depth Pro, …)."""
+    """Any metric depth estimator of transformers as a depth source (Depth Anything V2 Metric, …)."""
 
     def __init__(self, model: nn.Module, image_processor: Any) -> None:
         self.model = model.eval().requires_grad_(False)

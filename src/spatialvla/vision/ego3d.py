@@ -49,7 +49,7 @@ class Ego3DPositionEncoding(nn.Module):
                 nn.init.xavier_uniform_(layer.weight, gain=0.01)
 
     def frequency_encoding(self, points: torch.Tensor) -> torch.Tensor:
-        """(B, N, n_points*3) meters -> (B, N, n_points*3*(1+2*n_freqs)): [x, sin 2ᵏx, cos 2ᵏx] per coordinate.
+        """(B, N, n_points*3) meters -> (B, N, n_points*3*(1+2*n_freqs)): [x, sin 2ᵏx, cos 2ᵏx] of each.
 
         Points are centered on 2 m in front of the camera and halved, as published.
         """

@@ -18,7 +18,7 @@ from spatialvla.model.network import Network, token_positions
 
 @dataclass(frozen=True)
 class Sampling:
-    """Ids are drawn, instead of the most likely taken. temperature: above 0. generator: None takes torch's own."""
+    """Ids are drawn, not the most likely taken. temperature: above 0. generator: None takes torch's own."""
 
     temperature: float
     generator: torch.Generator | None = None
@@ -49,14 +49,15 @@ class Layout:
 
 
 class Passes:
-    """Embedding, prefill and decode step of one network, as they are written; a subclass may run them compiled.
+    """Embedding, prefill and decode step of a network, as they are written; a subclass may compile them.
 
-    Decoding a chunk calls `embed`, `cache`, `first_ids` and `next_ids` alone when it takes the most likely ids. Nothing
-    in the last two waits for the device or depends on values, and shapes depend only on those of the arguments.
+    Decoding a chunk calls `embed`, `cache`, `first_ids` and `next_ids` alone when it takes the most likely
+    ids. Nothing in the last two waits for the device or depends on values, and shapes depend only on those of
+    the arguments.
     """
 
     prompt_multiple: int = 1
-    """What prompts had best be padded to a multiple of: more than 1 where each length is compiled on its own."""
+    """What to pad prompts to a multiple of: more than 1 where each length is compiled on its own."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -66,7 +67,7 @@ class Passes:
         return self.network.embed(batch)
 
     def cache(self, batch: int, capacity: int) -> KVCache:
-        """A cache for one chunk of a batch. Whoever keeps one for the next has to `clear` it behind the prompt."""
+        """A cache for one chunk of a batch. To keep it for the next, `clear` it behind the prompt."""
         network = self.network
         return KVCache.allocate(network.config.text, batch, capacity, network.device, network.dtype)
 
@@ -79,7 +80,7 @@ class Passes:
         wanted: int,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
-        """The prefill. (B, wanted): ids for the last of the chunk's slots 0 … T, the most likely unless sampling.
+        """The prefill. (B, wanted): ids for the last of the chunk's slots 0 … T, the most likely or sampled.
 
         prompt_BPD: the embedded prompts. ids_BT: what stands in the chunk's slots 0 … T - 1.
         """
@@ -97,8 +98,8 @@ class Passes:
     ) -> torch.Tensor:
         """A decode step. (B, T): the id behind each of the ids.
 
-        ids_BT: action tokens in successive slots `slots_T` of the cache. kind: of the first id that is predicted: 0
-        translation, 1 rotation, 2 gripper.
+        ids_BT: action tokens in successive slots `slots_T` of the cache. kind: of the first id that is
+        predicted: 0 translation, 1 rotation, 2 gripper.
         """
         hidden = self.run(self._embed_actions(ids_BT), slots_T, layout, cache)
         return self.choose(hidden, kind, sampling)
@@ -134,7 +135,7 @@ class Passes:
         cache: KVCache,
         wanted: int | None = None,
     ) -> torch.Tensor:
-        """(B, T, D): hidden states of what is embedded in the slots `slots_T`, or of the last `wanted` of them."""
+        """(B, T, D): hidden states of the embeddings in `slots_T`, or of the last `wanted` of them."""
         positions, visible = layout.positions_BS[:, slots_T], layout.visible(slots_T)
         decoder = self.network.language_model.model
         return cast(torch.Tensor, decoder(embeddings_BTD, positions, visible, cache, slots_T, wanted))

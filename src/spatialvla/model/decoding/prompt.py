@@ -28,6 +28,6 @@ def memory_for(rows: int, device: torch.device) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise InputError(
-            f"{device} has too little free memory for a batch of {rows}; pass fewer rows at a time, or load the "
-            "model in bfloat16."
+            f"{device} has too little free memory for a batch of {rows}; pass fewer rows at a time, "
+            "or load the model in bfloat16."
         ) from None

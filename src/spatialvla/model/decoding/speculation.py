@@ -1,8 +1,9 @@
-"""Lossless speculation: guesses of a whole chunk are checked in one pass, and what they bring is the next guess.
+"""Lossless speculation: one pass checks guesses of a whole chunk, and what it predicts is the next guess.
 
-Each pass predicts every slot from the guesses before it. The guesses that agree, up to the first that does not, are
-what plain greedy decoding would have said, and so is the prediction behind them; the predictions further on are the
-next guesses (Jacobi iteration, arXiv 2305.10427). At least one more id is right after each pass.
+Each pass predicts every slot from the guesses before it. The guesses that agree, up to the first that does
+not, are what plain greedy decoding would have said, and so is the prediction behind them; the predictions
+further on are the next guesses (Jacobi iteration, arXiv 2305.10427). At least one more id is right after each
+pass.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def speculate(
     drafts: torch.Tensor,
     near: Near = torch.eq,
 ) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """Ids, passes and accepted drafts of `Decoded`; `drafts` guess the free slots of `committed`, both (B, 3 * chunk).
+    """Ids, passes and accepted drafts of `Decoded`.
+
+    committed, drafts: (B, 3 * chunk); the drafts guess the free slots.
 
     All rows go through the same passes over the same slots; one that is ahead repeats what it knows already.
     Each pass is as wide as the steps of the chunk that some row has open, so that there are few widths.
@@ -64,7 +67,8 @@ def agreement(
 ) -> torch.Tensor:
     """(B, T): the guesses that stand, up to the first that the model disagrees with.
 
-    settled: (B,) how many stand already. They are never taken back, even if another width of pass rounds otherwise.
+    settled: (B,) how many stand already. They are never taken back, even if another width of pass rounds
+    otherwise.
     """
     indices = torch.arange(guesses.shape[1], device=guesses.device)
     right = near(guesses, predicted) | (indices < settled[:, None])

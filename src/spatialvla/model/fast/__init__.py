@@ -1,1 +1,1 @@
-"""Replacements for the parts of a loaded model that make inference faster; they can be neither trained nor saved."""
+"""Faster parts for inference, in place of a loaded model's own; they can be neither trained nor saved."""

@@ -1,7 +1,7 @@
 """The decoder's passes compiled, each into one graph, and on a GPU replayed without a launch from the host.
 
-Shapes are static: a new batch size, prompt length or width of a pass compiles anew, once. Prompts are therefore
-padded to multiples of `PROMPT_MULTIPLE` tokens.
+Shapes are static: a new batch size, prompt length or width of a pass compiles anew, once. Prompts are
+therefore padded to multiples of `PROMPT_MULTIPLE` tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def set_compiler_up(device: torch.device) -> None:
     # Beyond this limit, which counts over all uses of a function, torch runs eagerly without a word.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     if device.type == "cpu":
-        # Processes that compile beside this one cost more than they save for the few kernels of a graph on a CPU.
+        # Processes that compile beside this one cost more than they save for the few kernels of a graph on a
+        # CPU.
         torch._inductor.config.compile_threads = 1
 
 
@@ -53,7 +54,7 @@ def _one_graph(device: torch.device) -> dict[str, Any]:
 
 
 def compile_layers(network: Network) -> None:
-    """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay as they are."""
+    """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay."""
     set_compiler_up(network.device)
     siglip = [part for part in network.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
     for layer in [*siglip, *network.language_model.model.layers]:
@@ -61,7 +62,7 @@ def compile_layers(network: Network) -> None:
 
 
 def compile_vision(network: Network) -> None:
-    """Compiles the vision towers for inference, in place: each is one graph for each combination of shapes."""
+    """Compiles the vision towers for inference, in place: one graph each for each combination of shapes."""
     set_compiler_up(network.device)
     network.vision_tower.compile(**_one_graph(network.device))
     if network.config.use_vision_zoe:
@@ -72,7 +73,7 @@ def compile_vision(network: Network) -> None:
 
 
 class CudaGraphs:
-    """Runs functions of tensors as CUDA graphs: recorded at the first call with new shapes, replayed afterwards.
+    """Runs functions of tensors as CUDA graphs: recorded at the first call with new shapes, then replayed.
 
     What a function does must depend on its arguments' values on the device only, not on the host.
     """
@@ -111,7 +112,7 @@ class CudaGraphs:
 
 
 class CompiledPasses(TwoStreamPasses):
-    """Passes that are compiled; on CUDA each is one CUDA graph over a cache kept for its batch size and capacity."""
+    """Compiled passes; on CUDA each is one CUDA graph, over a cache kept for its batch size and capacity."""
 
     prompt_multiple = PROMPT_MULTIPLE
 

@@ -1,4 +1,4 @@
-"""The decoder rearranged for inference: parallel projections in one, and a head that may know actions alone."""
+"""The decoder rearranged for inference: parallel projections in one, a head that may know actions alone."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ActionHead(nn.Module):
     """
 
     def __init__(self, head: Head, kinds: Iterable[slice], first: int = 0) -> None:
-        """kinds: vocabulary rows of each kind of action token. first: forget the vocabulary entries before it."""
+        """kinds: vocabulary rows of each kind of action token. first: forget the entries before it."""
         super().__init__()
         weight = head.weight.detach()
         self.first = first
@@ -99,7 +99,7 @@ class ActionHead(nn.Module):
         start, stop, _ = rows.indices(self.first + len(self.weight))
         if start < self.first:
             raise InputError(
-                "This model was optimized to speak actions only; optimize it with text_head=True for other tokens."
+                "This model was optimized to speak actions only; for text optimize it with text_head=True."
             )
         return F.linear(hidden, self.weight[start - self.first : stop - self.first])
 
@@ -117,8 +117,8 @@ def fuse_layer(
 ) -> None:
     """Replaces the projections of a layer in place; no more than one weight is held twice meanwhile.
 
-    bits, activation_bits: see `spatialvla.model.fast.linear.linear`. kernels: let our operators do what is between
-    products, in a bfloat16 decoder on a CPU that has them.
+    bits, activation_bits: see `spatialvla.model.fast.linear.linear`. kernels: let our operators do what is
+    between products, in a bfloat16 decoder on a CPU that has them.
     """
 
     def joined(part: nn.Module, *names: str) -> nn.Module:

@@ -43,8 +43,8 @@ class DenseLinear(nn.Module):
 class ScaledLinear(nn.Module):
     """The same with a weight in 8 bits and a float32 scale for each of its rows, symmetric around zero.
 
-    weight: (N, K) int8 or float8_e4m3fn. scale: (N,). Activations stay as they are; the weight is widened to their
-    dtype for each product.
+    weight: (N, K) int8 or float8_e4m3fn. scale: (N,). Activations stay as they are; the weight is widened to
+    their dtype for each product.
     """
 
     weight: torch.Tensor
@@ -68,8 +68,8 @@ class ScaledLinear(nn.Module):
 class PackedLinear(nn.Module):
     """A bfloat16 linear layer of a CPU with the kernels.
 
-    Where the processor has matrix units (AMX), which oneDNN uses, many rows take that way, with the weight as it was
-    beside the packed one.
+    Where the processor has matrix units (AMX), which oneDNN uses, many rows take that way, with the weight as
+    it was beside the packed one.
     """
 
     packed: torch.Tensor
@@ -91,10 +91,10 @@ class PackedLinear(nn.Module):
 
 
 class PackedInt8Linear(nn.Module):
-    """The same with a weight in 8 bits, a scale for every 128 inputs of each output; activations in 8 or 16 bits.
+    """The same with a weight in 8 bits, a scale for every 128 inputs of each output.
 
-    They get a scale for every 128 inputs of a row, too, for each product anew, so that an outlier costs its neighbors
-    alone the precision.
+    Activations stay in 16 bits or are rounded to 8, with a scale for every 128 inputs of a row, too, for each
+    product anew, so that an outlier costs its neighbors alone the precision.
     """
 
     packed: torch.Tensor
@@ -135,7 +135,7 @@ def linear(
 
 
 def replace_linears(module: nn.Module, bits: EightBits | None = None, activation_bits: int = 16) -> None:
-    """Replaces the linear layers of a vision tower by those of `linear`, in place, where these are any other."""
+    """Replaces the linear layers of a vision tower, in place, by those of `linear` where these differ."""
     for part in list(module.modules()):
         for name, layer in list(part.named_children()):
             if type(layer) is nn.Linear:
@@ -145,7 +145,7 @@ def replace_linears(module: nn.Module, bits: EightBits | None = None, activation
 
 
 def quantize(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, K) -> the same in `dtype` (int8 or float8_e4m3fn), and the float32 scales (N,) to multiply it with."""
+    """(N, K) -> the same in `dtype` (int8 or float8_e4m3fn), and the float32 scales (N,) of its rows."""
     largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
     wide = weight.float()
     scale = wide.abs().amax(dim=1).clamp(min=1e-12) / largest

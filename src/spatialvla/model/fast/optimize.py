@@ -1,4 +1,4 @@
-"""A network made fast for inference in place: fused, in fewer bits, compiled, its two vision towers at once."""
+"""A network made fast for inference in place: fused, in fewer bits, compiled, both towers at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spatialvla.model.network import Network
 
 
 def optimize(network: Network, options: Optimization) -> Passes:
-    """Prepares a network for inference in place; returns the passes to decode with. See `SpatialVLA.optimize`.
+    """Prepares a network for inference in place, as `SpatialVLA.optimize` says; returns the passes to use.
 
     Raises InputError where the device cannot do what is asked for.
     """
@@ -72,10 +72,11 @@ def _optimize_vision(network: Network, options: Optimization) -> None:
 def warm_up(
     passes: Passes, batch_size: int, text_tokens: int, depth: bool = False, drafts: bool = False
 ) -> None:
-    """Runs everything once that batches of this size will need, so that the first of them does not wait for it.
+    """Runs once what batches of this size will need, so that the first of them does not wait for it.
 
-    text_tokens: of the prompts, behind the image; they are padded to the multiple that the passes like. depth: whether
-    the batches bring some. drafts: whether they come with drafts, which takes passes of more widths.
+    text_tokens: of the prompts, behind the image; they are padded to the multiple that the passes like.
+    depth: whether the batches bring some. drafts: whether they come with drafts, which takes passes of more
+    widths.
     """
     network = passes.network
     config, chunk = network.config, 3 * network.config.action_chunk_size

@@ -10,7 +10,7 @@ from spatialvla.model.network import Network
 
 
 class TwoStreamPasses(Passes):
-    """Passes that, on a GPU, compute where patches are (ZoeDepth) and what they show (SigLIP) at the same time."""
+    """Passes that, on a GPU, compute where patches are (ZoeDepth) and what they show (SigLIP) together."""
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)

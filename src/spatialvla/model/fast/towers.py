@@ -1,4 +1,4 @@
-"""Attention and activations of the vision towers for inference on a CPU, by our kernels where there are some."""
+"""Attention and activations of the vision towers for inference, by our kernels on CPUs that have them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = "spatialvla_cpu"
 
 
 def speed_up(tower: nn.Module) -> None:
-    """Lets SigLIP or BEiT in `tower`, in place, attend and gate by the kernels if it is in bfloat16 on a CPU."""
+    """Lets SigLIP or BEiT in `tower`, in place, take the kernels if it is in bfloat16 on a CPU."""
     if not serve(next(tower.parameters())):
         return
     for part in tower.modules():

@@ -1,7 +1,8 @@
-"""ZoeDepth's neck and heads for inference on a CPU: pixels with their channels together, and our own map kernels.
+"""ZoeDepth's neck and heads for inference on a CPU: channels of a pixel together, and our map kernels.
 
-Two orders are other than in transformers, with the same result: a convolution of single pixels comes before a bilinear
-resizing, which is linear and whose shares add up to 1, too; and of a concatenation each part meets its own weights.
+Two orders are other than in transformers, with the same result: a convolution of single pixels comes before a
+bilinear resizing, which is linear and whose shares add up to 1, too; and of a concatenation each part meets
+its own weights.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class AttractorLayer(nn.Module):
 
 
 class LogBinomial(nn.Module):
-    """The last step of a metric head: the depth at each pixel from its bins and the probabilities of these."""
+    """The last step of a metric head: the depth at each pixel from its bins and their probabilities."""
 
     constants: torch.Tensor
 
@@ -190,7 +191,7 @@ class MetricHeads(PerImageHeads):
 
 
 def replace_maps(depth: ZoeDepth) -> None:
-    """Lets the neck and the heads take the kernels, in place, if they are in bfloat16 on a CPU that has them."""
+    """Lets neck and heads take the kernels, in place, if they are in bfloat16 on a CPU that has them."""
     known = hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight") and torch.backends.mkldnn.is_available()
     if known and serve(next(depth.parameters())):
         _replace_children(depth, depth.config.num_relative_features)
@@ -205,7 +206,7 @@ def _replace_children(module: nn.Module, last: int) -> None:
 
 
 def _replacement(part: nn.Module, last: int) -> nn.Module:
-    """What takes the kernels instead of a module, with its parts; the module itself where there is nothing."""
+    """What takes the kernels in a module's stead, with its parts; the module itself where nothing does."""
     if isinstance(part, ZoeDepthFeatureFusionLayer):
         return FusionLayer(part)
     if isinstance(part, ZoeDepthPreActResidualLayer) and not part.use_batch_norm:
