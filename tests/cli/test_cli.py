@@ -139,12 +139,12 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert message in fails(capsys, *arguments)
 
 
-def test_depth_files_are_metres_or_millimetres(tmp_path):
-    metres = np.linspace(0.5, 2.0, 12, dtype=np.float32).reshape(3, 4)
-    np.save(tmp_path / "a.npy", metres)
-    Image.fromarray((metres * 1000).round().astype(np.uint16)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_depth(tmp_path / "a.npy"), metres)
-    np.testing.assert_allclose(read_depth(tmp_path / "a.png"), metres, atol=6e-4)
+def test_depth_files_are_meters_or_millimeters(tmp_path):
+    meters = np.linspace(0.5, 2.0, 12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "a.npy", meters)
+    Image.fromarray((meters * 1000).round().astype(np.uint16)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_depth(tmp_path / "a.npy"), meters)
+    np.testing.assert_allclose(read_depth(tmp_path / "a.png"), meters, atol=6e-4)
 
 
 def test_depth_files_that_are_none(tmp_path):

@@ -1,4 +1,4 @@
-"""`--help` of every verb: it says what each option is for, and shows the values that a run without flags uses."""
+"""`--help` of every verb says what each option is for, and shows the values that a run without flags uses."""
 
 import re
 import shlex
@@ -47,7 +47,7 @@ UNSET = {
     "--episodes": "all of them, or a folder that is removed",
     "--fps": "the dataset's own",
 }
-"""Options whose default may be None, and what that means: nothing, no limit, or what the data or checkpoint say."""
+"""Options whose default may be None, and what that means: nothing, no limit, or what the data say."""
 
 RECIPES = [
     (["train"], nano()),
@@ -64,9 +64,9 @@ def options(capsys, *words):
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
     assert ended.value.code == 0
-    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
-    entries = re.split(r"\n(?=--[a-z])", "\n".join(lines))[1:]
-    return {entry.split()[0].rstrip(","): entry.replace("\n", " ") for entry in entries}
+    # Options begin at the margin; the lines of their texts are indented.
+    entries = re.split(r"\n[│ ] ?(?=--[a-z])", capsys.readouterr().out)[1:]
+    return {entry.split()[0].rstrip(","): re.sub(r"[│\s]+", " ", entry) for entry in entries}
 
 
 def defaults(capsys, *words):

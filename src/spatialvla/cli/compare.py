@@ -33,6 +33,7 @@ class Compare(Verb):
     """Print each evaluation's tasks and conventions, too; the page always has them."""
 
     def run(self) -> None:
+        """Prints and writes the tables."""
         from spatialvla.evaluation.results.comparison import compare
 
         comparison = compare(_only(self.first), _only(self.second))

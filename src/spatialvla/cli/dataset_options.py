@@ -27,10 +27,10 @@ class DatasetOptions:
     """YAML files that say what the features of LeRobot datasets mean: one, or one for each."""
 
     camera: str | None = None
-    """The RGB feature of LeRobot datasets to look through, instead of the mapping's; None takes the only one."""
+    """RGB feature of LeRobot datasets to look through, instead of the mapping's; None: the only one."""
 
     mixture: str | None = None
-    """A published mixture of Open X-Embodiment datasets, such as oxe_spatial_vla_plus, instead of --dataset."""
+    """A published mixture of Open X-Embodiment, such as oxe_spatial_vla_plus, instead of --dataset."""
 
     root: str | None = None
     """Folder or URL that holds the mixture's datasets, one folder each."""

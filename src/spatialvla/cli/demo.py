@@ -19,6 +19,7 @@ class Demo(Verb):
     """Folder for report.html, results.json and videos/."""
 
     def run(self) -> None:
+        """Plays, and says where the report is."""
         from spatialvla.cli.evaluate import Evaluate
         from spatialvla.cli.policy_options import PolicyOptions
 

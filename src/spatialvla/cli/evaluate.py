@@ -34,7 +34,7 @@ class Evaluate(Verb):
     """Let the model estimate depth, or give it the simulator's."""
 
     tolerance: int = 0
-    """Cells of the action grid by which a guess of a token may be off and still be taken; 0 changes nothing."""
+    """Cells by which a guess of a token may be off and still be taken; 0 changes no action."""
 
     depth_every: int = 1
     """Decisions that share one estimated depth map."""
@@ -57,6 +57,7 @@ class Evaluate(Verb):
     execution: Execution = field(default_factory=Execution)
 
     def run(self) -> None:
+        """Plays what was not played yet, prints the success rates and says where the report is."""
         # Before episodes are played: their report is drawn at the end.
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
@@ -78,7 +79,7 @@ class Evaluate(Verb):
         out = self._folder(name)
         shard = Shard.parse(self.shard) if self.shard else None
         keeper = DecisionKeeper(self.decisions, max_tasks=5, folder=out / "decisions")
-        # Threads of one operator wait for each other by spinning: more than there are idle cores slow all down.
+        # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
         check_gripper(policy.processor.dataset_statistics(policy.dataset))

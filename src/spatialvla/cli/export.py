@@ -29,6 +29,7 @@ class Export(Verb):
     """Above this the weights are split over several files with an index."""
 
     def run(self) -> None:
+        """Writes, and says where."""
         import torch
 
         from spatialvla.training.checkpoints.export import export

@@ -46,6 +46,7 @@ class Predict(Verb):
     """Folder for depth.png, points.png and grid.png."""
 
     def run(self) -> None:
+        """Prints the actions."""
         from rich.console import Console
 
         from spatialvla.types import Observation

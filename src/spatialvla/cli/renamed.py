@@ -18,6 +18,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "--no-commit": "--execution.no-commit",
     },
     "serve": {"--execution": "--execution.mode", "--steps": "--execution.steps"},
+    "data inspect": {"--no-skip-bad": "--on-bad raise", "--skip-bad": "--on-bad skip"},
+    "data convert": {"--no-skip-bad": "--on-bad raise", "--skip-bad": "--on-bad skip"},
     "results": {"--compare": "a verb: spatialvla compare FIRST SECOND"},
 }
 """Options by verb, and what stands in their place."""

@@ -25,8 +25,7 @@ class ShowResults(Verb):
     """
 
     files: Positional[tuple[Path, ...]] = ()
-    """Results: folders of `spatialvla evaluate`, their results*.json, or aggregates of vla-eval. Shards of the same
-    evaluation become one."""
+    """Results: folders of `spatialvla evaluate`, their results*.json, or aggregates of vla-eval."""
 
     out: Path | None = None
     """Folder for results.md and results.html."""
@@ -38,6 +37,7 @@ class ShowResults(Verb):
     """Print each evaluation's tasks and conventions, too; the page always has them."""
 
     def run(self) -> None:
+        """Prints and writes the tables."""
         from spatialvla.evaluation.results.merging import load_results
 
         evaluations = load_results(self.files)
@@ -57,7 +57,7 @@ def show(
     full: bool,
     out: Path | None,
 ) -> None:
-    """Prints evaluations, and their comparison, as tables; writes results.md and results.html where `out` is given."""
+    """Prints evaluations, and their comparison, as tables; writes results.md and results.html into `out`."""
     from spatialvla.evaluation.report.markdown import to_markdown
     from spatialvla.evaluation.report.page import write_page
     from spatialvla.evaluation.report.results_page import results_page

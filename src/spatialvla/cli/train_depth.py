@@ -32,8 +32,9 @@ class TrainDepth(Verb):
         console = Console(stderr=True)
         quality = train_depth(self.config, None if self.device == "auto" else self.device, console)
         console.print(
-            f"Wrote {self.config.out}: mean relative error {quality.abs_rel:.1%}, {quality.delta1:.1%} of the pixels "
-            f"within a factor of 1.25, mean error {quality.l1:.3f} m on held-out episodes",
+            f"Wrote {self.config.out}. On held-out episodes the mean relative error is {quality.abs_rel:.1%}, "
+            f"{quality.delta1:.1%} of the pixels are within a factor of 1.25, and the mean error is "
+            f"{quality.l1:.3f} m.",
             highlight=False,
             soft_wrap=True,
         )

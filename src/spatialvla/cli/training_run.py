@@ -1,4 +1,4 @@
-"""What all verbs that train share: their options, made from TrainConfig, and how a run ends on the command line."""
+"""What all verbs that train share: options made from TrainConfig, and how a run begins and ends."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class TrainingRun(Verb):
 
 def part(kind: type[T], config: TrainConfig) -> T:
     """Those values of a configuration that make up one group of options."""
-    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(config, name) for name in names})
 
 
 def common_options(recipe: TrainConfig) -> dict[str, Any]:

@@ -28,6 +28,6 @@ class Verb(ABC):
 
 
 def read_first(kind: type[T], arguments: Sequence[str], program: str) -> T:
-    """Some options alone, for a verb whose other values follow from them; the rest of `arguments` is passed over."""
+    """Some options alone, for a verb whose other values follow from them; other arguments are passed over."""
     options, _ = tyro.cli(kind, prog=program, args=arguments, add_help=False, return_unknown_args=True)
     return options

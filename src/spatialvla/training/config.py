@@ -1,4 +1,4 @@
-"""What a training run is made of: one frozen configuration, in groups that the command line shows as its options."""
+"""What a training run is made of: one frozen configuration, in groups that are also its options."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class DatasetConfig:
     """YAML file that says what a LeRobot dataset's features mean."""
 
     camera: str | None = None
-    """The RGB feature of a LeRobot dataset to look through, instead of the mapping's; None takes that, or the only
-    one."""
+    """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one."""
 
     spec: str | None = None
     """Name of an RLDS dataset's spec, where its own name does not tell."""
@@ -45,7 +44,7 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise InputError(
-                f"The weight of {self.path} must be positive, not {self.weight}; leave the dataset out instead."
+                f"The weight of {self.path} must be positive, not {self.weight}; else leave the dataset out."
             )
 
 
@@ -54,7 +53,7 @@ class DataOptions:
     """How the datasets are read."""
 
     in_memory: bool = False
-    """Decode all frames once, in the model's image size, and map them into memory: fastest for small datasets."""
+    """Decode all frames once, in the model's image size, into memory: fastest for small datasets."""
 
     cache: Path | None = None
     """Folder for what is decoded, estimated or counted once; None takes the user's cache folder."""
@@ -117,7 +116,7 @@ class AdaptationOptions:
     """How much of a policy changes."""
 
     mode: FineTuning = "full"
-    """All weights but ZoeDepth's, LoRA adapters, or the embeddings of a new action grid and Ego3D's MLP alone."""
+    """All weights but ZoeDepth's, LoRA adapters, or a new grid's embeddings and Ego3D's MLP alone."""
 
     new_grid: bool = False
     """Carry the policy over to a new grid in the modes full and lora, too; adapt always does."""
@@ -145,7 +144,7 @@ class ObjectiveOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationOptions:
-    """How it is learned. The run's end and the learning rate follow steps or minutes, whichever is further."""
+    """How it is learned. The run ends, and the rate falls, by steps or minutes, whichever is further."""
 
     steps: int = 10_000
     """End after so many steps."""

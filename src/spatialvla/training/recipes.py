@@ -1,6 +1,6 @@
 """Recipes: the full configurations of published runs and of our own, without datasets.
 
-A run is a recipe with what is to differ, such as `replace(nano(), datasets=(DatasetConfig("demos"),), minutes=5)`.
+A run is a recipe with what is to differ: `replace(nano(), datasets=(DatasetConfig("demos"),), minutes=5)`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ INSTRUCTIONS = Path(__file__).parent.parent / "assets" / "libero_instructions.js
 
 
 def nano(policy: str | None = None) -> TrainConfig:
-    """The shipped small model: everything but depth from random weights, on 2 CPU cores in an hour and a half.
+    """The shipped small model: everything but depth from random weights, in 1.5 hours on 2 CPU cores.
 
-    It is made for LIBERO demonstrations as `spatialvla record` writes them. policy: a checkpoint to go on from.
+    It is made for LIBERO demonstrations as `spatialvla record` writes them.
+    policy: a checkpoint to go on from.
     """
     return TrainConfig(
         out=Path("runs/train-nano"),
@@ -32,8 +33,8 @@ def nano(policy: str | None = None) -> TrainConfig:
         min_sigma=0.5,
         freeze_text_embeddings=False,
         guidance=Guidance(
-            # Where the gripper is, how far open, and where it will next close or open: few examples do not teach
-            # that by tokens.
+            # Where the gripper is, how far open, and where it will next close or open: few examples do not
+            # teach that by tokens.
             privileged=(
                 "observation.state[0:3]",
                 "observation.state[6:8]",
@@ -58,7 +59,7 @@ def nano(policy: str | None = None) -> TrainConfig:
         weight_decay=0.05,
         betas=(0.9, 0.95),
         ema_decay=0.999,
-        # A simulator's fixed camera and light: half the published strengths are enough, and cost less to learn.
+        # A simulator's fixed camera and light: half the published strengths are enough and cost less.
         augmentation=Augmentation(0.95, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
         instructions=INSTRUCTIONS,
         trackers=("tensorboard",),
@@ -91,7 +92,7 @@ def pretrain() -> TrainConfig:
 
 
 def finetune(mode: FineTuning = "lora") -> TrainConfig:
-    """As published (§IV): full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or the embeddings of a new grid alone."""
+    """As published (§IV): full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or a new grid's embeddings alone."""
     return TrainConfig(
         out=Path("runs/finetune"),
         policy="IPEC-COMMUNITY/spatialvla-4b-224-pt",

@@ -29,6 +29,7 @@ class Convert(Verb):
     """Of the episodes that have none."""
 
     def run(self) -> None:
+        """Writes the dataset, and says which episodes were left out."""
         from rich.console import Console
 
         from spatialvla.data.convert import convert

@@ -35,6 +35,7 @@ class Inspect(Verb):
     """Look at so many episodes, evenly spread, instead of all."""
 
     def run(self) -> None:
+        """Prints what was found, and draws it."""
         from rich.console import Console
 
         from spatialvla.data.inspection import inspect

@@ -10,7 +10,8 @@ from typing import Protocol
 class Report(Protocol):
     """Moves the bar."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """done, total: of the episodes."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -23,13 +23,13 @@ class SourceOptions:
     """YAML file that says what a LeRobot dataset's features are."""
 
     camera: str | None = None
-    """The RGB feature of a LeRobot dataset to look through; needed where there are several."""
+    """The RGB feature of a LeRobot dataset to look through; None takes the only one."""
 
     spec: str | None = None
-    """Name of the spec of an RLDS dataset; found by its own name unless given."""
+    """Name of the spec of an RLDS dataset; None finds it by the dataset's name."""
 
-    skip_bad: bool = True
-    """Read what can be read of damaged RLDS shards."""
+    on_bad: Literal["raise", "skip"] = "skip"
+    """Whether damaged RLDS shards end the reading, or what can be read of them is read."""
 
     def open(self) -> EpisodeSource:
         """The dataset's episodes. Raises InputError where it cannot be read so."""
@@ -39,9 +39,7 @@ class SourceOptions:
         mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
         if self.camera is not None:
             mapping = replace(mapping or FeatureMapping(), image=self.camera)
-        return open_source(
-            self.dataset, mapping=mapping, spec=self.spec, on_bad="skip" if self.skip_bad else "raise"
-        )
+        return open_source(self.dataset, mapping=mapping, spec=self.spec, on_bad=self.on_bad)
 
 
 FlatSourceOptions = Annotated[SourceOptions, OmitArgPrefixes, arg(name="dataset")]
