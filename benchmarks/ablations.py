@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 from spatialvla.common.json_files import write_json
-from spatialvla.data.loader import evaluation_batches
+from spatialvla.data.batches import evaluation_batches
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.evaluation.play.runner import evaluate

@@ -20,10 +20,9 @@ import torch
 import tyro
 
 from spatialvla.common.cache_folder import cache_folder
-from spatialvla.data.episodes import Episode, action_chunks
+from spatialvla.data.episodes import Episode, WholeChunks, action_chunks
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.sources import open_source
-from spatialvla.data.takeover import WholeChunks
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.policy import Policy
 from spatialvla.types import ActionChunk, Observation

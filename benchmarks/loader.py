@@ -27,9 +27,9 @@ import torch
 from made_shards import make_shards
 from rlds import TensorFlowSide
 from spatialvla import Processor
-from spatialvla.data.batches import LoadedBatch
+from spatialvla.data.batches import training_batches
 from spatialvla.data.episodes import Episode, EpisodeSource
-from spatialvla.data.loader import make_loader
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.survey import Survey, survey
 from spatialvla.data.training_mixture import TrainingMixture
@@ -116,10 +116,9 @@ def one_size(folder: Path, samples: int, batches: int) -> None:
     before = resident(os.getpid())
     start = time.perf_counter()
     mixture, processor = opened(folder, samples)
-    loader = make_loader(mixture, processor, BATCH)
+    running = training_batches(mixture, processor, BATCH)
     seconds = time.perf_counter() - start
     index = resident(os.getpid()) - before
-    running = iter(loader)
     timed(running, 2)
     early = resident(os.getpid())
     cpu = time.process_time()
@@ -155,8 +154,7 @@ def against_size(folder: Path, sizes: list[int], batches: int) -> None:
 
 def against_tensorflow(folder: Path, python: str, rounds: int, batches: int, buffers: list[int]) -> None:
     mixture, processor = opened(folder, EPISODES * STEPS)
-    loader = make_loader(mixture, processor, BATCH, workers=2)
-    running = iter(loader)
+    running = training_batches(mixture, processor, BATCH, workers=2)
     timed(running, 4)
     own_memory = resident(os.getpid(), *children(os.getpid()))
     print("\nours with 2 workers, and tf.data with a shuffle buffer of so many decoded frames:")

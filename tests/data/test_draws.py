@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.data.draws import EvenDraws, MixtureDraws, ShardedSampler
-from spatialvla.data.shuffle import Permutation
+from spatialvla.data.draws import EvenDraws, MixtureDraws, Permutation, ShardedSampler
 from spatialvla.errors import InputError
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spatialvla.data.episodes import WholeChunks
 from spatialvla.data.lerobot import LeRobotDataset
 from spatialvla.data.lerobot.source import LeRobotSource
-from spatialvla.data.takeover import WholeChunks
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.demonstration import Demonstration
 from spatialvla.simulation.libero.recorder import record_demonstrations, store

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from spatialvla.batch import Batch
-from spatialvla.data.batches import LoadedBatch
+from spatialvla.data.loaded_batch import LoadedBatch
 
 
 def rows_of(key, episodes, steps, source=0):

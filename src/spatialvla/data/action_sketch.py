@@ -8,7 +8,7 @@ import numpy as np
 
 from spatialvla.actions.coordinates import checked_actions
 from spatialvla.actions.statistics import ActionStatistics
-from spatialvla.data.shuffle import scrambled
+from spatialvla.data.draws import scrambled
 from spatialvla.errors import InputError
 
 SAMPLE = 1 << 17

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from spatialvla.batch import Batch
 from spatialvla.data.augmentation import Augmentation, Views
-from spatialvla.data.draws import Drawing, Draws
+from spatialvla.data.draws import Drawing, Draws, ShardedSampler
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad, action_chunks
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import fill_holes
@@ -24,55 +26,6 @@ from spatialvla.processor import Processor
 _MOST_REPLACEMENTS = 100
 _SEARCHED, _MOST_SEARCHED = 256, 1 << 18
 """Draws looked at in one go for one of the same dataset, at first and at most."""
-
-
-@dataclass(frozen=True)
-class LoadedBatch:
-    """What a training step gets: B samples, and where they are from.
-
-    actions: (B, chunk, 7) in the datasets' units. keys: of each sample's dataset. source, episode, step: (B,) int64
-    number of the dataset, of its episode and of the step. replaced: why samples were replaced by others.
-    """
-
-    batch: Batch
-    actions: np.ndarray
-    keys: tuple[str, ...]
-    source: np.ndarray
-    episode: np.ndarray
-    step: np.ndarray
-    replaced: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of each sample, "<key> episode <i> step <t>"."""
-        rows = zip(self.keys, self.episode.tolist(), self.step.tolist(), strict=True)
-        return tuple(f"{key} episode {episode} step {step}" for key, episode, step in rows)
-
-    @property
-    def label_count(self) -> int:
-        """Tokens on which a loss is taken."""
-        return 0 if self.batch.labels is None else int((self.batch.labels >= 0).sum())
-
-    def split(self, parts: int) -> list[LoadedBatch]:
-        """Equal parts, in order. Raises InputError where they cannot be equal."""
-        size, rest = divmod(len(self), parts)
-        if rest:
-            raise InputError(f"A batch of {len(self)} cannot be split into {parts} equal parts.")
-        return [self._rows(slice(start, start + size)) for start in range(0, len(self), size)]
-
-    def _rows(self, rows: slice) -> LoadedBatch:
-        return LoadedBatch(
-            self.batch[rows],
-            self.actions[rows],
-            self.keys[rows],
-            self.source[rows],
-            self.episode[rows],
-            self.step[rows],
-            self.replaced,
-        )
 
 
 @dataclass(frozen=True)
@@ -245,3 +198,72 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
                 self._episodes.popitem(last=False)
         self._episodes.move_to_end(wanted)
         return self._episodes[wanted]
+
+
+def training_batches(
+    mixture: TrainingMixture,
+    processor: Processor,
+    batch_size: int,
+    options: ReadOptions | None = None,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    first_step: int = 0,
+    start_method: str | None = None,
+) -> Iterator[LoadedBatch]:
+    """Batches of `batch_size` samples of this rank, without end, made ahead by worker processes where there are some.
+
+    Each is a function of its step: so they go on exactly from any step, with any number of workers, and any number of
+    ranks that share the same global batch. options: the published augmentation unless given. first_step: steps done
+    before. start_method: of the workers, the platform's unless given.
+    Raises CheckpointError or InputError, naming the file, for data that cannot be used.
+    """
+    batches = Batches(mixture, mixture.training, processor, options or ReadOptions(Augmentation()))
+    return _loaded(batches, ShardedSampler(batch_size, rank, ranks, first_step), workers, start_method)
+
+
+def evaluation_batches(
+    mixture: TrainingMixture,
+    processor: Processor,
+    batch_size: int,
+    limit: int,
+    options: ReadOptions | None = None,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+) -> Iterator[LoadedBatch]:
+    """At most `limit` held-out samples, once, evenly spaced and as they are; the same whenever it is called.
+
+    Each of the `ranks` gets as many as the others; a remainder is left out.
+    """
+    draws = mixture.evaluation(limit)
+    numbers = range(rank, len(draws) // ranks * ranks, ranks)
+    options = options or ReadOptions(Augmentation.off())
+    options = replace(options, augmentation=Augmentation.off(), other_share=0.0)
+    parts = [list(numbers[start : start + batch_size]) for start in range(0, len(numbers), batch_size)]
+    return _loaded(Batches(mixture, draws, processor, options), parts, workers)
+
+
+def _loaded(
+    batches: Batches, numbers: Iterable[list[int]], workers: int, start_method: str | None = None
+) -> Iterator[LoadedBatch]:
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context=start_method if workers else None,
+        # It draws a seed for its workers, which they don't use: not from the run's own random numbers.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -13,6 +13,9 @@ from spatialvla.geometry.camera import Camera
 OnBad = Literal["raise", "skip"]
 """Whether damaged data is an error, or is left out and said."""
 
+TAKEOVER = "takeover"
+"""The column that is not 0 where something else was done than the action says (DAgger)."""
+
 
 class Episode(Protocol):
     """T steps of one robot. Numbers are read at once, images when they are asked for.
@@ -135,6 +138,40 @@ class SourceWrapper:
     def episode(self, index: int) -> Episode:
         """Any episode. Raises CheckpointError, naming the file, for damaged data."""
         return self.source.episode(index)
+
+
+@dataclass(frozen=True)
+class WholeChunks(SourceWrapper):
+    """A dataset without the samples of which one of the `chunk` actions was not carried out.
+
+    Where a policy drove, each action answers a state that the actions before it would not have led to: together they
+    are no plan. A dataset without the column TAKEOVER stays as it is.
+    """
+
+    chunk: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset and the length of a chunk."""
+        return f"{self.source.fingerprint} in chunks of {self.chunk}"
+
+    def episode(self, index: int) -> Episode:
+        """An episode with fewer starts. Raises CheckpointError, naming the file, for damaged data."""
+        episode = self.source.episode(index)
+        if TAKEOVER not in episode.columns:
+            return episode
+        taken_over = episode.columns[TAKEOVER].reshape(-1) != 0
+        rows = np.minimum(episode.starts[:, None] + np.arange(self.chunk), len(taken_over) - 1)
+        return _FewerStarts(episode, episode.starts[~taken_over[rows].any(axis=1)])
+
+
+@dataclass(frozen=True)
+class _FewerStarts(EpisodeWrapper):
+    kept: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        return self.kept
 
 
 def action_chunks(actions: np.ndarray, steps: np.ndarray, chunk: int) -> np.ndarray:

@@ -14,10 +14,9 @@ import numpy as np
 from spatialvla.actions.grids import ActionGrid, Bins
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.action_sketch import SAMPLE
-from spatialvla.data.draws import EvenDraws, MixtureDraws
+from spatialvla.data.draws import EvenDraws, MixtureDraws, scrambled
 from spatialvla.data.episodes import EpisodeSource, OnBad
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED
-from spatialvla.data.shuffle import scrambled
 from spatialvla.data.survey import Survey, survey
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from spatialvla.actions.tokens import KINDS
 from spatialvla.batch import IGNORED, Batch
-from spatialvla.data.batches import LoadedBatch
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.network import LossOutput, PrefixMask
 from spatialvla.model.spatialvla import SpatialVLA

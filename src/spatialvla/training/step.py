@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spatialvla.data.batches import LoadedBatch
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.checkpointer import Trained

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
-from spatialvla.data.takeover import TAKEOVER
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate

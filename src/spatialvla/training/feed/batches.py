@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from spatialvla.common.cache_folder import cache_folder
-from spatialvla.data.batches import LoadedBatch, ReadOptions
+from spatialvla.data.batches import ReadOptions, evaluation_batches, training_batches
 from spatialvla.data.episodes import EpisodeSource
-from spatialvla.data.loader import evaluation_batches, make_loader
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
@@ -48,7 +48,7 @@ class Feed:
     def training(self, first_step: int, batch_size: int | None = None) -> Iterator[LoadedBatch]:
         """From the `first_step` on, without end. batch_size: over all ranks, the run's unless given."""
         config, world = self.config, self.world
-        loader = make_loader(
+        batches = training_batches(
             self.mixture,
             self.processor,
             (batch_size or config.batch_size) // world.size,
@@ -60,7 +60,7 @@ class Feed:
         )
         # Beside a GPU the next batch is made meanwhile; a CPU is busy anyway.
         ahead = config.workers == 0 and world.device.type != "cpu"
-        return _ahead(iter(loader)) if ahead else iter(loader)
+        return _ahead(batches) if ahead else batches
 
     def validation(self) -> Iterator[LoadedBatch]:
         """The held-out samples as they are, in passes as large as training's."""

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spatialvla.common.cache_folder import cache_folder
-from spatialvla.data.episodes import EpisodeSource, OnBad, SourceWrapper
+from spatialvla.data.episodes import EpisodeSource, OnBad, SourceWrapper, WholeChunks
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.sources import open_source
-from spatialvla.data.takeover import WholeChunks
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.training.config import DatasetConfig, TrainConfig

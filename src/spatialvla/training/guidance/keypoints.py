@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spatialvla.data.batches import LoadedBatch
 from spatialvla.data.episodes import Episode
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.training.guidance.privileged import privileged_values
 from spatialvla.training.guidance.step_table import Steps

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.data.batches import LoadedBatch
 from spatialvla.data.episodes import Episode
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.training.guidance.step_table import Steps, standardized
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from spatialvla.data.batches import LoadedBatch
 from spatialvla.data.episodes import Episode
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 
 

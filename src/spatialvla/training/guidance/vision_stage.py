@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.data.batches import LoadedBatch
 from spatialvla.data.episodes import Episode, action_chunks
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment, Trained

@@ -2,7 +2,7 @@
 
 from fake_source import FakeSource
 
-from spatialvla.data.takeover import WholeChunks
+from spatialvla.data.episodes import WholeChunks
 
 SOURCE = FakeSource("one", (6, 9), takeover={0: (), 1: (4,)})
 

@@ -13,8 +13,7 @@ from fake_source import CAMERA, FakeSource
 
 from spatialvla import Processor
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.data.batches import ReadOptions
-from spatialvla.data.loader import evaluation_batches, make_loader
+from spatialvla.data.batches import Batches, ReadOptions, evaluation_batches, training_batches
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
@@ -47,7 +46,7 @@ def names(batches):
 
 def test_a_sample_is_what_its_name_says():
     mixture, processor = opened(ONE)
-    loader = make_loader(mixture, processor, 19, ReadOptions(Augmentation.off()))
+    loader = training_batches(mixture, processor, 19, ReadOptions(Augmentation.off()))
     loaded = next(iter(loader))
     assert sorted(loaded.names) == sorted(
         f"one episode {e} step {t}" for e, length in enumerate(ONE.lengths) for t in range(length)
@@ -76,7 +75,7 @@ def test_a_sample_is_what_its_name_says():
 
 def test_rows_of_several_datasets_have_their_own_camera_and_statistics():
     mixture, processor = opened(ONE, TWO)
-    loaded = next(iter(make_loader(mixture, processor, 31, ReadOptions(Augmentation.off()))))
+    loaded = next(iter(training_batches(mixture, processor, 31, ReadOptions(Augmentation.off()))))
     assert np.bincount(loaded.source).tolist() == [19, 12]
     side = processor.image_size
     for row, source in enumerate(loaded.source):
@@ -92,7 +91,7 @@ def test_rows_of_several_datasets_have_their_own_camera_and_statistics():
 def test_a_crop_moves_the_camera_along():
     mixture, processor = opened(replace(ONE, has_depth=True))
     options = ReadOptions(Augmentation(min_crop_area=0.5), depth=True)
-    batch = next(iter(make_loader(mixture, processor, 19, options))).batch
+    batch = next(iter(training_batches(mixture, processor, 19, options))).batch
     focal = batch.intrinsics[:, 0, 0] / (CAMERA.intrinsics[0, 0] * processor.image_size / 80)
     assert 1.0 <= focal.min() < focal.max() <= 2**0.5 + 1e-3
     assert batch.depth.shape == (19, processor.image_size, processor.image_size)
@@ -102,15 +101,15 @@ def test_a_crop_moves_the_camera_along():
 def test_depth_must_be_there_where_it_is_asked_for():
     mixture, processor = opened(ONE)
     with pytest.raises(InputError, match="one has no depth sensor"):
-        next(iter(make_loader(mixture, processor, 2, ReadOptions(Augmentation(), depth=True))))
-    assert next(iter(make_loader(mixture, processor, 2))).batch.depth is None
+        next(iter(training_batches(mixture, processor, 2, ReadOptions(Augmentation(), depth=True))))
+    assert next(iter(training_batches(mixture, processor, 2))).batch.depth is None
 
 
 def test_batches_are_a_function_of_the_seed():
     mixture, processor = opened(ONE, TWO, seed=5)
-    first = given(make_loader(mixture, processor, 4), 20)
-    assert given(make_loader(*opened(ONE, TWO, seed=5), 4), 20) == first
-    assert names(given(make_loader(*opened(ONE, TWO, seed=6), 4), 20)) != names(first)
+    first = given(training_batches(mixture, processor, 4), 20)
+    assert given(training_batches(*opened(ONE, TWO, seed=5), 4), 20) == first
+    assert names(given(training_batches(*opened(ONE, TWO, seed=6), 4), 20)) != names(first)
     epochs = names(first)[:31], names(first)[31:62]
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
@@ -119,7 +118,7 @@ def test_batches_are_a_function_of_the_seed():
 
 def test_the_same_sample_looks_different_the_next_time():
     single = FakeSource("single", (1,))
-    first, second = given(make_loader(*opened(single), 1), 2)
+    first, second = given(training_batches(*opened(single), 1), 2)
     assert first[0] == second[0]
     assert first[3] != second[3]
 
@@ -127,38 +126,20 @@ def test_the_same_sample_looks_different_the_next_time():
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
 def test_it_goes_on_in_mid_epoch_with_any_number_of_workers(before, after):
     mixture, processor = opened(ONE, TWO)
-    whole = given(make_loader(mixture, processor, 3), 12)
-    loader = make_loader(mixture, processor, 3, workers=before)
-    assert given(loader, 5) == whole[:5]
-    state = loader.state_dict()
-    resumed = make_loader(mixture, processor, 3, workers=after)
-    resumed.load_state_dict(state)
+    whole = given(training_batches(mixture, processor, 3), 12)
+    assert given(training_batches(mixture, processor, 3, workers=before), 5) == whole[:5]
+    resumed = training_batches(mixture, processor, 3, workers=after, first_step=5)
     assert given(resumed, 7) == whole[5:]
-    assert resumed.step == 12
-
-
-def test_iterating_again_goes_on():
-    mixture, processor = opened(ONE)
-    loader = make_loader(mixture, processor, 2)
-    assert given(loader, 2) + given(loader, 3) == given(make_loader(mixture, processor, 2), 5)
 
 
 def test_ranks_have_each_draw_once_with_any_workers():
     mixture, processor = opened(ONE, TWO)
-    whole = given(make_loader(mixture, processor, 4), 8)
-    parts = [given(make_loader(mixture, processor, 2, rank=r, ranks=2, workers=r), 8) for r in range(2)]
+    whole = given(training_batches(mixture, processor, 4), 8)
+    parts = [given(training_batches(mixture, processor, 2, rank=r, ranks=2, workers=r), 8) for r in range(2)]
     for step, batch in enumerate(whole):
         assert names([batch]) == names([parts[0][step], parts[1][step]])
     assert len(set(names(parts[0] + parts[1])[:31])) > 25
     assert len(set(names(whole)[:31])) == 31
-
-
-def test_another_global_batch_cannot_go_on():
-    mixture, processor = opened(ONE)
-    state = make_loader(mixture, processor, 4).state_dict()
-    make_loader(mixture, processor, 2, rank=1, ranks=2).load_state_dict(state)
-    with pytest.raises(InputError, match="global batch of 4, not 3"):
-        make_loader(mixture, processor, 3).load_state_dict(state)
 
 
 def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
@@ -166,11 +147,11 @@ def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
     mixture, processor = opened(bad, TWO)
     for workers in (0, 1):
         with pytest.raises(CheckpointError, match=r"^one episode 1 holds a broken image$"):
-            given(make_loader(mixture, processor, 31, workers=workers), 1)
-    good = next(iter(make_loader(*opened(ONE, TWO), 31)))
+            given(training_batches(mixture, processor, 31, workers=workers), 1)
+    good = next(iter(training_batches(*opened(ONE, TWO), 31)))
     skipping = ReadOptions(Augmentation(), on_bad="skip")
     for workers in (0, 2):
-        loaded = next(iter(make_loader(mixture, processor, 31, skipping, workers=workers)))
+        loaded = next(iter(training_batches(mixture, processor, 31, skipping, workers=workers)))
         assert len(loaded.replaced) >= 4
         assert set(loaded.replaced) == {"one episode 1 holds a broken image"}
         assert loaded.source.tolist() == good.source.tolist()
@@ -182,12 +163,12 @@ def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
 def test_a_dataset_that_is_damaged_all_over_ends_it():
     mixture, processor = opened(replace(ONE, broken_images=frozenset({0, 1, 2})))
     with pytest.raises(CheckpointError, match="101 samples of one one after another are damaged"):
-        given(make_loader(mixture, processor, 1, ReadOptions(Augmentation(), on_bad="skip")), 1)
+        given(training_batches(mixture, processor, 1, ReadOptions(Augmentation(), on_bad="skip")), 1)
 
 
 def test_episodes_that_changed_since_the_survey_are_noticed():
     mixture, processor = opened(replace(ONE))
-    loader = make_loader(mixture, processor, 19)
+    loader = training_batches(mixture, processor, 19)
     mixture.sources[0].lengths = (1, 1, 1)
     with pytest.raises(CheckpointError, match="has changed since it was surveyed"):
         given(loader, 1)
@@ -195,7 +176,8 @@ def test_episodes_that_changed_since_the_survey_are_noticed():
 
 def test_few_episodes_are_kept_and_none_are_sent_along():
     source = FakeSource("many", (3,) * 50, reads=[])
-    batches = make_loader(*opened(source), 1, recent=4).batches
+    mixture, processor = opened(source)
+    batches = Batches(mixture, mixture.training, processor, ReadOptions(Augmentation()), recent=4)
     for number in range(40):
         batches[[number]]
     assert len(batches._episodes) == 4
@@ -214,7 +196,9 @@ def test_held_out_samples_are_evaluated_as_they_are():
             for e in np.flatnonzero(out)}  # fmt: skip
     assert {" ".join(name.split()[:3]) for name in names(first)} == held
     assert len(names(first)) == 8
-    trained = {" ".join(name.split()[:3]) for name in names(given(make_loader(mixture, processor, 4), 20))}
+    trained = {
+        " ".join(name.split()[:3]) for name in names(given(training_batches(mixture, processor, 4), 20))
+    }
     assert not trained & held
     parts = [
         names(given(evaluation_batches(mixture, processor, 3, limit=8, rank=r, ranks=3), None))
@@ -240,9 +224,9 @@ def test_open_x_embodiment_from_shards_to_batches(tmp_path):
     assert found.lengths.tolist() == [8, 8, 0, 8]
     assert len(found.damaged) == 1
     assert mixture.held_out[0].sum() == 1
-    alone, shared = (given(make_loader(mixture, processor, 5, workers=workers), 4) for workers in (0, 2))
+    alone, shared = (given(training_batches(mixture, processor, 5, workers=workers), 4) for workers in (0, 2))
     assert alone == shared
     held = int(np.flatnonzero(mixture.held_out[0])[0])
     assert {int(name.split()[2]) for name in names(alone)} == {0, 1, 3} - {held}
-    loaded = next(iter(make_loader(mixture, processor, 5)))
+    loaded = next(iter(training_batches(mixture, processor, 5)))
     assert loaded.batch.pixel_values.shape == (5, 3, processor.image_size, processor.image_size)
