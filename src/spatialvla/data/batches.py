@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from spatialvla.batch import Batch
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.draws import Drawing, Draws, ShardedSampler
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad, action_chunks

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spatialvla.batch import Batch
 from spatialvla.errors import InputError
-from spatialvla.types import Batch
 
 
 @dataclass(frozen=True)

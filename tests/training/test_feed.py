@@ -1,0 +1,165 @@
+"""A run's batches: options mean the same whether or not its datasets are held in memory."""
+
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from conftest import write_dataset
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.training.config import DatasetConfig
+from spatialvla.training.feed.batches import Feed
+from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.loop import train
+from spatialvla.training.parallel.world import World
+from spatialvla.training.run.progress import Progress
+from spatialvla.training.start.build import build, network_config
+
+BRIDGE = Path(__file__).parents[1] / "data" / "rlds" / "bridge_orig"
+BOTH = pytest.mark.parametrize("in_memory", [False, True])
+
+
+def fed(config):
+    """The run's mixture and feed."""
+    progress = Progress(config, None)
+    mixture = open_mixture(config, network_config(config), World(), progress)
+    model, processor = build(config, mixture)
+    return mixture, Feed(config, mixture, model, processor, World(), progress)
+
+
+def batches(config, count=3):
+    return list(islice(fed(config)[1].training(0), count))
+
+
+@pytest.fixture
+def depth_weights(tmp_path):
+    """Of an estimator that nobody trained: what it says does not matter here."""
+    from safetensors.torch import save_file
+
+    from conftest import tiny
+    from spatialvla.model.spatialvla import SpatialVLA
+
+    torch.manual_seed(0)
+    weights = {name: t.contiguous() for name, t in SpatialVLA(tiny()).vision_zoe_model.state_dict().items()}
+    (tmp_path / "depth").mkdir()
+    save_file(weights, tmp_path / "depth" / "model.safetensors")
+    return tmp_path / "depth"
+
+
+def test_the_same_samples_are_drawn_in_memory_with_any_workers(make_config):
+    configs = [make_config(in_memory=m, workers=w) for m in (False, True) for w in (0, 2)]
+    plain, *others = [batches(config) for config in configs]
+    for other in others:
+        for one, two in zip(plain, other, strict=True):
+            assert one.names == two.names
+            assert torch.equal(one.batch.input_ids, two.batch.input_ids)
+            assert torch.equal(one.batch.pixel_values, two.batch.pixel_values)
+            torch.testing.assert_close(one.batch.depth, two.batch.depth, rtol=1e-3, atol=1e-3)
+
+
+@BOTH
+def test_several_datasets_have_their_weights(make_config, dataset, depth_weights, in_memory):
+    config = make_config(
+        datasets=(DatasetConfig(str(BRIDGE), 2.0, spec="bridge_orig"), DatasetConfig(str(dataset), 0.5, key="mine")),
+        in_memory=in_memory,
+        depth="estimate",
+        depth_weights=depth_weights,
+        held_out=0.0,
+    )  # fmt: skip
+    mixture, feed = fed(config)
+    assert mixture.keys == ("bridge_orig/1.0.0", "mine")
+    steps = len(mixture.training) // 8
+    drawn = np.concatenate([loaded.source for loaded in islice(feed.training(0), steps)])
+    samples = [int(found.samples.sum()) for found in mixture.surveys]
+    expected = 2 * samples[0] / (2 * samples[0] + 0.5 * samples[1])
+    assert abs((drawn == 0).mean() - expected) < 0.1
+    loaded = next(feed.training(0))
+    assert loaded.batch.pixel_values.shape == (8, 3, 32, 32)
+    assert (loaded.batch.depth is not None) == in_memory
+    assert train(replace(config, steps=2), device="cpu").finished
+
+
+@BOTH
+def test_a_mapping_means_the_same(make_config, dataset, tmp_path, in_memory):
+    mapping = {"key": "mapped", "instruction": "Slide it"}
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    config = make_config(
+        datasets=(DatasetConfig(str(dataset), mapping=tmp_path / "mapping.yaml"),), in_memory=in_memory
+    )
+    mixture, feed = fed(config)
+    assert mixture.keys == ("mapped",)
+    assert mixture.instructions()[0].lower() == "slide it"
+    loaded = next(feed.training(0))
+    assert set(loaded.keys) == {"mapped"}
+    words = feed.processor.tokenizer.encode("slide it\n", add_special_tokens=False).ids
+    assert loaded.batch.input_ids[0, 17 : 17 + len(words)].tolist() == words
+
+
+@BOTH
+def test_damage_ends_the_run_or_is_left_out(make_config, depth_weights, tmp_path, in_memory):
+    root = shutil.copytree(BRIDGE, tmp_path / "bridge_orig")
+    shard = root / "bridge_orig-train.tfrecord-00001-of-00002"
+    data = bytearray(shard.read_bytes())
+    data[200_000] ^= 4
+    shard.write_bytes(data)
+    config = make_config(
+        datasets=(DatasetConfig(str(root)),),
+        in_memory=in_memory,
+        depth="estimate",
+        depth_weights=depth_weights,
+        on_bad="skip",
+    )
+    mixture, feed = fed(config)
+    assert mixture.surveys[0].lengths.tolist() == [8, 8, 0, 8]
+    drawn = {int(e) for loaded in islice(feed.training(0), 6) for e in loaded.episode}
+    assert len(drawn) == 2
+    assert 2 not in drawn
+    with pytest.raises(CheckpointError, match="the record at offset 0 is damaged"):
+        fed(replace(config, on_bad="raise"))
+
+
+@BOTH
+def test_words_can_stand_for_missing_instructions(make_config, tmp_path, in_memory):
+    root = write_dataset(tmp_path / "mute")
+    (tmp_path / "mute.yaml").write_text(yaml.safe_dump({"instruction": ""}))
+    mute = DatasetConfig(str(root), mapping=tmp_path / "mute.yaml")
+    config = make_config(datasets=(mute,), in_memory=in_memory)
+    with pytest.raises(InputError, match="4 have no instruction"):
+        fed(config)
+    told = replace(config, missing_instruction="Push it", instructions=tmp_path / "words.json")
+    (tmp_path / "words.json").write_text('["push it"]')
+    _, feed = fed(told)
+    words = feed.processor.tokenizer.encode("push it\n", add_special_tokens=False).ids
+    ids = next(feed.training(0)).batch.input_ids
+    assert (ids[:, 17 : 17 + len(words)] == torch.tensor(words)).all()
+
+
+def test_each_sample_draws_which_depth_it_sees(make_config, depth_weights):
+    options = {"depth_weights": depth_weights, "workers": 0}
+    sensor, estimate = (batches(make_config(depth=depth, **options)) for depth in ("sensor", "estimate"))
+    mixed = batches(make_config(depth="sensor", depth_mix=0.5, **options))
+    seen = set()
+    for one, other, both in zip(sensor, estimate, mixed, strict=True):
+        assert one.names == both.names
+        for row in range(8):
+            rows = [batch.batch.depth[row] for batch in (one, other, both)]
+            assert not torch.equal(rows[0], rows[1])
+            assert any(torch.equal(rows[2], each) for each in rows[:2])
+            seen.add(torch.equal(rows[2], rows[0]))
+    assert seen == {False, True}
+    with pytest.raises(InputError, match="depth_mix needs"):
+        make_config(depth_mix=0.5, in_memory=False)
+
+
+def test_guidance_needs_no_memory(make_config, depth_weights):
+    options = {"privileged": ("observation.state",), "privileged_weight": 0.1, "soft_targets": 0.1}
+    config = make_config(in_memory=False, steps=2, foreign_tokens=0.3, **options)
+    assert train(config, device="cpu").finished
+    rlds = replace(config, datasets=(DatasetConfig(str(BRIDGE)),), out=config.out / "rlds")
+    with pytest.raises(InputError, match="no such numbers"):
+        train(replace(rlds, depth="estimate", depth_weights=depth_weights), device="cpu")
