@@ -36,7 +36,7 @@ def test_loss_falls_and_the_exported_policy_acts(make_config, dataset):
     assert rows[-1]["accuracy/gripper"] > 0.7
     assert rows[-1]["samples_per_s"] > 0
     (validation,) = lines(config, "validation")
-    assert validation["error/quantisation"] <= validation["error/translation"] < 2
+    assert validation["error/quantization"] <= validation["error/translation"] < 2
     assert list((config.out / "tensorboard").iterdir())
 
     policy = Policy.from_pretrained(result.model)

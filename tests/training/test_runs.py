@@ -91,7 +91,7 @@ def test_a_mixture_of_kinds_is_trained_on_and_told_apart(make, dataset):
     keys = ("bridge_orig/1.0.0", dataset.name)
     assert all(row[f"loss/{key}"] > 0 for key in keys)
     assert {"l1/translation", "l1/rotation", "l1/gripper", "loss/gripper", "memory_gb"} <= set(row)
-    assert result.validation["error/quantisation"] > 0
+    assert result.validation["error/quantization"] > 0
     assert set(keys) <= set(Processor.from_pretrained(result.model).statistics)
     saved = json.loads((config.out / "config.json").read_text())
     assert saved["datasets"][0]["path"] == str(BRIDGE)

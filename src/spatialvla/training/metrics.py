@@ -87,7 +87,7 @@ def validate(
 ) -> list[Tallies]:
     """`token_metrics` of held-out samples and the error of freely generated chunks, for each batch.
 
-    error/…: as l1/…, but of actions that the model generates going on from its own tokens. error/quantisation: the
+    error/…: as l1/…, but of actions that the model generates going on from its own tokens. error/quantization: the
     translation error of the grid alone, which no model beats.
     """
     rows: list[Tallies] = []
@@ -104,7 +104,7 @@ def validate(
         rows.append(
             token_metrics(output, loaded, processor, model.config, keys)
             | action_errors("error", tokens, loaded, processor)
-            | {"error/quantisation": quantized}
+            | {"error/quantization": quantized}
         )
     model.train(was_training)
     return rows
