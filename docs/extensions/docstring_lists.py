@@ -38,4 +38,4 @@ def as_lists(docstring: str) -> str:
                 lines.append("")
             in_list = False
             lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(lines).replace("][", "]\\[")  # brackets that are no link
