@@ -28,6 +28,7 @@ def test_grey_and_rgba_images_are_converted():
     grey = PICTURE[..., 0]
     rgba = np.dstack([PICTURE, np.full(PICTURE.shape[:2], 255, np.uint8)])
     plain = one().pixel_values
+    assert plain.is_contiguous(), "compiled vision would compile anew for another order in memory"
     assert torch.equal(one(rgba).pixel_values, plain)
     assert torch.equal(one(Image.fromarray(PICTURE)).pixel_values, plain)
     for image in (grey, grey[..., None], Image.fromarray(grey)):
