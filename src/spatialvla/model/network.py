@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, Self, cast
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -25,26 +26,26 @@ PrefixMask = Literal["prefix", "causal"]
 
 @dataclass(frozen=True)
 class Output:
-    """logits: (B, T, V) float32. loss: scalar, when the batch has labels."""
+    """Logits of every position, float32, and the loss when the batch has labels."""
 
-    logits: torch.Tensor
-    loss: torch.Tensor | None
+    logits: Float[torch.Tensor, "B T V"]
+    loss: Float[torch.Tensor, ""] | None
 
 
 @dataclass(frozen=True)
 class LossOutput:
     """What training needs, computed at the N positions that predict a label only.
 
-    loss: scalar mean cross-entropy. logits: (N, V) float32. labels, rows: (N,) vocabulary ids, and the rows
-    of the batch they are of.
-    prompt_hidden: (B, D), the decoder's state at the last token of each prompt.
+    loss: mean cross-entropy. logits: float32.
+    labels, rows: vocabulary ids, and the rows of the batch they are of.
+    prompt_hidden: the decoder's state at the last token of each prompt.
     """
 
-    loss: torch.Tensor
-    logits: torch.Tensor
-    labels: torch.Tensor
-    rows: torch.Tensor
-    prompt_hidden: torch.Tensor
+    loss: Float[torch.Tensor, ""]
+    logits: Float[torch.Tensor, "N V"]
+    labels: Int[torch.Tensor, " N"]
+    rows: Int[torch.Tensor, " N"]
+    prompt_hidden: Float[torch.Tensor, "B D"]
 
 
 class Projector(nn.Module):
@@ -137,39 +138,41 @@ class Network(nn.Module):
         """Whether `depth_source` is the checkpoint's own ZoeDepth."""
         return not self._depth_source
 
-    def depth(self, batch: Batch) -> torch.Tensor:
-        """(B, H, W) meters, float32: the sensor's if the batch has it, else an estimate."""
+    def depth(self, batch: Batch) -> Float[torch.Tensor, "B S S"]:
+        """Meters, float32: the sensor's if the batch has it, else an estimate."""
         if batch.depth is not None:
             return batch.depth.float()
         with torch.no_grad():
             return self.depth_source(batch.pixel_values)
 
-    def siglip_features(self, batch: Batch) -> torch.Tensor:
-        """(B, N, width of SigLIP): what each patch shows."""
+    def siglip_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
+        """What each patch shows."""
         pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
         return cast(torch.Tensor, self.vision_tower(pixel_values=pixels).last_hidden_state)
 
-    def ego3d_features(self, batch: Batch) -> torch.Tensor:
-        """(B, N, width of SigLIP): where each patch is, in the camera's frame (§III-A)."""
+    def ego3d_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
+        """Where each patch is, in the camera's frame (§III-A)."""
         side = self.config.ego3d_patch_reso
         points = patch_points(self.depth(batch), batch.intrinsics, self.config.patch_size, side)
         return cast(torch.Tensor, self.position_embedding_3d(points))
 
-    def image_features(self, batch: Batch) -> torch.Tensor:
-        """(B, N, width of SigLIP): what each patch shows and, with `use_vision_zoe`, where it is."""
+    def image_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
+        """What each patch shows and, with `use_vision_zoe`, where it is."""
         features = self.siglip_features(batch)
         return features + self.ego3d_features(batch) if self.config.use_vision_zoe else features
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Image features (B, N, width of SigLIP) -> (B, N, D), as they enter the decoder."""
+    def project(
+        self, features: Float[torch.Tensor, "B patches siglip"]
+    ) -> Float[torch.Tensor, "B patches D"]:
+        """Image features as they enter the decoder."""
         return cast(torch.Tensor, self.multi_modal_projector(features) / self.config.text.hidden_size**0.5)
 
-    def encode_images(self, batch: Batch) -> torch.Tensor:
-        """(B, N, D): the projected image features."""
+    def encode_images(self, batch: Batch) -> Float[torch.Tensor, "B patches D"]:
+        """The projected image features."""
         return self.project(self.image_features(batch))
 
-    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, T) vocabulary ids -> (B, T, D); action tokens have an embedding of their own."""
+    def embed_tokens(self, input_ids: Int[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T D"]:
+        """Vocabulary ids -> embeddings; action tokens have an embedding of their own."""
         first_action = self.config.action_token_begin_idx
         is_action = input_ids >= first_action
         text = self.language_model.model.embed_tokens(input_ids.masked_fill(is_action, 0))
@@ -185,18 +188,20 @@ class Network(nn.Module):
                 "the processor and the model do not belong together."
             )
 
-    def embed(self, batch: Batch, images: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, T, D): prompt and action tokens embedded, with encoded images instead of the image tokens.
+    def embed(
+        self, batch: Batch, images: Float[torch.Tensor, "B patches D"] | None = None
+    ) -> Float[torch.Tensor, "B T D"]:
+        """Prompt and action tokens embedded, with encoded images instead of the image tokens.
 
-        images: of `encode_images` (B, N, D), where they are at hand.
+        images: of `encode_images`, where they are at hand.
         """
         is_image = batch.input_ids == self.config.image_token_index
         images = self.encode_images(batch) if images is None else images
         embeddings = self.embed_tokens(batch.input_ids).to(images.dtype)
         return embeddings.masked_scatter(is_image[..., None], images)
 
-    def hidden_states(self, batch: Batch, mask: PrefixMask) -> torch.Tensor:
-        """(B, T, D): one pass over the whole batch.
+    def hidden_states(self, batch: Batch, mask: PrefixMask) -> Float[torch.Tensor, "B T D"]:
+        """One pass over the whole batch.
 
         mask: with "prefix" the prompt (every token without a label) sees itself both ways, with "causal"
         nothing looks ahead. Padding is never seen.
@@ -242,8 +247,8 @@ class Network(nn.Module):
         return LossOutput(F.cross_entropy(logits, labels), logits, labels, rows, prompt_hidden)
 
 
-def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) rotary positions: the first token that is not padding is 1, as PaliGemma counts."""
+def token_positions(attention_mask: Bool[torch.Tensor, "B T"]) -> Int[torch.Tensor, "B T"]:
+    """Rotary positions: the first token that is not padding is 1, as PaliGemma counts."""
     return attention_mask.long().cumsum(dim=1)
 
 

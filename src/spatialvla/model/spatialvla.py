@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from jaxtyping import Int
 
 from spatialvla.actions.grids import Cells
 from spatialvla.batch import Batch
@@ -104,8 +105,8 @@ class SpatialVLA(Network):
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
-    ) -> torch.Tensor:
-        """Action tokens (B, 3 * chunk) as vocabulary ids.
+    ) -> Int[torch.Tensor, "B ids"]:
+        """Action tokens as vocabulary ids, 3 a step.
 
         constrained: only token sequences that are actions can come out: translation, rotation, gripper, and
         so on. Otherwise any vocabulary entry may, up to `max_new_tokens`, and rows are filled with padding
@@ -124,8 +125,8 @@ class SpatialVLA(Network):
         self,
         batch: Batch,
         *,
-        committed_ids: torch.Tensor | None = None,
-        draft_ids: torch.Tensor | None = None,
+        committed_ids: Int[torch.Tensor, "B ids"] | None = None,
+        draft_ids: Int[torch.Tensor, "B ids"] | None = None,
         tolerance: int = 0,
         cells: Cells | None = None,
         temperature: float = 0.0,
@@ -133,19 +134,31 @@ class SpatialVLA(Network):
     ) -> Decoded:
         """A chunk of action tokens for each row, going on from what is committed and helped by drafts.
 
-        committed_ids: (B, 3 * chunk) int64 vocabulary ids, -1 in free slots. The first ids of a row, which
-        come out as they went in; the others are what the model says behind them. Rows may have committed
-        different numbers.
-        draft_ids: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last id of
-        its kind is held, which suits grippers). Right ones save passes, all of them right leaves one; each
-        pass is wider, which costs little where weights are streamed, but something in a batch that keeps the
-        device busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths
-        round differently, so that of two ids whose logits are equal to within rounding either may come out.
-        None: one id a pass.
-        tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each
-        dimension, given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
-        temperature: 0 takes the most likely token, above 0 samples, without drafts.
-        Raises InputError on ids that are not of their slot's kind, and where memory does not suffice.
+        <<<<<<< HEAD
+                committed_ids: (B, 3 * chunk) int64 vocabulary ids, -1 in free slots. The first ids of a row, which
+                come out as they went in; the others are what the model says behind them. Rows may have committed
+                different numbers.
+                draft_ids: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last id of
+                its kind is held, which suits grippers). Right ones save passes, all of them right leaves one; each
+                pass is wider, which costs little where weights are streamed, but something in a batch that keeps the
+                device busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths
+                round differently, so that of two ids whose logits are equal to within rounding either may come out.
+                None: one id a pass.
+        =======
+                committed_ids: 3 * chunk vocabulary ids a row, -1 in free slots. The first ids of a row, which come
+                out as they went in; the others are what the model says behind them. Rows may have committed different
+                numbers.
+                draft_ids: guesses of what will come out, -1 where there is none (then the last id of its kind
+                is held, which suits grippers). Right ones save passes, all of them right leaves one; each pass is
+                wider, which costs little where weights are streamed, but something in a batch that keeps the device
+                busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths round
+                differently, so that of two ids whose logits are equal to within rounding either may come out. None:
+                one id a pass.
+        >>>>>>> 1ab47af (Write the shapes of the network's tensors as types, which tests check)
+                tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each
+                dimension, given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
+                temperature: 0 takes the most likely token, above 0 samples, without drafts.
+                Raises InputError on ids that are not of their slot's kind, and where memory does not suffice.
         """
         sampling = _sampling(temperature, generator)
         return decode(self.passes, batch, committed_ids, draft_ids, tolerance, cells, sampling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 
 from spatialvla.actions.grids import Cells
 from spatialvla.actions.tokens import FREE, checked_tokens
@@ -21,13 +22,13 @@ from spatialvla.model.decoding.speculation import Near, speculate, within
 class Decoded:
     """A chunk for each row, and what it took.
 
-    ids: (B, 3 * chunk) int64 vocabulary ids. passes: how often the decoder ran, the prefill included.
-    accepted: (B,) int64, how many of a row's draft ids were right before the first that was not.
+    ids: 3 * chunk vocabulary ids a row. passes: how often the decoder ran, the prefill included.
+    accepted: how many of a row's draft ids were right before the first that was not.
     """
 
-    ids: torch.Tensor
+    ids: Int[torch.Tensor, "B ids"]
     passes: int
-    accepted: torch.Tensor
+    accepted: Int[torch.Tensor, " B"]
 
 
 @torch.no_grad()
