@@ -79,7 +79,7 @@ def tiny_preset(monkeypatch):
 def write_dataset(root, episodes=4, length=12, size=SIZE):
     """A square moves over the image; the action is where it goes, and depth is nearer at the square.
 
-    "observation.square" is where its centre is in the world.
+    "observation.square" is where its center is in the world.
     """
     rng = np.random.default_rng(0)
     writer = LeRobotWriter(

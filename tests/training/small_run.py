@@ -17,7 +17,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
 from spatialvla.training.metrics import combined
 from spatialvla.training.optimizer import WeightAverage
-from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronise_gradients, token_weights
+from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronize_gradients, token_weights
 from spatialvla.training.parallel.world import World, join_world
 
 BATCH = 8
@@ -89,7 +89,7 @@ def run(world: World, job: Run) -> None:
         weights = token_weights([int((batch.labels != IGNORED).sum()) for batch in passes], world)
         losses = []
         for index, (batch, weight) in enumerate(zip(passes, weights, strict=True)):
-            synchronise_gradients(model, index == PASSES - 1)
+            synchronize_gradients(model, index == PASSES - 1)
             output = model.training_loss(batch)
             (output.loss * weight).backward()
             losses.append(float(output.loss.detach()) * weight / world.size)

@@ -111,7 +111,7 @@ def test_only_the_loss_of_given_tokens_goes_away(parts):
 
 
 @given(st.integers(0, 2**32), st.floats(0, 1))
-def test_jitter_moves_to_neighbouring_cells_only(seed, probability):
+def test_jitter_moves_to_neighboring_cells_only(seed, probability):
     rng = np.random.default_rng(seed)
     numbers = np.stack([rng.integers(*ends, (20, 3)) for ends in GRID.ranges], axis=-1)
     moved = jittered(numbers, GRID, probability, rng)
@@ -124,7 +124,7 @@ def test_jitter_moves_to_neighbouring_cells_only(seed, probability):
         assert np.array_equal(moved, numbers)
 
 
-def test_jitter_reaches_every_neighbour_around_the_azimuth():
+def test_jitter_reaches_every_neighbor_around_the_azimuth():
     numbers = np.repeat(GRID.encode(np.array([[-1.0, -1e-6, 0.1, 0, 0, 0, 1]])), 500, axis=0)
     assert set(GRID.bin_indices(numbers)["phi"]) == {0}
     moved = GRID.bin_indices(jittered(numbers, GRID, 0.5, np.random.default_rng(0)))

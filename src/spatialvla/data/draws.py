@@ -176,7 +176,7 @@ class Permutation:
 
 
 def scrambled(values: np.ndarray, key: np.uint64) -> np.ndarray:
-    """uint64 -> uint64, every bit depending on all (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """uint64 -> uint64, every bit depending on all (the finalizer of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = values + key
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -19,7 +19,7 @@ SHORT = 5
 
 _MOSTLY = 0.8  # of the episodes
 _IDLE = 0.3  # of the steps
-_STILL = 1e-5  # metres or radians
+_STILL = 1e-5  # meters or radians
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from spatialvla.training.guidance.privileged import PrivilegedHead, PrivilegedTa
 from spatialvla.training.guidance.soft_targets import SoftTokenLoss
 from spatialvla.training.metrics import Tallies, combined, token_metrics
 from spatialvla.training.optimizer import WeightAverage, build_optimizer, learning_rate, set_learning_rate
-from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronise_gradients, token_weights
+from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronize_gradients, token_weights
 from spatialvla.training.parallel.world import World
 from spatialvla.training.precision import autocast, computes_bfloat16
 
@@ -80,7 +80,7 @@ class Learner:
         weights = token_weights([part.label_count for part in parts], self.world)
         rows = []
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            synchronise_gradients(self.trained.model, number == len(parts) - 1)
+            synchronize_gradients(self.trained.model, number == len(parts) - 1)
             rows.append(self._backward(part, weight, measured))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = clip_gradients(parameters, config.clip_norm)

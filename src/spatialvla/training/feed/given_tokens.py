@@ -75,7 +75,7 @@ def with_committed_steps(
 def jittered(
     numbers: np.ndarray, grid: ActionGrid, probability: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Token numbers (..., 3), each coordinate moved to a neighbouring cell with this probability; the gripper stays."""
+    """Token numbers (..., 3), each coordinate moved to a neighboring cell with this probability; the gripper stays."""
     bins = grid.bin_indices(numbers)
     moved = numbers.copy()
     for kind, (names, shape) in enumerate(zip(BLOCKS.values(), grid.shapes, strict=True)):

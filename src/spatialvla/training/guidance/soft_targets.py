@@ -13,7 +13,7 @@ class SoftTokenLoss(nn.Module):
     """Cross-entropy in which cells near the true one in action space share its probability.
 
     A cell's share falls off as a Gaussian of the distance between the decoded actions, of deviation `width` in
-    normalised units. To plain cross-entropy a neighbouring cell is as wrong as the opposite direction, which a
+    normalized units. To plain cross-entropy a neighboring cell is as wrong as the opposite direction, which a
     network with few examples cannot afford (histogram losses: Imani & White, arXiv 1806.04613). Gripper tokens
     and <eos> stay hard.
     """
@@ -25,8 +25,8 @@ class SoftTokenLoss(nn.Module):
             start, end = grid.ranges[place]
             ids = np.tile([first for first, _ in grid.ranges], (end - start, 1))
             ids[:, place] = np.arange(start, end)
-            centres = torch.from_numpy(grid.decode(ids)[:, values]).float()
-            shares = torch.softmax(-torch.cdist(centres, centres).square() / (2 * width**2), dim=1)
+            centers = torch.from_numpy(grid.decode(ids)[:, values]).float()
+            shares = torch.softmax(-torch.cdist(centers, centers).square() / (2 * width**2), dim=1)
             self.register_buffer(f"shares{place}", shares, persistent=False)
             self.blocks.append(slice(first_action_token + start, first_action_token + end))
 

@@ -46,7 +46,7 @@ def shard(module: nn.Module, world: World, param_dtype: torch.dtype | None = Non
     of its own.
 
     The frozen ZoeDepth is kept whole on each rank, in its own dtype: without gradients or optimizer state it is
-    small, and its depth is metres, not features.
+    small, and its depth is meters, not features.
 
     param_dtype: what weights are gathered and computed in; None keeps theirs. Gradients are summed in float32.
     """
@@ -62,7 +62,7 @@ def shard(module: nn.Module, world: World, param_dtype: torch.dtype | None = Non
     policy = functools.partial(MixedPrecisionPolicy, param_dtype, torch.float32)
     for part in _units(module):
         fully_shard(part, **options, mp_policy=policy())
-    # A batch's depth and intrinsics are metres and pixels, which bfloat16 would round.
+    # A batch's depth and intrinsics are meters and pixels, which bfloat16 would round.
     fully_shard(module, **options, mp_policy=policy(cast_forward_inputs=False))
     for name in ENTRIES:
         if hasattr(module, name):
@@ -98,7 +98,7 @@ def _free_if_done(module: nn.Module, output: Any) -> None:
                 part.reshard()
 
 
-def synchronise_gradients(module: nn.Module, wanted: bool) -> None:
+def synchronize_gradients(module: nn.Module, wanted: bool) -> None:
     """Whether backward passes from now on sum gradients over the ranks.
 
     Off for all but the last of the passes that accumulate, which saves traffic but holds all gradients whole,
