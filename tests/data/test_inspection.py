@@ -125,6 +125,15 @@ def test_damaged_episodes_are_counted_and_the_rest_is_read():
         inspect(MadeSource(["it is damaged"]))
 
 
+def test_actions_that_are_no_numbers_are_damage():
+    broken = good(1)
+    broken[3, 2] = np.nan
+    found = inspect(MadeSource([MadeEpisode(good(0)), MadeEpisode(broken)]))
+    assert len(found.lengths) == 1
+    assert len(found.skipped) == 1
+    assert "made episode 1" in found.skipped[0]
+
+
 def test_some_episodes_stand_for_all():
     calls = []
     source = MadeSource([MadeEpisode(good(number)) for number in range(50)])

@@ -11,6 +11,7 @@ import numpy as np
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource
+from spatialvla.data.survey import readable_episodes
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.types import ACTION_AXES
 
@@ -86,16 +87,10 @@ def inspect(
     skipped = list(getattr(source, "broken", ())) + list(getattr(source, "skipped", ()))
     readable: list[int] = []
     camera = None
-    for done, index in enumerate(chosen):
-        progress(done, len(chosen))
-        try:
-            episode = source.episode(index)
-        except CheckpointError as error:
-            skipped.append(str(error))
-            continue
+    for row, episode in readable_episodes(source, chosen, sketch, skipped, on_bad="skip"):
+        progress(row, len(chosen))
         if len(episode.actions):
-            readable.append(index)
-            sketch.add(episode.actions, index)
+            readable.append(chosen[row])
             _count(tally, episode)
         lengths.append(len(episode.actions))
         words[episode.instruction] += 1
@@ -104,9 +99,9 @@ def inspect(
     if not readable:
         raise InputError("no episode of the dataset can be read" + "".join(f"; {why}" for why in skipped[:1]))
     shown = []
-    for place in _spread(len(readable), strips):
+    for number in _spread(len(readable), strips):
         try:
-            shown.append(_strip(source, readable[place], frames))
+            shown.append(_strip(source, readable[number], frames))
         except CheckpointError as error:
             skipped.append(str(error))
     size = (shown[0].images.shape[1], shown[0].images.shape[2]) if shown else (0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ import numpy as np
 
 from spatialvla.common.files import replacing
 from spatialvla.data.action_sketch import SAMPLE, ActionSketch
-from spatialvla.data.episodes import EpisodeSource, OnBad
+from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
 
 _BLOCK = 256  # episodes
@@ -85,6 +85,26 @@ def survey(
     return found
 
 
+def readable_episodes(
+    source: EpisodeSource, episodes: Sequence[int], sketch: ActionSketch, damaged: list[str], on_bad: OnBad
+) -> Iterator[tuple[int, Episode]]:
+    """Those of the `episodes` that can be read, each with its row among them.
+
+    Their actions are added to `sketch`; why each of the others cannot be read is added to `damaged`, or raised as
+    CheckpointError with on_bad="raise".
+    """
+    for row, number in enumerate(episodes):
+        try:
+            episode = source.episode(number)
+            _add(sketch, episode.actions, number, source.key)
+        except CheckpointError as error:
+            if on_bad == "raise":
+                raise
+            damaged.append(str(error))
+            continue
+        yield row, episode
+
+
 def _surveyed(source: EpisodeSource, blocks: list[range], workers: int, on_bad: OnBad) -> Iterator[Survey]:
     if workers <= 1:
         yield from (_block(source, block, on_bad) for block in blocks)
@@ -119,15 +139,7 @@ def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
     tasks = np.zeros(len(episodes), np.uint64)
     damaged: list[str] = []
     sketch = ActionSketch()
-    for row, number in enumerate(episodes):
-        try:
-            episode = source.episode(number)
-            _add(sketch, episode.actions, number, source.key)
-        except CheckpointError as error:
-            if on_bad == "raise":
-                raise
-            damaged.append(str(error))
-            continue
+    for row, episode in readable_episodes(source, episodes, sketch, damaged, on_bad):
         lengths[row], samples[row] = len(episode.actions), len(episode.starts)
         tasks[row] = zlib.crc32(episode.instruction.encode()) + 1 if episode.instruction else 0
     return Survey(lengths, samples, tasks, tuple(damaged), sketch)
