@@ -42,6 +42,14 @@ def test_every_verb_has_its_help_on_the_page():
     assert set(re.findall(r"^<!-- help: (.+) -->$", page, re.MULTILINE)) == set(VERBS)
 
 
+def test_every_public_name_is_on_the_api_pages():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("api*.md"))
+    stub = (ROOT / "src" / "spatialvla" / "__init__.pyi").read_text()
+    names = re.findall(r"^from \.([\w.]+) import (\w+) as", stub, re.MULTILINE)
+    assert names
+    assert not [name for module, name in names if f"::: spatialvla.{module}.{name}\n" not in pages]
+
+
 def test_options_in_the_prose_are_options(capsys: pytest.CaptureFixture[str]):
     """Those in blocks are parsed in test_code_blocks.py."""
     for verb in VERBS:
