@@ -30,7 +30,8 @@ Keys = str | Sequence[str | None] | None
 """The dataset of all rows, or of each row."""
 Scaling = Callable[[ActionStatistics, np.ndarray], np.ndarray]
 
-PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
+_PICTURES = "preprocessor_config.json"
+PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
 _RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
 
 
@@ -85,12 +86,14 @@ class Processor:
         folder = resolve_folder(path_or_id, revision)
         raw = read_json(folder / "processor_config.json")
         files = {name: read_json(folder / name) for name in PASSED_ON if (folder / name).exists()}
-        if "preprocessor_config.json" not in files:
-            raise CheckpointError(f"{folder} lacks preprocessor_config.json; download it again.")
+        # transformers 5 keeps the image processor's settings inside the processor's.
+        pictures = files.setdefault(_PICTURES, raw.get("image_processor", {}))
+        if not pictures:
+            raise CheckpointError(f"{folder} lacks {_PICTURES}; download it again.")
         tokenizer = read_tokenizer(folder)
         grid = ActionGrid.from_json(raw)
         try:
-            size = files["preprocessor_config.json"]["size"]
+            size = pictures["size"]
             if size["height"] != size["width"]:
                 raise CheckpointError(f"Images must be square, but {folder} asks for {size}.")
             return cls(
@@ -98,14 +101,18 @@ class Processor:
                 grid=grid,
                 statistics={k: ActionStatistics.from_json(v) for k, v in raw["statistics"].items()},
                 cameras={k: Camera.from_json(v) for k, v in raw["intrinsic_config"].items()},
-                image_size=size["height"],
-                image_token_num=files["preprocessor_config.json"]["image_seq_length"],
-                action_chunk_size=raw["action_chunk_size"],
+                image_size=int(size["height"]),
+                image_token_num=int(pictures["image_seq_length"]),
+                action_chunk_size=int(raw["action_chunk_size"]),
                 extra=raw,
                 files=files,
             )
         except KeyError as error:
             raise CheckpointError(f"The processor's configuration in {folder} lacks {error}.") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"The processor's configuration in {folder} cannot be used ({error}); download it again."
+            ) from None
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the processor in the published layout, each file at once or not at all."""
@@ -118,15 +125,18 @@ class Processor:
         write_json(folder / "processor_config.json", self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """The published processor_config.json: the grid, the statistics and the cameras."""
-        return {
-            **self.extra,
+        """The published processor_config.json: the grid, the statistics and the cameras.
+
+        What did not change is written as it was read: order, integers, and all that nothing here reads.
+        """
+        parts = {
             **self.grid.to_json(),
             "action_chunk_size": self.action_chunk_size,
             "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
             "statistics": {k: v.to_json() for k, v in self.statistics.items()},
             "processor_class": "SpatialVLAProcessor",
         }
+        return {**self.extra, **{k: v for k, v in parts.items() if self.extra.get(k) != v}}
 
     def __call__(
         self,

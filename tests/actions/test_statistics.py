@@ -113,7 +113,23 @@ def test_statistics_of_actions():
 def test_json_keeps_the_published_entry(key):
     entry = CONFIG["statistics"][key]
     written = json.loads(json.dumps(ActionStatistics.from_json(entry).to_json()))
-    assert written == {**entry, "action": {"mask": [True] * 7, **entry["action"]}}
+    assert written == entry
+
+
+@pytest.mark.parametrize("rest", [{"std": [float("inf")] * 7}, {"std": "none", "min": [1, 2]}, {}])
+def test_only_q01_q99_and_mask_have_to_be_usable(rest):
+    decisive = {"q01": [-1] * 7, "q99": [3] * 7, "mask": [True] * 6 + [False]}
+    entry = {"action": {**decisive, **rest}, "proprio": {"std": [float("-inf")]}}
+    stats = ActionStatistics.from_json(entry)
+    np.testing.assert_array_equal(stats.denormalize(np.zeros((1, 7))), [[1] * 6 + [0]])
+    assert stats.to_json() == entry
+
+
+@pytest.mark.parametrize("name", ["q01", "q99"])
+def test_infinite_quantiles_are_refused(name):
+    numbers = {"q01": [-1] * 7, "q99": [3] * 7} | {name: [float("inf")] * 7}
+    with pytest.raises(CheckpointError, match=f"{name} must be 7 finite numbers"):
+        ActionStatistics.from_json({"action": numbers})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,20 @@ from spatialvla.errors import CheckpointError, InputError
 MIN_SPAN = 1e-8
 """Dimensions whose q01 and q99 lie closer (meters, radians) do not move: they normalize to 0."""
 
-_NUMBERS = ("q01", "q99", "mean", "std", "min", "max")
+_DECISIVE = ("q01", "q99", "mask")
+_SUMMARY = ("mean", "std", "min", "max")
 
 
 @dataclass(frozen=True, eq=False)
 class ActionStatistics:
     """Statistics of a dataset's actions, in the dataset's units.
 
-    mask: which dimensions are normalized, usually all but the gripper.
+    q01, q99, mask: all that normalization takes; mask says which dimensions are normalized, usually all but
+    the gripper.
+    mean, std, min, max: for reports alone. A published file holds infinities there; NaN is unknown.
     num_trajectories, num_transitions: how much data they describe.
-    Raises InputError on other shapes, NaN or infinity, and where q01 exceeds q99.
+    stored: the entry of the file they were read from, which is written back as it was.
+    Raises InputError on other shapes, on a q01 or q99 that is not finite, and where q01 exceeds q99.
     """
 
     q01: Float[np.ndarray, "7"]
@@ -36,13 +40,15 @@ class ActionStatistics:
     mask: Bool[np.ndarray, "7"]
     num_trajectories: int
     num_transitions: int
+    stored: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in (*_NUMBERS, "mask"):
+        for name in (*_DECISIVE, *_SUMMARY):
             value = np.array(getattr(self, name), dtype=bool if name == "mask" else np.float64)
-            if value.shape != (7,) or not np.isfinite(value).all():
+            if value.shape != (7,) or not (name in _SUMMARY or np.isfinite(value).all()):
+                finite = "" if name in _SUMMARY else "finite "
                 raise InputError(
-                    f"In action statistics {name} must be 7 finite numbers, got {value.tolist()}."
+                    f"In action statistics {name} must be 7 {finite}numbers, got {value.tolist()}."
                 )
             value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -94,8 +100,10 @@ class ActionStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `statistics` in the published processor_config.json; floats are exact."""
+        if self.stored is not None:
+            return dict(self.stored)
         return {
-            "action": {name: getattr(self, name).tolist() for name in (*_NUMBERS, "mask")},
+            "action": {name: getattr(self, name).tolist() for name in ("q01", "q99", *_SUMMARY, "mask")},
             "num_trajectories": self.num_trajectories,
             "num_transitions": self.num_transitions,
         }
@@ -104,17 +112,29 @@ class ActionStatistics:
     def from_json(cls, entry: Mapping[str, Any]) -> ActionStatistics:
         """The inverse of `to_json`. Without a mask every dimension is normalized, as published decoding does.
 
-        Raises CheckpointError where statistics are missing or unusable.
+        Raises CheckpointError where q01, q99 or mask are missing or unusable.
         """
         try:
             action = entry["action"]
             return cls(
-                **{name: np.asarray(action[name], np.float64) for name in _NUMBERS},
+                q01=np.asarray(action["q01"], np.float64),
+                q99=np.asarray(action["q99"], np.float64),
                 mask=np.asarray(action.get("mask", [True] * 7), bool),
+                **{name: _seven_numbers(action.get(name)) for name in _SUMMARY},
                 num_trajectories=entry.get("num_trajectories", 0),
                 num_transitions=entry.get("num_transitions", 0),
+                stored=entry,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"The action statistics cannot be read ({error!r}); download them again."
             ) from error
+
+
+def _seven_numbers(stored: object) -> Float[np.ndarray, "7"]:
+    """Numbers as a file holds them; NaN where it holds none."""
+    try:
+        numbers = np.asarray(stored, np.float64)
+    except (TypeError, ValueError):
+        return np.full(7, np.nan)
+    return numbers if numbers.shape == (7,) else np.full(7, np.nan)
