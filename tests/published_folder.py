@@ -9,7 +9,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 PUBLISHED = Path(__file__).parent / "goldens" / "published"
-TOKENIZER_CONFIG = "33f38858ac90afd5ac29942110dd3b98f40e1e194fca254714bab5d88f57cc65"  # SHA-256 of the published tokenizer_config.json
+TOKENIZER_CONFIG = "33f38858ac90afd5ac29942110dd3b98f40e1e194fca254714bab5d88f57cc65"
+"""SHA-256 of the published tokenizer_config.json."""
+
 _COPIED = (
     "config.json",
     "generation_config.json",

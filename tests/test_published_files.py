@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from published_folder import PUBLISHED, standin_tokenizer, write_small_files
 
+from published_folder import PUBLISHED, standin_tokenizer, write_small_files
 from spatialvla import Processor
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.network import Network
