@@ -113,6 +113,75 @@ def test_missing_and_broken_files(copy):
         Processor.from_pretrained(copy)
 
 
+def edit(file: Path, change) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def nested_picture_settings(folder: Path) -> None:
+    """As transformers 5 writes a processor: the image processor's settings inside its own file."""
+    inner = json.loads((folder / "preprocessor_config.json").read_text())
+    edit(folder / "processor_config.json", lambda content: content.update(image_processor=inner))
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "special_tokens_map.json").unlink()
+
+
+def test_a_folder_by_transformers_5_loads(copy, tmp_path):
+    nested_picture_settings(copy)
+    edit(
+        copy / "config.json",
+        lambda content: content["text_config"].update(rope_parameters={"rope_theta": 1e4}, dtype="bfloat16"),
+    )
+    written = (copy / "processor_config.json").read_text()
+    processor = Processor.from_pretrained(copy)
+    assert (processor.image_size, processor.image_token_num) == (56, 16)
+    assert SpatialVLA.from_pretrained(copy).config.text == SpatialVLA.from_pretrained(CHECKPOINT).config.text
+    processor.save_pretrained(tmp_path / "again")
+    # Both kinds of reader find the settings of the image processor.
+    assert json.loads((tmp_path / "again" / "processor_config.json").read_text()) == json.loads(written)
+    settings = json.loads((tmp_path / "again" / "preprocessor_config.json").read_text())
+    assert settings == json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", lambda c: c.pop("vision_config"), r"config\.json lacks 'vision_config'"),
+        ("config.json", lambda c: c.pop("text_config"), r"config\.json lacks 'text_config'"),
+        ("config.json", lambda c: c.update(text_config=None), r"config\.json cannot be used"),
+        ("config.json", lambda c: c.pop("image_token_index"), "cannot be used .*image_token_index"),
+        ("config.json", lambda c: c.update(vision_config=3), r"config\.json cannot be used"),
+        ("config.json", lambda c: c["vision_config"].update(hidden_size="x"), "cannot be used .*hidden_size"),
+        ("processor_config.json", lambda c: c.pop("statistics"), "lacks 'statistics'"),
+        ("processor_config.json", lambda c: c.update(statistics=[]), "cannot be used"),
+        ("processor_config.json", lambda c: c.update(statistics={"a": {}}), "statistics cannot be read"),
+        ("processor_config.json", lambda c: c.update(intrinsic_config={"default": 1}), "cannot be used"),
+        ("processor_config.json", lambda c: c.pop("action_config"), "action_config"),
+        ("processor_config.json", lambda c: c.update(action_chunk_size=None), "cannot be used"),
+        ("preprocessor_config.json", lambda c: c.update(size=56), "cannot be used"),
+        ("preprocessor_config.json", lambda c: c.pop("image_seq_length"), "lacks 'image_seq_length'"),
+        ("model.safetensors.index.json", lambda c: c.pop("weight_map"), "holds no weight_map"),
+        ("model.safetensors.index.json", lambda c: c.update(weight_map=["a"]), "holds no weight_map"),
+        ("model.safetensors.index.json", lambda c: c.update(weight_map={"a": "../b"}), "not in its folder"),
+    ],
+)
+def test_broken_settings_end_in_one_sentence(copy, name, change, message):
+    tensors = load_file(copy / "model.safetensors")
+    weights = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(weights))
+    edit(copy / name, change)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        _ = SpatialVLA.from_pretrained(copy), Processor.from_pretrained(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_git_lfs_pointer_is_no_checkpoint(copy):
+    (copy / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        SpatialVLA.from_pretrained(copy)
+
+
 def test_another_kind_of_model_is_refused(copy):
     config = json.loads((copy / "config.json").read_text()) | {"model_type": "paligemma"}
     (copy / "config.json").write_text(json.dumps(config))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import SiglipVisionConfig, ZoeDepthConfig
 
 from spatialvla.common.json_files import read_json
@@ -120,25 +122,32 @@ class SpatialVLAConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> SpatialVLAConfig:
-        """Reads `config.json`; what it lacks of the grid's sizes comes from `processor_config.json`."""
-        raw = read_json(folder / "config.json")
+        """Reads `config.json`; what it lacks of the grid's sizes comes from `processor_config.json`.
+
+        Raises CheckpointError where a file is missing or does not describe a network.
+        """
+        path = folder / "config.json"
+        raw = read_json(path)
         if raw.get("model_type") != "spatialvla":
             raise CheckpointError(
-                f"{folder / 'config.json'} is not a SpatialVLA configuration "
-                f"(model_type is {raw.get('model_type')!r})."
+                f"{path} is not a SpatialVLA configuration (model_type is {raw.get('model_type')!r})."
             )
         if "translation_token_num" not in raw:
-            raw |= _grid_sizes(read_json(folder / "processor_config.json"))
-        text = raw.pop("text_config")
-        known = {f.name for f in fields(cls)}
-        text_known = {f.name for f in fields(Gemma2Config)}
-        return cls(
-            text=Gemma2Config(**{k: v for k, v in text.items() if k in text_known}),
-            vision=raw.pop("vision_config"),
-            depth=raw.pop("vision_zoe_config", {}),
-            **{k: v for k, v in raw.items() if k in known},
-            extra={k: v for k, v in raw.items() if k not in known},
-        )
+            raw |= _grid_sizes(folder / "processor_config.json")
+        with _usable(path):
+            text = raw.pop("text_config")
+            known = {f.name for f in fields(cls)}
+            text_known = {f.name for f in fields(Gemma2Config)}
+            config = cls(
+                text=Gemma2Config(**{k: v for k, v in text.items() if k in text_known}),
+                vision=raw.pop("vision_config"),
+                depth=raw.pop("vision_zoe_config", {}),
+                **{k: v for k, v in raw.items() if k in known},
+                extra={k: v for k, v in raw.items() if k not in known},
+            )
+            # Transformers checks the towers' settings when it makes their configurations.
+            _ = config.siglip, config.zoe if config.use_vision_zoe else None
+        return config
 
     def to_json(self) -> dict[str, Any]:
         """The published layout, with our own few fields beside it."""
@@ -172,12 +181,30 @@ class SpatialVLAConfig:
         return replace(self, **changes)
 
 
-def _grid_sizes(processor: Mapping[str, Any]) -> dict[str, int]:
-    bins = processor["action_config"]["num_bins"]
-    translation, rotation = bins["translation"], bins["rotation"]
-    return {
-        "translation_token_num": translation["theta_bins"] * translation["phi_bins"] * translation["r_bins"],
-        "rotation_token_num": rotation["roll_bins"] * rotation["pitch_bins"] * rotation["yaw_bins"],
-        "gripper_token_num": bins["gripper"],
-        "action_chunk_size": processor["action_chunk_size"],
-    }
+def _grid_sizes(path: Path) -> dict[str, int]:
+    processor = read_json(path)
+    with _usable(path):
+        bins = processor["action_config"]["num_bins"]
+        translation, rotation = bins["translation"], bins["rotation"]
+        return {
+            "translation_token_num": translation["theta_bins"]
+            * translation["phi_bins"]
+            * translation["r_bins"],
+            "rotation_token_num": rotation["roll_bins"] * rotation["pitch_bins"] * rotation["yaw_bins"],
+            "gripper_token_num": bins["gripper"],
+            "action_chunk_size": processor["action_chunk_size"],
+        }
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Turns what Python says of a file that lacks entries, or holds others, into a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error}; download it again.") from None
+    except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path} cannot be used ({reason}); download it again.") from None

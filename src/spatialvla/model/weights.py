@@ -117,6 +117,14 @@ def _check_space(needed: int, folder: Path) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).exists():
-        return [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
-    return [folder / WEIGHTS]
+    index = folder / INDEX
+    if not index.exists():
+        return [folder / WEIGHTS]
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index} holds no weight_map; download it again.")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} names the file {name!r}, which is not in its folder.")
+    return [folder / name for name in names]
