@@ -219,3 +219,17 @@ def test_noise_is_read_or_refused(data, kind):
     for read in (lambda: parse_example(data), stored.items, stored.floats, stored.integers):
         with suppress(CheckpointError):
             read()
+
+
+def test_images_of_several_sizes_are_named_and_read_one_at_a_time(tmp_path):
+    files = []
+    for width in (8, 12):
+        file = io.BytesIO()
+        Image.new("RGB", (width, 6)).save(file, "PNG")
+        files.append(file.getvalue())
+    shape = {"image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}}}
+    write_dataset(tmp_path / "sizes", {"image": shape}, {}, [{"steps/image": files}])
+    episode = opened(tmp_path / "sizes", tmp_path).episode(0)
+    assert [episode.images("steps/image", [step]).shape for step in (0, 1)] == [(1, 6, 8, 3), (1, 6, 12, 3)]
+    with pytest.raises(BadRecord, match="several sizes"):
+        episode.images("steps/image")

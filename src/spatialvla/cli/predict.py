@@ -49,9 +49,10 @@ class Predict(Verb):
         """Prints the actions."""
         from rich.console import Console
 
+        from spatialvla.common.pictures import to_rgb
         from spatialvla.types import Observation
 
-        image = _open(self.image).convert("RGB")
+        image = to_rgb(_open(self.image))
         observation = Observation(
             image,
             self.instruction,
@@ -86,16 +87,14 @@ def read_depth(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> Image:
-    from PIL import Image, UnidentifiedImageError
+    from spatialvla.common.pictures import open_picture
 
     try:
-        picture = Image.open(path)
-        picture.load()
+        return open_picture(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path} is no readable picture: {error}.") from None
-    return picture
+    except InputError as error:
+        raise InputError(f"{path} is no readable picture ({error}).") from None
 
 
 def _matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Real, UInt8
 from PIL import Image
 
+from spatialvla.common.pictures import to_rgb
 from spatialvla.errors import InputError
 
 SMALLEST_DEPTH = 1e-3
@@ -96,7 +97,8 @@ class View:
         intrinsics: np.ndarray | None = None,
         depth: np.ndarray | None = None,
     ) -> View:
-        """Images may be PIL images, or uint8 arrays that are grey (H, W[, 1]), RGB or RGBA (H, W, 3 or 4).
+        """Images may be PIL images, which are turned as their EXIF says, or uint8 arrays that are grey
+        (H, W[, 1]), RGB or RGBA (H, W, 3 or 4).
 
         Raises InputError for what is no picture, no camera matrix, or no depth in meters.
         """
@@ -126,7 +128,7 @@ class View:
 
 def _rgb(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(image, Image.Image):
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return np.asarray(to_rgb(image))
     array = np.asarray(image)
     if array.dtype != np.uint8:
         raise InputError(f"Images must be uint8, got {array.dtype}; scale to 0..255 and convert.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.errors import CheckpointError
 
 _MAX_MILLIMETERS = np.iinfo(np.uint16).max
@@ -30,16 +31,30 @@ def encode_depth(frames: Iterable[np.ndarray]) -> list[bytes]:
     return [_encode(frame, "TIFF", compression="tiff_adobe_deflate") for frame in frames]
 
 
-def decode(files: Sequence[bytes], source: str) -> np.ndarray:
-    """Image files as one array (T, H, W, 3) uint8, or (T, H, W) in the depth's stored dtype.
+def decode_rgb(files: Sequence[bytes], source: str) -> np.ndarray:
+    """Picture files of any mode and one size as (T, H, W, 3) uint8.
 
-    source: named in the CheckpointError that a broken image raises.
+    source: named in the CheckpointError that a broken picture raises, as in `decode_depth`.
     """
+    return _decode(files, source, to_rgb)
+
+
+def decode_depth(files: Sequence[bytes], source: str) -> np.ndarray:
+    """Depth files of one size as (T, H, W) in their stored dtype."""
+    readings = _decode(files, source, lambda picture: picture)
+    if readings.ndim != 3:
+        raise CheckpointError(f"{source} holds depth as pictures in color; choose a feature that is depth.")
+    return readings
+
+
+def _decode(
+    files: Sequence[bytes], source: str, converted: Callable[[Image.Image], Image.Image]
+) -> np.ndarray:
     try:
-        return np.stack([np.asarray(Image.open(BytesIO(file))) for file in files])
-    except (UnidentifiedImageError, OSError, ValueError, TypeError) as error:
+        return np.stack([np.asarray(converted(open_picture(file))) for file in files])
+    except ValueError as error:
         raise CheckpointError(
-            f"{source} holds an image that cannot be decoded ({error}); copy it again."
+            f"{source} holds an image that cannot be used ({error}); copy it again."
         ) from error
 
 

@@ -30,10 +30,10 @@ class _ImageColumn:
     def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
         column = self.read()
         wanted = column if steps is None else column.take(list(steps))
-        pixels = image_files.decode([cell["bytes"] for cell in wanted.to_pylist()], str(self.source))
+        files = [cell and cell["bytes"] for cell in wanted.to_pylist()]
         if not self.feature.is_depth:
-            return pixels
-        return pixels.astype(np.float32) * np.float32(
+            return image_files.decode_rgb(files, str(self.source))
+        return image_files.decode_depth(files, str(self.source)).astype(np.float32) * np.float32(
             DEPTH_UNIT_METERS[self.feature.info.get("depth_unit", "mm")]
         )
 

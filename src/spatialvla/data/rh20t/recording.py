@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from spatialvla.common.json_files import read_json
+from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.data.frames import decode_frames
 from spatialvla.data.rh20t.dictionaries import read_dictionary
 from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene
@@ -54,7 +54,7 @@ class Frames:
             return np.stack([found[number] for number in wanted])
         paths = [self.folder / "color" / f"{self.times[frame]}.jpg" for frame in frames]
         try:
-            return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+            return np.stack([np.asarray(to_rgb(open_picture(path))) for path in paths])
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder} has an image that cannot be read ({error}); copy it again."

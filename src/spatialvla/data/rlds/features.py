@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from spatialvla.common.json_files import parse_json
+from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.data.rlds.example import FeatureList
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 
 Kind = Literal["tensor", "image", "text"]
 
@@ -146,13 +145,15 @@ def files(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> list[memoryvi
 def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
     """(H, W, C) of one image file. Raises CheckpointError where it is none, or has another size."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            is_color = spec.dtype == np.uint8 and spec.shape[-1:] == (3,)
-            pixels = np.asarray(image.convert("RGB") if is_color else image)
-    except (OSError, UnidentifiedImageError) as error:
+        image = open_picture(data)
+        is_color = spec.dtype == np.uint8 and spec.shape[-1:] == (3,)
+        pixels = np.asarray(to_rgb(image) if is_color else image)
+    except InputError as error:
         raise CheckpointError(f"'{spec.key}' holds a file that is no image ({error})") from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if any(want not in (None, got) for want, got in zip(spec.shape, pixels.shape, strict=True)):
+    if len(spec.shape) != pixels.ndim or any(
+        want not in (None, got) for want, got in zip(spec.shape, pixels.shape, strict=True)
+    ):
         raise CheckpointError(
             f"'{spec.key}' holds an image of shape {pixels.shape}, announced was {spec.shape}"
         )

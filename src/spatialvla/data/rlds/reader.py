@@ -70,7 +70,10 @@ class RLDSEpisode:
         spec, stored = self._spec(key, "image"), self.image_files(key)
         chosen = range(len(stored)) if steps is None else steps
         with _naming(self.origin):
-            return np.stack([features.decode_image(spec, stored[step]) for step in chosen])
+            pictures = [features.decode_image(spec, stored[step]) for step in chosen]
+            if len(sizes := {picture.shape for picture in pictures}) > 1:
+                raise CheckpointError(f"'{key}' holds images of several sizes, {sorted(sizes)}")
+            return np.stack(pictures)
 
     def _spec(self, key: str, kind: features.Kind) -> FeatureSpec:
         spec = self.specs.get(key)

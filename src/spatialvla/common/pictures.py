@@ -1,0 +1,50 @@
+"""Picture files: decoded whole or refused, upright, and in 8-bit RGB whatever their mode."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base
+
+from spatialvla.errors import InputError
+
+_UPRIGHT = 1  # of EXIF's orientations
+
+
+def open_picture(file: Path | bytes | memoryview) -> Image.Image:
+    """The decoded picture of a file, as it is stored.
+
+    Raises InputError, saying why, where it cannot be decoded or is larger than Pillow's limit on the pixels
+    of a picture; FileNotFoundError where there is no such file.
+    """
+    try:
+        with Image.open(file if isinstance(file, Path) else BytesIO(file)) as picture:
+            picture.load()
+            return picture
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever comes up in damaged data, SyntaxError too.
+        raise InputError(f"its content cannot be decoded: {error}") from error
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """The picture in mode RGB, turned upright as its EXIF orientation says; 16-bit grey is scaled to 8 bits.
+
+    Raises InputError for 32-bit and float pictures, whose numbers do not say what is white.
+    """
+    if picture.getexif().get(Base.Orientation, _UPRIGHT) != _UPRIGHT:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB":
+        return picture
+    # Older versions of Pillow open a 16-bit PNG in mode I.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        levels = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise InputError(
+            f"A picture of mode {picture.mode} does not say which of its numbers is white; convert it to 8 bits."
+        )
+    return picture.convert("RGB")
