@@ -25,7 +25,7 @@ from spatialvla.model.lora import (
 )
 from spatialvla.model.published import published_name
 from spatialvla.model.regrid import regrid
-from spatialvla.training.start.adapt import regridded
+from spatialvla.training.start.adapt import adapted_processor
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 CHECKPOINT = REFERENCE / "checkpoint"
@@ -141,7 +141,7 @@ def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path):
         for parameter in adapter_parameters(model).values():
             parameter.add_(0.02 * torch.randn_like(parameter))
     save_adapter(model, tmp_path)
-    regridded(processor, grid, processor.statistics, processor.cameras).save_pretrained(tmp_path)
+    adapted_processor(processor, grid, processor.statistics, processor.cameras).save_pretrained(tmp_path)
     policy = Policy.from_pretrained(tmp_path, dataset="tiny_robot/0.1.0")
     merge_lora(model)
     assert policy.model.config == model.config

@@ -14,7 +14,8 @@ import torch
 from conftest import TEXT, tiny
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
+from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment
+from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.metrics import combined
 from spatialvla.training.optimizer import WeightAverage
 from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronize_gradients, token_weights

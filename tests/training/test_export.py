@@ -13,8 +13,9 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora import adapter_parameters, add_lora, merge_lora, save_adapter
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.checkpoints import export as exporting
-from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, Trained
+from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment
 from spatialvla.training.checkpoints.export import export, save_layout
+from spatialvla.training.checkpoints.tensors import Trained
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
 processor = Processor.from_pretrained(CHECKPOINT)

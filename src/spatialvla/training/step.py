@@ -12,7 +12,7 @@ import torch
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.training.checkpoints.checkpointer import Trained
+from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.feed.given_tokens import with_given_tokens
 from spatialvla.training.guidance.privileged import PrivilegedHead, PrivilegedTargets

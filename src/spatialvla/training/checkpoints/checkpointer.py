@@ -15,16 +15,23 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
-from torch.distributed.tensor import DTensor
 
 from spatialvla.errors import CheckpointError
 from spatialvla.training.checkpoints.storage import FileRecord, ShardReader, ShardWriter, flush
-from spatialvla.training.optimizer import WeightAverage
+from spatialvla.training.checkpoints.tensors import (
+    AVERAGE,
+    RANDOM,
+    WEIGHTS,
+    Trained,
+    make_optimizer_state,
+    named_tensors,
+    random_state,
+    set_random_state,
+    written_bytes,
+)
 from spatialvla.training.parallel.world import World
 
 T = TypeVar("T")
@@ -33,16 +40,6 @@ FOLDER = "checkpoints"
 """Where a run keeps them, inside its own folder."""
 
 PARTIAL = ".partial-"
-WEIGHTS, AVERAGE, OPTIMIZER, RANDOM = "weights/", "average/", "optimizer/", "random/"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The tensors that a run changes: plain, or in shards after `shard`."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ class Checkpointer:
         world = self.world
         target = self.folder / f"step_{moment.step:08d}"
         partial = self.folder / f"{PARTIAL}{target.name}"
-        tensors = _state(trained) | _random_state(world)
-        (needed,) = world.sum([sum(_written(name, tensor, world) for name, tensor in tensors.items())])
+        tensors = named_tensors(trained) | random_state(world)
+        (needed,) = world.sum([sum(written_bytes(name, tensor, world) for name, tensor in tensors.items())])
         world.on_main(lambda: self._prepare(partial, needed))
         writer = ShardWriter(partial, world.rank)
         with _dcp_errors(f"{target} cannot be written"):
@@ -134,8 +131,8 @@ class Checkpointer:
             raise self._unreadable(path, "; ".join(filter(None, damage)))
         reader = self._readable(path, lambda: ShardReader(path, [file.name for file in record.files]))
         saved = reader.tensors()
-        _make_optimizer_state(trained, saved)
-        tensors = _state(trained)
+        make_optimizer_state(trained, saved)
+        tensors = named_tensors(trained)
         strange = {name for name in saved if not name.startswith(RANDOM)} ^ set(tensors)
         if strange:
             raise CheckpointError(
@@ -144,12 +141,12 @@ class Checkpointer:
             )
         same = record.ranks == world.size
         random = {
-            name: torch.empty_like(value) for name, value in _random_state(world).items() if name in saved
+            name: torch.empty_like(value) for name, value in random_state(world).items() if name in saved
         }
         with _dcp_errors(f"{path} does not fit this configuration"):
             load_tensors(tensors | (random if same else {}), storage_reader=reader)
         if same:
-            _set_random_state(random, world)
+            set_random_state(random, world)
         else:
             words = np.random.SeedSequence([self.seed, record.step, world.rank]).generate_state(2)
             torch.manual_seed(int(words[0]) << 32 | int(words[1]))
@@ -227,55 +224,6 @@ class _Record:
         if any(Path(name).name != name for name in [*raw["documents"], *(file.name for file in files)]):
             raise ValueError("state.json names files outside the checkpoint")
         return cls(**raw, files=files)
-
-
-def _state(trained: Trained) -> dict[str, torch.Tensor]:
-    """Every tensor by its kind and the parameter's name."""
-    tensors = {WEIGHTS + name: tensor for name, tensor in trained.model.state_dict().items()}
-    if trained.average is not None:
-        tensors |= {AVERAGE + name: tensor for name, tensor in trained.average.average.items()}
-    for name, parameter in trained.model.named_parameters():
-        for key, value in trained.optimizer.state.get(parameter, {}).items():
-            tensors[f"{OPTIMIZER}{name}.{key}"] = value
-    return tensors
-
-
-def _make_optimizer_state(trained: Trained, saved: Mapping[str, TensorStorageMetadata]) -> None:
-    """Empty tensors for all that the checkpoint holds: an optimizer makes its own in its first step only."""
-    parameters = dict(trained.model.named_parameters())
-    for path, entry in saved.items():
-        name, _, key = path.removeprefix(OPTIMIZER).rpartition(".")
-        if not path.startswith(OPTIMIZER) or name not in parameters:
-            continue
-        parameter, dtype = parameters[name], entry.properties.dtype
-        # Moments lie as their parameter does; the count of steps is one number on each rank.
-        trained.optimizer.state[parameter][key] = (
-            torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-            if entry.size == parameter.shape
-            else torch.zeros(entry.size, dtype=dtype, device=parameter.device)
-        )
-
-
-def _random_state(world: World) -> dict[str, torch.Tensor]:
-    state = {f"{RANDOM}{world.rank}/cpu": torch.get_rng_state()}
-    if world.device.type == "cuda":
-        state[f"{RANDOM}{world.rank}/cuda"] = torch.cuda.get_rng_state(world.device)
-    return state
-
-
-def _set_random_state(state: Mapping[str, torch.Tensor], world: World) -> None:
-    for name, value in state.items():
-        if name.endswith("/cuda"):
-            torch.cuda.set_rng_state(value, world.device)
-        else:
-            torch.set_rng_state(value)
-
-
-def _written(name: str, tensor: torch.Tensor, world: World) -> int:
-    """Bytes this rank adds to the checkpoint; what all have alike counts once."""
-    if isinstance(tensor, DTensor):
-        return tensor.to_local().nbytes
-    return tensor.nbytes if world.is_main or name.startswith(RANDOM) else 0
 
 
 def _damage(path: Path, files: list[FileRecord]) -> str:

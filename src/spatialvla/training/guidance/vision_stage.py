@@ -23,7 +23,8 @@ from spatialvla.data.episodes import Episode, action_chunks
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment, Trained
+from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment
+from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.feed.batches import Feed
 from spatialvla.training.guidance.keypoints import Keypoints

@@ -35,12 +35,12 @@ def adapt(
             f"{model.config.action_token_begin_idx}; they do not belong together."
         )
     regrid(model, processor.grid, grid)
-    return regridded(
+    return adapted_processor(
         processor, grid, {**processor.statistics, **statistics}, {**processor.cameras, **(cameras or {})}
     )
 
 
-def regridded(
+def adapted_processor(
     processor: Processor,
     grid: ActionGrid,
     statistics: Mapping[str, ActionStatistics],
