@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.geometry.back_projection import back_project
 from spatialvla.geometry.camera import crop_intrinsics, resize_intrinsics
-from spatialvla.vision.ego3d import patch_points
+from spatialvla.vision.ego3d import back_project, patch_points
 
 K = np.array([[120.0, 0, 70], [0, 110, 45], [0, 0, 1]])
 numbers = st.floats(0.2, 4, allow_nan=False)

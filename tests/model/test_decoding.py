@@ -11,7 +11,6 @@ from PIL import Image
 
 from spatialvla import Processor, SpatialVLA
 from spatialvla.errors import InputError
-from spatialvla.model.cache import KVCache
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]
@@ -91,7 +90,7 @@ def test_bad_requests():
 
 
 def test_cache_overrun_is_an_error(monkeypatch):
-    small = KVCache.allocate(model.config.text, 1, 10, torch.device("cpu"), torch.float32)
+    small = model.passes.cache(1, 10)
     monkeypatch.setattr(model.passes, "cache", lambda rows, capacity: small)
     with pytest.raises(InputError, match="cache holds 10 tokens"):
         model.generate(a_batch(1))

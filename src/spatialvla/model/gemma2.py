@@ -8,6 +8,7 @@ size, F feed-forward, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from spatialvla.model.cache import KVCache
 from spatialvla.model.config import Gemma2Config
 
 
@@ -53,6 +53,39 @@ def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     """Queries or keys (B, N, T, H) by their positions. cos, sin: (B, 1, T, H), of `rotary_angles`."""
     first, second = x_BNTH.chunk(2, dim=-1)
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of the slots of a batch, whether written yet or not; masks hide what is not.
+
+    keys, values: a tensor (B, K, S, H) a layer. They are separate tensors so that writing to one is no change
+    of the others to a compiler. All shapes stay as they were allocated.
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+    @property
+    def capacity(self) -> int:
+        """S."""
+        return self.keys[0].shape[2]
+
+    def clear(self, first: int = 0) -> None:
+        """Zeros the slots from `first` on, before the cache serves another batch.
+
+        A hidden slot weighs nothing, but nothing times a NaN that another request left behind is NaN.
+        """
+        torch._foreach_zero_([tensor[:, :, first:] for tensor in (*self.keys, *self.values)])  # one launch
+
+    def update(
+        self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, slots_T: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes new keys and values at the slots `slots_T`; returns all of this layer's, (B, K, S, H)."""
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, slots_T, k_BKTH.to(keys.dtype))
+        values.index_copy_(2, slots_T, v_BKTH.to(values.dtype))
+        return keys, values
 
 
 class GroupedQueryAttention(nn.Module):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spatialvla.geometry.back_projection import back_project
 from spatialvla.geometry.camera import check_intrinsics
+from spatialvla.vision.ego3d import back_project
 
 # Walls further than this many times the median depth are left out: they would dwarf what is in front of them.
 _FAR = 1.6

@@ -1,7 +1,15 @@
-"""A chunk of action ids: a prefill, then one decode step an id, or fewer where drafts are at hand."""
+"""A chunk of action ids: a prefill, then one decode step an id, or fewer where drafts are at hand.
+
+Drafts are checked without loss. Each pass predicts every slot from the guesses before it. The guesses that agree, up
+to the first that does not, are what plain greedy decoding would have said, and so is the prediction behind them; the
+predictions further on are the next guesses (Jacobi iteration, arXiv 2305.10427). At least one more id is right after
+each pass.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +19,13 @@ from spatialvla.actions.grids import Cells
 from spatialvla.actions.tokens import FREE, checked_tokens
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
-from spatialvla.model.cache import KVCache
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding.passes import Layout, Passes, Sampling
-from spatialvla.model.decoding.prompt import check_prompts, memory_for
-from spatialvla.model.decoding.speculation import Near, speculate, within
+from spatialvla.model.gemma2 import KVCache
+from spatialvla.model.network import Network
+
+Near = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Which guesses (B, T) to keep where the model says (B, T), both vocabulary ids: (B, T) bool."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,7 @@ def decode(
         return Decoded(committed, 0, torch.zeros_like(lengths).to(device))
     with memory_for(len(batch), device):
         layout = Layout.behind(batch.attention_mask, shape[1] - 1)
-        cache = passes.cache(*layout.real_BS.shape)
-        cache.check_room(layout.real_BS.shape[1])
+        cache = passes.cache_for(layout)
         prompt = passes.embed(batch)
         if drafts is None:
             ids = one_by_one(passes, prompt, layout, cache, committed, known, sampling)
@@ -112,3 +121,100 @@ def _checked_ids(
     ids = ids.cpu()
     checked_tokens(name, ids.unflatten(1, (-1, 3)).numpy(), config.id_ranges, free=FREE)
     return ids
+
+
+def speculate(
+    passes: Passes,
+    prompt_BPD: torch.Tensor,
+    layout: Layout,
+    cache: KVCache,
+    committed: torch.Tensor,
+    drafts: torch.Tensor,
+    near: Near = torch.eq,
+) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """Ids, passes and accepted drafts of `Decoded`.
+
+    committed, drafts: (B, 3 * chunk); the drafts guess the free slots.
+
+    All rows go through the same passes over the same slots; one that is ahead repeats what it knows already.
+    Each pass is as wide as the steps of the chunk that some row has open, so that there are few widths.
+    """
+    chunk = committed.shape[1]
+    slots = torch.arange(layout.prompt, layout.prompt + chunk, device=committed.device)
+    fixed = committed != FREE
+    offered = ~fixed & (drafts != FREE)
+    guesses = hold(torch.where(fixed, committed, drafts), passes.network.config.grammar)
+    settled = fixed.sum(dim=1)
+
+    predicted = passes.first_ids(prompt_BPD, guesses[:, :-1], layout, cache, chunk)
+    agreed = agreement(guesses, predicted, settled, near)
+    accepted = (agreed & offered).sum(dim=1)
+    count = 1
+    while True:
+        guesses = torch.where(agreed, guesses, predicted)
+        settled = (agreed.sum(dim=1) + 1).clamp(max=chunk)
+        least = int(settled.min())  # the only time in a pass that the host waits
+        if least == chunk:
+            return guesses, count, accepted
+        # The last right id of the row furthest behind is not in the cache yet. Begin with the step it is in.
+        begin = (least - 1) // 3 * 3
+        window = passes.next_ids(guesses[:, begin:-1], slots[begin:-1], layout, cache, 1)
+        predicted = torch.cat([guesses[:, : begin + 1], window], dim=1)
+        agreed = agreement(guesses, predicted, settled, near)
+        count += 1
+
+
+def agreement(
+    guesses: torch.Tensor, predicted: torch.Tensor, settled: torch.Tensor, near: Near
+) -> torch.Tensor:
+    """(B, T): the guesses that stand, up to the first that the model disagrees with.
+
+    settled: (B,) how many stand already. They are never taken back, even if another width of pass rounds
+    otherwise.
+    """
+    indices = torch.arange(guesses.shape[1], device=guesses.device)
+    right = near(guesses, predicted) | (indices < settled[:, None])
+    return right.long().cumprod(dim=1).bool()
+
+
+def hold(ids: torch.Tensor, grammar: tuple[slice, slice, slice]) -> torch.Tensor:
+    """Ids (B, 3 * steps) with every FREE replaced by the last id of its kind, or the first that there is."""
+    last = torch.tensor([rows.start for rows in grammar], device=ids.device)
+    held = []
+    for step in ids.unflatten(1, (-1, 3)).unbind(dim=1):
+        last = torch.where(step != FREE, step, last)
+        held.append(last)
+    return torch.cat(held, dim=1)
+
+
+def within(tolerance: int, cells: Cells, first_action: int, device: torch.device) -> Near:
+    """Keeps guesses whose cell is at most `tolerance` bins from the model's along each dimension."""
+    bins, periods = (torch.from_numpy(a).to(device) for a in (cells.bins, cells.periods))
+
+    def near(guesses: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        guess, best = guesses - first_action, predicted - first_action
+        apart = (bins[guess] - bins[best]).abs()
+        return (torch.minimum(apart, periods[best] - apart) <= tolerance).all(dim=-1)
+
+    return near
+
+
+def check_prompts(network: Network, batch: Batch) -> None:
+    """Raises InputError where a batch has labels, padding on the right, or another number of image tokens."""
+    if batch.labels is not None:
+        raise InputError("This batch has labels; generate from one that was made without actions=.")
+    if not bool(batch.attention_mask[:, -1].all()):
+        raise InputError("Prompts must be padded on the left to generate.")
+    network.check_image_tokens(batch)
+
+
+@contextmanager
+def memory_for(rows: int, device: torch.device) -> Iterator[None]:
+    """Lets what runs inside raise InputError, with what to do, where the device has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"{device} has too little free memory for a batch of {rows}; pass fewer rows at a time, "
+            "or load the model in bfloat16."
+        ) from None

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from spatialvla.batch import Batch
-from spatialvla.model.cache import KVCache
+from spatialvla.errors import InputError
+from spatialvla.model.gemma2 import KVCache
 from spatialvla.model.network import Network, token_positions
 
 
@@ -68,8 +69,24 @@ class Passes:
 
     def cache(self, batch: int, capacity: int) -> KVCache:
         """A cache for one chunk of a batch. To keep it for the next, `clear` it behind the prompt."""
-        network = self.network
-        return KVCache.allocate(network.config.text, batch, capacity, network.device, network.dtype)
+        network, config = self.network, self.network.config.text
+        shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
+        keys, values = (
+            tuple(
+                torch.zeros(shape, device=network.device, dtype=network.dtype)
+                for _ in range(config.num_hidden_layers)
+            )
+            for _ in range(2)
+        )
+        return KVCache(keys, values)
+
+    def cache_for(self, layout: Layout) -> KVCache:
+        """A cache with a slot for each of the layout's. Raises InputError where it holds fewer."""
+        rows, slots = layout.real_BS.shape
+        cache = self.cache(rows, slots)
+        if slots > cache.capacity:
+            raise InputError(f"The KV cache holds {cache.capacity} tokens; {slots} do not fit.")
+        return cache
 
     def first_ids(
         self,

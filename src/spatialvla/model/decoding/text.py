@@ -6,8 +6,8 @@ import torch
 
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
+from spatialvla.model.decoding.chunk import check_prompts, memory_for
 from spatialvla.model.decoding.passes import Layout, Passes, Sampling, pick
-from spatialvla.model.decoding.prompt import check_prompts, memory_for
 
 
 @torch.no_grad()
@@ -21,8 +21,7 @@ def generate_text(
     check_prompts(network, batch)
     with memory_for(len(batch), network.device):
         layout = Layout.behind(batch.attention_mask, max_new_tokens - 1)
-        cache = passes.cache(*layout.real_BS.shape)
-        cache.check_room(layout.real_BS.shape[1])
+        cache = passes.cache_for(layout)
         hidden = passes.prefill(passes.embed(batch), batch.input_ids[:, :0], layout, cache, 1)
         running = torch.ones_like(batch.attention_mask[:, :1])
         ids: list[torch.Tensor] = []

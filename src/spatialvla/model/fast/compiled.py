@@ -16,9 +16,9 @@ import torch._inductor.config
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.batch import Batch
-from spatialvla.model.cache import KVCache
 from spatialvla.model.decoding.passes import Layout, Sampling
 from spatialvla.model.fast.streams import TwoStreamPasses
+from spatialvla.model.gemma2 import KVCache
 from spatialvla.model.network import Network
 from spatialvla.vision.depth import PerImageHeads
 
