@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from spatialvla import Observation, Policy, Processor, SpatialVLA
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import Execution
 from spatialvla.policy import MOST_DRAFTED

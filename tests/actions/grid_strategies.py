@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from spatialvla.actions.coordinates import DIMENSION_RANGES
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import DIMENSION_RANGES, Bins
+from spatialvla.actions.grids import ActionGrid
 
 # The published Gaussians: the README of the checkpoints rounds them to four digits, the edges hold all.
 PRETRAINING = {

@@ -6,7 +6,7 @@ from grid_strategies import PRETRAINING, gaussians, grids, small_bins
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.actions.coordinates import BLOCKS
+from spatialvla.actions.bins import BLOCKS
 from spatialvla.actions.embeddings import adapt_embeddings
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spatialvla.actions.coordinates import BLOCKS, DIMENSION_RANGES, action_coordinates
-from spatialvla.actions.gaussians import Gaussian, fit_gaussians
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import BLOCKS, DIMENSION_RANGES, Bins, Gaussian, fit_gaussians
+from spatialvla.actions.grids import ActionGrid, action_coordinates
 from spatialvla.errors import CheckpointError, InputError
 
 REFERENCE = Path(__file__).parents[1] / "goldens/reference"
@@ -142,7 +141,7 @@ def test_leading_dimensions_are_kept():
 def test_fit_recovers_mean_and_deviation():
     rng = np.random.default_rng(0)
     actions = rng.normal(0.1, 0.2, (20_000, 7))
-    fits = fit_gaussians(actions)
+    fits = fit_gaussians(action_coordinates(actions))
     for name in BLOCKS["rotation"]:
         assert fits[name] == pytest.approx((0.1, 0.2), abs=0.01)
     assert fits["r"].mu == pytest.approx(np.linalg.norm(actions[:, :3], axis=1).mean(), abs=1e-3)

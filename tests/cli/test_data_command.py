@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.cli.main import main
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.training.config import DatasetConfig

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from fake_source import CAMERA, FakeSource
 
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spatialvla import ActionGrid, Policy, Processor, SpatialVLA
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora import (

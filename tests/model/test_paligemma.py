@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from spatialvla import Policy, Processor, SpatialVLA
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera

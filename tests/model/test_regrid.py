@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from spatialvla import ActionGrid, Processor, SpatialVLA
+from spatialvla.actions.bins import Bins
 from spatialvla.actions.embeddings import adapt_embeddings
-from spatialvla.actions.grids import Bins
 from spatialvla.errors import CheckpointError
 from spatialvla.model.regrid import regrid
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from random_decoder import SHAPE, TEXT, Case, cases, example
 from torch._dynamo.testing import CompileCounter
 
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
 from spatialvla.model.decoding.chunk import one_by_one
 from spatialvla.model.decoding.passes import Layout, Passes

@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig

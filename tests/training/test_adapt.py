@@ -6,7 +6,8 @@ import torch
 
 from conftest import TEXT, tiny
 from spatialvla import Policy, Processor, SpatialVLA
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera

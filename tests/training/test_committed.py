@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from conftest import BINS, tiny, write_dataset
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.batch import GIVEN, IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.model.presets import PRESETS

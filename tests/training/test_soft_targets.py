@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.training.guidance.soft_targets import SoftTokenLoss
 
 GRID = ActionGrid.uniform(Bins(theta=4, phi=6, r=3, roll=3, pitch=3, yaw=3))

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
 
 pytest.importorskip("matplotlib")

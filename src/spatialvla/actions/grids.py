@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, cast
@@ -11,53 +11,27 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float, Int
 
-from spatialvla.actions.coordinates import (
+from spatialvla.actions.bins import (
     BLOCKS,
     DIMENSION_RANGES,
-    action_coordinates,
-    spherical_to_cartesian,
+    PUBLISHED_BINS,
+    Bins,
+    Gaussian,
+    equal_probability_edges,
+    fit_gaussians,
 )
-from spatialvla.actions.gaussians import Gaussian, equal_probability_edges, fit_gaussians
-from spatialvla.actions.tokens import checked_tokens
 from spatialvla.errors import CheckpointError, InputError
+
+KINDS = (*BLOCKS, "gripper")
+"""What the three tokens of a step stand for, in order."""
+
+FREE = -1
+"""Stands in a slot of a chunk that nothing is said about: not committed, or no guess."""
 
 _N_GRIPPER = 2
 
 NEVER = 2**40
 """A period no distance comes near to, and between tokens that are no neighbors of any degree a distance."""
-
-
-@dataclass(frozen=True)
-class Bins:
-    """How many bins each continuous dimension has. The default is the published 8,194-token setup."""
-
-    theta: int = 16
-    """Of a motion's angle from the z axis."""
-
-    phi: int = 32
-    """Of its angle around the z axis."""
-
-    r: int = 8
-    """Of its length."""
-
-    roll: int = 16
-    """Of the rotation about x."""
-
-    pitch: int = 16
-    """Of the rotation about y."""
-
-    yaw: int = 16
-    """Of the rotation about z."""
-
-    def __post_init__(self) -> None:
-        for name, count in vars(self).items():
-            if count < 1:
-                raise InputError(f"Each dimension needs at least one bin, but {name} has {count}.")
-
-
-NANO_BINS = Bins(theta=12, phi=24, r=8, roll=5, pitch=5, yaw=5)
-"""Our small model's. Few enough cells that some hundred demonstrations visit most; odd rotation counts have a
-cell around zero."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +79,7 @@ class ActionGrid:
         cls,
         gaussians: Mapping[str, tuple[float, float]],
         min_sigma: float = 0.0,
-        bins: Bins = Bins(),
+        bins: Bins = PUBLISHED_BINS,
     ) -> ActionGrid:
         """Bins of equal probability under a truncated Gaussian (mean, deviation) for each dimension.
 
@@ -129,7 +103,7 @@ class ActionGrid:
         return cls(**edges)
 
     @classmethod
-    def uniform(cls, bins: Bins = Bins()) -> ActionGrid:
+    def uniform(cls, bins: Bins = PUBLISHED_BINS) -> ActionGrid:
         """Bins of equal width: the paper's ablation of adaptive grids (section 4.4)."""
         return cls(
             **{
@@ -143,10 +117,10 @@ class ActionGrid:
         cls,
         actions: Float[np.ndarray, "n 7"],
         min_sigma: float = 0.0,
-        bins: Bins = Bins(),
+        bins: Bins = PUBLISHED_BINS,
     ) -> ActionGrid:
         """The grid of the Gaussians that `fit_gaussians` finds in normalized actions (n, 7)."""
-        return cls.from_gaussians(fit_gaussians(actions), min_sigma, bins)
+        return cls.from_gaussians(fit_gaussians(action_coordinates(actions)), min_sigma, bins)
 
     @property
     def bins(self) -> Bins:
@@ -296,3 +270,71 @@ class ActionGrid:
     @property
     def _offsets(self) -> np.ndarray:
         return np.array([start for start, _ in self.ranges])
+
+
+def checked_tokens(
+    name: str,
+    tokens: np.ndarray,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    free: int | None = None,
+) -> Int[np.ndarray, "*steps 3"]:
+    """Tokens (..., 3) as int64, each of its slot's kind.
+
+    name: of the argument, for the error. ranges: the half-open range of each kind: `ActionGrid.ranges` for
+    spatial tokens, `SpatialVLAConfig.id_ranges` for vocabulary ids. free: a number that may stand in any
+    slot.
+    Raises InputError on other shapes, on what is not whole, and on a number that is not of its slot's kind.
+    """
+    numbers = np.asarray(tokens)
+    if numbers.ndim < 1 or numbers.shape[-1] != len(KINDS) or not np.issubdtype(numbers.dtype, np.integer):
+        raise InputError(f"{name} must be whole numbers (..., 3), got {numbers.dtype} {numbers.shape}.")
+    for slot, (kind, (start, stop)) in enumerate(zip(KINDS, ranges, strict=True)):
+        found = numbers[..., slot]
+        wrong = np.unique(found[((found < start) | (found >= stop)) & (found != free)])
+        if wrong.size:
+            listed = ", ".join(map(str, wrong[:5])) + (", …" if wrong.size > 5 else "")
+            raise InputError(
+                f"{name} has {listed} where a {kind} token belongs; these are {start} to {stop - 1}."
+            )
+    return numbers.astype(np.int64)
+
+
+def checked_actions(actions: np.ndarray) -> Float[np.ndarray, "*steps 7"]:
+    """Actions (..., 7) as float32 (kept) or float64; InputError on other shapes and on NaN or infinity."""
+    values = np.asarray(actions)
+    if values.ndim < 1 or values.shape[-1] != 7:
+        raise InputError(f"Actions must be (..., 7), got {values.shape}.")
+    if values.dtype != np.float32:
+        values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"Actions must be finite, but {int((~np.isfinite(values)).sum())} numbers are not.")
+    return values
+
+
+def action_coordinates(actions: Float[np.ndarray, "*steps 7"]) -> dict[str, np.ndarray]:
+    """Normalized actions (..., 7) -> each of DIMENSION_RANGES, (...), in the same precision.
+
+    The translation is clipped to [-1, 1] first. Raises InputError like `checked_actions`.
+    """
+    values = checked_actions(actions)
+    spherical = cartesian_to_spherical(np.clip(values[..., :3], -1.0, 1.0))
+    rotation = np.moveaxis(values[..., 3:6], -1, 0)
+    return dict(zip(DIMENSION_RANGES, (*spherical, *rotation), strict=True))
+
+
+def cartesian_to_spherical(
+    xyz: Float[np.ndarray, "*points 3"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """xyz (..., 3) -> theta in [0, π] from +z, phi in [-π, π] from +x, r >= 0, each (...)."""
+    x, y, z = np.moveaxis(xyz, -1, 0)
+    return np.arctan2(np.sqrt(x**2 + y**2), z), np.arctan2(y, x), np.sqrt(x**2 + y**2 + z**2)
+
+
+def spherical_to_cartesian(
+    theta: np.ndarray, phi: np.ndarray, r: np.ndarray
+) -> Float[np.ndarray, "*points 3"]:
+    """The inverse: theta, phi, r, each (...) -> xyz (..., 3)."""
+    return np.stack(
+        [r * np.sin(theta) * np.cos(phi), r * np.sin(theta) * np.sin(phi), r * np.cos(theta)], axis=-1
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spatialvla.actions.coordinates import checked_actions
+from spatialvla.actions.grids import checked_actions
 from spatialvla.errors import CheckpointError, InputError
 
 MIN_SPAN = 1e-8

@@ -9,7 +9,7 @@ from typing import Any, Self
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.cli.training_run import TrainingRun, common_options, part
 from spatialvla.cli.verb import read_first
 from spatialvla.training.config import NetworkOptions, TrainConfig

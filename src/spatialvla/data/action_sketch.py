@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spatialvla.actions.coordinates import checked_actions
+from spatialvla.actions.grids import checked_actions
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.draws import scrambled
 from spatialvla.errors import InputError

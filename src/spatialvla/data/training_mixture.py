@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.actions.grids import ActionGrid, Bins
+from spatialvla.actions.bins import Bins
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.action_sketch import SAMPLE
 from spatialvla.data.draws import EvenDraws, MixtureDraws, scrambled

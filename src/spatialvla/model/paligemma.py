@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spatialvla.actions.grids import NANO_BINS
+from spatialvla.actions.bins import NANO_BINS
 from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.common.checks import check_counts, check_fractions
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError

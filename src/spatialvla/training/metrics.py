@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from spatialvla.actions.tokens import KINDS
+from spatialvla.actions.grids import KINDS
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig

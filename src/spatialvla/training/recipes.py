@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from spatialvla.actions.grids import NANO_BINS
+from spatialvla.actions.bins import NANO_BINS
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.training.config import FineTuning, TrainConfig
 from spatialvla.training.guidance_config import Guidance

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from spatialvla.actions.coordinates import BLOCKS, DIMENSION_RANGES, action_coordinates
-from spatialvla.actions.gaussians import Gaussian, fit_gaussians
-from spatialvla.actions.grids import ActionGrid
+from spatialvla.actions.bins import BLOCKS, DIMENSION_RANGES, Gaussian, fit_gaussians
+from spatialvla.actions.grids import ActionGrid, action_coordinates
 from spatialvla.viz.drawing import INK, new_figure, png
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def grid_figure(
     Raises InputError where the actions or tokens do not suit the grid, or matplotlib is missing.
     """
     data = None if actions is None else action_coordinates(actions)
-    gaussians = None if actions is None else fit_gaussians(actions)
+    gaussians = None if actions is None else fit_gaussians(action_coordinates(actions))
     steps = None if tokens is None else grid.bin_indices(tokens)
     with new_figure(12.0, 5.4) as figure:
         if title:

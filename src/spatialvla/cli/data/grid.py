@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from spatialvla.actions.grids import Bins
+from spatialvla.actions.bins import Bins
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.training_run import part
 from spatialvla.cli.verb import Verb, read_first
@@ -111,12 +111,13 @@ def _table(grid: ActionGrid, actions: np.ndarray) -> Table:
     import numpy as np
     from rich.table import Table
 
-    from spatialvla.actions.gaussians import fit_gaussians
+    from spatialvla.actions.bins import fit_gaussians
+    from spatialvla.actions.grids import action_coordinates
 
     table = Table(title="Action grid")
     for name in ("dimension", "μ", "σ", "bins", "narrowest bin", "widest bin"):
         table.add_column(name, justify="left" if name == "dimension" else "right")
-    for name, gaussian in fit_gaussians(actions).items():
+    for name, gaussian in fit_gaussians(action_coordinates(actions)).items():
         widths = np.diff(grid.edges[name])
         numbers = (gaussian.mu, gaussian.sigma, widths.min(), widths.max())
         mu, sigma, narrow, wide = (f"{number:.4f}" for number in numbers)

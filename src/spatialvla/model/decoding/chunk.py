@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 
-from spatialvla.actions.grids import Cells
-from spatialvla.actions.tokens import FREE, checked_tokens
+from spatialvla.actions.grids import FREE, Cells, checked_tokens
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig

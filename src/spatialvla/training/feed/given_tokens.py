@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spatialvla.actions.coordinates import BLOCKS
+from spatialvla.actions.bins import BLOCKS
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.batch import GIVEN, IGNORED, Batch
 from spatialvla.errors import InputError
