@@ -12,6 +12,7 @@ from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import Execution
+from spatialvla.model.decoding.chunk import decode
 from spatialvla.policy import MOST_DRAFTED
 from spatialvla_client.asynchronous import AsynchronousLoop
 
@@ -104,13 +105,12 @@ def test_chunks_begin_with_what_is_committed(policy):
 
 def test_prompts_are_padded_as_the_model_likes_it(policy, monkeypatch):
     lengths = []
-    decode = policy.model.decode
 
-    def recorded(batch, **options):
+    def recorded(passes, batch, **options):
         lengths.append(batch.input_ids.shape[1] - policy.processor.image_token_num)
-        return decode(batch, **options)
+        return decode(passes, batch, **options)
 
-    monkeypatch.setattr(policy.model, "decode", recorded)
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
     plain = policy.predict(OBSERVATIONS[:1])
     monkeypatch.setattr(policy.model.passes, "prompt_multiple", 16)
     padded = policy.predict(OBSERVATIONS[:1])
@@ -121,13 +121,12 @@ def test_prompts_are_padded_as_the_model_likes_it(policy, monkeypatch):
 
 def test_drafts_change_nothing_but_the_passes(policy, monkeypatch):
     decoded = []
-    decode = policy.model.decode
 
     def recorded(*args, **options):
         decoded.append(decode(*args, **options))
         return decoded[-1]
 
-    monkeypatch.setattr(policy.model, "decode", recorded)
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
     plain = policy.predict(OBSERVATIONS)
     right = [chunk.tokens for chunk in plain]
     for drafts in (right, [right[1], None, right[0][:1]], [None] * 3):
@@ -142,13 +141,12 @@ def test_speculation_is_off_where_it_is_told_to_be(monkeypatch):
     for options, drafted in (({}, True), ({"speculate": False}, False), ({"temperature": 1.0}, False)):
         policy = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, **options)
         seen = []
-        decode = policy.model.decode
 
         def recorded(*args, decode=decode, seen=seen, **options):
             seen.append(options["draft_ids"] is not None)
             return decode(*args, **options)
 
-        monkeypatch.setattr(policy.model, "decode", recorded)
+        monkeypatch.setattr("spatialvla.policy.decode", recorded)
         policy.act(OBSERVATIONS[0])
         policy.act(OBSERVATIONS[0])
         assert seen == [drafted] * 2
@@ -156,7 +154,6 @@ def test_speculation_is_off_where_it_is_told_to_be(monkeypatch):
 
 def test_large_batches_on_a_cpu_are_decoded_token_by_token(policy, monkeypatch):
     passes = []
-    decode = policy.model.decode
 
     def recorded(*args, **options):
         decoded = decode(*args, **options)
@@ -164,7 +161,7 @@ def test_large_batches_on_a_cpu_are_decoded_token_by_token(policy, monkeypatch):
         return decoded
 
     (chunk,) = policy.predict(OBSERVATIONS[:1])
-    monkeypatch.setattr(policy.model, "decode", recorded)
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
     for rows in (MOST_DRAFTED, MOST_DRAFTED + 1):
         policy.predict([OBSERVATIONS[0]] * rows, drafts=[chunk.tokens] * rows)
     assert passes == [1, 6]

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from spatialvla.batch import Batch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
+from spatialvla.model.decoding.chunk import decode
+from spatialvla.model.decoding.passes import Sampling
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Prepared, Processor
@@ -220,13 +222,14 @@ class Policy:
         if len(batch) > MOST_DRAFTED and self.model.device.type == "cpu":
             drafts = None
         committed = [row.committed for row in rows]
-        decoded = self.model.decode(
+        decoded = decode(
+            self.model.passes,
             batch,
             committed_ids=self.processor.token_ids(committed) if any(map(len, committed)) else None,
             draft_ids=None if drafts is None else self.processor.token_ids(drafts),
             tolerance=self.tolerance,
             cells=self.processor.grid.cells,
-            temperature=self.temperature,
+            sampling=Sampling.at(self.temperature),
         )
         tokens = self.processor.tokens(decoded.ids)
         actions = self.processor.actions(tokens, self.dataset)

@@ -113,7 +113,7 @@ class SpatialVLA(Network):
         after <eos>.
         temperature: 0 takes the most likely token, above 0 samples.
         """
-        sampling = _sampling(temperature, generator)
+        sampling = Sampling.at(temperature, generator)
         if not constrained:
             longest = 3 * self.config.action_chunk_size if max_new_tokens is None else max_new_tokens
             return generate_text(self.passes, batch, longest, sampling)
@@ -160,11 +160,5 @@ class SpatialVLA(Network):
                 temperature: 0 takes the most likely token, above 0 samples, without drafts.
                 Raises InputError on ids that are not of their slot's kind, and where memory does not suffice.
         """
-        sampling = _sampling(temperature, generator)
+        sampling = Sampling.at(temperature, generator)
         return decode(self.passes, batch, committed_ids, draft_ids, tolerance, cells, sampling)
-
-
-def _sampling(temperature: float, generator: torch.Generator | None) -> Sampling | None:
-    if not temperature >= 0:
-        raise InputError(f"temperature must be 0 or more, got {temperature}.")
-    return Sampling(temperature, generator) if temperature > 0 else None

@@ -24,6 +24,13 @@ class Sampling:
     temperature: float
     generator: torch.Generator | None = None
 
+    @classmethod
+    def at(cls, temperature: float, generator: torch.Generator | None = None) -> Sampling | None:
+        """None for a temperature of 0: the most likely. Raises InputError below."""
+        if not temperature >= 0:
+            raise InputError(f"temperature must be 0 or more, got {temperature}.")
+        return cls(temperature, generator) if temperature > 0 else None
+
 
 @dataclass(frozen=True)
 class Layout:
