@@ -210,7 +210,7 @@ def test_episodes_of_one_policy_keep_their_own_depth():
     assert sizes == [1, 1, 1, 1]
 
 
-def test_a_kept_depth_map_is_used(policy):
+def test_a_kept_depth_map_is_used(policy, monkeypatch):
     kept = Policy(policy.model, policy.processor, dataset=DATASET, depth_every=2)
     seen = []
 
@@ -219,15 +219,18 @@ def test_a_kept_depth_map_is_used(policy):
         return torch.full((len(pixels), *pixels.shape[2:]), seen[-1])
 
     depths = []
-    decode = policy.model.decode
     policy.model.depth_source = source
-    policy.model.decode = lambda batch, **options: (depths.append(batch.depth), decode(batch, **options))[1]
+
+    def recorded(passes, batch, **options):
+        depths.append(batch.depth)
+        return decode(passes, batch, **options)
+
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
     try:
         for _ in range(3):
             kept.act(OBSERVATIONS[0])
     finally:
         policy.model.depth_source = None
-        del policy.model.decode
     assert [float(depth.mean()) for depth in depths] == [1.0, 1.0, 2.0]
 
 

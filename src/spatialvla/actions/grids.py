@@ -127,17 +127,17 @@ class ActionGrid:
         """The number of bins by dimension."""
         return Bins(*(len(getattr(self, field.name)) - 1 for field in fields(self)))
 
-    @property
+    @cached_property
     def edges(self) -> dict[str, np.ndarray]:
         """Bin edges by dimension, (bins + 1,) float64 each."""
         return {field.name: np.array(getattr(self, field.name)) for field in fields(self)}
 
-    @property
+    @cached_property
     def centers(self) -> dict[str, np.ndarray]:
         """Middles of the bins by dimension, (bins,) float64 each: what tokens decode to."""
         return {name: (edges[:-1] + edges[1:]) / 2 for name, edges in self.edges.items()}
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Bins of the translation block (theta, phi, r) and of the rotation block (roll, pitch, yaw)."""
         bins = self.bins
@@ -163,7 +163,7 @@ class ActionGrid:
         """Number of tokens."""
         return self.n_translation + self.n_rotation + self.n_gripper
 
-    @property
+    @cached_property
     def ranges(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Half-open token number ranges of translation, rotation and gripper."""
         rotation = self.n_translation
@@ -267,7 +267,7 @@ class ActionGrid:
             )
         return grid
 
-    @property
+    @cached_property
     def _offsets(self) -> np.ndarray:
         return np.array([start for start, _ in self.ranges])
 
