@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spatialvla.errors import InputError
+from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.processor import Prepared, Processor
 from spatialvla.types import ActionChunk, Observation
@@ -37,7 +37,8 @@ def expected(observation: Observation) -> np.ndarray:
 
 
 class FakePolicy:
-    """Answers after `seconds`. Instructions work mischief: "nan", "crash", "refuse", "batch crash".
+    """Answers after `seconds`. Instructions work mischief: "nan", "not finite", "crash", "refuse",
+    "batch crash".
 
     batches, drafts, committed: of each batch its rows' instructions, their drafts and their committed steps.
     """
@@ -77,6 +78,8 @@ class FakePolicy:
         text = seen.instruction
         if text == "crash" or (text == "batch crash" and batch > 1):
             raise RuntimeError("secret: /home/robot/weights")
+        if text == "not finite":
+            raise NotFiniteError("The model's logits contain NaN.")
         if text == "refuse":
             raise InputError("This instruction cannot be used.")
         actions = expected(Observation(seen.view.image, text))

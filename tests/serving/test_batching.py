@@ -91,7 +91,7 @@ def test_the_queue_is_bounded(engine, policy):
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("crash", InternalError), ("refuse", InputError), ("nan", UnsafeAction)],
+    [("crash", InternalError), ("refuse", InputError), ("nan", UnsafeAction), ("not finite", UnsafeAction)],
 )
 def test_a_request_fails_alone(engine, policy, text, error):
     futures = [hold(engine, policy)]

@@ -28,6 +28,9 @@ KINDS = (*BLOCKS, "gripper")
 FREE = -1
 """Stands in a slot of a chunk that nothing is said about: not committed, or no guess."""
 
+NOT_FINITE = -2
+"""Stands for a token that was to be chosen by logits of which some are NaN or infinite: there is none."""
+
 _N_GRIPPER = 2
 
 NEVER = 2**40

@@ -28,7 +28,7 @@ from spatialvla.cli.serve import Serve
 from spatialvla.cli.train import Train
 from spatialvla.cli.train_depth import TrainDepth
 from spatialvla.cli.verb import Verb
-from spatialvla.errors import CheckpointError, InputError
+from spatialvla.errors import CheckpointError, InputError, NotFiniteError
 
 VERBS: Mapping[str, type[Verb]] = {
     "demo": Demo,
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `spatialvla`; exits with 2 and one line on stderr where the input cannot be used."""
     try:
         _run(sys.argv[1:] if arguments is None else list(arguments))
-    except (InputError, CheckpointError) as error:
+    except (InputError, CheckpointError, NotFiniteError) as error:
         _fail(str(error), code=2)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:

@@ -302,6 +302,13 @@ class Gemma2ForCausalLM(nn.Module):
 
     def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
         """Soft-capped logits (…, V) of hidden states (…, D), or only those of the vocabulary `rows`."""
+        return self.capped(self.uncapped_logits(hidden, rows))
+
+    def uncapped_logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """The same before the soft cap, which makes infinite ones finite."""
         logits: torch.Tensor = self.lm_head(hidden, rows)
-        logits = logits.to(at_least_float32(logits.dtype))
+        return logits.to(at_least_float32(logits.dtype))
+
+    def capped(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (…, V) within the soft cap."""
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap

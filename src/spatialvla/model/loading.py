@@ -23,7 +23,8 @@ PROCESSOR = "processor_config.json"
 def load(kind: type[N], path_or_id: str | Path, dtype: torch.dtype, revision: str | None = None) -> N:
     """The network in a folder or Hub id, on the CPU and in eval mode; an adapter is merged into its base.
 
-    Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
+    Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra, misshapen or not
+    finite.
     """
     folder = resolve_folder(path_or_id, revision)
     if (folder / ADAPTER).exists():

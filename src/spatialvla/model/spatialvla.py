@@ -112,6 +112,7 @@ class SpatialVLA(Network):
         so on. Otherwise any vocabulary entry may, up to `max_new_tokens`, and rows are filled with padding
         after <eos>.
         temperature: 0 takes the most likely token, above 0 samples.
+        Raises NotFiniteError where logits are NaN or infinite.
         """
         sampling = Sampling.at(temperature, generator)
         if not constrained:
@@ -134,31 +135,20 @@ class SpatialVLA(Network):
     ) -> Decoded:
         """A chunk of action tokens for each row, going on from what is committed and helped by drafts.
 
-        <<<<<<< HEAD
-                committed_ids: (B, 3 * chunk) int64 vocabulary ids, -1 in free slots. The first ids of a row, which
-                come out as they went in; the others are what the model says behind them. Rows may have committed
-                different numbers.
-                draft_ids: (B, 3 * chunk) guesses of what will come out, -1 where there is none (then the last id of
-                its kind is held, which suits grippers). Right ones save passes, all of them right leaves one; each
-                pass is wider, which costs little where weights are streamed, but something in a batch that keeps the
-                device busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths
-                round differently, so that of two ids whose logits are equal to within rounding either may come out.
-                None: one id a pass.
-        =======
-                committed_ids: 3 * chunk vocabulary ids a row, -1 in free slots. The first ids of a row, which come
-                out as they went in; the others are what the model says behind them. Rows may have committed different
-                numbers.
-                draft_ids: guesses of what will come out, -1 where there is none (then the last id of its kind
-                is held, which suits grippers). Right ones save passes, all of them right leaves one; each pass is
-                wider, which costs little where weights are streamed, but something in a batch that keeps the device
-                busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths round
-                differently, so that of two ids whose logits are equal to within rounding either may come out. None:
-                one id a pass.
-        >>>>>>> 1ab47af (Write the shapes of the network's tensors as types, which tests check)
-                tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each
-                dimension, given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
-                temperature: 0 takes the most likely token, above 0 samples, without drafts.
-                Raises InputError on ids that are not of their slot's kind, and where memory does not suffice.
+        committed_ids: 3 * chunk vocabulary ids a row, -1 in free slots. The first ids of a row, which come
+        out as they went in; the others are what the model says behind them. Rows may have committed different
+        numbers.
+        draft_ids: guesses of what will come out, -1 where there is none (then the last id of its kind
+        is held, which suits grippers). Right ones save passes, all of them right leaves one; each pass is
+        wider, which costs little where weights are streamed, but something in a batch that keeps the device
+        busy. In float32 the ids equal those without drafts. In bfloat16 passes of different widths round
+        differently, so that of two ids whose logits are equal to within rounding either may come out. None:
+        one id a pass.
+        tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each
+        dimension, given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
+        temperature: 0 takes the most likely token, above 0 samples, without drafts.
+        Raises InputError on ids that are not of their slot's kind, and where memory does not suffice, and
+        NotFiniteError where logits are NaN or infinite, for all rows.
         """
         sampling = Sampling.at(temperature, generator)
         return decode(self.passes, batch, committed_ids, draft_ids, tolerance, cells, sampling)

@@ -30,7 +30,10 @@ class Filling:
         self.missing = set(targets)
 
     def take(self, file: Path, key: str, tensor: torch.Tensor) -> None:
-        """Copies one tensor. Raises CheckpointError where it is not wanted or has another shape."""
+        """Copies one tensor.
+
+        Raises CheckpointError where it is not wanted, has another shape, or is not finite as it is copied.
+        """
         if key not in self.targets:
             raise CheckpointError(f"{file} holds a tensor this model does not have: {key}.")
         target = self.targets[key]
@@ -41,6 +44,11 @@ class Filling:
             )
         with torch.no_grad():
             target.copy_(tensor)
+        if not _is_finite(target):
+            raise CheckpointError(
+                f"{key} in {file} contains NaN or infinity in {str(target.dtype).removeprefix('torch.')}; "
+                "download it again, or load it in float32."
+            )
         self.missing.discard(key)
 
     def finish(self, source: Path) -> None:
@@ -48,6 +56,13 @@ class Filling:
         if self.missing:
             more = f" and {len(self.missing) - 1} more" if len(self.missing) > 1 else ""
             raise CheckpointError(f"{source} lacks the tensor {min(self.missing)}{more}; download it again.")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite; several times faster than `isfinite`, without another copy."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(end.isfinite()) for end in torch.aminmax(tensor.detach()))
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 
-from spatialvla.actions.grids import FREE, Cells, checked_tokens
+from spatialvla.actions.grids import FREE, NOT_FINITE, Cells, checked_tokens
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding.passes import Layout, Passes, Sampling
+from spatialvla.model.decoding.passes import Layout, Passes, Sampling, require_finite
 from spatialvla.model.gemma2 import KVCache
 from spatialvla.model.network import Network
 
@@ -50,7 +50,7 @@ def decode(
     cells: Cells | None = None,
     sampling: Sampling | None = None,
 ) -> Decoded:
-    """See `SpatialVLA.decode`. All that waits for the device comes before the first pass."""
+    """See `SpatialVLA.decode`. What waits for the device comes before the first pass, or once after the last."""
     config, device = passes.network.config, passes.network.device
     check_prompts(passes.network, batch)
     shape = (len(batch), 3 * config.action_chunk_size)
@@ -76,11 +76,12 @@ def decode(
         prompt = passes.embed(batch)
         if drafts is None:
             ids = one_by_one(passes, prompt, layout, cache, committed, known, sampling)
-            return Decoded(ids, shape[1] - known, ids.new_zeros(len(batch)))
+            return Decoded(require_finite(ids), shape[1] - known, ids.new_zeros(len(batch)))
         near: Near = torch.eq
         if tolerance > 0 and cells is not None:
             near = within(tolerance, cells, config.action_token_begin_idx, device)
-        return Decoded(*speculate(passes, prompt, layout, cache, committed, drafts, near))
+        ids, count, accepted = speculate(passes, prompt, layout, cache, committed, drafts, near)
+        return Decoded(require_finite(ids), count, accepted)
 
 
 def one_by_one(
@@ -191,9 +192,10 @@ def within(tolerance: int, cells: Cells, first_action: int, device: torch.device
     bins, periods = (torch.from_numpy(a).to(device) for a in (cells.bins, cells.periods))
 
     def near(guesses: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-        guess, best = guesses - first_action, predicted - first_action
+        guess, best = ((ids - first_action).clamp(min=0) for ids in (guesses, predicted))
         apart = (bins[guess] - bins[best]).abs()
-        return (torch.minimum(apart, periods[best] - apart) <= tolerance).all(dim=-1)
+        close = (torch.minimum(apart, periods[best] - apart) <= tolerance).all(dim=-1)
+        return close & (guesses != NOT_FINITE) & (predicted != NOT_FINITE)
 
     return near
 

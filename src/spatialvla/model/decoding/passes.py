@@ -11,9 +11,10 @@ from typing import cast
 import torch
 from torch.nn import functional as F
 
+from spatialvla.actions.grids import NOT_FINITE
 from spatialvla.batch import Batch
-from spatialvla.errors import InputError
-from spatialvla.model.gemma2 import KVCache
+from spatialvla.errors import InputError, NotFiniteError
+from spatialvla.model.gemma2 import Gemma2ForCausalLM, KVCache
 from spatialvla.model.network import Network, token_positions
 
 
@@ -143,12 +144,12 @@ class Passes:
         chosen = hidden_BTD.new_empty(hidden_BTD.shape[:2], dtype=torch.long)
         for offset in range(min(3, chosen.shape[1])):
             rows = self.network.config.grammar[(kind + offset) % 3]
-            logits = self.network.language_model.logits(hidden_BTD[:, offset::3], rows)
-            chosen[:, offset::3] = rows.start + pick(logits, sampling)
+            chosen[:, offset::3] = pick(self.network.language_model, hidden_BTD[:, offset::3], rows, sampling)
         return chosen
 
     def _embed_actions(self, ids: torch.Tensor) -> torch.Tensor:
-        tokens = ids - self.network.config.action_token_begin_idx
+        # A chunk with a token that is NOT_FINITE is refused in the end; until then any embedding does.
+        tokens = (ids - self.network.config.action_token_begin_idx).clamp(min=0)
         return cast(torch.Tensor, self.network.spatial_embed_tokens(tokens))
 
     def run(
@@ -165,10 +166,33 @@ class Passes:
         return cast(torch.Tensor, decoder(embeddings_BTD, positions, visible, cache, slots_T, wanted))
 
 
-def pick(logits: torch.Tensor, sampling: Sampling | None) -> torch.Tensor:
-    """Numbers of the most likely entries along the last axis, or drawn ones: (…, V) -> (…)."""
+def pick(
+    language_model: Gemma2ForCausalLM,
+    hidden: torch.Tensor,
+    rows: slice = slice(None),
+    sampling: Sampling | None = None,
+) -> torch.Tensor:
+    """Vocabulary ids of the most likely of the `rows`, or drawn ones: (…, D) -> (…).
+
+    NOT_FINITE where one of the logits is NaN or infinite; the most likely of those would be the first token.
+    """
+    uncapped = language_model.uncapped_logits(hidden, rows)
+    finite = uncapped.sum(dim=-1).isfinite()
+    logits = language_model.capped(uncapped)
     if sampling is None:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
-    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=sampling.generator)
-    return drawn.view(logits.shape[:-1])
+        numbers = logits.argmax(dim=-1)
+    else:
+        probabilities = torch.softmax(logits.where(finite[..., None], 0) / sampling.temperature, dim=-1)
+        drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=sampling.generator)
+        numbers = drawn.view(logits.shape[:-1])
+    return torch.where(finite, numbers + (rows.start or 0), NOT_FINITE)
+
+
+def require_finite(ids: torch.Tensor) -> torch.Tensor:
+    """The ids of whole chunks. Raises NotFiniteError where one is NOT_FINITE; the host waits for them once."""
+    if bool((ids == NOT_FINITE).any()):
+        raise NotFiniteError(
+            "The model's logits contain NaN or infinity, so it says no action; check the observation's "
+            "camera and depth, and download the checkpoint again."
+        )
+    return ids

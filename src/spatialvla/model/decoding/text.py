@@ -7,7 +7,7 @@ import torch
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.decoding.chunk import check_prompts, memory_for
-from spatialvla.model.decoding.passes import Layout, Passes, Sampling, pick
+from spatialvla.model.decoding.passes import Layout, Passes, Sampling, pick, require_finite
 
 
 @torch.no_grad()
@@ -26,10 +26,10 @@ def generate_text(
         running = torch.ones_like(batch.attention_mask[:, :1])
         ids: list[torch.Tensor] = []
         while True:
-            chosen = pick(network.language_model.logits(hidden), sampling)
+            chosen = pick(network.language_model, hidden, sampling=sampling)
             ids.append(torch.where(running, chosen, network.config.pad_token_id))
             running = running & (chosen != network.config.eos_token_id)
             if len(ids) == max_new_tokens or not bool(running.any()):
-                return torch.cat(ids, dim=1)
+                return require_finite(torch.cat(ids, dim=1))
             slot = torch.full((1,), layout.prompt + len(ids) - 1, device=network.device)
-            hidden = passes.run(network.embed_tokens(ids[-1]), slot, layout, cache)
+            hidden = passes.run(network.embed_tokens(ids[-1].clamp(min=0)), slot, layout, cache)

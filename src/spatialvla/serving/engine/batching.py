@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from spatialvla.errors import InputError
+from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import Executor
 from spatialvla.processor import Prepared
 from spatialvla.serving.engine.counters import Metrics
@@ -214,6 +214,9 @@ def _for_client(error: Exception) -> Exception:
     """Bad input is told as it is; of everything else the client learns a number, and the log the rest."""
     if isinstance(error, InputError):
         return error
+    if isinstance(error, NotFiniteError):
+        log.error("%s", error)
+        return UnsafeAction(str(error))
     number = secrets.token_hex(4)
     log.error("Inference failed (%s)", number, exc_info=error)
     return InternalError(f"Inference failed; the server's log has details under {number}.")
