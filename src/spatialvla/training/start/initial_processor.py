@@ -11,7 +11,8 @@ from spatialvla.common.json_files import read_json
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import resolve_folder
-from spatialvla.processor import PASSED_ON, Processor
+from spatialvla.processor import Processor
+from spatialvla.processor_folder import PASSED_ON
 from spatialvla.tokenizer import (
     hugging_face_files,
     read_tokenizer,

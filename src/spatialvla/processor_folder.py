@@ -1,0 +1,125 @@
+"""What a checkpoint's folder holds of its processor: read, checked, and written in the published layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import Tokenizer
+
+from spatialvla.actions.grids import ActionGrid
+from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.common.files import replacing
+from spatialvla.common.json_files import read_json, write_json
+from spatialvla.errors import CheckpointError
+from spatialvla.geometry.camera import Camera
+from spatialvla.model.folders import resolve_folder
+from spatialvla.tokenizer import action_token, read_tokenizer
+
+RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
+"""Tokens that no prompt may hold."""
+
+_PICTURES = "preprocessor_config.json"
+PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
+"""Files whose content is passed on unchanged."""
+
+
+@dataclass(frozen=True)
+class StoredProcessor:
+    """What is stored of a processor.
+
+    tokenizer: text <-> ids. grid: normalised actions <-> action tokens. statistics, cameras: by dataset key;
+    cameras["default"] serves datasets without their own. image_size: side of the square image in pixels.
+    files: the tokenizer's and image processor's settings in Hugging Face's layout, passed on unchanged.
+    """
+
+    tokenizer: Tokenizer
+    grid: ActionGrid
+    statistics: Mapping[str, ActionStatistics]
+    cameras: Mapping[str, Camera]
+    image_size: int
+    image_token_num: int
+    action_chunk_size: int
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for token in (*RESERVED, action_token(0), action_token(self.grid.size - 1)):
+            self._id(token)
+        if self.tokenizer.token_to_id(action_token(self.grid.size)) is not None:
+            raise CheckpointError(
+                f"The tokenizer has more action tokens than the grid's {self.grid.size}; they do not belong together."
+            )
+        if "default" not in self.cameras:
+            raise CheckpointError("The processor needs default intrinsics (an entry 'default').")
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Self:
+        """Loads the processor saved beside a model: a folder, a shipped model's name, or a Hub id.
+
+        Raises CheckpointError if a file is missing or broken.
+        """
+        folder = resolve_folder(path_or_id, revision)
+        raw = read_json(folder / "processor_config.json")
+        files = {name: read_json(folder / name) for name in PASSED_ON if (folder / name).exists()}
+        # transformers 5 keeps the image processor's settings inside the processor's.
+        pictures = files.setdefault(_PICTURES, raw.get("image_processor", {}))
+        if not pictures:
+            raise CheckpointError(f"{folder} lacks {_PICTURES}; download it again.")
+        tokenizer = read_tokenizer(folder)
+        grid = ActionGrid.from_json(raw)
+        try:
+            size = pictures["size"]
+            if size["height"] != size["width"]:
+                raise CheckpointError(f"Images must be square, but {folder} asks for {size}.")
+            return cls(
+                tokenizer=tokenizer,
+                grid=grid,
+                statistics={k: ActionStatistics.from_json(v) for k, v in raw["statistics"].items()},
+                cameras={k: Camera.from_json(v) for k, v in raw["intrinsic_config"].items()},
+                image_size=int(size["height"]),
+                image_token_num=int(pictures["image_seq_length"]),
+                action_chunk_size=int(raw["action_chunk_size"]),
+                extra=raw,
+                files=files,
+            )
+        except KeyError as error:
+            raise CheckpointError(f"The processor's configuration in {folder} lacks {error}.") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"The processor's configuration in {folder} cannot be used ({error}); download it again."
+            ) from None
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes the processor in the published layout, each file at once or not at all."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            write_json(folder / name, content)
+        with replacing(folder / "tokenizer.json") as partial:
+            self.tokenizer.save(str(partial), pretty=False)
+        write_json(folder / "processor_config.json", self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The published processor_config.json: the grid, the statistics and the cameras.
+
+        What did not change is written as it was read: order, integers, and all that nothing here reads.
+        """
+        parts = {
+            **self.grid.to_json(),
+            "action_chunk_size": self.action_chunk_size,
+            "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
+            "statistics": {k: v.to_json() for k, v in self.statistics.items()},
+            "processor_class": "SpatialVLAProcessor",
+        }
+        return {**self.extra, **{k: v for k, v in parts.items() if self.extra.get(k) != v}}
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise CheckpointError(
+                f"The tokenizer lacks {token}; it does not belong to a grid of {self.grid.size} tokens."
+            )
+        return found
