@@ -67,6 +67,13 @@ def test_intrinsics_follow_the_resize():
         (np.diag([0.0, 1, 1]), "singular"),
         (np.full((3, 3), np.nan), "NaN"),
         (np.eye(4), r"3x3 matrix, got shape \(4, 4\)"),
+        (np.eye(3), "focal length of fx = 1 "),
+        (np.diag([1e-20, 1e-20, 1]), "focal length"),
+        (np.diag([1e9, 60, 1]), "focal length"),
+        (np.array([[60, 0, 1e30], [0, 60, 24], [0, 0, 1]]), "principal point at cx"),
+        (np.array([[60, 0, 32], [0, 60, -40], [0, 0, 1]]), "principal point at cy"),
+        (np.array([[60, 1e38, 32], [0, 60, 24], [0, 0, 1]]), "skew"),
+        (np.array([[600, 0, 320], [0, 600, 240], [0, 0, 1.0]]), "pixels of the picture as it is sent"),
     ],
 )
 def test_unusable_intrinsics(matrix, message):
@@ -86,8 +93,10 @@ def test_depth_travels_in_metres():
     ("depth", "message"),
     [
         (np.full((4, 4), np.nan), "NaN"),
-        (np.zeros((4, 4)), "not positive"),
-        (-np.ones((4, 4)), "not positive"),
+        (np.zeros((4, 4)), "no reading"),
+        (-np.ones((4, 4)), "negative"),
+        (np.full((4, 4), 900.0), "reaches 900 meters"),
+        (np.diag([1e30, 1, 1, 1]), "meters, not millimeters"),
         (np.ones((4, 4), dtype=np.uint16), "meters, got uint16"),
         (np.ones((4, 4, 1)), "got float64"),
     ],
@@ -95,6 +104,14 @@ def test_depth_travels_in_metres():
 def test_unusable_depth(depth, message):
     with pytest.raises(InputError, match=message):
         one(depth=[depth])
+
+
+def test_holes_of_the_sensor_are_filled_as_everywhere():
+    depth = np.full((24, 32), 1.5)
+    depth[:, 16:] = 3.0
+    holes = depth.copy()
+    holes[:, 20:24] = 0
+    assert torch.equal(one(depth=[holes]).depth, one(depth=[depth]).depth)
 
 
 def test_batches_must_match_and_hold_something():

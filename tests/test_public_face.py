@@ -39,7 +39,7 @@ policy: Policy = Policy.from_pretrained(
     "nano", execution=Execution("receding", steps=2), optimization=Optimization(weights="int8")
 )
 try:
-    chunk: ActionChunk = policy.act(Observation(image, "pick up the bowl", intrinsics=np.eye(3)))
+    chunk: ActionChunk = policy.act(Observation(image, "pick up the bowl", intrinsics=np.diag([8.0, 8, 1])))
 except (InputError, CheckpointError) as error:
     print(error, __version__)
 model: SpatialVLA = SpatialVLA.from_pretrained("nano")

@@ -13,6 +13,7 @@ from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.types import ActionChunk, Observation
 
+K = np.array([[16.0, 0, 8], [0, 16, 8], [0, 0, 1]])
 INSTRUCTIONS = ["pick up the bowl", "open the drawer", "push the plate"]
 CHUNK = 4
 
@@ -90,9 +91,7 @@ class FakeEnvironment:
 
     def observe(self, depth: bool) -> Observation:
         image = np.full((16, 16, 3), self.steps, np.uint8)
-        return Observation(
-            image, INSTRUCTIONS[self.task], np.eye(3), np.full((16, 16), 1.5) if depth else None
-        )
+        return Observation(image, INSTRUCTIONS[self.task], K, np.full((16, 16), 1.5) if depth else None)
 
     def close(self) -> None:
         pass

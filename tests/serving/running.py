@@ -21,6 +21,9 @@ from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.openpi.server import OpenPiServer
 
+K = np.array([[SIZE, 0, SIZE / 2], [0, SIZE, SIZE / 2], [0, 0, 1.0]])
+"""Of the camera that takes `picture`."""
+
 
 @dataclass(frozen=True)
 class Running:

@@ -7,6 +7,7 @@ import pytest
 
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.failures import UnsafeAction
 from spatialvla.serving.guard.limits import Limits
 
 
@@ -46,6 +47,14 @@ def test_the_gripper_is_found_in_the_state():
         ClientMapping.load("libero").gripper_position({"observation/state": state * np.nan})
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e39])
+def test_what_no_client_can_take_is_not_sent(number):
+    actions = np.zeros((2, 7))
+    actions[1, 6] = number
+    with pytest.raises(UnsafeAction, match="not finite"):
+        ClientMapping.load("libero").actions(actions)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -55,6 +64,9 @@ def test_the_gripper_is_found_in_the_state():
         ("{image: a, prompt: b, rotate_180: 1}", "true or false"),
         ("{image: a, prompt: b, position: [0, 1]}", "three indices"),
         ("{image: a, prompt: b, gripper_open: wide}", "could not convert"),
+        ("{image: a, prompt: b, gripper_open: .nan}", "two finite numbers"),
+        ("{image: a, prompt: b, gripper_closed: -.inf}", "two finite numbers"),
+        ("{image: a, prompt: b, gripper_open: 0}", "two finite numbers"),
         ("[]", "no entries"),
         ("{", "no YAML"),
     ],

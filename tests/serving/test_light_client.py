@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from fake_policy import TOKENS, FakePolicy, expected
-from running import fake_service, picture, serving
+from running import K, fake_service, picture, serving
 
 from spatialvla import types
 from spatialvla.serving.engine.settings import EngineSettings
@@ -41,7 +41,7 @@ def test_act_gives_the_policys_actions(policy):
 def test_it_takes_the_servers_names_for_things(policy):
     """The same robot code, whatever keys the server's mapping asks for; also our own Observation."""
     with serving(fake_service(policy), "libero") as running, Client(running.url) as robot:
-        seen = types.Observation(picture(3), "task 3", intrinsics=np.eye(3))
+        seen = types.Observation(picture(3), "task 3", intrinsics=K)
         chunk = robot.act(seen)
         assert np.array_equal(chunk.actions[:, :6], expected(seen)[:, :6])
         assert robot.metadata["action"]["gripper_open"] == -1

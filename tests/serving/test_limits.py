@@ -94,6 +94,8 @@ def test_liberos_limits_touch_nothing_its_controller_would_take():
         ("speed: 1", "unknown entries"),
         ("translation: fast", "could not convert"),
         ("gripper: [1, 0]", "smaller first"),
+        ("gripper: [0, .nan]", "finite ends"),
+        ("gripper: [0, .inf]", "finite ends"),
         ("workspace: {low: [0, 0, 0], high: [0, 1, 1]}", "corner"),
         ("workspace: {low: [0, 0, 0]}", "high"),
         ("- 1", "holds no entries"),

@@ -13,7 +13,7 @@ import pytest
 from fake_policy import SIZE, TOKENS, FakePolicy, expected
 from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from running import Running, fake_service, options, picture, plain, serving
+from running import K, Running, fake_service, options, picture, plain, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -117,7 +117,7 @@ def test_droids_keys(policy):
 
 def test_optional_keys(server, policy):
     with raw(server) as websocket:
-        websocket.send(pack(plain(1, request_id="a1", intrinsics=np.eye(3), depth=np.ones((SIZE, SIZE)))))
+        websocket.send(pack(plain(1, request_id="a1", intrinsics=K, depth=np.ones((SIZE, SIZE)))))
         assert unpack(websocket.recv())["request_id"] == "a1"
         committed = np.array([TOKENS])
         websocket.send(pack(plain(2, request_id=2, committed=committed, reset=True)))
@@ -149,7 +149,9 @@ def test_each_connection_is_an_episode_of_its_own(server, policy):
         ({"image": np.zeros((3000, 2, 3), np.uint8), "instruction": "x"}, "sides of 1 to 2048"),
         (plain(1, intrinsics=np.full((3, 3), np.nan)), "NaN"),
         (plain(1, intrinsics=["a"]), "array of numbers"),
-        (plain(1, depth=np.zeros((4, 4))), "not positive"),
+        (plain(1, intrinsics=np.eye(3)), "focal length"),
+        (plain(1, depth=np.zeros((4, 4))), "no reading"),
+        (plain(1, depth=np.full((4, 4), 900.0)), "millimeters"),
         (plain(1, committed=TOKENS[None, ::-1]), "where a translation token belongs"),
         (plain(1, committed=np.zeros((9, 3), int)), "has 4 steps of 3 tokens"),
         (plain(1, committed=1), r"array \(P, 3\)"),

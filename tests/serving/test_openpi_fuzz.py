@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from running import Running, fake_service, plain, serving
+from running import K, Running, fake_service, plain, serving
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -110,7 +110,7 @@ def test_any_bytes(server, bystander, data):
 @given(data=st.data())
 @MANY
 def test_damaged_and_truncated_observations(server, bystander, data):
-    packed = bytearray(pack(plain(2, depth=np.ones((16, 16)), intrinsics=np.eye(3))))
+    packed = bytearray(pack(plain(2, depth=np.ones((16, 16)), intrinsics=K)))
     for _ in range(data.draw(st.integers(0, 4))):
         packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
     reply = send(server, bytes(packed[: data.draw(st.integers(1, len(packed)))]))

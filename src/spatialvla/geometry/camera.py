@@ -20,11 +20,25 @@ from spatialvla.errors import InputError
 SMALLEST_DEPTH = 1e-3
 """Meters; float16 keeps it apart from 0."""
 
+LARGEST_DEPTH = 100.0
+"""Meters. No sensor of a robot's sees further; what seems to is in other units, most often millimeters."""
 
-def check_intrinsics(intrinsics: np.ndarray) -> Float[np.ndarray, "3 3"]:
+_FOCAL_LENGTHS = (0.1, 100.0)
+"""Of the picture's side: fields of view of 157° and of half a degree."""
+
+_PRINCIPAL_POINT = (-0.5, 1.5)
+"""Of the picture's side. A crop may lie beside the optical axis; a K of another size lies further off."""
+
+_MOST_SKEW = 0.2
+"""Of the focal length. Pixels are rectangular; calibrations find a thousandth."""
+
+
+def check_intrinsics(intrinsics: np.ndarray, size: tuple[int, int] | None = None) -> Float[np.ndarray, "3 3"]:
     """K as a (3, 3) float64 array.
 
-    Raises InputError unless K is finite, invertible, upper triangular and ends in (0, 0, 1).
+    size: (height, width) in pixels of the picture that K belongs to, where it is known.
+    Raises InputError unless K is finite, invertible, upper triangular and ends in (0, 0, 1), and where no
+    camera that takes pictures of this size has such a K.
     """
     matrix = np.asarray(intrinsics, dtype=np.float64)
     if matrix.shape != (3, 3):
@@ -38,7 +52,30 @@ def check_intrinsics(intrinsics: np.ndarray) -> Float[np.ndarray, "3 3"]:
             f"Intrinsics are singular: the focal lengths must be positive, got fx = {matrix[0, 0]:g}, "
             f"fy = {matrix[1, 1]:g}."
         )
+    if size is not None:
+        _check_plausible(matrix, *size)
     return matrix
+
+
+def _check_plausible(K: np.ndarray, height: int, width: int) -> None:
+    """Raises InputError where K is no camera's whose pictures have this size."""
+    for axis, side, focal, center in (("x", width, K[0, 0], K[0, 2]), ("y", height, K[1, 1], K[1, 2])):
+        low, high = _FOCAL_LENGTHS
+        if not low * side <= focal <= high * side:
+            raise InputError(
+                f"A focal length of f{axis} = {focal:g} pixels cannot be that of a picture {side} pixels long "
+                f"({low * side:g} to {high * side:g} can); pass the camera's calibrated K in pixels."
+            )
+        low, high = _PRINCIPAL_POINT
+        if not low * side <= center <= high * side:
+            raise InputError(
+                f"A principal point at c{axis} = {center:g} is far outside a picture {side} pixels long; "
+                "pass K in pixels of the picture as it is sent."
+            )
+    if abs(K[0, 1]) > _MOST_SKEW * K[0, 0]:
+        raise InputError(
+            f"A skew of {K[0, 1]:g} is too large for a focal length of {K[0, 0]:g}; pass the camera's K."
+        )
 
 
 def resize_intrinsics(
@@ -72,7 +109,8 @@ class Camera:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Camera:
-        return cls(check_intrinsics(np.asarray(entry["intrinsic"])), entry["height"], entry["width"])
+        size = entry["height"], entry["width"]
+        return cls(check_intrinsics(np.asarray(entry["intrinsic"]), size), *size)
 
     def to_json(self) -> dict[str, Any]:
         return {"width": self.width, "height": self.height, "intrinsic": self.intrinsics.tolist()}
@@ -98,13 +136,15 @@ class View:
         depth: np.ndarray | None = None,
     ) -> View:
         """Images may be PIL images, which are turned as their EXIF says, or uint8 arrays that are grey
-        (H, W[, 1]), RGB or RGBA (H, W, 3 or 4).
+        (H, W[, 1]), RGB or RGBA (H, W, 3 or 4). Depth may have holes: 0 where nothing was measured.
 
-        Raises InputError for what is no picture, no camera matrix, or no depth in meters.
+        Raises InputError for what is no picture, no camera matrix of such a picture, or no depth in meters.
         """
+        picture = _rgb(image)
+        height, width = picture.shape[:2]
         return cls(
-            _rgb(image),
-            None if intrinsics is None else check_intrinsics(intrinsics),
+            picture,
+            None if intrinsics is None else check_intrinsics(intrinsics, (height, width)),
             None if depth is None else _meters(depth),
         )
 
@@ -145,11 +185,17 @@ def _meters(depth: np.ndarray) -> Float[np.ndarray, "h w"]:
         raise InputError(
             f"Depth must be (H, W) floating-point meters, got {meters.dtype} of shape {meters.shape}."
         )
-    if not np.isfinite(meters).all() or (meters <= 0).any():
+    if not np.isfinite(meters).all() or (meters < 0).any() or not meters.any():
         raise InputError(
-            "Depth contains NaN, infinity or values that are not positive; fill the sensor's holes first."
+            "Depth contains NaN, infinity or negative values, or no reading at all; pass meters, and 0 where "
+            "the sensor sees nothing."
         )
-    return meters.astype(np.float32)
+    if meters.max() > LARGEST_DEPTH:
+        raise InputError(
+            f"Depth reaches {meters.max():g} meters, and no sensor sees further than {LARGEST_DEPTH:g}; pass "
+            "meters, not millimeters."
+        )
+    return meters.astype(np.float32) if (meters > 0).all() else fill_holes(meters)
 
 
 def fill_holes(readings: Real[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:

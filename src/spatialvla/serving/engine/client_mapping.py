@@ -13,6 +13,7 @@ import numpy as np
 
 from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
+from spatialvla.serving.guard.limits import require_sendable
 from spatialvla.types import Observation
 
 
@@ -88,10 +89,13 @@ class ClientMapping:
         return position
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """(k, 7) as the policy says them (gripper 1 = open) -> as the client takes them."""
+        """(k, 7) as the policy says them (gripper 1 = open) -> as the client takes them.
+
+        Raises UnsafeAction where one is not finite.
+        """
         sent = actions.copy()
         sent[:, 6] = self.gripper_closed + (self.gripper_open - self.gripper_closed) * actions[:, 6]
-        return sent
+        return require_sendable(sent)
 
     def _required(self, message: Mapping[str, Any], key: str) -> Any:
         if key not in message:
@@ -142,8 +146,7 @@ def _parse(name: str, raw: dict[str, Any]) -> ClientMapping:
         state=_optional_text(raw, "state"),
         rotate_180=_flag(raw, "rotate_180"),
         position=_position(raw["position"]) if "position" in raw else None,
-        gripper_open=float(raw.get("gripper_open", 1)),
-        gripper_closed=float(raw.get("gripper_closed", 0)),
+        **_gripper(raw),
         horizon=int(raw.get("horizon", 0)),
         limits=_optional_text(raw, "limits"),
         ignored=tuple(str(key) for key in raw.get("ignored", ())),
@@ -165,6 +168,18 @@ def _flag(raw: dict[str, Any], entry: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{entry} must be true or false")
     return value
+
+
+def _gripper(raw: dict[str, Any]) -> dict[str, float]:
+    ends = {
+        "gripper_open": float(raw.get("gripper_open", 1)),
+        "gripper_closed": float(raw.get("gripper_closed", 0)),
+    }
+    if not np.isfinite(list(ends.values())).all() or len(set(ends.values())) < 2:
+        raise ValueError(
+            f"gripper_open and gripper_closed must be two finite numbers, got {list(ends.values())}"
+        )
+    return ends
 
 
 def _position(raw: Iterable[Any]) -> tuple[int, int, int]:

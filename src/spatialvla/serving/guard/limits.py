@@ -74,6 +74,16 @@ class Limits:
             position = reached
 
 
+def require_sendable(actions: np.ndarray) -> np.ndarray:
+    """Actions in a client's own convention, as they were: the last check before the wire.
+
+    Raises UnsafeAction where a number is NaN or infinite, or becomes so in float32, which clients take.
+    """
+    if not (np.abs(actions) <= np.finfo(np.float32).max).all():
+        raise UnsafeAction("The actions are not finite as the client takes them; none of them is sent.")
+    return actions
+
+
 def _shorten(vectors: np.ndarray, longest: float | None, unit: float) -> None:
     """Scales the rows of `vectors` (k, 3) down, in place, to a length of at most `longest`."""
     if longest is not None:
@@ -90,8 +100,8 @@ def _parse(raw: dict[str, Any]) -> Limits:
     if unknown := set(raw) - known:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     gripper = tuple(float(end) for end in raw.get("gripper", (0, 1)))
-    if len(gripper) != 2 or not gripper[0] <= gripper[1]:
-        raise ValueError(f"gripper must be its two ends, the smaller first, got {gripper}")
+    if len(gripper) != 2 or not -np.inf < gripper[0] <= gripper[1] < np.inf:
+        raise ValueError(f"gripper must be its two finite ends, the smaller first, got {gripper}")
     return Limits(
         translation=_positive(raw, "translation"),
         rotation=_positive(raw, "rotation"),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import fill_holes
 from spatialvla.serving.lerobot.objects import read_object
 from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE
 
@@ -83,4 +82,4 @@ def with_depth(message: dict[str, Any], name: str | None) -> dict[str, Any]:
     depth = message.get(name or "")
     if not isinstance(depth, np.ndarray) or depth.dtype.kind != "u" or not depth.size:
         return message
-    return {**message, str(name): fill_holes(depth.reshape(depth.shape[:2]) / _MILLIMETERS)}
+    return {**message, str(name): depth.reshape(depth.shape[:2]) / _MILLIMETERS}

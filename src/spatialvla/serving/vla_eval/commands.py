@@ -6,6 +6,7 @@ from collections import deque
 
 import numpy as np
 
+from spatialvla.serving.guard.limits import require_sendable
 from spatialvla.serving.vla_eval.conventions import HarnessBenchmark
 
 STICKY_STEPS = 15
@@ -66,12 +67,13 @@ class Commands:
         self._queue.extend(actions)
 
     def next(self) -> np.ndarray:
-        """(7,) float32: the next command."""
+        """(7,) float32: the next command. Raises UnsafeAction where it is not finite."""
         action = self._queue.popleft()
         turn = action[3:6]
         if self._benchmark.rotation == "rotation_vector":
             turn = rotation_vector(turn)
-        return np.array([*action[:3], *turn, self._gripper(float(action[6]))], np.float32)
+        command = np.array([*action[:3], *turn, self._gripper(float(action[6]))])
+        return require_sendable(command).astype(np.float32)
 
 
 def rotation_vector(angles: np.ndarray) -> np.ndarray:
