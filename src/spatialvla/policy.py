@@ -101,12 +101,14 @@ class Policy:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         optimization: Optimization | None = None,
+        base: str | Path | None = None,
     ) -> Policy:
         """Loads a checkpoint folder, a shipped model ("nano") or a Hub id.
 
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.
+        base: of an adapter, in place of the one that its adapter_config.json names.
         """
-        model = SpatialVLA.from_pretrained(path_or_id, dtype=dtype, device=device)
+        model = SpatialVLA.from_pretrained(path_or_id, dtype=dtype, device=device, base=base)
         if optimization is not None:
             model = model.optimize(optimization)
         return cls(

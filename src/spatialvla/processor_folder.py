@@ -85,6 +85,8 @@ class StoredProcessor:
                 extra=raw,
                 files=files,
             )
+        except CheckpointError:
+            raise
         except KeyError as error:
             raise CheckpointError(f"The processor's configuration in {folder} lacks {error}.") from None
         except (TypeError, ValueError, AttributeError) as error:

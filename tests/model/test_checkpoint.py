@@ -160,6 +160,7 @@ def test_a_folder_by_transformers_5_loads(copy, tmp_path):
         ("processor_config.json", lambda c: c.pop("action_config"), "action_config"),
         ("processor_config.json", lambda c: c.update(action_chunk_size=None), "cannot be used"),
         ("preprocessor_config.json", lambda c: c.update(size=56), "cannot be used"),
+        ("preprocessor_config.json", lambda c: c["size"].update(width=57), "^Images must be square"),
         ("preprocessor_config.json", lambda c: c.pop("image_seq_length"), "lacks 'image_seq_length'"),
         ("model.safetensors.index.json", lambda c: c.pop("weight_map"), "holds no weight_map"),
         ("model.safetensors.index.json", lambda c: c.update(weight_map=["a"]), "holds no weight_map"),

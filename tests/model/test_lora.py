@@ -15,7 +15,7 @@ from torch import nn
 from spatialvla import ActionGrid, Policy, Processor, SpatialVLA
 from spatialvla.actions.bins import Bins
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.loading import load_unmerged
+from spatialvla.model.loading import load_unmerged, stored_config
 from spatialvla.model.lora import (
     LoraOptions,
     adapter_parameters,
@@ -132,8 +132,10 @@ def test_an_adapter_can_be_trained_on(saved):
     ]
 
 
-def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path):
-    grid = ActionGrid.uniform(Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3))
+@pytest.mark.parametrize("bins", [Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3), processor.grid.bins])
+def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path, bins):
+    grid = ActionGrid.uniform(bins)
+    assert grid != processor.grid
     model = SpatialVLA.from_pretrained(CHECKPOINT)
     regrid(model, processor.grid, grid)
     add_lora(model, CHECKPOINT, OPTIONS)
@@ -144,9 +146,22 @@ def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path):
     adapted_processor(processor, grid, processor.statistics, processor.cameras).save_pretrained(tmp_path)
     policy = Policy.from_pretrained(tmp_path, dataset="tiny_robot/0.1.0")
     merge_lora(model)
-    assert policy.model.config == model.config
+    assert policy.model.config == model.config == stored_config(tmp_path)
     state = model.state_dict()
     assert all(torch.allclose(t, state[n], atol=1e-6) for n, t in policy.model.state_dict().items())
+    # Written once more, the adapter still says what its base needs.
+    again = tmp_path / "again"
+    save_adapter(load_unmerged(SpatialVLA, tmp_path, torch.float32), again)
+    assert json.loads((again / "adapter_config.json").read_text())["spatialvla_regridded"] is True
+
+
+def test_an_unmarked_adapter_of_another_grid_size_is_refused(saved):
+    _, folder = saved
+    grid = ActionGrid.uniform(Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3))
+    adapted_processor(processor, grid, processor.statistics, processor.cameras).save_pretrained(folder)
+    assert "spatialvla_regridded" not in json.loads((folder / "adapter_config.json").read_text())
+    with pytest.raises(CheckpointError, match=r"has 65 tokens, its base 194.*spatialvla_regridded"):
+        SpatialVLA.from_pretrained(folder)
 
 
 def test_bfloat16_adapters(tmp_path):

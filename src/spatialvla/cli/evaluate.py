@@ -96,7 +96,7 @@ class Evaluate(Verb):
                 tasks=self.tasks or None,
                 shard=shard,
                 name=name,
-                checkpoint=hash_checkpoint(resolve_folder(self.options.policy)),
+                checkpoint=hash_checkpoint(resolve_folder(self.options.policy), self.options.base),
                 videos=self.videos,
                 keeper=keeper,
             )

@@ -19,6 +19,9 @@ class Export(Verb):
     out: Path
     """Folder to write."""
 
+    base: str | None = None
+    """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
+
     merge: bool = False
     """Merge a LoRA adapter into its base; otherwise the adapter alone is written."""
 
@@ -38,6 +41,7 @@ class Export(Verb):
         export(
             self.policy,
             self.out,
+            base=self.base,
             merge=self.merge,
             dtype=dtypes[self.dtype],
             max_shard_size=self.max_shard_size,

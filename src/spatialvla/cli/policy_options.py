@@ -25,6 +25,9 @@ class PolicyOptions:
     policy: str
     """Checkpoint folder, shipped model (nano) or Hub id."""
 
+    base: str | None = None
+    """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
+
     dataset: str | None = None
     """Whose statistics scale the actions; needed where the checkpoint has several."""
 
@@ -56,7 +59,11 @@ class PolicyOptions:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
-        if self.precision == "auto" and device == "cpu" and stored_dtype(self.policy) != torch.bfloat16:
+        if (
+            self.precision == "auto"
+            and device == "cpu"
+            and stored_dtype(self.policy, self.base) != torch.bfloat16
+        ):
             dtype = torch.float32
         weights, activations = EIGHT_BITS.get(self.precision, (None, None))
         return Policy.from_pretrained(
@@ -72,6 +79,7 @@ class PolicyOptions:
                 activations=activations,
                 compile=self.compile,
             ),
+            base=self.base,
         )
 
 

@@ -18,6 +18,8 @@ SHIPPED = Path(__file__).parents[1] / "assets"
 ADAPTER = "adapter_config.json"
 """The file that tells an adapter's folder from a whole checkpoint's."""
 
+_NAME_IT = "name the right one with base=, on the command line --base"
+
 
 def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
@@ -42,9 +44,64 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
         ) from None
 
 
-def stored_dtype(path_or_id: str | Path) -> torch.dtype | None:
-    """What config.json says the weights are stored in; None where it says nothing."""
-    path = resolve_folder(path_or_id) / "config.json"
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, which belongs onto a base in another folder."""
+    return (folder / ADAPTER).exists()
+
+
+def base_name(adapter: Path, base: str | Path | None = None) -> str:
+    """What an adapter's base is called, from any working directory.
+
+    adapter: its folder. base: in place of what adapter_config.json names. A relative path there begins in the
+    working directory, as for peft, or in the adapter's folder.
+    Raises CheckpointError where neither names one.
+    """
+    if base is not None:
+        return lasting_name(base)
+    file = adapter / ADAPTER
+    named = read_json(file).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(f"{file} names no base; {_NAME_IT}.")
+    beside = adapter / named
+    return str(beside.resolve()) if beside.is_dir() and not Path(named).is_dir() else lasting_name(named)
+
+
+def resolve_base(adapter: Path, base: str | Path | None = None) -> Path:
+    """The folder of an adapter's base; arguments as of `base_name`.
+
+    Raises CheckpointError where there is none, or it is the adapter itself.
+    """
+    name = base_name(adapter, base)
+    try:
+        folder = resolve_folder(name)
+    except CheckpointError:
+        if base is not None:
+            raise
+        raise CheckpointError(
+            f"{adapter / ADAPTER} names the base {name}, which is no checkpoint folder, shipped model or Hub id "
+            f"that can be reached; {_NAME_IT}."
+        ) from None
+    if folder.resolve() == adapter.resolve():
+        raise CheckpointError(f"{adapter / ADAPTER} names its own folder as the base; {_NAME_IT}.")
+    return folder
+
+
+def lasting_name(path_or_id: str | Path) -> str:
+    """The name of a checkpoint that holds from any working directory."""
+    folder = Path(path_or_id).expanduser()
+    shipped = (SHIPPED / str(path_or_id)).is_dir()
+    return str(folder.resolve()) if folder.is_dir() and not shipped else str(path_or_id)
+
+
+def stored_dtype(path_or_id: str | Path, base: str | Path | None = None) -> torch.dtype | None:
+    """What config.json says the weights are stored in, an adapter's base's; None where it says nothing.
+
+    base: as of `base_name`.
+    """
+    folder = resolve_folder(path_or_id)
+    if is_adapter(folder):
+        return stored_dtype(resolve_base(folder, base))
+    path = folder / "config.json"
     config = read_json(path) if path.exists() else {}
     dtype = getattr(torch, str(config.get("dtype", config.get("torch_dtype"))), None)
     return dtype if isinstance(dtype, torch.dtype) else None

@@ -9,53 +9,91 @@ import torch
 
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.json_files import read_json
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import ADAPTER, resolve_folder
-from spatialvla.model.lora import merge_lora, restore_lora, stored_lora
+from spatialvla.model.folders import base_name, is_adapter, resolve_base, resolve_folder
+from spatialvla.model.lora import REGRIDDED, is_regridded, merge_lora, restore_lora, stored_lora
 from spatialvla.model.published import N, empty_network, mirror_action_embeddings, published_tensors
-from spatialvla.model.regrid import regrid
+from spatialvla.model.regrid import regrid, regridded_config
 from spatialvla.model.weights import Filling, read_tensors
 
 PROCESSOR = "processor_config.json"
 
 
-def load(kind: type[N], path_or_id: str | Path, dtype: torch.dtype, revision: str | None = None) -> N:
+def load(
+    kind: type[N],
+    path_or_id: str | Path,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    base: str | Path | None = None,
+) -> N:
     """The network in a folder or Hub id, on the CPU and in eval mode; an adapter is merged into its base.
 
+    base: an adapter's, in place of the one that its adapter_config.json names.
     Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra, misshapen or not
-    finite.
+    finite, InputError if a base is given for a whole checkpoint.
     """
     folder = resolve_folder(path_or_id, revision)
-    if (folder / ADAPTER).exists():
-        network = load_unmerged(kind, folder, dtype)
+    if is_adapter(folder):
+        network = load_unmerged(kind, folder, dtype, base=base)
         merge_lora(network)
+        network.regridded = False
+    elif base is not None:
+        raise InputError(f"{folder} is a whole checkpoint, which has no base; leave the base out.")
     else:
         network = _load_whole(kind, folder, dtype)
     return network.eval()
 
 
 def load_unmerged(
-    kind: type[N], folder: Path, dtype: torch.dtype, trained: Mapping[str, torch.Tensor] | None = None
+    kind: type[N],
+    folder: Path,
+    dtype: torch.dtype,
+    trained: Mapping[str, torch.Tensor] | None = None,
+    base: str | Path | None = None,
 ) -> N:
-    """The base that an adapter's folder names, with the adapter apart from it and trainable.
+    """An adapter's base, with the adapter apart from it and trainable.
 
-    Where the processor beside the adapter has another grid than the base's, the base is first carried over to
-    it.
+    An adapter that is marked as trained on a regridded base gets it so; others get the base as it is, which is
+    how the published code means them.
     trained: tensors of a network with adapters by its own names, to take instead of those in the folder.
+    base: in place of the one that the folder's adapter_config.json names.
     Raises CheckpointError where the base is not to be found or does not fit, InputError without peft.
     """
     config = stored_lora(folder)
-    base = resolve_folder(config.base_model_name_or_path)
-    if base.resolve() == folder.resolve():
-        raise CheckpointError(f"{folder / ADAPTER} names its own folder as the base.")
-    network = load(kind, base, dtype)
-    if (folder / PROCESSOR).exists():
-        old, new = (ActionGrid.from_json(read_json(part / PROCESSOR)) for part in (base, folder))
-        if old != new:
-            regrid(network, old, new)
+    config.base_model_name_or_path = base_name(folder, base)
+    base_folder = resolve_base(folder, base)
+    network = load(kind, base_folder, dtype)
+    if is_regridded(folder):
+        old, new = (ActionGrid.from_json(read_json(part / PROCESSOR)) for part in (base_folder, folder))
+        regrid(network, old, new)
+    else:
+        _check_unmarked(folder, network.config)
     restore_lora(network, config, folder, trained)
     return network
+
+
+def stored_config(path_or_id: str | Path, base: str | Path | None = None) -> SpatialVLAConfig:
+    """The configuration of the network that `load` makes of the same arguments, without its weights."""
+    folder = resolve_folder(path_or_id)
+    if not is_adapter(folder):
+        return SpatialVLAConfig.from_folder(folder)
+    config = stored_config(resolve_base(folder, base))
+    if is_regridded(folder):
+        config = regridded_config(config, ActionGrid.from_json(read_json(folder / PROCESSOR)))
+    return config
+
+
+def _check_unmarked(folder: Path, config: SpatialVLAConfig) -> None:
+    """An adapter whose base stays as it is has as many action tokens as the base."""
+    if not (folder / PROCESSOR).exists():
+        return
+    grid = ActionGrid.from_json(read_json(folder / PROCESSOR))
+    if (grid.n_translation, grid.n_rotation) != (config.translation_token_num, config.rotation_token_num):
+        raise CheckpointError(
+            f"The grid beside the adapter in {folder} has {grid.size} tokens, its base {config.spatial_token_num}; "
+            f'if this package trained it on a regridded base, add "{REGRIDDED}": true to adapter_config.json.'
+        )
 
 
 def _load_whole(kind: type[N], folder: Path, dtype: torch.dtype) -> N:

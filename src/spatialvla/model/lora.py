@@ -12,7 +12,7 @@ import torch
 from spatialvla.common.extras import needs_extra
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.folders import ADAPTER, SHIPPED
+from spatialvla.model.folders import ADAPTER, lasting_name
 from spatialvla.model.lora_options import PUBLISHED, LoraOptions
 from spatialvla.model.network import Network
 from spatialvla.model.published import mirror_action_embeddings, published_name
@@ -27,7 +27,11 @@ TARGETS = (
 )
 """All linear layers of decoder, SigLIP, projector and Ego3D; not the head, as published, nor ZoeDepth."""
 
+REGRIDDED = "spatialvla_regridded"
+"""The mark of an adapter in its adapter_config.json, see `is_regridded`."""
+
 _PREFIX = "base_model.model."
+_BASE_LAYER = ".base_layer.weight"
 _NAME = "default"
 
 
@@ -44,7 +48,7 @@ def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHE
         target_modules=TARGETS,
         init_lora_weights="gaussian",
         modules_to_save=["spatial_embed_tokens"] if options.spatial_embeddings else None,
-        base_model_name_or_path=_durable(base),
+        base_model_name_or_path=lasting_name(base),
     )
     _inject(network, config)
 
@@ -83,23 +87,35 @@ def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = Non
 
 
 def save_adapter_config(network: Network, folder: Path) -> None:
-    """Writes adapter_config.json alone."""
+    """Writes adapter_config.json alone; it says whether the base is to be carried over to another grid."""
     with TemporaryDirectory() as temporary:
         _config(network).save_pretrained(temporary)
-        write_json(folder / ADAPTER, read_json(Path(temporary) / ADAPTER))
+        content = read_json(Path(temporary) / ADAPTER)
+    write_json(folder / ADAPTER, {**content, REGRIDDED: True} if network.regridded else content)
 
 
 def stored_lora(folder: Path) -> Any:
-    """The `peft.LoraConfig` of an adapter's folder, which names the base.
+    """The `peft.LoraConfig` of an adapter's folder.
 
-    Raises CheckpointError where the folder holds another kind of adapter or names no base, InputError without
-    peft.
+    Raises CheckpointError where the folder holds another kind of adapter, InputError without peft.
     """
     peft = load_peft()
     raw = read_json(folder / ADAPTER)
-    if raw.get("peft_type") != "LORA" or not raw.get("base_model_name_or_path"):
-        raise CheckpointError(f"{folder / ADAPTER} describes no LoRA adapter that names its base.")
-    return peft.LoraConfig.from_pretrained(str(folder))
+    if raw.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{folder / ADAPTER} describes no LoRA adapter (peft_type is {raw.get('peft_type')!r})."
+        )
+    # Keys of a later peft are left out, with a warning.
+    return peft.LoraConfig.from_peft_type(**{key: value for key, value in raw.items() if key != REGRIDDED})
+
+
+def is_regridded(folder: Path) -> bool:
+    """Whether an adapter was trained on a base that `regrid` had carried over to the grid beside it.
+
+    The published code's adapters never were: where it adapts the grid (`--adapt_emb`), the processor's bin
+    edges change alone, and the embeddings are in the adapter's own tensors if they change at all.
+    """
+    return read_json(folder / ADAPTER).get(REGRIDDED) is True
 
 
 def restore_lora(
@@ -113,6 +129,7 @@ def restore_lora(
     """
     if trained is None:
         tensors = dict(read_file(folder / TENSORS))
+        _take_out_copies(network, tensors, folder / TENSORS)
     else:
         tensors = adapter_tensors(trained, config.modules_to_save or ())
     config.target_modules = _targets(network, tensors)
@@ -152,6 +169,24 @@ def _inject(network: Network, config: Any) -> None:
         parameter.requires_grad_(True)
 
 
+def _take_out_copies(network: Network, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Removes the base's own weights from an adapter's tensors; peft saves the head's where the head is adapted.
+
+    Raises CheckpointError where they are not this base's.
+    """
+    weights = {published_name(name): tensor for name, tensor in network.named_parameters()}
+    for key in [key for key in tensors if key.endswith(_BASE_LAYER)]:
+        copy = tensors.pop(key)
+        name = key.removeprefix(_PREFIX).removesuffix(_BASE_LAYER) + ".weight"
+        weight = weights.get(name)
+        # Equal as far as both the file and the network can tell.
+        if weight is None or not torch.equal(copy.to(weight.dtype).to(copy.dtype), weight.to(copy.dtype)):
+            raise CheckpointError(
+                f"{file} belongs to another base, whose {name} differs; name the right one with base=, on the "
+                "command line --base."
+            )
+
+
 def _config(network: Network) -> Any:
     return getattr(network, "peft_config")[_NAME]  # noqa: B009  (peft's, unknown to the type checker)
 
@@ -164,12 +199,6 @@ def _targets(network: Network, tensors: dict[str, torch.Tensor]) -> list[str]:
         for name, module in network.named_modules()
         if published_name(f"{name}.weight").removesuffix(".weight") in adapted
     ]
-
-
-def _durable(base: str | Path) -> str:
-    """The name of a base that holds from any working directory."""
-    folder = Path(base).expanduser()
-    return str(folder.resolve()) if folder.is_dir() and not (SHIPPED / str(base)).is_dir() else str(base)
 
 
 def load_peft() -> Any:

@@ -61,7 +61,11 @@ class Projector(nn.Module):
 
 
 class Network(nn.Module):
-    """The network (arXiv 2501.15830). The names of its parts are the keys of published checkpoints."""
+    """The network (arXiv 2501.15830). The names of its parts are the keys of published checkpoints.
+
+    regridded: whether `regrid` has carried it over to another grid since it was loaded; an adapter of it says
+    so in its file, because it fits no base that was not.
+    """
 
     def __init__(self, config: SpatialVLAConfig) -> None:
         """Random weights, drawn from torch's global generator."""
@@ -76,6 +80,7 @@ class Network(nn.Module):
             points = config.ego3d_patch_reso**2
             self.position_embedding_3d = Ego3DPositionEncoding(points, config.n_freqs, vision_size)
             self.vision_zoe_model = ZoeDepth(config.zoe, config.depth_padding)
+        self.regridded = False
         self._depth_source: list[DepthSource] = []
         for module in (self.language_model, self.spatial_embed_tokens):
             module.apply(_initialize)

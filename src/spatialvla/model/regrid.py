@@ -10,6 +10,7 @@ from torch import nn
 from spatialvla.actions.embeddings import adapt_embeddings
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import CheckpointError
+from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.network import Network
 from spatialvla.model.published import mirror_action_embeddings
 
@@ -38,16 +39,22 @@ def regrid(network: Network, old: ActionGrid, new: ActionGrid) -> None:
     _set_rows(head, first, _resampled(head.weight[first:], old, new))
     _resize(decoder.embed_tokens, vocabulary)
     mirror_action_embeddings(network)
-    # Published files repeat the sizes in keys that nothing reads.
-    repeated = {"_vocab_size": vocabulary, "spatial_token_num": new.size}
-    extra = {key: repeated.get(key, value) for key, value in config.extra.items()}
-    network.config = config.replace(
-        text=replace(config.text, vocab_size=vocabulary),
-        translation_token_num=new.n_translation,
-        rotation_token_num=new.n_rotation,
-        extra=extra,
-    )
+    network.config = regridded_config(config, new)
     decoder.config = network.config.text
+    network.regridded = True
+
+
+def regridded_config(config: SpatialVLAConfig, grid: ActionGrid) -> SpatialVLAConfig:
+    """The configuration of a network that was carried over to `grid`."""
+    vocabulary = config.action_token_begin_idx + grid.size
+    # Published files repeat the sizes in keys that nothing reads.
+    repeated = {"_vocab_size": vocabulary, "spatial_token_num": grid.size}
+    return config.replace(
+        text=replace(config.text, vocab_size=vocabulary),
+        translation_token_num=grid.n_translation,
+        rotation_token_num=grid.n_rotation,
+        extra={key: repeated.get(key, value) for key, value in config.extra.items()},
+    )
 
 
 def _resampled(rows: torch.Tensor, old: ActionGrid, new: ActionGrid) -> torch.Tensor:

@@ -46,13 +46,15 @@ class SpatialVLA(Network):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
+        base: str | Path | None = None,
     ) -> Self:
         """Loads a folder or Hub id in the published layout, in eval mode.
 
-        Of an adapter (see `spatialvla.model.lora`) it loads the base and merges the adapter into it.
+        Of an adapter (see `spatialvla.model.lora`) it loads the base and merges the adapter into it. base: in
+        place of the one that its adapter_config.json names.
         Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
         """
-        return load(cls, path_or_id, dtype, revision).to(device).eval()
+        return load(cls, path_or_id, dtype, revision, base).to(device).eval()
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
         """Writes config.json and model.safetensors in the published layout, each at once or not at all.

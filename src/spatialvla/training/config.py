@@ -81,6 +81,9 @@ class StartOptions:
     policy: str | None = None
     """Checkpoint to start from: folder, shipped model (nano) or Hub id; None starts a new network."""
 
+    base: str | None = None
+    """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
+
     depth_weights: Path | None = None
     """Folder of a depth estimator by `train-depth`, to be loaded and frozen."""
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spatialvla.evaluation.results.policy_settings import PolicySettings
+from spatialvla.model.folders import is_adapter, resolve_base
 from spatialvla.policy import Policy
 
 _DECISIVE_PACKAGES = (
@@ -22,12 +23,17 @@ _DECISIVE_PACKAGES = (
 )
 
 
-def hash_checkpoint(folder: Path) -> str:
-    """SHA-256 over the weights and settings of a checkpoint folder, names and contents."""
+def hash_checkpoint(folder: Path, base: str | Path | None = None) -> str:
+    """SHA-256 over the weights and settings of a checkpoint folder, names and contents.
+
+    Of an adapter over those of its base, too. base: in place of the one that adapter_config.json names.
+    """
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    if is_adapter(folder):
+        digest.update(hash_checkpoint(resolve_base(folder, base)).encode())
     return digest.hexdigest()
 
 

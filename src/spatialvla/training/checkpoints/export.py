@@ -9,7 +9,7 @@ import torch
 from spatialvla.common.json_files import write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import ADAPTER, resolve_folder
+from spatialvla.model.folders import is_adapter, resolve_folder
 from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora import has_lora, merge_lora, save_adapter, save_adapter_config
 from spatialvla.model.published import (
@@ -40,6 +40,7 @@ def export(
     source: str | Path,
     out: Path,
     *,
+    base: str | Path | None = None,
     merge: bool = False,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
@@ -47,22 +48,23 @@ def export(
     """Writes `out`, from the newest checkpoint of a run, or from a folder, shipped name or Hub id.
 
     A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. dtype: of the
-    weights in the files; None keeps what they are loaded in, float32.
+    weights in the files; None keeps what they are loaded in, float32. base: of an adapter, in place of the one
+    that its adapter_config.json names.
     Raises InputError where there is nothing to merge, CheckpointError where the source cannot be read.
     """
     folder = resolve_folder(source)
     if out.resolve() in (folder.resolve(), (folder / LAYOUT).resolve()):
         raise InputError(f"{out} is where the model comes from; choose another folder.")
     if (folder / LAYOUT).is_dir():
-        model, processor = _trained(folder), Processor.from_pretrained(folder / LAYOUT)
+        model, processor = _trained(folder, base), Processor.from_pretrained(folder / LAYOUT)
     else:
-        adapted = (folder / ADAPTER).exists()
+        adapted = is_adapter(folder)
         if not adapted and not (folder / "config.json").exists():
             raise CheckpointError(f"{folder} is neither a training run nor an adapter or a checkpoint.")
         model = (
-            load_unmerged(SpatialVLA, folder, torch.float32)
+            load_unmerged(SpatialVLA, folder, torch.float32, base=base)
             if adapted
-            else SpatialVLA.from_pretrained(folder)
+            else SpatialVLA.from_pretrained(folder, base=base)
         )
         processor = Processor.from_pretrained(folder)
     if merge and not has_lora(model):
@@ -76,15 +78,15 @@ def export(
     processor.save_pretrained(out)
 
 
-def _trained(run: Path) -> SpatialVLA:
+def _trained(run: Path, base: str | Path | None) -> SpatialVLA:
     """The model of a run's newest checkpoint, its adapter not merged."""
     weights = load_weights(run)
     # A run may train more than the model; its other parts stay behind.
     nested = {name.removeprefix("model."): t for name, t in weights.items() if name.startswith("model.")}
     weights = nested or weights
     layout = run / LAYOUT
-    if (layout / ADAPTER).exists():
-        return load_unmerged(SpatialVLA, layout, torch.float32, weights)
+    if is_adapter(layout):
+        return load_unmerged(SpatialVLA, layout, torch.float32, weights, base)
     model = empty_network(SpatialVLA, SpatialVLAConfig.from_folder(layout), torch.float32)
     filling = Filling(published_tensors(model))
     for name, tensor in weights.items():

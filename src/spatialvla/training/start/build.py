@@ -16,7 +16,8 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import resolve_folder
+from spatialvla.model.folders import is_adapter, resolve_folder
+from spatialvla.model.loading import stored_config
 from spatialvla.model.lora import add_lora
 from spatialvla.model.paligemma import initial_config, initial_model
 from spatialvla.model.presets import preset
@@ -29,9 +30,18 @@ from spatialvla.training.start.initial_processor import initial_processor
 
 
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
-    """The configuration of the network that a run starts from."""
+    """The configuration of the network that a run starts from.
+
+    Raises InputError where adapters would be added onto an adapter, CheckpointError where a folder cannot be
+    used.
+    """
     if config.policy is not None:
-        return SpatialVLAConfig.from_folder(resolve_folder(config.policy))
+        if config.mode == "lora" and is_adapter(resolve_folder(config.policy)):
+            raise InputError(
+                f"{config.policy} is an adapter, and LoRA starts from a whole checkpoint; make it one with "
+                f"spatialvla export --policy {config.policy} --merge --out FOLDER."
+            )
+        return stored_config(config.policy, config.base)
     if config.paligemma is not None:
         return initial_config(
             resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
@@ -54,7 +64,7 @@ def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Pr
 
 def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     assert config.policy is not None
-    model = SpatialVLA.from_pretrained(config.policy)
+    model = SpatialVLA.from_pretrained(config.policy, base=config.base)
     processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
         load_depth(model, config)
