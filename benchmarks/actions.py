@@ -30,7 +30,7 @@ WIDTH = 2304
 
 
 def adapt_by_token(embeddings: np.ndarray, old: ActionGrid, new: ActionGrid) -> np.ndarray:
-    """Trilinear interpolation written out: for each new token, the weighted sum of its 8 old neighbours."""
+    """Trilinear interpolation written out: for each new token, the weighted sum of its 8 old neighbors."""
     adapted = np.empty((new.size, embeddings.shape[1]), embeddings.dtype)
     adapted[slice(*new.ranges[2])] = embeddings[slice(*old.ranges[2])]
     axes = list(zip(old.centers.values(), new.centers.values(), strict=True))
@@ -38,12 +38,12 @@ def adapt_by_token(embeddings: np.ndarray, old: ActionGrid, new: ActionGrid) -> 
         table = embeddings[slice(*old.ranges[block])].reshape(*old_shape, -1)
         for token, index in enumerate(np.ndindex(*new_shape), start=new.ranges[block][0]):
             row = np.zeros(embeddings.shape[1], embeddings.dtype)
-            neighbours = []
+            neighbors = []
             for (centers, new_centers), place in zip(axes[3 * block : 3 * block + 3], index, strict=True):
                 position = np.interp(new_centers[place], centers, np.arange(len(centers)))
                 lower = min(int(position), len(centers) - 2)
-                neighbours.append([(lower, 1 - (position - lower)), (lower + 1, position - lower)])
-            for (i, wi), (j, wj), (k, wk) in product(*neighbours):
+                neighbors.append([(lower, 1 - (position - lower)), (lower + 1, position - lower)])
+            for (i, wi), (j, wj), (k, wk) in product(*neighbors):
                 row += embeddings.dtype.type(wi * wj * wk) * table[i, j, k]
             adapted[token] = row
     return adapted

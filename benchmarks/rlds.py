@@ -80,7 +80,7 @@ def ours(dataset: RLDSDataset, read: Callable[[RLDSEpisode], None]) -> dict[str,
 
 
 def surveyed(source: OXESource) -> dict[str, float]:
-    """All that a survey does: the same, standardised, with statistics of the actions."""
+    """All that a survey does: the same, standardized, with statistics of the actions."""
     wall, cpu = time.perf_counter(), time.process_time()
     survey(source)
     return {"count": len(source), "wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

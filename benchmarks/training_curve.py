@@ -30,9 +30,9 @@ def main(options: Options) -> None:
     figure, (vision, loss, error) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for run in options.runs:
         if (log := run / "vision.jsonl").exists():
-            for name, colour in (("regression", "C0"), ("looking", "C1")):
-                plot(vision, rows(log), name, name, color=colour)
-                plot(vision, rows(log), f"held_out/{name}", f"{name}, held out", color=colour, ls="--")
+            for name, color in (("regression", "C0"), ("looking", "C1")):
+                plot(vision, rows(log), name, name, color=color)
+                plot(vision, rows(log), f"held_out/{name}", f"{name}, held out", color=color, ls="--")
         logged = rows(run / "metrics.jsonl")
         training = [row for row in logged if row["kind"] == "train"]
         validation = [row for row in logged if row["kind"] == "validation"]

@@ -47,7 +47,7 @@ def test_a_batch_equals_its_rows(policy):
 
 
 def test_the_sensors_depth_replaces_the_estimate(policy):
-    near, far = (Observation(IMAGE, "stop", depth=np.full((48, 64), metres)) for metres in (0.3, 5.0))
+    near, far = (Observation(IMAGE, "stop", depth=np.full((48, 64), meters)) for meters in (0.3, 5.0))
     batch = policy.processor([IMAGE] * 2, ["stop"] * 2, DATASET, depth=[near.depth, far.depth])
     features = policy.model.encode_images(batch)
     assert not np.allclose(features[0].detach(), features[1].detach())

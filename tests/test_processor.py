@@ -24,14 +24,14 @@ def one(image=PICTURE, prompt="stop", **options):
     return processor([image], [prompt], **options)
 
 
-def test_grey_and_rgba_images_are_converted():
-    grey = PICTURE[..., 0]
+def test_gray_and_rgba_images_are_converted():
+    gray = PICTURE[..., 0]
     rgba = np.dstack([PICTURE, np.full(PICTURE.shape[:2], 255, np.uint8)])
     plain = one().pixel_values
     assert plain.is_contiguous(), "compiled vision would compile anew for another order in memory"
     assert torch.equal(one(rgba).pixel_values, plain)
     assert torch.equal(one(Image.fromarray(PICTURE)).pixel_values, plain)
-    for image in (grey, grey[..., None], Image.fromarray(grey)):
+    for image in (gray, gray[..., None], Image.fromarray(gray)):
         pixels = one(image).pixel_values
         assert torch.equal(pixels[:, 0], pixels[:, 1])
         assert torch.equal(pixels[:, 0], pixels[:, 2])
@@ -81,7 +81,7 @@ def test_unusable_intrinsics(matrix, message):
         one(intrinsics=[matrix])
 
 
-def test_depth_travels_in_metres():
+def test_depth_travels_in_meters():
     depth = np.full((24, 32), 1.5)
     depth[:, 16:] = 3.0
     batch = one(depth=[depth])
@@ -169,13 +169,13 @@ def test_inference_prompts_are_padded_to_few_lengths():
 def test_actions_return_within_their_cell(seed):
     numbers = np.random.default_rng(seed)
     statistics = processor.statistics[DATASET]
-    normalised = numbers.uniform(-1, 1, (1, 2, 7))
-    normalised[..., 6] = numbers.integers(0, 2, (1, 2))
-    actions = statistics.denormalize(normalised)
+    normalized = numbers.uniform(-1, 1, (1, 2, 7))
+    normalized[..., 6] = numbers.integers(0, 2, (1, 2))
+    actions = statistics.denormalize(normalized)
     batch = one(dataset=DATASET, actions=actions)
     tokens = batch.labels[batch.labels >= 1836].reshape(1, -1)
     again = processor.grid.encode(statistics.normalize(processor.decode(tokens, DATASET)))
-    # This dataset normalises the gripper, too, so its cell is decided by the normalised value.
+    # This dataset normalizes the gripper, too, so its cell is decided by the normalized value.
     assert np.array_equal(again[..., 1:], processor.tokens(tokens)[..., 1:])
     assert batch.labels[0, -1] == 1
     assert (batch.labels[0, :-7] == -100).all()

@@ -64,7 +64,7 @@ class Executor:
     """One episode of one robot: feed it every new chunk, execute what it returns.
 
     Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth map of this
-    episode, (S, S) metres, and how many decisions were made with it.
+    episode, (S, S) meters, and how many decisions were made with it.
     """
 
     def __init__(self, execution: Execution) -> None:

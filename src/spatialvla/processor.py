@@ -55,8 +55,8 @@ class Processor(StoredProcessor):
     ) -> Batch:
         """One row for each image and prompt.
 
-        images: PIL images or (H, W, 3) uint8; grey and RGBA are converted. prompts: used as they are.
-        dataset: whose camera to assume and whose statistics normalise `actions`, one for all rows or one a
+        images: PIL images or (H, W, 3) uint8; gray and RGBA are converted. prompts: used as they are.
+        dataset: whose camera to assume and whose statistics normalize `actions`, one for all rows or one a
         row; None or "default" takes the default camera.
         intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
         depth: (h, w) meters a row, on the image's field of view. actions: in the dataset's units; adds labels

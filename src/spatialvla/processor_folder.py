@@ -30,7 +30,7 @@ PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
 class StoredProcessor:
     """What is stored of a processor.
 
-    tokenizer: text <-> ids. grid: normalised actions <-> action tokens. statistics, cameras: by dataset key;
+    tokenizer: text <-> ids. grid: normalized actions <-> action tokens. statistics, cameras: by dataset key;
     cameras["default"] serves datasets without their own. image_size: side of the square image in pixels.
     files: the tokenizer's and image processor's settings in Hugging Face's layout, passed on unchanged.
     """

@@ -153,9 +153,9 @@ def test_depth_files_that_are_none(tmp_path):
     (tmp_path / "pickled.npy").write_bytes(buffer.getvalue())
     with pytest.raises(InputError, match=r"no readable \.npy"):
         read_depth(tmp_path / "pickled.npy")
-    Image.new("L", (4, 4)).save(tmp_path / "grey.png")
+    Image.new("L", (4, 4)).save(tmp_path / "gray.png")
     with pytest.raises(InputError, match="16-bit"):
-        read_depth(tmp_path / "grey.png")
+        read_depth(tmp_path / "gray.png")
 
 
 @pytest.fixture

@@ -24,11 +24,11 @@ def stored(picture, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def test_16_bit_grey_is_scaled():
+def test_16_bit_gray_is_scaled():
     for made in (Image.fromarray(RAMP), open_picture(stored(Image.fromarray(RAMP)))):
-        grey = np.asarray(to_rgb(made))
-        np.testing.assert_array_equal(grey[0, :, 0], np.arange(256))
-        np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
+        gray = np.asarray(to_rgb(made))
+        np.testing.assert_array_equal(gray[0, :, 0], np.arange(256))
+        np.testing.assert_array_equal(gray[..., 0], gray[..., 2])
     np.testing.assert_array_equal(View.of(Image.fromarray(RAMP)).image[0, :, 1], np.arange(256))
     np.testing.assert_array_equal(
         decode_rgb([stored(Image.fromarray(RAMP))], "f")[0, 0, :, 0], np.arange(256)

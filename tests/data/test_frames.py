@@ -13,7 +13,7 @@ RATE, LENGTH = 10, 75
 
 
 def write(path, options, codec="libx264"):
-    """A moving, noisy picture, so that every frame differs from its neighbours."""
+    """A moving, noisy picture, so that every frame differs from its neighbors."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=RATE, options=options)

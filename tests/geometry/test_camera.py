@@ -26,7 +26,7 @@ def test_a_point_stays_where_its_pixel_goes(x, y, z, sx, sy, left, top):
     assert np.allclose(project(crop_intrinsics(K, left, top), point), before - [left, top])
 
 
-def test_back_projected_points_project_to_their_pixel_centres():
+def test_back_projected_points_project_to_their_pixel_centers():
     generator = torch.Generator().manual_seed(0)
     depth = torch.rand(2, 10, 20, generator=generator) + 0.5
     intrinsics = torch.tensor(np.stack([K, K * [[1.1], [0.9], [1]]])).float()

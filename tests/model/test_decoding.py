@@ -81,9 +81,9 @@ def test_bad_requests():
     with pytest.raises(InputError, match="temperature"):
         model.generate(a_batch(1), temperature=float("nan"))
     actions = processor.statistics["tiny_robot/0.1.0"].denormalize(torch.zeros(1, 2, 7).numpy())
-    labelled = processor([IMAGES[0]], ["stop"], dataset="tiny_robot/0.1.0", actions=actions)
+    labeled = processor([IMAGES[0]], ["stop"], dataset="tiny_robot/0.1.0", actions=actions)
     with pytest.raises(InputError, match="labels"):
-        model.generate(labelled)
+        model.generate(labeled)
     right_padded = replace(a_batch(2), attention_mask=a_batch(2).attention_mask.flip(1))
     with pytest.raises(InputError, match="left"):
         model.generate(right_padded)

@@ -29,7 +29,7 @@ def test_the_harness_moves_the_arm_as_our_evaluation_does() -> None:
     seen = LIBERO.observation(harness.make_obs(raw, task), own_camera=True)
     assert seen.instruction == ours.task.language
     assert np.allclose(seen.intrinsics, ours.intrinsics)
-    # Fixtures stand elsewhere, within a centimetre or two: the stored start states do not say where.
+    # Fixtures stand elsewhere, within a centimeter or two: the stored start states do not say where.
     differing = np.abs(seen.image.astype(int) - ours.render()).max(axis=2) > 8
     assert differing.mean() < 0.1
 

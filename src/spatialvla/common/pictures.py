@@ -31,7 +31,7 @@ def open_picture(file: Path | bytes | memoryview) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGB, turned upright as its EXIF orientation says; 16-bit grey is scaled to 8 bits.
+    """The picture in mode RGB, turned upright as its EXIF orientation says; 16-bit gray is scaled to 8 bits.
 
     Raises InputError for 32-bit and float pictures, whose numbers do not say what is white.
     """
