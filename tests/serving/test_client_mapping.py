@@ -47,6 +47,27 @@ def test_the_gripper_is_found_in_the_state():
         ClientMapping.load("libero").gripper_position({"observation/state": state * np.nan})
 
 
+def test_limits_are_found_beside_the_mapping_wherever_one_stands(tmp_path: Path, monkeypatch):
+    (tmp_path / "robot").mkdir()
+    (tmp_path / "robot" / "careful.yaml").write_text("translation: 0.01\n")
+    (tmp_path / "careful.yaml").write_text("translation: 9\n")
+    (tmp_path / "robot" / "mine.yaml").write_text("image: a\nprompt: b\nlimits: careful.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    mapping = ClientMapping.load("robot/mine.yaml")
+    assert Limits.load(mapping.limits).translation == 0.01
+
+
+@pytest.mark.parametrize(
+    "text", ["image: a\nprompt: b\nstate: s\n", "image: a\nprompt: b\nposition: [0, 1, 2]\n"]
+)
+def test_a_workspace_asks_for_a_mapping_that_tells_the_position(tmp_path: Path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    mapping = ClientMapping.load(str(tmp_path / "mine.yaml"))
+    mapping.check_limits(Limits.load("libero"))
+    with pytest.raises(InputError, match="add state and position"):
+        mapping.check_limits(Limits.load("franka"))
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e39])
 def test_what_no_client_can_take_is_not_sent(number):
     actions = np.zeros((2, 7))

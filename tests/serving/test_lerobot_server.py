@@ -23,6 +23,7 @@ from running import fake_service, options, picture
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.access import Access
+from spatialvla.serving.guard.limits import Limits, Workspace
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.lerobot import server as protocol
 from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, Actions, ObservationPart, PolicySetup
@@ -79,8 +80,9 @@ class Robot:
 @contextmanager
 def served(policy: FakePolicy | None = None, mapping: str = "lerobot", **more: Any) -> Iterator[Any]:
     """Yields a function that connects one more robot, with the service as its attribute."""
-    traffic = more.pop("traffic", None)
-    service = fake_service(policy or FakePolicy(), traffic=traffic)
+    service = fake_service(
+        policy or FakePolicy(), traffic=more.pop("traffic", None), limits=more.pop("limits", None)
+    )
     server = protocol.LeRobotServer(service, ClientMapping.load(mapping), **{"wait": 0.3, **more})
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -265,6 +267,84 @@ def test_of_too_many_connections_the_one_longest_unheard_of_is_forgotten() -> No
             robot.see(number)
         assert first.actions() == []
         assert third.actions()
+
+
+BOX = Limits(workspace=Workspace(np.array([-1.0, -1, -1]), np.array([0.1, 0.1, 0.1])))
+"""Where the robot is at x = 0.1, the fake policy would lead it through the wall."""
+
+
+@pytest.fixture
+def boxed(tmp_path: Path) -> dict[str, Any]:
+    mapping = tmp_path / "boxed.yaml"
+    mapping.write_text("image: front\nprompt: task\nstate: observation.state\nposition: [0, 1, 2]\n")
+    return {"mapping": str(mapping), "limits": BOX}
+
+
+def moved(robot: Robot) -> float:
+    return float(numbers(robot.actions())[:, 0].max())
+
+
+def test_a_workspace_holds_after_a_reconnect_and_another_ready(boxed: dict[str, Any]) -> None:
+    with served(**boxed) as connect:
+        robot = connect()
+        robot.begin()
+        robot.see(9, x=0.1)
+        assert moved(robot) == 0
+        robot.call("Ready")
+        robot.see(9, x=0.1)
+        assert moved(robot) == 0
+        again = connect()
+        again.see(9, x=0.1)
+        assert moved(again) == 0
+        again.call("Ready")
+        again.see(9, x=0.0)
+        assert moved(again) > 0, "inside it moves"
+
+
+def test_a_robot_whose_state_cannot_be_told_is_sent_nothing(boxed: dict[str, Any]) -> None:
+    with served(**boxed) as connect:
+        unknown = connect()
+        unknown.see(9, x=0.1)
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "does not tell its position"):
+            unknown.actions()
+        known, turned = connect(), connect()
+        known.begin()
+        state = {**FEATURES["observation.state"], "names": ["z", "y", "x"]}
+        turned.begin({**FEATURES, "observation.state": state})
+        back = connect()
+        back.see(9, x=0.1)
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "does not tell its position"):
+            back.actions()
+        known.see(9, x="broken")
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "does not tell its position"):
+            known.actions()
+
+
+def test_a_workspace_that_the_mapping_cannot_keep_does_not_start() -> None:
+    with pytest.raises(InputError, match="add state and position"), served(limits=BOX):
+        pass
+
+
+def test_an_observation_that_has_waited_too_long_is_not_acted_on() -> None:
+    with served(traffic=TrafficLimits(longest_age=0.2)) as connect:
+        robot = connect()
+        robot.begin()
+        robot.see(1)
+        time.sleep(0.3)
+        with refused(grpc.StatusCode.ABORTED, r"is 0\.\d s old, more than 0\.2 s"):
+            robot.actions()
+        assert connect.service.engine.metrics.value("requests_total", outcome="stale") == 1
+        robot.see(2, go=False)
+        assert np.allclose(numbers(robot.actions()), said(2), atol=1e-7)
+
+
+def test_an_answer_that_comes_too_late_is_not_sent() -> None:
+    with served(FakePolicy(0.4), traffic=TrafficLimits(longest_age=0.2)) as connect:
+        robot = connect()
+        robot.begin()
+        robot.see(1)
+        with refused(grpc.StatusCode.ABORTED, "s old"):
+            robot.actions()
 
 
 def test_depth_in_millimeters_becomes_meters(tmp_path: Path) -> None:

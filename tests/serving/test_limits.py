@@ -1,5 +1,6 @@
 """Robot limits: nothing longer, wider or stranger than the robot may be told comes out, whatever goes in."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ ROBOT = Limits(
     meters_per_unit=0.1,
     radians_per_unit=0.5,
 )
+NO_WORKSPACE = replace(ROBOT, workspace=None)
 
 
 @given(ACTIONS, arrays(np.float64, 3, elements=st.floats(-1, 1)))
@@ -40,7 +42,7 @@ def test_every_limit_holds(actions, position):
 
 @given(ACTIONS)
 def test_no_step_turns_around(actions):
-    limited, changed = ROBOT.apply(actions)
+    limited, changed = NO_WORKSPACE.apply(actions)
     for part in (slice(0, 3), slice(3, 6)):
         before, after = actions[:, part], limited[:, part]
         cross = np.cross(before, after) / np.maximum(np.linalg.norm(before, axis=1, keepdims=True), 1e-12)
@@ -58,9 +60,22 @@ def test_actions_within_the_limits_are_not_touched():
 
 def test_steps_that_were_changed_are_counted():
     actions = np.array([[9, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 9, 2], [0, 0, 0, 0, 0, 0, -1.0]])
-    assert ROBOT.apply(actions)[1] == {"translation": 1, "rotation": 1, "gripper": 2}
+    assert NO_WORKSPACE.apply(actions)[1] == {"translation": 1, "rotation": 1, "gripper": 2}
     into_the_table = np.array([[0, 0, -0.4, 0, 0, 0, 0]])
     assert ROBOT.apply(into_the_table, np.array([0, 0, 0.01]))[1] == {"workspace": 1}
+
+
+def test_a_workspace_that_cannot_be_kept_refuses():
+    with pytest.raises(InputError, match="does not tell its position"):
+        ROBOT.apply(np.zeros((4, 7)))
+
+
+def test_what_holds_is_said_in_a_sentence():
+    assert Limits().describe().startswith("Limits: NONE but a gripper from 0 to 1;")
+    assert ROBOT.describe() == (
+        "Limits: at most 0.05 m a step, 0.3 rad a step, a workspace from (-0.2, -0.2, 0) to (0.2, 0.2, 0.3) m, "
+        "a gripper from 0 to 1; 1 is 0.1 m and 0.5 rad."
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -93,14 +93,16 @@ def served(protocol: str, ask: Callable[[int], np.ndarray], *options: str) -> np
     [("openpi", through_openpi), ("lerobot", through_lerobot), ("vla-eval", through_vla_eval)],
 )
 def test_the_limits_of_a_mapping_hold(
-    protocol: str, ask: Callable[[int], np.ndarray], tmp_path: Path
+    protocol: str, ask: Callable[[int], np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "careful.yaml").write_text(f"translation: {LONGEST}\nrotation: {LONGEST}\n")
     mapping = tmp_path / "robot.yaml"
     mapping.write_text("image: front\nprompt: task\n")
     free = served(protocol, ask, "--mapping", str(mapping))
-    mapping.write_text(f"image: front\nprompt: task\nlimits: {tmp_path / 'careful.yaml'}\n")
+    assert "Limits: NONE" in capsys.readouterr().err
+    mapping.write_text("image: front\nprompt: task\nlimits: careful.yaml\n")
     limited = served(protocol, ask, "--mapping", str(mapping))
+    assert "Limits: at most 0.01 m a step, 0.01 rad a step" in capsys.readouterr().err
     for part in (slice(0, 3), slice(3, 6)):
         length = np.linalg.norm(free[part])
         assert length > LONGEST, "the policy asks for more than the limits allow"

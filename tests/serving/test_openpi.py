@@ -18,10 +18,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from spatialvla.errors import InputError
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
-from spatialvla.serving.openpi.server import run
+from spatialvla.serving.openpi.server import OpenPiServer, run
 from spatialvla.serving.status_pages import pages
 from spatialvla.types import Observation
 from spatialvla_client.codec import pack, unpack
@@ -206,7 +207,7 @@ def test_a_failing_policy_says_why_and_nothing_more(server, text, outcome):
 def test_limits_hold_for_what_leaves_the_server(policy):
     limits = Limits.load("franka")
     with serving(fake_service(policy, limits=limits)) as running:
-        actions = client_of(running).infer(plain(200))["actions"]
+        actions = client_of(running).infer(plain(200, position=[0.5, 0, 0.4]))["actions"]
         assert (np.linalg.norm(actions[:, :3], axis=1) <= 0.02 + 1e-12).all()
         assert running.value("clamped_steps_total", limit="translation") == 4
 
@@ -218,6 +219,23 @@ def test_a_workspace_holds_where_the_client_tells_the_position(policy):
         actions = client_of(running).infer(plain(200, position=corner))["actions"]
         assert np.allclose(actions[:, :3].clip(0), 0)
         assert running.value("clamped_steps_total", limit="workspace") == 4
+
+
+def test_a_workspace_without_the_position_sends_nothing(policy):
+    with serving(fake_service(policy, limits=Limits.load("franka"))) as running, raw(running) as websocket:
+        websocket.send(pack(plain(200, request_id=1)))
+        refused = unpack(websocket.recv())
+        assert "actions" not in refused
+        assert "does not tell its position" in refused["error"]
+        websocket.send(pack(plain(200, request_id=2, position=[0.5, 0, 0.4])))
+        assert len(unpack(websocket.recv())["actions"]) == 4
+
+
+def test_a_workspace_that_the_mapping_cannot_keep_does_not_start(policy, tmp_path):
+    (tmp_path / "blind.yaml").write_text("image: image\nprompt: instruction\n")
+    mapping = ClientMapping.load(str(tmp_path / "blind.yaml"))
+    with pytest.raises(InputError, match="add state and position"):
+        OpenPiServer(fake_service(policy, limits=Limits.load("franka")), mapping)
 
 
 def test_a_message_too_large_is_refused_unread(policy):

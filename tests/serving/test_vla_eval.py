@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.serving.guard.access import Access
+from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
 from spatialvla.types import Observation
@@ -316,3 +317,9 @@ def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
     service.engine.drain()
     assert "failure_reason" not in episode or episode["failure_reason"] is None
     assert episode["steps"] == 6
+
+
+def test_a_workspace_that_nobody_can_keep_does_not_start() -> None:
+    service = fake_service(policy_for(LIBERO), limits=Limits.load("franka"))
+    with pytest.raises(InputError, match="no workspace can be kept"):
+        protocol.VlaEvalServer(service, LIBERO)

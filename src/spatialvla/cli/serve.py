@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,7 @@ class Serve(Verb):
         extra = (
             pages(service, self.metrics_port) if self.metrics_port is not None else contextlib.nullcontext()
         )
+        print(service.limits.describe(), file=sys.stderr, flush=True)
         with extra:
             serve(service, options)
 

@@ -14,8 +14,8 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 T = TypeVar("T")
 
 
-def load(kind: str, name_or_path: str, parse: Callable[[str, dict[str, Any]], T], *, folder: str) -> T:
-    """What `parse` makes of a file's stem and entries.
+def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T], *, folder: str) -> T:
+    """What `parse` makes of a file's path and entries.
 
     kind: what the file holds, as sentences call it. folder: of the shipped files, in `assets`.
     Raises InputError where there is no such file, and where `parse` raises what a wrong content leads to.
@@ -33,7 +33,7 @@ def load(kind: str, name_or_path: str, parse: Callable[[str, dict[str, Any]], T]
     try:
         if not isinstance(raw, dict):
             raise ValueError("it holds no entries")
-        return parse(path.stem, raw)
+        return parse(path, raw)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"the entry {error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(

@@ -29,6 +29,12 @@ class DeadlineExceeded(ServingError):
     outcome = "deadline"
 
 
+class Stale(ServingError):
+    """What was seen is too old to act on by now."""
+
+    outcome = "stale"
+
+
 class UnsafeAction(ServingError):
     """The policy's actions contain NaN or infinity; they are withheld."""
 

@@ -5,15 +5,17 @@ A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
-from spatialvla.serving.guard.limits import require_sendable
+from spatialvla.serving.guard.limits import Limits, require_sendable
 from spatialvla.types import Observation
 
 
@@ -26,7 +28,7 @@ class ClientMapping:
     position: indices of the gripper's x, y, z (meters) in `state`.
     gripper_open, gripper_closed: the numbers that the client takes.
     horizon: steps of a chunk without which the stock client stops; 0 where any number does.
-    limits: the robot's, by name or path, used unless the server is told others.
+    limits: the robot's, by name, or by path beside the mapping's file; used unless the server is told others.
     ignored: keys that the client sends for other policies.
     """
 
@@ -48,6 +50,14 @@ class ClientMapping:
     def load(cls, name_or_path: str) -> ClientMapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
         return load("mapping", name_or_path, _parse, folder="mappings")
+
+    def check_limits(self, limits: Limits) -> None:
+        """Raises InputError where limits need the gripper's position, and this client cannot tell it."""
+        if limits.workspace is not None and (self.state is None or self.position is None):
+            raise InputError(
+                f"The limits have a workspace, but the mapping {self.name!r} does not say where the gripper's "
+                "position is; add state and position to it, or choose limits without a workspace."
+            )
 
     def keys(self) -> dict[str, str]:
         """What the client calls each thing it may send, by our name for it."""
@@ -133,12 +143,12 @@ def _turned(seen: Observation) -> Observation:
     return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth)
 
 
-def _parse(name: str, raw: dict[str, Any]) -> ClientMapping:
+def _parse(path: Path, raw: dict[str, Any]) -> ClientMapping:
     known = {field.name for field in fields(ClientMapping)} - {"name"}
     if unknown := set(raw) - known:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     return ClientMapping(
-        name,
+        path.stem,
         image=_text(raw["image"], "image"),
         prompt=_text(raw["prompt"], "prompt"),
         depth=_optional_text(raw, "depth"),
@@ -148,7 +158,7 @@ def _parse(name: str, raw: dict[str, Any]) -> ClientMapping:
         position=_position(raw["position"]) if "position" in raw else None,
         **_gripper(raw),
         horizon=int(raw.get("horizon", 0)),
-        limits=_optional_text(raw, "limits"),
+        limits=_limits(_optional_text(raw, "limits"), path.parent),
         ignored=tuple(str(key) for key in raw.get("ignored", ())),
     )
 
@@ -168,6 +178,11 @@ def _flag(raw: dict[str, Any], entry: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{entry} must be true or false")
     return value
+
+
+def _limits(named: str | None, folder: Path) -> str | None:
+    """A shipped robot's name as it is, a file's path from the mapping's folder."""
+    return named if named is None or re.fullmatch(r"[\w-]+", named) else str(folder / named)
 
 
 def _gripper(raw: dict[str, Any]) -> dict[str, float]:

@@ -50,9 +50,11 @@ class Session:
     def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
         """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
 
-        A client that committed steps merges chunks itself, so it gets the whole chunk.
+        A client that committed steps merges chunks itself, so it gets the whole chunk. Raises InputError
+        where the limits need a position and there is none, UnsafeAction for actions that are not finite.
         """
         began = perf_counter()
+        self._limits.require_position(position)
         chunk = answer.chunk
         committed = answer.request.committed
         if committed is None or committed.size == 0:

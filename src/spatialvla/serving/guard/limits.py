@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from spatialvla.common.yaml_files import load
+from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
 
 
@@ -24,7 +25,7 @@ class Limits:
     """A robot's limits for one action step; None where it has none.
 
     translation: meters, length of (Δx, Δy, Δz). rotation: radians, length of (Δroll, Δpitch, Δyaw).
-    gripper: its range, 1 = open. workspace: holds only where the client sends the gripper's position.
+    gripper: its range, 1 = open. workspace: where the gripper may be; without its position nothing is sent.
     meters_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot.
     """
 
@@ -47,8 +48,9 @@ class Limits:
 
         Too long a step keeps its direction. position: (3,) meters, where the gripper is before the first
         step; steps that would leave the workspace stop at its wall, and a gripper outside may only come back.
-        Raises UnsafeAction for NaN, infinity or another shape.
+        Raises UnsafeAction for NaN, infinity or another shape, InputError as `require_position`.
         """
+        self.require_position(position)
         if actions.ndim != 2 or actions.shape[1] != 7 or not np.isfinite(actions).all():
             raise UnsafeAction("The policy's actions are not finite rows of 7 numbers; none of them is sent.")
         limited = actions.astype(np.float64)
@@ -60,11 +62,39 @@ class Limits:
             "rotation": _rows_changed(actions[:, 3:6], limited[:, 3:6]),
             "gripper": _rows_changed(actions[:, 6:], limited[:, 6:]),
         }
-        if self.workspace is not None and position is not None:
+        if self.workspace is not None and position is not None:  # required above
             moves = limited[:, :3].copy()
             self._stay_inside(limited[:, :3], self.workspace, np.asarray(position, np.float64))
             changed["workspace"] = _rows_changed(moves, limited[:, :3])
         return limited, {name: steps for name, steps in changed.items() if steps}
+
+    def require_position(self, position: np.ndarray | None) -> None:
+        """Raises InputError where a workspace cannot be kept because nobody tells where the gripper is."""
+        if self.workspace is not None and position is None:
+            raise InputError(
+                "The server keeps the gripper in a workspace, but the observation does not tell its position; "
+                "send it, or start the server with limits that have no workspace."
+            )
+
+    def describe(self) -> str:
+        """What holds, in one sentence for whoever starts a server."""
+        parts = []
+        if self.translation is not None:
+            parts.append(f"{self.translation:g} m a step")
+        if self.rotation is not None:
+            parts.append(f"{self.rotation:g} rad a step")
+        if self.workspace is not None:
+            low, high = (
+                ", ".join(f"{end:g}" for end in c) for c in (self.workspace.low, self.workspace.high)
+            )
+            parts.append(f"a workspace from ({low}) to ({high}) m")
+        gripper = f"a gripper from {self.gripper[0]:g} to {self.gripper[1]:g}"
+        if not parts:
+            return (
+                f"Limits: NONE but {gripper}; whatever the policy says moves the robot (--limits sets some)."
+            )
+        unit = f"1 is {self.meters_per_unit:g} m and {self.radians_per_unit:g} rad"
+        return f"Limits: at most {', '.join(parts)}, {gripper}; {unit}."
 
     def _stay_inside(self, moves: np.ndarray, box: Workspace, position: np.ndarray) -> None:
         for row, move in enumerate(moves * self.meters_per_unit):

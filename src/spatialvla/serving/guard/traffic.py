@@ -38,6 +38,9 @@ class TrafficLimits:
     request_timeout: float = 30.0
     """Seconds that a request may wait for the model."""
 
+    longest_age: float = 5.0
+    """Seconds from a LeRobot client's observation to the answer, after which the answer is not sent."""
+
     send_timeout: float = 10.0
     """Seconds after which a client that reads nothing is disconnected."""
 

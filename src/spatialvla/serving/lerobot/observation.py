@@ -52,14 +52,26 @@ async def join_parts(parts: AsyncIterator[tuple[int, bytes]], most_bytes: int) -
     raise InputError("The observation ended before its last part.")
 
 
+def with_state(message: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The message with the robot's state, where it has a number for each of these names."""
+    if not names or not has_numbers(message, names):
+        return message
+    return {**message, STATE: np.array([message[name] for name in names], np.float64)}
+
+
+def has_numbers(message: dict[str, Any], names: tuple[str, ...]) -> bool:
+    """Whether the message has a number for each of these names."""
+    return all(isinstance(message.get(name), int | float) for name in names)
+
+
 def names_of_numbers(feature: Any) -> tuple[str, ...]:
     """Names of the robot's numbers, in the order they have in its state."""
     names = feature.get("names") if isinstance(feature, dict) else None
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
-def read_observation(data: bytes, numbers: tuple[str, ...]) -> TimedObservation:
-    """Raises InputError for a message that is no observation."""
+def read_observation(data: bytes) -> TimedObservation:
+    """An observation without its state. Raises InputError for a message that is none."""
     fields = read_object(data, "TimedObservation")
     content = fields.get("observation")
     timestamp, timestep = fields.get("timestamp"), fields.get("timestep")
@@ -68,9 +80,6 @@ def read_observation(data: bytes, numbers: tuple[str, ...]) -> TimedObservation:
     if not isinstance(timestamp, float) or not np.isfinite(timestamp):
         raise InputError("The TimedObservation has no time.")
     message = {str(key): entry if isinstance(entry, _Readable) else None for key, entry in content.items()}
-    state = [message.get(name) for name in numbers]
-    if state and all(isinstance(number, int | float) for number in state):
-        message[STATE] = np.array(state, np.float64)
     return TimedObservation(timestamp, timestep, fields.get("must_go") is True, message)
 
 

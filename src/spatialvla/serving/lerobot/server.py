@@ -12,7 +12,8 @@ import logging
 import signal
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import numpy as np
 
@@ -20,20 +21,25 @@ from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.engine.session import Session
+from spatialvla.serving.failures import Stale
 from spatialvla.serving.guard.traffic import Throttle
 from spatialvla.serving.lerobot.objects import read_object
 from spatialvla.serving.lerobot.observation import (
     STATE,
     TimedObservation,
+    has_numbers,
     join_parts,
     names_of_numbers,
     read_observation,
     with_depth,
+    with_state,
 )
 from spatialvla.serving.lerobot.reply import actions_pickle
 from spatialvla.serving.lerobot.wire import Listener, listen
 
 log = logging.getLogger(__name__)
+
+_MOST_ROBOTS = 64
 
 
 @dataclass
@@ -44,6 +50,7 @@ class _Client:
     actions: int | None = None
     newest: TimedObservation | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    received: float = 0.0  # when the newest observation had arrived
     decided: int | None = None  # timestep of the observation that was last decided on
     state: np.ndarray | None = None  # of the robot then
 
@@ -57,6 +64,7 @@ class LeRobotServer:
     similar: how near, in the units of the robot's state, an observation may be to the last one and be passed
     over; 0 passes over none. (LeRobot's own server passes over those nearer than 1, which suits joint angles
     in degrees.)
+    Raises InputError where the service has limits that the mapping cannot keep.
     """
 
     def __init__(
@@ -70,12 +78,15 @@ class LeRobotServer:
     ) -> None:
         if not control_hz > 0:
             raise InputError(f"control_hz must be positive, got {control_hz}.")
+        mapping.check_limits(service.limits)
         self._service = service
         self._mapping = mapping
         self._step = 1 / control_hz
         self._wait = wait
         self._similar = similar
         self._clients: OrderedDict[str, _Client] = OrderedDict()
+        # Robots by the names of their numbers, which a client tells once, on its first connection.
+        self._robots: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     async def start(self) -> tuple[Listener, int]:
         """The running gRPC server and its port. Raises InputError where the address cannot be bound."""
@@ -91,9 +102,11 @@ class LeRobotServer:
     # ----------------------------------------------------------------- calls
 
     async def ready(self, peer: str) -> None:
-        """Begins a new episode of this connection."""
-        self._clients.pop(peer, None)
-        self._client(peer)
+        """Begins a new episode of this connection; its robot stays the same until it is told another."""
+        old = self._clients.pop(peer, None)
+        client = self._client(peer)
+        if old is not None:
+            client.numbers, client.actions = old.numbers, old.actions
 
     async def send_policy_instructions(self, data: bytes, peer: str) -> None:
         """Checks that the robot has the mapping's camera. Which policy the client wants is only logged."""
@@ -110,6 +123,7 @@ class LeRobotServer:
             )
         client = self._client(peer)
         client.numbers, client.actions = names_of_numbers(features.get(STATE)), steps
+        self._remember_robot(client.numbers)
         log.info(
             "%s asked for %.100s and is served %s.",
             peer,
@@ -129,9 +143,9 @@ class LeRobotServer:
                 f"The observation did not arrive whole within {traffic.request_timeout:g} s."
             ) from None
         with self._service.engine.metrics.timed("decode"):
-            seen = read_observation(data, client.numbers)
+            seen = self._with_state(read_observation(data), client)
         if self._is_news(seen, client):
-            client.newest = seen
+            client.newest, client.received = seen, monotonic()
             client.arrived.set()
 
     async def get_actions(self, peer: str) -> bytes:
@@ -143,14 +157,15 @@ class LeRobotServer:
         client.arrived.clear()
         if seen is None:
             return b""
-        before = client.decided
+        before, received = client.decided, client.received
         client.decided, client.state = seen.timestep, seen.message.get(STATE)
         try:
             decision = await client.session.act(
                 self._mapping.observation(with_depth(seen.message, self._mapping.depth)),
                 position=self._mapping.gripper_position(seen.message),
-                timeout=self._service.traffic.request_timeout,
+                timeout=min(self._service.traffic.request_timeout, self._time_left(received)),
             )
+            self._time_left(received)
         except BaseException:
             client.decided = before  # else the client's next observation of this step would be passed over
             raise
@@ -176,6 +191,36 @@ class LeRobotServer:
             self._service.engine.metrics.connections.set(len(self._clients))
         self._clients.move_to_end(peer)
         return self._clients[peer]
+
+    def _time_left(self, received: float) -> float:
+        """Seconds for which an observation may still be acted on. Raises Stale where there are none."""
+        longest = self._service.traffic.longest_age
+        age = monotonic() - received
+        if age < longest:
+            return longest - age
+        self._service.engine.metrics.request("stale")
+        raise Stale(
+            f"The observation is {age:.1f} s old, more than {longest:g} s (--traffic.longest-age); nothing is "
+            "sent for it, and the next one is decided on."
+        )
+
+    def _remember_robot(self, names: tuple[str, ...]) -> None:
+        if names:
+            self._robots[names] = None
+            self._robots.move_to_end(names)
+            if len(self._robots) > _MOST_ROBOTS:
+                self._robots.popitem(last=False)
+
+    def _with_state(self, seen: TimedObservation, client: _Client) -> TimedObservation:
+        """The observation with the robot's state.
+
+        A client that has come back on a new connection does not tell the names of its numbers again: its
+        robot is the known one that has them, if there is only one.
+        """
+        if not client.numbers:
+            fitting = [names for names in self._robots if has_numbers(seen.message, names)]
+            client.numbers = fitting[0] if len(fitting) == 1 else ()
+        return replace(seen, message=with_state(seen.message, client.numbers))
 
     def _is_news(self, seen: TimedObservation, client: _Client) -> bool:
         if seen.must_go or client.decided is None:

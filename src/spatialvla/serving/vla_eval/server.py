@@ -55,10 +55,15 @@ class VlaEvalServer(ModelServer):
         ones do not know the Google Robot's, was trained with one camera for all, and its published evaluation
         went on with that. Where the benchmark has a published ensemble and the policy executes whole chunks,
         its default, the ensemble takes their place. Raises InputError where the policy's actions are another
-        robot's.
+        robot's, and for limits with a workspace.
         """
         policy = service.policy
         benchmark.check_policy(policy.dataset)
+        if service.limits.workspace is not None:
+            raise InputError(
+                "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
+                "limits without one."
+            )
         self._service = service
         self._benchmark = benchmark
         self._own_camera = policy.dataset in policy.processor.cameras if own_camera is None else own_camera
