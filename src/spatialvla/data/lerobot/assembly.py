@@ -71,7 +71,7 @@ def _join_data(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> lis
     return parts
 
 
-def _join_videos(root: Path, fps: int, name: str, episodes: Sequence[StagedEpisode]) -> list[FilePart]:
+def _join_videos(root: Path, fps: float, name: str, episodes: Sequence[StagedEpisode]) -> list[FilePart]:
     lengths = iter(episode.length for episode in episodes)
     parts: list[FilePart] = []
     for number, group in enumerate(_groups([episode.video(name) for episode in episodes], VIDEO_FILE_MB)):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,7 +40,7 @@ class Info:
     version: of the format it was read from.
     """
 
-    fps: int
+    fps: float
     features: Mapping[str, Feature]
     robot_type: str | None = None
     total_episodes: int = 0
@@ -136,7 +137,7 @@ def write_tasks(root: Path, tasks: Sequence[str]) -> None:
 
 
 def write_episodes(
-    root: Path, records: Sequence[EpisodeRecord], stats: Sequence[Mapping[str, Statistics]], fps: int
+    root: Path, records: Sequence[EpisodeRecord], stats: Sequence[Mapping[str, Statistics]], fps: float
 ) -> None:
     """The table of episodes with the statistics of each."""
     rows = [_episode_row(record, part, fps) for record, part in zip(records, stats, strict=True)]
@@ -157,7 +158,7 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
     try:
         features = [Feature.from_json(name, spec) for name, spec in raw["features"].items()]
         return Info(
-            fps=int(raw["fps"]),
+            fps=_rate(raw["fps"]),
             features={feature.name: feature for feature in features if feature is not None},
             robot_type=raw.get("robot_type"),
             total_episodes=int(raw["total_episodes"]),
@@ -170,6 +171,13 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a LeRobot description ({error}); copy it again.") from error
+
+
+def _rate(fps: Any) -> float:
+    """Frames a second, whole or not: 29.97 is a rate of its own."""
+    if isinstance(fps, bool) or not 0 < float(fps) < np.inf:
+        raise ValueError(f"fps is {fps}")
+    return int(fps) if float(fps).is_integer() else float(fps)
 
 
 def _file_template(path: str) -> str:
@@ -219,7 +227,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: int) -> dict[str, Any]:
+def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: float) -> dict[str, Any]:
     row: dict[str, Any] = {
         "episode_index": record.index,
         "tasks": [record.task],

@@ -86,14 +86,22 @@ class LeRobotDataset:
         self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)
         self._stored = [name for name, feature in self.features.items() if feature.dtype != "video"]
         self._file_starts: dict[Path, int] = {}
-        for record in self._records:
-            self._file_starts.setdefault(self._data_path(record), record.first_frame)
-        for path in self._paths():
+        self._video_starts: dict[Path, float] = {}
+        self._following: dict[int, int] = {}
+        for record, following in zip(self._records, [*self._records[1:], None], strict=True):
+            path = self._data_path(record)
+            self._file_starts.setdefault(path, record.first_frame)
+            if following is not None and self._data_path(following) == path:
+                self._following[record.index] = following.first_frame
+            for camera, part in record.videos.items():
+                video = self._video_path(camera, part)
+                self._video_starts[video] = min(part.start, self._video_starts.get(video, part.start))
+        for path in (*self._file_starts, *self._video_starts):
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing; copy the whole dataset folder.")
 
     @property
-    def fps(self) -> int:
+    def fps(self) -> float:
         """Frames a second."""
         return self.info.fps
 
@@ -131,22 +139,27 @@ class LeRobotDataset:
         columns: dict[str, np.ndarray] = {}
         cameras: dict[str, Clip | _ImageColumn] = {}
         for name, feature in self.features.items():
-            if feature.dtype == "video":
-                cameras[name] = Clip(
-                    self._video_path(name, record.videos[name]),
-                    record.videos[name].start,
-                    record.length,
-                    self.fps,
-                )
-            elif feature.is_encoded_image:
+            if feature.is_encoded_image:
                 cameras[name] = _ImageColumn(partial(self._column, record, path, name), feature, path)
-            else:
+            elif feature.dtype != "video":
                 columns[name] = feature.from_arrow(table[name])
         if not (columns["episode_index"] == index).all():
             raise CheckpointError(
                 f"{path} does not hold episode {index} where meta says; copy the dataset again."
             )
+        for name, part in record.videos.items():
+            cameras[name] = self._clip(name, part, columns["timestamp"], path)
         return StoredEpisode(index, record.task, columns, cameras)
+
+    def _clip(self, camera: str, part: FilePart, timestamps: np.ndarray, source: Path) -> Clip:
+        """As LeRobot finds a row's frame: by the row's time, after that of the episode in the video."""
+        times = timestamps.astype(np.float64)
+        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+            raise CheckpointError(
+                f"{source} has timestamps that do not ascend, by which frames are found; leave the episode out."
+            )
+        path = self._video_path(camera, part)
+        return Clip(path, part.start + times, self._video_starts[path] + float(times[0]), self.fps)
 
     def _column(self, record: EpisodeRecord, path: Path, name: str) -> pa.ChunkedArray:
         return self._rows(record, path, [name])[name]
@@ -165,6 +178,12 @@ class LeRobotDataset:
                 if missing:
                     raise CheckpointError(
                         f"{path} lacks the column '{missing[0]}' that info.json lists; copy it again."
+                    )
+                held = self._following.get(record.index, self._file_starts[path] + int(ends[-1]))
+                if held > record.first_frame + record.length:
+                    raise CheckpointError(
+                        f"{path} holds {held - record.first_frame} frames of episode {record.index}, whose length is "
+                        f"{record.length} in meta; copy the dataset again."
                     )
                 table = file.read_row_groups(wanted.tolist(), columns=list(names))
                 return table.slice(first - int(starts[wanted[0]]) if len(wanted) else 0, record.length)
@@ -193,12 +212,3 @@ class LeRobotDataset:
         return self.root / str(self.info.video_path).format(
             video_key=camera, chunk_index=part.chunk, file_index=part.file
         )
-
-    def _paths(self) -> set[Path]:
-        """All data and video files."""
-        videos = {
-            self._video_path(camera, part)
-            for record in self._records
-            for camera, part in record.videos.items()
-        }
-        return videos | set(self._file_starts)

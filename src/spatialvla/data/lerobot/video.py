@@ -33,10 +33,10 @@ def video_info(height: int, width: int, fps: int) -> dict[str, object]:
     }
 
 
-def encode(frames: np.ndarray, fps: int, path: Path) -> None:
+def encode(frames: np.ndarray, fps: float, path: Path) -> None:
     """Write (T, H, W, 3) uint8 frames, H and W even, as an mp4 file."""
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options=_ENCODER)
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=_ENCODER)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = _PIXEL_FORMAT
         for pixels in frames:
@@ -44,7 +44,7 @@ def encode(frames: np.ndarray, fps: int, path: Path) -> None:
         container.mux(stream.encode())
 
 
-def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: int, path: Path) -> None:
+def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: float, path: Path) -> None:
     """Join files written by `encode`, of the given numbers of frames, without encoding again."""
     with av.open(str(path), "w", format="mp4") as joined:
         output: VideoStream | None = None
@@ -55,7 +55,7 @@ def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: int, path:
                 if output is None:
                     output = joined.add_stream_from_template(stream)
                 assert stream.time_base is not None
-                offset = round(Fraction(start, fps) / stream.time_base)
+                offset = round(start / Fraction(fps) / stream.time_base)
                 for packet in part.demux(stream):
                     if packet.dts is None or packet.pts is None:
                         continue
