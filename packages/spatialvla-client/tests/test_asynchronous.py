@@ -307,3 +307,52 @@ def test_threads_of_its_own_in_real_time():
     assert not any(thread.name in names for thread in threading.enumerate()), "its thread has ended"
     with pytest.raises(RuntimeError, match="closed"):
         loop.act(robot.observe)
+
+
+def standstill(when_late: str, blocked: float, **options: Any) -> tuple[Robot, AsynchronousLoop]:
+    """Six steps, the third of which takes `blocked` seconds, then four more."""
+    time, robot = SimulatedTime(0.08), Robot()
+    loop = make(time, robot, when_late=when_late, **options)
+    for step in range(10):
+        robot.execute(loop.act(robot.observe))
+        time.sleep(blocked if step == 2 else STEP)
+    return robot, loop
+
+
+@pytest.mark.parametrize("when_late", ["hold", "repeat"])
+def test_nothing_is_executed_of_what_was_seen_too_long_ago(when_late):
+    robot, loop = standstill(when_late, blocked=8.0)
+    # The chunk that came meanwhile and the plan before it are as old as the standstill.
+    assert robot.numbers[:3] == [1, 2, 3]
+    assert robot.numbers[3:5] == [0, 0], "it holds still until what it sees now is decided on"
+    assert robot.numbers[5:] == [4, 5, 6, 7, 8]
+    assert 3 in robot.asked_at, "it looks again at once"
+    assert loop.statistics.stale == 2
+    assert loop.statistics.holds == 2
+
+
+def test_a_short_standstill_changes_nothing():
+    robot, loop = standstill("hold", blocked=4.0)
+    assert robot.numbers == list(range(1, 11))
+    assert loop.statistics.stale == 0
+
+
+def test_a_repeated_action_ends_with_the_age_of_what_it_follows_from():
+    time, robot = SimulatedTime(0.05, 100.0), Robot()
+    loop = make(time, robot, when_late="repeat", max_age_s=1.0)
+    for _ in range(60):
+        robot.execute(loop.act(robot.observe))
+        time.sleep(STEP)
+    moving = [number for number in robot.numbers if number]
+    assert 18 <= len(moving) <= 21, "a second at 20 steps a second"
+    assert robot.numbers[-1] == 0
+
+
+def test_a_policy_that_is_always_too_late_is_an_error():
+    time, robot = SimulatedTime(2.0), Robot()
+    loop = make(time, robot, max_age_s=1.0)
+    with pytest.raises(TimeoutError, match="3 answers in a row"):
+        loop.act(robot.observe)
+    assert robot.executed == []
+    with pytest.raises(ValueError, match="max_age_s"):
+        make(time, robot, max_age_s=0)

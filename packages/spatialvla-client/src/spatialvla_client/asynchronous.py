@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -22,6 +23,10 @@ ObservationT = TypeVar("ObservationT")
 LATENCY_QUANTILE = 0.9
 """Of the recent latencies: this one is covered by the committed steps."""
 RECENT = 50
+MOST_STALE = 3
+"""Answers in a row that may come too late before the loop says that it makes no sense."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class LoopStatistics:
     late: chunks that arrived after the steps committed for them had been executed.
     holds: steps for which no action was left.
     dropped: answers that belonged to an earlier episode, or whose steps were all past.
+    stale: answers and plans that were given up because their observation was too old.
     overruns: steps of `run` that began too late.
     """
 
@@ -45,11 +51,13 @@ class LoopStatistics:
     late: int
     holds: int
     dropped: int
+    stale: int
     overruns: int
 
 
 @dataclass(frozen=True)
 class _Pending:
+    seen: float
     request: ChunkRequest
     answer: Future[tuple[ChunkLike, float]]
 
@@ -59,7 +67,8 @@ class AsynchronousLoop(Generic[ObservationT]):
 
     At most one inference is under way. Some steps of the plan will be executed before its answer arrives.
     They are sent along as committed tokens, so the new chunk begins with them and takes over without a jump.
-    Their number follows the measured latencies.
+    Their number follows the measured latencies. What was planned from too old an observation is not executed:
+    the robot holds still until a newer one is decided on.
 
         with AsynchronousLoop(client.infer, control_hz=20) as loop:
             loop.run(camera.observe, robot.execute)
@@ -77,6 +86,7 @@ class AsynchronousLoop(Generic[ObservationT]):
         ask_after: int | None = None,
         commit: bool = True,
         when_late: WhenLate = "hold",
+        max_age_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         executor: Executor | None = None,
@@ -89,6 +99,7 @@ class AsynchronousLoop(Generic[ObservationT]):
         that as much as possible of each chunk is executed.
         commit: False asks for chunks that know nothing of the steps under way.
         when_late: what the robot does when the plan is used up and no chunk has arrived.
+        max_age_s: seconds from an observation to the last action that may follow from it.
         clock, sleep: in seconds; for tests and simulated time.
         executor: runs the inferences; the caller shuts it down. One thread of the loop's own unless given.
         Raises ValueError for numbers that cannot be used.
@@ -99,9 +110,12 @@ class AsynchronousLoop(Generic[ObservationT]):
             raise ValueError(f"most_committed must be at least 1, not {most_committed}.")
         if ask_after is not None and ask_after < 1:
             raise ValueError(f"ask_after must be at least 1, not {ask_after}.")
+        if not max_age_s > 0:
+            raise ValueError(f"max_age_s must be positive, not {max_age_s}.")
         self._infer, self._period = infer, 1 / control_hz
         self._most_committed, self._ask_after, self._commit = most_committed, ask_after, commit
-        self._when_late, self._clock, self._sleep = when_late, clock, sleep
+        self._when_late, self._max_age = when_late, max_age_s
+        self._clock, self._sleep = clock, sleep
         self._owned = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
         self._executor: Executor = executor or self._owned  # type: ignore[assignment]
         self._latencies: deque[float] = deque(maxlen=RECENT)
@@ -110,7 +124,8 @@ class AsynchronousLoop(Generic[ObservationT]):
         self._asked_at: int | None = None
         self._schedule = Schedule(when_late)
         self._past = [0, 0, 0]  # late, holds and dropped of the episodes before
-        self._requests = self._overruns = 0
+        self._seen = -math.inf  # when the observation of the plan was made
+        self._requests = self._overruns = self._stale = self._stale_in_a_row = 0
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -142,17 +157,19 @@ class AsynchronousLoop(Generic[ObservationT]):
         """The action (7,) to execute now; call it once every control step.
 
         observe: called only when an inference begins. The first call of an episode waits for its chunk,
-        because the robot has not begun to move. Raises what the inference raised.
+        because the robot has not begun to move. Raises what the inference raised, and TimeoutError where
+        answers come too late again and again.
         """
         if self._closed:
             raise RuntimeError("This loop is closed; make a new one.")
         self._collect(wait=False)
+        self._give_up_old_plan()
         if self._pending is None and self._is_due():
-            self._ask(observe())
+            self._ask(observe)
         while not self._schedule.started:
             self._collect(wait=True)
             if not self._schedule.started:
-                self._ask(observe())
+                self._ask(observe)
         return self._schedule.advance()
 
     def run(
@@ -207,6 +224,7 @@ class AsynchronousLoop(Generic[ObservationT]):
             late=late + schedule.late,
             holds=holds + schedule.holds,
             dropped=dropped + schedule.dropped,
+            stale=self._stale,
             overruns=self._overruns,
         )
 
@@ -220,7 +238,9 @@ class AsynchronousLoop(Generic[ObservationT]):
             return True
         return self._ask_after is not None and self._schedule.ticks - self._asked_at >= self._ask_after
 
-    def _ask(self, observation: ObservationT) -> None:
+    def _ask(self, observe: Callable[[], ObservationT]) -> None:
+        seen = self._clock()
+        observation = observe()
         request = self._schedule.request(self.committed_steps)
         committed = request.committed if self._commit else None
         began = self._clock()
@@ -229,7 +249,7 @@ class AsynchronousLoop(Generic[ObservationT]):
             chunk = self._infer(observation, committed)
             return chunk, self._clock() - began
 
-        self._pending = _Pending(request, self._executor.submit(answer))
+        self._pending = _Pending(seen, request, self._executor.submit(answer))
         self._asked_at = self._schedule.ticks
         self._requests += 1
 
@@ -244,7 +264,32 @@ class AsynchronousLoop(Generic[ObservationT]):
             self._latencies.append(latency)
         else:
             self._first_latency = latency
-        self._schedule.arrive(pending.request, chunk)
+        if self._is_too_old(pending.seen):
+            self._stale_in_a_row += 1
+            if self._stale_in_a_row == MOST_STALE:
+                self._stale_in_a_row = 0
+                raise TimeoutError(
+                    f"{MOST_STALE} answers in a row came more than {self._max_age:g} s after their observation; "
+                    "make the policy faster, or raise max_age_s."
+                )
+            return
+        self._stale_in_a_row = 0
+        if self._schedule.arrive(pending.request, chunk):
+            self._seen = pending.seen
+
+    def _give_up_old_plan(self) -> None:
+        schedule = self._schedule
+        if schedule.started and not schedule.stopped and self._is_too_old(self._seen):
+            schedule.stop()
+
+    def _is_too_old(self, seen: float) -> bool:
+        """Whether nothing may be executed any more that follows from what was seen then; counts and tells it."""
+        age = self._clock() - seen
+        if age <= self._max_age:
+            return False
+        self._stale += 1
+        log.warning("What was seen %.1f s ago is too old to act on (%g s at most).", age, self._max_age)
+        return True
 
     def _forget_pending(self) -> None:
         if self._pending is not None:

@@ -52,6 +52,7 @@ class Schedule:
     late: chunks that arrived later than expected.
     holds: steps without a plan.
     dropped: chunks whose steps were all past.
+    stopped: whether the plan was given up, and nothing has taken its place yet.
     """
 
     def __init__(self, when_late: WhenLate = "hold") -> None:
@@ -61,6 +62,7 @@ class Schedule:
         self.when_late = when_late
         self._plan: deque[tuple[np.ndarray, np.ndarray | None]] = deque()
         self._last: np.ndarray | None = None
+        self.stopped = False
         self.ticks = self.moved = self.late = self.holds = self.dropped = 0
 
     @property
@@ -90,7 +92,13 @@ class Schedule:
             return False
         tokens = [None] * len(chunk.actions) if chunk.tokens is None else list(chunk.tokens)
         self._plan = deque(zip(chunk.actions[done:], tokens[done:], strict=True))
+        self.stopped = False
         return True
+
+    def stop(self) -> None:
+        """Drops the plan; until the next chunk takes over the robot holds still, whatever `when_late` says."""
+        self._plan.clear()
+        self.stopped = True
 
     def advance(self) -> np.ndarray:
         """The action (7,) of the present step. Raises RuntimeError before the first chunk has arrived."""
@@ -102,7 +110,7 @@ class Schedule:
         if self._last is None:
             raise RuntimeError("There is no action before the first chunk has arrived.")
         self.holds += 1
-        if self.when_late == "repeat":
+        if self.when_late == "repeat" and not self.stopped:
             self.moved += 1
             return self._last
         still = np.zeros_like(self._last)
