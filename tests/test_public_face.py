@@ -17,6 +17,7 @@ NAMES = {
     "CheckpointError",
     "Execution",
     "InputError",
+    "NotFiniteError",
     "Observation",
     "Optimization",
     "Policy",

@@ -5,6 +5,7 @@ from .actions.grids import ActionGrid as ActionGrid
 from .batch import Batch as Batch
 from .errors import CheckpointError as CheckpointError
 from .errors import InputError as InputError
+from .errors import NotFiniteError as NotFiniteError
 from .execution import Execution as Execution
 from .model.config import SpatialVLAConfig as SpatialVLAConfig
 from .model.fast.options import Optimization as Optimization

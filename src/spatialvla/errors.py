@@ -1,4 +1,4 @@
-"""The errors a user can cause, each raised with one sentence that says what was wrong and what to do."""
+"""The errors a user meets, each raised with one sentence that says what was wrong and what to do."""
 
 
 class InputError(ValueError):
