@@ -25,6 +25,7 @@ OTHERS_OPTIONS = {
     *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
     *("--alone", "--batch", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
     *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
+    *("--adapt_emb", "--adpt_feature", "--modules_to_save"),  # the published fine-tuning script
     "--traffic",  # a group of options
 }
 
@@ -84,14 +85,16 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
 
 
-def test_the_architecture_names_files_that_exist():
-    """Its diagrams name files below src/spatialvla or the client's folder."""
+def test_the_ways_name_files_that_exist():
+    """The diagrams of the architecture and the contributor's list, below src/spatialvla or the client's folder."""
     page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     diagrams = "".join(re.findall(r"^```mermaid\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
-    named = set(re.findall(r"[\w/]+\.py\b", diagrams))
-    rooms = (ROOT / "src" / "spatialvla", ROOT / "packages" / "spatialvla-client" / "src")
-    assert len(named) > 30
-    assert not [name for name in named if not any((room / name).is_file() for room in rooms)]
+    ways = (ROOT / "CONTRIBUTING.md").read_text().partition("## The ways through it")[2].partition("\n## ")[0]
+    rooms = (ROOT, ROOT / "src" / "spatialvla", ROOT / "packages" / "spatialvla-client" / "src")
+    for text, least in ((diagrams, 30), (ways, 15)):
+        named = set(re.findall(r"[\w/]+\.py\b", text))
+        assert len(named) > least
+        assert not [name for name in named if not any((room / name).is_file() for room in rooms)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
