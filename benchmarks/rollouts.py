@@ -161,7 +161,10 @@ class Recorder:
         return chunk
 
     def _measured(self, name: str, decide: Any, known: Sequence[bool] | None = None) -> Any:
-        """Listens in on the decoder meanwhile. known: which of a step's three tokens are left in the draft."""
+        """Listens in on the decoder meanwhile.
+
+        known: which of a step's three tokens are left in the draft.
+        """
         model, decoded = self.policy.model, []
         decode = model.decode
 

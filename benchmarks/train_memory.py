@@ -79,7 +79,10 @@ def peak() -> int:
 
 
 def measure(way: str, rows: int, steps: int, layers: int, width: int) -> dict[str, float]:
-    """Peak memory beyond weights and batch, and the cheapest step's CPU seconds. A step is loss and gradients."""
+    """Peak memory beyond weights and batch, and the cheapest step's CPU seconds.
+
+    A step is loss and gradients.
+    """
     at_labels, recompute = WAYS[way]
     torch.manual_seed(0)
     config = network(layers, width)

@@ -1,6 +1,7 @@
 """The same policy on the same start states of LIBERO: through vla-eval's harness, and by `spatialvla evaluate`.
 
-MUJOCO_GL=egl python benchmarks/vla_eval_agreement.py --results runs/…/results.json --episodes 2 --out runs/agreement
+MUJOCO_GL=egl python benchmarks/vla_eval_agreement.py --results runs/…/results.json --episodes 2 --out
+runs/agreement
 
 Plays whole tasks with `vla-eval run --no-docker`, two at a time, and keeps each task's result, so that it can
 be stopped and called again; then compares episode by episode.

@@ -4,7 +4,8 @@
     MUJOCO_GL=egl python examples/robot_franka.py --task 0
     MUJOCO_GL=egl python examples/robot_franka.py --task 0 --asynchronous
 
-The client needs NumPy, msgpack and websockets (pip install spatialvla-client); only the simulated arm needs more.
+The client needs NumPy, msgpack and websockets (pip install spatialvla-client); only the simulated arm needs
+more.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Franka:
     def observe(self) -> Observation:
         """One picture of the fixed camera, its calibration, and where the gripper is.
 
-        On a robot: the camera's frame as RGB, K of that frame, and the end effector's position in the base frame.
+        On a robot: the camera's frame as RGB, K of that frame, and the end effector's position in the base
+        frame.
         """
         return Observation(
             image=self.arm.render(),
@@ -50,9 +52,9 @@ class Franka:
     def execute(self, action: np.ndarray) -> bool:
         """One control step; True once the episode is over.
 
-        action: (7,) Δx Δy Δz Δroll Δpitch Δyaw and the gripper, 1 = open. On a robot: add the first six, times the
-        server's `meters_per_unit` and `radians_per_unit`, to the gripper's pose, and give the sum to a Cartesian
-        controller that has limits of its own.
+        action: (7,) Δx Δy Δz Δroll Δpitch Δyaw and the gripper, 1 = open. On a robot: add the first six,
+        times the server's `meters_per_unit` and `radians_per_unit`, to the gripper's pose, and give the sum
+        to a Cartesian controller that has limits of its own.
         """
         self.done = self.arm.step(action)
         self.steps += 1

@@ -3,7 +3,8 @@
     spatialvla serve --policy CHECKPOINT --dataset bridge_orig/1.0.0 --mapping bridge
     python examples/robot_widowx.py --task 1
 
-Needs openpi-client on the robot's side, and for the simulated arm ManiSkill 3 (docs/how-to/evaluate.md says how).
+Needs openpi-client on the robot's side, and for the simulated arm ManiSkill 3 (docs/how-to/evaluate.md says
+how).
 """
 
 from __future__ import annotations

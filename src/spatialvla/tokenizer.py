@@ -19,8 +19,8 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
 def train_tokenizer(texts: Iterable[str], text_vocab_size: int, action_tokens: int) -> Tokenizer:
     """A byte-level BPE over `texts`: any text can be encoded, frequent words become one token.
 
-    The vocabulary has exactly `text_vocab_size` entries (special tokens first, then a newline, bytes and merges;
-    entries that the texts do not fill are reserved), then `action_tokens` action tokens.
+    The vocabulary has exactly `text_vocab_size` entries (special tokens first, then a newline, bytes and
+    merges; entries that the texts do not fill are reserved), then `action_tokens` action tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -1,7 +1,8 @@
 """What the published transforms (TensorFlow) make of episodes in each dataset's raw schema, and what we make of them.
 
-`goldens/oxe/transforms.npz` holds the stored fields of 40 steps (`<dataset>/<field>`) and the published actions
-(`<dataset>#actions`); `transforms.json` the published instruction. They were written once, by the published code.
+`goldens/oxe/transforms.npz` holds the stored fields of 40 steps (`<dataset>/<field>`) and the published
+actions (`<dataset>#actions`); `transforms.json` the published instruction. They were written once, by the
+published code.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Every block of code in the README and in docs/ does what the page says.
 
-Python runs, `spatialvla` commands run, and YAML is read by the code that is meant to read it. A comment above a block
-says what is done instead, and why. `parse`: its commands are parsed by the real command line. `serve`: its command
-serves the blocks below. `imports`: its imports run alone. `skip`: nothing. What a block writes is there for the later
-blocks of its page.
+Python runs, `spatialvla` commands run, and YAML is read by the code that is meant to read it. A comment above
+a block says what is done instead, and why. `parse`: its commands are parsed by the real command line.
+`serve`: its command serves the blocks below. `imports`: its imports run alone. `skip`: nothing. What a block
+writes is there for the later blocks of its page.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """LeRobot's unmodified robot client with a simulated arm. Runs in LeRobot's own environment, not in ours.
 
-python lerobot_robot.py play ADDRESS STEPS THRESHOLD      prints what the arm was told, as JSON
-python lerobot_robot.py record FOLDER                     writes the client's requests, the goldens of the tests
+python lerobot_robot.py play ADDRESS STEPS THRESHOLD      prints what the arm was told, as JSON python
+lerobot_robot.py record FOLDER                     writes the client's requests, the goldens of the tests
 """
 
 import json

@@ -18,8 +18,8 @@ class PolicyOptions:
     """Which policy to load, and how.
 
     Precision is that of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32.
-    int8 and fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the vision
-    towers, too, and takes 8 bits for what is multiplied with them.
+    int8 and fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the
+    vision towers, too, and takes 8 bits for what is multiplied with them.
     """
 
     policy: str

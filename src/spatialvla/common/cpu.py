@@ -13,9 +13,9 @@ _TOP_PAD = 256 * 1024**2
 def tune_cpu() -> None:
     """Keep freed memory in the process, and treat denormal numbers as zero.
 
-    glibc would hand every large activation back to the kernel, to be mapped and zeroed anew in the next step: a
-    quarter of its time. Other C libraries are left alone. Denormals, as in Adam's moments of tokens not seen for
-    long, are computed a hundred times slower than zeros.
+    glibc would hand every large activation back to the kernel, to be mapped and zeroed anew in the next step:
+    a quarter of its time. Other C libraries are left alone. Denormals, as in Adam's moments of tokens not
+    seen for long, are computed a hundred times slower than zeros.
     """
     torch.set_flush_denormal(True)
     try:

@@ -21,9 +21,9 @@ _KEY = np.uint64(0x9E3779B97F4A7C15)
 class ActionSketch:
     """What has been seen of a dataset's actions so far.
 
-    Moments and extremes are exact. Quantiles, and the Gaussians of the grid (they need q01 and q99 first), come
-    from the actions whose numbers have the smallest hashes: a uniform sample that is the same however the
-    dataset is split, and exact while there are at most SAMPLE actions.
+    Moments and extremes are exact. Quantiles, and the Gaussians of the grid (they need q01 and q99 first),
+    come from the actions whose numbers have the smallest hashes: a uniform sample that is the same however
+    the dataset is split, and exact while there are at most SAMPLE actions.
     """
 
     episodes: int = 0

@@ -40,8 +40,9 @@ def convert(
     """Write `observation.images.main`, `action` and, where they are known, `observation.intrinsics` and depth.
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
-    `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where one of
-    the first 50 episodes has intrinsics, those without get zeros, which `LeRobotSource` reads as unknown.
+    `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where
+    one of the first 50 episodes has intrinsics, those without get zeros, which `LeRobotSource` reads as
+    unknown.
     fps: a whole number; the source's own rate unless given. instruction: of the episodes that have none.
     progress: told how many of the source's episodes are done.
     Raises InputError where `out` holds something else, an instruction is missing, or images change in size.

@@ -15,7 +15,10 @@ _ROUNDS = 6  # of the Feistel network
 
 @dataclass(frozen=True)
 class Draws:
-    """B samples. source, episode, start: (B,) int64 dataset, its episode, and number among its samples' starts."""
+    """B samples.
+
+    source, episode, start: (B,) int64 dataset, its episode, and number among its samples' starts.
+    """
 
     source: np.ndarray
     episode: np.ndarray
@@ -29,10 +32,10 @@ Drawing = Callable[[np.ndarray], Draws]
 class MixtureDraws:
     """Draws without end from several datasets; nothing is kept but where each episode's samples begin.
 
-    In one epoch a dataset of n samples and weight w gives round(w n) draws, each of its samples as often as the
-    others give or take one; the draws of all datasets are shuffled together, anew each epoch. Draw number i
-    is a function of (counts, weights, seed, i), so any split over ranks and workers is without overlap or loss,
-    and resuming needs i alone.
+    In one epoch a dataset of n samples and weight w gives round(w n) draws, each of its samples as often as
+    the others give or take one; the draws of all datasets are shuffled together, anew each epoch. Draw number
+    i is a function of (counts, weights, seed, i), so any split over ranks and workers is without overlap or
+    loss, and resuming needs i alone.
     """
 
     def __init__(self, counts: Sequence[np.ndarray], weights: Sequence[float], seed: int) -> None:
@@ -123,8 +126,8 @@ class EvenDraws:
 class ShardedSampler:
     """The draws of one rank, step after step: an endless batch sampler for a DataLoader.
 
-    A step is all there is to resume from, with any number of workers, and with any number of ranks that divides
-    the same global batch.
+    A step is all there is to resume from, with any number of workers, and with any number of ranks that
+    divides the same global batch.
     """
 
     def __init__(self, batch_size: int, rank: int = 0, ranks: int = 1, first_step: int = 0) -> None:
@@ -150,8 +153,8 @@ class ShardedSampler:
 class Permutation:
     """A pseudo-random permutation of 0 … size - 1, given by its key alone.
 
-    A Feistel network on the smallest even number of bits that covers `size`; a result beyond it is permuted again
-    until it lies inside (cycle walking, Black & Rogaway 2002), less than four times in the mean.
+    A Feistel network on the smallest even number of bits that covers `size`; a result beyond it is permuted
+    again until it lies inside (cycle walking, Black & Rogaway 2002), less than four times in the mean.
     """
 
     def __init__(self, size: int, *key: int) -> None:

@@ -37,9 +37,10 @@ class Strip:
 class Inspection:
     """A dataset in numbers.
 
-    lengths: (episodes,) steps of the episodes that can be read. instructions: how many episodes have each, most
-    frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an image of
-    `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a uniform sample.
+    lengths: (episodes,) steps of the episodes that can be read. instructions: how many episodes have each,
+    most frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an
+    image of `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a
+    uniform sample.
     skipped: why each of the other episodes could not be read. warnings: one sentence each.
     """
 
@@ -77,7 +78,8 @@ def inspect(
 ) -> Inspection:
     """Go through a dataset once; only the images shown are decoded.
 
-    episodes: look at so many, evenly spread, instead of all. strips, frames: episodes to show, and images of each.
+    episodes: look at so many, evenly spread, instead of all. strips, frames: episodes to show, and images of
+    each.
     progress: told how many episodes are done. Raises InputError where no episode can be read.
     """
     chosen = _spread(len(source), episodes)

@@ -14,8 +14,9 @@ from spatialvla.errors import InputError
 class LoadedBatch:
     """What a training step gets: B samples, and where they are from.
 
-    actions: (B, chunk, 7) in the datasets' units. keys: of each sample's dataset. source, episode, step: (B,) int64
-    number of the dataset, of its episode and of the step. replaced: why samples were replaced by others.
+    actions: (B, chunk, 7) in the datasets' units. keys: of each sample's dataset. source, episode, step: (B,)
+    int64 number of the dataset, of its episode and of the step. replaced: why samples were replaced by
+    others.
     """
 
     batch: Batch

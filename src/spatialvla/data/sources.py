@@ -31,11 +31,12 @@ def open_source(
     on_bad: OnBad = "raise",
     cache: Path | None = None,
 ) -> EpisodeSource:
-    """An RLDS folder, or the folder around its one version, local or at an fsspec URL; a LeRobot folder, its name
-    in LeRobot's cache or a Hub id; or an RH20T folder.
+    """An RLDS folder, or the folder around its one version, local or at an fsspec URL; a LeRobot folder, its
+    name in LeRobot's cache or a Hub id; or an RH20T folder.
 
-    mapping: of a LeRobot dataset, or its YAML file. spec: of an RLDS dataset, or its name. on_bad: what becomes of
-    RLDS shards that break off. cache: folder for what is indexed or downloaded, the user's own unless given.
+    mapping: of a LeRobot dataset, or its YAML file. spec: of an RLDS dataset, or its name. on_bad: what
+    becomes of RLDS shards that break off. cache: folder for what is indexed or downloaded, the user's own
+    unless given.
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)

@@ -26,10 +26,10 @@ _FORMAT = 2  # of the cached files
 class Survey:
     """What one pass over a dataset of E episodes found.
 
-    lengths: (E,) int64 steps of each episode, 0 where it is damaged. samples: (E,) int64 steps that samples may
-    start at. tasks: (E,) uint64, a hash of the instruction, 0 where the episode does not say what to do.
-    damaged: why each damaged episode could not be read, one sentence each. sketch: of the actions of all episodes that
-    could be read.
+    lengths: (E,) int64 steps of each episode, 0 where it is damaged. samples: (E,) int64 steps that samples
+    may start at. tasks: (E,) uint64, a hash of the instruction, 0 where the episode does not say what to do.
+    damaged: why each damaged episode could not be read, one sentence each. sketch: of the actions of all
+    episodes that could be read.
     """
 
     lengths: np.ndarray
@@ -64,8 +64,8 @@ def survey(
 
     workers: processes; the result is the same bit for bit with any number of them.
     cache: folder of finished surveys, looked up by the source's fingerprint.
-    on_bad: whether a damaged episode is an error, or gives no samples and is listed. progress: told the number of
-    episodes that were done since it was told before.
+    on_bad: whether a damaged episode is an error, or gives no samples and is listed. progress: told the
+    number of episodes that were done since it was told before.
     Raises CheckpointError, naming the place, for a damaged episode with on_bad="raise".
     """
     path = None
@@ -90,8 +90,8 @@ def readable_episodes(
 ) -> Iterator[tuple[int, Episode]]:
     """Those of the `episodes` that can be read, each with its row among them.
 
-    Their actions are added to `sketch`; why each of the others cannot be read is added to `damaged`, or raised as
-    CheckpointError with on_bad="raise".
+    Their actions are added to `sketch`; why each of the others cannot be read is added to `damaged`, or
+    raised as CheckpointError with on_bad="raise".
     """
     for row, number in enumerate(episodes):
         try:

@@ -54,8 +54,8 @@ def load_unmerged(
 ) -> N:
     """An adapter's base, with the adapter apart from it and trainable.
 
-    An adapter that is marked as trained on a regridded base gets it so; others get the base as it is, which is
-    how the published code means them.
+    An adapter that is marked as trained on a regridded base gets it so; others get the base as it is, which
+    is how the published code means them.
     trained: tensors of a network with adapters by its own names, to take instead of those in the folder.
     base: in place of the one that the folder's adapter_config.json names.
     Raises CheckpointError where the base is not to be found or does not fit, InputError without peft.

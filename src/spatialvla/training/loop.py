@@ -66,10 +66,10 @@ def train(
 ) -> RunResult:
     """Run, or go on with, one training; the exported model is in `config.out`/model.
 
-    Under torchrun each process calls this with the same configuration. device: "cuda" where there is one unless
-    given. console: where progress is shown; None shows none. rollout: called every `rollout_every` steps.
-    SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset, for what is not installed, and
-    when the output holds another run, NonFiniteLoss when the loss is no longer a number.
+    Under torchrun each process calls this with the same configuration. device: "cuda" where there is one
+    unless given. console: where progress is shown; None shows none. rollout: called every `rollout_every`
+    steps. SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset, for what is
+    not installed, and when the output holds another run, NonFiniteLoss when the loss is no longer a number.
     """
     if not config.datasets:
         raise InputError("There is nothing to train on; name a dataset or a mixture.")

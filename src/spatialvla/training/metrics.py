@@ -87,8 +87,8 @@ def validate(
 ) -> list[Tallies]:
     """`token_metrics` of held-out samples and the error of freely generated chunks, for each batch.
 
-    error/…: as l1/…, but of actions that the model generates going on from its own tokens. error/quantization: the
-    translation error of the grid alone, which no model beats.
+    error/…: as l1/…, but of actions that the model generates going on from its own tokens.
+    error/quantization: the translation error of the grid alone, which no model beats.
     """
     rows: list[Tallies] = []
     was_training = model.training
@@ -111,7 +111,10 @@ def validate(
 
 
 def combined(rows: Iterable[Tallies], world: World = ALONE) -> dict[str, float]:
-    """The mean of each number over the rows of all ranks; those that nothing counts for are left out. Collective."""
+    """The mean of each number over the rows of all ranks; those that nothing counts for are left out.
+
+    Collective.
+    """
     sums: dict[str, list[float]] = {}
     for row in rows:
         for name, (value, weight) in row.items():

@@ -68,8 +68,8 @@ class Learner:
     def update(self, loaded: LoadedBatch, step: int, fraction: float, measured: bool) -> dict[str, float]:
         """One step of the optimizer, or none where the loss is no number and such batches are skipped.
 
-        step: steps done before. fraction: of the run that is done. measured: whether the numbers it gives are all
-        there are, over all ranks, or this rank's loss alone. Raises NonFiniteLoss.
+        step: steps done before. fraction: of the run that is done. measured: whether the numbers it gives are
+        all there are, over all ranks, or this rank's loss alone. Raises NonFiniteLoss.
         """
         config, optimizer = self.config, self.trained.optimizer
         rate = learning_rate(config, fraction)

@@ -1,9 +1,9 @@
 """A chunk of action ids: a prefill, then one decode step an id, or fewer where drafts are at hand.
 
-Drafts are checked without loss. Each pass predicts every slot from the guesses before it. The guesses that agree, up
-to the first that does not, are what plain greedy decoding would have said, and so is the prediction behind them; the
-predictions further on are the next guesses (Jacobi iteration, arXiv 2305.10427). At least one more id is right after
-each pass.
+Drafts are checked without loss. Each pass predicts every slot from the guesses before it. The guesses that
+agree, up to the first that does not, are what plain greedy decoding would have said, and so is the prediction
+behind them; the predictions further on are the next guesses (Jacobi iteration, arXiv 2305.10427). At least
+one more id is right after each pass.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def decode(
     cells: Cells | None = None,
     sampling: Sampling | None = None,
 ) -> Decoded:
-    """See `SpatialVLA.decode`. What waits for the device comes before the first pass, or once after the last."""
+    """See `SpatialVLA.decode`.
+
+    What waits for the device comes before the first pass, or once after the last.
+    """
     config, device = passes.network.config, passes.network.device
     check_prompts(passes.network, batch)
     shape = (len(batch), 3 * config.action_chunk_size)

@@ -189,7 +189,10 @@ def pick(
 
 
 def require_finite(ids: torch.Tensor) -> torch.Tensor:
-    """The ids of whole chunks. Raises NotFiniteError where one is NOT_FINITE; the host waits for them once."""
+    """The ids of whole chunks.
+
+    Raises NotFiniteError where one is NOT_FINITE; the host waits for them once.
+    """
     if bool((ids == NOT_FINITE).any()):
         raise NotFiniteError(
             "The model's logits contain NaN or infinity, so it says no action; check the observation's "

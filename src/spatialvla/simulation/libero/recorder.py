@@ -30,7 +30,8 @@ _ATTEMPTS = 5  # start states tried for one episode before giving up
 def record_demonstrations(config: RecordingConfig) -> None:
     """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
 
-    Episodes wait in `<out>.episodes`, or in `config.episodes`, until all are there; a killed run goes on with them.
+    Episodes wait in `<out>.episodes`, or in `config.episodes`, until all are there; a killed run goes on with
+    them.
     Raises InputError if the dataset is there already, or the expert does not know a task.
     """
     out = config.out

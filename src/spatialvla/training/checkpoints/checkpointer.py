@@ -83,7 +83,10 @@ class Checkpointer:
         return Moment(record.step, record.seconds, record.identity, record.skipped, documents)
 
     def save(self, trained: Trained, moment: Moment) -> Path:
-        """Writes under a temporary name, to the disk, then renames. Raises CheckpointError where there is no room."""
+        """Writes under a temporary name, to the disk, then renames.
+
+        Raises CheckpointError where there is no room.
+        """
         world = self.world
         target = self.folder / f"step_{moment.step:08d}"
         partial = self.folder / f"{PARTIAL}{target.name}"

@@ -48,8 +48,8 @@ def export(
     """Writes `out`, from the newest checkpoint of a run, or from a folder, shipped name or Hub id.
 
     A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. dtype: of the
-    weights in the files; None keeps what they are loaded in, float32. base: of an adapter, in place of the one
-    that its adapter_config.json names.
+    weights in the files; None keeps what they are loaded in, float32. base: of an adapter, in place of the
+    one that its adapter_config.json names.
     Raises InputError where there is nothing to merge, CheckpointError where the source cannot be read.
     """
     folder = resolve_folder(source)

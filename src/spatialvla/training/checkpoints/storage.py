@@ -79,7 +79,8 @@ class Chunk:
 class ShardWriter(StorageWriter):
     """Writes rank R's chunks to shard_R_I.safetensors in `folder`. `files`, on rank 0, lists all ranks' files.
 
-    A tensor written whole keeps its name as its key, so that a checkpoint of one process is plain safetensors.
+    A tensor written whole keeps its name as its key, so that a checkpoint of one process is plain
+    safetensors.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:

@@ -20,7 +20,10 @@ from spatialvla.training.run.progress import Progress
 def open_mixture(
     config: TrainConfig, network: SpatialVLAConfig, world: World, progress: Progress
 ) -> TrainingMixture:
-    """The datasets that a configuration names. Raises InputError or CheckpointError where one cannot be used."""
+    """The datasets that a configuration names.
+
+    Raises InputError or CheckpointError where one cannot be used.
+    """
     cache = config.cache or cache_folder()
     sources = [open_dataset(dataset, cache, config.on_bad) for dataset in config.datasets]
     if config.in_memory:

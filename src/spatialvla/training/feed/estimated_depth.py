@@ -33,7 +33,8 @@ class EstimatedEpisode(EpisodeWrapper):
 class EstimatedDepth(SourceWrapper):
     """A dataset with the estimator's depth instead of a sensor's.
 
-    ends: (E,) one past the last row of each episode in the array in the file `path`, (N, S, S) float16 meters.
+    ends: (E,) one past the last row of each episode in the array in the file `path`, (N, S, S) float16
+    meters.
     """
 
     ends: np.ndarray

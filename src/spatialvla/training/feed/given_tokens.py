@@ -43,9 +43,9 @@ def with_committed_steps(
 ) -> Batch:
     """The batch with the first steps of some samples given, as `TrainConfig` says.
 
-    A robot that goes on while the next chunk is inferred asks for one that begins with the steps under way. The model
-    sees them as tokens it has said, and learns what comes after them; the jitter stands for steps that the model
-    itself had chosen a little differently (arXiv 2512.05964 trains on such prefixes, too).
+    A robot that goes on while the next chunk is inferred asks for one that begins with the steps under way.
+    The model sees them as tokens it has said, and learns what comes after them; the jitter stands for steps
+    that the model itself had chosen a little differently (arXiv 2512.05964 trains on such prefixes, too).
     Raises InputError where nothing of a chunk would be left to learn.
     """
     if config.committed_steps == 0 or batch.labels is None:

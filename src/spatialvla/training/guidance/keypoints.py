@@ -31,8 +31,9 @@ class Keypoints:
     ) -> torch.Tensor:
         """(B, K, patches²) float32: each point shared between the four patch centers around it.
 
-        intrinsics: (B, 3, 3) in pixels of the square image of side `size`, seen as patches x patches. The shares
-        weigh the four centers to the point itself; a point outside goes to the border. Behind the camera they are 0.
+        intrinsics: (B, 3, 3) in pixels of the square image of side `size`, seen as patches x patches. The
+        shares weigh the four centers to the point itself; a point outside goes to the border. Behind the
+        camera they are 0.
         """
         points = self.points[self.steps.rows(loaded)]
         pixels = np.einsum("bij,bkj->bki", intrinsics, points)

@@ -22,10 +22,10 @@ LINEAR_FROM = 0.1
 class PrivilegedTargets:
     """The values to regress, side by side and standardized: (N, targets) float32.
 
-    A name is "feature", or "feature[start:stop]" for some of its numbers. With "@keyframe" behind it, it is the
-    value when the gripper next opens or closes, or at the episode's end: with the robot's position that says
-    where the object to grasp, or the goal to put it at, is. Leave out rotation vectors near half a turn, whose
-    sign jumps.
+    A name is "feature", or "feature[start:stop]" for some of its numbers. With "@keyframe" behind it, it is
+    the value when the gripper next opens or closes, or at the episode's end: with the robot's position that
+    says where the object to grasp, or the goal to put it at, is. Leave out rotation vectors near half a turn,
+    whose sign jumps.
     """
 
     def __init__(self, steps: Steps, names: tuple[str, ...]) -> None:
@@ -60,7 +60,10 @@ class PrivilegedHead(nn.Module):
 
 
 def privileged_values(episode: Episode, name: str) -> np.ndarray:
-    """(T, numbers) of what `name` says, see `PrivilegedTargets`. Raises InputError where the dataset lacks it."""
+    """(T, numbers) of what `name` says, see `PrivilegedTargets`.
+
+    Raises InputError where the dataset lacks it.
+    """
     match = _NAME.fullmatch(name)
     if match is None or match["feature"] not in episode.columns:
         raise InputError(

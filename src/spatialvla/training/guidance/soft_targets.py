@@ -12,10 +12,10 @@ from spatialvla.actions.grids import ActionGrid
 class SoftTokenLoss(nn.Module):
     """Cross-entropy in which cells near the true one in action space share its probability.
 
-    A cell's share falls off as a Gaussian of the distance between the decoded actions, of deviation `width` in
-    normalized units. To plain cross-entropy a neighboring cell is as wrong as the opposite direction, which a
-    network with few examples cannot afford (histogram losses: Imani & White, arXiv 1806.04613). Gripper tokens
-    and <eos> stay hard.
+    A cell's share falls off as a Gaussian of the distance between the decoded actions, of deviation `width`
+    in normalized units. To plain cross-entropy a neighboring cell is as wrong as the opposite direction,
+    which a network with few examples cannot afford (histogram losses: Imani & White, arXiv 1806.04613).
+    Gripper tokens and <eos> stay hard.
     """
 
     def __init__(self, grid: ActionGrid, first_action_token: int, width: float) -> None:

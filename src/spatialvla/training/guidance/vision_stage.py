@@ -1,9 +1,9 @@
 """A first stage for networks without pre-trained vision: the image encoder alone learns where things are.
 
-A vision tower with random weights learns little from action tokens: earlier tokens of a chunk predict most of the
-next ones. Regressing positions straight from its features is a far stronger signal, and without the decoder each
-sample costs a third. Being told which patch shows a point is stronger still: a softmax over patches learns to look
-there long before a regression has found out where to look.
+A vision tower with random weights learns little from action tokens: earlier tokens of a chunk predict most of
+the next ones. Regressing positions straight from its features is a far stronger signal, and without the
+decoder each sample costs a third. Being told which patch shows a point is stronger still: a softmax over
+patches learns to look there long before a regression has found out where to look.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ LOG_EVERY = 100
 
 
 class AttentionHead(nn.Module):
-    """Reads numbers off image features: queries that depend on the task attend over the patches. Discarded later."""
+    """Reads numbers off image features: queries that depend on the task attend over the patches.
+
+    Discarded later.
+    """
 
     def __init__(self, width: int, tasks: int, targets: int) -> None:
         super().__init__()
@@ -118,9 +121,10 @@ class VisionStage:
     ) -> bool:
         """Trains the vision tower and the Ego3D encoding in place; False where it was told to stop before the end.
 
-        It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and goes on from
-        there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of these, and those of the
-        held-out frames. progress: told the number of steps done since it was told before.
+        It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and
+        goes on from there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of
+        these, and those of the held-out frames. progress: told the number of steps done since it was told
+        before.
         """
         guidance, config = self.config.guidance, self.config
         optimizer = torch.optim.AdamW(

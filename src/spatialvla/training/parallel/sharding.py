@@ -41,14 +41,15 @@ def shard(module: nn.Module, world: World, param_dtype: torch.dtype | None = Non
     """Moves `module` to the world's device and, among several processes, splits it over them, in place.
 
     Build the module alike on all ranks (the same seed or files), freeze what is frozen and convert it before;
-    make optimizer and average after, of the sharded float32 master weights. One rank's layer at a time is moved,
-    so the module may lie on the CPU. What is computed with other roots (an auxiliary head) is sharded by a call
-    of its own.
+    make optimizer and average after, of the sharded float32 master weights. One rank's layer at a time is
+    moved, so the module may lie on the CPU. What is computed with other roots (an auxiliary head) is sharded
+    by a call of its own.
 
-    The frozen ZoeDepth is kept whole on each rank, in its own dtype: without gradients or optimizer state it is
-    small, and its depth is meters, not features.
+    The frozen ZoeDepth is kept whole on each rank, in its own dtype: without gradients or optimizer state it
+    is small, and its depth is meters, not features.
 
-    param_dtype: what weights are gathered and computed in; None keeps theirs. Gradients are summed in float32.
+    param_dtype: what weights are gathered and computed in; None keeps theirs. Gradients are summed in
+    float32.
     """
     if world.size == 1:
         module.to(world.device)
@@ -72,7 +73,10 @@ def shard(module: nn.Module, world: World, param_dtype: torch.dtype | None = Non
 
 
 def _units(module: nn.Module) -> list[nn.Module]:
-    """What is gathered for its own forward pass and freed behind it. The rest, with the head, stays for a step."""
+    """What is gathered for its own forward pass and freed behind it.
+
+    The rest, with the head, stays for a step.
+    """
     layers = [part for part in module.modules() if isinstance(part, Layer | SiglipEncoderLayer)]
     return layers + [part.embed_tokens for part in module.modules() if isinstance(part, Gemma2Decoder)]
 
@@ -112,8 +116,8 @@ def synchronize_gradients(module: nn.Module, wanted: bool) -> None:
 def token_weights(counts: Sequence[int], world: World) -> list[float]:
     """What to multiply this rank's mean losses by, so that the step follows the mean over all labels of all ranks.
 
-    counts: labels of each batch that this rank accumulates in the step. FSDP takes the mean over the ranks, which
-    the weights undo. Collective. Raises InputError without any label.
+    counts: labels of each batch that this rank accumulates in the step. FSDP takes the mean over the ranks,
+    which the weights undo. Collective. Raises InputError without any label.
     """
     (total,) = world.sum([sum(counts)])
     if not total:
@@ -122,7 +126,10 @@ def token_weights(counts: Sequence[int], world: World) -> list[float]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scales gradients down to a norm of at most `max_norm` over all ranks; returns the norm before. Collective."""
+    """Scales gradients down to a norm of at most `max_norm` over all ranks; returns the norm before.
+
+    Collective.
+    """
     owners = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([owner.grad for owner in owners if owner.grad is not None])
     if isinstance(norm, DTensor):

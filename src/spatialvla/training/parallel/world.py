@@ -42,7 +42,8 @@ class World:
         """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; a single process without it.
 
         device: "cuda" where there is one unless given. Each rank takes the GPU of its local rank.
-        Raises InputError where there are fewer GPUs than ranks on this machine, or the variables are no numbers.
+        Raises InputError where there are fewer GPUs than ranks on this machine, or the variables are no
+        numbers.
         """
         try:
             rank, size, local_rank = (
@@ -68,7 +69,10 @@ class World:
         return self.rank == 0
 
     def part(self, indices: np.ndarray) -> np.ndarray:
-        """This rank's equal, contiguous share of a global batch. Raises InputError where it cannot be equal."""
+        """This rank's equal, contiguous share of a global batch.
+
+        Raises InputError where it cannot be equal.
+        """
         if len(indices) % self.size:
             raise InputError(
                 f"A batch of {len(indices)} cannot be split over {self.size} processes; choose a multiple."

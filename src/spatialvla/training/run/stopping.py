@@ -10,9 +10,10 @@ from types import FrameType
 STOPPED = 75
 """Exit code of a run that was asked to stop and saved: EX_TEMPFAIL of sysexits.h, "try again later".
 
-Unlike 143, which a shell gives to whatever SIGTERM killed, it says that there is a checkpoint of this very step.
-Slurm can requeue on it (RequeueExit=75 in slurm.conf), HTCondor by on_exit_remove = ExitCode =!= 75, LSF by
-bsub -Q 75. Under torchrun the workers exit with it and torchrun itself with 1; see examples/slurm/pretrain.sbatch.
+Unlike 143, which a shell gives to whatever SIGTERM killed, it says that there is a checkpoint of this very
+step. Slurm can requeue on it (RequeueExit=75 in slurm.conf), HTCondor by on_exit_remove = ExitCode =!= 75,
+LSF by bsub -Q 75. Under torchrun the workers exit with it and torchrun itself with 1; see
+examples/slurm/pretrain.sbatch.
 """
 
 

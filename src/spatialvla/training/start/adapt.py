@@ -24,9 +24,9 @@ def adapt(
 ) -> Processor:
     """Carries the model over to `grid` in place (see `regrid`); returns the processor that belongs to it.
 
-    grid: usually `ActionGrid.fit` of the new robot's normalized actions, or `ActionGrid.from_gaussians`; it may
-    have other bin counts than the old one. statistics, cameras: by dataset key, added to the old ones. Give the
-    optimizer the parameters after this, not before.
+    grid: usually `ActionGrid.fit` of the new robot's normalized actions, or `ActionGrid.from_gaussians`; it
+    may have other bin counts than the old one. statistics, cameras: by dataset key, added to the old ones.
+    Give the optimizer the parameters after this, not before.
     Raises CheckpointError where model and processor do not belong together.
     """
     if processor.action_token_begin_idx != model.config.action_token_begin_idx:

@@ -18,10 +18,10 @@ def select_trainable(model: SpatialVLA, mode: Mode, *, text_embeddings: bool = F
 
     full: everything but the text embeddings, which `text_embeddings` trains too (for models from scratch).
     lora: the adapters that `add_lora` added, and the spatial embeddings where its options say so.
-    adapt: the spatial embeddings and Ego3D's MLP. The head is not trained: a gradient for its action rows alone is
-    one for all of its 265k rows, with optimizer state to match, and would let fine-tuning for a new robot no
-    longer fit a small GPU.
-    Modules without a trainable parameter are put, and by `SpatialVLA.train` kept, in eval mode.
+    adapt: the spatial embeddings and Ego3D's MLP. The head is not trained: a gradient for its action rows
+    alone is one for all of its 265k rows, with optimizer state to match, and would let fine-tuning for a new
+    robot no longer fit a small GPU. Modules without a trainable parameter are put, and by `SpatialVLA.train`
+    kept, in eval mode.
     Raises InputError for "lora" without adapters.
     """
     match mode:
