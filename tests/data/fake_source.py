@@ -23,6 +23,9 @@ class FakeEpisode:
     where: str
     columns: dict
 
+    def instruction_at(self, step):
+        return self.instruction
+
     def images(self, steps):
         if self.broken_images:
             raise CheckpointError(f"{self.where} holds a broken image")

@@ -2,7 +2,7 @@
 
 from fake_source import FakeSource
 
-from spatialvla.data.episodes import WholeChunks
+from spatialvla.data.episodes import WholeChunks, filled
 
 SOURCE = FakeSource("one", (6, 9), takeover={0: (), 1: (4,)})
 
@@ -21,3 +21,9 @@ def test_chunks_that_hold_a_step_taken_over_are_left_out():
 def test_a_dataset_that_tells_of_no_takeover_stays_as_it_is():
     plain = FakeSource("plain", (4,), no_ops=frozenset({2}))
     assert WholeChunks(plain, 3).episode(0).starts.tolist() == [0, 1, 3]
+
+
+def test_steps_without_words_have_those_before_or_else_the_next_ones():
+    assert filled(["", " a ", "", "b", ""]) == ("a", "a", "a", "b", "b")
+    assert filled(["", ""]) == ("", "")
+    assert filled([]) == ()

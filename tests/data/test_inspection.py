@@ -29,6 +29,9 @@ class MadeEpisode:
     def starts(self):
         return np.arange(len(self.actions))
 
+    def instruction_at(self, step):
+        return self.instruction
+
     def images(self, steps):
         if self.broken:
             raise CheckpointError("this image is damaged")

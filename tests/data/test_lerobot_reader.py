@@ -38,7 +38,7 @@ def test_frames_agree_with_lerobot(dataset, number):
     seen = GOLDEN["items"][number]
     episode = dataset.episode(seen["episode_index"])
     row = seen["frame_index"]
-    assert episode.instruction == seen["task"] == dataset.instruction(episode.index)
+    assert episode.instructions[row] == seen["task"] == dataset.instruction(episode.index)
     for name, values in episode.columns.items():
         np.testing.assert_allclose(values[row], seen[name], rtol=1e-6, err_msg=name)
     for camera in CAMERAS:

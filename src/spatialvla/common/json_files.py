@@ -38,7 +38,7 @@ def parse_json(
 ) -> dict[str, Any]:
     """The object in the content of a JSON file, which is called `name` in the sentence of the `error`."""
     try:
-        content = json.loads(data.decode("utf-8"))
+        content = json.loads(data.decode("utf-8-sig"))
     except ValueError as reason:
         raise error(f"{name} is not valid JSON ({reason}); {advice}.") from None
     if not isinstance(content, dict):

@@ -173,7 +173,7 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
             image=views.images[0],
             intrinsics=views.intrinsics[0],
             depth=None if views.depth is None else views.depth[0],
-            prompt=self.processor.prompt(episode.instruction or self.missing_instruction or ""),
+            prompt=self.processor.prompt(episode.instruction_at(step) or self.missing_instruction or ""),
             actions=action_chunks(episode.actions, np.array([step]), self.processor.action_chunk_size)[0],
             episode=index,
             step=step,

@@ -20,7 +20,7 @@ TAKEOVER = "takeover"
 class Episode(Protocol):
     """T steps of one robot. Numbers are read at once, images when they are asked for.
 
-    instruction: what to do; "" where the dataset does not say.
+    instruction: what to do, as `instruction_at` says it of the first step; "" where the dataset does not say.
     actions: (T, 7) float64 Δx Δy Δz Δroll Δpitch Δyaw gripper, in the dataset's units, gripper 1 = open.
     starts: (N,) the steps that samples may start at, ascending.
     camera: of the images, or None where it is not known.
@@ -37,6 +37,9 @@ class Episode(Protocol):
     def camera(self) -> Camera | None: ...
     @property
     def columns(self) -> Mapping[str, np.ndarray]: ...
+
+    def instruction_at(self, step: int) -> str:
+        """What to do at one step: an episode may have several tasks, one after another."""
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB of some steps. Raises CheckpointError, naming the file, where it is broken."""
@@ -64,6 +67,17 @@ class EpisodeSource(Protocol):
 
     def episode(self, index: int) -> Episode:
         """Any episode. Raises CheckpointError, naming the file, for damaged data."""
+
+
+def filled(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts of T steps as T instructions: a step without words has those before it, or else the next ones."""
+    words = [text.strip() for text in texts]
+    current = next((text for text in words if text), "")
+    found = []
+    for text in words:
+        current = text or current
+        found.append(current)
+    return tuple(found)
 
 
 def moving(actions: np.ndarray) -> np.ndarray:
@@ -101,6 +115,10 @@ class EpisodeWrapper:
     def columns(self) -> Mapping[str, np.ndarray]:
         """(T, …) the dataset's other numbers."""
         return self.episode.columns
+
+    def instruction_at(self, step: int) -> str:
+        """What to do at one step."""
+        return self.episode.instruction_at(step)
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB."""

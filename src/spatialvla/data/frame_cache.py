@@ -27,7 +27,7 @@ _IMAGES, _DEPTH, _DAMAGED = "images.npy", "depth.npy", "damaged.json"
 class _Numbers:
     """All of an episode but its frames. first: the row of its first frame in the files."""
 
-    instruction: str
+    instructions: tuple[str, ...]
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
@@ -47,13 +47,22 @@ class CachedEpisode:
     frames: (T, S, S, 3) uint8 RGB. readings: (T, S, S) float16 meters, 0 where there is none; None without a sensor.
     """
 
-    instruction: str
+    instructions: tuple[str, ...]
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
     columns: Mapping[str, np.ndarray]
     frames: np.ndarray
     readings: np.ndarray | None
+
+    @property
+    def instruction(self) -> str:
+        """Of the first step."""
+        return self.instructions[0] if self.instructions else ""
+
+    def instruction_at(self, step: int) -> str:
+        """Of one step."""
+        return self.instructions[step]
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, S, S, 3) uint8 RGB of some steps."""
@@ -112,7 +121,7 @@ class CachedSource:
             raise CheckpointError(self._damaged[index])
         rows = numbers.rows
         return CachedEpisode(
-            instruction=numbers.instruction,
+            instructions=numbers.instructions,
             actions=numbers.actions,
             starts=numbers.starts,
             camera=numbers.camera,
@@ -147,7 +156,7 @@ class CachedSource:
             camera, size = episode.camera, self.size
             self._numbers.append(
                 _Numbers(
-                    instruction=episode.instruction,
+                    instructions=tuple(map(episode.instruction_at, range(len(episode.actions)))),
                     actions=episode.actions,
                     starts=episode.starts,
                     camera=camera and Camera(camera.scaled_to(size, size), size, size),

@@ -128,7 +128,9 @@ class TrainingMixture:
         for source, found in zip(self.sources, self.surveys, strict=True):
             episodes = np.flatnonzero(found.instructed)
             some = episodes[:: max(1, len(episodes) // _SOME_EPISODES)]
-            texts.update(source.episode(int(index)).instruction for index in some)
+            for index in some:
+                episode = source.episode(int(index))
+                texts.update(map(episode.instruction_at, range(len(episode.actions))))
         return sorted(texts)
 
     def fit_grid(

@@ -39,7 +39,6 @@ def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:
     records = [
         EpisodeRecord(
             index=index,
-            task=episode.task,
             first_frame=first_frames[index],
             length=episode.length,
             data=data[index],
@@ -47,8 +46,9 @@ def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:
         )
         for index, episode in enumerate(episodes)
     ]
-    tasks = list(dict.fromkeys(episode.task for episode in episodes))
-    write_episodes(root, records, [episode.stats for episode in episodes], info.fps)
+    words = [episode.task for episode in episodes]
+    tasks = list(dict.fromkeys(words))
+    write_episodes(root, records, words, [episode.stats for episode in episodes], info.fps)
     write_tasks(root, tasks)
     write_stats(root, {name: _dataset_stats(feature, episodes) for name, feature in info.features.items()})
     write_info(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from spatialvla.errors import InputError
 
@@ -95,18 +96,23 @@ class Feature:
 
     @classmethod
     def from_json(cls, name: str, spec: Mapping[str, Any]) -> Feature | None:
-        """Read an entry of `features` in info.json; None for kinds unknown here (language, depth video)."""
+        """Read an entry of `features` in info.json.
+
+        None for what cannot be read here, and so is not there to be used: language, depth video, grey cameras,
+        empty vectors.
+        """
         info = spec.get("info") or spec.get("video_info") or {}
         dtype, shape, names = spec["dtype"], tuple(spec["shape"]), spec.get("names")
         if dtype in ("video", "image"):
             if info.get("is_depth_map") or info.get("video.is_depth_map"):
-                return cls(name, "depth", shape[:2], info=info) if dtype == "image" else None
-            if shape[0] == 3 and shape[-1] != 3:  # some datasets name the channels first
+                is_readable = dtype == "image" and len(shape) in (2, 3)
+                return cls(name, "depth", shape[:2], info=info) if is_readable else None
+            if shape[:1] == (3,) and shape[-1] != 3:  # some datasets name the channels first
                 shape = (*shape[1:], 3)
-            return cls(name, dtype, shape, info=info)
-        if dtype not in (*_NUMBERS, "string"):
+            return cls(name, dtype, shape, info=info) if len(shape) == 3 and shape[2] == 3 else None
+        if dtype not in (*_NUMBERS, "string") or len(shape) > _MAX_ARRAY_DIMENSIONS or 0 in shape:
             return None
-        return cls(name, dtype, shape, _flat_names(names))
+        return cls(name, dtype, shape or (1,), _flat_names(names))
 
     def to_json(self) -> dict[str, Any]:
         """This feature as an entry of `features` in info.json."""
@@ -163,12 +169,22 @@ class Feature:
         return flat
 
     def from_arrow(self, column: pa.ChunkedArray) -> np.ndarray:
-        """A column as numbers: (T, *shape), or (T,) when shape is (1,), as LeRobot has it."""
+        """A column as numbers: (T, *shape), or (T,) when shape is (1,), as LeRobot has it.
+
+        Raises ValueError or ArrowException where a row holds something else.
+        """
         values = column.combine_chunks()
         length = len(values)
-        while pa.types.is_nested(values.type):
+        for size in self.shape:
+            if not pa.types.is_nested(values.type):
+                break
+            lengths = pc.list_value_length(values).unique().to_pylist()
+            if lengths not in ([size], []):
+                raise ValueError(f"lists of {', '.join(map(str, lengths))} numbers in place of {size}")
             values = values.flatten()
         array: np.ndarray = values.to_numpy(zero_copy_only=False)
+        if self.is_number and array.dtype.kind not in "biuf":
+            raise ValueError(f"{values.type} in place of {self.dtype}")
         return array if self.shape == (1,) else array.reshape(length, *self.shape)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
-from spatialvla.data.lerobot.features import Feature
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.parquet_files import read_parquet
 from spatialvla.data.lerobot.stats import Statistics
 from spatialvla.errors import CheckpointError
@@ -27,6 +27,7 @@ FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
+_MOST_TASKS = 1_000_000
 _INFO = "meta/info.json"
 _STATS = "meta/stats.json"
 _TASKS = "meta/tasks.parquet"
@@ -84,7 +85,6 @@ class EpisodeRecord:
     """Where one episode is. first_frame: its first frame's index in the dataset; length in frames."""
 
     index: int
-    task: str
     first_frame: int
     length: int
     data: FilePart
@@ -137,10 +137,14 @@ def write_tasks(root: Path, tasks: Sequence[str]) -> None:
 
 
 def write_episodes(
-    root: Path, records: Sequence[EpisodeRecord], stats: Sequence[Mapping[str, Statistics]], fps: float
+    root: Path,
+    records: Sequence[EpisodeRecord],
+    tasks: Sequence[str],
+    stats: Sequence[Mapping[str, Statistics]],
+    fps: float,
 ) -> None:
-    """The table of episodes with the statistics of each."""
-    rows = [_episode_row(record, part, fps) for record, part in zip(records, stats, strict=True)]
+    """The table of episodes with the task and the statistics of each."""
+    rows = [_episode_row(*row, fps) for row in zip(records, tasks, stats, strict=True)]
     with replacing(root / _EPISODES / "chunk-000/file-000.parquet") as path:
         pq.write_table(pa.Table.from_pylist(rows), path)
 
@@ -157,6 +161,10 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
         )
     try:
         features = [Feature.from_json(name, spec) for name, spec in raw["features"].items()]
+        if missing := {column.name for column in BOOKKEEPING} - {
+            column.name for column in features if column
+        }:
+            raise ValueError(f"it lists no {', '.join(sorted(missing))}")
         return Info(
             fps=_rate(raw["fps"]),
             features={feature.name: feature for feature in features if feature is not None},
@@ -189,11 +197,37 @@ def read_tasks(root: Path) -> tuple[str, ...]:
     """The instructions, in order of their number."""
     path = root / _TASKS
     table = read_parquet(path, lambda: pq.read_table(path))
-    text = [column.name for column in table.schema if pa.types.is_string(column.type)]
+    text = [column.name for column in table.schema if _is_text(column.type)]
     if "task_index" not in table.column_names or not text:
         raise CheckpointError(f"{path} has no numbered tasks; copy it again.")
-    numbered = dict(zip(table["task_index"].to_pylist(), table[text[0]].to_pylist(), strict=True))
-    return tuple(numbered[index] for index in sorted(numbered))
+    name = "task" if "task" in text else text[0]
+    return in_order(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True), path)
+
+
+def in_order(numbered: Iterable[tuple[Any, Any]], path: Path) -> tuple[str, ...]:
+    """Tasks by their numbers; "" where a number has none. Raises CheckpointError, naming `path`."""
+    try:
+        tasks = {whole(number): str(task or "") for number, task in numbered}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a task without a number ({error}); copy it again.") from error
+    if tasks and not 0 <= min(tasks) <= max(tasks) < _MOST_TASKS:
+        raise CheckpointError(f"{path} numbers tasks from {min(tasks)} to {max(tasks)}; copy it again.")
+    return tuple(tasks.get(number, "") for number in range(max(tasks, default=-1) + 1))
+
+
+def whole(number: Any) -> int:
+    """A number that may have become a float on its way through a table. Raises ValueError or TypeError."""
+    if isinstance(number, str) or number != int(number):
+        raise ValueError(f"{number!r} is no whole number")
+    return int(number)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Also as pandas 3 and polars write text, and as a category."""
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(kind) for is_kind in kinds) or (
+        pa.types.is_dictionary(kind) and _is_text(kind.value_type)
+    )
 
 
 def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
@@ -209,8 +243,12 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
         try:
             rows = read_parquet(path, partial(_rows, path))
             records += [_episode_record(row, videos) for row in rows]
-        except (KeyError, TypeError, IndexError) as error:
+        except KeyError as error:
             raise CheckpointError(f"{path} lacks {error}; copy it again.") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"{path} has a row that cannot be used ({error}); copy it again."
+            ) from error
     records.sort(key=lambda record: record.index)
     if [record.index for record in records] != list(range(info.total_episodes)):
         raise CheckpointError(
@@ -227,10 +265,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: float) -> dict[str, Any]:
+def _episode_row(
+    record: EpisodeRecord, task: str, stats: Mapping[str, Statistics], fps: float
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "episode_index": record.index,
-        "tasks": [record.task],
+        "tasks": [task],
         "length": record.length,
         "data/chunk_index": record.data.chunk,
         "data/file_index": record.data.file,
@@ -250,16 +290,15 @@ def _episode_row(record: EpisodeRecord, stats: Mapping[str, Statistics], fps: fl
 
 def _episode_record(row: Mapping[str, Any], videos: Sequence[str]) -> EpisodeRecord:
     return EpisodeRecord(
-        index=row["episode_index"],
-        task=row["tasks"][0],
-        first_frame=row["dataset_from_index"],
-        length=row["length"],
-        data=FilePart(row["data/chunk_index"], row["data/file_index"]),
+        index=whole(row["episode_index"]),
+        first_frame=whole(row["dataset_from_index"]),
+        length=whole(row["length"]),
+        data=FilePart(whole(row["data/chunk_index"]), whole(row["data/file_index"])),
         videos={
             key: FilePart(
-                row[f"videos/{key}/chunk_index"],
-                row[f"videos/{key}/file_index"],
-                row[f"videos/{key}/from_timestamp"],
+                whole(row[f"videos/{key}/chunk_index"]),
+                whole(row[f"videos/{key}/file_index"]),
+                float(row[f"videos/{key}/from_timestamp"]),
             )
             for key in videos
         },

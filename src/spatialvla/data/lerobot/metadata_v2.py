@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spatialvla.data.lerobot.metadata import EpisodeRecord, FilePart, Info
+from spatialvla.data.lerobot.metadata import EpisodeRecord, FilePart, Info, in_order, whole
 from spatialvla.errors import CheckpointError
 
 VERSIONS = ("v2.0", "v2.1")
@@ -22,30 +22,35 @@ def read_tasks(root: Path) -> tuple[str, ...]:
 
     Raises CheckpointError naming the file when that is impossible.
     """
-    rows = _rows(root / _TASKS, "task_index", "task")
-    return tuple(row["task"] for row in sorted(rows, key=lambda row: int(row["task_index"])))
+    path = root / _TASKS
+    return in_order(((row["task_index"], row["task"]) for row in _rows(path, "task_index", "task")), path)
 
 
 def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
     """Where each episode is, in order. Raises CheckpointError naming the file when some are missing."""
     path = root / _EPISODES
-    rows = sorted(_rows(path, "episode_index", "length", "tasks"), key=lambda row: int(row["episode_index"]))
-    if [row["episode_index"] for row in rows] != list(range(info.total_episodes)):
+    try:
+        lengths = {
+            whole(row["episode_index"]): whole(row["length"])
+            for row in _rows(path, "episode_index", "length")
+        }
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a row that cannot be used ({error}); copy it again.") from error
+    if sorted(lengths) != list(range(info.total_episodes)):
         raise CheckpointError(
-            f"{path} lists {len(rows)} episodes where info.json says {info.total_episodes}; copy the "
+            f"{path} lists {len(lengths)} episodes where info.json says {info.total_episodes}; copy the "
             "dataset's meta folder again."
         )
-    ends = np.cumsum([row["length"] for row in rows])
+    ends = np.cumsum([lengths[index] for index in range(len(lengths))], dtype=np.int64)
     videos = [name for name, feature in info.features.items() if feature.dtype == "video"]
     records = []
-    for row, end in zip(rows, ends.tolist(), strict=True):
-        part = FilePart(row["episode_index"] // info.files_per_chunk, row["episode_index"])
+    for index, end in enumerate(ends.tolist()):
+        part = FilePart(index // info.files_per_chunk, index)
         records.append(
             EpisodeRecord(
-                index=row["episode_index"],
-                task=row["tasks"][0] if row["tasks"] else "",
-                first_frame=end - row["length"],
-                length=row["length"],
+                index=index,
+                first_frame=end - lengths[index],
+                length=lengths[index],
                 data=part,
                 videos=dict.fromkeys(videos, part),
             )
@@ -55,11 +60,16 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
 
 def _rows(path: Path, *names: str) -> list[Mapping[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Only "\n" ends a line: a text may hold U+2028. Some editors put a byte order mark in front.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; copy the whole dataset folder.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); copy it again.") from error
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             rows.append({name: row[name] for name in names})

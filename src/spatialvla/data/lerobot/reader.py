@@ -42,17 +42,22 @@ class _ImageColumn:
 class StoredEpisode:
     """One episode of T frames as it is stored.
 
-    index: its number in the dataset. instruction: the task in words.
+    index: its number in the dataset. instructions: (T,) the task of each frame in words.
     columns: numbers by feature name, (T, *shape), or (T,) for shape (1,); 'timestamp' in seconds among them.
     """
 
     index: int
-    instruction: str
+    instructions: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
     cameras: Mapping[str, Clip | _ImageColumn]
 
     def __len__(self) -> int:
         return len(self.columns["frame_index"])
+
+    @property
+    def instruction(self) -> str:
+        """The task of the first frame, "" without frames."""
+        return self.instructions[0] if self.instructions else ""
 
     def frames(self, key: str, steps: Sequence[int] | None = None) -> np.ndarray:
         """Decode a camera's frames, or those of some steps alone: (n, H, W, 3) uint8 RGB, or (n, H, W)
@@ -122,8 +127,11 @@ class LeRobotDataset:
         return (self.episode(index) for index in range(len(self)))
 
     def instruction(self, index: int) -> str:
-        """The task of an episode, without reading its data."""
-        return self._record(index).task
+        """The task of an episode's first frame, or "" without frames; nothing else of it is read."""
+        record = self._record(index)
+        path = self._data_path(record)
+        numbers = self._numbers(self._rows(record, path, ["task_index"]), "task_index", path)
+        return self._words(numbers[:1], path)[0] if len(numbers) else ""
 
     def episode(self, index: int) -> StoredEpisode:
         """Read the numbers of an episode; its frames are decoded by `StoredEpisode.frames`.
@@ -142,14 +150,32 @@ class LeRobotDataset:
             if feature.is_encoded_image:
                 cameras[name] = _ImageColumn(partial(self._column, record, path, name), feature, path)
             elif feature.dtype != "video":
-                columns[name] = feature.from_arrow(table[name])
+                columns[name] = self._numbers(table, name, path)
         if not (columns["episode_index"] == index).all():
             raise CheckpointError(
                 f"{path} does not hold episode {index} where meta says; copy the dataset again."
             )
         for name, part in record.videos.items():
             cameras[name] = self._clip(name, part, columns["timestamp"], path)
-        return StoredEpisode(index, record.task, columns, cameras)
+        return StoredEpisode(index, self._words(columns["task_index"], path), columns, cameras)
+
+    def _numbers(self, table: pa.Table, name: str, path: Path) -> np.ndarray:
+        feature = self.features[name]
+        try:
+            return feature.from_arrow(table[name])
+        except (ValueError, pa.ArrowException) as error:
+            raise CheckpointError(
+                f"{path} has rows of '{name}' that do not fit info.json ({error}); leave the episode out."
+            ) from error
+
+    def _words(self, numbers: np.ndarray, path: Path) -> tuple[str, ...]:
+        """The tasks with these numbers."""
+        unknown = [number for number in numbers.tolist() if number not in range(len(self.tasks))]
+        if unknown:
+            raise CheckpointError(
+                f"{path} has frames of task {unknown[0]}; meta names the tasks 0 to {len(self.tasks) - 1}."
+            )
+        return tuple(self.tasks[number] for number in numbers.astype(int).tolist())
 
     def _clip(self, camera: str, part: FilePart, timestamps: np.ndarray, source: Path) -> Clip:
         """As LeRobot finds a row's frame: by the row's time, after that of the episode in the video."""
@@ -159,7 +185,7 @@ class LeRobotDataset:
                 f"{source} has timestamps that do not ascend, by which frames are found; leave the episode out."
             )
         path = self._video_path(camera, part)
-        return Clip(path, part.start + times, self._video_starts[path] + float(times[0]), self.fps)
+        return Clip(path, part.start + times, self._video_starts[path] + float(times[:1].sum()), self.fps)
 
     def _column(self, record: EpisodeRecord, path: Path, name: str) -> pa.ChunkedArray:
         return self._rows(record, path, [name])[name]

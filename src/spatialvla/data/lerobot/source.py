@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.episodes import moving
+from spatialvla.data.episodes import filled, moving
 from spatialvla.data.lerobot.actions import check_actions, first_step, standard_actions
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping, Intrinsics
 from spatialvla.data.lerobot.location import find_dataset
@@ -23,7 +23,7 @@ from spatialvla.geometry.camera import Camera, check_intrinsics
 class LeRobotEpisode:
     """T steps of one dataset, see `spatialvla.data.episodes.Episode`."""
 
-    instruction: str
+    instructions: tuple[str, ...]
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
@@ -34,6 +34,15 @@ class LeRobotEpisode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def instruction(self) -> str:
+        """Of the first step."""
+        return self.instructions[0] if self.instructions else ""
+
+    def instruction_at(self, step: int) -> str:
+        """Of one step."""
+        return self.instructions[step]
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
@@ -123,16 +132,17 @@ class LeRobotSource:
                 f"{self.root}, episode {index} has actions that are not finite; leave it out."
             )
         kept = moving(actions) if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
-        words = episode.instruction if self.mapping.instruction is None else self.mapping.instruction
+        first, fixed = first_step(self.mapping), self.mapping.instruction
+        instructions = filled(episode.instructions if fixed is None else [fixed] * len(episode))
         return LeRobotEpisode(
-            instruction=words.strip(),
+            instructions=instructions[first:],
             actions=actions,
             starts=np.flatnonzero(kept),
             camera=self._camera(episode),
             stored=episode,
             image_key=self.image,
             depth_key=self.depth,
-            first_step=first_step(self.mapping),
+            first_step=first,
         )
 
     def _image(self) -> str:

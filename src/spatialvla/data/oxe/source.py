@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.episodes import OnBad, moving
+from spatialvla.data.episodes import OnBad, filled, moving
 from spatialvla.data.oxe.specs import RLDSSpec, rlds_spec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
@@ -26,7 +26,7 @@ _THREADS = 32  # waiting for the storage, not for the processor
 class OXEEpisode:
     """T steps of one dataset, see `spatialvla.data.episodes.Episode`. first_step: of the stored episode's."""
 
-    instruction: str
+    instructions: tuple[str, ...]
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
@@ -36,6 +36,15 @@ class OXEEpisode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def instruction(self) -> str:
+        """Of the first step."""
+        return self.instructions[0] if self.instructions else ""
+
+    def instruction_at(self, step: int) -> str:
+        """Of one step."""
+        return self.instructions[step]
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
@@ -110,7 +119,7 @@ class OXESource:
             raise BadRecord(f"{stored.origin} has actions that are not finite; leave the episode out.")
         kept = moving(actions) if spec.drop_no_ops else np.ones(len(actions), dtype=bool)
         return OXEEpisode(
-            instruction=_instruction(stored, f"steps/{spec.instruction}"),
+            instructions=_instructions(stored, f"steps/{spec.instruction}")[spec.skip :],
             actions=actions,
             starts=np.flatnonzero(kept),
             camera=spec.camera,
@@ -120,13 +129,12 @@ class OXESource:
         )
 
 
-def _instruction(stored: RLDSEpisode, key: str) -> str:
-    """The first step's that is not empty; language_table stores code points in place of text."""
+def _instructions(stored: RLDSEpisode, key: str) -> tuple[str, ...]:
+    """One a step; language_table stores code points in place of text."""
     feature = stored.specs.get(key)
     if feature is not None and feature.kind == "tensor":
-        points = np.asarray(stored.numbers(key))[0]
-        return "".join(map(chr, points[points > 0])).strip()
-    return next((text.strip() for text in stored.texts(key) if text.strip()), "")
+        return filled(["".join(map(chr, points[points > 0])) for points in np.asarray(stored.numbers(key))])
+    return filled(stored.texts(key))
 
 
 def _described(spec: RLDSSpec, name: str) -> str:

@@ -36,6 +36,10 @@ class RH20TEpisode:
     def __len__(self) -> int:
         return len(self.actions)
 
+    def instruction_at(self, step: int) -> str:
+        """A scene has one task."""
+        return self.instruction
+
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
         """None: a recording's other numbers have clocks of their own."""

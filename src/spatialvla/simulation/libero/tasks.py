@@ -68,7 +68,7 @@ def _task(suite: str, entry: Any) -> Task:
     bddl, states = _files(entry)
     language = entry.language
     if suite.endswith(_REWORDED):
-        found = re.search(r"\(:language\s+([^)]*)\)", bddl.read_text())
+        found = re.search(r"\(:language\s+([^)]*)\)", bddl.read_text(encoding="utf-8"))
         language = found[1].strip() if found else language
     return Task(suite, entry.name, language, bddl, states)
 

@@ -121,9 +121,9 @@ def _module(name: TrackerName) -> ModuleType:
 def drop_lines(path: Path, step: int) -> None:
     """Drops the lines of steps after `step` from a file of JSON objects, if there is one."""
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
         with replacing(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in kept))
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _step(line: str) -> float:

@@ -155,7 +155,7 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
         )
     texts = mixture.instructions()
     if config.instructions is not None:
-        texts += json.loads(config.instructions.read_text())
+        texts += json.loads(config.instructions.read_text(encoding="utf-8"))
     return Processor(
         tokenizer=train_tokenizer(
             [Processor.prompt(text) for text in texts],
