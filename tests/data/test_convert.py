@@ -149,11 +149,11 @@ def test_nothing_is_written_twice_when_killed_between_two_episodes(tmp_path, mon
 
 def test_what_cannot_be_converted_is_said(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="episode 0 has no instruction"):
+    with pytest.raises(InputError, match="Episode 0 has no instruction"):
         convert(MadeSource(words=""), out)
     with pytest.raises(InputError, match=r"3\.75 steps a second; give a whole number"):
         convert(MadeSource(control_hz=3.75), out)
-    with pytest.raises(InputError, match="no episode of the dataset can be read; episode 0 is damaged"):
+    with pytest.raises(InputError, match=r"No episode of the dataset can be read\. episode 0 is damaged$"):
         convert(MadeSource(damaged=(0, 1, 2, 3, 4)), tmp_path / "none")
     with pytest.raises(KeyboardInterrupt):
         convert(MadeSource(fails_at=2), out)

@@ -124,7 +124,7 @@ def test_damaged_episodes_are_counted_and_the_rest_is_read():
     assert len(found.lengths) == 2
     assert found.skipped == ("shard 2 breaks off", "shard 0, offset 5 is damaged", "shard 1 too")
     assert any("3 records are damaged or left out, the first: shard 2" in text for text in found.warnings)
-    with pytest.raises(InputError, match="no episode of the dataset can be read; it is damaged"):
+    with pytest.raises(InputError, match=r"No episode of the dataset can be read\. it is damaged$"):
         inspect(MadeSource(["it is damaged"]))
 
 

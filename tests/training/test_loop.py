@@ -84,8 +84,9 @@ def test_resuming_is_exact_to_the_bit(make_config, tmp_path):
 def test_a_run_cannot_be_resumed_with_another_stream(make_config):
     config = make_config(steps=1)
     train(config, device="cpu")
-    with pytest.raises(InputError, match="batch_size"):
-        train(replace(config, batch_size=4, steps=2), resume=True, device="cpu")
+    for name, value in (("batch_size", 4), ("missing_instruction", "Do it")):
+        with pytest.raises(InputError, match=f"cannot be resumed with another {name};"):
+            train(replace(config, **{name: value}, steps=2), resume=True, device="cpu")
 
 
 def test_sigterm_saves_and_the_run_goes_on(make_config, monkeypatch):

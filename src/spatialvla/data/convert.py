@@ -63,14 +63,14 @@ def convert(
         try:
             episode = source.episode(index)
             if not len(episode.actions):
-                raise CheckpointError(f"episode {index} has no steps")
+                raise CheckpointError(f"Episode {index} has no steps.")
             frames = _frames(episode, calibrated)
         except CheckpointError as error:
             skipped[str(index)] = str(error)
             _remember(out, source, skipped)
             continue
         if not (task := episode.instruction or instruction):
-            raise InputError(f"episode {index} has no instruction; give one for the episodes that have none.")
+            raise InputError(f"Episode {index} has no instruction; give one for the episodes that have none.")
         if writer is None:
             writer = LeRobotWriter(out, _fps(source, fps), _features(frames), resume=True)
             _remember(out, source, skipped)
@@ -81,9 +81,7 @@ def convert(
         done += 1
     progress(len(source), len(source))
     if writer is None:
-        raise InputError(
-            "no episode of the dataset can be read" + "".join(f"; {why}" for why in skipped.values())
-        )
+        raise InputError(" ".join(("No episode of the dataset can be read.", *list(skipped.values())[:1])))
     writer.finalize()
     (out / _PROGRESS).unlink(missing_ok=True)
     return Converted(writer.total_episodes, tuple(skipped.values()))

@@ -99,7 +99,7 @@ def inspect(
         camera = camera or episode.camera
     progress(len(chosen), len(chosen))
     if not readable:
-        raise InputError("no episode of the dataset can be read" + "".join(f"; {why}" for why in skipped[:1]))
+        raise InputError(" ".join(("No episode of the dataset can be read.", *skipped[:1])))
     shown = []
     for number in _spread(len(readable), strips):
         try:

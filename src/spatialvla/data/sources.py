@@ -50,8 +50,8 @@ def open_source(
         return OXESource(rlds, spec, on_bad=on_bad, cache=cache)
     if "://" in name or (folder.exists() and not is_lerobot(folder)):
         raise InputError(
-            f"{name} is no dataset: it holds neither {_RLDS} (RLDS; nor does one folder inside), nor meta/info.json "
-            "(LeRobot), nor task_…_user_…_scene_…_cfg_… folders (RH20T)"
+            f"{name} is no dataset: it holds neither {_RLDS} (RLDS; nor does one folder inside), nor "
+            "meta/info.json (LeRobot), nor task_…_user_…_scene_…_cfg_… folders (RH20T)."
         )
     _refuse(name, "a LeRobot dataset", spec=spec)
     return LeRobotSource(name, mapping, cache)
@@ -67,14 +67,14 @@ def _rlds_folder(path: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, ImportError, OSError) as error:
-        raise InputError(f"{path} cannot be listed ({error}); check the path") from None
+        raise InputError(f"{path} cannot be listed ({error}); check the path.") from None
     versions = [name.rsplit("/", 1)[-1] for name in inside if files.exists(f"{name}/{_RLDS}")]
     if len(versions) > 1:
-        raise InputError(f"{path} has the versions {', '.join(sorted(versions))}; name one of these folders")
+        raise InputError(f"{path} has the versions {', '.join(sorted(versions))}; name one of them.")
     return f"{path.rstrip('/')}/{versions[0]}" if versions else None
 
 
 def _refuse(name: str, kind: str, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise InputError(f"{name} is {kind}, which takes no {option}")
+            raise InputError(f"{name} is {kind}, which takes no {option}; leave it out.")

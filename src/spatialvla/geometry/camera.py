@@ -109,10 +109,12 @@ class Camera:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Camera:
+        """What `to_json` gives. Raises InputError for intrinsics that cannot be."""
         size = entry["height"], entry["width"]
         return cls(check_intrinsics(np.asarray(entry["intrinsic"]), size), *size)
 
     def to_json(self) -> dict[str, Any]:
+        """As processor_config.json holds it, in pixels of `width` x `height`."""
         return {"width": self.width, "height": self.height, "intrinsic": self.intrinsics.tolist()}
 
 
@@ -135,7 +137,7 @@ class View:
         intrinsics: np.ndarray | None = None,
         depth: np.ndarray | None = None,
     ) -> View:
-        """Images may be PIL images, which are turned as their EXIF says, or uint8 arrays that are grey
+        """Images may be PIL images, which are turned as their EXIF says, or uint8 arrays that are gray
         (H, W[, 1]), RGB or RGBA (H, W, 3 or 4). Depth may have holes: 0 where nothing was measured.
 
         Raises InputError for what is no picture, no camera matrix of such a picture, or no depth in meters.

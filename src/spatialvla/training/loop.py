@@ -258,6 +258,7 @@ class Trainer:
             "batch_size": config.batch_size,
             "seed": config.seed,
             "held_out": config.held_out,
+            "missing_instruction": config.missing_instruction,
             "ema_decay": config.ema_decay,
         }
 

@@ -59,6 +59,7 @@ def run_fraction(step: int, seconds: float, steps: int, minutes: float | None) -
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Each group of parameters gets the rate times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 

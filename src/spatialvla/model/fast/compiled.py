@@ -125,6 +125,7 @@ class CompiledPasses(TwoStreamPasses):
         self._caches: dict[tuple[int, int], KVCache] = {}
 
     def embed(self, batch: Batch) -> torch.Tensor:
+        """As in `Passes`, replayed where there are graphs."""
         if self._graphs is None:
             return super().embed(batch)
         network = self.network
@@ -140,6 +141,7 @@ class CompiledPasses(TwoStreamPasses):
         )
 
     def cache(self, batch: int, capacity: int) -> KVCache:
+        """One for each batch and capacity, kept and cleared: graphs replay into the same memory."""
         if self._graphs is None:
             return super().cache(batch, capacity)
         if (batch, capacity) not in self._caches:
@@ -157,6 +159,7 @@ class CompiledPasses(TwoStreamPasses):
         wanted: int,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
+        """As in `Passes`, compiled; sampling runs as it is."""
         if sampling is not None:
             return super().first_ids(prompt_BPD, ids_BT, layout, cache, wanted, sampling)
         if self._graphs is None:
@@ -178,6 +181,7 @@ class CompiledPasses(TwoStreamPasses):
         kind: int,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
+        """As in `Passes`, compiled; sampling runs as it is."""
         if sampling is not None:
             return super().next_ids(ids_BT, slots_T, layout, cache, kind, sampling)
         if self._graphs is None:

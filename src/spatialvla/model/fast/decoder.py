@@ -26,6 +26,7 @@ class FusedAttention(GroupedQueryAttention):
         self.o_proj = o_proj
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, D) -> q (B, heads, T, head_dim), k and v (B, kv_heads, T, head_dim)."""
         B, T, _ = x_BTD.shape
         heads = self.qkv_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
@@ -54,6 +55,7 @@ class KernelAttention(FusedAttention):
     def attend(
         self, q_BNTH: torch.Tensor, k_BKSH: torch.Tensor, v_BKSH: torch.Tensor, bias_B1TS: torch.Tensor
     ) -> torch.Tensor:
+        """As in `GroupedQueryAttention`, in one kernel."""
         return attention(q_BNTH, k_BKSH, v_BKSH, bias_B1TS, self.scale, self.softcap)
 
 
@@ -61,6 +63,7 @@ class KernelMLP(FusedMLP):
     """The same for bfloat16 on a CPU with the kernels."""
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D)"""
         return cast(torch.Tensor, self.down_proj(layers.geglu(self.gate_up_proj(x_BTD))))
 
 

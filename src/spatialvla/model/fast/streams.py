@@ -17,6 +17,7 @@ class TwoStreamPasses(Passes):
         self._side = torch.cuda.Stream(network.device) if network.device.type == "cuda" else None
 
     def embed(self, batch: Batch) -> torch.Tensor:
+        """As in `Passes`; each tower has a stream of its own, and the caller's waits for both."""
         network = self.network
         if self._side is None or not network.config.use_vision_zoe:
             return network.embed(batch)

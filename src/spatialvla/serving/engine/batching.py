@@ -125,7 +125,7 @@ class Engine:
     # -------------------------------------------------------------- requests
 
     def submit(self, request: ChunkRequest, *, client: Hashable) -> Future[Answer]:
-        """Prepares the request in the caller's thread and queues it. Cancelling the future takes it back.
+        """Prepares the request in the caller's thread and queues it. Canceling the future takes it back.
 
         client: whose turn it is when many wait: a connection. Raises InputError, Busy or Draining at once.
         """

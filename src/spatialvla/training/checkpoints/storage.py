@@ -89,18 +89,22 @@ class ShardWriter(StorageWriter):
         self.files: list[FileRecord] = []
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """No file is written yet."""
         self.files = []
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        pass
+        """The folder is there already."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Each rank writes what it is asked to."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """No rank depends on another: each has files of its own."""
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Writes and flushes this rank's chunks. Raises OSError, naming the file, where that fails."""
         results: list[WriteResult] = []
         for number, items in enumerate(_portions(plan.items)):
             tensors: dict[str, torch.Tensor] = {}
@@ -124,12 +128,14 @@ class ShardWriter(StorageWriter):
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Lists the files of all ranks in `files`; called on rank 0."""
         self.files = sorted(
             {result.storage_data for part in results for result in part}, key=lambda file: file.name
         )
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Any; the folder is the constructor's."""
         return True
 
 
@@ -150,7 +156,7 @@ class ShardReader(StorageReader):
                 raise CheckpointError(f"{folder} holds {name} in part only")
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        pass
+        """Nothing is kept between reads."""
 
     def tensors(self) -> dict[str, TensorStorageMetadata]:
         """What the files hold, by name. Sizes follow from where the chunks end."""
@@ -165,20 +171,24 @@ class ShardReader(StorageReader):
         return tensors
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """From the headers of the files alone."""
         return Metadata(dict(self.tensors()), storage_data=self.chunks)
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
     ) -> None:
-        pass
+        """The chunks are known from the constructor on."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Each rank reads what it is asked to."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """No rank depends on another."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Copies the wanted part of each chunk into the tensor that waits for it."""
         for path, items in _by_file(plan.items, lambda item: self.chunks[item.storage_index].file):
             with safe_open(path, "pt") as file:
                 for item in items:
@@ -193,6 +203,7 @@ class ShardReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Any; the folder is the constructor's."""
         return True
 
     def whole(self, prefix: str) -> dict[str, torch.Tensor]:

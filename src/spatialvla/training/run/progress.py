@@ -42,10 +42,12 @@ class Progress:
         self.bar.update(self.task, completed=fraction, description=text)
 
     def report(self, step: int, validation: Mapping[str, float]) -> None:
+        """A line of what was measured after this step."""
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in validation.items())
         self.console.print(f"step {step}: {numbers}", highlight=False)
 
     def say(self, message: str) -> None:
+        """A line above the bar."""
         self.console.print(message, highlight=False)
 
     @contextmanager
