@@ -126,7 +126,7 @@ def narrow(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_narrow_weights(folder: Path) -> None:
-    """Random weights in two shards, with an index as long as the published one, and the config.json of them."""
+    """Random weights in shards, their index as long as the published one, and their config.json."""
     config = narrow(json.loads((PUBLISHED / "config.json").read_text(encoding="utf-8")))
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     torch.manual_seed(0)

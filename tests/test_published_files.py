@@ -107,7 +107,7 @@ def test_serve_on_the_complete_folder(folder):
 
 
 def merged(content: dict, text: str) -> list[int]:
-    """Ids by Gemma's rules, written out: spaces are ▁, the earliest merge first, unknown characters are bytes."""
+    """Ids by Gemma's rules, written out: spaces are ▁, the earliest merge first, what is unknown is bytes."""
     vocabulary = content["model"]["vocab"]
     pairs = (pair if isinstance(pair, list) else pair.split(" ") for pair in content["model"]["merges"])
     ranks = {tuple(pair): rank for rank, pair in enumerate(pairs)}

@@ -23,6 +23,7 @@ UNSET = {
     "--mixture": "--dataset instead",
     "--root": "--dataset instead",
     "--missing-instruction": "such episodes are left out",
+    "--augmentation.max-crop-area": "as much as min-crop-area",
     "--base": "what adapter_config.json names",
     "--depth-weights": "the checkpoint's, or none",
     "--policy": "random weights, or the expert",

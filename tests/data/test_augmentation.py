@@ -36,7 +36,7 @@ def test_a_crop_shows_the_same_thing_where_the_moved_camera_projects_a_point():
     image = smooth_image(rng)
     depth = np.linspace(0.5, 2.0, 128)[None, :].repeat(128, 0).astype(np.float32)
     views = Views(np.stack([image] * 16), camera(16), np.stack([depth] * 16))
-    crops = Augmentation(min_crop_area=0.6, brightness=0, contrast=0, saturation=0, hue=0)(views, 128, rng)
+    crops = Augmentation(0.6, 1.0, brightness=0, contrast=0, saturation=0, hue=0)(views, 128, rng)
     point = np.array([0.05, -0.1, 1.2])
     before = views.intrinsics[0] @ point
     expected = color_at(image, before[0] / before[2], before[1] / before[2])
@@ -53,10 +53,19 @@ def test_a_crop_shows_the_same_thing_where_the_moved_camera_projects_a_point():
     assert moved
 
 
+def test_the_published_crop_keeps_nine_tenths_always():
+    views = Views(np.zeros((50, 100, 200, 3), np.uint8), camera(50))
+    crops = Augmentation()(views, 64, np.random.default_rng(1))
+    focal = crops.intrinsics[:, [0, 1], [0, 1]] / (110.0 * 64 / np.array([200, 100]))
+    # Sides are whole pixels: 190 of 200 and 95 of 100.
+    np.testing.assert_allclose(focal, 1 / 0.95)
+    assert len(np.unique(crops.intrinsics[:, 0, 2])) > 5
+
+
 def test_a_crop_keeps_the_promised_area():
     rng = np.random.default_rng(1)
     views = Views(np.zeros((200, 128, 96, 3), np.uint8), camera(200))
-    crops = Augmentation(min_crop_area=0.9)(views, 64, rng)
+    crops = Augmentation(min_crop_area=0.9, max_crop_area=1.0)(views, 64, rng)
     assert crops.images.shape == (200, 64, 64, 3)
     assert crops.depth is None
     # A side of 96 or 128 pixels shows in 64.
@@ -119,7 +128,16 @@ def test_off_is_the_identity_and_seeds_repeat():
     assert (once.images != Augmentation()(views, 40, np.random.default_rng(6)).images).any()
 
 
-@pytest.mark.parametrize("option", [{"min_crop_area": 0.0}, {"hue": -0.1}, {"contrast": 2.0}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"min_crop_area": 0.0},
+        {"max_crop_area": 0.8},
+        {"max_crop_area": 1.2},
+        {"hue": -0.1},
+        {"contrast": 2.0},
+    ],
+)
 def test_impossible_strengths_are_named(option):
     with pytest.raises(InputError, match=next(iter(option))):
         Augmentation(**option)

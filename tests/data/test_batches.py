@@ -90,7 +90,7 @@ def test_rows_of_several_datasets_have_their_own_camera_and_statistics():
 
 def test_a_crop_moves_the_camera_along():
     mixture, processor = opened(replace(ONE, has_depth=True))
-    options = ReadOptions(Augmentation(min_crop_area=0.5), depth=True)
+    options = ReadOptions(Augmentation(0.5, 1.0), depth=True)
     batch = next(iter(training_batches(mixture, processor, 19, options))).batch
     focal = batch.intrinsics[:, 0, 0] / (CAMERA.intrinsics[0, 0] * processor.image_size / 80)
     assert 1.0 <= focal.min() < focal.max() <= 2**0.5 + 1e-3

@@ -33,7 +33,7 @@ def _spots(shares):
 
 def test_the_shares_point_at_the_square_in_any_crop(source, steps):
     keypoints = Keypoints(steps, ("observation.square",))
-    augmentation = Augmentation(min_crop_area=0.7, brightness=0, contrast=0, saturation=0, hue=0)
+    augmentation = Augmentation(0.7, 1.0, brightness=0, contrast=0, saturation=0, hue=0)
     for index in range(4):
         episode = source.episode(index)
         images = episode.images(range(12))

@@ -78,6 +78,16 @@ def test_models_from_scratch_train_their_text_embeddings():
     assert not any(p.requires_grad for p in model.vision_zoe_model.parameters())
 
 
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_frozen_vision_tower_learns_nothing(mode):
+    model = a_model(mode, vision_tower=False)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {n for n in wanted(model, mode, False) if not n.startswith("vision_tower.")}
+    assert not any(module.training for module in model.vision_tower.modules())
+    model.training_loss(a_batch()).loss.backward()
+    assert not any(parameter.grad is not None for parameter in model.vision_tower.parameters())
+
+
 @pytest.mark.parametrize("mode", ["full", "lora", "adapt"])
 def test_what_is_frozen_stays_in_eval_mode(mode):
     model = a_model(mode)

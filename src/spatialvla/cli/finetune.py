@@ -25,7 +25,7 @@ class _Mode:
 class Finetune(TrainingRun):
     """Fine-tune a checkpoint on a robot's demonstrations.
 
-    The recipe is the published one of the mode.
+    In the modes full and lora the learning rates, their course and the augmentation are the published ones.
     """
 
     adaptation: OmitArgPrefixes[AdaptationOptions]
@@ -41,7 +41,7 @@ class Finetune(TrainingRun):
 
     @property
     def recipe(self) -> TrainConfig:
-        """The published one of the mode."""
+        """That of the mode."""
         return finetune(self.adaptation.mode)
 
     def changes(self) -> dict[str, Any]:

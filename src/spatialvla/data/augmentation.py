@@ -35,6 +35,9 @@ class Augmentation:
     min_crop_area: float = 0.9
     """Smallest part of the image's area that a crop keeps."""
 
+    max_crop_area: float | None = None
+    """Largest such part; None keeps the smallest always, as published."""
+
     brightness: float = 0.2
     """Largest shift, as a fraction of the full range."""
 
@@ -50,6 +53,11 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 < self.min_crop_area <= 1:
             raise InputError(f"min_crop_area is a fraction in (0, 1], not {self.min_crop_area}.")
+        if self.max_crop_area is not None and not self.min_crop_area <= self.max_crop_area <= 1:
+            raise InputError(
+                f"max_crop_area lies between min_crop_area, {self.min_crop_area}, and 1, "
+                f"not at {self.max_crop_area}."
+            )
         for name in ("brightness", "contrast", "saturation", "hue"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"augmentation {name} must lie in [0, 1], not {getattr(self, name)}.")
@@ -78,7 +86,8 @@ class Augmentation:
 
     def _boxes(self, count: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         """(count, 4) int64 left, top, width, height; both sides shrink by the same share of the area."""
-        side = np.sqrt(rng.uniform(self.min_crop_area, 1.0, count))
+        largest = self.min_crop_area if self.max_crop_area is None else self.max_crop_area
+        side = np.sqrt(rng.uniform(self.min_crop_area, largest, count))
         sizes = np.ceil(np.stack([side * width, side * height], axis=1) - 1e-9)
         corners = np.floor(rng.random((count, 2)) * (np.array([width, height]) - sizes + 1))
         return np.concatenate([corners, sizes], axis=1).astype(np.int64)

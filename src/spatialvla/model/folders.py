@@ -78,8 +78,8 @@ def resolve_base(adapter: Path, base: str | Path | None = None) -> Path:
         if base is not None:
             raise
         raise CheckpointError(
-            f"{adapter / ADAPTER} names the base {name}, which is no checkpoint folder, shipped model or Hub id "
-            f"that can be reached; {_NAME_IT}."
+            f"{adapter / ADAPTER} names the base {name}, which is no checkpoint folder, shipped model or Hub "
+            f"id that can be reached; {_NAME_IT}."
         ) from None
     if folder.resolve() == adapter.resolve():
         raise CheckpointError(f"{adapter / ADAPTER} names its own folder as the base; {_NAME_IT}.")

@@ -91,7 +91,8 @@ def _check_unmarked(folder: Path, config: SpatialVLAConfig) -> None:
     grid = ActionGrid.from_json(read_json(folder / PROCESSOR))
     if (grid.n_translation, grid.n_rotation) != (config.translation_token_num, config.rotation_token_num):
         raise CheckpointError(
-            f"The grid beside the adapter in {folder} has {grid.size} tokens, its base {config.spatial_token_num}; "
+            f"The grid beside the adapter in {folder} has {grid.size} tokens, its base "
+            f"{config.spatial_token_num}; "
             f'if this package trained it on a regridded base, add "{REGRIDDED}": true to adapter_config.json.'
         )
 

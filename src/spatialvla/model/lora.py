@@ -170,7 +170,7 @@ def _inject(network: Network, config: Any) -> None:
 
 
 def _take_out_copies(network: Network, tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Removes the base's own weights from an adapter's tensors; peft saves the head's where the head is adapted.
+    """Removes the base's own weights from an adapter's tensors; peft saves those of an adapted head.
 
     Raises CheckpointError where they are not this base's.
     """
@@ -182,8 +182,8 @@ def _take_out_copies(network: Network, tensors: dict[str, torch.Tensor], file: P
         # Equal as far as both the file and the network can tell.
         if weight is None or not torch.equal(copy.to(weight.dtype).to(copy.dtype), weight.to(copy.dtype)):
             raise CheckpointError(
-                f"{file} belongs to another base, whose {name} differs; name the right one with base=, on the "
-                "command line --base."
+                f"{file} belongs to another base, whose {name} differs; name the right one with base=, on "
+                "the command line --base."
             )
 
 

@@ -90,6 +90,9 @@ class StartOptions:
     freeze_text_embeddings: bool = True
     """Keep the words' embeddings as they are, where everything else is trained."""
 
+    freeze_vision_tower: bool = False
+    """Keep SigLIP as it is, its LoRA adapters too."""
+
     grid: Literal["fitted", "uniform"] = "fitted"
     """Kind of a new action grid: fitted to the datasets, or the paper's ablation."""
 
@@ -287,6 +290,10 @@ class TrainConfig(
             raise InputError(f"minutes must be positive, not {self.minutes}.")
         if self.guidance.depth_mix > 0 and not self.in_memory:
             raise InputError("depth_mix needs the depth of every frame; set in_memory=True, or leave it out.")
+        if self.freeze_vision_tower and self.guidance.vision_steps > 0:
+            raise InputError(
+                "A frozen vision tower learns nothing in guidance.vision_steps; leave out one of the two."
+            )
         if (self.mode != "full" or self.new_grid) and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
 

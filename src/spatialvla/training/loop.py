@@ -100,7 +100,12 @@ class Trainer:
         self.config, self.world, self.progress, self.rollout = config, world, progress, rollout
         self.mixture = open_mixture(config, network_config(config), world, progress)
         self.model, self.processor = build(config, self.mixture)
-        select_trainable(self.model, config.mode, text_embeddings=not config.freeze_text_embeddings)
+        select_trainable(
+            self.model,
+            config.mode,
+            text_embeddings=not config.freeze_text_embeddings,
+            vision_tower=not config.freeze_vision_tower,
+        )
         self.model.to(world.device).train()
         self.model.checkpoint_activations(config.activation_checkpointing)
         if config.compile:

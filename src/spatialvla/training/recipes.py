@@ -60,7 +60,7 @@ def nano(policy: str | None = None) -> TrainConfig:
         betas=(0.9, 0.95),
         ema_decay=0.999,
         # A simulator's fixed camera and light: half the published strengths are enough and cost less.
-        augmentation=Augmentation(0.95, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
+        augmentation=Augmentation(0.95, 1.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
         instructions=INSTRUCTIONS,
         trackers=("tensorboard",),
     )
@@ -92,7 +92,11 @@ def pretrain() -> TrainConfig:
 
 
 def finetune(mode: FineTuning = "lora") -> TrainConfig:
-    """As published (§IV): full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or a new grid's embeddings alone."""
+    """Full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or a new grid's embeddings alone.
+
+    Of full and LoRA the rates, their course and the augmentation are published (§IV and the fine-tuning
+    scripts). Steps, batch size and the third mode are ours.
+    """
     return TrainConfig(
         out=Path("runs/finetune"),
         policy="IPEC-COMMUNITY/spatialvla-4b-224-pt",
@@ -101,7 +105,7 @@ def finetune(mode: FineTuning = "lora") -> TrainConfig:
         steps=10_000,
         learning_rate={"full": 2e-5, "lora": 5e-4, "adapt": 5e-4}[mode],
         warmup=0.005,
-        schedule="linear" if mode == "full" else "cosine",
+        schedule="cosine" if mode == "adapt" else "linear",
         activation_checkpointing=True,
         workers=min(4, os.cpu_count() or 1),
         eval_every=1_000,

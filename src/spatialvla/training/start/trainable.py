@@ -13,15 +13,18 @@ TEXT_EMBEDDINGS = "language_model.model.embed_tokens.weight"
 ADAPTED = ("spatial_embed_tokens.", "position_embedding_3d.")
 
 
-def select_trainable(model: SpatialVLA, mode: Mode, *, text_embeddings: bool = False) -> None:
+def select_trainable(
+    model: SpatialVLA, mode: Mode, *, text_embeddings: bool = False, vision_tower: bool = True
+) -> None:
     """Freezes every parameter that the mode does not train; ZoeDepth is frozen in all of them.
 
     full: everything but the text embeddings, which `text_embeddings` trains too (for models from scratch).
     lora: the adapters that `add_lora` added, and the spatial embeddings where its options say so.
     adapt: the spatial embeddings and Ego3D's MLP. The head is not trained: a gradient for its action rows
     alone is one for all of its 265k rows, with optimizer state to match, and would let fine-tuning for a new
-    robot no longer fit a small GPU. Modules without a trainable parameter are put, and by `SpatialVLA.train`
-    kept, in eval mode.
+    robot no longer fit a small GPU.
+    vision_tower: whether SigLIP, or its adapters, are trained in the modes full and lora.
+    Modules without a trainable parameter are put, and by `SpatialVLA.train` kept, in eval mode.
     Raises InputError for "lora" without adapters.
     """
     match mode:
@@ -33,6 +36,7 @@ def select_trainable(model: SpatialVLA, mode: Mode, *, text_embeddings: bool = F
             chosen = {name for name, parameter in model.named_parameters() if id(parameter) in adapters}
         case "adapt":
             chosen = {name for name, _ in model.named_parameters() if name.startswith(ADAPTED)}
+    frozen_parts = ("vision_zoe_model.",) if vision_tower else ("vision_zoe_model.", "vision_tower.")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen and not name.startswith("vision_zoe_model."))
+        parameter.requires_grad_(name in chosen and not name.startswith(frozen_parts))
     model.train(model.training)
