@@ -52,11 +52,11 @@ class Franka:
     def execute(self, action: np.ndarray) -> bool:
         """One control step; True once the episode is over.
 
-        action: (7,) Δx Δy Δz Δroll Δpitch Δyaw and the gripper, 1 = open. On a robot: add the first six,
-        times the server's `meters_per_unit` and `radians_per_unit`, to the gripper's pose, and give the sum
-        to a Cartesian controller that has limits of its own.
+        action: (7,) Δx Δy Δz in meters, Δroll Δpitch Δyaw in radians, and the gripper, 1 = open. On a robot:
+        add the first six to the gripper's pose, and give the sum to a Cartesian controller that has limits of
+        its own. The simulated controller counts in steps of 5 cm and 0.5 rad.
         """
-        self.done = self.arm.step(action)
+        self.done = self.arm.step(action / [*[0.05] * 3, *[0.5] * 3, 1])
         self.steps += 1
         return self.done or self.steps >= MOST_STEPS
 
@@ -64,12 +64,22 @@ class Franka:
         self.arm.simulator.close()
 
 
-def chunk_by_chunk(robot: Franka, client: Client) -> None:
+def units_of(client: Client) -> np.ndarray:
+    """(7,) What to multiply an action with to get meters, radians and a gripper that is open at 1."""
+    told = client.metadata["action"]
+    if told["gripper_open"] != 1:
+        raise SystemExit("This robot's gripper is open at 1; start the server with --mapping plain.")
+    if told["meters_per_unit"] is None or told["radians_per_unit"] is None:
+        raise SystemExit("The server does not know its actions' units; start it with --limits that say them.")
+    return np.array([*[told["meters_per_unit"]] * 3, *[told["radians_per_unit"]] * 3, 1.0])
+
+
+def chunk_by_chunk(robot: Franka, client: Client, units: np.ndarray) -> None:
     """Look, execute the whole chunk, look again. The arm stands still while the server thinks."""
     while True:
         for action in client.act(robot.observe()).actions:
             began = time.monotonic()
-            if robot.execute(action):
+            if robot.execute(action * units):
                 return
             time.sleep(max(0.0, 1 / CONTROL_HZ - (time.monotonic() - began)))
 
@@ -90,14 +100,13 @@ def main() -> None:
     key = os.environ.get("SPATIALVLA_API_KEY")
     try:
         with Client(arguments.url, api_key=key) as client:
-            if client.metadata["action"]["gripper_open"] != 1:
-                raise SystemExit("This robot's gripper is open at 1; start the server with --mapping plain.")
+            units = units_of(client)
             if arguments.asynchronous:
                 with AsynchronousLoop(client.infer, CONTROL_HZ) as loop:
-                    loop.run(robot.observe, robot.execute)
+                    loop.run(robot.observe, lambda action: robot.execute(action * units))
                     print(loop.statistics)
             else:
-                chunk_by_chunk(robot, client)
+                chunk_by_chunk(robot, client, units)
         print(f"{robot.task.language}: {'done' if robot.done else 'not done'} after {robot.steps} steps")
     finally:
         robot.close()

@@ -55,7 +55,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     client = WebsocketClientPolicy(arguments.url, api_key=os.environ.get("SPATIALVLA_API_KEY"))
-    chunk = client.get_server_metadata()["horizon"]
+    told = client.get_server_metadata()
+    units = (told["action"]["meters_per_unit"], told["action"]["radians_per_unit"])
+    if units != (1, 1):
+        raise SystemExit(f"This robot takes meters and radians, but 1 in the server's actions is {units}.")
+    chunk = told["horizon"]
     policy = ActionChunkBroker(client, action_horizon=chunk)
     robot = WidowX(arguments.task, arguments.start_state)
     try:

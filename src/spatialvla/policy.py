@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import Batch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
@@ -122,6 +123,11 @@ class Policy:
             tolerance=tolerance,
             depth_every=depth_every,
         )
+
+    @property
+    def units(self) -> ActionUnits:
+        """What 1 in the actions is."""
+        return self.processor.action_units(self.dataset)
 
     def new_executor(self) -> Executor:
         """Execution state for one more episode beside the policy's own."""

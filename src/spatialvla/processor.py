@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.actions.units import ActionUnits, published_units
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, View
@@ -146,6 +147,10 @@ class Processor(StoredProcessor):
         if dataset not in self.cameras and dataset not in self.statistics:
             raise self._unknown(dataset, {**self.cameras, **self.statistics})
         return self.cameras.get(dataset, self.cameras["default"])
+
+    def action_units(self, dataset: str | None) -> ActionUnits:
+        """What 1 in a dataset's actions is: as stored, or as is known of published datasets."""
+        return self.units.get(dataset or "", published_units(dataset))
 
     def dataset_statistics(self, dataset: str | None) -> ActionStatistics:
         """The action statistics of a dataset. Raises InputError where there are none."""

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.actions.units import ActionUnits
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError
@@ -31,7 +32,8 @@ class StoredProcessor:
     """What is stored of a processor.
 
     tokenizer: text <-> ids. grid: normalized actions <-> action tokens. statistics, cameras: by dataset key;
-    cameras["default"] serves datasets without their own. image_size: side of the square image in pixels.
+    cameras["default"] serves datasets without their own. units: of the actions of datasets that tell.
+    image_size: side of the square image in pixels.
     files: the tokenizer's and image processor's settings in Hugging Face's layout, passed on unchanged.
     """
 
@@ -42,6 +44,7 @@ class StoredProcessor:
     image_size: int
     image_token_num: int
     action_chunk_size: int
+    units: Mapping[str, ActionUnits] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
@@ -82,6 +85,7 @@ class StoredProcessor:
                 image_size=int(size["height"]),
                 image_token_num=int(pictures["image_seq_length"]),
                 action_chunk_size=int(raw["action_chunk_size"]),
+                units={k: ActionUnits.from_json(v) for k, v in raw.get("action_units", {}).items()},
                 extra=raw,
                 files=files,
             )
@@ -116,6 +120,8 @@ class StoredProcessor:
             "statistics": {k: v.to_json() for k, v in self.statistics.items()},
             "processor_class": "SpatialVLAProcessor",
         }
+        if self.units:
+            parts["action_units"] = {k: v.to_json() for k, v in self.units.items()}
         return {**self.extra, **{k: v for k, v in parts.items() if self.extra.get(k) != v}}
 
     def _id(self, token: str) -> int:

@@ -269,7 +269,11 @@ def test_of_too_many_connections_the_one_longest_unheard_of_is_forgotten() -> No
         assert third.actions()
 
 
-BOX = Limits(workspace=Workspace(np.array([-1.0, -1, -1]), np.array([0.1, 0.1, 0.1])))
+BOX = Limits(
+    workspace=Workspace(np.array([-1.0, -1, -1]), np.array([0.1, 0.1, 0.1])),
+    meters_per_unit=1.0,
+    radians_per_unit=1.0,
+)
 """Where the robot is at x = 0.1, the fake policy would lead it through the wall."""
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
 from spatialvla.serving.guard.limits import Limits, Workspace
@@ -70,11 +71,28 @@ def test_a_workspace_that_cannot_be_kept_refuses():
         ROBOT.apply(np.zeros((4, 7)))
 
 
+def test_limits_and_the_checkpoint_must_not_contradict_each_other():
+    assert Limits(translation=0.01).in_units(LIBERO).meters_per_unit == 0.05
+    assert ROBOT.in_units(UNKNOWN) == ROBOT
+    with pytest.raises(InputError, match=r"meters_per_unit 1, but the policy's have 0\.05"):
+        Limits.load("franka").in_units(LIBERO)
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(translation=1.0), Limits(rotation=1.0), replace(ROBOT, meters_per_unit=None)]
+)
+def test_limits_in_unknown_units_are_refused(limits):
+    with pytest.raises(InputError, match="what 1 in an action is"):
+        limits.in_units(UNKNOWN)
+    with pytest.raises(InputError, match="what 1 in an action is"):
+        limits.apply(np.zeros((4, 7)), np.zeros(3))
+
+
 def test_what_holds_is_said_in_a_sentence():
-    assert Limits().describe().startswith("Limits: NONE but a gripper from 0 to 1;")
+    assert Limits().describe().startswith("Limits: NONE but a gripper from 0 to 1, actions of unknown units;")
     assert ROBOT.describe() == (
         "Limits: at most 0.05 m a step, 0.3 rad a step, a workspace from (-0.2, -0.2, 0) to (0.2, 0.2, 0.3) m, "
-        "a gripper from 0 to 1; 1 is 0.1 m and 0.5 rad."
+        "a gripper from 0 to 1; actions 1 = 0.1 m, 0.5 rad."
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from spatialvla import Observation, Policy
 from spatialvla.cli.main import main
 
+CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 IMAGE = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
 
 
@@ -105,5 +107,35 @@ def test_options_that_do_not_fit_are_one_line(options, sentence, capsys, monkeyp
     monkeypatch.delenv("SPATIALVLA_API_KEY", raising=False)
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--policy", "no/such/checkpoint", *options])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--policy", str(CHECKPOINT), "--dataset", "tiny_robot/0.1.0"], "say --unknown-units"),
+        (
+            ["--policy", str(CHECKPOINT), "--dataset", "tiny_robot/0.1.0", "--limits", "metric.yaml"],
+            "neither they nor the checkpoint say what 1 in an action is",
+        ),
+        (["--policy", "nano", "--limits", "franka"], "meters_per_unit 1, but the policy's have 0.05"),
+        (["--policy", "nano", "--limits", "boxed.yaml", "--mapping", "blind.yaml"], "add state and position"),
+        (["--policy", "nano", "--limits", "boxed.yaml", "--protocol", "lerobot"], "add state and position"),
+        (
+            ["--policy", "nano", "--limits", "boxed.yaml", "--protocol", "vla-eval"],
+            "no workspace can be kept",
+        ),
+    ],
+)
+def test_no_robot_is_moved_in_units_or_limits_that_nobody_can_keep(
+    options, sentence, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metric.yaml").write_text("translation: 0.02\n")
+    (tmp_path / "boxed.yaml").write_text("workspace: {low: [0, 0, 0], high: [1, 1, 1]}\n")
+    (tmp_path / "blind.yaml").write_text("image: image\nprompt: prompt\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--device", "cpu", "--port", "0", *options])
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err

@@ -64,7 +64,7 @@ class Evaluate(Verb):
         import torch
         from rich.console import Console
 
-        from spatialvla.evaluation.benchmarks.gripper_range import check_gripper
+        from spatialvla.evaluation.benchmarks.gripper_range import check_gripper, check_units
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.resume import results_file
@@ -83,6 +83,7 @@ class Evaluate(Verb):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
         check_gripper(policy.processor.dataset_statistics(policy.dataset))
+        check_units(self.suite, policy.units)
         try:
             results = evaluate(
                 policy,

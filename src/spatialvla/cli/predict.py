@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
+    from spatialvla.actions.units import ActionUnits
     from spatialvla.policy import Policy
     from spatialvla.types import ActionChunk, Observation
 
@@ -61,7 +62,7 @@ class Predict(Verb):
         )
         policy = self.options.load()
         (chunk,) = policy.predict([observation])
-        _print(chunk, Console())
+        _print(chunk, policy.units, Console())
         if self.figures:
             _draw(policy, observation, image, chunk, self.figures)
 
@@ -103,12 +104,12 @@ def _matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
-def _print(chunk: ActionChunk, console: Console) -> None:
+def _print(chunk: ActionChunk, units: ActionUnits, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
     # Narrow enough for 80 columns.
-    table = Table(title="actions, in the dataset's units", box=box.SIMPLE_HEAD, padding=0)
+    table = Table(title=f"actions, {units.describe()}", box=box.SIMPLE_HEAD, padding=0)
     for name in ("step", "Δx", "Δy", "Δz", "Δroll", "Δpitch", "Δyaw", "gripper", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for step, (action, tokens) in enumerate(zip(chunk.actions, chunk.tokens, strict=True), start=1):

@@ -60,6 +60,9 @@ class Serve(Verb):
     limits: str | None = None
     """The most a robot may be told in a step: libero, widowx, franka or a YAML file; else the mapping's."""
 
+    unknown_units: bool = False
+    """Serve a policy though nobody says what 1 in its actions is, in meters and radians."""
+
     pad_chunk: Literal["none", "hold"] = "none"
     """For openpi clients that insist on longer chunks than the policy's: append steps that stand still."""
 
@@ -112,6 +115,7 @@ class Serve(Verb):
         extra = (
             pages(service, self.metrics_port) if self.metrics_port is not None else contextlib.nullcontext()
         )
+        self._check_units(service)
         print(service.limits.describe(), file=sys.stderr, flush=True)
         with extra:
             serve(service, options)
@@ -143,6 +147,16 @@ class Serve(Verb):
         mapping = ClientMapping.load(self.mapping)
         benchmark = benchmark_called(self.benchmark or "libero").name
         return ProtocolOptions(mapping, benchmark, self._padded_steps(mapping.name, mapping.horizon))
+
+    def _check_units(self, service: Service) -> None:
+        """Raises InputError where a robot would be moved in unknown units without a word of it."""
+        limits = service.limits
+        told = service.units.known or None not in (limits.meters_per_unit, limits.radians_per_unit)
+        if self.protocol != "vla-eval" and not told and not self.unknown_units:
+            raise InputError(
+                f"The checkpoint does not say what 1 in its actions is (dataset {service.policy.dataset}); "
+                "choose --limits with meters_per_unit and radians_per_unit, or say --unknown-units."
+            )
 
     def _padded_steps(self, mapping: str, horizon: int) -> int:
         """Steps that a chunk is padded to, 0 for none. horizon: those that the stock client insists on."""

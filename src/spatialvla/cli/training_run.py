@@ -115,12 +115,14 @@ def _rollout(suite: str, episodes: int) -> Rollout:
     """Plays a few episodes of each task of a LIBERO suite; gives the success rate and its 95 % interval."""
 
     def play(folder: Path, out: Path) -> Mapping[str, float]:
+        from spatialvla.evaluation.benchmarks.gripper_range import check_units
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.runner import evaluate
         from spatialvla.evaluation.results.provenance import settings_of
         from spatialvla.policy import Policy
 
         policy = Policy.from_pretrained(folder)
+        check_units(suite, policy.units)
         results = evaluate(
             policy,
             suite,

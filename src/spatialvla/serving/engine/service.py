@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.execution import Executor
 from spatialvla.policy import Policy
@@ -43,7 +44,8 @@ class Service:
     """A policy that is served. A protocol's `run(service, options)` does so until SIGTERM or SIGINT.
 
     policy, engine: the model, and the queue in front of it. chunk: steps the policy predicts.
-    name: of the checkpoint. limits: what the robot may be told in one step. access: who is let in.
+    name: of the checkpoint. limits: what the robot may be told in one step. units: of the policy's actions.
+    access: who is let in.
     """
 
     policy: Policy
@@ -53,6 +55,7 @@ class Service:
     host: str = "127.0.0.1"
     port: int = 8000
     limits: Limits = field(default_factory=Limits)
+    units: ActionUnits = UNKNOWN
     access: Access = field(default_factory=Access)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
 
@@ -82,7 +85,11 @@ def service_for(
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
 ) -> Service:
-    """The service of a policy, warmed up and accepting requests."""
+    """The service of a policy, warmed up and accepting requests.
+
+    Raises InputError for limits in other units than the policy's actions have.
+    """
+    limits = (limits or Limits()).in_units(policy.units)
     traffic = traffic or TrafficLimits()
     engine = Engine(policy, check=traffic.check, settings=settings)
     image = np.zeros((policy.processor.image_size, policy.processor.image_size, 3), np.uint8)
@@ -95,7 +102,8 @@ def service_for(
         name=name,
         host=host,
         port=port,
-        limits=limits or Limits(),
+        limits=limits,
+        units=policy.units,
         access=access or Access(),
         traffic=traffic,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
@@ -26,20 +27,44 @@ class Limits:
 
     translation: meters, length of (Δx, Δy, Δz). rotation: radians, length of (Δroll, Δpitch, Δyaw).
     gripper: its range, 1 = open. workspace: where the gripper may be; without its position nothing is sent.
-    meters_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot.
+    meters_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot; None where the
+    checkpoint has to tell, see `in_units`.
     """
 
     translation: float | None = None
     rotation: float | None = None
     gripper: tuple[float, float] = (0.0, 1.0)
     workspace: Workspace | None = None
-    meters_per_unit: float = 1.0
-    radians_per_unit: float = 1.0
+    meters_per_unit: float | None = None
+    radians_per_unit: float | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> Limits:
         """The limits of a shipped robot by name, or of a YAML file by path. Raises InputError."""
         return load("limits", name_or_path, lambda _, raw: _parse(raw), folder="limits")
+
+    def in_units(self, units: ActionUnits) -> Limits:
+        """These limits for a policy whose actions have these units.
+
+        Raises InputError where the two contradict each other, and where nobody tells a unit that is needed.
+        """
+        resolved = replace(
+            self,
+            meters_per_unit=_agreed("meters_per_unit", self.meters_per_unit, units.meters),
+            radians_per_unit=_agreed("radians_per_unit", self.radians_per_unit, units.radians),
+        )
+        resolved._require_units()
+        return resolved
+
+    def _require_units(self) -> None:
+        far = self.translation is not None or self.workspace is not None
+        if (far and self.meters_per_unit is None) or (
+            self.rotation is not None and self.radians_per_unit is None
+        ):
+            raise InputError(
+                "The limits are in meters and radians, but neither they nor the checkpoint say what 1 in an "
+                "action is; add meters_per_unit and radians_per_unit to them."
+            )
 
     def apply(
         self, actions: np.ndarray, position: np.ndarray | None = None
@@ -51,11 +76,13 @@ class Limits:
         Raises UnsafeAction for NaN, infinity or another shape, InputError as `require_position`.
         """
         self.require_position(position)
+        self._require_units()
+        meters, radians = self.meters_per_unit or 1.0, self.radians_per_unit or 1.0
         if actions.ndim != 2 or actions.shape[1] != 7 or not np.isfinite(actions).all():
             raise UnsafeAction("The policy's actions are not finite rows of 7 numbers; none of them is sent.")
         limited = actions.astype(np.float64)
-        _shorten(limited[:, 0:3], self.translation, self.meters_per_unit)
-        _shorten(limited[:, 3:6], self.rotation, self.radians_per_unit)
+        _shorten(limited[:, 0:3], self.translation, meters)
+        _shorten(limited[:, 3:6], self.rotation, radians)
         limited[:, 6] = limited[:, 6].clip(*self.gripper)
         changed = {
             "translation": _rows_changed(actions[:, 0:3], limited[:, 0:3]),
@@ -64,7 +91,7 @@ class Limits:
         }
         if self.workspace is not None and position is not None:  # required above
             moves = limited[:, :3].copy()
-            self._stay_inside(limited[:, :3], self.workspace, np.asarray(position, np.float64))
+            _stay_inside(limited[:, :3], self.workspace, np.asarray(position, np.float64), meters)
             changed["workspace"] = _rows_changed(moves, limited[:, :3])
         return limited, {name: steps for name, steps in changed.items() if steps}
 
@@ -89,19 +116,28 @@ class Limits:
             )
             parts.append(f"a workspace from ({low}) to ({high}) m")
         gripper = f"a gripper from {self.gripper[0]:g} to {self.gripper[1]:g}"
+        actions = f"actions {ActionUnits(self.meters_per_unit, self.radians_per_unit).describe()}"
         if not parts:
-            return (
-                f"Limits: NONE but {gripper}; whatever the policy says moves the robot (--limits sets some)."
-            )
-        unit = f"1 is {self.meters_per_unit:g} m and {self.radians_per_unit:g} rad"
-        return f"Limits: at most {', '.join(parts)}, {gripper}; {unit}."
+            return f"Limits: NONE but {gripper}, {actions}; whatever the policy says moves the robot."
+        return f"Limits: at most {', '.join(parts)}, {gripper}; {actions}."
 
-    def _stay_inside(self, moves: np.ndarray, box: Workspace, position: np.ndarray) -> None:
-        for row, move in enumerate(moves * self.meters_per_unit):
-            wanted = position + move
-            reached = wanted.clip(np.minimum(box.low, position), np.maximum(box.high, position))
-            moves[row] = np.where(reached == wanted, moves[row], (reached - position) / self.meters_per_unit)
-            position = reached
+
+def _agreed(name: str, ours: float | None, theirs: float | None) -> float | None:
+    if ours is not None and theirs is not None and not np.isclose(ours, theirs):
+        raise InputError(
+            f"The limits are for actions with {name} {ours:g}, but the policy's have {theirs:g}; choose limits "
+            "for this policy's units."
+        )
+    return theirs if ours is None else ours
+
+
+def _stay_inside(moves: np.ndarray, box: Workspace, position: np.ndarray, unit: float) -> None:
+    """Ends the rows of `moves` (k, 3), in place, at the walls of the box."""
+    for row, move in enumerate(moves * unit):
+        wanted = position + move
+        reached = wanted.clip(np.minimum(box.low, position), np.maximum(box.high, position))
+        moves[row] = np.where(reached == wanted, moves[row], (reached - position) / unit)
+        position = reached
 
 
 def require_sendable(actions: np.ndarray) -> np.ndarray:
@@ -137,8 +173,8 @@ def _parse(raw: dict[str, Any]) -> Limits:
         rotation=_positive(raw, "rotation"),
         gripper=gripper,
         workspace=_workspace(raw["workspace"]) if "workspace" in raw else None,
-        meters_per_unit=_positive(raw, "meters_per_unit") or 1.0,
-        radians_per_unit=_positive(raw, "radians_per_unit") or 1.0,
+        meters_per_unit=_positive(raw, "meters_per_unit"),
+        radians_per_unit=_positive(raw, "radians_per_unit"),
     )
 
 

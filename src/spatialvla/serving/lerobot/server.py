@@ -39,6 +39,7 @@ from spatialvla.serving.lerobot.wire import Listener, listen
 
 log = logging.getLogger(__name__)
 
+_CONTROL_HZ = 30.0
 _MOST_ROBOTS = 64
 
 
@@ -59,7 +60,7 @@ class LeRobotServer:
     """The calls of `wire.Calls` for any number of clients, told apart by their connections.
 
     mapping: names of the camera, the task and the state as the robot's configuration has them.
-    control_hz: at which the client executes actions.
+    control_hz: at which the client executes actions; the policy's own rate, or 30, unless given.
     wait: seconds until a client that asks for actions is told that there are none.
     similar: how near, in the units of the robot's state, an observation may be to the last one and be passed
     over; 0 passes over none. (LeRobot's own server passes over those nearer than 1, which suits joint angles
@@ -72,10 +73,11 @@ class LeRobotServer:
         service: Service,
         mapping: ClientMapping,
         *,
-        control_hz: float = 30.0,
+        control_hz: float | None = None,
         wait: float = 2.0,
         similar: float = 0.0,
     ) -> None:
+        control_hz = control_hz or service.units.control_hz or _CONTROL_HZ
         if not control_hz > 0:
             raise InputError(f"control_hz must be positive, got {control_hz}.")
         mapping.check_limits(service.limits)

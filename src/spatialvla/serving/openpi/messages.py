@@ -64,6 +64,9 @@ def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes
                 "gripper_closed": mapping.gripper_closed,
                 "meters_per_unit": service.limits.meters_per_unit,
                 "radians_per_unit": service.limits.radians_per_unit,
+                "rotation": service.units.rotation,
+                "frame": service.units.frame,
+                "control_hz": service.units.control_hz,
             },
         }
     )
