@@ -309,3 +309,46 @@ def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
         LeRobotSource("someone/absent")
     with pytest.raises(InputError, match="no dataset 'a/b/c'"):
         LeRobotSource("a/b/c")
+
+
+def test_an_arm_that_does_not_turn_its_hand(tmp_path):
+    still = np.concatenate([POSITIONS, GRIPPER / 100], axis=1)
+    root = write(tmp_path / "scara", {"action": still, "observation.state": still})
+    with pytest.raises(InputError, match=r"holds 4 numbers .*'action: \{rotation: …\}', which may be none"):
+        LeRobotSource(root)
+    none = {"rotation": "none"}
+    taken = mapped(root, action=none).episode(0).actions
+    np.testing.assert_array_equal(taken, np.concatenate([POSITIONS, np.zeros((T, 3)), GRIPPER / 100], axis=1))
+    moved = np.concatenate([np.diff(POSITIONS, axis=0), np.zeros((T - 1, 3))], axis=1)
+    for action in (none | {"convention": "absolute"}, none | {"from_state": "observation.state"}):
+        np.testing.assert_allclose(mapped(root, action=action).episode(0).actions[:, :6], moved, atol=1e-7)
+    chosen = mapped(root, action=none | {"indices": [2, 1, 0, 3], "meters": 0.5}).episode(0).actions
+    np.testing.assert_allclose(chosen[:, :3], POSITIONS[:, ::-1] / 2)
+
+
+def test_a_mapping_may_write_numbers_with_an_exponent(tmp_path):
+    (tmp_path / "mapping.yaml").write_text("action: {meters: 1e-3}", encoding="utf-8")
+    assert FeatureMapping.load(tmp_path / "mapping.yaml").action.meters == 1e-3
+
+
+def test_files_behind_links_are_read_and_their_changes_seen(plain, tmp_path):
+    root = Path(shutil.copytree(plain[0], tmp_path / "real"))
+    linked = tmp_path / "linked"
+    (linked / "data").mkdir(parents=True)
+    (linked / "meta").symlink_to(root / "meta")
+    (linked / "data/chunk-000").symlink_to(root / "data/chunk-000")
+    source = LeRobotSource(linked)
+    before = source.fingerprint
+    np.testing.assert_array_equal(source.episode(0).actions, plain[1])
+    (root / "data/chunk-000/file-000.parquet").touch()
+    assert LeRobotSource(linked).fingerprint != before
+
+
+def test_a_colon_in_a_path_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a:b").mkdir()
+    shutil.copytree(SAMPLE, "a:b/set:1")
+    images = LeRobotSource("a:b/set:1", FeatureMapping(image=TOP)).episode(0).images([3])
+    np.testing.assert_array_equal(
+        images, LeRobotSource(SAMPLE, FeatureMapping(image=TOP)).episode(0).images([3])
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,20 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 T = TypeVar("T")
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """Reads 1e-3 as a number, which YAML 1.1 takes for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds. Raises yaml.YAMLError where it is none."""
+    return yaml.load(text, _Loader)
+
+
 def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T], *, folder: str) -> T:
     """What `parse` makes of a file's path and entries.
 
@@ -23,7 +38,7 @@ def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T
     shipped = {path.stem: path for path in (_ASSETS / folder).glob("*.yaml")}
     path = shipped.get(name_or_path, Path(name_or_path))
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(
             f"Unknown {kind} {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."

@@ -72,7 +72,8 @@ def decode_frames(path: Path, numbers: Sequence[int], rate: Fraction | None = No
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, float]]:
     """The file, its video, and the seconds that one tick of the video's clock takes."""
     try:
-        with av.open(str(path)) as container:
+        # Absolute, as what stands before a colon would be taken for a protocol.
+        with av.open(str(path.absolute())) as container:
             stream = container.streams.video[0]
             if stream.time_base is None:
                 raise CheckpointError(f"{path} does not say when its frames are; copy it again.")

@@ -8,17 +8,19 @@ import numpy as np
 from jaxtyping import Float
 
 Frame = Literal["base", "tool"]
-Notation = Literal["euler", "axis_angle", "quaternion_xyzw"]
+Notation = Literal["euler", "axis_angle", "quaternion_xyzw", "none"]
 
-SIZES: dict[Notation, int] = {"euler": 3, "axis_angle": 3, "quaternion_xyzw": 4}
-"""Numbers of a rotation."""
+SIZES: dict[Notation, int] = {"euler": 3, "axis_angle": 3, "quaternion_xyzw": 4, "none": 0}
+"""Numbers of a rotation; `none` is of arms that do not turn their hand."""
 
 
 def matrices(rotations: Float[np.ndarray, "T numbers"], notation: Notation) -> Float[np.ndarray, "T 3 3"]:
-    """(T, 3 or 4) -> (T, 3, 3).
+    """(T, 0, 3 or 4) -> (T, 3, 3); the identity without a rotation.
 
     Angles in radians; euler is roll, pitch, yaw of Rz(yaw) Ry(pitch) Rx(roll).
     """
+    if notation == "none":
+        return np.tile(np.eye(3), (len(rotations), 1, 1))
     if notation == "euler":
         return _from_euler(rotations)
     return _from_quaternion(_quaternion(rotations) if notation == "axis_angle" else rotations)

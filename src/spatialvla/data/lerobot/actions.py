@@ -34,8 +34,8 @@ def check_actions(features: Mapping[str, Feature], mapping: FeatureMapping) -> N
     if not action.indices and size != needed:
         raise InputError(
             f"'{', '.join(names)}' holds {size} numbers ({_listed(features, names)}), not the {needed} of "
-            "position, rotation and gripper; say which they are with 'action: {indices: [...]}', or "
-            f"{_instead(features, names)}."
+            f"{_parts(mapping)}; say which they are with 'action: {{indices: [...]}}', say how they turn the hand "
+            f"with 'action: {{rotation: …}}', which may be none, or {_instead(features, names)}."
         )
     for indices, of in ((action.indices, names), (action.relative_indices, action.relative_to)):
         if indices and not 0 <= min(indices) <= max(indices) < _size(features, of):
@@ -46,6 +46,15 @@ def check_actions(features: Mapping[str, Feature], mapping: FeatureMapping) -> N
         raise InputError(
             "the action has no gripper; add its index, or a line 'gripper: {feature: …, index: …}'."
         )
+
+
+def _parts(mapping: FeatureMapping) -> str:
+    parts = (
+        ["position"]
+        + ["rotation"] * (mapping.action.rotation != "none")
+        + ["gripper"] * (not _apart(mapping))
+    )
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def first_step(mapping: FeatureMapping) -> int:

@@ -3,9 +3,9 @@
 image: observation.images.front        # where there are several cameras
 action:
   feature: action                      # or several, which are joined
-  indices: [0, 1, 2, 3, 4, 5, 6]       # position, rotation (3 or 4), gripper; all in order unless given
+  indices: [0, 1, 2, 3, 4, 5, 6]       # position, rotation (0, 3 or 4), gripper; all in order unless given
   convention: absolute                 # poses, which become motions; or delta
-  rotation: axis_angle                 # or euler, quaternion_xyzw
+  rotation: axis_angle                 # or euler, quaternion_xyzw, none
   frame: base                          # whose axes the motions have; or tool
   meters: 0.001                        # what 1 is in the dataset: here millimeters
 gripper: {open: 0, min: 0, max: 100}   # 0 is open, 100 closed
@@ -26,6 +26,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import yaml
 
+from spatialvla.common.yaml_files import parse_yaml
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 from spatialvla.geometry.rotations import SIZES, Frame, Notation
@@ -43,7 +44,7 @@ class ActionMapping:
     step then has none. indices: of position, rotation and gripper among them; all in order where it is empty.
     convention: `delta` motions, or `absolute` poses that were commanded, each of which becomes the motion
     from the command before, or from the pose in `relative_to` (its numbers at `relative_indices`).
-    rotation: its notation. frame: in whose axes the motions made from poses are.
+    rotation: its notation, `none` where the hand does not turn. frame: in whose axes the motions made from poses are.
     meters, radians: what 1 is in the dataset; motions come out in meters and radians where they are given.
     """
 
@@ -147,7 +148,7 @@ class FeatureMapping:
     def load(cls, path: str | Path) -> FeatureMapping:
         """Read a YAML file. Raises InputError, naming it and the line's key, for what cannot be used."""
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = parse_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{path} is no readable YAML ({' '.join(str(error).split())}).") from None
         try:

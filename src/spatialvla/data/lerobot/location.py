@@ -19,8 +19,8 @@ def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
 
     cache: folder for what is downloaded; the Hub's own unless given. Raises InputError where there is none.
     """
-    home = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
-    for folder in (Path(path_or_name).expanduser(), home / path_or_name):
+    home = Path(os.path.expanduser(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")))
+    for folder in (Path(os.path.expanduser(path_or_name)), home / path_or_name):
         if folder.is_dir():
             return folder
     if not _HUB_ID.fullmatch(str(path_or_name)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -111,10 +112,9 @@ class LeRobotSource:
         """Of all files' sizes and times, and of the mapping."""
         parts = [repr(self.mapping)]
         for folder in ("meta", "data", "videos"):
-            for path in sorted((self.root / folder).rglob("*")):
-                if path.is_file():
-                    status = path.stat()
-                    parts.append(f"{path.relative_to(self.root)} {status.st_size} {status.st_mtime_ns}")
+            for path in sorted(_files(self.root / folder)):
+                status = path.stat()
+                parts.append(f"{path.relative_to(self.root)} {status.st_size} {status.st_mtime_ns}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:
@@ -190,6 +190,13 @@ class LeRobotSource:
             return Camera(check_intrinsics(stored[0].reshape(3, 3)), height, width)
         except InputError as error:
             raise CheckpointError(f"{self.root}, episode {episode.index}, '{name}': {error}") from None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, behind links too."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        paths = (Path(place) / name for name in names)
+        yield from (path for path in paths if path.is_file())
 
 
 def _reopened(root: Path, mapping: FeatureMapping, key: str) -> LeRobotSource:
