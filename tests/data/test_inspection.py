@@ -152,3 +152,18 @@ def test_pictures_can_be_drawn_of_anything(make):
         found = inspected(make, **options)
         for figure in (action_figure(found), contact_sheet(found)):
             assert png(figure).startswith(b"\x89PNG")
+
+
+def test_rare_motions_and_noise_are_told_with_their_numbers():
+    rng = np.random.default_rng(0)
+    actions = rng.normal(0, 0.01, (400, 7))
+    actions[:, 6] = np.arange(400) % 2
+    actions[:, 5] = 0
+    actions[100:102, 5] = 0.2
+    actions[:, 3] = rng.normal(0, 3e-8, 400)
+    warnings = inspect(MadeSource([MadeEpisode(actions)] * 3)).warnings
+    (yaw,) = [warning for warning in warnings if warning.startswith("yaw")]
+    assert "fewer than 1 % of the steps, from 0 to 0.2, but q01 is 0 and q99 0" in yaw
+    (roll,) = [warning for warning in warnings if warning.startswith("roll")]
+    assert "hardly moves" in roll
+    assert not [warning for warning in warnings if warning.startswith(("x", "y ", "z", "pitch", "Δ"))]

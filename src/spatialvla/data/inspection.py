@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,6 +167,7 @@ def _warnings(
     span = statistics.max - statistics.min
     if still := [ACTION_AXES[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
         found.append(f"{', '.join(still)} never {'changes' if len(still) == 1 else 'change'}")
+    found += _lost_motions(statistics)
     if tally.gripper_outside:
         found.append(
             f"the gripper lies outside of [0, 1] in {tally.gripper_outside} of {steps} steps (from "
@@ -192,3 +193,20 @@ def _warnings(
             f"nothing moves in {tally.idle_steps / steps:.0%} of the steps; leave them out as no-ops"
         )
     return found
+
+
+def _lost_motions(statistics: ActionStatistics) -> Iterator[str]:
+    """Dimensions that normalization by q01 and q99 takes for still, or whose noise it makes the full range."""
+    for axis, name in enumerate(ACTION_AXES[:6]):
+        lowest, highest = statistics.min[axis], statistics.max[axis]
+        span = statistics.q99[axis] - statistics.q01[axis]
+        if span < _STILL < highest - lowest:
+            yield (
+                f"{name} moves in fewer than 1 % of the steps, from {lowest:g} to {highest:g}, but q01 is "
+                f"{statistics.q01[axis]:g} and q99 {statistics.q99[axis]:g}; what lies outside of them is not learned"
+            )
+        elif MIN_SPAN <= span < _STILL:
+            yield (
+                f"{name} hardly moves: from {statistics.q01[axis]:g} (q01) to {statistics.q99[axis]:g} (q99), which "
+                "normalization makes the full range; it may be rounding noise, to be set to 0"
+            )
