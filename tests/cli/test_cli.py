@@ -211,3 +211,12 @@ def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     main(["record", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
     assert calls == [RecordingConfig(tmp_path, episodes_per_task=3, workers=4, depth=False)]
     assert str(tmp_path) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_a_terminal_without_greek_letters_gets_the_numbers_all_the_same(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
+    monkeypatch.setattr("spatialvla.cli.predict.Predict.run", lambda self: print("Δx +0.0012"))
+    main(["predict", "picture.png", "pick it up", "--policy", "nano"])
+    assert written.getvalue().strip() == b"?x +0.0012"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -57,6 +58,9 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENO
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `spatialvla`; exits with 2 and one line on stderr where the input cannot be used."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a plain terminal gets the numbers without the Δ
     try:
         _run(sys.argv[1:] if arguments is None else list(arguments))
     except (InputError, CheckpointError, NotFiniteError) as error:
