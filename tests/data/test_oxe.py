@@ -304,3 +304,9 @@ def test_openings_settle(values):
 @given(st.tuples(*[st.floats(-1.5, 1.5)] * 3))
 def test_roll_pitch_yaw_invert_the_quaternion(angles):
     np.testing.assert_allclose(actions.roll_pitch_yaw(quaternion(*angles)[None])[0], angles, atol=2e-3)
+
+
+def test_datasets_are_known_by_the_name_their_files_give_them():
+    names = {"bridge_dataset": "bridge_orig/1.0.0", "r2d2_faceblur": "droid/1.0.0"}
+    names |= {"liber_o10": "libero_10_no_noops/1.0.0", "libero_spatial": "libero_spatial_no_noops/1.0.0"}
+    assert {name: rlds_spec(name).key for name in names} == names

@@ -233,3 +233,32 @@ def test_images_of_several_sizes_are_named_and_read_one_at_a_time(tmp_path):
     assert [episode.images("steps/image", [step]).shape for step in (0, 1)] == [(1, 6, 8, 3), (1, 6, 12, 3)]
     with pytest.raises(BadRecord, match="several sizes"):
         episode.images("steps/image")
+
+
+def test_features_that_nobody_asks_for_may_be_of_any_kind(tmp_path):
+    odd = {
+        "embedding": tensor("bfloat16", (512,)),
+        "sound": {"pythonClassName": "tensorflow_datasets.core.features.audio_feature.Audio", "audio": {}},
+        "film": {"pythonClassName": "tensorflow_datasets.core.features.video_feature.Video", "video": {}},
+        "maybe": {"pythonClassName": "tensorflow_datasets.core.features.optional_feature.Optional"},
+    }
+    numbers = {"steps/action": np.ones((3, 7), np.float32)}
+    write_dataset(tmp_path / "odd", odd | {"action": tensor("float32", (7,))}, {}, [numbers])
+    dataset = opened(tmp_path / "odd", tmp_path)
+    assert list(dataset.specs) == ["steps/action"]
+    assert dataset.episode(0).numbers("steps/action").shape == (3, 7)
+    with pytest.raises(InputError, match="has no tensor 'steps/embedding'"):
+        dataset.episode(0).numbers("steps/embedding")
+
+
+def test_files_behind_links_are_read_and_their_changes_seen(copy, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in copy.iterdir():
+        (linked / file.name).symlink_to(file)
+    before = opened(linked, tmp_path)
+    assert len(before) == len(opened(copy, tmp_path)) == 4
+    stamp = before.storage.fingerprint(SHARD)
+    (copy / SHARD).touch()
+    assert before.storage.fingerprint(SHARD) != stamp
+    assert opened(linked, tmp_path).episode(0).texts("episode_metadata/file_path")

@@ -8,7 +8,7 @@ from fake_source import FakeSource
 
 from spatialvla.data import survey as survey_module
 from spatialvla.data.survey import survey
-from spatialvla.errors import CheckpointError, InputError
+from spatialvla.errors import CheckpointError
 
 SOURCE = FakeSource(
     "a", (5, 3, 8, 2, 6, 4, 7), mute=frozenset({3}), damaged=frozenset({1}), no_ops=frozenset({0})
@@ -86,11 +86,14 @@ def test_it_is_made_once_and_again_for_other_content(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_torn_survey_is_named(tmp_path):
-    survey(SOURCE, cache=tmp_path, on_bad="skip")
-    next(tmp_path.iterdir()).write_bytes(b"PK torn")
-    with pytest.raises(InputError, match=r"\.npz holds no survey"):
-        survey(SOURCE, cache=tmp_path, on_bad="skip")
+@pytest.mark.parametrize("torn", [lambda data: b"PK torn", lambda data: data[:-40], lambda data: b""])
+def test_a_torn_survey_is_made_again(tmp_path, torn):
+    first = survey(SOURCE, cache=tmp_path, on_bad="skip")
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(torn(whole))
+    assert_same(survey(SOURCE, cache=tmp_path, on_bad="skip"), first)
+    assert path.read_bytes() == whole
 
 
 def test_a_dataset_without_episodes():

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
-from spatialvla.common.files import replacing
+from spatialvla.common.cache_folder import keep
 from spatialvla.data.action_sketch import SAMPLE, ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
@@ -72,9 +73,8 @@ def survey(
     if cache is not None:
         digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}".encode()).hexdigest()
         path = cache / f"{digest[:24]}.npz"
-    if path is not None and path.is_file():
-        found = _load(path)
-    else:
+    found = None if path is None else _load(path)
+    if found is None:
         # Always the same blocks, merged in order: sums of floats then do not depend on who added them.
         blocks = [range(start, min(start + _BLOCK, len(source))) for start in range(0, len(source), _BLOCK)]
         found = _joined(_told(_surveyed(source, blocks, workers, on_bad), progress))
@@ -178,18 +178,22 @@ def _joined(parts: Iterable[Survey]) -> Survey:
 
 
 def _save(found: Survey, path: Path) -> None:
-    with replacing(path) as partial, open(partial, "wb") as file:
-        np.savez(
-            file,
-            lengths=found.lengths,
-            samples=found.samples,
-            tasks=found.tasks,
-            damaged=np.array(found.damaged, dtype=str),
-            **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
-        )
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            np.savez(
+                file,
+                lengths=found.lengths,
+                samples=found.samples,
+                tasks=found.tasks,
+                damaged=np.array(found.damaged, dtype=str),
+                **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
+            )
+
+    keep(path, write)
 
 
-def _load(path: Path) -> Survey:
+def _load(path: Path) -> Survey | None:
+    """A stored survey, or None where there is none, or a damaged one, which is then made again."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             sketch = {name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"}
@@ -201,5 +205,5 @@ def _load(path: Path) -> Survey:
                 tuple(stored["damaged"].tolist()),
                 ActionSketch(**sketch),
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no survey ({error}); delete it.") from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
+        return None

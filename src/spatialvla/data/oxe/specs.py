@@ -153,12 +153,24 @@ SPECS: Mapping[str, RLDSSpec] = {spec.name: spec for spec in _SPECS}
 """By the dataset's name."""
 
 
+_OTHER_NAMES = {
+    "bridge_dataset": "bridge_orig",
+    "r2d2_faceblur": "droid",
+    "libero_spatial": "libero_spatial_no_noops",
+    "libero_object": "libero_object_no_noops",
+    "libero_goal": "libero_goal_no_noops",
+    "liber_o10": "libero_10_no_noops",
+}
+"""What published files of these datasets call themselves in dataset_info.json."""
+
+
 def rlds_spec(name: str) -> RLDSSpec:
-    """The spec of a dataset, by its name or its key.
+    """The spec of a dataset, by its name, the one its files give it, or its key.
 
     Raises InputError, naming the closest, for an unknown one.
     """
-    found = SPECS.get(name.split("/")[0])
+    own = name.split("/")[0]
+    found = SPECS.get(_OTHER_NAMES.get(own, own))
     if found is None:
         close = get_close_matches(name, SPECS, n=3, cutoff=0.3) or sorted(SPECS)
         raise InputError(f"There is no spec for the dataset {name!r}; the closest are {', '.join(close)}.")

@@ -44,7 +44,7 @@ class Storage:
             found = self._fs.ls(self._folder, detail=True)
         except OSError as error:
             raise CheckpointError(f"{self.root} cannot be listed ({error}); check the path.") from error
-        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
+        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] != "directory")
 
     def read(self, name: str) -> bytes:
         """A whole file."""
@@ -64,12 +64,17 @@ class Storage:
 
     def fingerprint(self, name: str) -> str:
         """Changes when the file does: its size, and the time or tag its storage knows."""
+        if self._local:  # of the file itself, not of a link to it
+            status = os.stat(f"{self._folder}/{name}")
+            return f"{self.root}/{name} {status.st_size} {status.st_mtime}"
         info = self._fs.info(f"{self._folder}/{name}")
         stamps = (info.get(key) for key in ("mtime", "ETag", "etag", "md5Hash", "LastModified", "updated"))
         return f"{self.root}/{name} {info['size']} {next((stamp for stamp in stamps if stamp), '')}"
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
+        if self._local:
+            return os.stat(f"{self._folder}/{name}").st_size
         return int(self._fs.size(f"{self._folder}/{name}"))
 
     def _descriptor(self, name: str) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import google_crc32c
 import numpy as np
 
-from spatialvla.common.files import replacing
+from spatialvla.common.cache_folder import keep
 from spatialvla.data.rlds.storage import Storage
 from spatialvla.errors import CheckpointError
 
@@ -91,9 +93,13 @@ def cached_index(storage: Storage, name: str, folder: Path) -> ShardIndex:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return ShardIndex(stored["offsets"], stored["ends"], str(stored["broken"]))
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error):
         pass
     index = index_shard(storage, name)
-    with replacing(path) as partial, open(partial, "wb") as file:
-        np.savez(file, offsets=index.offsets, ends=index.ends, broken=index.broken)
+
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            np.savez(file, offsets=index.offsets, ends=index.ends, broken=index.broken)
+
+    keep(path, write)
     return index
