@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spatialvla.actions.bins import BLOCKS, DIMENSION_RANGES, Bins, Gaussian, fit_gaussians
+from spatialvla.actions.bins import BLOCKS, DIMENSION_RANGES, Bins, Gaussian, fit_gaussians, read_gaussians
 from spatialvla.actions.grids import ActionGrid, action_coordinates
 from spatialvla.errors import CheckpointError, InputError
 
@@ -220,6 +220,19 @@ def test_wrong_tokens_are_named(ids, match):
 def test_gaussians_without_distinct_bins_are_refused(gaussian):
     with pytest.raises(InputError, match=r"yaw: .* raise min_sigma"):
         ActionGrid.from_gaussians({**PRETRAINING, "yaw": gaussian})
+
+
+def test_gaussians_are_read_as_the_published_code_writes_them(tmp_path):
+    file = tmp_path / "gs_plus.json"
+    content = {name: {"mu": mu, "sigma": sigma} for name, (mu, sigma) in PRETRAINING.items()}
+    file.write_text(json.dumps({**content, "x": {"mu": 0, "sigma": 1}}))
+    assert ActionGrid.from_gaussians(read_gaussians(file)) == GRIDS["spatialvla_plus_s0.0"]
+    for broken in ({}, content | {"phi": {"mu": 0}}, content | {"phi": [0, 1]}):
+        file.write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"gs_plus\.json holds no mu and sigma for each"):
+            read_gaussians(file)
+    with pytest.raises(InputError, match="does not exist"):
+        read_gaussians(tmp_path / "absent.json")
 
 
 def test_resting_dimension_needs_min_sigma():

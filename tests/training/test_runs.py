@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from conftest import write_dataset
+from spatialvla.actions.bins import DIMENSION_RANGES
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
@@ -173,6 +175,22 @@ def test_a_uniform_grid_for_the_ablation(make, dataset):
     result = train(make(datasets=[dataset], new_grid=True, grid="uniform"), device="cpu")
     edges = Processor.from_pretrained(result.model).grid.edges["roll"]
     np.testing.assert_allclose(np.diff(edges), np.diff(edges)[0])
+
+
+def test_given_gaussians_make_the_grid(make, dataset, tmp_path):
+    gaussians = dict.fromkeys(DIMENSION_RANGES, (0.1, 0.7))
+    file = tmp_path / "gs.json"
+    file.write_text(json.dumps({n: {"mu": mu, "sigma": sigma} for n, (mu, sigma) in gaussians.items()}))
+    config = make("lora", datasets=[dataset], new_grid=True, gaussians=file)
+    model = train(config, device="cpu").model
+    grid = Processor.from_pretrained(model).grid
+    assert grid == ActionGrid.from_gaussians(gaussians, bins=grid.bins)
+    # The adapter says that its base is to be carried over to this grid.
+    assert json.loads((model / "adapter_config.json").read_text())["spatialvla_regridded"] is True
+    with pytest.raises(InputError, match="add new_grid=True"):
+        replace(config, new_grid=False)
+    with pytest.raises(InputError, match="uniform grid has no Gaussians"):
+        replace(config, grid="uniform")
 
 
 def test_bad_batches_are_left_out_and_counted(make, monkeypatch):

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from spatialvla.common.json_files import read_json
 from spatialvla.errors import InputError
 
 BLOCKS = {"translation": ("theta", "phi", "r"), "rotation": ("roll", "pitch", "yaw")}
@@ -69,6 +71,23 @@ class Gaussian(NamedTuple):
 
     mu: float
     sigma: float
+
+
+def read_gaussians(file: Path) -> dict[str, Gaussian]:
+    """The Gaussians in a file such as the published code's gs_bridge.json: {"theta": {"mu", "sigma"}, …}.
+
+    Raises InputError where the file cannot be read, or lacks a dimension.
+    """
+    content = read_json(file, "give the Gaussians that were fitted to a dataset's actions", InputError)
+    try:
+        return {
+            name: Gaussian(float(content[name]["mu"]), float(content[name]["sigma"]))
+            for name in DIMENSION_RANGES
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} holds no mu and sigma for each of {', '.join(DIMENSION_RANGES)} ({error!r}); name another file."
+        ) from None
 
 
 def fit_gaussians(coordinates: Mapping[str, Float[np.ndarray, " n"]]) -> dict[str, Gaussian]:

@@ -96,6 +96,9 @@ class StartOptions:
     grid: Literal["fitted", "uniform"] = "fitted"
     """Kind of a new action grid: fitted to the datasets, or the paper's ablation."""
 
+    gaussians: Path | None = None
+    """Gaussians of a new grid, a JSON file as the published code's gs_*.json; None fits them to the datasets."""
+
     min_sigma: float = 0.0
     """Floor of the deviations of a new grid's Gaussians, in normalized actions."""
 
@@ -290,6 +293,17 @@ class TrainConfig(
             raise InputError(f"minutes must be positive, not {self.minutes}.")
         if self.guidance.depth_mix > 0 and not self.in_memory:
             raise InputError("depth_mix needs the depth of every frame; set in_memory=True, or leave it out.")
+        if self.gaussians is not None and self.grid == "uniform":
+            raise InputError("A uniform grid has no Gaussians; leave out grid or gaussians.")
+        if (
+            self.gaussians is not None
+            and self.policy is not None
+            and self.mode != "adapt"
+            and not self.new_grid
+        ):
+            raise InputError(
+                "The policy's own grid has its Gaussians; add new_grid=True, or leave gaussians out."
+            )
         if self.freeze_vision_tower and self.guidance.vision_steps > 0:
             raise InputError(
                 "A frozen vision tower learns nothing in guidance.vision_steps; leave out one of the two."

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from spatialvla.actions.bins import Bins
+from spatialvla.actions.bins import Bins, read_gaussians
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
@@ -108,6 +108,8 @@ def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spatia
 def _grid(config: TrainConfig, mixture: TrainingMixture, bins: Bins) -> ActionGrid:
     if config.grid == "uniform":
         return ActionGrid.uniform(bins)
+    if config.gaussians is not None:
+        return ActionGrid.from_gaussians(read_gaussians(config.gaussians), config.min_sigma, bins)
     return mixture.fit_grid(bins, config.min_sigma)
 
 
