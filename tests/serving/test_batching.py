@@ -13,7 +13,7 @@ from fake_policy import CHUNK, TOKENS, FakePolicy, expected
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.serving.engine.batching import Engine
-from spatialvla.serving.engine.requests import ChunkRequest
+from spatialvla.serving.engine.requests import PolicyRequest
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.failures import Busy, DeadlineExceeded, Draining, InternalError, UnsafeAction
 from spatialvla.types import ActionChunk, Observation
@@ -24,8 +24,8 @@ def observation(text: str, value: int = 0, depth: bool = False) -> Observation:
     return Observation(image, text, depth=np.ones((8, 8)) if depth else None)
 
 
-def request(seen: Observation, executor: Executor | None = None, **more: Any) -> ChunkRequest:
-    return ChunkRequest(seen, executor or Executor(WHOLE_CHUNKS), **more)
+def request(seen: Observation, executor: Executor | None = None, **more: Any) -> PolicyRequest:
+    return PolicyRequest(seen, executor or Executor(WHOLE_CHUNKS), **more)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ _RECIPES: Mapping[Recipe, Callable[[], TrainConfig]] = {"train": nano, "pretrain
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _ChosenRecipe:
     recipe: Recipe = "train"
 
 
@@ -57,7 +57,7 @@ class Grid(Verb):
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads --recipe first, because the other values are its."""
-        chosen = read_first(_Chosen, arguments, program)
+        chosen = read_first(_ChosenRecipe, arguments, program)
         recipe = _RECIPES[chosen.recipe]()
         default = cls(
             datasets=DatasetOptions(),

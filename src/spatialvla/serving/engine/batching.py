@@ -21,7 +21,7 @@ from spatialvla.execution import Executor
 from spatialvla.processor import Prepared
 from spatialvla.serving.engine.counters import Metrics
 from spatialvla.serving.engine.request_queue import RequestQueue
-from spatialvla.serving.engine.requests import Answer, ChunkRequest, Timings
+from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.failures import DeadlineExceeded, Draining, InternalError, UnsafeAction, outcome
 from spatialvla.types import ActionChunk, Observation
@@ -43,7 +43,7 @@ class Predictor(Protocol):
 
 @dataclass
 class _Job:
-    request: ChunkRequest
+    request: PolicyRequest
     prepared: Prepared
     client: Hashable
     prepared_in: float
@@ -75,7 +75,7 @@ class Engine:
 
     # ------------------------------------------------------------------ life
 
-    def start(self, warm_up: Sequence[ChunkRequest] = ()) -> None:
+    def start(self, warm_up: Sequence[PolicyRequest] = ()) -> None:
         """Runs the warm-up, alone and as a full batch, then accepts requests.
 
         Raises what the policy raises: a server whose warm-up fails must not start.
@@ -124,7 +124,7 @@ class Engine:
 
     # -------------------------------------------------------------- requests
 
-    def submit(self, request: ChunkRequest, *, client: Hashable) -> Future[Answer]:
+    def submit(self, request: PolicyRequest, *, client: Hashable) -> Future[Answer]:
         """Prepares the request in the caller's thread and queues it. Canceling the future takes it back.
 
         client: whose turn it is when many wait: a connection. Raises InputError, Busy or Draining at once.

@@ -11,7 +11,7 @@ from spatialvla.types import ActionChunk, Observation
 
 
 @dataclass(frozen=True)
-class ChunkRequest:
+class PolicyRequest:
     """One chunk asked for.
 
     executor: of the episode; its last chunk is a guess of the next, which makes decoding faster.
@@ -39,6 +39,6 @@ class Timings:
 class Answer:
     """A request's chunk: finite, whole, not yet limited for a robot."""
 
-    request: ChunkRequest
+    request: PolicyRequest
     chunk: ActionChunk
     timings: Timings

@@ -12,7 +12,7 @@ from spatialvla.execution import Executor
 from spatialvla.policy import Policy
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
-from spatialvla.serving.engine.requests import ChunkRequest
+from spatialvla.serving.engine.requests import PolicyRequest
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.access import Access
@@ -94,7 +94,7 @@ def service_for(
     engine = Engine(policy, check=traffic.check, settings=settings)
     image = np.zeros((policy.processor.image_size, policy.processor.image_size, 3), np.uint8)
     seen = Observation(image, "pick up the black bowl and place it on the plate")
-    engine.start([ChunkRequest(seen, policy.new_executor())])
+    engine.start([PolicyRequest(seen, policy.new_executor())])
     return Service(
         policy=policy,
         engine=engine,

@@ -11,7 +11,7 @@ import numpy as np
 
 from spatialvla.execution import Executor
 from spatialvla.serving.engine.batching import Engine
-from spatialvla.serving.engine.requests import Answer, ChunkRequest, Timings
+from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.types import Observation
 
@@ -44,7 +44,7 @@ class Session:
 
         committed: (P, 3) tokens of steps already on their way to the robot. timeout: seconds it may wait.
         """
-        request = ChunkRequest(observation, self._executor, committed, timeout)
+        request = PolicyRequest(observation, self._executor, committed, timeout)
         return self._engine.submit(request, client=id(self))
 
     def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
