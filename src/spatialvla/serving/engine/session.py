@@ -12,6 +12,7 @@ import numpy as np
 from spatialvla.execution import Executor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
+from spatialvla.serving.guard.frozen_picture import FrozenPicture
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.types import Observation
 
@@ -32,10 +33,12 @@ class Session:
         self._engine = engine
         self._executor = executor
         self._limits = limits
+        self._picture = FrozenPicture()
 
     def reset(self) -> None:
         """A new episode: what was seen and decided before counts no more."""
         self._executor.reset()
+        self._picture.reset()
 
     def submit(
         self, observation: Observation, *, committed: np.ndarray | None = None, timeout: float = 30.0
@@ -51,10 +54,12 @@ class Session:
         """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
 
         A client that committed steps merges chunks itself, so it gets the whole chunk. Raises InputError
-        where the limits need a position and there is none, UnsafeAction for actions that are not finite.
+        where the limits need a position and there is none, and where the camera has stopped; UnsafeAction for
+        actions that are not finite.
         """
         began = perf_counter()
         self._limits.require_position(position)
+        self._picture.check(answer.request.observation.image, position)
         chunk = answer.chunk
         committed = answer.request.committed
         if committed is None or committed.size == 0:

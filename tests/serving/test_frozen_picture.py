@@ -1,0 +1,53 @@
+"""A picture that stays while the gripper moves is doubted, then refused."""
+
+import logging
+
+import numpy as np
+import pytest
+from fake_policy import FakePolicy
+from running import fake_service, picture
+
+from spatialvla.errors import InputError
+from spatialvla.serving.engine.session import Session
+from spatialvla.serving.guard.frozen_picture import PATIENCE
+from spatialvla.types import Observation
+
+
+@pytest.fixture
+def session():
+    service = fake_service(FakePolicy())
+    yield service.session()
+    service.engine.drain(5)
+
+
+def see(session: Session, seed: int, x: float | None) -> None:
+    answer = session.submit(Observation(picture(seed), "pick")).result(10)
+    session.finish(answer, position=None if x is None else np.array([x, 0.0, 0.0]))
+
+
+def test_a_camera_that_has_stopped_is_doubted_then_refused(session, caplog):
+    see(session, 1, 0.0)
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, PATIENCE + 1):
+            see(session, 1, 0.01 * step)
+    assert len(caplog.messages) == PATIENCE
+    assert "moved by 0.030 m; check the camera" in caplog.messages[-1]
+    with pytest.raises(InputError, match=r"moved by 0\.040 m"):
+        see(session, 1, 0.04)
+    see(session, 2, 0.05)
+    see(session, 2, 0.06)
+
+
+def test_a_new_episode_may_begin_with_the_same_picture(session):
+    for _ in range(PATIENCE + 2):
+        see(session, 1, 0.0)
+        see(session, 1, 0.5)
+        session.reset()
+
+
+@pytest.mark.parametrize("positions", [[0.1] * 9, [0.1, 0.101, 0.104] * 3, [None] * 9])
+def test_a_robot_that_stands_still_or_tells_nothing_is_not_doubted(session, positions, caplog):
+    with caplog.at_level(logging.WARNING):
+        for x in positions:
+            see(session, 1, x)
+    assert caplog.messages == []
