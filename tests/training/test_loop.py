@@ -81,6 +81,17 @@ def test_resuming_is_exact_to_the_bit(make_config, tmp_path):
     assert lines(straight, "train")[-1]["loss"] == lines(halves, "train")[-1]["loss"]
 
 
+def test_a_run_that_has_ended_learns_nothing_more_when_it_is_resumed(make_config):
+    config = make_config(steps=2)
+    ended = train(config, device="cpu")
+    before = everything(config.out / FOLDER / "step_00000002")
+    again = train(config, resume=True, device="cpu")
+    assert (again.finished, again.step, again.model) == (True, 2, ended.model)
+    assert [path.name for path in complete(config.out / FOLDER)] == ["step_00000002"]
+    after = everything(config.out / FOLDER / "step_00000002")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 def test_a_run_cannot_be_resumed_with_another_stream(make_config):
     config = make_config(steps=1)
     train(config, device="cpu")

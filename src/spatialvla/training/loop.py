@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.json_files import write_json
+from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.lora import load_peft
@@ -130,7 +131,7 @@ class Trainer:
         with self.progress, self._log() as log:
             began = time.monotonic() - self.seconds
             asked = time.monotonic()
-            for loaded in self.feed.training(self.step):
+            for loaded in self._remaining():
                 waited = time.monotonic() - asked
                 logged = (self.step + 1) % config.log_every == 0
                 numbers = self.learner.update(loaded, self.step, self.fraction, logged)
@@ -170,6 +171,10 @@ class Trainer:
         if model is not None:
             world.on_main(lambda: export(config.out, model))
         return RunResult(finished, self.step, model, validation)
+
+    def _remaining(self) -> Iterable[LoadedBatch]:
+        """The batches that are left: none where a run is resumed that had come to its end."""
+        return () if self.fraction >= 1 else self.feed.training(self.step)
 
     def _describe(self) -> None:
         """Beside the checkpoints: the resolved configuration, and what an export needs."""
@@ -241,7 +246,7 @@ class Trainer:
         if newest is None:
             return
         if not resume:
-            raise InputError(f"{output} already holds a run; resume it or choose another output.")
+            raise InputError(f"{output} already holds a run; resume it (--resume) or choose another --out.")
         identity = self.checkpointer.moment(newest).identity
         changed = [k for k, v in self._identity().items() if identity.get(k) != v]
         if changed:
