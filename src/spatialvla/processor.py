@@ -156,7 +156,7 @@ class Processor(StoredProcessor):
         """The action statistics of a dataset. Raises InputError where there are none."""
         if dataset is None or dataset == "default":
             raise InputError(
-                "There are no statistics to scale actions with; name a dataset: "
+                "Name the dataset whose statistics scale the actions (on the command line --dataset): "
                 f"{', '.join(sorted(self.statistics))}."
             )
         if dataset not in self.statistics:

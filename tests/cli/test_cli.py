@@ -123,7 +123,7 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (PREDICT, "name a dataset: bridge_orig/1.0.0, tiny_robot/0.1.0"),
+        (PREDICT, "(on the command line --dataset): bridge_orig/1.0.0, tiny_robot/0.1.0"),
         ([*PREDICT, "--dataset", "bridge/1.0.0"], "bridge_orig/1.0.0"),
         ([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--intrinsics", "0", "9", "1", "1"], "singular"),
         (["predict", "absent.png", "go", "--policy", "nano"], "absent.png does not exist"),

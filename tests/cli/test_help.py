@@ -179,3 +179,14 @@ def test_help_and_version_load_no_heavy_library():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--episodes-per-task" in done.stdout
     assert not {"torch", "transformers", "matplotlib", "libero", "pyarrow", "av"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("predict", "IMAGE INSTRUCTION"), ("compare", "FIRST SECOND"), ("results", "[RESULTS ...]")],
+)
+def test_usage_names_what_has_no_option(capsys, monkeypatch, verb, words):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert words in capsys.readouterr().out.partition("\n\n")[0]

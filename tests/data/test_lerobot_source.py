@@ -187,7 +187,7 @@ SEVEN = np.ones((T, 7))
     ("numbers", "options", "mapping", "message"),
     [
         ({"action": SEVEN}, {"images": (TOP, "wrist")}, {}, r"the cameras observation.images.top, wrist; .*'image: …'"),
-        ({"action": SEVEN}, {}, {"image": "front"}, "not front; choose one with the mapping's line 'image: …'"),
+        ({"action": SEVEN}, {}, {"image": "front"}, "not front; choose one with --camera or the mapping's line 'image: …'"),
         ({"action": np.ones((T, 9))}, {}, {}, r"holds 9 numbers \(without names\), not the 7 .*indices: \[...\]"),
         ({"act": SEVEN}, {}, {}, r"no feature of numbers 'action'; the mapping's line 'action: .*' takes one of act"),
         (
@@ -239,6 +239,11 @@ def test_mistakes_in_a_mapping_are_one_sentence_that_names_the_file(tmp_path, te
         FeatureMapping.load(path)
     assert "mapping.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_mapping_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.yaml does not exist; name the mapping's YAML file\.$"):
+        FeatureMapping.load(tmp_path / "absent.yaml")
 
 
 def test_the_mapping_in_its_own_documentation_can_be_read(tmp_path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from spatialvla.cli.results import show
 from spatialvla.cli.verb import Verb
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Compare(Verb):
     """Compare two evaluations start state by start state."""
 
-    first: Positional[Path]
+    first: Annotated[Positional[Path], arg(metavar="FIRST")]
     """An evaluation: a folder of `spatialvla evaluate`, its results*.json, or an aggregate of vla-eval."""
 
-    second: Positional[Path]
+    second: Annotated[Positional[Path], arg(metavar="SECOND")]
     """The other one. Start states that both have played are compared."""
 
     out: Path | None = None

@@ -50,7 +50,10 @@ VERBS: Mapping[str, type[Verb]] = {
 }
 """All verbs, in the order of the help."""
 
-_DESCRIPTION = "SpatialVLA: an RGB image and an instruction in, a chunk of 7-DoF robot actions out."
+_DESCRIPTIONS = {
+    "": "SpatialVLA: an RGB image and an instruction in, a chunk of 7-DoF robot actions out.",
+    "data": "Look at a dataset, convert it, and see the action grid that fits it.",
+}
 
 # Where the disk or its permissions are to blame, the system's own sentence says what to do.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
@@ -111,7 +114,7 @@ def _print_help(prefix: str) -> None:
             table.add_row(f"  {name}", (kind.__doc__ or "").partition("\n")[0])
     console = Console(highlight=False)
     console.print(f"usage: spatialvla {prefix or '[--help] [--version]'} VERB [OPTIONS]", markup=False)
-    console.print(f"\n{_DESCRIPTION}\n")
+    console.print(f"\n{_DESCRIPTIONS[prefix]}\n")
     console.print(table)
     console.print("\nspatialvla VERB --help shows a verb's options and the values they have.")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.cli.verb import Verb
@@ -29,10 +29,10 @@ class Predict(Verb):
     With --figures it draws depth, points and tokens.
     """
 
-    image: Positional[Path]
+    image: Annotated[Positional[Path], arg(metavar="IMAGE")]
     """What the camera sees, a picture file."""
 
-    instruction: Positional[str]
+    instruction: Annotated[Positional[str], arg(metavar="INSTRUCTION")]
     """What to do, in plain words."""
 
     options: FlatPolicyOptions

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
@@ -24,7 +24,7 @@ class ShowResults(Verb):
     Shards of one evaluation are put together.
     """
 
-    files: Positional[tuple[Path, ...]] = ()
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RESULTS ...]")] = ()
     """Results: folders of `spatialvla evaluate`, their results*.json, or aggregates of vla-eval."""
 
     out: Path | None = None

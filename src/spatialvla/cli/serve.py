@@ -51,8 +51,7 @@ class Serve(Verb):
     """Port to listen on; 0 takes a free one."""
 
     mapping: str
-    """What a client calls its inputs: plain, libero, droid, bridge, lerobot or a YAML file. vla-eval's have
-    their benchmark's names; of the mapping they take the limits alone."""
+    """Names of a client's inputs: plain, libero, droid, bridge, lerobot or a YAML file; vla-eval has its own."""
 
     benchmark: str | None
     """Whose conventions vla-eval's clients have: libero, simpler_widowx or simpler_google_robot."""

@@ -12,8 +12,8 @@ class LoraOptions:
     """Small matrices that are added to a policy's weights.
 
     The defaults are published (scripts/spatialvla_4b_finetune/finetune_lora.sh). Published code trains the
-    action embeddings, too, exactly where they were adapted to a new grid (train/spatialvla_finetune.py,
-    `adpt_feature`).
+    action embeddings, too, exactly where they were adapted to a new grid (`adpt_feature` in
+    train/spatialvla_finetune.py).
     """
 
     rank: int = 32

@@ -153,7 +153,7 @@ class ObjectiveOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationOptions:
-    """How it is learned. The run ends, and the rate falls, by steps or minutes, whichever is further."""
+    """How it is learned. The run ends, and the rate has fallen, by steps or minutes, whichever comes first."""
 
     steps: int = 10_000
     """End after so many steps."""

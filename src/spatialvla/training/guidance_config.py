@@ -10,7 +10,7 @@ from spatialvla.errors import InputError
 
 @dataclass(frozen=True)
 class Guidance:
-    """Helps a network that starts from random weights and sees few demonstrations; all off by default.
+    """Helps a network that starts from random weights and sees few demonstrations; only `train` uses it.
 
     The features that it names must be columns of every dataset, as those of LeRobot datasets are.
     """

@@ -149,6 +149,8 @@ class FeatureMapping:
         """Read a YAML file. Raises InputError, naming it and the line's key, for what cannot be used."""
         try:
             content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; name the mapping's YAML file.") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{path} is no readable YAML ({' '.join(str(error).split())}).") from None
         try:

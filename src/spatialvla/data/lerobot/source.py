@@ -151,7 +151,7 @@ class LeRobotSource:
         if wanted not in cameras:
             raise InputError(
                 f"there are {'the cameras ' + ', '.join(cameras) if cameras else 'no cameras'}"
-                f"{f', not {wanted}' if wanted else ''}; choose one with the mapping's line 'image: …'."
+                f"{f', not {wanted}' if wanted else ''}; choose one with --camera or the mapping's line 'image: …'."
             )
         return str(wanted)
 

@@ -99,8 +99,8 @@ def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spatia
         load_depth(model, config)
     elif config.depth == "estimate" or config.guidance.depth_mix > 0:
         raise InputError(
-            "The depth estimator of a new model is untrained; give depth_weights= (from `train_depth`), or "
-            "train with depth='sensor'."
+            "The depth estimator of a new model is untrained; give --depth-weights, a folder that `spatialvla "
+            "train-depth` wrote, or train with --depth sensor."
         )
     return model, _new_processor(config, model.config, mixture)
 
