@@ -146,7 +146,7 @@ def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, mad
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inspect", "--dataset", LEROBOT), "choose one with the mapping's line 'image: …'"),
+        (("inspect", "--dataset", LEROBOT), "choose one with --camera or the mapping's line 'image: …'"),
         (("inspect", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid",), "nothing to train on"),

@@ -17,7 +17,8 @@ CASES = {
     "finetune": (["finetune", "--dataset", DATASET], "LoRA needs peft", "train"),
     "export": (["export", "--policy", "{adapter}", "--out", "{out}"], "LoRA needs peft", "train"),
     "serve": (["serve", "--policy", "nano"], "Serving needs", "serve"),
-    "serve vla-eval": (["serve", "--policy", "nano", "--protocol", "vla-eval"], "needs", "serve"),
+    "serve vla-eval": (["serve", "--policy", "nano", "--protocol", "vla-eval"], "needs", "vla-eval"),
+    "serve lerobot": (["serve", "--policy", "nano", "--protocol", "lerobot"], "needs", "lerobot-server"),
     "evaluate": (["evaluate", "--policy", "nano", "--out", "{out}"], "The report needs matplotlib", "viz"),
     "demo": (["demo", "--out", "{out}"], "The report needs matplotlib", "viz"),
     "predict": (

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Protocol = Literal["openpi", "vla-eval", "lerobot"]
 
+_EXTRAS: Mapping[Protocol, str] = {"openpi": "serve", "vla-eval": "vla-eval", "lerobot": "lerobot-server"}
 _PORTS: Mapping[Protocol, int] = {"openpi": 8000, "vla-eval": 8000, "lerobot": 8080}
 _MAPPINGS: Mapping[Protocol, str] = {"openpi": "plain", "vla-eval": "plain", "lerobot": "lerobot"}
 
@@ -105,7 +106,7 @@ class Serve(Verb):
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises InputError first for options that do not fit."""
-        with needs_extra("serve", "Serving"):
+        with needs_extra(_EXTRAS[self.protocol], "Serving"):
             serve = self._protocol()
             from spatialvla.serving.status_pages import pages
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
