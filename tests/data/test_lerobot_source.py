@@ -187,7 +187,7 @@ SEVEN = np.ones((T, 7))
     ("numbers", "options", "mapping", "message"),
     [
         ({"action": SEVEN}, {"images": (TOP, "wrist")}, {}, r"the cameras observation.images.top, wrist; .*'image: …'"),
-        ({"action": SEVEN}, {}, {"image": "front"}, "not front; choose one with --camera or the mapping's line 'image: …'"),
+        ({"action": SEVEN}, {}, {"image": "front"}, r"not front; choose one with --camera or .*'image: …'"),
         ({"action": np.ones((T, 9))}, {}, {}, r"holds 9 numbers \(without names\), not the 7 .*indices: \[...\]"),
         ({"act": SEVEN}, {}, {}, r"no feature of numbers 'action'; the mapping's line 'action: .*' takes one of act"),
         (
