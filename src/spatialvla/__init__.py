@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import lazy_loader
 
-# The names of `__init__.pyi`, each loaded when it is first used: importing the package loads neither torch nor NumPy.
+# The names of `__init__.pyi`, each loaded when first used: importing the package loads neither torch nor NumPy.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = version("spatialvla")

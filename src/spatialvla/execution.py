@@ -1,4 +1,4 @@
-"""Execution: which actions of the chunks are carried out, and what one episode of one robot has to remember."""
+"""Execution: which actions of the chunks are carried out, and what one robot's episode has to remember."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Executor:
         return np.stack([past[age] for age, past in enumerate(reversed(self._history))])
 
     def _temporal_ensemble(self, actions: Float[np.ndarray, "T 7"]) -> Float[np.ndarray, "7"]:
-        """SimplerEnv's ensemble (utils/action/action_ensemble.py): the i-th oldest chunk weighs exp(-temperature * i).
+        """SimplerEnv's ensemble (utils/action/action_ensemble.py): the i-th oldest weighs exp(-temperature * i).
 
         The gripper is averaged along, and so opens or closes once most of the weight is for it.
         """

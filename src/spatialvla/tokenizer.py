@@ -70,8 +70,8 @@ def with_action_tokens(tokenizer: Tokenizer, action_tokens: int) -> Tokenizer:
     ids = [copy.token_to_id(action_token(number)) for number in (0, action_tokens - 1)]
     if ids != [end - action_tokens, end - 1]:
         raise CheckpointError(
-            f"The tokenizer of {end} entries gives its action tokens the ids {ids[0]} to {ids[1]}; they have to "
-            "end the vocabulary."
+            f"The tokenizer of {end} entries gives its action tokens the ids {ids[0]} to {ids[1]}; they have "
+            "to end the vocabulary."
         )
     return copy
 

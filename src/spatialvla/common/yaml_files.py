@@ -1,4 +1,4 @@
-"""Small YAML files that come with the package and are called by name, or are the user's own and called by path."""
+"""Small YAML files: shipped ones, called by name, and the user's own, called by path."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from spatialvla.data.draws import scrambled
 from spatialvla.errors import InputError
 
 SAMPLE = 1 << 17
-"""Actions kept. Of more than so many, q01 and q99 are those of a sample: off by 0.03 % of the ranks (one sigma)."""
+"""Actions kept. Of more, q01 and q99 are those of a sample: off by 0.03 % of the ranks (one sigma)."""
 
 _KEY = np.uint64(0x9E3779B97F4A7C15)
 

@@ -37,7 +37,7 @@ def convert(
     instruction: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Converted:
-    """Write `observation.images.main`, `action` and, where they are known, `observation.intrinsics` and depth.
+    """Write `observation.images.main`, `action` and, where known, `observation.intrinsics` and depth.
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
     `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where

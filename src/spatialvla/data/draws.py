@@ -1,4 +1,4 @@
-"""Which sample is drawn when: weighted datasets, shuffled together, as a function of the draw's number alone."""
+"""Which sample is drawn when: datasets weighted and shuffled, as a function of the draw's number alone."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class ShardedSampler:
     """
 
     def __init__(self, batch_size: int, rank: int = 0, ranks: int = 1, first_step: int = 0) -> None:
-        """batch_size: of this rank. first_step: steps done before. Raises InputError for numbers that do not fit."""
+        """batch_size: of this rank. first_step: steps done before. Raises InputError for wrong numbers."""
         if batch_size < 1 or not 0 <= rank < ranks or first_step < 0:
             raise InputError(
                 f"Cannot draw batches of {batch_size} as rank {rank} of {ranks} from step {first_step}."

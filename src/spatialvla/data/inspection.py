@@ -179,8 +179,8 @@ def _warnings(
         found.append(f"the gripper does not change in {tally.gripper_still} of {episodes} episodes")
     if span[6] > 0 and not tally.gripper_outside and tally.starts_closed > _MOSTLY * episodes:
         found.append(
-            f"the gripper is closed at the start of {tally.starts_closed} of {episodes} episodes; it may be inverted "
-            "(1 is open)"
+            f"the gripper is closed at the start of {tally.starts_closed} of {episodes} episodes; it may be "
+            "inverted (1 is open)"
         )
     if words[""]:
         found.append(f"{words['']} of {episodes} episodes have no instruction")
@@ -207,6 +207,6 @@ def _lost_motions(statistics: ActionStatistics) -> Iterator[str]:
             )
         elif MIN_SPAN <= span < _STILL:
             yield (
-                f"{name} hardly moves: from {statistics.q01[axis]:g} (q01) to {statistics.q99[axis]:g} (q99), which "
-                "normalization makes the full range; it may be rounding noise, to be set to 0"
+                f"{name} hardly moves: from {statistics.q01[axis]:g} (q01) to {statistics.q99[axis]:g} "
+                "(q99), which normalization makes the full range; it may be rounding noise, to be set to 0"
             )

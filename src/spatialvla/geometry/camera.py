@@ -1,4 +1,4 @@
-"""The pinhole camera: what it saw, intrinsics that follow every resize and crop, and back-projection to meters.
+"""The pinhole camera: what it saw, and intrinsics that follow every resize and crop.
 
 Pixel coordinates have their origin at the image's top left corner, so the first pixel's center is (0.5, 0.5).
 The camera frame is x right, y down, z forward.

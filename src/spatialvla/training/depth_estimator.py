@@ -132,7 +132,7 @@ def depth_loss(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 def depth_quality(
     estimator: ZoeDepth, mixture: TrainingMixture, frames: int, batch_size: int = 32
 ) -> DepthQuality:
-    """How good the estimates are on up to `frames` held-out frames, or the first of training's without such."""
+    """How good the estimates are on up to `frames` held-out frames, or training's first where none are."""
     held_out = mixture.evaluation(frames)
     drawing = held_out if len(held_out) else mixture.training
     count = min(frames, len(drawing))

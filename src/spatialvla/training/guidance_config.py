@@ -28,7 +28,7 @@ class Guidance:
     """Fraction of the action tokens to go on from that are another sample's."""
 
     vision_steps: int = 0
-    """Batches of a first stage in which the image encoder alone learns to regress privileged features and actions."""
+    """Batches of a first stage, in which the image encoder alone learns to regress `privileged` and actions."""
 
     vision_rate: float = 5e-4
     """Learning rate of this stage."""
@@ -40,7 +40,7 @@ class Guidance:
     """Positions in the world, named like privileged features, that this stage learns to look at."""
 
     depth_mix: float = 0.0
-    """Fraction of the samples that see the other depth than --depth says, drawn anew each time; needs --in-memory."""
+    """Fraction of the samples that see the other depth than --depth says; needs --in-memory."""
 
     def __post_init__(self) -> None:
         check_fractions(foreign_tokens=self.foreign_tokens, depth_mix=self.depth_mix)

@@ -31,7 +31,7 @@ def token_metrics(
     network: SpatialVLAConfig,
     keys: Sequence[str],
 ) -> dict[str, tuple[float, float]]:
-    """Loss and accuracy given the true past tokens, by kind of token and by dataset, and the actions' L1 error.
+    """Loss and accuracy given the true past tokens, by kind of token and dataset, and the actions' L1 error.
 
     Tokens are chosen among their own kind, as constrained decoding does. l1/translation, l1/rotation: in the
     datasets' units; l1/gripper: share of wrong states. keys: of all datasets, also those not in the batch.
@@ -66,7 +66,7 @@ def action_errors(
     processor: Processor,
     steps: np.ndarray | slice = slice(None),
 ) -> dict[str, tuple[float, float]]:
-    """Mean absolute errors of tokens (B, 3 * chunk), decoded in each dataset's units; gripper: the share wrong.
+    """Mean absolute errors of tokens (B, 3 * chunk), in each dataset's units; gripper: the share wrong.
 
     steps: (B, chunk) bool, those that count.
     """

@@ -1,4 +1,4 @@
-"""One step of the optimizer: given tokens, losses, gradients over parts and ranks, and the averaged weights."""
+"""One step of the optimizer: given tokens, losses, gradients over parts and ranks, averaged weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Learner:
-    """What learns: the model, sharded over the ranks, an auxiliary head, their optimizer and the average of weights.
+    """What learns: the model, sharded over the ranks, an auxiliary head, their optimizer, averaged weights.
 
     trained: all tensors that change. skipped: batches left out so far, as their loss was no number.
     """
@@ -44,7 +44,7 @@ class Learner:
         world: World,
         say: Callable[[str], None],
     ) -> None:
-        """keys: of all datasets. targets: what the auxiliary head regresses. say: told of batches left out."""
+        """keys: of all datasets. targets: what the auxiliary head regresses. say: told of skipped batches."""
         self.config, self.model, self.processor, self.world = config, model, processor, world
         self.keys, self.targets, self.say, self.skipped = keys, targets, say, 0
         modules: dict[str, torch.nn.Module] = {"model": model}
@@ -134,7 +134,7 @@ class Learner:
         )
         if not self.config.skip_bad_batches:
             raise NonFiniteLoss(
-                f"{message} The last checkpoint is from before; lower the learning rate, look at these frames, or "
-                "skip such batches."
+                f"{message} The last checkpoint is from before; lower the learning rate, look at these "
+                "frames, or skip such batches."
             )
         self.say(f"Skipped. {message}")

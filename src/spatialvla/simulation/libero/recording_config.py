@@ -33,7 +33,7 @@ class RecordingConfig:
     """Store the simulator's depth, too, in whole millimeters."""
 
     policy: str | None = None
-    """Checkpoint that drives for stretches while the expert labels what it gets into (DAgger); None has none."""
+    """Checkpoint that drives for stretches while the expert labels what it gets into (DAgger), if any."""
 
     episodes: Path | None = None
-    """Folder of single episodes that is kept, for later recordings to add to; None removes them at the end."""
+    """Folder of single episodes, kept for later recordings to add to; None removes them at the end."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by any number of processes: complete or not there at all, and enough to go on bit for bit."""
+"""Checkpoints of a run, by any number of processes: complete or not there, and enough to go on bit for bit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Moment:
 
 
 class Checkpointer:
-    """The checkpoints of one run in `folder`, step_XXXXXXXX each; older ones than the last `keep` are deleted.
+    """The checkpoints of one run in `folder`, step_XXXXXXXX each; all but the last `keep` are deleted.
 
     `newest`, `save` and `load` are collective, and `folder` must be one that all ranks see.
     """
@@ -139,8 +139,8 @@ class Checkpointer:
         strange = {name for name in saved if not name.startswith(RANDOM)} ^ set(tensors)
         if strange:
             raise CheckpointError(
-                f"{path} does not fit this configuration: {min(strange)} and {len(strange) - 1} more tensors are "
-                "in only one of the two."
+                f"{path} does not fit this configuration: {min(strange)} and {len(strange) - 1} more tensors "
+                "are in only one of the two."
             )
         same = record.ranks == world.size
         random = {

@@ -1,4 +1,4 @@
-"""Runs and adapters as folders for `from_pretrained`: consolidated, merged if wanted, in the dtype asked for."""
+"""Runs and adapters as folders for `from_pretrained`: consolidated, merged if wanted, in any dtype."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAYOUT = "layout"
 
 
 def save_layout(model: SpatialVLA, processor: Processor, run: Path) -> None:
-    """Writes what `export` needs of a run beside the weights in its checkpoints; call it when the run begins."""
+    """Writes what `export` needs of a run beside the checkpoints' weights; call it when the run begins."""
     folder = run / LAYOUT
     processor.save_pretrained(folder)
     write_json(folder / "config.json", model.config.to_json())

@@ -1,4 +1,4 @@
-"""Storage for torch.distributed.checkpoint in safetensors files, each chunk with its place; nothing is pickled."""
+"""Storage for torch.distributed.checkpoint: safetensors files, each chunk with its offsets, nothing pickled."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Chunk:
 
 
 class ShardWriter(StorageWriter):
-    """Writes rank R's chunks to shard_R_I.safetensors in `folder`. `files`, on rank 0, lists all ranks' files.
+    """Writes rank R's chunks to shard_R_I.safetensors in `folder`; `files`, on rank 0, lists all ranks'.
 
     A tensor written whole keeps its name as its key, so that a checkpoint of one process is plain
     safetensors.

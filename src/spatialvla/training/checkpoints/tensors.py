@@ -1,4 +1,4 @@
-"""The tensors that a run's checkpoints hold, by name: weights, their average, the optimizer's state, random states."""
+"""The tensors in a run's checkpoints, by name: weights, their average, the optimizer's and random states."""
 
 from __future__ import annotations
 

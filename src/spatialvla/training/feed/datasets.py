@@ -45,7 +45,7 @@ def open_mixture(
 
 
 def open_dataset(dataset: DatasetConfig, cache: Path, on_bad: OnBad = "raise") -> EpisodeSource:
-    """One dataset, with its mapping and under its key. Raises InputError where it is none or they do not fit it.
+    """One dataset, with its mapping and under its key. Raises InputError where it is none or they do not fit.
 
     cache: folder of what is downloaded or indexed. on_bad: what becomes of RLDS shards that break off.
     """

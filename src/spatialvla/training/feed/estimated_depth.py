@@ -65,7 +65,7 @@ def with_estimated_depth(
     cache: Path,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> EstimatedDepth:
-    """The depth of every frame of a dataset whose frames have the size of the model's images, on the model's device.
+    """The depth of every frame, on the model's device; the frames have the size of the model's images.
 
     lengths: (E,) steps of each episode, 0 for those that cannot be read. cache: folder of finished estimates.
     progress: told the number of frames after each batch. Raises CheckpointError where the disk has no room.

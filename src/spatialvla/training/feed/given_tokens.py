@@ -1,4 +1,4 @@
-"""The action tokens that the model goes on from in training: its own chunk's, another's, or a few committed steps'."""
+"""The action tokens that training goes on from: the chunk's own, another's, or a few committed steps'."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def with_committed_steps(
 def jittered(
     numbers: np.ndarray, grid: ActionGrid, probability: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Token numbers (..., 3), each coordinate moved to a neighboring cell with this probability; the gripper stays."""
+    """Token numbers (..., 3), with this probability each moved to a neighboring cell; the gripper stays."""
     bins = grid.bin_indices(numbers)
     moved = numbers.copy()
     for kind, (names, shape) in enumerate(zip(BLOCKS.values(), grid.shapes, strict=True)):

@@ -77,7 +77,7 @@ def privileged_values(episode: Episode, name: str) -> np.ndarray:
 
 
 def keyframes(actions: np.ndarray) -> np.ndarray:
-    """(T,) for each step of an episode the next one whose gripper action differs from its own, or the last."""
+    """(T,) for each step of an episode the next whose gripper action differs from its own, or the last."""
     closed = actions[:, 6] < 0.5
     changes = 1 + np.flatnonzero(closed[1:] != closed[:-1])
     stops = np.append(changes, len(actions) - 1)

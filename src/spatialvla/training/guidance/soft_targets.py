@@ -1,4 +1,4 @@
-"""The training objective on action tokens: cross-entropy, optionally against targets softened over the grid."""
+"""The objective on action tokens: cross-entropy, optionally against targets softened over the grid."""
 
 from __future__ import annotations
 

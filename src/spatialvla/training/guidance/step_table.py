@@ -37,7 +37,7 @@ class Steps:
 
 
 def standardized(table: np.ndarray) -> np.ndarray:
-    """Each column of (N, columns) with mean 0 and deviation 1, float32; a column that never changes becomes 0."""
+    """Each column of (N, columns) with mean 0 and deviation 1, float32; one that never changes becomes 0."""
     spread = table.std(axis=0)
     moves = spread > _SMALLEST_SPREAD
     return np.asarray((table - table.mean(axis=0)) / np.where(moves, spread, 1), np.float32)

@@ -53,7 +53,7 @@ class AttentionHead(nn.Module):
         self.out = nn.Sequential(nn.Linear(QUERIES * width, 256), nn.GELU(), nn.Linear(256, targets))
 
     def forward(self, features: torch.Tensor, tasks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, N, width) features and (B,) task numbers -> (B, targets), and where each query looked, (B, QUERIES, N).
+        """(B, N, width) features, (B,) task numbers -> (B, targets), and where queries looked, (B, QUERIES, N).
 
         The latter as logarithms of shares.
         """
@@ -119,7 +119,7 @@ class VisionStage:
         progress: Callable[[int], None],
         stopped: Sequence[int],
     ) -> bool:
-        """Trains the vision tower and the Ego3D encoding in place; False where it was told to stop before the end.
+        """Trains the vision tower and the Ego3D encoding in place; False where it was told to stop early.
 
         It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and
         goes on from there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of

@@ -114,7 +114,7 @@ def synchronize_gradients(module: nn.Module, wanted: bool) -> None:
 
 
 def token_weights(counts: Sequence[int], world: World) -> list[float]:
-    """What to multiply this rank's mean losses by, so that the step follows the mean over all labels of all ranks.
+    """What to multiply this rank's mean losses by, so that a step follows the mean over all ranks' labels.
 
     counts: labels of each batch that this rank accumulates in the step. FSDP takes the mean over the ranks,
     which the weights undo. Collective. Raises InputError without any label.

@@ -19,7 +19,7 @@ from spatialvla.errors import CheckpointError, InputError
 T = TypeVar("T")
 
 _SETTLING = 0.2
-"""Seconds. Were the interpreter to end while a thread of gloo lets go of its last message, the process would abort."""
+"""Seconds. A process that ends while a thread of gloo lets go of its last message would abort."""
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: rank 0 may be writing, or measuring depth, alone."""
@@ -126,7 +126,7 @@ class World:
         return result  # type: ignore[return-value]
 
     def on_main_first(self, action: Callable[[], T]) -> T:
-        """Rank 0 acts while the others wait, and then they do: for what it leaves in files for them to find."""
+        """Rank 0 acts while the others wait, then they do: for what it leaves in files for them to find."""
         results: list[T] = []
         self.on_main(lambda: results.append(action()))
         return results[0] if self.is_main else action()
