@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from fakes import FakeBenchmark
 
+from spatialvla.cli.evaluate import Evaluate
 from spatialvla.cli.main import main
 from spatialvla.evaluation.benchmarks.registry import BENCHMARKS
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.provenance import hash_checkpoint
+from spatialvla.execution import Execution
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 
@@ -37,12 +39,28 @@ def test_evaluate_writes_table_results_videos_and_report(evaluate, capsys):
     assert (results.policy, results.checkpoint) == ("checkpoint", hash_checkpoint(CHECKPOINT))
     captured = capsys.readouterr()
     assert markdown_table(success_table(results)) in captured.out
+    assert "fake: actions are executed in the mode chunk" in captured.err
     assert captured.err.count("open the drawer") == 1  # a line an episode where there is no terminal
     html = (out / "report.html").read_text(encoding="utf-8")
     assert "pick up the bowl" in html
     videos = {base64.b64decode(video) for video in re.findall(r'"data:video/mp4;base64,([^"]*)"', html)}
     assert videos == {(out / episode.video).read_bytes() for episode in results.episodes}
     assert html.count('<div class="decision">') == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode"),
+    [
+        ([], "chunk"),
+        (["--suite", "libero_goal"], "chunk"),
+        (["--suite", "simpler_widowx"], "temporal"),
+        (["--suite=simpler_widowx", "--execution.mode", "chunk"], "chunk"),
+    ],
+)
+def test_chunks_are_executed_in_the_suites_own_way(arguments, mode):
+    verb = Evaluate.parse(["--policy", "nano", *arguments], "spatialvla evaluate")
+    assert verb.execution == Execution(mode)
+    assert verb.execution.temperature == -0.8
 
 
 def test_a_dead_worker_ends_the_command_with_its_task(evaluate):

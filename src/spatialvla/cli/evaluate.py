@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from spatialvla.cli.policy_options import FlatPolicyOptions
-from spatialvla.cli.verb import Verb
+import tyro
+
+from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
+from spatialvla.cli.verb import Verb, read_first
 from spatialvla.common.extras import needs_extra
 from spatialvla.execution import Execution
 
 _MAX_WORKERS = 8
 
 
+_SUITE = "libero_spatial"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    suite: str = _SUITE
+
+
 @dataclass(frozen=True)
 class Evaluate(Verb):
-    """Play a benchmark's suite and report the success rate."""
+    """Play a benchmark's suite and report the success rate.
+
+    Unless told otherwise, actions are executed as in the suite's published evaluation.
+    """
 
     options: FlatPolicyOptions
 
-    suite: str = "libero_spatial"
+    suite: str = _SUITE
     """Any suite of the installed LIBERO, or simpler_widowx."""
 
     episodes_per_task: int = 10
@@ -56,6 +70,15 @@ class Evaluate(Verb):
 
     execution: Execution = field(default_factory=Execution)
 
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Reads --suite first, because the execution depends on it."""
+        from spatialvla.evaluation.benchmarks.registry import execution_for
+
+        suite = read_first(_Chosen, arguments, program).suite
+        default = cls(PolicyOptions(policy=tyro.MISSING), suite=suite, execution=execution_for(suite))
+        return tyro.cli(cls, prog=program, args=arguments, default=default)
+
     def run(self) -> None:
         """Plays what was not played yet, prints the success rates and says where the report is."""
         # Before episodes are played: their report is drawn at the end.
@@ -84,6 +107,8 @@ class Evaluate(Verb):
         policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
         check_gripper(policy.processor.dataset_statistics(policy.dataset))
         check_units(self.suite, policy.units)
+        told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
+        Console(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
         try:
             results = evaluate(
                 policy,

@@ -8,6 +8,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Benchmark
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
+from spatialvla.execution import WHOLE_CHUNKS, Execution
 
 BENCHMARKS: dict[str, Callable[[int, str | None], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,
@@ -17,6 +18,17 @@ BENCHMARKS: dict[str, Callable[[int, str | None], Benchmark]] = {
 
 The names of a benchmark's suites begin with its own. A new benchmark is one line here, one adapter beside
 this file and one test."""
+
+
+_EXECUTIONS = {"simpler": Execution("temporal")}
+
+
+def execution_for(suite: str) -> Execution:
+    """How the suite's published evaluation executes chunks; whole ones where none is known.
+
+    Of SimplerEnv an ensemble, weighted by age (`run_spatialvla.sh`: temperature -0.8).
+    """
+    return _EXECUTIONS.get(suite.split("_")[0], WHOLE_CHUNKS)
 
 
 def benchmark_for(suite: str, image_size: int, dataset: str | None = None) -> Benchmark:
