@@ -140,6 +140,10 @@ class Processor(StoredProcessor):
         """What a model is told of an instruction: the words in lower case, as it was trained on."""
         return template.format(instruction=instruction.strip().lower())
 
+    def check_instruction(self, instruction: str) -> None:
+        """Raises InputError for what cannot be trained on: an empty, reserved or too long instruction."""
+        self._prompt_ids(self.prompt(instruction))
+
     def camera(self, dataset: str | None) -> Camera:
         """The camera of a dataset, or the default one. Raises InputError for an unknown dataset."""
         if dataset is None or dataset == "default":

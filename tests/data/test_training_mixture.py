@@ -114,3 +114,60 @@ def test_what_cannot_be_trained_on():
         TrainingMixture.open([mute])
     with pytest.raises(InputError, match="No dataset is left"):
         TrainingMixture.open([ONE]).fit_grid(BINS, exclude={"one"})
+
+
+def refuse(*texts):
+    def check(text):
+        if text in texts:
+            raise InputError(f"{text!r} cannot be said.")
+
+    return check
+
+
+def test_instructions_that_cannot_be_used_are_found_before_the_run():
+    mixture = TrainingMixture.open([ONE, FakeSource("three", (3, 3, 3, 3))], held_out=0.3, seed=1)
+    assert (
+        mixture.checked(refuse("something else")).training.draws.tolist() == mixture.training.draws.tolist()
+    )
+    with pytest.raises(
+        InputError, match=r"^one episode 7: 'move 7' cannot be said\. 1 episodes cannot be used"
+    ):
+        mixture.checked(refuse("move 7"))
+    usable = mixture.checked(refuse("move 7", "move 2"), on_bad="skip")
+    draws = usable.training(np.arange(3 * len(usable.training)))
+    drawn = {(int(s), int(e)) for s, e in zip(draws.source, draws.episode, strict=True)}
+    assert not drawn & {(0, 7), (0, 2), (1, 2)}
+    np.testing.assert_array_equal(usable.held_out[0], mixture.held_out[0])
+    assert usable.left_out == (
+        "2 of 20 episodes of one are left out: one episode 2: 'move 2' cannot be said.; "
+        "one episode 7: 'move 7' cannot be said.",
+        "1 of 4 episodes of three are left out: three episode 2: 'move 2' cannot be said.",
+    )
+    assert mixture.left_out == ()
+    with pytest.raises(InputError, match="three has no samples left: three episode 0"):
+        mixture.checked(refuse(*(f"move {number}" for number in range(4))), on_bad="skip")
+
+
+def test_what_stands_for_a_missing_instruction_is_checked_too():
+    mixture = TrainingMixture.open(
+        [FakeSource("mute", (3,), mute=frozenset({0}))], missing_instruction="do it"
+    )
+    with pytest.raises(InputError, match="do it"):
+        mixture.checked(refuse("do it"), on_bad="skip")
+
+
+def test_every_instruction_of_an_episode_is_checked(tmp_path):
+    class Changing(FakeSource):
+        def episode(self, index):
+            episode = super().episode(index)
+            episode.instruction_at = lambda step: "late" if index == 2 and step == 3 else f"move {index}"
+            return episode
+
+    source = Changing("changing", (4, 4, 4))
+    for _ in range(2):  # made, and taken from the cache
+        mixture = TrainingMixture.open([source], cache=tmp_path)
+        (found,) = mixture.surveys
+        assert found.instructions == ("move 0", "move 1", "move 2", "late")
+        assert found.said.tolist() == [[0, 0], [1, 1], [2, 2], [2, 3]]
+        with pytest.raises(InputError, match="changing episode 2: 'late'"):
+            mixture.checked(refuse("late"))

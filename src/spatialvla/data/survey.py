@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +21,7 @@ from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
 
 _BLOCK = 256  # episodes
-_FORMAT = 2  # of the cached files
+_FORMAT = 3  # of the cached files
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Survey:
     may start at. tasks: (E,) uint64, a hash of the instruction, 0 where the episode does not say what to do.
     damaged: why each damaged episode could not be read, one sentence each. sketch: of the actions of all
     episodes that could be read.
+    instructions: all that are given, each once. said: (N, 2) int64 number of an episode, and of one of its
+    instructions.
     """
 
     lengths: np.ndarray
@@ -38,6 +41,8 @@ class Survey:
     tasks: np.ndarray
     damaged: tuple[str, ...]
     sketch: ActionSketch
+    instructions: tuple[str, ...] = ()
+    said: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
     @property
     def instructed(self) -> np.ndarray:
@@ -48,6 +53,12 @@ class Survey:
     def uninstructed(self) -> int:
         """Episodes that can be read, but do not say what to do."""
         return int(((self.lengths > 0) & ~self.instructed).sum())
+
+    def without(self, episodes: np.ndarray, reasons: Sequence[str]) -> Survey:
+        """The same with no samples of some episodes, and why."""
+        samples = self.samples.copy()
+        samples[episodes] = 0
+        return replace(self, samples=samples, damaged=(*self.damaged, *reasons))
 
     def counts(self, keep_uninstructed: bool = False) -> np.ndarray:
         """(E,) int64 samples to train on; episodes without an instruction give none unless they are kept."""
@@ -139,10 +150,15 @@ def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
     tasks = np.zeros(len(episodes), np.uint64)
     damaged: list[str] = []
     sketch = ActionSketch()
+    texts: dict[str, int] = {}
+    said: list[tuple[int, int]] = []
     for row, episode in readable_episodes(source, episodes, sketch, damaged, on_bad):
         lengths[row], samples[row] = len(episode.actions), len(episode.starts)
         tasks[row] = zlib.crc32(episode.instruction.encode()) + 1 if episode.instruction else 0
-    return Survey(lengths, samples, tasks, tuple(damaged), sketch)
+        words = dict.fromkeys(map(episode.instruction_at, range(len(episode.actions))))
+        said += [(episodes[row], texts.setdefault(text, len(texts))) for text in words if text]
+    pairs = np.array(said, np.int64).reshape(-1, 2)
+    return Survey(lengths, samples, tasks, tuple(damaged), sketch, tuple(texts), pairs)
 
 
 def _add(sketch: ActionSketch, actions: np.ndarray, number: int, key: str) -> None:
@@ -162,18 +178,24 @@ def _joined(parts: Iterable[Survey]) -> Survey:
     sketch = ActionSketch()
     lengths, samples, tasks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     damaged: list[str] = []
+    texts: dict[str, int] = {}
+    said = [np.zeros((0, 2), np.int64)]
     for part in parts:
         lengths.append(part.lengths)
         samples.append(part.samples)
         tasks.append(part.tasks)
         damaged += part.damaged
         sketch.merge(part.sketch)
+        numbers = np.array([texts.setdefault(text, len(texts)) for text in part.instructions], np.int64)
+        said.append(np.stack([part.said[:, 0], numbers[part.said[:, 1]]], axis=1))
     return Survey(
         np.concatenate(lengths),
         np.concatenate(samples),
         np.concatenate(tasks),
         tuple(damaged),
         sketch,
+        tuple(texts),
+        np.concatenate(said),
     )
 
 
@@ -186,6 +208,8 @@ def _save(found: Survey, path: Path) -> None:
                 samples=found.samples,
                 tasks=found.tasks,
                 damaged=np.array(found.damaged, dtype=str),
+                instructions=np.frombuffer(json.dumps(found.instructions).encode(), np.uint8),
+                said=found.said,
                 **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
             )
 
@@ -204,6 +228,8 @@ def _load(path: Path) -> Survey | None:
                 stored["tasks"],
                 tuple(stored["damaged"].tolist()),
                 ActionSketch(**sketch),
+                tuple(json.loads(stored["instructions"].tobytes())),
+                stored["said"],
             )
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
         return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from spatialvla.data.survey import Survey, survey
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 
+_NAMED = 5  # of the episodes left out
 _SOME_EPISODES = 1_000
 """Of a dataset, whose instructions a new tokenizer is made from."""
 
@@ -82,6 +83,35 @@ class TrainingMixture:
         given = tuple([1.0] * len(keys) if weights is None else map(float, weights))
         return cls(tuple(sources), surveys, given, tuple(split), seed, missing_instruction)
 
+    def checked(self, check: Callable[[str], object], on_bad: OnBad = "raise") -> TrainingMixture:
+        """The mixture without the episodes that give an instruction of which `check` raises InputError.
+
+        on_bad: whether such an episode is an error, or is left out and named among its dataset's `damaged`.
+        Raises InputError, naming dataset and episode, with on_bad="raise", and where nothing is left to train on.
+        """
+        if self.missing_instruction is not None:
+            check(self.missing_instruction)
+        surveys = []
+        for key, found in zip(self.keys, self.surveys, strict=True):
+            reasons: dict[int, str] = {}
+            for number, text in enumerate(found.instructions):
+                try:
+                    check(text)
+                except InputError as error:
+                    episodes = found.said[found.said[:, 1] == number, 0].tolist()
+                    reasons |= {episode: f"{key} episode {episode}: {error}" for episode in episodes}
+            if reasons and on_bad == "raise":
+                first = min(reasons)
+                raise InputError(
+                    f"{reasons[first]} {len(reasons)} episodes cannot be used; correct their instructions, or leave "
+                    "them out with on_bad='skip' (--on-bad skip)."
+                )
+            ordered = sorted(reasons)
+            surveys.append(found.without(np.array(ordered, int), [reasons[episode] for episode in ordered]))
+            if not surveys[-1].counts(self.missing_instruction is not None).any():
+                raise InputError(f"{key} has no samples left: {next(iter(reasons.values()))}")
+        return replace(self, surveys=tuple(surveys))
+
     @property
     def keys(self) -> tuple[str, ...]:
         """The datasets' names in a checkpoint."""
@@ -95,6 +125,17 @@ class TrainingMixture:
             for source, weight in zip(self.sources, self.weights, strict=True)
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence for each dataset with damaged episodes: how many, and why the first of them."""
+        return tuple(
+            f"{len(found.damaged)} of {len(found.lengths)} episodes of {key} are left out: "
+            + "; ".join(found.damaged[:_NAMED])
+            + (f"; and {len(found.damaged) - _NAMED} more" if len(found.damaged) > _NAMED else "")
+            for key, found in zip(self.keys, self.surveys, strict=True)
+            if found.damaged
+        )
 
     @cached_property
     def training(self) -> MixtureDraws:

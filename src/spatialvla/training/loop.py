@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.json_files import write_json
@@ -101,6 +102,9 @@ class Trainer:
         self.config, self.world, self.progress, self.rollout = config, world, progress, rollout
         self.mixture = open_mixture(config, network_config(config), world, progress)
         self.model, self.processor = build(config, self.mixture)
+        self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
+        for sentence in self.mixture.left_out:
+            progress.say(escape(sentence))
         select_trainable(
             self.model,
             config.mode,
