@@ -59,7 +59,7 @@ class MadeSource:
 
 def good(number, length=12):
     """Motions in every dimension, and a gripper that closes half way."""
-    actions = np.random.default_rng(number).normal(size=(length, 7))
+    actions = 0.01 * np.random.default_rng(number).normal(size=(length, 7))
     actions[:, 6] = np.arange(length) < length // 2
     return actions
 
@@ -167,3 +167,27 @@ def test_rare_motions_and_noise_are_told_with_their_numbers():
     (roll,) = [warning for warning in warnings if warning.startswith("roll")]
     assert "hardly moves" in roll
     assert not [warning for warning in warnings if warning.startswith(("x", "y ", "z", "pitch", "Δ"))]
+
+
+@pytest.mark.parametrize(
+    ("key", "dimension", "reach", "doubts"),
+    [
+        ("made", 1, 2.6, ["the translation reaches 2.6 in a step (q01 to q99), and no arm moves 2.6 meters"]),
+        ("made", 4, 3.1, ["the rotation reaches 3.1 in a step (q01 to q99), and no arm moves 3.1 radians"]),
+        ("made", 1, 0.1, []),
+        ("libero_spatial", 1, 0.94, []),  # 4.7 cm: its units are known
+        (
+            "libero_spatial",
+            1,
+            9.0,
+            ["the translation reaches 9 in a step (q01 to q99), and no arm moves 0.45"],
+        ),
+    ],
+)
+def test_steps_that_no_arm_takes_are_doubted(key, dimension, reach, doubts):
+    make = changed(dimension, lambda values: np.where(np.arange(len(values)) % 2, reach, -reach))
+    source = MadeSource([MadeEpisode(make(number)) for number in range(4)])
+    source.key = key
+    warnings = inspect(source).warnings
+    assert len(warnings) == len(doubts)
+    assert all(warning.startswith(doubt) for warning, doubt in zip(warnings, doubts, strict=True))

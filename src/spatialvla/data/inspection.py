@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
+from spatialvla.actions.units import ActionUnits, published_units
 from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.survey import readable_episodes
@@ -21,6 +22,7 @@ SHORT = 5
 _MOSTLY = 0.8  # of the episodes
 _IDLE = 0.3  # of the steps
 _STILL = 1e-5  # meters or radians
+_FARTHEST = (0.25, 1.0)  # meters and radians of one step of an arm
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ def inspect(
         sample=sketch.sample,
         strips=tuple(shown),
         skipped=tuple(skipped),
-        warnings=tuple(_warnings(np.array(lengths), words, statistics, tally, skipped)),
+        warnings=(
+            *_warnings(np.array(lengths), words, statistics, tally, skipped),
+            *_far_motions(statistics, published_units(source.key)),
+        ),
     )
 
 
@@ -193,6 +198,19 @@ def _warnings(
             f"nothing moves in {tally.idle_steps / steps:.0%} of the steps; leave them out as no-ops"
         )
     return found
+
+
+def _far_motions(statistics: ActionStatistics, units: ActionUnits) -> Iterator[str]:
+    """Steps that are too far in meters or radians, so that the numbers are likely something else."""
+    reached = np.maximum(np.abs(statistics.q01), np.abs(statistics.q99))[:6].reshape(2, 3).max(axis=1)
+    scale = (units.meters or 1.0, units.radians or 1.0)
+    parts = zip(("translation", "rotation"), ("meters", "radians"), reached, scale, _FARTHEST, strict=True)
+    for part, unit, number, one, farthest in parts:
+        if number * one > farthest:
+            yield (
+                f"the {part} reaches {number:.3g} in a step (q01 to q99), and no arm moves {number * one:.3g} {unit} "
+                "in one; the actions may be a controller's units or absolute poses"
+            )
 
 
 def _lost_motions(statistics: ActionStatistics) -> Iterator[str]:
