@@ -88,7 +88,7 @@ def test_inspect_takes_a_mapping_and_sees_depth(capsys, tmp_path):
     frames = {
         features[0].name: np.zeros((6, 16, 16, 3), np.uint8),
         features[1].name: np.ones((6, 16, 16), np.float32),
-        "action": np.linspace(-1, 1, 42, dtype=np.float32).reshape(6, 7),
+        "action": np.linspace(-1, 1, 42, dtype=np.float32).reshape(6, 7) * np.float32([*[0.1] * 6, 1]),
     }
     writer.add_episode(frames, "wipe")
     writer.finalize()
