@@ -81,7 +81,7 @@ def test_predict_on_the_complete_folder(folder, capsys):
     assert [row.split()[-3:] for row in rows] == [[str(token) for token in step] for step in chunk.tokens]
     with pytest.raises(SystemExit):
         main([*words, "--policy", str(folder)])
-    assert "name a dataset" in capsys.readouterr().err
+    assert "--dataset" in capsys.readouterr().err
 
 
 def test_serve_on_the_complete_folder(folder):
