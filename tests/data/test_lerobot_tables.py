@@ -13,6 +13,7 @@ import pytest
 
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.batches import Batches, ReadOptions
+from spatialvla.data.convert import convert
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.metadata import read_tasks
@@ -234,3 +235,16 @@ def test_a_length_shorter_than_an_episodes_own_file_is_damage(root):
     )
     with pytest.raises(CheckpointError, match="20 frames of episode 0, whose length is 15"):
         open_source(root).episode(0)
+
+
+def test_an_episode_of_several_tasks_is_written_and_converted_with_each_frames_own(root, tmp_path):
+    edit(root / DATA, "task_index", pa.array([1] * 5 + [0] * 15 + [1] * 20))
+    convert(open_source(root), tmp_path / "again")
+    converted = open_source(tmp_path / "again")
+    for index in range(2):
+        ours, theirs = converted.episode(index), open_source(root).episode(index)
+        assert [ours.instruction_at(t) for t in range(LENGTH)] == [
+            theirs.instruction_at(t) for t in range(LENGTH)
+        ]
+    rows = pq.read_table(tmp_path / "again" / EPISODES).to_pylist()
+    assert [row["tasks"] for row in rows] == [[WORDS[1], WORDS[0]], [WORDS[1]]]

@@ -69,7 +69,8 @@ def convert(
             skipped[str(index)] = str(error)
             _remember(out, source, skipped)
             continue
-        if not (task := episode.instruction or instruction):
+        tasks = [episode.instruction_at(step) or instruction for step in range(len(episode.actions))]
+        if not all(tasks):
             raise InputError(f"Episode {index} has no instruction; give one for the episodes that have none.")
         if writer is None:
             writer = LeRobotWriter(out, _fps(source, fps), _features(frames), resume=True)
@@ -77,7 +78,7 @@ def convert(
             if writer.total_episodes:
                 done = 1
                 continue
-        writer.add_episode(frames, task)
+        writer.add_episode(frames, tasks)
         done += 1
     progress(len(source), len(source))
     if writer is None:

@@ -46,8 +46,8 @@ def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:
         )
         for index, episode in enumerate(episodes)
     ]
-    words = [episode.task for episode in episodes]
-    tasks = list(dict.fromkeys(words))
+    words = [episode.tasks for episode in episodes]
+    tasks = list(dict.fromkeys(text for texts in words for text in texts))
     write_episodes(root, records, words, [episode.stats for episode in episodes], info.fps)
     write_tasks(root, tasks)
     write_stats(root, {name: _dataset_stats(feature, episodes) for name, feature in info.features.items()})

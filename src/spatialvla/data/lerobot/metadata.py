@@ -139,11 +139,11 @@ def write_tasks(root: Path, tasks: Sequence[str]) -> None:
 def write_episodes(
     root: Path,
     records: Sequence[EpisodeRecord],
-    tasks: Sequence[str],
+    tasks: Sequence[Sequence[str]],
     stats: Sequence[Mapping[str, Statistics]],
     fps: float,
 ) -> None:
-    """The table of episodes with the task and the statistics of each."""
+    """The table of episodes with the tasks and the statistics of each."""
     rows = [_episode_row(*row, fps) for row in zip(records, tasks, stats, strict=True)]
     with replacing(root / _EPISODES / "chunk-000/file-000.parquet") as path:
         pq.write_table(pa.Table.from_pylist(rows), path)
@@ -266,11 +266,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _episode_row(
-    record: EpisodeRecord, task: str, stats: Mapping[str, Statistics], fps: float
+    record: EpisodeRecord, tasks: Sequence[str], stats: Mapping[str, Statistics], fps: float
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "episode_index": record.index,
-        "tasks": [task],
+        "tasks": list(tasks),
         "length": record.length,
         "data/chunk_index": record.data.chunk,
         "data/file_index": record.data.file,

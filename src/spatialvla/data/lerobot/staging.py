@@ -23,10 +23,13 @@ _DESCRIPTION = "episode.json"
 
 @dataclass(frozen=True)
 class StagedEpisode:
-    """An episode of `length` frames: data.parquet and a video file per camera in `folder`."""
+    """An episode of `length` frames: data.parquet and a video file per camera in `folder`.
+
+    tasks: the instructions of its frames, each once.
+    """
 
     folder: Path
-    task: str
+    tasks: tuple[str, ...]
     length: int
     stats: Mapping[str, Statistics]
 
@@ -40,11 +43,13 @@ class StagedEpisode:
         return self.folder / f"{name}.mp4"
 
 
-def stage(staging: Path, info: Info, values: Mapping[str, np.ndarray], task: str) -> StagedEpisode:
+def stage(
+    staging: Path, info: Info, values: Mapping[str, np.ndarray], tasks: tuple[str, ...]
+) -> StagedEpisode:
     """Write checked values (T, *shape) of all features as the folder of a new episode."""
     index, length = int(values["episode_index"][0]), len(values["episode_index"])
     folder = staging / f"episode-{index:06d}"
-    partial = StagedEpisode(staging / ".partial", task, length, {})
+    partial = StagedEpisode(staging / ".partial", tasks, length, {})
     shutil.rmtree(partial.folder, ignore_errors=True)
     partial.folder.mkdir(parents=True)
     schema = data_schema(list(info.features.values()))
@@ -67,9 +72,9 @@ def stage(staging: Path, info: Info, values: Mapping[str, np.ndarray], task: str
             stats[name] = image_statistics(value, scale=1.0 if feature.is_depth else 255.0)
     pq.write_table(pa.table(columns, schema=schema), partial.data)
     stored = {name: {key: entry.tolist() for key, entry in part.items()} for name, part in stats.items()}
-    write_json(partial.folder / _DESCRIPTION, {"task": task, "length": length, "stats": stored})
+    write_json(partial.folder / _DESCRIPTION, {"tasks": tasks, "length": length, "stats": stored})
     os.replace(partial.folder, folder)
-    return StagedEpisode(folder, task, length, stats)
+    return StagedEpisode(folder, tasks, length, stats)
 
 
 def staged_episodes(staging: Path) -> list[StagedEpisode]:
@@ -81,7 +86,7 @@ def staged_episodes(staging: Path) -> list[StagedEpisode]:
             name: {key: np.array(entry) for key, entry in part.items()}
             for name, part in described["stats"].items()
         }
-        episodes.append(StagedEpisode(folder, described["task"], described["length"], stats))
+        episodes.append(StagedEpisode(folder, tuple(described["tasks"]), described["length"], stats))
     return episodes
 
 

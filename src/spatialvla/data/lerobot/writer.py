@@ -70,32 +70,36 @@ class LeRobotWriter:
         """Frames of the complete episodes."""
         return sum(episode.length for episode in self._episodes)
 
-    def add_episode(self, frames: Mapping[str, np.ndarray], task: str) -> int:
+    def add_episode(self, frames: Mapping[str, np.ndarray], task: str | Sequence[str]) -> int:
         """Store one episode and return its index.
 
         frames: for each feature an array (T, *shape): uint8 for 'video' and 'image', meters for 'depth' (0
             where there is no reading), numbers otherwise; (T,) will do for shape (1,).
-        task: the instruction.
+        task: the instruction, or that of each of the T frames.
 
         Raises InputError when a feature is missing, unknown, misshapen, not finite or of another number type.
         """
         if self._finished:
             raise InputError(f"{self.root} is finalized; write further episodes into a new folder.")
-        if not isinstance(task, str) or not task.strip():
-            raise InputError("The episode has no task; give its instruction in words.")
         values = self._checked(frames)
         index, length = self.total_episodes, len(next(iter(values.values())))
-        tasks = list(dict.fromkeys([*(episode.task for episode in self._episodes), task]))
+        words = [task] * length if isinstance(task, str) else list(task)
+        if len(words) != length or not all(isinstance(text, str) and text.strip() for text in words):
+            raise InputError("The episode has no task; give its instruction in words, or one for each frame.")
+        known = dict.fromkeys(text for episode in self._episodes for text in episode.tasks)
+        numbers = {text: number for number, text in enumerate(dict.fromkeys([*known, *words]))}
         frame_index = np.arange(length)
         bookkeeping: dict[str, np.ndarray] = {
             "timestamp": (frame_index / self._info.fps).astype(np.float32),
             "frame_index": frame_index,
             "episode_index": np.full(length, index),
             "index": self.total_frames + frame_index,
-            "task_index": np.full(length, tasks.index(task)),
+            "task_index": np.array([numbers[text] for text in words]),
         }
         with _disk_errors(self.root):
-            self._episodes.append(stage(self._staging, self._info, {**values, **bookkeeping}, task))
+            self._episodes.append(
+                stage(self._staging, self._info, {**values, **bookkeeping}, tuple(dict.fromkeys(words)))
+            )
         return index
 
     def finalize(self) -> None:
