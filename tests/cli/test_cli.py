@@ -132,6 +132,12 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         (["finetune", "--policy", "nano"], "nothing to train on"),
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
         (["pretrain", "--mixture", "oxe_spatial_vla_plus"], "from --root"),
+        (
+            ["pretrain", "--mixture", "oxe_magic_soup", "--root", "r", "--weights", "2"],
+            "leave --dataset, --weights",
+        ),
+        (["pretrain", "--dataset", "d", "--root", "r"], "--root is of a --mixture"),
+        (["finetune", "--dataset", "d", "--mode", "full", "--lora.rank", "4"], "no LoRA adapter"),
         (["pretrain", "--mixture", "oxe", "--root", "r"], "Mixtures are oxe_spatial_vla_plus"),
     ],
 )

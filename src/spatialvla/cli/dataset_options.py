@@ -38,9 +38,16 @@ class DatasetOptions:
     def configurations(self) -> tuple[DatasetConfig, ...]:
         """Raises InputError where the numbers of options do not match, or nothing is named."""
         if self.mixture is not None:
-            if self.dataset or self.root is None:
-                raise InputError("A --mixture takes its datasets from --root; leave --dataset out.")
+            if self.root is None:
+                raise InputError("A --mixture takes its datasets from --root; name their folder.")
+            if self.dataset or self.weights or self.mapping or self.camera:
+                raise InputError(
+                    "A --mixture has datasets, weights and cameras of its own; leave --dataset, --weights, "
+                    "--mapping and --camera out."
+                )
             return _mixture(self.mixture, self.root.rstrip("/"))
+        if self.root is not None:
+            raise InputError("--root is of a --mixture; name one, or leave it out.")
         if not self.dataset:
             raise InputError("There is nothing to train on; give --dataset, or --mixture and --root.")
         count = len(self.dataset)

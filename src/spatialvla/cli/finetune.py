@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from spatialvla.cli.training_run import TrainingRun, common_options, part
 from spatialvla.cli.verb import read_first
+from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.config import AdaptationOptions, FineTuning, TrainConfig
 from spatialvla.training.recipes import finetune
@@ -45,5 +46,13 @@ class Finetune(TrainingRun):
         return finetune(self.adaptation.mode)
 
     def changes(self) -> dict[str, Any]:
-        """Those of all runs, and how much of the policy changes."""
+        """Those of all runs, and how much of the policy changes.
+
+        Raises InputError for LoRA's options in another mode.
+        """
+        mode = self.adaptation.mode
+        if mode != "lora" and self.lora != self.recipe.lora:
+            raise InputError(
+                f"--mode {mode} has no LoRA adapter; leave the options that begin with --lora out."
+            )
         return super().changes() | vars(self.adaptation) | {"lora": self.lora}
