@@ -32,7 +32,7 @@ _MAPPINGS: Mapping[Protocol, str] = {"openpi": "plain", "vla-eval": "plain", "le
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _ChosenProtocol:
     protocol: Protocol = "openpi"
 
 
@@ -94,7 +94,7 @@ class Serve(Verb):
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads --protocol first, because port, mapping and benchmark depend on it."""
-        chosen = read_first(_Chosen, arguments, program)
+        chosen = read_first(_ChosenProtocol, arguments, program)
         default = cls(
             options=PolicyOptions(policy=tyro.MISSING),
             protocol=chosen.protocol,

@@ -192,10 +192,10 @@ class ShardReader(StorageReader):
         for path, items in _by_file(plan.items, lambda item: self.chunks[item.storage_index].file):
             with safe_open(path, "pt") as file:
                 for item in items:
-                    place = _slices(item.storage_offsets, item.lengths)
+                    part = _slices(item.storage_offsets, item.lengths)
                     key = self.chunks[item.storage_index].key
                     target = planner.resolve_tensor(item).detach()
-                    target.copy_(file.get_slice(key)[place] if place else file.get_tensor(key))
+                    target.copy_(file.get_slice(key)[part] if part else file.get_tensor(key))
                     planner.commit_tensor(item, target)
         future: Future[None] = Future()
         future.set_result(None)
@@ -217,8 +217,8 @@ class ShardReader(StorageReader):
         for path, chunks in _by_file(wanted, lambda chunk: chunk.file):
             with safe_open(path, "pt") as file:
                 for chunk in chunks:
-                    place = _slices(chunk.offsets, chunk.sizes)
-                    tensors[chunk.name][place] = file.get_tensor(chunk.key)
+                    part = _slices(chunk.offsets, chunk.sizes)
+                    tensors[chunk.name][part] = file.get_tensor(chunk.key)
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 

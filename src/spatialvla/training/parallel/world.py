@@ -52,16 +52,16 @@ class World:
             )
         except ValueError as error:
             raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK should be numbers ({error}).") from None
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if size > 1 and place.type == "cuda":
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if size > 1 and chosen.type == "cuda":
             count = torch.cuda.device_count()
-            if place.index is not None or local_rank >= count:
+            if chosen.index is not None or local_rank >= count:
                 raise InputError(
                     f"Each of {size} processes takes a GPU of its own, and {count} are here; "
                     "start at most so many a machine, and give no number with the device."
                 )
-            place = torch.device("cuda", local_rank)
-        return cls(rank, size, local_rank, place)
+            chosen = torch.device("cuda", local_rank)
+        return cls(rank, size, local_rank, chosen)
 
     @property
     def is_main(self) -> bool:
