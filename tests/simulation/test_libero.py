@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -148,3 +151,19 @@ def test_reworded_suites_use_the_scene_files_words():
     plain, reworded = tasks("libero_spatial")[0], tasks("libero_spatial_lan")[0]
     assert plain.language.startswith("pick up the black bowl")
     assert reworded.language != plain.language
+
+
+def test_robosuites_log_of_another_user_is_no_obstacle(tmp_path):
+    code = """
+import logging, os
+from spatialvla.simulation.libero import tasks
+tasks._ROBOSUITE_LOG = os.devnull
+os.access = lambda path, mode: False
+def refuse(handler):
+    raise PermissionError(handler.baseFilename)
+logging.FileHandler._open = refuse
+tasks.libero()
+import robosuite
+assert logging.FileHandler._open is refuse
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
+from unittest import mock
 
 import numpy as np
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
+
+_ROBOSUITE_LOG = "/tmp/robosuite.log"
 
 # In these perturbations the file name keeps the original wording and only the scene file is reworded.
 _REWORDED = ("_lan", "_task")
@@ -102,4 +107,18 @@ def libero() -> ModuleType:
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
     with needs_extra("libero", "Playing LIBERO"):
+        if os.path.exists(_ROBOSUITE_LOG) and not os.access(_ROBOSUITE_LOG, os.W_OK):
+            with _logging_nowhere():  # it is another user's
+                import_module("robosuite")
         return import_module("libero.libero")
+
+
+@contextmanager
+def _logging_nowhere() -> Iterator[None]:
+    """Log files that are opened in this block are not written: robosuite opens its own when it is imported."""
+
+    def nowhere(handler: logging.FileHandler) -> TextIO:
+        return open(os.devnull, "w", encoding="utf-8")
+
+    with mock.patch.object(logging.FileHandler, "_open", nowhere):
+        yield
