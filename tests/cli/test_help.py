@@ -24,6 +24,7 @@ UNSET = {
     "--root": "--dataset instead",
     "--missing-instruction": "such episodes are left out",
     "--augmentation.max-crop-area": "as much as min-crop-area",
+    "--epochs": "--steps count",
     "--gaussians": "fitted to the datasets",
     "--base": "what adapter_config.json names",
     "--depth-weights": "the checkpoint's, or none",

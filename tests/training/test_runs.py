@@ -1,6 +1,7 @@
 """Whole runs: mixtures read from disk, every mode, accumulation, bad batches, and several processes."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,8 +22,12 @@ from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.config import DatasetConfig, TrainConfig
+from spatialvla.training.feed.datasets import open_mixture
 from spatialvla.training.loop import train
+from spatialvla.training.parallel.world import World
 from spatialvla.training.recipes import finetune
+from spatialvla.training.run.progress import Progress
+from spatialvla.training.start.build import network_config
 from spatialvla.training.step import Learner, NonFiniteLoss
 from spatialvla.types import Observation
 
@@ -175,6 +180,16 @@ def test_a_uniform_grid_for_the_ablation(make, dataset):
     result = train(make(datasets=[dataset], new_grid=True, grid="uniform"), device="cpu")
     edges = Processor.from_pretrained(result.model).grid.edges["roll"]
     np.testing.assert_allclose(np.diff(edges), np.diff(edges)[0])
+
+
+def test_epochs_count_the_samples(make, dataset):
+    config = make(datasets=[dataset], epochs=1.5, batch_size=4)
+    result = train(config, device="cpu")
+    told = json.loads((config.out / "config.json").read_text())
+    samples = len(open_mixture(config, network_config(config), World(), Progress(config, None)).training)
+    assert result.step == told["steps"] == math.ceil(1.5 * samples / 4)
+    with pytest.raises(InputError, match="epochs must be positive"):
+        replace(config, epochs=0.0)
 
 
 def test_given_gaussians_make_the_grid(make, dataset, tmp_path):

@@ -158,6 +158,9 @@ class OptimizationOptions:
     steps: int = 10_000
     """End after so many steps."""
 
+    epochs: float | None = None
+    """End after so many rounds through the samples, in place of --steps; None counts steps."""
+
     minutes: float | None = None
     """End after so much time; None sets no limit."""
 
@@ -289,6 +292,8 @@ class TrainConfig(
         )
         if self.committed_steps < 0:
             raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
+        if self.epochs is not None and not self.epochs > 0:
+            raise InputError(f"epochs must be positive, not {self.epochs}.")
         if self.minutes is not None and self.minutes <= 0:
             raise InputError(f"minutes must be positive, not {self.minutes}.")
         if self.guidance.depth_mix > 0 and not self.in_memory:

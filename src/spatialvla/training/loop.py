@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,15 @@ class Trainer:
                 "accumulation); choose a multiple."
             )
         torch.manual_seed(config.seed)
-        self.config, self.world, self.progress, self.rollout = config, world, progress, rollout
+        self.world, self.progress, self.rollout = world, progress, rollout
         self.mixture = open_mixture(config, network_config(config), world, progress)
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
+        if config.epochs is not None:
+            config = replace(
+                config, steps=math.ceil(config.epochs * len(self.mixture.training) / config.batch_size)
+            )
+        self.config = config
         for sentence in self.mixture.left_out:
             progress.say(escape(sentence))
         select_trainable(
