@@ -1,5 +1,6 @@
 """LeRobot datasets of many conventions become (Δxyz, Δrpy, gripper with 1 = open), as their mappings say."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -357,3 +358,16 @@ def test_a_colon_in_a_path_is_no_protocol(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         images, LeRobotSource(SAMPLE, FeatureMapping(image=TOP)).episode(0).images([3])
     )
+
+
+def test_stored_intrinsics_of_pictures_whose_size_is_unclear_are_refused(plain, tmp_path):
+    root = Path(shutil.copytree(plain[0], tmp_path / "my_robot"))
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text(encoding="utf-8"))
+    info["features"][TOP]["shape"] = [32, 32, 3]
+    path.write_text(json.dumps(info), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"pictures of 16x16 where info\.json says 32x32"):
+        LeRobotSource(root).episode(0).images([0])
+    given = {"K": K.tolist(), "height": 480, "width": 640}
+    for intrinsics in ("none", given):
+        assert mapped(root, intrinsics=intrinsics).episode(0).images([0]).shape == (1, 16, 16, 3)

@@ -205,7 +205,7 @@ class LeRobotDataset:
                     raise CheckpointError(
                         f"{path} lacks the column '{missing[0]}' that info.json lists; copy it again."
                     )
-                held = self._following.get(record.index, self._file_starts[path] + int(ends[-1]))
+                held = self._following.get(record.index, self._file_starts[path] + sum(sizes))
                 if held > record.first_frame + record.length:
                     raise CheckpointError(
                         f"{path} holds {held - record.first_frame} frames of episode {record.index}, whose length is "

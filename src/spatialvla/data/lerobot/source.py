@@ -22,7 +22,10 @@ from spatialvla.geometry.camera import Camera, check_intrinsics
 
 @dataclass(frozen=True)
 class LeRobotEpisode:
-    """T steps of one dataset, see `spatialvla.data.episodes.Episode`."""
+    """T steps of one dataset, see `spatialvla.data.episodes.Episode`.
+
+    calibrated_size: (height, width) of the pictures that stored intrinsics are for; None where there are none.
+    """
 
     instructions: tuple[str, ...]
     actions: np.ndarray
@@ -32,6 +35,7 @@ class LeRobotEpisode:
     image_key: str
     depth_key: str | None
     first_step: int
+    calibrated_size: tuple[int, int] | None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -52,8 +56,19 @@ class LeRobotEpisode:
         return {name: values[rows] for name, values in self.stored.columns.items()}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
-        return self.stored.frames(self.image_key, [self.first_step + step for step in steps])
+        """(n, H, W, 3) uint8 RGB.
+
+        Raises CheckpointError, naming the file, where it is broken, and for pictures of another size than
+        info.json says where the stored intrinsics are of that size.
+        """
+        found = self.stored.frames(self.image_key, [self.first_step + step for step in steps])
+        if self.calibrated_size not in (None, found.shape[1:3]):
+            raise CheckpointError(
+                f"'{self.image_key}' has pictures of {found.shape[1]}x{found.shape[2]} where info.json says "
+                f"{'x'.join(map(str, self.calibrated_size or ()))}, so it is unknown for which the intrinsics are; "
+                "correct info.json, or give the mapping's line 'intrinsics: …'."
+            )
+        return found
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
         """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor."""
@@ -134,15 +149,19 @@ class LeRobotSource:
         kept = moving(actions) if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
         first, fixed = first_step(self.mapping), self.mapping.instruction
         instructions = filled(episode.instructions if fixed is None else [fixed] * len(episode))
+        camera, given = self._camera(episode), self.mapping.intrinsics
         return LeRobotEpisode(
             instructions=instructions[first:],
             actions=actions,
             starts=np.flatnonzero(kept),
-            camera=self._camera(episode),
+            camera=camera,
             stored=episode,
             image_key=self.image,
             depth_key=self.depth,
             first_step=first,
+            calibrated_size=None
+            if camera is None or isinstance(given, Intrinsics)
+            else (camera.height, camera.width),
         )
 
     def _image(self) -> str:
