@@ -50,14 +50,13 @@ class PolicyOptions:
         import torch
 
         from spatialvla.common.cpu import tune_cpu
+        from spatialvla.common.device import find_device
         from spatialvla.model.fast.options import EIGHT_BITS, Optimization
         from spatialvla.model.folders import stored_dtype
         from spatialvla.policy import Policy
 
         tune_cpu()
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = str(find_device(self.device))
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         if (
             self.precision == "auto"

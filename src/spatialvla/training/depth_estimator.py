@@ -15,6 +15,7 @@ from torch import nn
 
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.cpu import tune_cpu
+from spatialvla.common.device import find_device
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import write_json
 from spatialvla.data.augmentation import Views
@@ -51,7 +52,7 @@ def train_depth(
     Raises InputError where the dataset has no depth of its camera.
     """
     tune_cpu()
-    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on = find_device(device)
     torch.manual_seed(config.seed)
     network = preset(config.preset)
     mixture = depth_frames(config, network)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from spatialvla.common.device import find_device
 from spatialvla.errors import CheckpointError, InputError
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class World:
             )
         except ValueError as error:
             raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK should be numbers ({error}).") from None
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = find_device(device)
         if size > 1 and chosen.type == "cuda":
             count = torch.cuda.device_count()
             if chosen.index is not None or local_rank >= count:
