@@ -94,8 +94,8 @@ def image_to_action(trace: Trace) -> None:
 def record_to_loss(trace: Trace, dataset: Path, mapping: Path | None = None) -> None:
     """A batch of one sample as a training run draws it, and the loss of the shipped model on it."""
     from spatialvla.training.config import DatasetConfig
-    from spatialvla.training.feed.batches import Feed
     from spatialvla.training.feed.datasets import open_mixture
+    from spatialvla.training.feed.rank_batches import Feed
     from spatialvla.training.parallel.world import join_world
     from spatialvla.training.recipes import finetune
     from spatialvla.training.run.progress import Progress

@@ -1,15 +1,8 @@
 """The server for LeRobot's robot client, told the bytes that the client sends."""
 
-import asyncio
-import os
 import pickle
-import signal
-import socket
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,109 +10,20 @@ import grpc
 import numpy as np
 import pytest
 from fake_policy import FakePolicy, expected
-from lerobot_stand_in import RemotePolicyConfig, TimedObservation, lerobot
-from running import fake_service, options, picture
+from lerobot_client import FEATURES, Robot, numbers, refused, said, served
+from lerobot_stand_in import TimedObservation, lerobot
+from running import picture
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.client_mapping import ClientMapping
-from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits, Workspace
 from spatialvla.serving.guard.traffic import TrafficLimits
-from spatialvla.serving.lerobot import server as protocol
-from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, Actions, ObservationPart, PolicySetup
+from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, ObservationPart
 from spatialvla.types import Observation
 
 __all__ = ["lerobot"]  # a fixture
 pytestmark = pytest.mark.usefixtures("lerobot")
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "lerobot"
-FEATURES = {
-    "observation.state": {"dtype": "float32", "shape": (3,), "names": ["x", "y", "z"]},
-    "observation.images.front": {
-        "dtype": "image",
-        "shape": (16, 16, 3),
-        "names": ["height", "width", "channels"],
-    },
-}
-
-
-class Robot:
-    """One client with a connection of its own."""
-
-    def __init__(self, port: int) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
-        self.clock = 100.0
-
-    def call(self, name: str, data: bytes = b"") -> bytes:
-        return self.channel.unary_unary(f"/transport.AsyncInference/{name}")(data, timeout=20)
-
-    def stream(self, *parts: bytes) -> bytes:
-        return self.channel.stream_unary("/transport.AsyncInference/SendObservations")(
-            iter(parts), timeout=20
-        )
-
-    def begin(self, features: dict[str, Any] = FEATURES, actions: int = 4) -> None:
-        self.call("Ready")
-        config = RemotePolicyConfig("act", "anything", features, actions)
-        self.call("SendPolicyInstructions", PolicySetup(data=pickle.dumps(config)).SerializeToString())
-
-    def see(self, seed: int, step: int = 0, *, go: bool = True, text: str = "pick", **content: Any) -> None:
-        self.clock += 1
-        content = {"front": picture(seed), "task": text, "x": float(seed), "y": 0.0, "z": 0.0, **content}
-        self.send(pickle.dumps(TimedObservation(self.clock, step, content, go)))
-
-    def send(self, data: bytes) -> None:
-        self.stream(ObservationPart(transfer_state=END, data=data).SerializeToString())
-
-    def actions(self) -> list[Any]:
-        data = Actions.FromString(self.call("GetActions")).data
-        return pickle.loads(data) if data else []
-
-
-@contextmanager
-def served(policy: FakePolicy | None = None, mapping: str = "lerobot", **more: Any) -> Iterator[Any]:
-    """Yields a function that connects one more robot, with the service as its attribute."""
-    service = fake_service(
-        policy or FakePolicy(), traffic=more.pop("traffic", None), limits=more.pop("limits", None)
-    )
-    server = protocol.LeRobotServer(service, ClientMapping.load(mapping), **{"wait": 0.3, **more})
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    listener, port = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
-    robots: list[Robot] = []
-
-    def connect() -> Robot:
-        robots.append(Robot(port))
-        return robots[-1]
-
-    connect.service, connect.server, connect.port = service, server, port  # type: ignore[attr-defined]
-    try:
-        yield connect
-    finally:
-        for robot in robots:
-            robot.channel.close()
-        asyncio.run_coroutine_threadsafe(listener.stop(None), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        service.engine.drain(5)
-
-
-def said(seed: int, text: str = "pick") -> np.ndarray:
-    """(4, 7) what the fake policy answers to a picture."""
-    return expected(Observation(picture(seed), text))
-
-
-def numbers(actions: list[Any]) -> np.ndarray:
-    return np.stack([action.action.numpy() for action in actions])
-
-
-@contextmanager
-def refused(code: grpc.StatusCode, sentence: str) -> Iterator[None]:
-    with pytest.raises(grpc.RpcError, match=sentence) as caught:
-        yield
-    assert caught.value.code() is code
 
 
 def test_the_bytes_of_the_unmodified_client_get_a_chunk() -> None:
@@ -385,151 +289,3 @@ def test_long_observations_come_in_parts() -> None:
             ),
         )
         assert np.allclose(numbers(robot.actions()), said(5), atol=1e-7)
-
-
-# ------------------------------------------------------------------- refusals
-
-
-def test_a_robot_without_the_mappings_camera_is_refused_when_it_begins() -> None:
-    features = {"observation.images.wrist": FEATURES["observation.images.front"]}
-    with (
-        served() as connect,
-        refused(grpc.StatusCode.INVALID_ARGUMENT, "cameras wrist, but the server's mapping 'lerobot'"),
-    ):
-        connect().begin(features)
-
-
-class Hostile:
-    def __reduce__(self) -> Any:
-        return os.system, ("touch owned",)
-
-
-@pytest.mark.parametrize("call", ["policy", "observation"])
-def test_a_hostile_pickle_is_refused_and_runs_nothing(call: str, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    with served() as connect:
-        robot = connect()
-        robot.begin()
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "names posix.system"):
-            if call == "policy":
-                setup = PolicySetup(data=pickle.dumps(Hostile()))
-                robot.call("SendPolicyInstructions", setup.SerializeToString())
-            else:
-                robot.send(pickle.dumps(TimedObservation(1.0, 0, {"front": Hostile()})))
-        robot.see(1)
-        assert robot.actions()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("parts", "sentence"),
-    [
-        ([ObservationPart(transfer_state=MIDDLE, data=b"x")], "before its last part"),
-        ([ObservationPart(transfer_state=9, data=b"x")], "the state 9"),
-        ([ObservationPart(transfer_state=MIDDLE, data=b"x" * 700)] * 2, "more than 1000 bytes"),
-        ([ObservationPart(transfer_state=END, data=b"no pickle")], "no pickle|opcode"),
-        ([], "before its last part"),
-    ],
-)
-def test_malformed_and_oversized_observations_are_refused(parts: list[Any], sentence: str) -> None:
-    with served(traffic=TrafficLimits(max_message_mb=1000 / 2**20)) as connect:
-        robot = connect()
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, sentence):
-            robot.stream(*(part.SerializeToString() for part in parts))
-        robot.begin()
-
-
-def test_an_observation_that_never_ends_is_given_up() -> None:
-    with served(traffic=TrafficLimits(request_timeout=0.3)) as connect, ThreadPoolExecutor() as threads:
-        robot = connect()
-        go_on = threading.Event()
-
-        def stalling() -> Iterator[bytes]:
-            yield ObservationPart(transfer_state=BEGIN, data=b"x").SerializeToString()
-            go_on.wait(20)
-
-        call = robot.channel.stream_unary("/transport.AsyncInference/SendObservations")
-        waiting = threads.submit(call, stalling(), timeout=20)
-        try:
-            with refused(grpc.StatusCode.INVALID_ARGUMENT, "did not arrive whole within 0.3 s"):
-                waiting.result(10)
-        finally:
-            go_on.set()
-        robot.begin()
-
-
-@pytest.mark.parametrize("name", ["Ready", "SendPolicyInstructions", "GetActions"])
-def test_what_is_no_protobuf_harms_nobody(name: str) -> None:
-    with served() as connect:
-        robot = connect()
-        with pytest.raises(grpc.RpcError):
-            robot.call(name, b"\xff\xff\xff\xff")
-        robot.begin()
-        robot.see(1)
-        assert robot.actions()
-
-
-@pytest.mark.wrong_arrays
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"timestamp": float("nan")},
-        {"timestep": -1},
-        {"timestep": 2**40},
-        {"timestep": "now"},
-        {"observation": []},
-        {"observation": {"front": picture(1), "task": 5}},
-        {"observation": {"front": "a picture", "task": "pick"}},
-        {"observation": {"front": np.zeros((16, 16), np.float64), "task": "pick"}},
-    ],
-    ids=str,
-)
-def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
-    content = {"front": picture(1), "task": "pick"}
-    sent = {"timestamp": 1.0, "timestep": 0, "observation": content, "must_go": True, **fields}
-    with served() as connect:
-        robot = connect()
-        robot.begin()
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "."):
-            robot.send(pickle.dumps(TimedObservation(**sent)))
-            robot.actions()
-
-
-def test_keys_are_refused_as_the_client_has_none() -> None:
-    service = fake_service(FakePolicy(), access=Access(digests=(b"x" * 32,)))
-    with pytest.raises(InputError, match="neither API keys nor TLS"):
-        protocol.run(service, options("lerobot"))
-    service.engine.drain(5)
-
-
-def test_a_port_in_use_is_told_in_a_sentence() -> None:
-    with served() as connect:
-        service = fake_service(FakePolicy(), port=connect.port)
-        with pytest.raises(InputError, match="cannot be bound"):
-            protocol.run(service, options("lerobot"))
-        service.engine.drain(5)
-
-
-def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    service = fake_service(FakePolicy(0.5), port=port)
-
-    def play() -> np.ndarray:
-        robot = Robot(port)
-        grpc.channel_ready_future(robot.channel).result(10)
-        robot.begin()
-        robot.see(1)
-        with ThreadPoolExecutor() as threads:
-            waiting = threads.submit(robot.actions)
-            time.sleep(0.2)
-            os.kill(os.getpid(), signal.SIGTERM)
-            answer = numbers(waiting.result(10))
-        robot.channel.close()
-        return answer
-
-    with ThreadPoolExecutor() as threads:
-        playing = threads.submit(play)
-        protocol.run(service, options("lerobot"))
-        assert np.allclose(playing.result(10), said(1), atol=1e-7)
-    assert not service.engine.ready

@@ -15,7 +15,7 @@ from torch import nn
 
 from spatialvla.errors import CheckpointError
 from spatialvla.training.checkpoints import checkpointer as checkpoints
-from spatialvla.training.checkpoints import storage as shards
+from spatialvla.training.checkpoints import shards
 from spatialvla.training.checkpoints.checkpointer import (
     FOLDER,
     Checkpointer,
@@ -223,7 +223,7 @@ import json, os, signal, sys
 from pathlib import Path
 from test_checkpoints import moment, trained
 from spatialvla.training.checkpoints import checkpointer as checkpoints
-from spatialvla.training.checkpoints import storage as shards
+from spatialvla.training.checkpoints import shards
 for folder, where, name, when in json.loads(sys.argv[1]):
     if os.fork() == 0:
         checkpointer = checkpoints.Checkpointer(Path(folder), keep=1)

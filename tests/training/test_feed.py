@@ -13,8 +13,8 @@ import yaml
 from conftest import write_dataset
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.training.config import DatasetConfig
-from spatialvla.training.feed.batches import Feed
 from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.loop import train
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress

@@ -25,8 +25,8 @@ from spatialvla.model.lora import load_peft
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.feed.batches import Feed
 from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.privileged import PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps
 from spatialvla.training.guidance.vision_stage import VisionStage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spatialvla.cli.data.progress import progress
+from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.verb import Verb
 

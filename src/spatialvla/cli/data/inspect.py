@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spatialvla.cli.data.progress import progress
+from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.verb import Verb
 

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from spatialvla.errors import CheckpointError
-from spatialvla.training.checkpoints.storage import FileRecord, ShardReader, ShardWriter, flush
+from spatialvla.training.checkpoints.shards import FileRecord, ShardReader, ShardWriter, flush
 from spatialvla.training.checkpoints.tensors import (
     AVERAGE,
     RANDOM,

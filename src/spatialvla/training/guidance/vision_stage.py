@@ -26,7 +26,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment
 from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.feed.batches import Feed
+from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps, standardized
