@@ -76,7 +76,7 @@ def test_mismatches_are_refused_when_loading():
 
 
 def test_bad_options():
-    with pytest.raises(InputError, match="name a dataset"):
+    with pytest.raises(InputError, match="Name the dataset"):
         Policy.from_pretrained(CHECKPOINT)
     with pytest.raises(InputError, match="bridge_orig"):
         Policy.from_pretrained(CHECKPOINT, dataset="bridge")
