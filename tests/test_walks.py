@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
         ("image -> action", 12),
         ("RLDS record -> loss", 20),
         ("LeRobot episode -> loss", 20),
-        ("openpi message -> reply", 19),
+        ("openpi message -> reply", 20),
     ],
 )
 def test_ways_stay_short(way, most):

@@ -98,7 +98,7 @@ class Feature:
     def from_json(cls, name: str, spec: Mapping[str, Any]) -> Feature | None:
         """Read an entry of `features` in info.json.
 
-        None for what cannot be read here, and so is not there to be used: language, depth video, grey cameras,
+        None for what cannot be read here, and so is not there to be used: language, depth video, gray cameras,
         empty vectors.
         """
         info = spec.get("info") or spec.get("video_info") or {}
