@@ -165,3 +165,18 @@ def test_fine_tuning_starts_from_a_checkpoint(make_config, tmp_path):
     policy = Policy.from_pretrained(second.model, dataset="again")
     assert set(policy.processor.statistics) == {"squares", "again"}
     assert isinstance(second.model, Path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate must be positive, not -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, not nan"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive, not 0.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more, not -0.1"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), not \(0.9, 1.0\)"),
+    ],
+)
+def test_numbers_that_cannot_train_are_one_sentence(make_config, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make_config(**changes)

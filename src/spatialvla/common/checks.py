@@ -12,6 +12,13 @@ def check_fractions(**values: float) -> None:
             raise InputError(f"{name} is a fraction in [0, 1], not {value}.")
 
 
+def check_positive(**values: float | None) -> None:
+    """Raises InputError for the first of the named values that is not above 0; None is not set, and passes."""
+    for name, value in values.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"{name} must be positive, not {value}.")
+
+
 def check_counts(**values: int) -> None:
     """Raises InputError for the first of the named values that is less than 1."""
     for name, value in values.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spatialvla.actions.bins import Bins
-from spatialvla.common.checks import check_counts, check_fractions
+from spatialvla.common.checks import check_counts, check_fractions, check_positive
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
@@ -294,8 +294,11 @@ class TrainConfig(
             raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
         if self.epochs is not None and not self.epochs > 0:
             raise InputError(f"epochs must be positive, not {self.epochs}.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise InputError(f"minutes must be positive, not {self.minutes}.")
+        check_positive(minutes=self.minutes, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas must lie in [0, 1), not {self.betas}.")
         if self.guidance.depth_mix > 0 and not self.in_memory:
             raise InputError("depth_mix needs the depth of every frame; set in_memory=True, or leave it out.")
         if self.gaussians is not None and self.grid == "uniform":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spatialvla.common.checks import check_counts
+from spatialvla.common.checks import check_counts, check_positive
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 
@@ -73,5 +73,4 @@ class DepthConfig:
         if self.augmentation.min_crop_area < 1:
             raise InputError("Depth is trained on whole images; set augmentation.min_crop_area to 1.")
         check_counts(steps=self.steps, batch_size=self.batch_size, log_every=self.log_every)
-        if self.minutes is not None and self.minutes <= 0:
-            raise InputError(f"minutes must be positive, not {self.minutes}.")
+        check_positive(minutes=self.minutes, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
