@@ -132,7 +132,7 @@ def test_unknown_datasets_name_the_closest():
     with pytest.raises(InputError, match=r"tiny_robot/0\.1\.0"):
         processor.decode(tokens, "tiny_robot")
     for none in (None, "default"):
-        with pytest.raises(InputError, match="no statistics"):
+        with pytest.raises(InputError, match="Name the dataset whose statistics scale the actions"):
             processor.decode(tokens, none)
 
 
