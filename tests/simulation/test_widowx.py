@@ -114,7 +114,9 @@ def test_a_missing_folder_of_scenes_is_named(monkeypatch, tmp_path):
 
 def test_without_mani_skill_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mani_skill", None)
-    with pytest.raises(InputError, match=r"needs (mani_skill|gymnasium); run pip install .spatialvla\[simpler\]"):
+    with pytest.raises(
+        InputError, match=r"needs (mani_skill|gymnasium); run pip install .spatialvla\[simpler\]"
+    ):
         WidowXEnv(TASKS[0])
 
 
