@@ -1,6 +1,7 @@
 """Both distributions as users get them: built, installed into a clean environment, and used outside the tree."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ DISTRIBUTIONS = {
     "spatialvla": (ROOT, "src"),
     "spatialvla_client": (ROOT / "packages" / "spatialvla-client", "packages/spatialvla-client/src"),
 }
-
+CLIENT_TESTS = ROOT / "packages" / "spatialvla-client" / "tests"
 
 # A folder in PYTHONPATH would stand before what is installed.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -66,3 +67,24 @@ def test_nano_predicts_from_the_wheel(programs, tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
     arguments = ["predict", "image.png", "pick up the black bowl", "--policy", "nano"]
     assert "gripper" in run(programs / "spatialvla", *arguments, folder=tmp_path)
+
+
+def python310() -> Path:
+    """Python 3.10, which ROS 2 Humble and JetPack 6 have: $PYTHON310, the system's or pyenv's."""
+    named = os.environ.get("PYTHON310") or shutil.which("python3.10")
+    candidates = [Path(named)] if named else []
+    candidates += sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python"))
+    for candidate in candidates:
+        shown = subprocess.run([candidate, "-V"], env=ENVIRONMENT, capture_output=True, text=True)
+        if shown.stdout.startswith("Python 3.10."):
+            return candidate
+    pytest.skip("there is no Python 3.10 here; name one in PYTHON310")
+
+
+def test_the_client_passes_its_tests_on_the_oldest_python_it_names(wheels, tmp_path):
+    assert 'requires-python = ">=3.10"' in (CLIENT_TESTS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    run(python310(), "-m", "venv", tmp_path)
+    programs = tmp_path / "bin"
+    run(programs / "pip", "install", f"{wheels['spatialvla_client']}[dev]")
+    options = ("-q", "-p", "no:cacheprovider", "-c", CLIENT_TESTS.parent / "pyproject.toml")
+    assert "passed" in run(programs / "python", "-m", "pytest", *options, CLIENT_TESTS, folder=tmp_path)

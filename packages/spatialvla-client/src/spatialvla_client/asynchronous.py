@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -128,7 +128,7 @@ class AsynchronousLoop(Generic[ObservationT]):
         self._requests = self._overruns = self._stale = self._stale_in_a_row = 0
         self._closed = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> AsynchronousLoop[ObservationT]:
         return self
 
     def __exit__(
