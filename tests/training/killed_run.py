@@ -1,8 +1,8 @@
 """What the processes that `test_kills.py` kills do."""
 
 import torch
+from tiny_policy import tiny
 
-from conftest import tiny
 from spatialvla.model.presets import PRESETS
 from spatialvla.training.loop import train
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tiny_policy import TEXT, tiny
 
-from conftest import TEXT, tiny
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment

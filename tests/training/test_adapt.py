@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from tiny_policy import TEXT, tiny
 
-from conftest import TEXT, tiny
 from spatialvla import Policy, Processor, SpatialVLA
 from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid

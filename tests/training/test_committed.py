@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_policy import BINS, tiny, write_dataset
 from torch.nn.functional import cross_entropy
 
-from conftest import BINS, tiny, write_dataset
 from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.batch import GIVEN, IGNORED, Batch

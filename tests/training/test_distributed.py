@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from small_run import BATCH, Run, run
+from tiny_policy import tiny
 
-from conftest import tiny
 from spatialvla.errors import InputError
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, load_weights

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_policy import write_dataset
 
-from conftest import write_dataset
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.feed.datasets import open_mixture
@@ -40,8 +40,8 @@ def batches(config, count=3):
 def depth_weights(tmp_path):
     """Of an estimator that nobody trained: what it says does not matter here."""
     from safetensors.torch import save_file
+    from tiny_policy import tiny
 
-    from conftest import tiny
     from spatialvla.model.spatialvla import SpatialVLA
 
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_policy import write_dataset
 
-from conftest import write_dataset
 from spatialvla.actions.bins import DIMENSION_RANGES
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
@@ -38,7 +38,8 @@ OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A checkpoint that knows one dataset."""
-    from conftest import BINS, tiny
+    from tiny_policy import BINS, tiny
+
     from spatialvla.model.presets import PRESETS
 
     folder = tmp_path_factory.mktemp("start")
@@ -259,7 +260,7 @@ import sys, json, torch
 from dataclasses import replace
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from conftest import tiny
+from tiny_policy import tiny
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.recipes import finetune
 from spatialvla.training.step import Learner, NonFiniteLoss

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from tiny_policy import TEXT, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conftest import TEXT, tiny
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.model.lora import add_lora
