@@ -81,8 +81,7 @@ def python310() -> Path:
     pytest.skip("there is no Python 3.10 here; name one in PYTHON310")
 
 
-def test_the_client_passes_its_tests_on_the_oldest_python_it_names(wheels, tmp_path):
-    assert 'requires-python = ">=3.10"' in (CLIENT_TESTS.parent / "pyproject.toml").read_text(encoding="utf-8")
+def test_the_client_passes_its_tests_on_python_3_10(wheels, tmp_path):
     run(python310(), "-m", "venv", tmp_path)
     programs = tmp_path / "bin"
     run(programs / "pip", "install", f"{wheels['spatialvla_client']}[dev]")
