@@ -12,8 +12,9 @@ from rlds_writer import write_steps
 
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
+from spatialvla.data.oxe.names import rlds_spec
 from spatialvla.data.oxe.source import OXESource
-from spatialvla.data.oxe.specs import SPECS, rlds_spec
+from spatialvla.data.oxe.specs import SPECS
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spatialvla.data.oxe.specs import rlds_spec
+from spatialvla.data.oxe.names import rlds_spec
 from spatialvla.errors import InputError
 
 _EXTERNAL = "_dataset_converted_externally_to_rlds"

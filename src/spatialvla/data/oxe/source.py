@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.data.episodes import OnBad, filled, moving
-from spatialvla.data.oxe.specs import RLDSSpec, rlds_spec
+from spatialvla.data.oxe.names import rlds_spec
+from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError

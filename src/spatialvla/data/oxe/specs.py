@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
 from spatialvla.data.oxe import actions
-from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.known_cameras import BRIDGE
 
@@ -151,27 +149,3 @@ _SPECS = (
 
 SPECS: Mapping[str, RLDSSpec] = {spec.name: spec for spec in _SPECS}
 """By the dataset's name."""
-
-
-_OTHER_NAMES = {
-    "bridge_dataset": "bridge_orig",
-    "r2d2_faceblur": "droid",
-    "libero_spatial": "libero_spatial_no_noops",
-    "libero_object": "libero_object_no_noops",
-    "libero_goal": "libero_goal_no_noops",
-    "liber_o10": "libero_10_no_noops",
-}
-"""What published files of these datasets call themselves in dataset_info.json."""
-
-
-def rlds_spec(name: str) -> RLDSSpec:
-    """The spec of a dataset, by its name, the one its files give it, or its key.
-
-    Raises InputError, naming the closest, for an unknown one.
-    """
-    own = name.split("/")[0]
-    found = SPECS.get(_OTHER_NAMES.get(own, own))
-    if found is None:
-        close = get_close_matches(name, SPECS, n=3, cutoff=0.3) or sorted(SPECS)
-        raise InputError(f"There is no spec for the dataset {name!r}; the closest are {', '.join(close)}.")
-    return found
