@@ -132,6 +132,10 @@ def cases(motion):
             OPEN,
         ),
         "libero_spatial": (flat(motion, 1 - 2 * OPEN), motion, OPEN),
+        "maniskill": (flat(motion, 2 * OPEN - 1), motion, OPEN),
+        "kaist": (flat(motion, np.full((T, 14), 9)), motion, ZEROS),
+        # Measured on its way: 0.4 becomes what the gripper settles at.
+        "tdroid": (flat(motion, np.where(OPEN, 0.97, [0, 0.4, 0.02, 0, 0, 0])), motion, OPEN),
     }
 
 
@@ -141,10 +145,8 @@ LIBERO = next(key for key in CASES if key.startswith("libero"))
 
 def case(spec, motion=MOTION):
     """The one of a spec; all LIBERO suites are alike."""
-    name = (
-        LIBERO if spec.name.startswith("libero") else next(key for key in CASES if spec.name.startswith(key))
-    )
-    return cases(motion)[name]
+    name = LIBERO if spec.name.startswith("libero") else spec.name
+    return cases(motion)[next(key for key in CASES if name.startswith(key))]
 
 
 def written(tmp_path, spec, steps, text="Pick  it up"):
@@ -197,6 +199,38 @@ def test_every_dataset_of_the_mixture_has_a_case():
     left = set(MIXTURES["oxe_spatial_vla_plus"]) - set(MIXTURES["oxe_spatial_vla_plus_stage2"])
     assert left == {"droid"}
     assert set(SPECS) >= GRID_EXCLUDED
+
+
+# Of data/oxe/mixtures.py in the published code: datasets, and the sum of their weights.
+REGISTRY = {
+    "bridge": (1, 1.0),
+    "fractal": (1, 1.0),
+    "bridge_rt_1": (2, 2.0),
+    "rtx": (10, 14.37497585143),
+    "rtx_franka": (20, 28.57497585143),
+    "oxe_magic_soup_plus": (27, 31.03497585143),
+    "oxe_spatial_vla_plus": (28, 27.81587122203),
+    "oxe_spatial_vla_plus_stage2": (27, 27.75587122203),
+}
+
+
+def test_the_published_registry_is_complete():
+    assert {
+        name: (len(weights), pytest.approx(sum(weights.values()))) for name, weights in MIXTURES.items()
+    } == REGISTRY
+    assert {name for weights in MIXTURES.values() for name in weights} <= set(SPECS)
+    # Its mixtures of one dataset under its own name.
+    for name in ("toto", "kuka", "droid", "droid_wipe", "tdroid_pour_corn_in_pot"):
+        assert mixture(name) == {name: 1.0}
+    assert mixture("rtx")["berkeley_cable_routing"] == 3.0
+    # The first weight holds where one is named twice.
+    assert mixture("rtx_franka")["taco_play"] == 2.0
+    changed = {
+        name
+        for name, weight in mixture("oxe_magic_soup_plus").items()
+        if mixture("oxe_spatial_vla_plus")[name] != weight
+    }
+    assert changed == {"kuka", "toto", "berkeley_fanuc_manipulation", "fmb_dataset"}
 
 
 def test_bridge_moves_as_its_states_do(tmp_path):
@@ -278,7 +312,7 @@ def test_bad_numbers_and_unknown_names(tmp_path):
         written(tmp_path, spec, {"action": broken, "language_instruction": ""})
     with pytest.raises(InputError, match="the closest are bridge_orig"):
         rlds_spec("bridge_data/1.0.0")
-    with pytest.raises(InputError, match="Mixtures are oxe_spatial_vla_plus"):
+    with pytest.raises(InputError, match=r"Mixtures are bridge, .*oxe_spatial_vla_plus_stage2\."):
         mixture("oxe_magic")
     assert mixture("kuka/0.1.0") == {"kuka": 1.0}
 

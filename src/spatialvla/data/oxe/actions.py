@@ -53,8 +53,18 @@ def seven(action: np.ndarray) -> np.ndarray:
 
 
 def seven_open_clipped(action: np.ndarray) -> np.ndarray:
-    """taco_play: opening is positive, closing negative."""
+    """taco_play, maniskill: opening is positive, closing negative."""
     return _joined(action[:, :3], action[:, 3:6], clipped(action[:, -1]))
+
+
+def seven_settled(action: np.ndarray) -> np.ndarray:
+    """tdroid: 1 = open, measured on its way between."""
+    return _joined(action[:, :3], action[:, 3:6], settled(action[:, -1]))
+
+
+def without_gripper(action: np.ndarray) -> np.ndarray:
+    """kaist_nonprehensile: a closed hand pushes; behind its motion stand gains of the joints."""
+    return berkeley_cable_routing(action[:, :3], action[:, 3:6])
 
 
 def seven_closed(action: np.ndarray) -> np.ndarray:

@@ -141,6 +141,26 @@ _SPECS = (
         drop_no_ops=True,
     ),
     RLDSSpec("rh20t_rlds", 10, actions.rh20t, ("action/tcp_base", "action/gripper"), version="1.0.0"),
+    RLDSSpec(f"maniskill{_EXTERNAL}", 20, actions.seven_open_clipped),
+    RLDSSpec("kaist_nonprehensile_converted_externally_to_rlds", 10, actions.without_gripper),
+    RLDSSpec(
+        "droid_wipe",
+        15,
+        actions.droid,
+        ("action_dict/cartesian_velocity", "action_dict/gripper_position"),
+        image="observation/exterior_image_2_left",
+    ),
+    *(
+        RLDSSpec(f"tdroid_{task}", 5, actions.seven_settled, image="observation/static_image")
+        for task in (
+            "carrot_in_bowl",
+            "pour_corn_in_pot",
+            "flip_pot_upright",
+            "move_object_onto_plate",
+            "knock_object_over",
+            "cover_object_with_towel",
+        )
+    ),
     *(
         RLDSSpec(f"libero_{suite}_no_noops", 20, actions.seven_closed_clipped, version="1.0.0")
         for suite in ("spatial", "object", "goal", "10", "90")
