@@ -17,6 +17,7 @@ from spatialvla.actions.bins import Bins
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.loading import load_unmerged, stored_config
 from spatialvla.model.lora import (
+    TARGETS,
     LoraOptions,
     adapter_parameters,
     add_lora,
@@ -25,11 +26,12 @@ from spatialvla.model.lora import (
 )
 from spatialvla.model.published import published_name
 from spatialvla.model.regrid import regrid
+from spatialvla.training.metrics import prompts_of
 from spatialvla.training.start.adapt import adapted_processor
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 CHECKPOINT = REFERENCE / "checkpoint"
-OPTIONS = LoraOptions(rank=4, alpha=8, spatial_embeddings=True)
+OPTIONS = LoraOptions(rank=4, alpha=8, modules_to_save=("spatial_embed_tokens",))
 processor = Processor.from_pretrained(CHECKPOINT)
 
 
@@ -73,20 +75,40 @@ def test_every_linear_layer_but_the_head_and_the_depth_estimator_is_adapted():
     assert all(".lora_" in key for key in adapter_parameters(model))
 
 
-def test_a_new_adapter_changes_nothing_and_trains_alone():
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_new_adapter_changes_nothing_and_trains_alone(target):
     before = logits(SpatialVLA.from_pretrained(CHECKPOINT))
     model = SpatialVLA.from_pretrained(CHECKPOINT)
-    add_lora(model, CHECKPOINT)
+    add_lora(model, CHECKPOINT, LoraOptions(target=target))
     assert torch.equal(logits(model), before)
     trains = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(trains) == len(adapter_parameters(model))
     assert all("lora_" in name for name in trains)
 
 
-def test_merging_changes_no_output():
-    model = trained()
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_adapter_of_a_target_gets_a_gradient(target):
+    options = LoraOptions(rank=2, target=target)
+    model = trained(options)
+    model.train().training_loss(a_batch()).loss.backward()
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and not p.grad.abs().sum() > 0]
+    assert not idle
+    adapted = {name.partition(".lora_")[0] for name, p in model.named_parameters() if "lora_" in name}
+    assert ("spatial_embed_tokens" in adapted) == (target != "linear")
+    assert ("language_model.lm_head" in adapted) == (target == "linear+emb+h")
+    # What decoding needs of the head's rows is what the whole head gives.
+    hidden, rows = torch.randn(2, 3, model.config.text.hidden_size), slice(7, 40)
+    head = model.language_model.eval().logits
+    assert torch.allclose(head(hidden, rows), head(hidden)[..., rows], atol=1e-6)
+    assert model.eval().generate(prompts_of(a_batch())).shape == (2, 6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_merging_changes_no_output(target):
+    # In float64: merged and unmerged products round differently, in float32 by as much as the bound.
+    model = trained(LoraOptions(rank=4, target=target)).double()
     before = logits(model)
-    assert not torch.allclose(before, logits(SpatialVLA.from_pretrained(CHECKPOINT)), atol=1e-2)
+    assert not torch.allclose(before, logits(SpatialVLA.from_pretrained(CHECKPOINT)).double(), atol=1e-2)
     merge_lora(model)
     assert torch.allclose(logits(model), before, atol=1e-5)
     assert model.state_dict().keys() == SpatialVLA.from_pretrained(CHECKPOINT).state_dict().keys()
@@ -121,6 +143,40 @@ def test_peft_itself_reads_the_folder(saved):
     save_file(tensors, folder / "adapter_model.safetensors")
     theirs = PeftModel.from_pretrained(SpatialVLA.from_pretrained(CHECKPOINT), str(folder))
     assert torch.allclose(logits(theirs), logits(model), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LoraOptions(rank=2, target="linear+emb+h"),
+        LoraOptions(rank=2, modules_to_save=("lm_head", "post_layernorm")),
+    ],
+)
+def test_what_else_is_adapted_or_trained_whole_comes_back_from_the_file(tmp_path, options):
+    model = trained(options)
+    save_adapter(model, tmp_path)
+    processor.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert any("post_layernorm" in key for key in saved) == bool(options.modules_to_save)
+    assert any("lm_head" in key for key in saved)
+    again = load_unmerged(SpatialVLA, tmp_path, torch.float32)
+    assert torch.equal(logits(again), logits(model))
+    exact = SpatialVLA.from_pretrained(tmp_path, dtype=torch.float64)
+    assert torch.allclose(logits(exact), logits(model.double()), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modules_to_save": ("lm_heed",)}, r"ends in 'lm_heed', .*the closest are .*lm_head"),
+        ({"modules_to_save": ("vision_zoe_model.neck",)}, "of ZoeDepth, which stays frozen"),
+        ({"modules_to_save": ("multi_modal_projector",)}, "which LoRA adapts already"),
+        ({"modules_to_save": ("lm_head",), "target": "linear+emb+h"}, "which LoRA adapts already"),
+    ],
+)
+def test_modules_that_cannot_be_saved_whole(options, message):
+    with pytest.raises(InputError, match=message):
+        add_lora(SpatialVLA.from_pretrained(CHECKPOINT), CHECKPOINT, LoraOptions(**options))
 
 
 def test_an_adapter_can_be_trained_on(saved):

@@ -17,6 +17,7 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.model.folders import stored_dtype
 from spatialvla.model.loading import load_unmerged, stored_config
+from spatialvla.model.lora import save_adapter
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.recipes import finetune
 from spatialvla.training.start.build import network_config
@@ -83,6 +84,25 @@ def test_adapted_bin_edges_leave_the_head_as_it_is(adapter, name):
     )
     assert torch.equal(embeddings, embeddings_before if stored is None else stored)
     assert torch.equal(embeddings, embeddings_before) == (name == "adapt_emb")
+
+
+def test_an_adapter_of_the_head_is_trained_on_and_written_as_it_was(adapter, tmp_path):
+    folder = adapter("linear_emb_h")
+    model = load_unmerged(SpatialVLA, folder, torch.float32, base=CHECKPOINT)
+    save_adapter(model, tmp_path / "again")
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (folder, tmp_path / "again"))
+    assert before.keys() - {HEAD} == after.keys()
+    assert all(torch.equal(before[key], tensor) for key, tensor in after.items())
+    processor = Processor.from_pretrained(folder)
+    image, actions = Image.open(PICTURE).convert("RGB"), np.full((1, processor.action_chunk_size, 7), 0.01)
+    batch = processor([image], ["pick up the cup"], "tiny_robot/0.1.0", actions=actions)
+    merged = SpatialVLA.from_pretrained(folder, base=CHECKPOINT)
+    output = model.train().training_loss(batch)
+    assert torch.allclose(output.loss, merged.training_loss(batch).loss, atol=1e-5)
+    output.loss.backward()
+    adapted = {name: p.grad for name, p in model.named_parameters() if "lm_head.lora_" in name}
+    assert len(adapted) == 2
+    assert all(gradient.abs().sum() > 0 for gradient in adapted.values())
 
 
 def test_an_adapter_of_the_head_is_refused_on_another_base(adapter, tmp_path):

@@ -31,7 +31,7 @@ def perturbed(parameters) -> None:
 def a_model(lora: bool) -> SpatialVLA:
     model = SpatialVLA.from_pretrained(CHECKPOINT)
     if lora:
-        add_lora(model, CHECKPOINT, LoraOptions(rank=4, spatial_embeddings=True))
+        add_lora(model, CHECKPOINT, LoraOptions(rank=4, modules_to_save=("spatial_embed_tokens",)))
     perturbed(adapter_parameters(model).values() if lora else [model.multi_modal_projector.linear.weight])
     return model
 

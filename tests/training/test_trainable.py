@@ -33,7 +33,8 @@ def a_model(mode: str, spatial: bool = False, **options) -> SpatialVLA:
     torch.manual_seed(0)
     model = SpatialVLA(tiny())
     if mode == "lora":
-        add_lora(model, "base", LoraOptions(rank=2, spatial_embeddings=spatial))
+        saved = ("spatial_embed_tokens",) if spatial else ()
+        add_lora(model, "base", LoraOptions(rank=2, modules_to_save=saved))
     select_trainable(model, mode, **options)
     return model.train()
 

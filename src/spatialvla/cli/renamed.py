@@ -9,7 +9,14 @@ VERBS: Mapping[str, str] = {"demos": "record", "depth": "train-depth", "grid": "
 
 OPTIONS: Mapping[str, Mapping[str, str]] = {
     "train": {"--initial": "--policy"},
-    "finetune": {"--lora-rank": "--lora.rank", "--lora-alpha": "--lora.alpha"},
+    "finetune": {
+        "--lora-rank": "--lora.rank",
+        "--lora-alpha": "--lora.alpha",
+        "--lora.spatial-embeddings": "--lora.modules-to-save spatial_embed_tokens",
+        # As the published scripts spell them.
+        "--lora-target": "--lora.target",
+        "--modules-to-save": "--lora.modules-to-save",
+    },
     "evaluate": {
         "--execution": "--execution.mode",
         "--steps": "--execution.steps",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -13,7 +16,8 @@ from spatialvla.common.extras import needs_extra
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import ADAPTER, lasting_name
-from spatialvla.model.lora_options import PUBLISHED, LoraOptions
+from spatialvla.model.gemma2 import Head
+from spatialvla.model.lora_options import PUBLISHED, LoraOptions, LoraTarget
 from spatialvla.model.network import Network
 from spatialvla.model.published import mirror_action_embeddings, published_name
 from spatialvla.model.weights import Filling, read_file, write_file
@@ -21,11 +25,18 @@ from spatialvla.model.weights import Filling, read_file, write_file
 T = TypeVar("T", bound=torch.Tensor)
 
 TENSORS = "adapter_model.safetensors"
-TARGETS = (
+_LINEAR = (
     r"(language_model\.model|vision_tower)\.(.*\.)?((q|k|v|o|out|gate|up|down)_proj|fc1|fc2)"
     r"|multi_modal_projector\.linear|position_embedding_3d\.position_embedding_head\.(0|3)"
 )
-"""All linear layers of decoder, SigLIP, projector and Ego3D; not the head, as published, nor ZoeDepth."""
+_EMBEDDINGS = r"|spatial_embed_tokens"
+_HEAD = r"|language_model\.lm_head"
+TARGETS: Mapping[LoraTarget, str] = {
+    "linear": _LINEAR,
+    "linear+emb": _LINEAR + _EMBEDDINGS,
+    "linear+emb+h": _LINEAR + _EMBEDDINGS + _HEAD,
+}
+"""The names of what is adapted, as published: linear layers of decoder, SigLIP, projector and Ego3D, and more."""
 
 REGRIDDED = "spatialvla_regridded"
 """The mark of an adapter in its adapter_config.json, see `is_regridded`."""
@@ -39,15 +50,17 @@ def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHE
     """Adds adapters, which do nothing until trained, and freezes the rest of the network as `options` say.
 
     base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it.
+    Raises InputError where a module to save is none of the network's, or not to be trained whole.
     """
     peft = load_peft()
+    _check_saved(network, options)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=TARGETS,
+        target_modules=TARGETS[options.target],
         init_lora_weights="gaussian",
-        modules_to_save=["spatial_embed_tokens"] if options.spatial_embeddings else None,
+        modules_to_save=list(options.modules_to_save) or None,
         base_model_name_or_path=lasting_name(base),
     )
     _inject(network, config)
@@ -67,11 +80,13 @@ def adapter_parameters(network: Network) -> dict[str, torch.nn.Parameter]:
 
 
 def adapter_tensors(tensors: Mapping[str, T], saved: Sequence[str]) -> dict[str, T]:
-    """A network's tensors that are an adapter's, by the names in peft's files. saved: modules saved whole."""
+    """A network's tensors that are an adapter's, by the names in peft's files.
+
+    saved: ends of the names of modules that are saved whole.
+    """
     found = {}
     for name, tensor in tensors.items():
-        module = name.rpartition(".")[0]
-        if "lora_" in name or any(f".{module}".endswith(f".{part}") for part in saved):
+        if "lora_" in name or _belongs(name, saved):
             found[_PREFIX + published_name(name.replace(f".{_NAME}", ""))] = tensor
     return found
 
@@ -158,15 +173,57 @@ def merge_lora(network: Network) -> None:
         network.vision_zoe_model.requires_grad_(False)
 
 
+def _belongs(name: str, ends: Sequence[str]) -> bool:
+    """Whether a tensor's module, or one around that, has a name that ends in one of `ends`, as peft compares."""
+    parts = name.split(".")[:-1]
+    modules = [".".join(parts[: count + 1]) for count in range(len(parts))]
+    return any(module.endswith(end) for module in modules for end in ends)
+
+
+def _check_saved(network: Network, options: LoraOptions) -> None:
+    names = [name for name, _ in network.named_parameters()]
+    adapted = re.compile(TARGETS[options.target])
+    for end in options.modules_to_save:
+        held = [name for name in names if _belongs(name, [end])]
+        if not held:
+            known = {part for name in names for part in name.split(".")[:-1]}
+            near = get_close_matches(end, known, n=3, cutoff=0.4) or ["spatial_embed_tokens", "lm_head"]
+            raise InputError(
+                f"No module's name ends in {end!r}, which modules_to_save names; the closest are "
+                f"{', '.join(near)}."
+            )
+        if any(name.startswith("vision_zoe_model.") for name in held):
+            raise InputError(f"modules_to_save names {end!r} of ZoeDepth, which stays frozen; leave it out.")
+        if any(adapted.fullmatch(name.rpartition(".")[0]) for name in held):
+            raise InputError(
+                f"modules_to_save names {end!r}, which LoRA adapts already (target {options.target}); leave "
+                "it out of one of the two."
+            )
+
+
 def _inject(network: Network, config: Any) -> None:
     if has_lora(network):
         raise InputError("The model has a LoRA adapter already; merge it first.")
     # peft wraps saved modules in copies; training the module itself gives the same file with less memory.
     saved, config.modules_to_save = config.modules_to_save, None
+    config._register_custom_module({Head: _adapted_head()})
     load_peft().inject_adapter_in_model(config, network, adapter_name=_NAME)
     config.modules_to_save = saved
     for parameter in adapter_parameters(network).values():
         parameter.requires_grad_(True)
+
+
+@cache
+def _adapted_head() -> Any:
+    """The class of an adapted head, which gives the logits of some rows of the vocabulary as `Head` does."""
+
+    class AdaptedHead(load_peft().tuners.lora.Linear):  # type: ignore[misc]  # peft is optional, and has no types
+        def forward(self, input: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+            """(…, D) -> (…, V), or (…, rows)."""
+            logits: torch.Tensor = super().forward(input)
+            return logits[..., rows]
+
+    return AdaptedHead
 
 
 def _take_out_copies(network: Network, tensors: dict[str, torch.Tensor], file: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from spatialvla.errors import InputError
+
+LoraTarget = Literal["linear", "linear+emb", "linear+emb+h"]
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,7 @@ class LoraOptions:
     """Small matrices that are added to a policy's weights.
 
     The defaults are published (scripts/spatialvla_4b_finetune/finetune_lora.sh). Published code trains the
-    action embeddings, too, exactly where they were adapted to a new grid (`adpt_feature` in
+    action embeddings whole exactly where they were adapted to a new grid (`adpt_feature` in
     train/spatialvla_finetune.py).
     """
 
@@ -25,8 +28,11 @@ class LoraOptions:
     dropout: float = 0.0
     """Of the adapters' inputs."""
 
-    spatial_embeddings: bool = False
-    """Train the action embeddings, `spatial_embed_tokens`, too, and save them whole beside the adapters."""
+    target: LoraTarget = "linear"
+    """What is adapted: all linear layers but the head, the action embeddings (emb), too, or the head (h), too."""
+
+    modules_to_save: tuple[str, ...] = ()
+    """Ends of modules' names, such as spatial_embed_tokens, to train and save whole beside the adapters."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:

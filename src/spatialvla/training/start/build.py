@@ -19,6 +19,7 @@ from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import is_adapter, resolve_folder
 from spatialvla.model.loading import stored_config
 from spatialvla.model.lora import add_lora
+from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.paligemma import initial_config, initial_model
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
@@ -78,10 +79,16 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
             cameras={**processor.cameras, **mixture.cameras()},
         )
     if config.mode == "lora":
-        # Published LoRA trains the action embeddings exactly where they were adapted to a new grid.
-        options = replace(config.lora, spatial_embeddings=config.lora.spatial_embeddings or config.new_grid)
-        add_lora(model, config.policy, options)
+        add_lora(model, config.policy, _lora_options(config))
     return model, processor
+
+
+def _lora_options(config: TrainConfig) -> LoraOptions:
+    """As configured; the action embeddings are trained whole where they were adapted to a new grid, as published."""
+    lora, name = config.lora, "spatial_embed_tokens"
+    if not config.new_grid or lora.target != "linear" or name in lora.modules_to_save:
+        return lora
+    return replace(lora, modules_to_save=(*lora.modules_to_save, name))
 
 
 def _from_parts(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
