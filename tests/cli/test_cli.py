@@ -9,6 +9,7 @@ from PIL import Image
 import spatialvla
 from spatialvla.cli.main import VERBS, main
 from spatialvla.cli.predict import read_depth
+from spatialvla.data.oxe.mixtures import MIXTURES
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
 from spatialvla.simulation.libero.recording_config import RecordingConfig
@@ -191,10 +192,13 @@ def test_train_passes_on_what_was_chosen_and_leaves_the_rest_to_the_recipe(tmp_p
 
 
 def test_pretrain_takes_a_published_mixture_from_its_root(tmp_path, runs):
-    stops("pretrain", "--mixture", "oxe_spatial_vla_plus", "--root", "gs://bucket/oxe/", "--out", tmp_path)
+    for name in MIXTURES["oxe_spatial_vla_plus"]:
+        (tmp_path / "oxe" / name.replace("bridge_orig", "bridge_dataset")).mkdir(parents=True)
+    root = f"{tmp_path}/oxe"
+    stops("pretrain", "--mixture", "oxe_spatial_vla_plus", "--root", f"{root}/", "--out", tmp_path)
     config = runs[0][0]
     assert len(config.datasets) == 28
-    assert config.datasets[2] == DatasetConfig("gs://bucket/oxe/bridge_orig", 1.0)
+    assert config.datasets[2] == DatasetConfig(f"{root}/bridge_dataset", 1.0, spec="bridge_orig")
     assert (config.batch_size, config.learning_rate, config.min_sigma) == (2048, 2e-5, 0.5)
 
 

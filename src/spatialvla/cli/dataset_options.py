@@ -33,7 +33,7 @@ class DatasetOptions:
     """A published mixture of Open X-Embodiment, such as oxe_spatial_vla_plus, instead of --dataset."""
 
     root: str | None = None
-    """Folder or URL that holds the mixture's datasets, one folder each."""
+    """Folder or URL that holds the mixture's datasets: a folder each, under any of the dataset's names."""
 
     def configurations(self) -> tuple[DatasetConfig, ...]:
         """Raises InputError where the numbers of options do not match, or nothing is named."""
@@ -45,7 +45,7 @@ class DatasetOptions:
                     "A --mixture has datasets, weights and cameras of its own; leave --dataset, --weights, "
                     "--mapping and --camera out."
                 )
-            return _mixture(self.mixture, self.root.rstrip("/"))
+            return _mixture(self.mixture, self.root)
         if self.root is not None:
             raise InputError("--root is of a --mixture; name one, or leave it out.")
         if not self.dataset:
@@ -67,6 +67,9 @@ FlatDatasetOptions = Annotated[DatasetOptions, OmitArgPrefixes, arg(name="datase
 
 
 def _mixture(name: str, root: str) -> tuple[DatasetConfig, ...]:
+    from spatialvla.data.oxe.folders import mixture_folders
     from spatialvla.data.oxe.mixtures import mixture
 
-    return tuple(DatasetConfig(f"{root}/{dataset}", weight) for dataset, weight in mixture(name).items())
+    weights = mixture(name)
+    folders = zip(mixture_folders(tuple(weights), root), weights.items(), strict=True)
+    return tuple(DatasetConfig(folder, weight, spec=dataset) for folder, (dataset, weight) in folders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from spatialvla.data.oxe.specs import SPECS, RLDSSpec
@@ -38,3 +38,8 @@ def rlds_spec(name: str) -> RLDSSpec:
         close = get_close_matches(name, SPECS, n=3, cutoff=0.3) or sorted(SPECS)
         raise InputError(f"There is no spec for the dataset {name!r}; the closest are {', '.join(close)}.")
     return found
+
+
+def spec_by_names(names: Sequence[str]) -> RLDSSpec:
+    """The spec of the first known one of a dataset's names. Raises InputError, as `rlds_spec`, for none."""
+    return next((spec for name in names if (spec := known_spec(name))), None) or rlds_spec(names[0])

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from spatialvla.data.episodes import OnBad, filled, moving
-from spatialvla.data.oxe.names import rlds_spec
+from spatialvla.data.oxe.names import rlds_spec, spec_by_names
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
@@ -75,14 +75,18 @@ class OXESource:
         on_bad: OnBad = "raise",
         cache: Path | None = None,
     ) -> None:
-        """spec: one, or its name; found by the dataset's own name unless given.
+        """spec: one, or its name; unless given, found by the name in the dataset's files, or its folder's.
         cache: folder of the index of records.
 
         Raises InputError where there is no spec or the dataset lacks what it names; see `RLDSDataset`, too.
         """
-        self._arguments = (root, spec, split, on_bad, cache)
         self.dataset = RLDSDataset(root, split, on_bad, cache)
-        self.spec = spec if isinstance(spec, RLDSSpec) else rlds_spec(spec or self.dataset.name)
+        if spec is None:
+            folder = PurePosixPath(self.dataset.storage.root)
+            self.spec = spec_by_names((self.dataset.name, folder.parent.name, folder.name))
+        else:
+            self.spec = rlds_spec(spec) if isinstance(spec, str) else spec
+        self._arguments = (root, self.spec, split, on_bad, cache)
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
         self.broken = self.dataset.broken
         wanted = [f"steps/{key}" for key in (self.spec.image, *self.spec.inputs)]
