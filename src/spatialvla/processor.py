@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 
+from spatialvla.actions.published_units import published_units
 from spatialvla.actions.statistics import ActionStatistics
-from spatialvla.actions.units import ActionUnits, published_units
+from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, View
@@ -153,8 +154,9 @@ class Processor(StoredProcessor):
         return self.cameras.get(dataset, self.cameras["default"])
 
     def action_units(self, dataset: str | None) -> ActionUnits:
-        """What 1 in a dataset's actions is: as stored, or as is known of published datasets."""
-        return self.units.get(dataset or "", published_units(dataset))
+        """What 1 in a dataset's actions is: as the checkpoint states, or as is known of a published dataset."""
+        stated = self.units.get(dataset or "")
+        return published_units(dataset) if stated is None else stated
 
     def dataset_statistics(self, dataset: str | None) -> ActionStatistics:
         """The action statistics of a dataset. Raises InputError where there are none."""

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from spatialvla import Processor
-from spatialvla.actions.units import LIBERO, UNKNOWN, ActionUnits, published_units
+from spatialvla.actions.published_units import PUBLISHED_UNITS, published_units
+from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.actions.units import LIBERO, UNKNOWN, ActionUnits
 from spatialvla.errors import CheckpointError, InputError
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
+PUBLISHED = Path(__file__).parent.parent / "goldens" / "published"
 MINE = ActionUnits(0.02, 0.1, "euler", "gripper", (0.0, 1.0), 10.0)
 
 
-def test_nano_counts_in_units_of_liberos_controller():
+def test_nano_states_the_units_of_liberos_controller():
+    assert Processor.from_pretrained("nano").units == {"libero_spatial": LIBERO}
     assert Processor.from_pretrained("nano").action_units("libero_spatial") == LIBERO
     assert (LIBERO.meters, LIBERO.radians) == (0.05, 0.5)
 
@@ -39,7 +43,69 @@ def test_units_travel_with_the_checkpoint(tmp_path):
     assert again.to_json() == processor.to_json()
 
 
-@pytest.mark.parametrize("entry", [{"meters": -1}, {"meters": "wide"}, {"speed": 1}, {"gripper": 1}, 5])
+def test_a_checkpoint_that_does_not_know_says_so_over_the_table(tmp_path):
+    processor = replace(Processor.from_pretrained(CHECKPOINT), units={"bridge_orig/1.0.0": UNKNOWN})
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    stored = json.loads(file.read_text())
+    assert stored["action_units"]["bridge_orig/1.0.0"]["meters"] is None
+    assert Processor.from_pretrained(tmp_path).action_units("bridge_orig/1.0.0") == UNKNOWN
+    file.write_text(json.dumps({**stored, "action_units": {"bridge_orig/1.0.0": None}}))
+    assert Processor.from_pretrained(tmp_path).action_units("bridge_orig/1.0.0") == UNKNOWN
+
+
+def test_a_name_that_contains_a_published_one_is_not_known():
+    assert published_units("bridge_orig") == published_units("bridge_orig/1.0.0") != UNKNOWN
+    assert published_units("my_bridge_orig") == published_units("not_libero_spatial") == UNKNOWN
+
+
+def test_published_steps_are_as_long_as_an_arm_moves():
+    """The table against the published statistics, which nobody made from it."""
+    stored = json.loads((PUBLISHED / "processor_config.json").read_text())["statistics"]
+    statistics = {key: ActionStatistics.from_json(entry) for key, entry in stored.items()}
+    known = {key: published_units(key) for key in statistics if published_units(key) != UNKNOWN}
+    assert {key.split("/")[0] for key in known} == {"fractal20220817_data", "kuka", "bridge_orig", "droid"}
+    for key, units in known.items():
+        reached = np.maximum(np.abs(statistics[key].q01), np.abs(statistics[key].q99))
+        assert units.meters * reached[:3].max() < 0.25
+        assert units.radians * reached[3:6].max() < 1
+        assert units.known
+    assert PUBLISHED_UNITS["libero_10_no_noops"] == LIBERO
+
+
+def test_units_that_differ_are_named_and_unknown_ones_are_no_difference():
+    assert MINE.differences(MINE) == MINE.differences(UNKNOWN) == UNKNOWN.differences(MINE) == ()
+    assert MINE.differences(LIBERO) == (
+        "a unit's meters are 0.02 and not 0.05",
+        "a unit's radians are 0.1 and not 0.5",
+        "the rotation is euler and not rotation_vector",
+        "the frame is gripper and not base",
+        "the control rate in Hz is 10 and not 20",
+    )
+    assert replace(MINE, gripper=(-1.0, 1.0)).differences(MINE) == (
+        "the gripper's closed and open are -1 and 1 and not 0 and 1",
+    )
+    assert replace(MINE, frame=None).unknown == ("frame",)
+    assert replace(MINE, frame=None).filled(MINE) == MINE
+
+
+WRONG = [
+    {"meters": -1},
+    {"meters": "wide"},
+    {"meters": True},
+    {"speed": 1},
+    {"gripper": 1},
+    {"gripper": [0, 0]},
+    {"gripper": [0, 1, 2]},
+    {"gripper": [0, float("nan")]},
+    {"rotation": "axis_angle"},
+    {"frame": "camera"},
+    {"frame": ["base"]},
+    5,
+]
+
+
+@pytest.mark.parametrize("entry", WRONG)
 def test_units_that_cannot_be_are_refused(tmp_path, entry):
     folder = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
     file = folder / "processor_config.json"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
 
@@ -54,6 +55,7 @@ class FakeSource:
     has_depth: bool = False
     no_ops: frozenset = frozenset()
     control_hz: float = 5.0
+    units: ActionUnits = UNKNOWN
     reads: list = field(default_factory=list)
     takeover: dict = field(default_factory=dict)  # steps that were taken over, by episode
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rh20t_writer as make
 
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.data.convert import convert
 from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.source import LeRobotSource
@@ -58,6 +59,7 @@ class MadeSource:
 
     key: str = "made"
     control_hz: float = 5.0
+    units: ActionUnits = UNKNOWN
     fingerprint: str = "1"
     count: int = 5
     damaged: tuple[int, ...] = ()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.data.inspection import inspect
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
@@ -42,7 +43,7 @@ class MadeEpisode:
 
 
 class MadeSource:
-    key, control_hz, fingerprint = "made", 5.0, "1"
+    key, control_hz, units, fingerprint = "made", 5.0, UNKNOWN, "1"
 
     def __init__(self, episodes):
         self.episodes = episodes
@@ -170,24 +171,29 @@ def test_rare_motions_and_noise_are_told_with_their_numbers():
 
 
 @pytest.mark.parametrize(
-    ("key", "dimension", "reach", "doubts"),
+    ("units", "dimension", "reach", "doubts"),
     [
-        ("made", 1, 2.6, ["the translation reaches 2.6 in a step (q01 to q99), and no arm moves 2.6 meters"]),
-        ("made", 4, 3.1, ["the rotation reaches 3.1 in a step (q01 to q99), and no arm moves 3.1 radians"]),
-        ("made", 1, 0.1, []),
-        ("libero_spatial", 1, 0.94, []),  # 4.7 cm: its units are known
         (
-            "libero_spatial",
+            UNKNOWN,
+            1,
+            2.6,
+            ["the translation reaches 2.6 in a step (q01 to q99), and no arm moves 2.6 meters"],
+        ),
+        (UNKNOWN, 4, 3.1, ["the rotation reaches 3.1 in a step (q01 to q99), and no arm moves 3.1 radians"]),
+        (UNKNOWN, 1, 0.1, []),
+        (LIBERO, 1, 0.94, []),  # 4.7 cm
+        (
+            LIBERO,
             1,
             9.0,
             ["the translation reaches 9 in a step (q01 to q99), and no arm moves 0.45"],
         ),
     ],
 )
-def test_steps_that_no_arm_takes_are_doubted(key, dimension, reach, doubts):
+def test_steps_that_no_arm_takes_are_doubted(units, dimension, reach, doubts):
     make = changed(dimension, lambda values: np.where(np.arange(len(values)) % 2, reach, -reach))
     source = MadeSource([MadeEpisode(make(number)) for number in range(4)])
-    source.key = key
+    source.units = units
     warnings = inspect(source).warnings
     assert len(warnings) == len(doubts)
     assert all(warning.startswith(doubt) for warning, doubt in zip(warnings, doubts, strict=True))

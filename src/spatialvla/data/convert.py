@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.lerobot import Feature, LeRobotWriter
@@ -37,7 +38,7 @@ def convert(
     instruction: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Converted:
-    """Write `observation.images.main`, `action` and, where known, `observation.intrinsics` and depth.
+    """Write `observation.images.main`, `action` with its units and, where known, `observation.intrinsics` and depth.
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
     `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where
@@ -73,7 +74,9 @@ def convert(
         if not all(tasks):
             raise InputError(f"Episode {index} has no instruction; give one for the episodes that have none.")
         if writer is None:
-            writer = LeRobotWriter(out, _fps(source, fps), _features(frames), resume=True)
+            writer = LeRobotWriter(
+                out, _fps(source, fps), _features(frames), resume=True, units=_units(source, fps)
+            )
             _remember(out, source, skipped)
             if writer.total_episodes:
                 done = 1
@@ -121,6 +124,10 @@ def _features(frames: dict[str, np.ndarray]) -> list[Feature]:
     if INTRINSICS in frames:
         features.append(Feature(INTRINSICS, "float32", (3, 3)))
     return features
+
+
+def _units(source: EpisodeSource, fps: int | None) -> ActionUnits:
+    return replace(source.units, control_hz=float(_fps(source, fps)))
 
 
 def _fps(source: EpisodeSource, fps: int | None) -> int:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.geometry.camera import Camera
 
 OnBad = Literal["raise", "skip"]
@@ -51,7 +52,8 @@ class Episode(Protocol):
 class EpisodeSource(Protocol):
     """One dataset; can be sent to other processes, and opens its files there anew.
 
-    key: the name of its statistics in a checkpoint. control_hz: steps a second.
+    key: the name of its statistics in a checkpoint. control_hz: steps a second. units: of the actions, as far
+    as they are known.
     fingerprint: changes when the dataset's content, or how it is read, does.
     """
 
@@ -59,6 +61,8 @@ class EpisodeSource(Protocol):
     def key(self) -> str: ...
     @property
     def control_hz(self) -> float: ...
+    @property
+    def units(self) -> ActionUnits: ...
     @property
     def fingerprint(self) -> str: ...
 
@@ -144,6 +148,11 @@ class SourceWrapper:
     def control_hz(self) -> float:
         """Steps a second."""
         return self.source.control_hz
+
+    @property
+    def units(self) -> ActionUnits:
+        """Of the actions."""
+        return self.source.units
 
     @property
     def fingerprint(self) -> str:

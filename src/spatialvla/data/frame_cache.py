@@ -94,7 +94,7 @@ class CachedSource:
         progress: told the number of episodes decoded since it was told before.
         Raises CheckpointError for damaged data with on_bad="raise", and where the disk has no room.
         """
-        self.key, self.control_hz, self.size = source.key, source.control_hz, size
+        self.key, self.control_hz, self.units, self.size = source.key, source.control_hz, source.units, size
         self.fingerprint = f"{source.fingerprint} at {size} pixels"
         digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}".encode()).hexdigest()
         self.folder = cache / digest[:24]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
-from spatialvla.actions.units import ActionUnits, published_units
+from spatialvla.actions.units import ActionUnits
 from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.survey import readable_episodes
@@ -39,6 +39,7 @@ class Strip:
 class Inspection:
     """A dataset in numbers.
 
+    units: of the actions, as far as dataset, mapping or spec say them.
     lengths: (episodes,) steps of the episodes that can be read. instructions: how many episodes have each,
     most frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an
     image of `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a
@@ -48,6 +49,7 @@ class Inspection:
 
     key: str
     control_hz: float
+    units: ActionUnits
     lengths: np.ndarray
     instructions: tuple[tuple[str, int], ...]
     size: tuple[int, int]
@@ -113,6 +115,7 @@ def inspect(
     return Inspection(
         key=source.key,
         control_hz=source.control_hz,
+        units=source.units,
         lengths=np.array(lengths),
         instructions=tuple(words.most_common()),
         size=size,
@@ -124,7 +127,7 @@ def inspect(
         skipped=tuple(skipped),
         warnings=(
             *_warnings(np.array(lengths), words, statistics, tally, skipped),
-            *_far_motions(statistics, published_units(source.key)),
+            *_far_motions(statistics, source.units),
         ),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.actions.units import ActionUnits
 from spatialvla.data.action_sketch import SAMPLE
 from spatialvla.data.draws import EvenDraws, MixtureDraws, scrambled
 from spatialvla.data.episodes import EpisodeSource, OnBad
@@ -154,6 +155,10 @@ class TrainingMixture:
             source.key: found.sketch.statistics()
             for source, found in zip(self.sources, self.surveys, strict=True)
         }
+
+    def units(self) -> dict[str, ActionUnits]:
+        """Of the actions of each dataset, by key."""
+        return {source.key: source.units for source in self.sources}
 
     def cameras(self) -> dict[str, Camera]:
         """Of the first episode of each dataset, by key; those that are known."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from spatialvla.actions.units import ActionUnits
     from spatialvla.data.inspection import Inspection
 
 _INSTRUCTIONS = 5  # printed
@@ -69,9 +70,18 @@ def _print(inspection: Inspection, console: Console) -> None:
         else f"fx {k[0, 0]:.1f}, fy {k[1, 1]:.1f}, cx {k[0, 2]:.1f}, cy {k[1, 2]:.1f}"
     )
     line(f"Camera: {width}x{height}{depth}, {known}")
+    line(f"Units of actions: {_units(inspection.units)}")
     console.print(_table(inspection))
     for warning in inspection.warnings:
         line(f"Warning: {warning}")
+
+
+def _units(units: ActionUnits) -> str:
+    said = {"rotation": units.rotation, "frame": units.frame}
+    words = [units.describe(), *(f"{name} {word}" for name, word in said.items() if word is not None)]
+    if units.unknown:
+        words.append(f"unknown {', '.join(units.unknown)} (a mapping's or spec's 'units' says them)")
+    return "; ".join(words)
 
 
 def _table(inspection: Inspection) -> Table:

@@ -98,8 +98,9 @@ def _motion(before: np.ndarray, after: np.ndarray, mapping: FeatureMapping) -> n
 
 def _scaled(poses: np.ndarray, mapping: FeatureMapping) -> np.ndarray:
     action = mapping.action
-    angles = 1.0 if action.rotation == "quaternion_xyzw" else action.radians
-    return np.concatenate([poses[:, :3] * action.meters, poses[:, 3:] * angles], axis=1)
+    meters = 1.0 if action.meters is None else action.meters
+    angles = 1.0 if action.radians is None or action.rotation == "quaternion_xyzw" else action.radians
+    return np.concatenate([poses[:, :3] * meters, poses[:, 3:] * angles], axis=1)
 
 
 def _joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ action:
   frame: base                          # whose axes the motions have; or tool
   meters: 0.001                        # what 1 is in the dataset: here millimeters
 gripper: {open: 0, min: 0, max: 100}   # 0 is open, 100 closed
+units: {frame: base}                   # of the actions, where nothing above says them
 intrinsics: {K: [[600, 0, 320], [0, 600, 240], [0, 0, 1]], height: 480, width: 640}
 drop_no_ops: true
 key: my_robot/1.0.0                    # the name of the statistics in a checkpoint
@@ -26,6 +27,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import yaml
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.common.yaml_files import parse_yaml
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
@@ -45,7 +47,8 @@ class ActionMapping:
     convention: `delta` motions, or `absolute` poses that were commanded, each of which becomes the motion
     from the command before, or from the pose in `relative_to` (its numbers at `relative_indices`).
     rotation: its notation, `none` where the hand does not turn. frame: in whose axes the motions made from poses are.
-    meters, radians: what 1 is in the dataset; motions come out in meters and radians where they are given.
+    meters, radians: what 1 is in the dataset; motions come out in meters and radians where they are given, and
+    as they are where not.
     """
 
     feature: tuple[str, ...] = ("action",)
@@ -56,13 +59,18 @@ class ActionMapping:
     frame: Frame = "base"
     relative_to: tuple[str, ...] = ()
     relative_indices: tuple[int, ...] = ()
-    meters: float = 1.0
-    radians: float = 1.0
+    meters: float | None = None
+    radians: float | None = None
 
     @property
     def pose_size(self) -> int:
         """Numbers of position and rotation."""
         return 3 + SIZES[self.rotation]
+
+    @property
+    def of_poses(self) -> bool:
+        """Whether motions are made from poses."""
+        return bool(self.from_state) or self.convention == "absolute"
 
     def __post_init__(self) -> None:
         if self.from_state and self.convention == "absolute":
@@ -77,10 +85,9 @@ class ActionMapping:
             )
         if self.relative_indices and len(self.relative_indices) != self.pose_size:
             raise InputError(f"relative_indices needs the {self.pose_size} numbers of position and rotation.")
-        if not self.meters > 0 or not self.radians > 0:
-            raise InputError(
-                f"meters and radians must be positive, not {self.meters:g} and {self.radians:g}."
-            )
+        for name, number in (("meters", self.meters), ("radians", self.radians)):
+            if number is not None and not 0 < number < np.inf:
+                raise InputError(f"{name} must be positive and finite, not {number:g}.")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ class FeatureMapping:
     """How to read one LeRobot dataset; see the top of this file.
 
     image: the RGB feature; the only one unless given. depth: the depth feature; that of the same camera if
-    there is one. gripper: None leaves the stored number as it is. intrinsics: a feature, a camera, or "none";
+    there is one. gripper: None leaves the stored number as it is. units: of the actions that come out, where
+    neither the dataset nor `action` says them. intrinsics: a feature, a camera, or "none";
     None takes `observation.intrinsics` where there is one. instruction: of all episodes; the task unless
     given. drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the
     dataset's unless given.
@@ -139,6 +147,7 @@ class FeatureMapping:
     depth: str | None = None
     action: ActionMapping = field(default_factory=ActionMapping)
     gripper: GripperMapping | None = None
+    units: ActionUnits | None = None
     intrinsics: str | Intrinsics | None = None
     instruction: str | None = None
     drop_no_ops: bool = False

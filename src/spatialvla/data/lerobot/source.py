@@ -16,6 +16,7 @@ from spatialvla.data.lerobot.actions import check_actions, first_step, standard_
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping, Intrinsics
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
+from spatialvla.data.lerobot.units import mapped_units, stored_units
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 
@@ -82,7 +83,8 @@ class LeRobotSource:
 
     Without a mapping: the only camera, `action` of 7 numbers as they are, and `observation.intrinsics` where
     there is one.
-    key: the name of its statistics in a checkpoint. image, depth: the features looked through.
+    key: the name of its statistics in a checkpoint. units: of the actions. image, depth: the features looked
+    through.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class LeRobotSource:
             self.depth = self._depth()
             self._check_intrinsics()
             check_actions(self.dataset.features, self.mapping)
+            self.units = mapped_units(self.mapping, stored_units(self.root), float(self.dataset.fps))
         except InputError as error:
             raise InputError(f"{self.root}: {error}") from None
 

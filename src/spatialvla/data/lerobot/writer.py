@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.assembly import assemble
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.metadata import VIDEO_PATH, Info, is_dataset
 from spatialvla.data.lerobot.staging import StagedEpisode, stage, staged_episodes
+from spatialvla.data.lerobot.units import write_units
 from spatialvla.errors import InputError
 
 _STAGING = ".episodes"
@@ -38,7 +40,7 @@ class LeRobotWriter:
 
     Complete episodes wait under `root/.episodes` until `finalize` joins them into the files of the format.
     After an interruption, `resume=True` goes on with those; it starts anew where there are none.
-    fps: a whole number of frames a second.
+    fps: a whole number of frames a second. units: of the feature `action`.
 
     Raises InputError when `root` already holds a dataset or, without `resume`, an interrupted one; and when
     what is resumed had another fps, robot or features.
@@ -51,11 +53,13 @@ class LeRobotWriter:
         features: Sequence[Feature],
         robot_type: str | None = None,
         resume: bool = False,
+        units: ActionUnits = UNKNOWN,
     ) -> None:
         self.root = Path(root)
         self._staging = self.root / _STAGING
         self._info = _describe(fps, features, robot_type)
         self._features = tuple(features)
+        self._units = units
         self._episodes: list[StagedEpisode] = []
         self._finished = False
         self._open(resume)
@@ -109,6 +113,8 @@ class LeRobotWriter:
         if not self._episodes:
             raise InputError(f"{self.root} has no episodes; add at least one before finalizing.")
         with _disk_errors(self.root):
+            if self._units != UNKNOWN:
+                write_units(self.root, self._units)
             assemble(self.root, self._info, self._episodes)
         self._finished = True
         _discard(self._staging)

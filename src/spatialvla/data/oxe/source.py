@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import OnBad, filled, moving
 from spatialvla.data.oxe.names import rlds_spec, spec_by_names
 from spatialvla.data.oxe.specs import RLDSSpec
@@ -63,7 +64,7 @@ class OXEEpisode:
 class OXESource:
     """One split of an Open X-Embodiment dataset as TFDS stores it, local or at any fsspec URL.
 
-    key: the name of its statistics in published checkpoints. control_hz: steps a second.
+    key: the name of its statistics in published checkpoints. control_hz: steps a second. units: of the actions.
     broken: one sentence for each shard of which only a part can be read.
     """
 
@@ -88,6 +89,8 @@ class OXESource:
             self.spec = rlds_spec(spec) if isinstance(spec, str) else spec
         self._arguments = (root, self.spec, split, on_bad, cache)
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
+        units = self.spec.units or published_units(self.spec.name)
+        self.units = replace(units, control_hz=self.control_hz)
         self.broken = self.dataset.broken
         wanted = [f"steps/{key}" for key in (self.spec.image, *self.spec.inputs)]
         if missing := [key for key in wanted if key not in self.dataset.specs]:

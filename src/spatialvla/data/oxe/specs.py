@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.data.oxe import actions
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.known_cameras import BRIDGE
@@ -30,7 +31,8 @@ class RLDSSpec:
     text of a step, or of a code point array; an episode where it is empty has none. version: of the TFDS
     folder. skip: steps to leave out at an episode's start. drop_no_ops: leave out the samples that start
     without motion.
-    camera: intrinsics of `image` where they are published.
+    camera: intrinsics of `image` where they are published. units: of what `action` makes; those published of
+    the dataset unless given.
     """
 
     name: str
@@ -43,6 +45,7 @@ class RLDSSpec:
     skip: int = 0
     drop_no_ops: bool = False
     camera: Camera | None = None
+    units: ActionUnits | None = None
 
     @property
     def key(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.json_files import read_json
 from spatialvla.data.rh20t.layout import CONFIGURATIONS, DESCRIPTIONS, Scene, scenes
 from spatialvla.data.rh20t.recording import Frames, Recording, SceneMetadata, read_camera
@@ -60,7 +61,7 @@ class RH20TSource:
     motion is that of the tool in the base's axes between poses interpolated at `control_hz`; the gripper is
     the commanded width as a share of the opened one's; a step's image is the closest in time. Steps whose
     closest image is more than 150 ms away are no starts. See `layout` for what is where and who says so.
-    control_hz: steps a second. skipped: why scenes were left out.
+    control_hz: steps a second. units: of the actions. skipped: why scenes were left out.
     """
 
     key = "rh20t"
@@ -70,6 +71,7 @@ class RH20TSource:
         """Raises InputError without scenes, CheckpointError where task_description.json is missing."""
         self.root = Path(root).expanduser()
         self.control_hz = float(control_hz)
+        self.units = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, self.control_hz)
         self._descriptions = _descriptions(self.root)
         self.skipped: list[str] = []
         self._scenes: list[Scene] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spatialvla.actions.units import LIBERO
 from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.errors import InputError
@@ -65,7 +66,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
     ]
     if depth:
         features.append(Feature("observation.depth.agentview", "depth", size[:2]))
-    writer = LeRobotWriter(out, FPS, features, robot_type="panda", resume=True)
+    writer = LeRobotWriter(out, FPS, features, robot_type="panda", resume=True, units=LIBERO)
     for file in files[writer.total_episodes :]:
         episode = Demonstration.load(file)
         frames = {

@@ -78,6 +78,7 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
             statistics={**processor.statistics, **mixture.statistics()},
             cameras={**processor.cameras, **mixture.cameras()},
         )
+    processor = replace(processor, units={**processor.units, **mixture.units()})
     if config.mode == "lora":
         add_lora(model, config.policy, _lora_options(config))
     return model, processor
@@ -96,7 +97,8 @@ def _from_parts(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialV
     model = initial_model(config.paligemma, _zoedepth(config), bins=config.bins)
     grid = _grid(config, mixture, config.bins)
     cameras = _with_default(mixture)
-    return model, initial_processor(config.paligemma, model.config, grid, mixture.statistics(), cameras)
+    processor = initial_processor(config.paligemma, model.config, grid, mixture.statistics(), cameras)
+    return model, replace(processor, units=mixture.units())
 
 
 def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
@@ -177,6 +179,7 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
         image_size=network.image_size,
         image_token_num=network.image_token_num,
         action_chunk_size=network.action_chunk_size,
+        units=mixture.units(),
         files=hugging_face_files(network.image_size, network.image_token_num),
     )
 
