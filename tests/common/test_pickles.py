@@ -248,17 +248,21 @@ def test_a_key_that_doubles_itself_is_not_hashed(rules):
 
 
 @either
-def test_a_tuple_that_doubles_itself_is_read_once(rules):
-    doubled = b"\x80\x02N" + b"".join(b"q%ch%c\x86" % (slot, slot) for slot in range(40)) + b"."
-    found, depth = read_pickle(doubled, rules), 0
+def test_a_tuple_that_doubles_itself_counts_as_all_that_it_stands_for(rules):
+    def doubled(levels):
+        return b"\x80\x02N" + b"".join(b"q%ch%c\x86" % (slot, slot) for slot in range(levels)) + b"."
+
+    found, depth = read_pickle(doubled(10), rules), 0
     while found is not None:
         assert found[0] is found[1]
         found, depth = found[0], depth + 1
-    assert depth == 40
+    assert depth == 10
+    with pytest.raises(BadPickle, match=r"more than \d+ parts, those that it repeats counted each time"):
+        read_pickle(doubled(40), rules)
 
 
 @either
-def test_bytes_that_are_referred_to_often_are_copied_once(rules):
+def test_bytes_that_are_referred_to_often_count_each_time(rules):
     """One megabyte, as the content of a thousand arrays: each its own, or one that is referred to again."""
     size = struct.pack("<i", 2**20)
 
@@ -267,14 +271,17 @@ def test_bytes_that_are_referred_to_often_are_copied_once(rules):
         return name("numpy._core.numeric", "_frombuffer") + b"(" + raw + kind + shape + text("C") + b"tR"
 
     first = buffer(b"B" + size + bytes(2**20) + b"\x94", dtype("u1", "|") + b"\x94")
+
+    def again(times):
+        return b"\x80\x04](" + first + b"\x94" + b"h\x02" * times + b"e."
+
     own = b"\x80\x04](" + first + buffer(b"h\x00", b"h\x01") * 1000 + b"e."
-    again = b"\x80\x04](" + first + b"\x94" + b"h\x02" * 1000 + b"e."
     tracemalloc.start()
-    with pytest.raises(BadPickle, match="larger arrays than it brings bytes for"):
-        read_pickle(own, rules)
-    many = read_pickle(again, rules)
-    assert len(many) == 1001
-    assert all(entry is many[0] for entry in many)
+    for data in (own, again(1000)):
+        with pytest.raises(BadPickle, match=r"takes more than \d+ bytes when it is decoded"):
+            read_pickle(data, rules)
+    few = read_pickle(again(3), rules)
+    assert all(entry is few[0] for entry in few)
     assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
     tracemalloc.stop()
 

@@ -17,8 +17,12 @@ from typing import TypeAlias, Union
 
 import numpy as np
 
+from spatialvla.common.budget import Budget, OverBudget
+
 _DEEPEST = 50  # containers in containers
 _LARGEST = 2**63
+_LONGEST_NAME = 200
+_SPREAD, _SLACK = 4, 2**20  # a pickle may take so many times its own bytes, and these, when it is decoded
 _CODE = re.compile(r"[biuf][1248]|[US][1-9]\d{0,5}|O8?")  # of NumPy's types
 
 _Leaf: TypeAlias = bool | int | float | str | bytes | np.ndarray | None
@@ -34,7 +38,8 @@ class BadPickle(ValueError):
 class Rules:
     """What pickles of one kind may hold beside numbers, text, bytes, lists, tuples, dictionaries and arrays.
 
-    opcodes: the most that one may have. classes: full names, such as "package.module.Class", of those whose
+    opcodes: the most that one may have, and the most values, those that it refers to several times counted
+    each time. classes: full names, such as "package.module.Class", of those whose
     objects are let in. keys: the types of a dictionary's keys. arrays: NumPy's letters of what arrays hold,
     of "biufUSO"; an array of objects ("O") is read as a list, or as its only object where it has no axes.
     """
@@ -56,13 +61,17 @@ class Instance:
 def read_pickle(data: bytes, rules: Rules) -> Data:
     """A pickle of protocol 2 to 5 as plain data; arrays are writable and in native byte order.
 
-    Time and memory are bounded by the rules and by the size of `data`.
+    Time and memory are bounded by the rules and by the size of `data`, also for whoever goes through the
+    result: what a pickle refers to many times counts each time.
     Raises BadPickle for whatever else it holds.
     """
     try:
-        return _Plain(rules, len(data)).of(_Machine(data, rules).run())
+        budget = Budget(rules.opcodes, _SPREAD * len(data) + _SLACK)
+        return _Plain(rules, budget).of(_Machine(data, rules).run())
     except BadPickle:
         raise
+    except OverBudget as error:
+        raise BadPickle(str(error)) from None
     except Exception as error:  # however a broken pickle manages to be wrong
         raise BadPickle(f"it is malformed ({type(error).__name__})") from None
 
@@ -170,15 +179,23 @@ class _Machine:
 
     def set_items(self, values: list[object]) -> None:
         target, keys = self.stack[-1], values[::2]
-        # Keys are checked before they are hashed: hashing tuples of tuples may never end.
-        if not isinstance(target, dict) or not all(isinstance(key, self._rules.keys) for key in keys):
+        # Keys are checked before they are hashed: hashing tuples of tuples may never end, and numbers of any
+        # length can all have one hash.
+        if not isinstance(target, dict) or not all(self._is_key(key) for key in keys):
             kinds = " or ".join({str: "text", int: "integers"}[kind] for kind in self._rules.keys)
             raise BadPickle(f"it has a dictionary whose keys are no {kinds}")
         target.update(zip(keys, values[1::2], strict=True))
 
+    def _is_key(self, key: object) -> bool:
+        return isinstance(key, self._rules.keys) and not (
+            isinstance(key, int) and not -_LARGEST <= key < _LARGEST
+        )
+
     def name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise BadPickle("it has a name that is no text")
+        if len(module) + len(name) > _LONGEST_NAME:  # before it is copied, perhaps for the thousandth time
+            raise BadPickle(f"it has a name of {len(module) + len(name)} characters")
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.", 1)  # NumPy 1's spelling
         if full not in _NUMPY and full not in self._rules.classes:
             raise BadPickle(f"it names {full[:100]}, which is not allowed")
@@ -246,25 +263,33 @@ _OPCODES: Mapping[int, Callable[[_Machine], object]] = {
 
 
 class _Plain:
-    """Plain data of one pickle's nodes, each converted once, however often it is referred to.
+    """Plain data of one pickle's nodes, each converted once, however often it is referred to."""
 
-    budget: bytes that arrays may take in all. Those of an honest pickle bring theirs along.
-    """
-
-    def __init__(self, rules: Rules, budget: int) -> None:
+    def __init__(self, rules: Rules, budget: Budget) -> None:
         self._rules, self._budget = rules, budget
         self._known: dict[int, Data] = {}
+        self._costs: dict[int, tuple[int, int]] = {}
+        self._open: set[int] = set()
 
     def of(self, node: object, depth: int = 0) -> Data:
         if isinstance(node, int) and not -_LARGEST <= node < _LARGEST:
             raise BadPickle("it has a number of more than 64 bits")
         if node is None or isinstance(node, bool | int | float | str | bytes):
+            self._budget.spend(1, len(node) if isinstance(node, str | bytes) else 0)
             return node
-        if depth > _DEEPEST:
+        key = id(node)
+        if depth > _DEEPEST or key in self._open:
             raise BadPickle("it has containers in containers without end")
-        if id(node) not in self._known:
-            self._known[id(node)] = self._converted(node, depth + 1)
-        return self._known[id(node)]
+        if key in self._known:
+            self._budget.spend(*self._costs[key])
+            return self._known[key]
+        steps, size = self._budget.spent
+        self._budget.spend(1)
+        self._open.add(key)
+        self._known[key] = self._converted(node, depth + 1)
+        self._open.remove(key)
+        self._costs[key] = self._budget.spent[0] - steps, self._budget.spent[1] - size
+        return self._known[key]
 
     def _converted(self, node: object, depth: int) -> Data:
         match node:
@@ -301,9 +326,7 @@ class _Plain:
             or order not in ("C", "F")
         ):
             raise BadPickle("it has an array whose bytes do not fit its shape")
-        self._budget -= len(raw)
-        if self._budget < 0:
-            raise BadPickle("it has larger arrays than it brings bytes for")
+        self._budget.spend(0, len(raw))
         array = np.frombuffer(raw, kind).reshape(shape, order="C" if order == "C" else "F")
         return array.astype(kind.newbyteorder("="))
 

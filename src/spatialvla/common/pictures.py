@@ -12,16 +12,19 @@ from PIL.ExifTags import Base
 from spatialvla.errors import InputError
 
 _UPRIGHT = 1  # of EXIF's orientations
+_MOST_PIXELS = 2**26
 
 
 def open_picture(file: Path | bytes | memoryview) -> Image.Image:
     """The decoded picture of a file, as it is stored.
 
-    Raises InputError, saying why, where it cannot be decoded or is larger than Pillow's limit on the pixels
-    of a picture; FileNotFoundError where there is no such file.
+    Raises InputError, saying why, where it cannot be decoded or has more pixels than any camera's, before
+    they take memory; FileNotFoundError where there is no such file.
     """
     try:
         with Image.open(file if isinstance(file, Path) else BytesIO(file)) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise InputError(f"it has {picture.width} times {picture.height} pixels")
             picture.load()
             return picture
     except FileNotFoundError:

@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 
 import yaml
 
+from spatialvla.common.budget import Budget, OverBudget
 from spatialvla.errors import InputError
 
+_MOST_BYTES = 2**20
+_MOST_VALUES = 20_000
 _ASSETS = Path(__file__).parents[1] / "assets"
 T = TypeVar("T")
 
@@ -24,9 +27,54 @@ _Loader.add_implicit_resolver(
 )
 
 
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises yaml.YAMLError where it is none or larger than any file of settings, OSError, UnicodeDecodeError.
+    """
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise yaml.YAMLError(f"it has more than {_MOST_BYTES} bytes")
+    return parse_yaml(data.decode("utf-8"))
+
+
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds. Raises yaml.YAMLError where it is none."""
-    return yaml.load(text, _Loader)
+    """What a YAML text holds.
+
+    Raises yaml.YAMLError where it is none, and where it holds too many values: an alias counts as all that it
+    stands for.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, Budget(_MOST_VALUES, 16 * _MOST_BYTES), {})
+        return loader.construct_document(node)
+    except OverBudget as error:
+        raise yaml.YAMLError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, budget: Budget, costs: dict[int, tuple[int, int] | None]) -> None:
+    """Spends what a node would take if it were written out. costs: of those that have been met, by id."""
+    key = id(node)
+    if key in costs:
+        cost = costs[key]
+        if cost is None:
+            raise OverBudget("an alias in it stands for itself")
+        return budget.spend(*cost)
+    steps, size = budget.spent
+    costs[key] = None
+    budget.spend(1, len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                _count(part, budget, costs)
+    costs[key] = budget.spent[0] - steps, budget.spent[1] - size
+    return None
 
 
 def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T], *, folder: str) -> T:
@@ -38,7 +86,7 @@ def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T
     shipped = {path.stem: path for path in (_ASSETS / folder).glob("*.yaml")}
     path = shipped.get(name_or_path, Path(name_or_path))
     try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except OSError:
         raise InputError(
             f"Unknown {kind} {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."

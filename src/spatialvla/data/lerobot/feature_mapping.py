@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 from spatialvla.actions.units import ActionUnits
-from spatialvla.common.yaml_files import parse_yaml
+from spatialvla.common.yaml_files import read_yaml
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 from spatialvla.geometry.rotations import SIZES, Frame, Notation
@@ -157,7 +157,7 @@ class FeatureMapping:
     def load(cls, path: str | Path) -> FeatureMapping:
         """Read a YAML file. Raises InputError, naming it and the line's key, for what cannot be used."""
         try:
-            content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+            content = read_yaml(Path(path))
         except FileNotFoundError:
             raise InputError(f"{path} does not exist; name the mapping's YAML file.") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

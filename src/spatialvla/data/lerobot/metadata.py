@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
-from spatialvla.data.lerobot.parquet_files import read_parquet
+from spatialvla.data.lerobot.parquet_files import read_columns, read_parquet
 from spatialvla.data.lerobot.stats import Statistics
 from spatialvla.errors import CheckpointError
 
@@ -31,6 +32,7 @@ _MOST_TASKS = 1_000_000
 _INFO = "meta/info.json"
 _STATS = "meta/stats.json"
 _TASKS = "meta/tasks.parquet"
+_PATH_FIELD = re.compile(r"\{(chunk_index|file_index)(:\d{1,2}d)?\}|\{video_key\}")
 _EPISODES = "meta/episodes"
 
 
@@ -189,14 +191,20 @@ def _rate(fps: Any) -> float:
 
 
 def _file_template(path: str) -> str:
-    """A path template of format v2 in v3's terms: an episode's number is its file's."""
-    return path.replace("{episode_chunk", "{chunk_index").replace("{episode_index", "{file_index")
+    """A path template of format v2 in v3's terms: an episode's number is its file's.
+
+    Raises ValueError for fields other than the three of the format, and for numbers wider than 99 digits.
+    """
+    template = path.replace("{episode_chunk", "{chunk_index").replace("{episode_index", "{file_index")
+    if re.search("[{}]", _PATH_FIELD.sub("", template)):
+        raise ValueError(f"the path template {path[:100]!r} has a field that is not of the format")
+    return template
 
 
 def read_tasks(root: Path) -> tuple[str, ...]:
     """The instructions, in order of their number."""
     path = root / _TASKS
-    table = read_parquet(path, lambda: pq.read_table(path))
+    table = read_parquet(path, partial(_read_table, path))
     text = [column.name for column in table.schema if _is_text(column.type)]
     if "task_index" not in table.column_names or not text:
         raise CheckpointError(f"{path} has no numbered tasks; copy it again.")
@@ -260,9 +268,15 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The table's rows without the episodes' statistics, which are most of it."""
-    names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-    rows: list[dict[str, Any]] = pq.read_table(path, columns=names).to_pylist()
+    with pq.ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
+        rows: list[dict[str, Any]] = read_columns(path, file, names).to_pylist()
     return rows
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return read_columns(path, file)
 
 
 def _episode_row(

@@ -15,7 +15,7 @@ from spatialvla.data.frames import Clip
 from spatialvla.data.lerobot import image_files, metadata, metadata_v2
 from spatialvla.data.lerobot.features import DEPTH_UNIT_METERS, Feature
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
-from spatialvla.data.lerobot.parquet_files import read_parquet
+from spatialvla.data.lerobot.parquet_files import read_columns, read_parquet
 from spatialvla.errors import CheckpointError, InputError
 
 
@@ -211,7 +211,7 @@ class LeRobotDataset:
                         f"{path} holds {held - record.first_frame} frames of episode {record.index}, whose length is "
                         f"{record.length} in meta; copy the dataset again."
                     )
-                table = file.read_row_groups(wanted.tolist(), columns=list(names))
+                table = read_columns(path, file, names, wanted.tolist())
                 return table.slice(first - int(starts[wanted[0]]) if len(wanted) else 0, record.length)
 
         table = read_parquet(path, read)

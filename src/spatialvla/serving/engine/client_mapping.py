@@ -6,7 +6,7 @@ A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
 from spatialvla.serving.guard.limits import Limits, require_sendable
 from spatialvla.types import Observation
+
+_NUMBER = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class ClientMapping:
     def _required(self, message: Mapping[str, Any], key: str) -> Any:
         if key not in message:
             raise InputError(
-                f"The observation lacks {key!r}; it has {', '.join(sorted(message)[:12]) or 'nothing'}. "
+                f"The observation lacks {key!r}; it has {_shown(message)}. "
                 f"The server's mapping is {self.name!r} (--mapping)."
             )
         return message[key]
@@ -121,15 +123,29 @@ class ClientMapping:
             return None
         if not isinstance(value, np.ndarray | list | tuple):
             raise InputError(f"{key!r} must be an array of numbers, got {type(value).__name__}.")
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            array = np.empty(0, object)
+        # NumPy makes each string in a list as long as the longest, so it never sees one.
+        if not isinstance(value, np.ndarray) and not _only_numbers(value):
+            raise InputError(f"{key!r} must be an array of numbers, or lists of numbers of one length.")
+        array = np.asarray(value)
         if array.dtype.kind not in "fiu" or array.size == 0:
             raise InputError(
                 f"{key!r} must be an array of numbers, got {array.dtype} of shape {array.shape}."
             )
         return array
+
+
+def _shown(message: Mapping[str, Any]) -> str:
+    """The first of a message's keys, however many and long they are."""
+    return ", ".join(key[:40] for key in sorted(message)[:12]) or "nothing"
+
+
+def _only_numbers(values: Sequence[Any], deepest: int = 4) -> bool:
+    """Whether values are numbers, or lists of one length of such."""
+    lists = [value for value in values if isinstance(value, list | tuple)]
+    if not lists:
+        return all(isinstance(value, _NUMBER) and not isinstance(value, bool) for value in values)
+    alike = len(lists) == len(values) and len({len(value) for value in lists}) == 1
+    return deepest > 1 and alike and all(_only_numbers(value, deepest - 1) for value in lists)
 
 
 def _turned(seen: Observation) -> Observation:
