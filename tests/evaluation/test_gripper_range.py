@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spatialvla.actions.published_units import published_units
 from spatialvla.actions.statistics import ActionStatistics
-from spatialvla.actions.units import LIBERO, published_units
+from spatialvla.actions.units import LIBERO
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.gripper_range import check_gripper, check_units
 from spatialvla.processor import Processor
