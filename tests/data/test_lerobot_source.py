@@ -190,7 +190,7 @@ SEVEN = np.ones((T, 7))
         ({"action": SEVEN}, {"images": (TOP, "wrist")}, {}, r"the cameras observation.images.top, wrist; .*'image: …'"),
         ({"action": SEVEN}, {}, {"image": "front"}, r"not front; choose one with --camera or .*'image: …'"),
         ({"action": np.ones((T, 9))}, {}, {}, r"holds 9 numbers \(without names\), not the 7 .*indices: \[...\]"),
-        ({"act": SEVEN}, {}, {}, r"no feature of numbers 'action'; the mapping's line 'action: .*' takes one of act"),
+        ({"act": SEVEN}, {}, {}, r"no feature of numbers 'action'; the line 'action: .*' takes one of act"),
         (
             {"action": SEVEN, "observation.state": SEVEN},
             {"names": {"action": JOINTS, "observation.state": POSE}},
@@ -200,6 +200,12 @@ SEVEN = np.ones((T, 7))
         ({"action": SEVEN}, {"names": {"action": JOINTS}}, {}, "has no pose of the hand that could stand in"),
         ({"action": SEVEN}, {}, {"action": {"indices": [0, 1, 2, 3, 4, 5]}}, "the action has no gripper"),
         ({"action": SEVEN}, {}, {"action": {"indices": [0, 1, 2, 3, 4, 5, 7]}}, "has the indices 0 to 6, not 7"),
+        (
+            {"action": SEVEN[:, :6], "grip": SEVEN},
+            {},
+            {"gripper": {"feature": "grip", "index": 7}},
+            "'grip' has the indices 0 to 6, not 7",
+        ),
         ({"action": SEVEN}, {}, {"action": {"rotation": "quaternion_xyzw"}}, "holds 7 numbers .* not the 8"),
         ({"action": SEVEN}, {}, {"depth": "far"}, "there is no depth 'far' but none"),
         ({"action": SEVEN}, {}, {"intrinsics": "action"}, "there is no feature 'action' of 3x3 numbers"),

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.data.episodes import filled, moving
-from spatialvla.data.lerobot.actions import check_actions, first_step, standard_actions
-from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping, Intrinsics
+from spatialvla.data.hand_motions import Numbers
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
 from spatialvla.data.lerobot.units import mapped_units, stored_units
+from spatialvla.data.mapping_lines import Intrinsics
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 
@@ -112,7 +114,7 @@ class LeRobotSource:
             self.image = self._image()
             self.depth = self._depth()
             self._check_intrinsics()
-            check_actions(self.dataset.features, self.mapping)
+            self.mapping.motion.check(_numbers(self.dataset.features))
             self.units = mapped_units(self.mapping, stored_units(self.root), float(self.dataset.fps))
         except InputError as error:
             raise InputError(f"{self.root}: {error}") from None
@@ -144,13 +146,13 @@ class LeRobotSource:
         Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data.
         """
         episode = self.dataset.episode(index)
-        actions = standard_actions(episode.columns, self.mapping)
+        actions = self.mapping.motion.actions(episode.columns)
         if not np.isfinite(actions).all():
             raise CheckpointError(
                 f"{self.root}, episode {index} has actions that are not finite; leave it out."
             )
         kept = moving(actions) if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
-        first, fixed = first_step(self.mapping), self.mapping.instruction
+        first, fixed = self.mapping.motion.first_step, self.mapping.instruction
         instructions = filled(episode.instructions if fixed is None else [fixed] * len(episode))
         camera, given = self._camera(episode), self.mapping.intrinsics
         return LeRobotEpisode(
@@ -225,3 +227,13 @@ def _reopened(root: Path, mapping: FeatureMapping, key: str) -> LeRobotSource:
     source = LeRobotSource(root, mapping)
     source.key = key
     return source
+
+
+def _numbers(features: Mapping[str, Feature]) -> dict[str, Numbers]:
+    """The features that a mapping's action may name."""
+    bookkeeping = {feature.name for feature in BOOKKEEPING}
+    return {
+        name: Numbers(int(np.prod(feature.shape)), tuple(map(str, feature.names or ())))
+        for name, feature in features.items()
+        if feature.is_number and name not in bookkeeping
+    }

@@ -1,0 +1,167 @@
+"""A dataset's numbers of each step -> (T, 7) Δx Δy Δz Δroll Δpitch Δyaw gripper, as its description says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.data.grippers import GripperMapping
+from spatialvla.data.mapping_lines import ActionMapping
+from spatialvla.errors import InputError
+from spatialvla.geometry.rotations import euler, matrices, motion
+
+_JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", "servo")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A feature that is an array of numbers. size: of each step. names: of its entries, where they have some."""
+
+    size: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def of_joints(self) -> bool:
+        """Whether its names are those of an arm's joints."""
+        return any(word in name.lower() for name in self.names for word in _JOINTS)
+
+
+@dataclass(frozen=True)
+class HandMotion:
+    """How a dataset's numbers become actions. gripper: None leaves the stored number as it is."""
+
+    action: ActionMapping
+    gripper: GripperMapping | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All that are read."""
+        gripper = self.gripper.feature if self.gripper else None
+        names = (*self._pose_features, *self.action.relative_to, *((gripper,) if gripper else ()))
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def first_step(self) -> int:
+        """Steps at an episode's start without an action: those before a command has one to be relative to."""
+        return int(self.action.convention == "absolute" and not self.action.relative_to)
+
+    def check(self, known: Mapping[str, Numbers]) -> None:
+        """Raises InputError, saying which line helps, where the features by name do not make 7 numbers."""
+        action, names = self.action, self._pose_features
+        for name in self.features:
+            if name not in known:
+                raise InputError(
+                    f"there is no feature of numbers '{name}'; the line 'action: {{feature: …}}' takes "
+                    f"one of {', '.join(known)}."
+                )
+        size, needed = _size(known, names), action.pose_size + (not self._gripper_apart)
+        if not action.indices and any(known[name].of_joints for name in names):
+            raise InputError(
+                f"'{', '.join(names)}' holds joint angles ({_listed(known, names)}), but actions are motions "
+                f"of the hand; {_instead(known, names)}."
+            )
+        if not action.indices and size != needed:
+            raise InputError(
+                f"'{', '.join(names)}' holds {size} numbers ({_listed(known, names)}), not the {needed} of "
+                f"{self._parts}; say which they are with 'action: {{indices: [...]}}', say how they turn the hand "
+                f"with 'action: {{rotation: …}}', which may be none, or {_instead(known, names)}."
+            )
+        chosen = [(action.indices, names), (action.relative_indices, action.relative_to)]
+        if self.gripper is not None and self.gripper.feature is not None:
+            chosen.append(((self.gripper.index,), (self.gripper.feature,)))
+        for indices, of in chosen:
+            size = _size(known, of)
+            if wrong := [index for index in indices if not 0 <= index < size]:
+                raise InputError(f"'{', '.join(of)}' has the indices 0 to {size - 1}, not {wrong[0]}.")
+        if len(action.indices) == action.pose_size and not self._gripper_apart:
+            raise InputError(
+                "the action has no gripper; add its index, or a line 'gripper: {feature: …, index: …}'."
+            )
+
+    def actions(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(T, 7) float64 of the steps from `first_step` on; one less than the frames where motions need two.
+
+        columns: (T, …) the numbers of each frame by feature, of `features` at least.
+        """
+        action = self.action
+        values = _joined(columns, self._pose_features, action.indices)
+        pose = values[:, : action.pose_size]
+        gripper = values[:, -1]
+        if self.gripper is not None:
+            if self.gripper.feature is not None:
+                gripper = _joined(columns, (self.gripper.feature,), (self.gripper.index,))[:, 0]
+            gripper = self.gripper.opening(gripper)
+        if action.from_state:
+            # A measured opening is that of the state which the motion leads to; a command is given before it.
+            gripper = gripper[:-1] if self._gripper_apart else gripper[1:]
+            moved = self._motion(pose[:-1], pose[1:])
+        elif action.convention == "absolute" and action.relative_to:
+            moved = self._motion(_joined(columns, action.relative_to, action.relative_indices), pose)
+        elif action.convention == "absolute":
+            gripper, moved = gripper[1:], self._motion(pose[:-1], pose[1:])
+        else:
+            scaled = self._scaled(pose)
+            turned = scaled[:, 3:]
+            if action.rotation != "euler":
+                turned = euler(matrices(turned, action.rotation))
+            moved = np.concatenate([scaled[:, :3], turned], axis=1)
+        return np.concatenate([moved, gripper[:, None]], axis=1)
+
+    @property
+    def _pose_features(self) -> tuple[str, ...]:
+        return self.action.from_state or self.action.feature
+
+    @property
+    def _gripper_apart(self) -> bool:
+        """Whether the gripper is not among the action's own numbers."""
+        return self.gripper is not None and self.gripper.feature is not None
+
+    @property
+    def _parts(self) -> str:
+        parts = (
+            ["position"]
+            + ["rotation"] * (self.action.rotation != "none")
+            + ["gripper"] * (not self._gripper_apart)
+        )
+        return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+    def _motion(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        action = self.action
+        before, after = self._scaled(before[:, : action.pose_size]), self._scaled(after)
+        rotations = [matrices(poses[:, 3:], action.rotation) for poses in (before, after)]
+        return motion(before[:, :3], rotations[0], after[:, :3], rotations[1], action.frame)
+
+    def _scaled(self, poses: np.ndarray) -> np.ndarray:
+        action = self.action
+        meters = 1.0 if action.meters is None else action.meters
+        angles = 1.0 if action.radians is None or action.rotation == "quaternion_xyzw" else action.radians
+        return np.concatenate([poses[:, :3] * meters, poses[:, 3:] * angles], axis=1)
+
+
+def _joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:
+    """(T, N) float64 of several features, in order."""
+    parts = [columns[name].reshape(len(columns[name]), -1) for name in names]
+    values = np.concatenate(parts, axis=1, dtype=np.float64)
+    return values[:, list(indices)] if indices else values
+
+
+def _size(known: Mapping[str, Numbers], names: Sequence[str]) -> int:
+    return sum(known[name].size for name in names)
+
+
+def _listed(known: Mapping[str, Numbers], names: Sequence[str]) -> str:
+    return ", ".join(entry for name in names for entry in known[name].names) or "without names"
+
+
+def _instead(known: Mapping[str, Numbers], names: Sequence[str]) -> str:
+    """What could stand in for an action that cannot be used."""
+    poses = [
+        name
+        for name, numbers in known.items()
+        if name not in names and numbers.size >= 6 and not numbers.of_joints
+    ]
+    if not poses:
+        return "the dataset has no pose of the hand that could stand in"
+    return f"take the motion from a pose of the hand with 'action: {{from_state: …}}' of {', '.join(poses)}"

@@ -1,0 +1,82 @@
+"""Lines of YAML that descriptions of LeRobot and of RLDS datasets share: the action, and a camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.geometry.camera import Camera, check_intrinsics
+from spatialvla.geometry.rotations import SIZES, Frame, Notation
+
+
+@dataclass(frozen=True)
+class ActionMapping:
+    """Where the motion of the hand is.
+
+    feature: the features whose numbers, joined, hold the action. from_state: the features whose numbers hold
+    the pose of the hand, when the motion is to be taken from one state to the next as Bridge does; the last
+    step then has none. indices: of position, rotation and gripper among them; all in order where it is empty.
+    convention: `delta` motions, or `absolute` poses that were commanded, each of which becomes the motion
+    from the command before, or from the pose in `relative_to` (its numbers at `relative_indices`).
+    rotation: its notation, `none` where the hand does not turn. frame: in whose axes the motions made from poses are.
+    meters, radians: what 1 is in the dataset; motions come out in meters and radians where they are given, and
+    as they are where not.
+    """
+
+    feature: tuple[str, ...] = ("action",)
+    from_state: tuple[str, ...] = ()
+    indices: tuple[int, ...] = ()
+    convention: Literal["delta", "absolute"] = "delta"
+    rotation: Notation = "euler"
+    frame: Frame = "base"
+    relative_to: tuple[str, ...] = ()
+    relative_indices: tuple[int, ...] = ()
+    meters: float | None = None
+    radians: float | None = None
+
+    @property
+    def pose_size(self) -> int:
+        """Numbers of position and rotation."""
+        return 3 + SIZES[self.rotation]
+
+    @property
+    def of_poses(self) -> bool:
+        """Whether motions are made from poses."""
+        return bool(self.from_state) or self.convention == "absolute"
+
+    def __post_init__(self) -> None:
+        if self.from_state and self.convention == "absolute":
+            raise InputError("from_state takes motions from poses already; leave out 'convention: absolute'.")
+        if self.relative_to and self.convention != "absolute":
+            raise InputError("relative_to is for poses; say 'convention: absolute', or leave it out.")
+        if self.indices and len(self.indices) not in (self.pose_size, self.pose_size + 1):
+            raise InputError(
+                f"action indices name {len(self.indices)} numbers; with rotation {self.rotation} there are "
+                f"{self.pose_size + 1}: 3 of the position, {SIZES[self.rotation]} of the rotation, 1 of the "
+                "gripper."
+            )
+        if self.relative_indices and len(self.relative_indices) != self.pose_size:
+            raise InputError(f"relative_indices needs the {self.pose_size} numbers of position and rotation.")
+        for name, number in (("meters", self.meters), ("radians", self.radians)):
+            if number is not None and not 0 < number < np.inf:
+                raise InputError(f"{name} must be positive and finite, not {number:g}.")
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A camera that the dataset does not store: K in pixels of an image of this size."""
+
+    K: tuple[tuple[float, ...], ...]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        check_intrinsics(np.array(self.K))
+
+    @property
+    def camera(self) -> Camera:
+        """The same, checked."""
+        return Camera(np.array(self.K, dtype=np.float64), self.height, self.width)
