@@ -75,6 +75,37 @@ def test_mismatches_are_refused_when_loading():
         Policy(model, replace(processor, action_chunk_size=4), dataset=DATASET)
 
 
+@pytest.mark.parametrize(
+    "observation",
+    [{}, {"image": IMAGE, "instruction": "stop"}, IMAGE, None, "stop"],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_observation_is_one_sentence(policy, observation):
+    with pytest.raises(
+        InputError, match=r"takes an Observation\(image, instruction, intrinsics, depth\), not a"
+    ):
+        policy.act(observation)
+
+
+def test_one_observation_is_no_list(policy):
+    with pytest.raises(InputError, match="Pass observations as a list"):
+        policy.predict(Observation(IMAGE, "stop"))
+
+
+def test_weights_are_loaded_in_a_dtype_by_its_name():
+    loaded = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, dtype="bfloat16", device=torch.device("cpu"))
+    assert next(loaded.model.parameters()).dtype == torch.bfloat16
+    with pytest.raises(InputError, match="no dtype of weights called 'bfloat17'"):
+        Policy.from_pretrained(CHECKPOINT, dataset=DATASET, dtype="bfloat17")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_here_is_said_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr("spatialvla.model.spatialvla.load", None)
+    with pytest.raises(InputError, match="PyTorch sees no GPU cuda here"):
+        Policy.from_pretrained(CHECKPOINT, dataset=DATASET, device="cuda")
+
+
 def test_bad_options():
     with pytest.raises(InputError, match="Name the dataset"):
         Policy.from_pretrained(CHECKPOINT)

@@ -119,8 +119,16 @@ def test_batches_must_match_and_hold_something():
         processor([], [])
     with pytest.raises(InputError, match="1 images and 2 prompts"):
         processor([PICTURE], ["a", "b"])
-    with pytest.raises(InputError, match="1 images and 4 prompts"):
-        processor([PICTURE], "stop")
+    for single in (
+        (PICTURE, "stop"),
+        (Image.fromarray(PICTURE), "stop"),
+        ([PICTURE], "stop"),
+        (PICTURE, ["stop"]),
+    ):
+        with pytest.raises(
+            InputError, match=r"are lists; of one image write processor\(\[image\], \[prompt\]\)"
+        ):
+            processor(*single)
     with pytest.raises(InputError, match="1 images and 2 depth maps"):
         one(depth=[np.ones((4, 4))] * 2)
 

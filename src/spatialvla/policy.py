@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -99,13 +99,14 @@ class Policy:
         speculate: bool = True,
         tolerance: int = 0,
         depth_every: int = 1,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
         optimization: Optimization | None = None,
         base: str | Path | None = None,
     ) -> Policy:
         """Loads a checkpoint folder, a shipped model ("nano") or a Hub id.
 
+        dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.
         base: of an adapter, in place of the one that its adapter_config.json names.
         """
@@ -140,6 +141,11 @@ class Policy:
         committed: tokens of the first steps of the next chunk, which are under way; it begins with them.
         Raises InputError for what the model cannot use.
         """
+        if not isinstance(observation, Observation):
+            raise InputError(
+                "A policy takes an Observation(image, instruction, intrinsics, depth), not a "
+                f"{type(observation).__name__}."
+            )
         return self.processor.prepare(
             observation.image,
             self.processor.prompt(observation.instruction, self.prompt),
@@ -200,6 +206,10 @@ class Policy:
         return np.asarray(self.model.depth(batch).float().cpu())
 
     def _rows(self, observations: Sequence[Observation | Prepared], committed: Tokens) -> list[Prepared]:
+        if isinstance(observations, Observation | Prepared | Mapping):
+            raise InputError(
+                "Pass observations as a list, of one where there is one; `act` takes it by itself."
+            )
         given = _one_each(observations, [None] * len(observations) if committed is None else committed)
         return [
             one if isinstance(one, Prepared) else self.prepare(one, steps)
@@ -261,6 +271,7 @@ class Policy:
 
 
 def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T]) -> Sequence[T]:
+    """The tokens, if there are as many as observations. Raises InputError where there are not."""
     if len(tokens) != len(observations):
         raise InputError(
             f"Got {len(observations)} observations and tokens for {len(tokens)}; pass as many of each."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from spatialvla.actions.published_units import published_units
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import IGNORED, Batch
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, View
 from spatialvla.processor_folder import RESERVED, StoredProcessor
@@ -67,9 +67,12 @@ class Processor(StoredProcessor):
         so that instructions of many lengths make batches of few. Padding is never attended to.
         Raises InputError on anything that cannot be used.
         """
+        single = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
+        if single or isinstance(prompts, str):
+            raise InputError("Images and prompts are lists; of one image write processor([image], [prompt]).")
         if len(images) == 0:
             raise InputError("The batch is empty; pass at least one image and prompt.")
-        if isinstance(prompts, str) or len(prompts) != len(images):
+        if len(prompts) != len(images):
             raise InputError(f"Got {len(images)} images and {len(prompts)} prompts; pass as many of each.")
         count = len(images)
         for name, given in (("intrinsics", intrinsics), ("depth maps", depth), ("action chunks", actions)):
@@ -290,8 +293,9 @@ class Processor(StoredProcessor):
 
     @staticmethod
     def _unknown(dataset: str, known: Mapping[str, Any]) -> InputError:
-        close = difflib.get_close_matches(dataset, known, n=3, cutoff=0.4) or sorted(known)[:5]
-        return InputError(f"Unknown dataset {dataset!r}; the closest known are: {', '.join(close)}.")
+        return InputError(
+            f"The checkpoint knows no dataset {dataset!r}; {did_you_mean(dataset, sorted(known))}"
+        )
 
 
 def _one_a_row(dataset: Keys, rows: int) -> Sequence[str | None]:

@@ -129,7 +129,7 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         ([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--intrinsics", "0", "9", "1", "1"], "singular"),
         (["predict", "absent.png", "go", "--policy", "nano"], "absent.png does not exist"),
         (["predict", str(CHECKPOINT / "config.json"), "go", "--policy", "nano"], "no readable picture"),
-        (["train", "--dataset", str(DATASET), "--preset", "absent"], "Unknown preset"),
+        (["train", "--dataset", str(DATASET), "--preset", "nanno"], "no preset 'nanno'; did you mean nano?"),
         (["finetune", "--policy", "nano"], "nothing to train on"),
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
         (["pretrain", "--mixture", "oxe_spatial_vla_plus"], "from --root"),
@@ -139,7 +139,11 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         ),
         (["pretrain", "--dataset", "d", "--root", "r"], "--root is of a --mixture"),
         (["finetune", "--dataset", "d", "--mode", "full", "--lora.rank", "4"], "no LoRA adapter"),
-        (["pretrain", "--mixture", "oxe", "--root", "r"], "Mixtures are oxe_spatial_vla_plus"),
+        (["pretrain", "--mixture", "oxe_spatial_vla", "--root", "r"], "did you mean oxe_spatial_vla_plus"),
+        (["evaluate", "--policy", "nano", "--suite", "simpler_widow"], "did you mean simpler_widowx?"),
+        (["train", "--dataset", "d", "--rollout-suite", "libro_goal"], "did you mean libero_goal"),
+        (["predict", str(PICTURE), "go", "--policy", "nano", "--device", "gpu"], "no device called 'gpu'"),
+        (["serve", "--policy", "nano", "--mapping", "libro"], "did you mean libero"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):

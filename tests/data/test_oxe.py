@@ -313,7 +313,7 @@ def test_bad_numbers_and_unknown_names(tmp_path):
         written(tmp_path, spec, {"action": broken, "language_instruction": ""})
     with pytest.raises(InputError, match="the closest are bridge_orig"):
         rlds_spec("bridge_data/1.0.0")
-    with pytest.raises(InputError, match=r"Mixtures are bridge, .*oxe_spatial_vla_plus_stage2\."):
+    with pytest.raises(InputError, match=r"no mixture or dataset .* did you mean oxe_magic_soup_plus"):
         mixture("oxe_magic")
     assert mixture("kuka/0.1.0") == {"kuka": 1.0}
 

@@ -10,7 +10,7 @@ from fakes import FakePolicy
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
-from spatialvla.evaluation.benchmarks.registry import benchmark_for
+from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite
 from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask
 from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.play.runner import evaluate
@@ -35,9 +35,20 @@ def test_suites_find_their_benchmark():
     assert benchmark_for("libero_spatial", 56) == LiberoBenchmark(128)
     assert benchmark_for("libero_spatial", 224) == LiberoBenchmark(256)
     with pytest.raises(
-        InputError, match="No benchmark has a suite 'bridge_v2'; names of suites begin with libero"
+        InputError, match=r"suite 'bridge_v2'; choose from libero_spatial, .*, simpler_widowx"
     ):
         benchmark_for("bridge_v2", 224)
+
+
+@pytest.mark.parametrize(
+    ("suite", "meant"),
+    [("simpler_widow", "simpler_widowx"), ("widowx", "simpler_widowx"), ("libro_goal", "libero_goal")],
+)
+def test_a_mistyped_suite_is_answered_with_the_closest(suite, meant):
+    with pytest.raises(InputError, match=f"no suite '{suite}' here|has a suite '{suite}'") as error:
+        check_suite(suite)
+    assert meant in str(error.value)
+    check_suite("simpler_widowx")
 
 
 def test_rules_are_data():
@@ -48,7 +59,7 @@ def test_rules_are_data():
     assert not conventions.ends_on_success
     assert "grasped" in conventions.partial
     assert len(benchmark.instructions(SUITE)) == 4
-    with pytest.raises(InputError, match="there is no simpler_google"):
+    with pytest.raises(InputError, match="no suite 'simpler_google' here"):
         benchmark.instructions("simpler_google")
 
 

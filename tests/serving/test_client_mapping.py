@@ -100,5 +100,5 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text, sentence):
 
 
 def test_an_unknown_mapping_names_the_known():
-    with pytest.raises(InputError, match=r"one of bridge, droid, .*libero, plain"):
+    with pytest.raises(InputError, match=r"choose from bridge, droid, .*libero, plain"):
         ClientMapping.load("aloha")

@@ -89,8 +89,8 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
     ("options", "sentence"),
     [
         (["--host", "0.0.0.0"], "whoever reaches it moves the robot"),
-        (["--mapping", "aloha"], "Unknown mapping 'aloha'"),
-        (["--limits", "fetch"], "Unknown limits 'fetch'"),
+        (["--mapping", "aloha"], "nor a shipped mapping called 'aloha'; choose from"),
+        (["--limits", "fetch"], "nor a shipped set of limits called 'fetch'"),
         (["--pad-chunk", "hold", "--execution.mode", "ensemble"], "Only whole chunks are padded"),
         (["--pad-chunk", "hold"], "say --pad-to"),
         (["--protocol", "vla-eval", "--pad-chunk", "hold"], "for openpi clients"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.errors import InputError
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.folders import SHIPPED
 from spatialvla.model.presets import preset
 from spatialvla.policy import Policy
 from spatialvla.training.depth_config import DepthConfig
@@ -54,6 +55,15 @@ def test_the_loss_ignores_missing_readings_and_punishes_a_wrong_scale():
     predicted = truth.clone()
     predicted[:, :4] = 9
     assert depth_loss(predicted, holes).item() < 1e-3
+
+
+def test_a_models_folder_is_no_depth_estimators(make_config):
+    config = make_config(depth="estimate", depth_mix=0.5, depth_weights=SHIPPED / "nano", steps=2)
+    sentence = (
+        "does not hold the depth estimator of tiny; give the folder that `spatialvla train-depth` wrote"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
+        train(config, device="cpu")
 
 
 def test_crops_are_refused(dataset, tmp_path):

@@ -84,6 +84,9 @@ class Evaluate(Verb):
         # Before episodes are played: their report is drawn at the end.
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
+        from spatialvla.evaluation.benchmarks.registry import check_suite
+
+        check_suite(self.suite)
         import torch
         from rich.console import Console
 

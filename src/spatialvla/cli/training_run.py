@@ -76,6 +76,9 @@ class TrainingRun(Verb):
         console = Console(stderr=True)
         rollout = None
         if config.rollout_suite is not None:
+            from spatialvla.evaluation.benchmarks.registry import check_suite
+
+            check_suite(config.rollout_suite)
             rollout = _rollout(config.rollout_suite, config.rollout_episodes)
         device = None if self.device == "auto" else self.device
         try:

@@ -7,7 +7,7 @@ import torch
 from spatialvla.errors import InputError
 
 
-def find_device(name: str | None = None) -> torch.device:
+def find_device(name: torch.device | str | None = None) -> torch.device:
     """The device of that name; None and "auto" are the GPU where there is one, else the CPU.
 
     Raises InputError for what names no device, and for a GPU that is not here.

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from spatialvla.common.budget import Budget, OverBudget
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 
 _MOST_BYTES = 2**20
@@ -89,7 +90,8 @@ def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T
         raw = read_yaml(path)
     except OSError:
         raise InputError(
-            f"Unknown {kind} {name_or_path!r}; name a file or one of {', '.join(sorted(shipped))}."
+            f"There is neither a file nor a shipped {kind} called {name_or_path!r}; "
+            f"{did_you_mean(name_or_path, sorted(shipped))}"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML file ({error}).") from None

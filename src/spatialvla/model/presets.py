@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spatialvla.actions.bins import NANO_BINS
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 
@@ -129,5 +130,5 @@ PRESETS: Mapping[str, Callable[[], SpatialVLAConfig]] = {"4b": spatialvla_4b, "n
 def preset(name: str) -> SpatialVLAConfig:
     """A configuration by name. Raises InputError where there is none of that name."""
     if name not in PRESETS:
-        raise InputError(f"Unknown preset {name!r}; choose one of {', '.join(sorted(PRESETS))}.")
+        raise InputError(f"There is no preset {name!r}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]()

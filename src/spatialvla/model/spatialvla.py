@@ -11,6 +11,8 @@ from jaxtyping import Int
 
 from spatialvla.actions.grids import Cells
 from spatialvla.batch import Batch
+from spatialvla.common.device import find_device
+from spatialvla.common.dtypes import find_dtype
 from spatialvla.common.json_files import write_json
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
@@ -43,7 +45,7 @@ class SpatialVLA(Network):
         cls,
         path_or_id: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
         base: str | Path | None = None,
@@ -52,9 +54,12 @@ class SpatialVLA(Network):
 
         Of an adapter (see `spatialvla.model.lora`) it loads the base and merges the adapter into it. base: in
         place of the one that its adapter_config.json names.
-        Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
+        dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
+        Raises InputError for a dtype or device that is not there,
+        CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
         """
-        return load(cls, path_or_id, dtype, revision, base).to(device).eval()
+        place = find_device(device)
+        return load(cls, path_or_id, find_dtype(dtype), revision, base).to(place).eval()
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
         """Writes config.json and model.safetensors in the published layout, each at once or not at all.

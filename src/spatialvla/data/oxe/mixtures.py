@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from spatialvla.common.names import did_you_mean
 from spatialvla.data.oxe.names import rlds_spec
+from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
 
 _EXTERNAL = "_dataset_converted_externally_to_rlds"
@@ -105,5 +107,6 @@ def mixture(name: str) -> Mapping[str, float]:
         return MIXTURES[name]
     try:
         return {rlds_spec(name).name: 1.0}
-    except InputError as error:
-        raise InputError(f"{error} Mixtures are {', '.join(MIXTURES)}.") from None
+    except InputError:
+        known = [*MIXTURES, *SPECS]
+        raise InputError(f"There is no mixture or dataset {name!r}; {did_you_mean(name, known)}") from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
+from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Benchmark
-from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
+from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 
 BENCHMARKS: dict[str, Callable[[int, str | None], Benchmark]] = {
@@ -40,6 +41,11 @@ def benchmark_for(suite: str, image_size: int, dataset: str | None = None) -> Be
     name = suite.split("_")[0]
     if name not in BENCHMARKS:
         raise InputError(
-            f"No benchmark has a suite {suite!r}; names of suites begin with {', '.join(BENCHMARKS)}."
+            f"No benchmark has a suite {suite!r}; {did_you_mean(suite, [*TIME_LIMITS, *SUITES])}"
         )
     return BENCHMARKS[name](image_size, dataset)
+
+
+def check_suite(suite: str) -> None:
+    """Raises InputError unless an installed benchmark has this suite; what takes long need not begin then."""
+    benchmark_for(suite, 224).instructions(suite)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.simulation.libero.env import ACTION_UNITS
@@ -102,4 +103,4 @@ class SimplerTask:
 
 def _check(suite: str) -> None:
     if suite not in SUITES:
-        raise InputError(f"SimplerEnv's suites here are {', '.join(SUITES)}; there is no {suite}.")
+        raise InputError(f"SimplerEnv has no suite {suite!r} here; {did_you_mean(suite, SUITES)}")

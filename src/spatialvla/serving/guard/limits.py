@@ -41,7 +41,7 @@ class Limits:
     @classmethod
     def load(cls, name_or_path: str) -> Limits:
         """The limits of a shipped robot by name, or of a YAML file by path. Raises InputError."""
-        return load("limits", name_or_path, lambda _, raw: _parse(raw), folder="limits")
+        return load("set of limits", name_or_path, lambda _, raw: _parse(raw), folder="limits")
 
     def in_units(self, units: ActionUnits) -> Limits:
         """These limits for a policy whose actions have these units.

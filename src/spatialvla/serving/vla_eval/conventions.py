@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry import known_cameras
@@ -174,5 +175,5 @@ BENCHMARKS = {entry.name: entry for entry in (LIBERO, SIMPLER_WIDOWX, SIMPLER_GO
 def benchmark_called(name: str) -> HarnessBenchmark:
     """The conventions of a benchmark by name. Raises InputError for an unknown one."""
     if name not in BENCHMARKS:
-        raise InputError(f"There is no benchmark {name!r}; choose from {', '.join(BENCHMARKS)}.")
+        raise InputError(f"There is no benchmark {name!r}; {did_you_mean(name, BENCHMARKS)}")
     return BENCHMARKS[name]

@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 
 from spatialvla.common.extras import needs_extra
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 
 _ROBOSUITE_LOG = "/tmp/robosuite.log"
@@ -65,7 +66,7 @@ def tasks(suite: str) -> list[Task]:
     """
     maps = _task_maps()
     if suite not in maps or not _is_complete(maps[suite].values()):
-        raise InputError(f"LIBERO has no suite {suite!r}; installed are {', '.join(suites())}.")
+        raise InputError(f"The installed LIBERO has no suite {suite!r}; {did_you_mean(suite, suites())}")
     return [_task(suite, entry) for entry in maps[suite].values()]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, get_args
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.common.files import replacing
+from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.training.config import TrackerName
 
@@ -106,7 +107,7 @@ def _open(name: TrackerName, folder: Path, first_step: int, settings: Mapping[st
 
 def _module(name: TrackerName) -> ModuleType:
     if name not in get_args(TrackerName):
-        raise InputError(f"There is no tracker {name!r}; choose from {', '.join(get_args(TrackerName))}.")
+        raise InputError(f"There is no tracker {name!r}; {did_you_mean(name, get_args(TrackerName))}")
     if name == "tensorboard":
         with needs_extra("train", "The tracker tensorboard"):
             return import_module("torch.utils.tensorboard")

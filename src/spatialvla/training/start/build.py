@@ -142,17 +142,23 @@ def scale_residuals(model: SpatialVLA) -> None:
 
 
 def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
-    """Copies the weights that `train_depth` wrote into the model."""
+    """Copies the weights that `train_depth` wrote into the model.
+
+    Raises CheckpointError where the folder holds something else, such as a whole model.
+    """
     assert config.depth_weights is not None
-    path = config.depth_weights / "model.safetensors"
+    path, estimator = config.depth_weights / "model.safetensors", model.vision_zoe_model
     try:
-        model.vision_zoe_model.load_state_dict(load_file(path))
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} holds no depth weights ({error}); train them first.") from error
-    except RuntimeError as error:
+    own = {name: tensor.shape for name, tensor in estimator.state_dict().items()}
+    if {name: tensor.shape for name, tensor in weights.items()} != own:
         raise CheckpointError(
-            f"{path} does not fit the depth estimator of {config.preset}: {error}"
-        ) from error
+            f"{path} does not hold the depth estimator of {config.policy or config.preset}; give the folder "
+            "that `spatialvla train-depth` wrote."
+        )
+    estimator.load_state_dict(weights)
 
 
 def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: TrainingMixture) -> Processor:
