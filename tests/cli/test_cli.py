@@ -206,6 +206,18 @@ def test_pretrain_takes_a_published_mixture_from_its_root(tmp_path, runs):
     assert (config.batch_size, config.learning_rate, config.min_sigma) == (2048, 2e-5, 0.5)
 
 
+def test_a_copy_that_is_put_right_is_said_of_all_datasets(tmp_path, runs):
+    for name in MIXTURES["rtx"]:
+        (tmp_path / "oxe" / name).mkdir(parents=True)
+    where = ["--mixture", "rtx", "--root", tmp_path / "oxe", "--out", tmp_path]
+    stops("pretrain", *where, "--copy", "repaired")
+    stops("pretrain", *where)
+    assert [{dataset.copy for dataset in config.datasets} for config, _, _ in runs] == [
+        {"repaired"},
+        {"auto"},
+    ]
+
+
 def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     data = ["--dataset", "one", "two", "--weights", 1, 2, "--mapping", *files]

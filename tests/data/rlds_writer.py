@@ -9,6 +9,9 @@ from PIL import Image
 
 from spatialvla.data.rlds.tfrecord import masked_crc32c
 
+COLOR = (10, 200, 30)
+"""Of the pictures that `write_steps` writes."""
+
 
 def varint(value):
     value &= (1 << 64) - 1
@@ -62,15 +65,22 @@ def write_dataset(folder, steps, metadata, episodes, name="made"):
     return folder
 
 
-def write_steps(folder, image, steps, name):
-    """One episode with pictures of 6x8 pixels under `image`, and `steps`: arrays of numbers or text by key."""
+def write_steps(folder, spec, steps, kind="png", size=None, kept=(True,)):
+    """Episodes as a spec says: pictures (10, 200, 30) of its size or 6x8 pixels, and `steps`: arrays by key.
+
+    kept: for each episode, what the feature that tells of its use says; all are alike otherwise.
+    """
+    height, width = size or spec.size or (6, 8)
     picture = io.BytesIO()
-    Image.new("RGB", (8, 6), (10, 200, 30)).save(picture, "PNG")
+    Image.new("RGB", (width, height), COLOR).save(picture, kind, quality=100, subsampling=0)
     count = len(next(iter(steps.values())))
-    nodes = {image: {"image": {"dtype": "uint8", "shape": {"dimensions": ["6", "8", "3"]}}}}
-    stored = {f"steps/{image}": [picture.getvalue()] * count}
+    shape = {"dimensions": [str(height), str(width), "3"]}
+    image = {"image": {"dtype": "uint8", "shape": shape, "encodingFormat": kind}}
+    nodes, stored = {spec.image: image}, {f"steps/{spec.image}": [picture.getvalue()] * count}
     for key, values in steps.items():
         is_text = values.dtype.kind == "U"
         nodes[key] = {"text": {}} if is_text else tensor(str(values.dtype), values.shape[1:])
         stored[f"steps/{key}"] = [text.encode() for text in values.tolist()] if is_text else values
-    return write_dataset(folder, nodes, {}, [stored], name)
+    of_episode = {} if spec.keep_if is None else {spec.keep_if: tensor("bool")}
+    episodes = [stored | dict.fromkeys(of_episode, np.array(keep)) for keep in kept]
+    return write_dataset(folder, nodes, of_episode, episodes, spec.name)

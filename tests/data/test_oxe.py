@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlds_writer import write_steps
+from rlds_writer import COLOR, write_steps
 
 from spatialvla.data import grippers
 from spatialvla.data.oxe import actions
@@ -155,7 +155,7 @@ def written(tmp_path, spec, steps, text="Pick  it up"):
     if not any("instruction" in key for key in steps):
         steps = {**steps, TEXT: text}
     steps = {key: np.array([value] * T) if isinstance(value, str) else value for key, value in steps.items()}
-    root = write_steps(tmp_path / spec.name, spec.image, steps, spec.name)
+    root = write_steps(tmp_path / spec.name, spec, steps)
     return OXESource(root, spec, cache=tmp_path / "cache").episode(0)
 
 
@@ -171,7 +171,8 @@ def test_each_dataset_in_its_own_schema(tmp_path, name):
     assert episode.actions.dtype == np.float64
     np.testing.assert_allclose(episode.actions[:, :6], motion, atol=1e-6)
     np.testing.assert_allclose(episode.actions[:, 6], is_open)
-    assert episode.images([0, T - 1]).shape == (2, 6, 8, 3)
+    color = COLOR if spec.channels == "rgb" else COLOR[::-1]
+    np.testing.assert_array_equal(episode.images([0, T - 1]), np.full((2, *(spec.size or (6, 8)), 3), color))
     assert episode.depth([0]) is None
     # The first step of MOTION is not all zeros, so nothing is filtered but by request.
     assert len(episode.starts) == T

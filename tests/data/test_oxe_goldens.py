@@ -28,7 +28,7 @@ TOLERANCES = dict.fromkeys(PUBLISHED, 2e-6) | {"iamlab_cmu_pickup_insert_convert
 def test_actions_and_instruction_are_the_published_ones(tmp_path, name):
     spec = SPECS[name]
     fields = (*spec.inputs, spec.instruction)
-    root = write_steps(tmp_path / name, spec.image, {key: ARRAYS[f"{name}/{key}"] for key in fields}, name)
+    root = write_steps(tmp_path / name, spec, {key: ARRAYS[f"{name}/{key}"] for key in fields})
     episode = OXESource(root, cache=tmp_path / "cache").episode(0)
     np.testing.assert_allclose(episode.actions, ARRAYS[f"{name}#actions"], rtol=0, atol=TOLERANCES[name])
     # The published code lowers the case while reading, ours where the words become a prompt.

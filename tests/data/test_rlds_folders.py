@@ -35,7 +35,7 @@ def write_bc_z(folder, first):
         "action/future/target_close": np.zeros((3, 10), np.int64),
         "observation/natural_language_instruction": np.array(["go"] * 3),
     }
-    return write_steps(folder, "observation/image", steps, "bc_z")
+    return write_steps(folder, SPECS["bc_z"], steps)
 
 
 @pytest.mark.parametrize("spec", [None, "bc_z", "bc_z/0.1.0"])

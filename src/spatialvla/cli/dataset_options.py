@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -29,6 +29,9 @@ class DatasetOptions:
     camera: str | None = None
     """RGB feature of LeRobot datasets to look through, instead of the mapping's; None: the only one."""
 
+    copy: Literal["auto", "original", "repaired"] = "auto"
+    """Whether RLDS files have the published ones' known faults (colors, failures); auto finds out, where they tell."""
+
     mixture: str | None = None
     """A published mixture of Open X-Embodiment, such as oxe_spatial_vla_plus, instead of --dataset."""
 
@@ -37,6 +40,9 @@ class DatasetOptions:
 
     def configurations(self) -> tuple[DatasetConfig, ...]:
         """Raises InputError where the numbers of options do not match, or nothing is named."""
+        return tuple(replace(dataset, copy=self.copy) for dataset in self._named())
+
+    def _named(self) -> tuple[DatasetConfig, ...]:
         if self.mixture is not None:
             if self.root is None:
                 raise InputError("A --mixture takes its datasets from --root; name their folder.")

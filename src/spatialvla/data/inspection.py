@@ -71,6 +71,7 @@ class _Tally:
     without_camera: int = 0
     idle_steps: int = 0
     gripper_outside: int = 0
+    empty: int = 0
 
 
 def inspect(
@@ -95,9 +96,11 @@ def inspect(
     camera = None
     for row, episode in readable_episodes(source, chosen, sketch, skipped, on_bad="skip"):
         progress(row, len(chosen))
-        if len(episode.actions):
-            readable.append(chosen[row])
-            _count(tally, episode)
+        if not len(episode.actions):
+            tally.empty += 1
+            continue
+        readable.append(chosen[row])
+        _count(tally, episode)
         lengths.append(len(episode.actions))
         words[episode.instruction] += 1
         camera = camera or episode.camera
@@ -172,6 +175,10 @@ def _warnings(
     episodes, steps = len(lengths), int(lengths.sum())
     if skipped:
         found.append(f"{len(skipped)} records are damaged or left out, the first: {skipped[0]}")
+    if tally.empty:
+        found.append(
+            f"{tally.empty} of {episodes + tally.empty} episodes have no steps, or the dataset leaves them out"
+        )
     span = statistics.max - statistics.min
     if still := [ACTION_AXES[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
         found.append(f"{', '.join(still)} never {'changes' if len(still) == 1 else 'change'}")

@@ -10,6 +10,7 @@ from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.oxe.copies import Copy
 from spatialvla.data.oxe.folders import INFO, rlds_folder
 from spatialvla.data.oxe.names import rlds_spec
 from spatialvla.data.oxe.source import OXESource
@@ -28,13 +29,15 @@ def open_source(
     spec: RLDSSpec | str | None = None,
     on_bad: OnBad = "raise",
     cache: Path | None = None,
+    copy: Copy = "auto",
 ) -> EpisodeSource:
     """An RLDS folder, or the folder around its versions, local or at an fsspec URL; a LeRobot folder, its
     name in LeRobot's cache or a Hub id; or an RH20T folder.
 
     mapping: of a LeRobot dataset, or its YAML file. spec: of an RLDS dataset, or its name; of several versions
     the spec's is read. on_bad: what becomes of RLDS shards that break off. cache: folder for what is indexed or
-    downloaded, the user's own unless given.
+    downloaded, the user's own unless given. copy: whether RLDS files have the known faults of the published ones;
+    others ignore it.
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)
@@ -46,7 +49,7 @@ def open_source(
     rlds = None if is_lerobot(folder) else rlds_folder(name, found)
     if rlds is not None:
         _refuse(name, "an RLDS dataset", mapping=mapping)
-        return OXESource(rlds, found, on_bad=on_bad, cache=cache)
+        return OXESource(rlds, found, on_bad=on_bad, cache=cache, copy=copy)
     if "://" in name or (folder.exists() and not is_lerobot(folder)):
         raise InputError(
             f"{name} is no dataset: it holds neither {INFO} (RLDS; nor does one folder inside), nor "

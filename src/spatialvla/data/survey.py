@@ -21,7 +21,7 @@ from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
 
 _BLOCK = 256  # episodes
-_FORMAT = 3  # of the cached files
+_FORMAT = 4  # of the cached files
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Survey:
     damaged: why each damaged episode could not be read, one sentence each. sketch: of the actions of all
     episodes that could be read.
     instructions: all that are given, each once. said: (N, 2) int64 number of an episode, and of one of its
-    instructions.
+    instructions. empty: episodes without steps that are not damaged, such as those that a spec leaves out.
     """
 
     lengths: np.ndarray
@@ -43,6 +43,7 @@ class Survey:
     sketch: ActionSketch
     instructions: tuple[str, ...] = ()
     said: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    empty: int = 0
 
     @property
     def instructed(self) -> np.ndarray:
@@ -158,7 +159,8 @@ def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
         words = dict.fromkeys(map(episode.instruction_at, range(len(episode.actions))))
         said += [(episodes[row], texts.setdefault(text, len(texts))) for text in words if text]
     pairs = np.array(said, np.int64).reshape(-1, 2)
-    return Survey(lengths, samples, tasks, tuple(damaged), sketch, tuple(texts), pairs)
+    empty = int((lengths == 0).sum()) - len(damaged)
+    return Survey(lengths, samples, tasks, tuple(damaged), sketch, tuple(texts), pairs, empty)
 
 
 def _add(sketch: ActionSketch, actions: np.ndarray, number: int, key: str) -> None:
@@ -180,11 +182,13 @@ def _joined(parts: Iterable[Survey]) -> Survey:
     damaged: list[str] = []
     texts: dict[str, int] = {}
     said = [np.zeros((0, 2), np.int64)]
+    empty = 0
     for part in parts:
         lengths.append(part.lengths)
         samples.append(part.samples)
         tasks.append(part.tasks)
         damaged += part.damaged
+        empty += part.empty
         sketch.merge(part.sketch)
         numbers = np.array([texts.setdefault(text, len(texts)) for text in part.instructions], np.int64)
         said.append(np.stack([part.said[:, 0], numbers[part.said[:, 1]]], axis=1))
@@ -196,6 +200,7 @@ def _joined(parts: Iterable[Survey]) -> Survey:
         sketch,
         tuple(texts),
         np.concatenate(said),
+        empty,
     )
 
 
@@ -210,6 +215,7 @@ def _save(found: Survey, path: Path) -> None:
                 damaged=np.array(found.damaged, dtype=str),
                 instructions=np.frombuffer(json.dumps(found.instructions).encode(), np.uint8),
                 said=found.said,
+                empty=found.empty,
                 **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
             )
 
@@ -230,6 +236,7 @@ def _load(path: Path) -> Survey | None:
                 ActionSketch(**sketch),
                 tuple(json.loads(stored["instructions"].tobytes())),
                 stored["said"],
+                int(stored["empty"]),
             )
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
         return None

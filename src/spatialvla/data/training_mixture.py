@@ -129,14 +129,19 @@ class TrainingMixture:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """A sentence for each dataset with damaged episodes: how many, and why the first of them."""
-        return tuple(
-            f"{len(found.damaged)} of {len(found.lengths)} episodes of {key} are left out: "
-            + "; ".join(found.damaged[:_NAMED])
-            + (f"; and {len(found.damaged) - _NAMED} more" if len(found.damaged) > _NAMED else "")
-            for key, found in zip(self.keys, self.surveys, strict=True)
-            if found.damaged
-        )
+        """What each dataset leaves out: how many damaged episodes, and why the first of them; how many empty ones."""
+        said = []
+        for key, found in zip(self.keys, self.surveys, strict=True):
+            total, damaged = len(found.lengths), len(found.damaged)
+            if damaged:
+                more = f"; and {damaged - _NAMED} more" if damaged > _NAMED else ""
+                reasons = "; ".join(found.damaged[:_NAMED])
+                said.append(f"{damaged} of {total} episodes of {key} are left out: {reasons}{more}")
+            if found.empty:
+                said.append(
+                    f"{found.empty} of {total} episodes of {key} have no steps, or the dataset leaves them out."
+                )
+        return tuple(said)
 
     @cached_property
     def training(self) -> MixtureDraws:

@@ -41,6 +41,9 @@ class DatasetConfig:
     key: str | None = None
     """Name of its statistics in the model; None takes the dataset's own."""
 
+    copy: Literal["auto", "original", "repaired"] = "auto"
+    """Whether RLDS files have the known faults of the published ones; auto finds out, where they tell."""
+
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise InputError(

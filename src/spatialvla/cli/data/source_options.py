@@ -28,6 +28,9 @@ class SourceOptions:
     spec: str | None = None
     """Name of the spec of an RLDS dataset; None finds it by the dataset's name."""
 
+    copy: Literal["auto", "original", "repaired"] = "auto"
+    """Whether RLDS files have the published ones' known faults; auto finds out, where they tell."""
+
     on_bad: Literal["raise", "skip"] = "skip"
     """Whether damaged RLDS shards end the reading, or what can be read of them is read."""
 
@@ -39,7 +42,7 @@ class SourceOptions:
         mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
         if self.camera is not None:
             mapping = replace(mapping or FeatureMapping(), image=self.camera)
-        return open_source(self.dataset, mapping=mapping, spec=self.spec, on_bad=self.on_bad)
+        return open_source(self.dataset, mapping=mapping, spec=self.spec, on_bad=self.on_bad, copy=self.copy)
 
 
 FlatSourceOptions = Annotated[SourceOptions, OmitArgPrefixes, arg(name="dataset")]

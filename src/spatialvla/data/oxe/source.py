@@ -14,6 +14,7 @@ import numpy as np
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import OnBad, filled, moving
+from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
 from spatialvla.data.oxe.names import rlds_spec, spec_by_names
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
@@ -26,7 +27,10 @@ _THREADS = 32  # waiting for the storage, not for the processor
 
 @dataclass(frozen=True)
 class OXEEpisode:
-    """T steps of one dataset, see `spatialvla.data.episodes.Episode`. first_step: of the stored episode's."""
+    """T steps of one dataset, see `spatialvla.data.episodes.Episode`; none where the dataset leaves it out.
+
+    first_step: of the stored episode's. swapped: whether red and blue have each other's place in the files.
+    """
 
     instructions: tuple[str, ...]
     actions: np.ndarray
@@ -35,6 +39,7 @@ class OXEEpisode:
     stored: RLDSEpisode = field(repr=False)
     image_key: str
     first_step: int
+    swapped: bool
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -55,7 +60,8 @@ class OXEEpisode:
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""
-        return self.stored.images(self.image_key, [self.first_step + step for step in steps])
+        images = self.stored.images(self.image_key, [self.first_step + step for step in steps])
+        return np.ascontiguousarray(images[..., ::-1]) if self.swapped else images
 
     def depth(self, steps: Sequence[int]) -> None:
         """None: where these datasets have depth, it is in units of their own."""
@@ -65,7 +71,8 @@ class OXESource:
     """One split of an Open X-Embodiment dataset as TFDS stores it, local or at any fsspec URL.
 
     key: the name of its statistics in published checkpoints. control_hz: steps a second. units: of the actions.
-    broken: one sentence for each shard of which only a part can be read.
+    broken: one sentence for each shard of which only a part can be read. swapped: whether red and blue are in the
+    files' pictures.
     """
 
     def __init__(
@@ -75,11 +82,13 @@ class OXESource:
         split: str = "train",
         on_bad: OnBad = "raise",
         cache: Path | None = None,
+        copy: Copy = "auto",
     ) -> None:
         """spec: one, or its name; unless given, found by the name in the dataset's files, or its folder's.
-        cache: folder of the index of records.
+        cache: folder of the index of records. copy: whether the files have the faults that the spec tells of.
 
-        Raises InputError where there is no spec or the dataset lacks what it names; see `RLDSDataset`, too.
+        Raises InputError where there is no spec, the dataset lacks what it names, or it cannot be told which copy
+        it is; see `RLDSDataset`, too.
         """
         self.dataset = RLDSDataset(root, split, on_bad, cache)
         if spec is None:
@@ -87,7 +96,7 @@ class OXESource:
             self.spec = spec_by_names((self.dataset.name, folder.parent.name, folder.name))
         else:
             self.spec = rlds_spec(spec) if isinstance(spec, str) else spec
-        self._arguments = (root, self.spec, split, on_bad, cache)
+        self._arguments = (root, self.spec, split, on_bad, cache, copy)
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
@@ -98,42 +107,51 @@ class OXESource:
                 f"{self.dataset.storage.root} has no '{missing[0]}', which the spec of {self.key} names; "
                 f"it has {', '.join(self.dataset.specs)}."
             )
+        self.swapped = swaps_red_and_blue(self.spec, self.dataset.specs, copy, self.dataset.storage.root)
+        self._keep_if = kept_episodes(self.spec, self.dataset.specs, copy, self.dataset.storage.root)
 
     def __reduce__(self) -> tuple[object, ...]:
         return OXESource, self._arguments
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the shards' sizes and times, and of the spec."""
+        """Of the shards' sizes and times, of the spec, and of the colors' order."""
         storage, shards = self.dataset.storage, self.dataset.shards
         with ThreadPoolExecutor(min(_THREADS, len(shards))) as pool:
             stamps = list(pool.map(storage.fingerprint, shards))
         parts = [*stamps, *(_described(self.spec, entry.name) for entry in fields(self.spec))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+        return hashlib.sha256("\n".join([*parts, f"swapped {self.swapped}"]).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def episode(self, index: int) -> OXEEpisode:
-        """Any episode: instruction and actions are read at once, images stay encoded.
+        """Any episode: instruction and actions are read at once, images stay encoded. One that is to be left out
+        has no steps.
 
         Raises InputError for a wrong index, BadRecord, naming shard and offset, for damaged data and for
         actions that are not finite.
         """
         stored, spec = self.dataset.episode(index), self.spec
+        if self._keep_if is not None and not np.any(stored.numbers(self._keep_if)):
+            return self._episode(stored, (), np.zeros((0, 7)))
         inputs = [np.asarray(stored.numbers(f"steps/{key}"))[spec.skip :] for key in spec.inputs]
         actions = spec.action(*inputs)
         if not np.isfinite(actions).all():
             raise BadRecord(f"{stored.origin} has actions that are not finite; leave the episode out.")
-        kept = moving(actions) if spec.drop_no_ops else np.ones(len(actions), dtype=bool)
+        return self._episode(stored, _instructions(stored, f"steps/{spec.instruction}")[spec.skip :], actions)
+
+    def _episode(self, stored: RLDSEpisode, instructions: tuple[str, ...], actions: np.ndarray) -> OXEEpisode:
+        kept = moving(actions) if self.spec.drop_no_ops else np.ones(len(actions), dtype=bool)
         return OXEEpisode(
-            instructions=_instructions(stored, f"steps/{spec.instruction}")[spec.skip :],
+            instructions=instructions,
             actions=actions,
             starts=np.flatnonzero(kept),
-            camera=spec.camera,
+            camera=self.spec.camera,
             stored=stored,
-            image_key=f"steps/{spec.image}",
-            first_step=spec.skip,
+            image_key=f"steps/{self.spec.image}",
+            first_step=self.spec.skip,
+            swapped=self.swapped,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class RLDSSpec:
     without motion.
     camera: intrinsics of `image` where they are published. units: of what `action` makes; those published of
     the dataset unless given.
+    channels: of `image` as it is published. size: its height and width there, by which a copy that was written anew
+    is told; None where files are what the spec says. keep_if: a feature that is true of the episodes to keep.
     """
 
     name: str
@@ -46,6 +49,9 @@ class RLDSSpec:
     drop_no_ops: bool = False
     camera: Camera | None = None
     units: ActionUnits | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    size: tuple[int, int] | None = None
+    keep_if: str | None = None
 
     @property
     def key(self) -> str:
@@ -55,7 +61,9 @@ class RLDSSpec:
 
 _SPECS = (
     RLDSSpec("fractal20220817_data", 3, actions.closing_commands, _WORLD_AND_CLOSING, instruction=_NATURAL),
-    RLDSSpec("kuka", 10, actions.closing_commands, _WORLD_AND_CLOSING, instruction=_NATURAL),
+    RLDSSpec(
+        "kuka", 10, actions.closing_commands, _WORLD_AND_CLOSING, instruction=_NATURAL, keep_if="success"
+    ),
     RLDSSpec(
         "bridge_orig",
         5,
@@ -107,7 +115,7 @@ _SPECS = (
         image="observation/rgb",
         instruction="observation/instruction",
     ),
-    RLDSSpec(f"stanford_hydra{_EXTERNAL}", 10, actions.seven_closed),
+    RLDSSpec(f"stanford_hydra{_EXTERNAL}", 10, actions.seven_closed, channels="bgr", size=(240, 320)),
     RLDSSpec(f"austin_buds{_EXTERNAL}", 20, actions.seven_closed_clipped),
     RLDSSpec(f"nyu_franka_play{_EXTERNAL}", 3, actions.nyu_franka_play),
     RLDSSpec(f"furniture_bench{_EXTERNAL}", 10, actions.furniture_bench),
@@ -116,8 +124,15 @@ _SPECS = (
     RLDSSpec(f"austin_sirius{_EXTERNAL}", 20, actions.seven_closed_clipped),
     RLDSSpec("dlr_edan_shared_control_converted_externally_to_rlds", 5, actions.seven_closed),
     RLDSSpec("iamlab_cmu_pickup_insert_converted_externally_to_rlds", 20, actions.iamlab_cmu_pickup_insert),
-    RLDSSpec("utaustin_mutex", 20, actions.seven_closed_clipped),
-    RLDSSpec("berkeley_fanuc_manipulation", 10, actions.berkeley_fanuc, ("action", "observation/state")),
+    RLDSSpec("utaustin_mutex", 20, actions.seven_closed_clipped, channels="bgr", size=(128, 128)),
+    RLDSSpec(
+        "berkeley_fanuc_manipulation",
+        10,
+        actions.berkeley_fanuc,
+        ("action", "observation/state"),
+        channels="bgr",
+        size=(224, 224),
+    ),
     RLDSSpec("cmu_stretch", 10, actions.seven),
     RLDSSpec(
         "bc_z",  # later versions than 0.1.0 are broken

@@ -52,7 +52,9 @@ def open_dataset(dataset: DatasetConfig, cache: Path, on_bad: OnBad = "raise") -
     mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
     if dataset.camera is not None:
         mapping = replace(mapping or FeatureMapping(), image=dataset.camera)
-    source = open_source(dataset.path, mapping=mapping, spec=dataset.spec, on_bad=on_bad, cache=cache)
+    source = open_source(
+        dataset.path, mapping=mapping, spec=dataset.spec, on_bad=on_bad, cache=cache, copy=dataset.copy
+    )
     return source if dataset.key is None else _Renamed(source, dataset.key)
 
 
