@@ -1,7 +1,10 @@
 """Batches of mixtures: what is in them, and that workers, ranks and interruptions change nothing."""
 
+import multiprocessing
 import pickle
 import shutil
+import signal
+import subprocess
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -130,6 +133,28 @@ def test_it_goes_on_in_mid_epoch_with_any_number_of_workers(before, after):
     assert given(training_batches(mixture, processor, 3, workers=before), 5) == whole[:5]
     resumed = training_batches(mixture, processor, 3, workers=after, first_step=5)
     assert given(resumed, 7) == whole[5:]
+
+
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_leave_signals_to_their_parent(start_method):
+    """A scheduler's SIGTERM and a terminal's Ctrl-C reach all processes; the parent needs batches until it has saved."""
+    mixture, processor = opened(ONE, TWO)
+    whole = given(training_batches(mixture, processor, 3), 12)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    loader = training_batches(mixture, processor, 3, workers=2, start_method=start_method)
+    before = given(loader, 1)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for name in ("TERM", "INT"):  # from another process than their parent
+        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+    assert before + given(loader, 11) == whole
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    workers[0].terminate()  # as at the parent's end, where no more batch is awaited
+    workers[0].join(20)
+    assert workers[0].exitcode == 0
+    loader.close()
+    workers[1].join(20)
+    assert workers[1].exitcode == 0
 
 
 def test_ranks_have_each_draw_once_with_any_workers():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import fill_holes
 from spatialvla.processor import Processor
 
+_REQUESTS = (signal.SIGTERM, signal.SIGINT)
 _MOST_REPLACEMENTS = 100
 _SEARCHED, _MOST_SEARCHED = 256, 1 << 18
 """Draws looked at in one go for one of the same dataset, at first and at most."""
@@ -255,13 +260,43 @@ def _loaded(
         num_workers=workers,
         collate_fn=_as_it_is,
         multiprocessing_context=start_method if workers else None,
+        worker_init_fn=_leave_signals,
         # It draws a seed for its workers, which they don't use: not from the run's own random numbers.
         generator=torch.Generator(),
     )
-    for batch in loader:
+    with _held_back():
+        loaded = iter(loader)
+    for batch in loaded:
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def _leave_signals(worker: int) -> None:
+    """Schedulers and terminals ask all processes at once to stop; the parent needs its workers until it has saved.
+
+    A worker ends when its parent asks it to, or is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # others do not tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_when_asked, daemon=True).start()
+
+
+def _end_when_asked() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Such signals wait until the end of this block; workers that start in it are never without protection."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_it_is(batch: Any) -> Any:
