@@ -137,7 +137,7 @@ def test_it_goes_on_in_mid_epoch_with_any_number_of_workers(before, after):
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_leave_signals_to_their_parent(start_method):
-    """A scheduler's SIGTERM and a terminal's Ctrl-C reach all processes; the parent needs batches until it has saved."""
+    """A scheduler's SIGTERM and a terminal's Ctrl-C reach all processes at once."""
     mixture, processor = opened(ONE, TWO)
     whole = given(training_batches(mixture, processor, 3), 12)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from spatialvla.common.worker_signals import leave_signals, signals_held_back
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.draws import Drawing, Draws, ShardedSampler
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad, action_chunks
@@ -26,7 +23,6 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import fill_holes
 from spatialvla.processor import Processor
 
-_REQUESTS = (signal.SIGTERM, signal.SIGINT)
 _MOST_REPLACEMENTS = 100
 _SEARCHED, _MOST_SEARCHED = 256, 1 << 18
 """Draws looked at in one go for one of the same dataset, at first and at most."""
@@ -260,43 +256,16 @@ def _loaded(
         num_workers=workers,
         collate_fn=_as_it_is,
         multiprocessing_context=start_method if workers else None,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=leave_signals,
         # It draws a seed for its workers, which they don't use: not from the run's own random numbers.
         generator=torch.Generator(),
     )
-    with _held_back():
+    with signals_held_back():
         loaded = iter(loader)
     for batch in loaded:
         if isinstance(batch, Exception):
             raise batch
         yield batch
-
-
-def _leave_signals(worker: int) -> None:
-    """Schedulers and terminals ask all processes at once to stop; the parent needs its workers until it has saved.
-
-    A worker ends when its parent asks it to, or is gone.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # others do not tell who sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_when_asked, daemon=True).start()
-
-
-def _end_when_asked() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """Such signals wait until the end of this block; workers that start in it are never without protection."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_it_is(batch: Any) -> Any:
