@@ -1,6 +1,10 @@
 """Numbers of a YAML file as people write them."""
 
-from spatialvla.common.yaml_files import parse_yaml
+import pytest
+import yaml
+
+from spatialvla.common.yaml_files import load, parse_yaml
+from spatialvla.errors import InputError
 
 
 def test_numbers_with_an_exponent_are_numbers():
@@ -18,3 +22,22 @@ def test_numbers_with_an_exponent_are_numbers():
     }
     assert parse_yaml(text) == expected
     assert isinstance(parse_yaml("12"), int)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 3000, "nested too deeply"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("a: " + "7" * 5000, "value has 5000 digits"),
+        ("a: 2025-13-45", "month must be in 1..12"),
+        ("a: [1", "expected"),
+    ],
+    ids=["unfinished", "deep", "digits", "date", "broken"],
+)
+def test_absurd_content_is_one_sentence(tmp_path, text, reason):
+    with pytest.raises(yaml.YAMLError, match=reason):
+        parse_yaml(text)
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.yaml is no YAML file \([^\n]*{reason}[^\n]*\)\.$"):
+        load("limits", str(tmp_path / "a.yaml"), lambda path, raw: raw, folder="limits")

@@ -15,22 +15,22 @@ from spatialvla.evaluation.results.policy_settings import PolicySettings
 
 def die_at(moment: str, number: int) -> None:
     """Kills this process half-way through writing its results for the nth time, or right after that."""
-    write_text, replace, count = Path.write_text, os.replace, 0
+    write_bytes, replace, count = Path.write_bytes, os.replace, 0
 
-    def write(path: Path, text: str, **options: str) -> int:
+    def write(path: Path, content: bytes) -> int:
         nonlocal count
         count += 1
         if moment == "writing" and count == number:
-            write_text(path, text[: len(text) // 2], **options)
+            write_bytes(path, content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        return write_text(path, text, **options)
+        return write_bytes(path, content)
 
     def move(source: Path, target: Path) -> None:
         replace(source, target)
         if moment == "written" and count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Path.write_text, os.replace = write, move  # type: ignore[method-assign, assignment]
+    Path.write_bytes, os.replace = write, move  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

@@ -113,3 +113,25 @@ def test_links_within_the_page_lead_somewhere(saved):
     links = [a["href"][1:] for a in page.all("a")]
     assert links
     assert set(links) <= places
+
+
+def test_a_video_that_is_not_there_is_said_to_be_missing(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "secret.mp4").write_bytes(b"of somebody else")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "broken.mp4").write_bytes(b"no video")
+    names = ("gone.mp4", "broken.mp4", "../secret.mp4", str(tmp_path / "secret.mp4"), "<b>.mp4")
+    episodes = tuple(EpisodeResult(0, state, True, 80, 4.0, name) for state, name in enumerate(names))
+    results = some_results("+++++", episodes=episodes)
+    write_report(results, {}, SimpleNamespace(), out / "report.html")
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    assert not page.all("video")
+    for said in (
+        "gone.mp4 is missing",
+        "broken.mp4 cannot be shown",
+        "secret.mp4 cannot be shown",
+        "<b>.mp4 is m",
+    ):
+        assert said in page.text
+    assert base64.b64encode(b"of somebody else").decode() not in (out / "report.html").read_text()

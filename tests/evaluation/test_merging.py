@@ -59,7 +59,7 @@ def test_what_does_not_belong_together_stays_apart(tmp_path):
         replace(second, checkpoint="other"),
         replace(second, conventions=conventions(time_limit=9)),
         replace(second, depth="simulator"),
-        replace(second, shard=Shard(2, 3)),
+        replace(second, shard=Shard(2, 3), episodes=shards(WHOLE, 3)[1].episodes),
     ]
     loaded = load_results(save(tmp_path, first, *others))
     assert len(loaded) == 6

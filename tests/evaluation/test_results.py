@@ -7,6 +7,7 @@ import pytest
 from fakes import conventions
 from rich.console import Console
 
+from mutations import mutations
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, time_limit
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
@@ -82,7 +83,7 @@ def test_unreadable_results_are_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="schema"):
         Results.load(path)
     document = RESULTS.to_json() | {"depth": "guessed"}
-    with pytest.raises(InputError, match="Damaged evaluation result: depth is 'guessed'"):
+    with pytest.raises(InputError, match="Damaged evaluation result: depth is one of estimate, simulator"):
         Results.from_json(document)
     document = RESULTS.to_json()
     del document["episodes"][0]["steps"]
@@ -189,3 +190,53 @@ def test_files_of_the_first_release_still_fit(name, benchmark):
     assert json.loads(json.dumps(found.to_json())) == json.loads(path.read_text())
     today = replace(found, conventions=benchmark.conventions(found.suite))
     assert differences(found, today) == []
+
+
+def test_what_is_read_is_checked_against_its_schema(tmp_path):
+    """Each value replaced by others: a sentence, or results that can be counted."""
+    document = json.loads(json.dumps(RESULTS.to_json()))
+    refused = 0
+    for what, changed in mutations(document, skip=("schema",)):
+        try:
+            results = Results.from_json(changed)
+        except InputError:
+            refused += 1
+            continue
+        assert 0 <= results.total.successes <= len(results.planned), what
+        assert all(type(episode.success) is bool for episode in results.episodes), what
+        results.to_json()
+    assert refused > 500
+
+
+def test_an_episode_counts_once(tmp_path):
+    document = RESULTS.to_json()
+    document["episodes"] += [document["episodes"][0]] * 30
+    with pytest.raises(InputError, match="Task 3 from start state 0 is there twice; an episode counts once"):
+        Results.from_json(document)
+    document["episodes"] = [document["episodes"][0] | {"start_state": 2}]
+    with pytest.raises(InputError, match="Task 3 from start state 2 is none of the 4 episodes"):
+        Results.from_json(document)
+
+
+@pytest.mark.parametrize("success", [2, None, 1, "true"])
+def test_success_is_true_or_false(success):
+    document = RESULTS.to_json()
+    document["episodes"][1]["success"] = success
+    with pytest.raises(InputError, match=r"episodes\[1\]\.success is true or false, not"):
+        Results.from_json(document)
+
+
+def test_flips_in_results_are_seen_or_change_nothing(tmp_path):
+    path = tmp_path / "results.json"
+    RESULTS.save(path)
+    whole, sentences = path.read_bytes(), []
+    for position in range(len(whole)):
+        path.write_bytes(
+            whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :]
+        )
+        try:
+            assert Results.load(path) == RESULTS
+        except InputError as error:
+            sentences.append(str(error))
+    assert len(sentences) > len(whole) / 2
+    assert all(str(path) in sentence for sentence in sentences)

@@ -53,7 +53,9 @@ def parse_yaml(text: str) -> Any:
             return None
         _count(node, Budget(_MOST_VALUES, 16 * _MOST_BYTES), {})
         return loader.construct_document(node)
-    except OverBudget as error:
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # such as dates that do not exist, numbers of 5,000 digits
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
@@ -94,7 +96,7 @@ def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T
             f"{did_you_mean(name_or_path, sorted(shipped))}"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML file ({error}).") from None
+        raise InputError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from None
     try:
         if not isinstance(raw, dict):
             raise ValueError("it holds no entries")

@@ -150,4 +150,4 @@ def _resumed(out: Path, source: EpisodeSource) -> dict[str, str]:
 
 
 def _remember(out: Path, source: EpisodeSource, skipped: dict[str, str]) -> None:
-    write_json(out / _PROGRESS, {"source": source.fingerprint, "skipped": skipped})
+    write_json(out / _PROGRESS, {"source": source.fingerprint, "skipped": skipped}, checksum=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spatialvla.common.json_files import parse_value
 from spatialvla.data.lerobot.metadata import EpisodeRecord, FilePart, Info, in_order, whole
 from spatialvla.errors import CheckpointError
 
@@ -71,7 +71,7 @@ def _rows(path: Path, *names: str) -> list[Mapping[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_value(line)
             rows.append({name: row[name] for name in names})
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(

@@ -72,7 +72,9 @@ def stage(
             stats[name] = image_statistics(value, scale=1.0 if feature.is_depth else 255.0)
     pq.write_table(pa.table(columns, schema=schema), partial.data)
     stored = {name: {key: entry.tolist() for key, entry in part.items()} for name, part in stats.items()}
-    write_json(partial.folder / _DESCRIPTION, {"tasks": tasks, "length": length, "stats": stored})
+    write_json(
+        partial.folder / _DESCRIPTION, {"tasks": tasks, "length": length, "stats": stored}, checksum=True
+    )
     os.replace(partial.folder, folder)
     return StagedEpisode(folder, tasks, length, stats)
 

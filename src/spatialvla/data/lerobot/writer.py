@@ -129,7 +129,7 @@ class LeRobotWriter:
         if not path.exists():
             if is_dataset(self.root):
                 raise InputError(f"{self.root} already holds a dataset; write into a new folder.")
-            write_json(path, description)
+            write_json(path, description, checksum=True)
             return
         if not resume:
             raise InputError(

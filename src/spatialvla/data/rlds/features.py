@@ -56,11 +56,12 @@ def parse_info(data: bytes, source: str) -> DatasetInfo:
             for split in content.get("splits", [])
             if "shardLengths" in split
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"{source} has splits that cannot be read ({error!r}); copy it again."
         ) from None
-    return DatasetInfo(content.get("name"), lengths)
+    name = content.get("name")
+    return DatasetInfo(name if isinstance(name, str) else None, lengths)
 
 
 def parse_features(data: bytes, source: str) -> Mapping[str, FeatureSpec]:
@@ -71,7 +72,7 @@ def parse_features(data: bytes, source: str) -> Mapping[str, FeatureSpec]:
     tree = parse_json(data, source)
     try:
         return {spec.key: spec for spec in _leaves(tree, "", 0)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"{source} is no description of TFDS features ({error}); copy it again, or convert the dataset "
             "with a TFDS version that writes 'featuresDict'."

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -50,14 +49,6 @@ class Conventions:
     rotation: str = ""
     crop: str = ""
     seeds: str = ""
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Conventions:
-        """The inverse of `dataclasses.asdict` through JSON, which has no tuples."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
-        }
-        return cls(**values)
 
     def limit(self, task: int) -> int:
         """The time limit of one task."""

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.common.files import inside
 from spatialvla.evaluation.play.decisions import KeptDecision
 from spatialvla.evaluation.report.facts import facts
 from spatialvla.evaluation.report.page import (
@@ -117,14 +118,22 @@ def _outcome(episode: EpisodeResult) -> str:
 def _episode(episode: EpisodeResult, out: Path) -> str:
     halfway = ", partial success" if episode.partial and not episode.success else ""
     note = f"Start {episode.start_state} · {episode.steps} steps, {episode.seconds:.0f} s{halfway}"
-    return f"""<li id="{_anchor(episode)}">{_video(out / episode.video, episode) if episode.video else ""}
+    return f"""<li id="{_anchor(episode)}">{_video(out, episode)}
 <div class="caption"><b class="{"good" if episode.success else "bad"}">{_outcome(episode)}</b>
 <span class="muted">{note}</span></div></li>"""
 
 
-def _video(path: Path, episode: EpisodeResult) -> str:
-    source = _data_url("video/mp4", path.read_bytes())
-    poster = _data_url("image/jpeg", _last_frame(path))
+def _video(out: Path, episode: EpisodeResult) -> str:
+    """The episode's video, or why there is none."""
+    if episode.video is None:
+        return ""
+    try:
+        path = inside(out, episode.video)
+        source = _data_url("video/mp4", path.read_bytes())
+        poster = _data_url("image/jpeg", _last_frame(path))
+    except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be shown"
+        return f'<p class="muted">The video {escape(episode.video)} {reason}.</p>'
     return (
         f'<video controls muted loop playsinline preload="none" poster="{poster}" src="{source}" '
         f'aria-label="Start {episode.start_state}"></video>'

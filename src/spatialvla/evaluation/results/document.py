@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spatialvla.common.files import replacing
-from spatialvla.common.json_files import read_json
+from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.schema import parse
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Conventions, DepthOrigin
+from spatialvla.evaluation.benchmarks.protocol import Conventions, DepthOrigin
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Tally
 from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 
 SCHEMA = "spatialvla.evaluation/2"
 _OLD_SCHEMA = "spatialvla.evaluation/1"
+_MOST_EPISODES = 1_000_000
+_DERIVED = ("schema", "complete", "total")
 _NOT_IN_OLD_SCHEMA = {"settings": None, "shard": None, "harness": "spatialvla"}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An entry of the document's tasks."""
+
+    task: int
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -115,26 +124,42 @@ class Results:
             raise InputError(
                 f"Not an evaluation result of schema {SCHEMA!r}: it says {document.get('schema')!r}."
             )
+        old = _NOT_IN_OLD_SCHEMA if document["schema"] == _OLD_SCHEMA else {}
         try:
-            old = _NOT_IN_OLD_SCHEMA if document["schema"] == _OLD_SCHEMA else {}
-            values = {field.name: {**old, **document}[field.name] for field in fields(cls)}
-            values["tasks"] = {entry["task"]: entry["instruction"] for entry in document["tasks"]}
-            values["episodes"] = tuple(EpisodeResult(**entry) for entry in document["episodes"])
-            values["conventions"] = Conventions.from_json(document["conventions"])
-            if values["depth"] not in DEPTH_ORIGINS:
-                raise InputError(f"Damaged evaluation result: depth is {values['depth']!r}.")
-            if values["settings"] is not None:
-                values["settings"] = PolicySettings.from_json(values["settings"])
-            if values["shard"] is not None:
-                values["shard"] = Shard.parse(values["shard"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"Damaged evaluation result: {error}.") from error
-        return cls(**values)
+            values = {**old, **{key: value for key, value in document.items() if key not in _DERIVED}}
+            tasks = parse(list[_Task], _without_rates(values.pop("tasks", None)), "tasks")
+            shard = values.pop("shard", None)
+            if not isinstance(shard, str | None):
+                raise ValueError(f"shard is a text such as 2/4, not {shard!r}")
+            found = parse(cls, {**values, "tasks": {}})
+            results = replace(
+                found,
+                tasks={entry.task: entry.instruction for entry in tasks},
+                shard=None if shard is None else Shard.parse(shard),
+            )
+            if not 0 < results.episodes_per_task * len(tasks) <= _MOST_EPISODES:
+                raise ValueError(f"it asks for {results.episodes_per_task} episodes of {len(tasks)} tasks")
+            if len(results.tasks) != len(tasks):
+                raise ValueError("a task is listed twice")
+            results.check_episodes()
+        except ValueError as error:
+            raise InputError(f"Damaged evaluation result: {str(error).rstrip('.')}.") from None
+        return results
+
+    def check_episodes(self) -> None:
+        """Raises InputError for an episode that is there twice, or that nobody asked for."""
+        planned, seen = set(self.planned), set[EpisodeId]()
+        for episode in self.episodes:
+            where = f"Task {episode.task} from start state {episode.start_state}"
+            if episode.id in seen:
+                raise InputError(f"{where} is there twice; an episode counts once.")
+            if episode.id not in planned:
+                raise InputError(f"{where} is none of the {len(planned)} episodes that were asked for.")
+            seen.add(episode.id)
 
     def save(self, path: Path) -> None:
         """Writes JSON so that a reader sees either the old file or the whole new one."""
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_json(path, self.to_json(), indent=1, checksum=True)
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -147,6 +172,20 @@ class Results:
 
     def _of(self, task: int | None) -> list[EpisodeResult]:
         return [episode for episode in self.episodes if task in (None, episode.task)]
+
+
+def _without_rates(tasks: object) -> object:
+    """The document's tasks without what is derived from their episodes."""
+    if not isinstance(tasks, list) or not all(isinstance(entry, dict) for entry in tasks):
+        return tasks
+    return [
+        {
+            key: value
+            for key, value in entry.items()
+            if key not in ("successes", "trials", "rate", "interval95")
+        }
+        for entry in tasks
+    ]
 
 
 def _summary(tally: Tally) -> dict[str, Any]:

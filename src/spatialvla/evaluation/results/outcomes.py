@@ -11,7 +11,7 @@ from spatialvla.evaluation.results.plan import EpisodeId
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One episode.
+    """One episode. Raises ValueError for numbers below 0.
 
     steps: after settling. seconds: wall time. video: path relative to the JSON file.
     partial: came part of the way at least (`Conventions.partial`); None where the benchmark does not say.
@@ -24,6 +24,11 @@ class EpisodeResult:
     seconds: float
     video: str | None = None
     partial: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("task", "start_state", "steps", "seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} of an episode is {getattr(self, name)}")
 
     @property
     def id(self) -> EpisodeId:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from spatialvla.execution import Execution
 
@@ -28,12 +26,6 @@ class PolicySettings:
     prompt: str = "{instruction}"
     temperature: float = 0.0
     dtype: str = "float32"
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> PolicySettings:
-        """The inverse of `dataclasses.asdict`."""
-        values = {**document, "execution": Execution(**document["execution"])}
-        return cls(**values)
 
     def __str__(self) -> str:
         """What is executed, and what else is not the default: `receding, 2 steps; tolerance 1`."""

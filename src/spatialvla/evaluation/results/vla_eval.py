@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatialvla.common.schema import parse
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.results.document import Results
@@ -30,7 +31,7 @@ def read_vla_eval(document: dict[str, Any]) -> Results:
         episodes = tuple(_episode(entry) for entry in entries)
         if len(suites) != 1:
             raise InputError(f"It is of {len(suites)} suites; results are of one.")
-        return Results(
+        results = Results(
             suite=suites.pop(),
             policy=document["server_info"]["model_server"],
             checkpoint=None,
@@ -43,7 +44,11 @@ def read_vla_eval(document: dict[str, Any]) -> Results:
             seconds=round(sum(episode.seconds for episode in episodes), 3),
             harness=f"vla-eval {document['harness_version']}",
         ).with_episodes(episodes)
-    except (KeyError, TypeError) as error:
+        results.check_episodes()
+        return results
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"Not a result of vla-eval that tells tasks and start states: {error!r}.") from error
 
 
@@ -53,13 +58,24 @@ def _episode(entry: dict[str, Any]) -> EpisodeResult:
             f"Task {entry['task_id']}, episode {entry['episode_idx']} broke ({reason}); "
             "let the harness play it again."
         )
-    return EpisodeResult(
-        task=entry["task_id"],
-        start_state=entry["episode_idx"],
-        success=bool(entry["metrics"]["success"]),
-        steps=entry["steps"],
-        seconds=entry["elapsed_sec"],
+    return parse(
+        EpisodeResult,
+        {
+            "task": entry["task_id"],
+            "start_state": entry["episode_idx"],
+            "success": _outcome(entry["metrics"]["success"]),
+            "steps": entry["steps"],
+            "seconds": entry["elapsed_sec"],
+        },
+        "the episode",
     )
+
+
+def _outcome(success: object) -> bool:
+    """The harness writes true and false, or 1 and 0."""
+    if success not in (0, 1):
+        raise ValueError(f"success is {success!r}")
+    return bool(success)
 
 
 def _conventions(config: dict[str, Any], seed: int | None) -> Conventions:

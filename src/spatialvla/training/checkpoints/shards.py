@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from spatialvla.common.json_files import parse_value
 from spatialvla.errors import CheckpointError
 
 T = TypeVar("T")
@@ -275,7 +276,7 @@ def _place(item: WriteItem) -> tuple[str, tuple[int, ...]]:
 def _chunks(path: Path) -> Iterator[Chunk]:
     try:
         with safe_open(path, "pt") as file:
-            places = json.loads((file.metadata() or {})[_PLACES])
+            places = parse_value((file.metadata() or {})[_PLACES])
             for key in file.keys():  # noqa: SIM118  (not a mapping)
                 name, offsets = places[key]
                 view = file.get_slice(key)

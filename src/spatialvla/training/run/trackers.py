@@ -11,6 +11,7 @@ from typing import Any, Protocol, get_args
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.common.files import replacing
+from spatialvla.common.json_files import parse_value
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.training.config import TrackerName
@@ -129,6 +130,6 @@ def drop_lines(path: Path, step: int) -> None:
 
 def _step(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+        return float(parse_value(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return float("inf")

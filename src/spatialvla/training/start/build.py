@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from spatialvla.actions.bins import Bins, read_gaussians
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.common.json_files import parse_value
+from spatialvla.common.schema import parse
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
@@ -172,7 +174,7 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
         )
     texts = mixture.instructions()
     if config.instructions is not None:
-        texts += json.loads(config.instructions.read_text(encoding="utf-8"))
+        texts += _listed_texts(config.instructions)
     return Processor(
         tokenizer=train_tokenizer(
             [Processor.prompt(text) for text in texts],
@@ -188,6 +190,14 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
         units=mixture.units(),
         files=hugging_face_files(network.image_size, network.image_token_num),
     )
+
+
+def _listed_texts(path: Path) -> list[str]:
+    """Raises InputError where the file is no JSON list of texts."""
+    try:
+        return list(parse(tuple[str, ...], parse_value(path.read_bytes()), "the list"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no JSON list of instructions ({error}); correct it.") from None
 
 
 def _with_default(mixture: TrainingMixture) -> Mapping[str, Camera]:
