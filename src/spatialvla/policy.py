@@ -46,7 +46,8 @@ class Policy:
         tolerance: int = 0,
         depth_every: int = 1,
     ) -> None:
-        """dataset: whose statistics scale the actions; may be left out where the checkpoint has only one.
+        """dataset: whose statistics scale the actions; None takes those of the dataset that the checkpoint was
+        trained on last, or the only ones it has.
 
         prompt: a template around the lower-cased instruction; models are trained on the instruction alone.
         speculate: let `act` and `decide` guess each chunk from the last one. The chunks are the same, and
@@ -73,6 +74,8 @@ class Policy:
             raise InputError(
                 f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
             )
+        if dataset is None:
+            dataset = processor.default_dataset
         if dataset is None and len(processor.statistics) == 1:
             dataset = next(iter(processor.statistics))
         processor.dataset_statistics(dataset)

@@ -22,6 +22,7 @@ from spatialvla.tokenizer import action_token, read_tokenizer
 RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
 """Tokens that no prompt may hold."""
 
+_DEFAULT = "default_dataset"
 _PICTURES = "preprocessor_config.json"
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
 """Files whose content is passed on unchanged."""
@@ -33,6 +34,7 @@ class StoredProcessor:
 
     tokenizer: text <-> ids. grid: normalized actions <-> action tokens. statistics, cameras: by dataset key;
     cameras["default"] serves datasets without their own. units: of the actions of datasets that tell.
+    default_dataset: whose statistics scale the actions where none is named, the one that was trained last.
     image_size: side of the square image in pixels.
     files: the tokenizer's and image processor's settings in Hugging Face's layout, passed on unchanged.
     """
@@ -45,6 +47,7 @@ class StoredProcessor:
     image_token_num: int
     action_chunk_size: int
     units: Mapping[str, ActionUnits] = field(default_factory=dict)
+    default_dataset: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
@@ -57,6 +60,10 @@ class StoredProcessor:
             )
         if "default" not in self.cameras:
             raise CheckpointError("The processor needs default intrinsics (an entry 'default').")
+        if self.default_dataset is not None and self.default_dataset not in self.statistics:
+            raise CheckpointError(
+                f"The processor has no statistics of its default dataset {self.default_dataset}."
+            )
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Self:
@@ -86,6 +93,7 @@ class StoredProcessor:
                 image_token_num=int(pictures["image_seq_length"]),
                 action_chunk_size=int(raw["action_chunk_size"]),
                 units={k: ActionUnits.from_json(v) for k, v in raw.get("action_units", {}).items()},
+                default_dataset=raw.get(_DEFAULT),
                 extra=raw,
                 files=files,
             )
@@ -122,7 +130,10 @@ class StoredProcessor:
         }
         if self.units:
             parts["action_units"] = {k: v.to_json() for k, v in self.units.items()}
-        return {**self.extra, **{k: v for k, v in parts.items() if self.extra.get(k) != v}}
+        if self.default_dataset is not None:
+            parts[_DEFAULT] = self.default_dataset
+        kept = {k: v for k, v in self.extra.items() if k != _DEFAULT or k in parts}
+        return {**kept, **{k: v for k, v in parts.items() if kept.get(k) != v}}
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.token_to_id(token)

@@ -1,13 +1,15 @@
 """What the tests of training share: the tiny network as a preset, a dataset, and a run's configuration."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
-from tiny_policy import BINS, tiny, write_dataset
+from tiny_policy import BINS, BRIDGE, tiny, write_dataset
 
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.model.presets import PRESETS
 from spatialvla.training.config import DatasetConfig, Guidance, TrainConfig
+from spatialvla.training.loop import train
+from spatialvla.training.recipes import finetune
 
 GUIDANCE = {field.name for field in fields(Guidance)}
 
@@ -50,5 +52,53 @@ def make_config(dataset, tmp_path):
             "log_every": 1,
         }
         return TrainConfig(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """A checkpoint that knows one dataset."""
+    folder = tmp_path_factory.mktemp("start")
+    PRESETS["tiny"] = tiny
+    config = TrainConfig(
+        datasets=(DatasetConfig(str(write_dataset(folder / "squares"))),),
+        out=folder / "run",
+        cache=folder / "cache",
+        in_memory=True,
+        preset="tiny",
+        bins=BINS,
+        depth="sensor",
+        steps=2,
+        batch_size=8,
+        learning_rate=1e-3,
+    )
+    return train(config, device="cpu").model
+
+
+@pytest.fixture
+def make(start, dataset, tmp_path):
+    """A fine-tuning of that checkpoint, by default on an RLDS and a LeRobot dataset."""
+
+    def make(mode="full", datasets=(BRIDGE, dataset), **changes):
+        settings = {
+            "policy": str(start),
+            "out": tmp_path / "run",
+            "steps": 3,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "workers": 0,
+            "cache": tmp_path / "cache",
+            "precision": "fp32",
+            "held_out": 0.25,
+            "eval_frames": 16,
+            "eval_every": 1000,
+            "save_every": 1000,
+            "log_every": 1,
+        }
+        settings["datasets"] = tuple(
+            DatasetConfig(str(path), weight) for path, weight in zip(datasets, (1, 2), strict=False)
+        )
+        return replace(finetune(mode), **(settings | changes))
 
     return make

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_policy import write_dataset
+from tiny_policy import BRIDGE
 
 from spatialvla.actions.bins import DIMENSION_RANGES
 from spatialvla.actions.grids import ActionGrid
@@ -21,70 +21,15 @@ from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
-from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.feed.datasets import open_mixture
 from spatialvla.training.loop import train
 from spatialvla.training.parallel.world import World
-from spatialvla.training.recipes import finetune
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import network_config
 from spatialvla.training.step import Learner, NonFiniteLoss
 from spatialvla.types import Observation
 
-BRIDGE = Path(__file__).parents[1] / "data" / "rlds" / "bridge_orig"
 OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A checkpoint that knows one dataset."""
-    from tiny_policy import BINS, tiny
-
-    from spatialvla.model.presets import PRESETS
-
-    folder = tmp_path_factory.mktemp("start")
-    PRESETS["tiny"] = tiny
-    config = TrainConfig(
-        datasets=(DatasetConfig(str(write_dataset(folder / "squares"))),),
-        out=folder / "run",
-        cache=folder / "cache",
-        in_memory=True,
-        preset="tiny",
-        bins=BINS,
-        depth="sensor",
-        steps=2,
-        batch_size=8,
-        learning_rate=1e-3,
-    )
-    return train(config, device="cpu").model
-
-
-@pytest.fixture
-def make(start, dataset, tmp_path):
-    """A fine-tuning of that checkpoint, by default on an RLDS and a LeRobot dataset."""
-
-    def make(mode="full", datasets=(BRIDGE, dataset), **changes):
-        settings = {
-            "policy": str(start),
-            "out": tmp_path / "run",
-            "steps": 3,
-            "batch_size": 8,
-            "learning_rate": 1e-3,
-            "workers": 0,
-            "cache": tmp_path / "cache",
-            "precision": "fp32",
-            "held_out": 0.25,
-            "eval_frames": 16,
-            "eval_every": 1000,
-            "save_every": 1000,
-            "log_every": 1,
-        }
-        settings["datasets"] = tuple(
-            DatasetConfig(str(path), weight) for path, weight in zip(datasets, (1, 2), strict=False)
-        )
-        return replace(finetune(mode), **(settings | changes))
-
-    return make
 
 
 def rows(config, kind):

@@ -1,5 +1,7 @@
 """A network small enough to train in a second, and a dataset of a few synthetic episodes for it."""
 
+from pathlib import Path
+
 import numpy as np
 
 from spatialvla.actions.bins import Bins
@@ -7,6 +9,7 @@ from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 
 SIZE = 32
+BRIDGE = Path(__file__).parents[1] / "data" / "rlds" / "bridge_orig"
 BINS = Bins(theta=4, phi=4, r=2, roll=2, pitch=2, yaw=2)
 TEXT = 320
 CAMERA_POSE = np.array([[0, 0, 1, 0.5], [1, 0, 0, -0.2], [0, 1, 0, 0.3], [0, 0, 0, 1]], np.float32)

@@ -23,13 +23,13 @@ class PolicyOptions:
     """
 
     policy: str
-    """Checkpoint folder, shipped model (nano) or Hub id."""
+    """Checkpoint folder, training run, shipped model (nano) or Hub id."""
 
     base: str | None = None
     """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
 
     dataset: str | None = None
-    """Whose statistics scale the actions; needed where the checkpoint has several."""
+    """Whose statistics scale the actions; None takes those it was trained on last, or its only ones."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1 …; auto is the GPU if there is one."""

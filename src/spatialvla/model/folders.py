@@ -18,17 +18,25 @@ SHIPPED = Path(__file__).parents[1] / "assets"
 ADAPTER = "adapter_config.json"
 """The file that tells an adapter's folder from a whole checkpoint's."""
 
+LAYOUT = "layout"
+"""Where a training run keeps, inside its own folder, all of the model that is not weights."""
+
+MODEL = "model"
+"""Where a training run writes the policy when it has come to its end."""
+
 _NAME_IT = "name the right one with base=, on the command line --base"
 
 
 def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
 
-    Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached.
+    The folder of a training run stands for its newest model.
+    Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, and
+    for a run that has no model yet.
     """
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
-        return folder
+        return _newest_model(folder) if is_run(folder) else folder
     shipped = SHIPPED / str(path_or_id)
     if re.fullmatch(r"[\w-]+", str(path_or_id)) and shipped.is_dir():
         return shipped
@@ -42,6 +50,23 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
             f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be "
             f"reached ({type(error).__name__})."
         ) from None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run."""
+    return (folder / LAYOUT).is_dir()
+
+
+def _newest_model(run: Path) -> Path:
+    """The policy that a run ended with, or else the last one that it played with."""
+    models = [*sorted((run / "rollouts").glob(f"step_*/{MODEL}")), run / MODEL]
+    found = [folder for folder in models if (folder / "processor_config.json").exists()]
+    if not found:
+        raise CheckpointError(
+            f"{run} is a training run that has no model yet; make one of its newest checkpoint with "
+            f"spatialvla export --policy {run} --out FOLDER."
+        )
+    return found[-1]
 
 
 def is_adapter(folder: Path) -> bool:
@@ -89,8 +114,7 @@ def resolve_base(adapter: Path, base: str | Path | None = None) -> Path:
 def lasting_name(path_or_id: str | Path) -> str:
     """The name of a checkpoint that holds from any working directory."""
     folder = Path(path_or_id).expanduser()
-    shipped = (SHIPPED / str(path_or_id)).is_dir()
-    return str(folder.resolve()) if folder.is_dir() and not shipped else str(path_or_id)
+    return str(resolve_folder(folder).resolve()) if folder.is_dir() else str(path_or_id)
 
 
 def stored_dtype(path_or_id: str | Path, base: str | Path | None = None) -> torch.dtype | None:

@@ -21,6 +21,7 @@ from spatialvla.common.json_files import write_json
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
 from spatialvla.model.fast.compiled import compile_layers
+from spatialvla.model.folders import MODEL
 from spatialvla.model.lora import load_peft
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
@@ -177,7 +178,7 @@ class Trainer:
                     break
                 asked = time.monotonic()
         finished = self.fraction >= 1
-        model = config.out / "model" if finished else None
+        model = config.out / MODEL if finished else None
         if model is not None:
             world.on_main(lambda: export(config.out, model))
         return RunResult(finished, self.step, model, validation)
@@ -236,8 +237,8 @@ class Trainer:
 
         def play() -> Mapping[str, float]:
             assert self.rollout is not None
-            export(self.config.out, folder / "model")
-            return self.rollout(folder / "model", folder)
+            export(self.config.out, folder / MODEL)
+            return self.rollout(folder / MODEL, folder)
 
         return self.world.on_main(play)
 

@@ -9,7 +9,7 @@ import torch
 from spatialvla.common.json_files import write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import is_adapter, resolve_folder
+from spatialvla.model.folders import LAYOUT, is_adapter, is_run, resolve_folder
 from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora import has_lora, merge_lora, save_adapter, save_adapter_config
 from spatialvla.model.published import (
@@ -22,9 +22,6 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.checkpointer import load_weights
-
-LAYOUT = "layout"
-"""Where a run keeps, inside its own folder, all of the model that is not weights."""
 
 
 def save_layout(model: SpatialVLA, processor: Processor, run: Path) -> None:
@@ -52,10 +49,11 @@ def export(
     one that its adapter_config.json names.
     Raises InputError where there is nothing to merge, CheckpointError where the source cannot be read.
     """
-    folder = resolve_folder(source)
+    run = Path(source).expanduser()
+    folder = run if is_run(run) else resolve_folder(source)
     if out.resolve() in (folder.resolve(), (folder / LAYOUT).resolve()):
         raise InputError(f"{out} is where the model comes from; choose another folder.")
-    if (folder / LAYOUT).is_dir():
+    if is_run(folder):
         model, processor = _trained(folder, base), Processor.from_pretrained(folder / LAYOUT)
     else:
         adapted = is_adapter(folder)

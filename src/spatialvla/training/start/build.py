@@ -80,7 +80,12 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
             statistics={**processor.statistics, **mixture.statistics()},
             cameras={**processor.cameras, **mixture.cameras()},
         )
-    processor = replace(processor, units={**processor.units, **mixture.units()})
+    processor = replace(
+        processor,
+        units={**processor.units, **mixture.units()},
+        # A policy of one robot is meant for that robot; of several, the user has to say which.
+        default_dataset=mixture.keys[0] if len(mixture.keys) == 1 else None,
+    )
     if config.mode == "lora":
         add_lora(model, config.policy, _lora_options(config))
     return model, processor

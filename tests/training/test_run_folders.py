@@ -1,0 +1,98 @@
+"""What a run leaves behind: a policy that knows its dataset, found by the run's own folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_policy import BRIDGE
+
+from spatialvla.cli.main import main
+from spatialvla.errors import CheckpointError
+from spatialvla.model.folders import lasting_name, resolve_folder
+from spatialvla.policy import Policy
+from spatialvla.processor import Processor
+from spatialvla.training.loop import train
+from spatialvla.types import Observation
+
+OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "adapt"])
+def test_a_fine_tuned_policy_acts_in_the_units_of_its_new_dataset(make, start, mode, tmp_path):
+    config = make(mode, datasets=[BRIDGE])
+    train(config, device="cpu")
+    policy = Policy.from_pretrained(config.out)
+    assert policy.dataset == "bridge_orig/1.0.0"
+    assert set(policy.processor.statistics) == {"squares", "bridge_orig/1.0.0"}
+    named = Policy.from_pretrained(config.out / "model", dataset="bridge_orig/1.0.0")
+    np.testing.assert_array_equal(policy.act(OBSERVATION).actions, named.act(OBSERVATION).actions)
+    # Fine-tuned once more, on two datasets, it is nobody's robot's.
+    again = make("full", policy=str(tmp_path / "whole"), out=tmp_path / "again")
+    main(
+        [
+            "export",
+            "--policy",
+            str(config.out),
+            "--out",
+            str(tmp_path / "whole"),
+            *(["--merge"] * (mode == "lora")),
+        ]
+    )
+    assert Policy.from_pretrained(tmp_path / "whole").dataset == "bridge_orig/1.0.0"
+    train(again, device="cpu")
+    stored = json.loads((again.out / "model" / "processor_config.json").read_text())
+    assert "default_dataset" not in stored
+    assert len(Processor.from_pretrained(again.out).statistics) == 2
+
+
+def test_a_default_without_statistics_is_refused(start, tmp_path):
+    folder = shutil.copytree(start, tmp_path / "model")
+    stored = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({**stored, "default_dataset": "other"}))
+    with pytest.raises(CheckpointError, match="no statistics of its default dataset other"):
+        Processor.from_pretrained(folder)
+
+
+def test_a_run_stands_for_its_newest_model(make, dataset, capsys):
+    config = make("lora", datasets=[dataset], steps=4, rollout_every=2)
+    seen = []
+
+    def rollout(folder, out):
+        seen.append(resolve_folder(config.out))
+        return {"success": 0.0}
+
+    train(config, device="cpu", rollout=rollout)
+    rollouts = config.out / "rollouts"
+    assert seen == [rollouts / "step_00000002" / "model", rollouts / "step_00000004" / "model"]
+    assert resolve_folder(config.out) == config.out / "model"
+    assert lasting_name(config.out) == str(config.out / "model")
+    # Every verb with a --policy asks the same function.
+    picture = config.out / "picture.png"
+    Image.fromarray(OBSERVATION.image).save(picture)
+    main(["predict", str(picture), "push the square", "--policy", str(config.out), "--device", "cpu"])
+    assert "gripper" in capsys.readouterr().out
+
+
+def test_a_run_without_a_model_says_how_to_make_one(make, dataset, capsys):
+    config = make(datasets=[dataset])
+    train(config, device="cpu")
+    shutil.rmtree(config.out / "model")
+    with pytest.raises(CheckpointError, match=r"no model yet; .*spatialvla export --policy .* --out FOLDER"):
+        resolve_folder(config.out)
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "finetune",
+                "--policy",
+                str(config.out),
+                "--dataset",
+                str(dataset),
+                "--out",
+                str(config.out / "new"),
+            ]
+        )
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a training run that has no model yet" in line
