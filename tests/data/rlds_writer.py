@@ -66,17 +66,21 @@ def write_dataset(folder, steps, metadata, episodes, name="made"):
 
 
 def write_steps(folder, spec, steps, kind="png", size=None, kept=(True,)):
-    """Episodes as a spec says: pictures (10, 200, 30) of its size or 6x8 pixels, and `steps`: arrays by key.
+    """Episodes as a spec says: pictures of its size or 6x8 pixels, and `steps`: arrays by key.
 
+    Pictures are of COLOR, those of a second camera of 50 more red.
     kept: for each episode, what the feature that tells of its use says; all are alike otherwise.
     """
     height, width = size or spec.size or (6, 8)
-    picture = io.BytesIO()
-    Image.new("RGB", (width, height), COLOR).save(picture, kind, quality=100, subsampling=0)
-    count = len(next(iter(steps.values())))
     shape = {"dimensions": [str(height), str(width), "3"]}
-    image = {"image": {"dtype": "uint8", "shape": shape, "encodingFormat": kind}}
-    nodes, stored = {spec.image: image}, {f"steps/{spec.image}": [picture.getvalue()] * count}
+    count = len(next(iter(steps.values())))
+    nodes, stored = {}, {}
+    for number, key in enumerate(spec.images):
+        picture = io.BytesIO()
+        color = (COLOR[0] + 50 * number, *COLOR[1:])
+        Image.new("RGB", (width, height), color).save(picture, kind, quality=100, subsampling=0)
+        nodes[key] = {"image": {"dtype": "uint8", "shape": shape, "encodingFormat": kind}}
+        stored[f"steps/{key}"] = [picture.getvalue()] * count
     for key, values in steps.items():
         is_text = values.dtype.kind == "U"
         nodes[key] = {"text": {}} if is_text else tensor(str(values.dtype), values.shape[1:])

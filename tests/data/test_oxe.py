@@ -1,5 +1,6 @@
 """Every dataset of the mixture, in its own schema, becomes (Δxyz, Δrpy, gripper with 1 = open)."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from rlds_writer import COLOR, write_steps
 
 from spatialvla.data import grippers
+from spatialvla.data.episodes import WholeChunks
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
 from spatialvla.data.oxe.names import rlds_spec
@@ -294,16 +296,55 @@ def test_a_source_of_which_a_shard_breaks_off(tmp_path):
     assert rest.fingerprint != fingerprint
 
 
-def test_steps_without_motion_are_no_starts_where_the_spec_says_so(tmp_path):
-    spec = rlds_spec("droid")
-    motion = MOTION.copy()
-    motion[[1, 4]] = 0
+def droid(tmp_path, motion, episodes=1):
     steps = {
         "action_dict/cartesian_velocity": motion,
-        "action_dict/gripper_position": np.zeros((T, 1), np.float32),
-        "language_instruction": "go",
+        "action_dict/gripper_position": np.zeros((len(motion), 1), np.float32),
+        "language_instruction": np.array(["go"] * len(motion)),
     }
-    assert written(tmp_path, spec, steps).starts.tolist() == [0, 2, 3, 5]
+    root = write_steps(tmp_path / "droid", SPECS["droid"], steps, kept=(True,) * episodes)
+    return OXESource(root, cache=tmp_path / "cache")
+
+
+def test_droid_drops_the_samples_whose_whole_chunk_stands_still(tmp_path):
+    """As the published `zero_action_filter`, which sees normalized chunks and compares them with a normalized 0."""
+    motion = np.zeros((12, 6), np.float32)
+    motion[3, 4], motion[7, 0], motion[9, 5] = 0.02, 9e-6, -1e-4
+    source = droid(tmp_path, motion)
+    assert source.episode(0).starts.tolist() == list(range(12))
+    q01, q99 = droid_bounds()
+    still = (0 - q01) / (q99 - q01) * 2 - 1
+    for chunk in (1, 4, 20):
+        rows = np.minimum(np.arange(12)[:, None] + np.arange(chunk), 11)
+        normalized = np.clip(2 * (motion[rows] - q01) / (q99 - q01) - 1, -1, 1)
+        published = np.flatnonzero((np.abs(normalized - still) > 1e-5).any(axis=(1, 2)))
+        ours = WholeChunks(source, chunk).episode(0).starts
+        # 9e-6 lies between the two thresholds: 1e-5 of the normalized and of the stored numbers.
+        assert set(published) - set(ours) <= {7 - step for step in range(chunk)}
+        assert ours.tolist() == [
+            start for start in range(12) if any(start <= step < start + chunk for step in (3, 9))
+        ]
+    assert WholeChunks(source, 4).episode(0).starts.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+
+
+def droid_bounds():
+    """q01 and q99 of the published checkpoint, which its filter holds as constants."""
+    path = Path(__file__).parents[1] / "goldens" / "published" / "processor_config.json"
+    action = json.loads(path.read_text())["statistics"]["droid/1.0.0"]["action"]
+    return np.array(action["q01"])[:6], np.array(action["q99"])[:6]
+
+
+def test_droid_is_seen_from_its_two_exterior_cameras_in_turn(tmp_path):
+    source = droid(tmp_path, MOTION, episodes=4)
+    reds = [int(source.episode(index).images([2])[0, 0, 0, 0]) for index in (0, 1, 2, 3, 1, 0)]
+    assert reds == [COLOR[0] + 50 * number for number in (0, 1, 0, 1, 1, 0)]
+    root, spec = source.dataset.storage.root, replace(source.spec, other_image="observation/hand")
+    with pytest.raises(InputError, match="has no 'steps/observation/hand'"):
+        OXESource(root, spec, cache=tmp_path / "cache")
+    # The intrinsics are of the first camera alone.
+    spec = replace(source.spec, camera=SPECS["bridge_orig"].camera)
+    cameras = [OXESource(root, spec, cache=tmp_path / "cache").episode(index).camera for index in (0, 1)]
+    assert (cameras[0], cameras[1]) == (spec.camera, None)
 
 
 def test_bad_numbers_and_unknown_names(tmp_path):

@@ -17,6 +17,9 @@ OnBad = Literal["raise", "skip"]
 TAKEOVER = "takeover"
 """The column that is not 0 where something else was done than the action says (DAgger)."""
 
+STILL = "stands_still"
+"""The column that is not 0 where nothing moves, of datasets without the samples that stand still throughout."""
+
 
 class Episode(Protocol):
     """T steps of one robot. Numbers are read at once, images when they are asked for.
@@ -169,10 +172,10 @@ class SourceWrapper:
 
 @dataclass(frozen=True)
 class WholeChunks(SourceWrapper):
-    """A dataset without the samples of which one of the `chunk` actions was not carried out.
+    """A dataset without the samples of which one of the `chunk` actions was not carried out, or all stand still.
 
     Where a policy drove, each action answers a state that the actions before it would not have led to: together they
-    are no plan. A dataset without the column TAKEOVER stays as it is.
+    are no plan. A dataset without the columns TAKEOVER and STILL, which say so, stays as it is.
     """
 
     chunk: int
@@ -185,11 +188,18 @@ class WholeChunks(SourceWrapper):
     def episode(self, index: int) -> Episode:
         """An episode with fewer starts. Raises CheckpointError, naming the file, for damaged data."""
         episode = self.source.episode(index)
-        if TAKEOVER not in episode.columns:
-            return episode
-        taken_over = episode.columns[TAKEOVER].reshape(-1) != 0
-        rows = np.minimum(episode.starts[:, None] + np.arange(self.chunk), len(taken_over) - 1)
-        return _FewerStarts(episode, episode.starts[~taken_over[rows].any(axis=1)])
+        dropped = np.zeros(len(episode.starts), bool)
+        if TAKEOVER in episode.columns:
+            dropped |= self._marked(episode, TAKEOVER).any(axis=1)
+        if STILL in episode.columns:
+            dropped |= self._marked(episode, STILL).all(axis=1)
+        return _FewerStarts(episode, episode.starts[~dropped]) if dropped.any() else episode
+
+    def _marked(self, episode: Episode, column: str) -> np.ndarray:
+        """(N, chunk) whether a column is not 0 in each step of the chunks; past the end it is what it was last."""
+        marks = episode.columns[column].reshape(-1) != 0
+        rows = np.minimum(episode.starts[:, None] + np.arange(self.chunk), len(marks) - 1)
+        return np.asarray(marks[rows])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spatialvla.actions.published_units import published_units
-from spatialvla.data.episodes import OnBad, filled, moving
+from spatialvla.data.episodes import STILL, OnBad, filled, moving
 from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
 from spatialvla.data.oxe.names import rlds_spec, spec_by_names
 from spatialvla.data.oxe.specs import RLDSSpec
@@ -29,6 +29,7 @@ _THREADS = 32  # waiting for the storage, not for the processor
 class OXEEpisode:
     """T steps of one dataset, see `spatialvla.data.episodes.Episode`; none where the dataset leaves it out.
 
+    columns: STILL where the spec drops chunks without motion; none else, for a spec names all that is read.
     first_step: of the stored episode's. swapped: whether red and blue have each other's place in the files.
     """
 
@@ -36,6 +37,7 @@ class OXEEpisode:
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
+    columns: Mapping[str, np.ndarray]
     stored: RLDSEpisode = field(repr=False)
     image_key: str
     first_step: int
@@ -52,11 +54,6 @@ class OXEEpisode:
     def instruction_at(self, step: int) -> str:
         """Of one step."""
         return self.instructions[step]
-
-    @property
-    def columns(self) -> Mapping[str, np.ndarray]:
-        """None: a spec names all that is read."""
-        return {}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""
@@ -101,7 +98,7 @@ class OXESource:
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
         self.broken = self.dataset.broken
-        wanted = [f"steps/{key}" for key in (self.spec.image, *self.spec.inputs)]
+        wanted = [f"steps/{key}" for key in (*self.spec.images, *self.spec.inputs)]
         if missing := [key for key in wanted if key not in self.dataset.specs]:
             raise InputError(
                 f"{self.dataset.storage.root} has no '{missing[0]}', which the spec of {self.key} names; "
@@ -134,23 +131,28 @@ class OXESource:
         """
         stored, spec = self.dataset.episode(index), self.spec
         if self._keep_if is not None and not np.any(stored.numbers(self._keep_if)):
-            return self._episode(stored, (), np.zeros((0, 7)))
+            return self._episode(index, stored, (), np.zeros((0, 7)))
         inputs = [np.asarray(stored.numbers(f"steps/{key}"))[spec.skip :] for key in spec.inputs]
         actions = spec.action(*inputs)
         if not np.isfinite(actions).all():
             raise BadRecord(f"{stored.origin} has actions that are not finite; leave the episode out.")
-        return self._episode(stored, _instructions(stored, f"steps/{spec.instruction}")[spec.skip :], actions)
+        instructions = _instructions(stored, f"steps/{spec.instruction}")[spec.skip :]
+        return self._episode(index, stored, instructions, actions)
 
-    def _episode(self, stored: RLDSEpisode, instructions: tuple[str, ...], actions: np.ndarray) -> OXEEpisode:
-        kept = moving(actions) if self.spec.drop_no_ops else np.ones(len(actions), dtype=bool)
+    def _episode(
+        self, index: int, stored: RLDSEpisode, instructions: tuple[str, ...], actions: np.ndarray
+    ) -> OXEEpisode:
+        spec, moves = self.spec, moving(actions)
+        is_other = spec.other_image is not None and index % 2 == 1
         return OXEEpisode(
             instructions=instructions,
             actions=actions,
-            starts=np.flatnonzero(kept),
-            camera=self.spec.camera,
+            starts=np.flatnonzero(moves) if spec.drop_no_ops else np.arange(len(actions)),
+            camera=None if is_other else spec.camera,
+            columns={STILL: ~moves} if spec.drop_still_chunks else {},
             stored=stored,
-            image_key=f"steps/{self.spec.image}",
-            first_step=self.spec.skip,
+            image_key=f"steps/{spec.other_image if is_other else spec.image}",
+            first_step=spec.skip,
             swapped=self.swapped,
         )
 

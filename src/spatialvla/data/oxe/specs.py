@@ -31,7 +31,8 @@ class RLDSSpec:
     of the arrays under `inputs`, which it is given in order. image: the third-person camera. instruction: the
     text of a step, or of a code point array; an episode where it is empty has none. version: of the TFDS
     folder. skip: steps to leave out at an episode's start. drop_no_ops: leave out the samples that start
-    without motion.
+    without motion. drop_still_chunks: leave out those whose chunk has no motion at all.
+    other_image: a second third-person camera, that episodes of odd number are seen from.
     camera: intrinsics of `image` where they are published. units: of what `action` makes; those published of
     the dataset unless given.
     channels: of `image` as it is published. size: its height and width there, by which a copy that was written anew
@@ -47,6 +48,8 @@ class RLDSSpec:
     version: str = "0.1.0"
     skip: int = 0
     drop_no_ops: bool = False
+    drop_still_chunks: bool = False
+    other_image: str | None = None
     camera: Camera | None = None
     units: ActionUnits | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
@@ -57,6 +60,11 @@ class RLDSSpec:
     def key(self) -> str:
         """The name of the dataset's statistics in published checkpoints."""
         return f"{self.name}/{self.version}"
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The cameras: `image`, and `other_image` where there is one."""
+        return (self.image,) if self.other_image is None else (self.image, self.other_image)
 
 
 _SPECS = (
@@ -156,7 +164,8 @@ _SPECS = (
         ("action_dict/cartesian_velocity", "action_dict/gripper_position"),
         image="observation/exterior_image_1_left",
         version="1.0.0",
-        drop_no_ops=True,
+        drop_still_chunks=True,
+        other_image="observation/exterior_image_2_left",
     ),
     RLDSSpec("rh20t_rlds", 10, actions.rh20t, ("action/tcp_base", "action/gripper"), version="1.0.0"),
     RLDSSpec(f"maniskill{_EXTERNAL}", 20, actions.seven_open_clipped),
