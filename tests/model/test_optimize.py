@@ -226,7 +226,6 @@ def test_graphs_are_fed_and_read_as_they_should(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(compiled.CudaGraphs, "_record", record)
-    monkeypatch.setattr(compiled, "compiled", lambda function, device: function)
     fast = a_model().optimize()
     fast.passes = compiled.CompiledPasses(fast, compiled.CudaGraphs())
     for batch in (a_batch(2, 16), a_batch(3, 16), a_batch(2, 16), a_batch(2, 32)):

@@ -56,6 +56,22 @@ def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 @dataclass(frozen=True)
+class LayerCache:
+    """Keys and values (B, K, S, H) of one layer."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def update(
+        self, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, slots_T: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes new keys and values at the slots `slots_T`; returns those of all slots, (B, K, S, H)."""
+        self.keys.index_copy_(2, slots_T, k_BKTH.to(self.keys.dtype))
+        self.values.index_copy_(2, slots_T, v_BKTH.to(self.values.dtype))
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
 class KVCache:
     """Keys and values of the slots of a batch, whether written yet or not; masks hide what is not.
 
@@ -78,14 +94,9 @@ class KVCache:
         """
         torch._foreach_zero_([tensor[:, :, first:] for tensor in (*self.keys, *self.values)])  # one launch
 
-    def update(
-        self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, slots_T: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes new keys and values at the slots `slots_T`; returns all of this layer's, (B, K, S, H)."""
-        keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, slots_T, k_BKTH.to(keys.dtype))
-        values.index_copy_(2, slots_T, v_BKTH.to(values.dtype))
-        return keys, values
+    def layer(self, index: int) -> LayerCache:
+        """What one layer reads and writes. It does not know its index, so all layers compile into one graph."""
+        return LayerCache(self.keys[index], self.values[index])
 
 
 class GroupedQueryAttention(nn.Module):
@@ -94,10 +105,8 @@ class GroupedQueryAttention(nn.Module):
     rotate = staticmethod(rotate)
     o_proj: nn.Module
 
-    def __init__(self, config: Gemma2Config, layer: int) -> None:
-        """layer: the index of the decoder's layer, whose keys and values the cache keeps."""
+    def __init__(self, config: Gemma2Config) -> None:
         super().__init__()
-        self.layer = layer
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
@@ -109,7 +118,7 @@ class GroupedQueryAttention(nn.Module):
         x_BTD: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
-        cache: KVCache | None,
+        cache: LayerCache | None,
         slots_T: torch.Tensor | None = None,
         wanted: int | None = None,
     ) -> torch.Tensor:
@@ -125,7 +134,7 @@ class GroupedQueryAttention(nn.Module):
         q = self.rotate(q, *rotary)
         if cache is not None:
             assert slots_T is not None
-            k, v = cache.update(self.layer, k, v, slots_T)
+            k, v = cache.update(k, v, slots_T)
         return cast(torch.Tensor, self.o_proj(self.attend(q, k, v, bias_B1TS)))
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -152,8 +161,8 @@ class GroupedQueryAttention(nn.Module):
 class Attention(GroupedQueryAttention):
     """Attention with a projection each, as published."""
 
-    def __init__(self, config: Gemma2Config, layer: int) -> None:
-        super().__init__(config, layer)
+    def __init__(self, config: Gemma2Config) -> None:
+        super().__init__(config)
         self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
@@ -197,7 +206,7 @@ class Layer(nn.Module):
         size, eps = config.hidden_size, config.rms_norm_eps
         self.slides = layer % 2 == 0
         self.checkpoint_activations = False
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(size, eps)
         self.post_attention_layernorm = RMSNorm(size, eps)
@@ -209,7 +218,7 @@ class Layer(nn.Module):
         x_BTD: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
-        cache: KVCache | None,
+        cache: LayerCache | None,
         slots_T: torch.Tensor | None = None,
         wanted: int | None = None,
     ) -> torch.Tensor:
@@ -224,7 +233,7 @@ class Layer(nn.Module):
         x_BTD: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         bias_B1TS: torch.Tensor,
-        cache: KVCache | None,
+        cache: LayerCache | None,
         slots_T: torch.Tensor | None,
         wanted: int | None,
     ) -> torch.Tensor:
@@ -267,9 +276,10 @@ class Gemma2Decoder(nn.Module):
         full = near = attention_bias(visible_BTS, x_BTD.dtype)
         if self.config.sliding_window < visible_BTS.shape[2]:
             near = attention_bias(visible_BTS & self._window(visible_BTS, slots_T), x_BTD.dtype)
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             last = wanted if layer is self.layers[-1] else None
-            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, cache, slots_T, last)
+            kept = None if cache is None else cache.layer(index)
+            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, kept, slots_T, last)
         return cast(torch.Tensor, self.norm(x_BTD))
 
     def _window(self, visible_BTS: torch.Tensor, slots_T: torch.Tensor) -> torch.Tensor:

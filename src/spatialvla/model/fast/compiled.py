@@ -1,7 +1,11 @@
-"""The decoder's passes compiled, each into one graph, and on a GPU replayed without a launch from the host.
+"""The passes compiled: whole on a CPU; on a GPU layer by layer, and replayed without a launch from the host.
 
 Shapes are static: a new batch size, prompt length or width of a pass compiles anew, once. Prompts are
 therefore padded to multiples of `PROMPT_MULTIPLE` tokens.
+
+On a GPU a CUDA graph launches a pass, so nothing is gained by compiling more of it at once than a layer, and
+all layers of a kind share one compilation: seconds instead of minutes. On a CPU the host would pay for each
+layer's call.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch._dynamo.config
 import torch._inductor.config
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.batch import Batch
@@ -41,16 +47,19 @@ def set_compiler_up(device: torch.device) -> None:
         torch._inductor.config.compile_threads = 1
 
 
-def compiled(function: Callable[..., T], device: torch.device) -> Callable[..., T]:
-    """The function as one compiled graph for each combination of shapes that it is called with."""
+def compiled(function: Callable[..., T], device: torch.device, whole: bool = True) -> Callable[..., T]:
+    """The function compiled for each combination of shapes that it is called with.
+
+    whole: it has to be one graph; else what torch cannot compile runs as it is.
+    """
     set_compiler_up(device)
-    return cast(Callable[..., T], torch.compile(function, **_one_graph(device)))
+    return cast(Callable[..., T], torch.compile(function, **_static(device, whole)))
 
 
-def _one_graph(device: torch.device) -> dict[str, Any]:
+def _static(device: torch.device, whole: bool = True) -> dict[str, Any]:
     """The settings of torch's compiler for inference."""
     mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
-    return {"fullgraph": True, "dynamic": False, "mode": mode}
+    return {"fullgraph": whole, "dynamic": False, "mode": mode}
 
 
 def compile_layers(network: Network) -> None:
@@ -62,14 +71,37 @@ def compile_layers(network: Network) -> None:
 
 
 def compile_vision(network: Network) -> None:
-    """Compiles the vision towers for inference, in place: one graph each for each combination of shapes."""
+    """Compiles the vision towers for inference on a CPU, in place: one graph each for each batch size."""
     set_compiler_up(network.device)
-    network.vision_tower.compile(**_one_graph(network.device))
+    network.vision_tower.compile(**_static(network.device))
     if network.config.use_vision_zoe:
-        depth = network.vision_zoe_model
-        if isinstance(depth.metric_head, PerImageHeads):
-            depth.metric_head.without_waiting = True
-        depth.compile(**_one_graph(network.device))
+        _depth_without_waiting(network)
+        network.vision_zoe_model.compile(**_static(network.device))
+
+
+def compile_each_layer(network: Network) -> None:
+    """Compiles the layers of SigLIP, BEiT and the decoder for inference, in place; each kind compiles once."""
+    parts: list[nn.Module] = [network.vision_tower]
+    if network.config.use_vision_zoe:
+        _depth_without_waiting(network)
+        parts.append(network.vision_zoe_model)
+    for tower in parts:
+        for layer in tower.modules():
+            if not isinstance(layer, GradientCheckpointingLayer):
+                continue
+            if isinstance(getattr(layer, "drop_path", None), nn.Module):
+                # Does nothing here, but each layer's has another rate, and would be compiled for it.
+                layer.drop_path = nn.Identity()
+            # transformers hangs hooks onto layers and parts of them, which cannot be compiled.
+            layer.forward = compiled(layer.forward, network.device, whole=False)  # type: ignore[method-assign]
+    for layer in network.language_model.model.layers:
+        layer.forward = compiled(layer.forward, network.device)  # type: ignore[method-assign]
+
+
+def _depth_without_waiting(network: Network) -> None:
+    head = network.vision_zoe_model.metric_head
+    if isinstance(head, PerImageHeads):
+        head.without_waiting = True
 
 
 class CudaGraphs:
@@ -112,15 +144,20 @@ class CudaGraphs:
 
 
 class CompiledPasses(TwoStreamPasses):
-    """Compiled passes; on CUDA each is one CUDA graph, over a cache kept for its batch size and capacity."""
+    """Compiled passes; on CUDA each is one CUDA graph, over a cache kept for its batch size and capacity.
+
+    There the network's layers are compiled before, by `compile_each_layer`.
+    """
 
     prompt_multiple = PROMPT_MULTIPLE
 
     def __init__(self, network: Network, graphs: CudaGraphs | None) -> None:
         """graphs: what records and replays the passes; None runs them from the host."""
         super().__init__(network)
-        self._first = compiled(super().first_ids, network.device)
-        self._next = compiled(super().next_ids, network.device)
+        self._first, self._next = super().first_ids, super().next_ids
+        if graphs is None:
+            self._first = compiled(self._first, network.device)
+            self._next = compiled(self._next, network.device)
         self._graphs = graphs
         self._caches: dict[tuple[int, int], KVCache] = {}
 

@@ -20,8 +20,8 @@ from spatialvla.model.gemma2 import Gemma2ForCausalLM, GroupedQueryAttention, He
 class FusedAttention(GroupedQueryAttention):
     """Attention that reads queries, keys and values off one product."""
 
-    def __init__(self, config: Gemma2Config, layer: int, qkv_proj: nn.Module, o_proj: nn.Module) -> None:
-        super().__init__(config, layer)
+    def __init__(self, config: Gemma2Config, qkv_proj: nn.Module, o_proj: nn.Module) -> None:
+        super().__init__(config)
         self.qkv_proj = qkv_proj
         self.o_proj = o_proj
 
@@ -134,7 +134,7 @@ def fuse_layer(
     plain, mlp = layer.self_attn, layer.mlp
     attention_kind, mlp_kind = (KernelAttention, KernelMLP) if kernels else (FusedAttention, FusedMLP)
     qkv_proj, o_proj = joined(plain, "q_proj", "k_proj", "v_proj"), joined(plain, "o_proj")
-    layer.self_attn = attention_kind(config, plain.layer, qkv_proj, o_proj)
+    layer.self_attn = attention_kind(config, qkv_proj, o_proj)
     layer.mlp = mlp_kind(joined(mlp, "gate_proj", "up_proj"), joined(mlp, "down_proj"))
 
 
