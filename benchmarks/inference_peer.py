@@ -10,6 +10,7 @@ compared.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -23,20 +24,29 @@ from spatialvla.model.spatialvla import SpatialVLA
 Stage = Callable[[str], None]
 
 
-class GrowingCache:
-    """Keys and values of the tokens seen so far; every update copies all of a layer's."""
+class GrowingLayer:
+    """The keys and values that one layer has seen so far; every update copies them all."""
 
     def __init__(self) -> None:
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.seen: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
-        self, layer: int, k: torch.Tensor, v: torch.Tensor, places: torch.Tensor
+        self, k: torch.Tensor, v: torch.Tensor, places: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if layer in self.layers:
-            keys, values = self.layers[layer]
-            k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-        self.layers[layer] = (k, v)
+        if self.seen is not None:
+            k, v = torch.cat([self.seen[0], k], dim=2), torch.cat([self.seen[1], v], dim=2)
+        self.seen = (k, v)
         return k, v
+
+
+class GrowingCache:
+    """A growing cache a layer."""
+
+    def __init__(self) -> None:
+        self.layers: defaultdict[int, GrowingLayer] = defaultdict(GrowingLayer)
+
+    def layer(self, index: int) -> GrowingLayer:
+        return self.layers[index]
 
 
 def pair(model: SpatialVLA, options: Optimization) -> tuple[SpatialVLA, SpatialVLA]:

@@ -93,9 +93,9 @@ def compile_each_layer(network: Network) -> None:
                 # Does nothing here, but each layer's has another rate, and would be compiled for it.
                 layer.drop_path = nn.Identity()
             # transformers hangs hooks onto layers and parts of them, which cannot be compiled.
-            layer.forward = compiled(layer.forward, network.device, whole=False)  # type: ignore[method-assign]
+            layer.forward = compiled(layer.forward, network.device, whole=False)
     for layer in network.language_model.model.layers:
-        layer.forward = compiled(layer.forward, network.device)  # type: ignore[method-assign]
+        layer.forward = compiled(layer.forward, network.device)
 
 
 def _depth_without_waiting(network: Network) -> None:
