@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fakes import FakeBenchmark, FakePolicy
 
+from spatialvla.common.claims import claimed
 from spatialvla.errors import InputError
 from spatialvla.evaluation.play.decisions import DecisionKeeper
-from spatialvla.evaluation.play.resume import claimed
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.plan import EpisodeId, Shard, plan_episodes
@@ -147,7 +147,10 @@ def test_without_a_hash_nothing_is_taken_for_granted(tmp_path):
 
 
 def test_only_one_evaluation_writes_a_file(tmp_path):
-    with claimed(tmp_path / "results.json"), pytest.raises(InputError, match="Another evaluation is writing"):
+    with (
+        claimed(tmp_path / "results.json", "evaluation"),
+        pytest.raises(InputError, match="Another evaluation is writing"),
+    ):
         play(tmp_path)
     assert play(tmp_path).complete
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spatialvla.common.claims import claimed
+from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.checkpoints.checkpointer import FOLDER
 from spatialvla.training.loop import train
@@ -41,3 +43,13 @@ def test_resuming_with_dropout_is_exact_to_the_bit(make_config, tmp_path, worker
     differ = [name for name, tensor in first.items() if not torch.equal(tensor, again[name])]
     assert differ == []
     assert any("lora_" in name for name in first)
+
+
+def test_only_one_run_writes_a_folder(make_config):
+    config = make_config(steps=1)
+    with (
+        claimed(config.out / FOLDER, "training run"),
+        pytest.raises(InputError, match=r"Another training run is writing .*run/checkpoints; choose another"),
+    ):
+        train(config, device="cpu")
+    assert train(config, device="cpu").finished

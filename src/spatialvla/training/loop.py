@@ -7,7 +7,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from spatialvla.common.claims import claimed
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.json_files import write_json
 from spatialvla.data.loaded_batch import LoadedBatch
@@ -73,7 +74,8 @@ def train(
     Under torchrun each process calls this with the same configuration. device: "cuda" where there is one
     unless given. console: where progress is shown; None shows none. rollout: called every `rollout_every`
     steps. SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset, for what is
-    not installed, and when the output holds another run, NonFiniteLoss when the loss is no longer a number.
+    not installed, and when the output holds another run or is being written by one, NonFiniteLoss when the
+    loss is no longer a number.
     """
     if not config.datasets:
         raise InputError("There is nothing to train on; name a dataset or a mixture.")
@@ -81,7 +83,8 @@ def train(
     if config.mode == "lora":
         load_peft()
     tune_cpu()
-    with join_world(device) as world:
+    with join_world(device) as world, ExitStack() as claims:
+        world.on_main(lambda: claims.enter_context(claimed(config.out / FOLDER, "training run")))
         trainer = Trainer(config, world, Progress(config, console if world.is_main else None), rollout)
         trainer.restore(resume)
         with stop_requests() as stopped:

@@ -1,10 +1,7 @@
-"""An evaluation's file on disk: claimed by one process, which goes on where an earlier one was stopped."""
+"""An evaluation's file on disk, where one that was stopped goes on."""
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,21 +15,6 @@ from spatialvla.evaluation.results.plan import EpisodeId, Shard
 def results_file(out: Path, shard: Shard | None) -> Path:
     """`out`/results.json, or the shard's own file beside the others': `out`/results-2-of-4.json."""
     return out / (f"results-{shard.number}-of-{shard.count}.json" if shard else "results.json")
-
-
-@contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Nobody else writes this file meanwhile; the claim ends with the process, however that ends.
-
-    Raises InputError where another process has it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Another evaluation is writing {path}; choose another --out.") from None
-        yield
 
 
 def resumed(path: Path, asked: Results) -> Results:

@@ -12,13 +12,14 @@ from typing import Protocol
 
 from rich.console import Console
 
+from spatialvla.common.claims import claimed
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Benchmark, DepthOrigin
 from spatialvla.evaluation.play.decisions import DecisionKeeper, KeptDecision
 from spatialvla.evaluation.play.display import EvaluationProgress
 from spatialvla.evaluation.play.jobs import Job, plan_jobs
 from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_processes
-from spatialvla.evaluation.play.resume import claimed, results_file, resumed, sweep
+from spatialvla.evaluation.play.resume import results_file, resumed, sweep
 from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
@@ -90,7 +91,7 @@ def evaluate(
     )
     _check_counts(tasks=len(asked.tasks), episodes_per_task=episodes_per_task, workers=workers)
     path, folder = results_file(out, shard), out / "videos"
-    with claimed(path):
+    with claimed(path, "evaluation"):
         results = resumed(path, asked)
         sweep(path, folder, results.missing)
         if keeper:
