@@ -130,7 +130,12 @@ def cases(motion):
             OPEN,
         ),
         "rh20t": (
-            {"action/tcp_base": motion, "action/gripper": OPEN, "language_instruction": "Pick it up"},
+            {
+                "observation/tcp_base": beside(np.full((T, 3), 0.4), np.zeros((T, 3))),
+                "action/tcp_base": beside(motion[:, :3] + 0.4, motion[:, 3:]),
+                "action/gripper": OPEN.astype(np.int64),
+                "language_instruction": "Pick it up",
+            },
             motion,
             OPEN,
         ),
@@ -345,6 +350,26 @@ def test_droid_is_seen_from_its_two_exterior_cameras_in_turn(tmp_path):
     spec = replace(source.spec, camera=SPECS["bridge_orig"].camera)
     cameras = [OXESource(root, spec, cache=tmp_path / "cache").episode(index).camera for index in (0, 1)]
     assert (cameras[0], cameras[1]) == (spec.camera, None)
+
+
+def rh20t(observed, reached):
+    return actions.rh20t(np.array([observed]), np.array([reached]), np.array([1]))[0]
+
+
+def test_rh20t_moves_between_its_poses():
+    # The tool points down, and yaw goes on past the end of its range.
+    moved = rh20t([0.5, 0.1, 0.2, np.pi, 0, 3.1], [0.49, 0.1, 0.25, np.pi, 0, -3.1])
+    np.testing.assert_allclose(moved, [-0.01, 0, 0.05, 0, 0, 2 * np.pi - 6.2, 1], atol=1e-12)
+    # A turn about the base's x axis, not about the tool's.
+    moved = rh20t([0.5, 0, 0.2, 0, 0, np.pi / 2], [0.5, 0, 0.2, 0, -0.1, np.pi / 2])
+    np.testing.assert_allclose(moved, [0, 0, 0, 0.1, 0, 0, 1], atol=1e-12)
+
+
+def test_rh20t_s_poses_that_no_arm_reaches(tmp_path):
+    steps, _, _ = case(SPECS["rh20t_rlds"])
+    steps["action/tcp_base"][2, 1] = -8.7e36
+    with pytest.raises(BadRecord, match=r"offset 0: a pose lies 8\.7e\+36 m from the robot's base"):
+        written(tmp_path, SPECS["rh20t_rlds"], steps)
 
 
 def test_bad_numbers_and_unknown_names(tmp_path):

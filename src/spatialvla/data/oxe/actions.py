@@ -2,8 +2,8 @@
 
 Every function is given the arrays its `RLDSSpec` lists, of T steps each, and has no other input. Units stay
 the dataset's own: statistics scale them later. The conventions are those that Octo, OpenVLA and SpatialVLA
-trained with, so that published statistics fit; `bc_z` therefore keeps its rotation vectors, which for its
-small turns are roll, pitch and yaw.
+trained with, so that published statistics fit, but for `rh20t`; `bc_z` therefore keeps its rotation vectors,
+which for its small turns are roll, pitch and yaw.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.data.grippers import clipped, from_closing_commands, inverted, settled
-from spatialvla.geometry.rotations import euler, matrices
+from spatialvla.errors import InputError
+from spatialvla.geometry.rotations import euler, matrices, motion
+
+_REACH = 10.0  # meters, more than any arm's
 
 
 def closing_commands(translation: np.ndarray, rotation: np.ndarray, closing: np.ndarray) -> np.ndarray:
@@ -105,9 +108,21 @@ def droid(velocity: np.ndarray, closed: np.ndarray) -> np.ndarray:
     return _joined(velocity[:, :3], velocity[:, 3:6], inverted(closed.reshape(len(velocity))))
 
 
-def rh20t(motion: np.ndarray, gripper: np.ndarray) -> np.ndarray:
-    """Motion of the tool in the robot's base frame; 1 = open."""
-    return _joined(motion[:, :3], motion[:, 3:6], gripper.reshape(len(motion)).astype(np.float64))
+def rh20t(observed: np.ndarray, reached: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+    """rh20t_rlds: poses x y z roll pitch yaw of the tool in the robot's base frame, now and a step later.
+
+    Its actions are the later poses, which the published code learned as they are (q01 to q99 of x: 0.36 to 0.75 m);
+    here they are the motion between both, as everywhere else. Raises InputError for a pose that no arm reaches:
+    some of its numbers go up to 1e36.
+    """
+    farthest = np.abs(np.stack([observed, reached])[..., :3]).max(initial=0.0)
+    if farthest > _REACH:
+        raise InputError(
+            f"a pose lies {farthest:.3g} m from the robot's base, where no arm reaches; leave the episode out."
+        )
+    before, after = (matrices(poses[:, 3:], "euler") for poses in (observed, reached))
+    moved = motion(observed[:, :3], before, reached[:, :3], after, "base")
+    return _joined(moved[:, :3], moved[:, 3:], gripper.reshape(len(moved)).astype(np.float64))
 
 
 def bridge(action: np.ndarray, state: np.ndarray) -> np.ndarray:

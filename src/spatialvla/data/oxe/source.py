@@ -133,7 +133,10 @@ class OXESource:
         if self._keep_if is not None and not np.any(stored.numbers(self._keep_if)):
             return self._episode(index, stored, (), np.zeros((0, 7)))
         inputs = [np.asarray(stored.numbers(f"steps/{key}"))[spec.skip :] for key in spec.inputs]
-        actions = spec.action(*inputs)
+        try:
+            actions = spec.action(*inputs)
+        except InputError as error:
+            raise BadRecord(f"{stored.origin}: {error}") from None
         if not np.isfinite(actions).all():
             raise BadRecord(f"{stored.origin} has actions that are not finite; leave the episode out.")
         instructions = _instructions(stored, f"steps/{spec.instruction}")[spec.skip :]

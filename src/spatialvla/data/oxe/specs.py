@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from spatialvla.actions.units import ActionUnits
+from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.data.oxe import actions
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.known_cameras import BRIDGE
@@ -167,7 +167,14 @@ _SPECS = (
         drop_still_chunks=True,
         other_image="observation/exterior_image_2_left",
     ),
-    RLDSSpec("rh20t_rlds", 10, actions.rh20t, ("action/tcp_base", "action/gripper"), version="1.0.0"),
+    RLDSSpec(
+        "rh20t_rlds",
+        10,
+        actions.rh20t,
+        ("observation/tcp_base", "action/tcp_base", "action/gripper"),
+        version="1.0.0",
+        units=ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER),
+    ),
     RLDSSpec(f"maniskill{_EXTERNAL}", 20, actions.seven_open_clipped),
     RLDSSpec("kaist_nonprehensile_converted_externally_to_rlds", 10, actions.without_gripper),
     RLDSSpec(
