@@ -76,14 +76,14 @@ def test_published_steps_are_as_long_as_an_arm_moves():
 def test_units_that_differ_are_named_and_unknown_ones_are_no_difference():
     assert MINE.differences(MINE) == MINE.differences(UNKNOWN) == UNKNOWN.differences(MINE) == ()
     assert MINE.differences(LIBERO) == (
-        "a unit's meters are 0.02 and not 0.05",
-        "a unit's radians are 0.1 and not 0.5",
-        "the rotation is euler and not rotation_vector",
-        "the frame is gripper and not base",
-        "the control rate in Hz is 10 and not 20",
+        "meters a unit 0.02, not 0.05",
+        "radians a unit 0.1, not 0.5",
+        "rotation euler, not rotation_vector",
+        "frame gripper, not base",
+        "control rate in Hz 10, not 20",
     )
     assert replace(MINE, gripper=(-1.0, 1.0)).differences(MINE) == (
-        "the gripper's closed and open are -1 and 1 and not 0 and 1",
+        "gripper closed and open -1 and 1, not 0 and 1",
     )
     assert replace(MINE, frame=None).unknown == ("frame",)
     assert replace(MINE, frame=None).filled(MINE) == MINE

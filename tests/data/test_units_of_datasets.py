@@ -75,11 +75,11 @@ def test_a_dataset_keeps_its_units_beside_itself(tmp_path):
 
 def test_units_that_contradict_each_other_are_refused(tmp_path):
     root = write(tmp_path / "d", LIBERO)
-    with pytest.raises(InputError, match=r"'units': a unit's meters are 0\.05 and not 1; correct one"):
+    with pytest.raises(InputError, match=r"'units': meters a unit 0\.05, not 1; correct one"):
         units_of(root, units={"meters": 1})
-    with pytest.raises(InputError, match=r"a unit's meters are 1 and not 0\.001"):
+    with pytest.raises(InputError, match=r"meters a unit 1, not 0\.001"):
         units_of(write(tmp_path / "e"), action={"meters": 0.001}, units={"meters": 0.001})
-    with pytest.raises(InputError, match="control rate in Hz is 10 and not 20"):
+    with pytest.raises(InputError, match="control rate in Hz 10, not 20"):
         units_of(root, units={"control_hz": 20})
     with pytest.raises(InputError, match="frame is 'world'"):
         FeatureMapping.from_dict({"units": {"frame": "world"}})

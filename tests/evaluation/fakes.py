@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.actions.units import UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.execution import WHOLE_CHUNKS, Executor
@@ -47,6 +48,8 @@ class FakeBenchmark:
     states: int = 5
     halfway: float | None = None
     played: Path | None = None
+
+    takes = UNKNOWN
 
     def instructions(self, suite: str) -> list[str]:
         if suite != "fake":

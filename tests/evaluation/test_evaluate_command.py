@@ -1,5 +1,7 @@
 import base64
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ def evaluate(tmp_path, monkeypatch):
     """Runs the verb on the fake benchmark with the tiny checkpoint."""
 
     def run(benchmark: FakeBenchmark, *arguments: str) -> Path:
-        monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, dataset: benchmark)
+        monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units: benchmark)
         common = ["--policy", str(CHECKPOINT), "--dataset", "bridge_orig/1.0.0", "--out", str(tmp_path)]
         main(
             ["evaluate", *common, "--suite", "fake", "--workers", "1", "--episodes-per-task", "1", *arguments]
@@ -61,6 +63,44 @@ def test_chunks_are_executed_in_the_suites_own_way(arguments, mode):
     verb = Evaluate.parse(["--policy", "nano", *arguments], "spatialvla evaluate")
     assert verb.execution == Execution(mode)
     assert verb.execution.temperature == -0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--policy", str(CHECKPOINT), "--dataset", "bridge_orig/1.0.0"],
+            "libero_spatial takes other actions than the policy's: meters a unit 1, not 0.05; radians a unit "
+            "1, not 0.5; rotation euler, not rotation_vector; control rate in Hz 5, not 20; choose another --suite",
+        ),
+        (
+            ["--policy", str(CHECKPOINT), "--dataset", "tiny_robot/0.1.0"],
+            "on grippers from -0.0590457 to 0.05",
+        ),
+        (["--policy", "nano", "--suite", "simpler_widowx"], "control rate in Hz 20, not 5"),
+    ],
+)
+def test_a_policy_whose_actions_the_suite_does_not_take_is_refused(options, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--out", str(tmp_path / "out"), *options])
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_units_are_played_only_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units: FakeBenchmark())
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "unsaid")
+    file = folder / "processor_config.json"
+    unsaid = {"action_units": {"bridge_orig/1.0.0": None}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | unsaid))
+    command = ["evaluate", "--policy", str(folder), "--dataset", "bridge_orig/1.0.0", "--suite", "fake"]
+    command += ["--workers", "1", "--episodes-per-task", "1", "--tasks", "0", "--decisions", "0"]
+    command += ["--no-videos", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "Nobody says the meters, radians, rotation, frame" in capsys.readouterr().err
+    main([*command, "--unknown-units"])
+    assert Results.load(tmp_path / "results.json").complete
 
 
 def test_a_dead_worker_ends_the_command_with_its_task(evaluate):

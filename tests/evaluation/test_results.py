@@ -8,6 +8,7 @@ from fakes import conventions
 from rich.console import Console
 
 from mutations import mutations
+from spatialvla.actions.units import LIBERO
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, time_limit
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
@@ -24,7 +25,6 @@ from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_o
 from spatialvla.execution import Execution
 from spatialvla.model.fast.options import Optimization
 from spatialvla.policy import Policy
-from spatialvla.simulation.libero.env import ACTION_UNITS
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "evaluation"
 
@@ -181,7 +181,7 @@ def test_time_limits_follow_the_base_suite():
 
 @pytest.mark.parametrize(
     ("name", "benchmark"),
-    [("libero", LiberoBenchmark()), ("simpler", SimplerBenchmark(ACTION_UNITS))],
+    [("libero", LiberoBenchmark()), ("simpler", SimplerBenchmark(LIBERO))],
 )
 def test_files_of_the_first_release_still_fit(name, benchmark):
     """They are read as they were, and an evaluation by today's rules may go on from them."""

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from fakes import FakePolicy
 
+from spatialvla.actions.published_units import published_units
+from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite
-from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask
+from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask, in_meters
 from spatialvla.evaluation.play.jobs import Job
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.play.worker import Built, Decide, Setup, _play_job
@@ -20,7 +22,7 @@ from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.policy_settings import PolicySettings
-from spatialvla.simulation.libero.env import ACTION_UNITS
+from spatialvla.serving.vla_eval.commands import rotation_vector
 from spatialvla.simulation.widowx.env import CAMERA
 from spatialvla.simulation.widowx.expert import WidowXExpert
 from spatialvla.types import Observation
@@ -30,8 +32,10 @@ SUITE = SUITES[0]
 
 def test_suites_find_their_benchmark():
     assert benchmark_for("simpler_widowx", 56) == SimplerBenchmark()
-    assert benchmark_for("simpler_widowx", 224, "bridge_orig/1.0.0") == SimplerBenchmark((1.0, 1.0))
-    assert benchmark_for("simpler_widowx", 56, "libero_spatial") == SimplerBenchmark((0.05, 0.5))
+    assert SimplerBenchmark().takes == published_units("bridge_orig")
+    assert LiberoBenchmark().takes == LIBERO
+    assert benchmark_for("simpler_widowx", 224, UNKNOWN).units.meters == 1
+    assert benchmark_for("simpler_widowx", 56, LIBERO).units == replace(LIBERO, control_hz=None)
     assert benchmark_for("libero_spatial", 56) == LiberoBenchmark(128)
     assert benchmark_for("libero_spatial", 224) == LiberoBenchmark(256)
     with pytest.raises(
@@ -49,6 +53,15 @@ def test_a_mistyped_suite_is_answered_with_the_closest(suite, meant):
         check_suite(suite)
     assert meant in str(error.value)
     check_suite("simpler_widowx")
+
+
+def test_actions_in_other_units_become_meters_and_angles():
+    action = np.array([0.02, -0.01, 0.01, 0.3, -0.2, 0.4, 1.0])
+    turned = np.array([*action[:3], *rotation_vector(action[3:6]), 1.0])
+    units = SimplerBenchmark.for_policy(56, LIBERO).units
+    found = in_meters(turned / np.repeat([0.05, 0.5, 1], [3, 3, 1]), units)
+    np.testing.assert_allclose(found, action, atol=1e-12)
+    np.testing.assert_array_equal(in_meters(action, SimplerBenchmark().units), action)
 
 
 def test_rules_are_data():
@@ -184,9 +197,10 @@ def test_a_policy_that_counts_in_other_units_moves_the_arm_as_far(environment):
     environment.start(0)
     environment.step(action)
     expected = environment.env.state()
-    other = SimplerTask(environment.env, ACTION_UNITS)
+    other = SimplerTask(environment.env, LIBERO)
     other.start(0)
-    other.step(action / np.repeat([0.05, 0.5, 1], [3, 3, 1]))
+    turned = np.array([*action[:3], *rotation_vector(action[3:6]), 1.0])
+    other.step(turned / np.repeat([0.05, 0.5, 1], [3, 3, 1]))
     np.testing.assert_allclose(environment.env.state(), expected, atol=1e-6)
 
 

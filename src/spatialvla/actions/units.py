@@ -15,12 +15,12 @@ Frame = Literal["base", "gripper"]
 
 _MOVING = ("meters", "radians", "rotation", "frame")
 _WORDS = {
-    "meters": "a unit's meters are",
-    "radians": "a unit's radians are",
-    "rotation": "the rotation is",
-    "frame": "the frame is",
-    "gripper": "the gripper's closed and open are",
-    "control_hz": "the control rate in Hz is",
+    "meters": "meters a unit",
+    "radians": "radians a unit",
+    "rotation": "rotation",
+    "frame": "frame",
+    "gripper": "gripper closed and open",
+    "control_hz": "control rate in Hz",
 }
 _SAME_NUMBER = 1e-3
 """Relative; numbers that are as near are written alike."""
@@ -76,7 +76,7 @@ class ActionUnits:
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(other, field.name)
             if ours is not None and theirs is not None and not _agree(ours, theirs):
-                found.append(f"{_WORDS[field.name]} {_said(ours)} and not {_said(theirs)}")
+                found.append(f"{_WORDS[field.name]} {_said(ours)}, not {_said(theirs)}")
         return tuple(found)
 
     def filled(self, other: ActionUnits) -> ActionUnits:

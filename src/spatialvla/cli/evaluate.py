@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -53,6 +53,12 @@ class Evaluate(Verb):
     depth_every: int = 1
     """Decisions that share one estimated depth map."""
 
+    unknown_units: bool = False
+    """Play a policy though nobody says what 1 in its actions is, how it turns, or in whose frame."""
+
+    other_rate: bool = False
+    """Play a policy though it was trained at another control rate than the suite's."""
+
     shard: str | None = None
     """Play only part 2/4, say, into results-2-of-4.json; `spatialvla results` puts all parts together."""
 
@@ -90,7 +96,7 @@ class Evaluate(Verb):
         import torch
         from rich.console import Console
 
-        from spatialvla.evaluation.benchmarks.gripper_range import check_gripper, check_units
+        from spatialvla.actions.fitting import check_fit
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.resume import results_file
@@ -108,8 +114,15 @@ class Evaluate(Verb):
         # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
-        check_gripper(policy.processor.dataset_statistics(policy.dataset))
-        check_units(self.suite, policy.units)
+        benchmark = benchmark_for(self.suite, policy.processor.image_size, policy.units)
+        check_fit(
+            policy.units,
+            replace(benchmark.takes, control_hz=None) if self.other_rate else benchmark.takes,
+            self.suite,
+            statistics=policy.processor.dataset_statistics(policy.dataset),
+            unknown_units=self.unknown_units,
+            advice="choose another --suite, or a checkpoint and --dataset that fit",
+        )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         Console(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
         try:
@@ -117,7 +130,7 @@ class Evaluate(Verb):
                 policy,
                 self.suite,
                 self.episodes_per_task,
-                benchmark=benchmark_for(self.suite, policy.processor.image_size, policy.dataset),
+                benchmark=benchmark,
                 settings=settings_of(policy),
                 out=out,
                 workers=self.workers,

@@ -118,19 +118,20 @@ def _rollout(suite: str, episodes: int) -> Rollout:
     """Plays a few episodes of each task of a LIBERO suite; gives the success rate and its 95 % interval."""
 
     def play(folder: Path, out: Path) -> Mapping[str, float]:
-        from spatialvla.evaluation.benchmarks.gripper_range import check_units
+        from spatialvla.actions.fitting import check_fit
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.runner import evaluate
         from spatialvla.evaluation.results.provenance import settings_of
         from spatialvla.policy import Policy
 
         policy = Policy.from_pretrained(folder)
-        check_units(suite, policy.units)
+        benchmark = benchmark_for(suite, policy.processor.image_size, policy.units)
+        check_fit(policy.units, benchmark.takes, suite, unknown_units=True)
         results = evaluate(
             policy,
             suite,
             episodes,
-            benchmark=benchmark_for(suite, policy.processor.image_size, policy.dataset),
+            benchmark=benchmark,
             settings=settings_of(policy),
             out=out,
             videos=False,

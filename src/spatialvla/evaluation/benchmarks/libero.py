@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
@@ -40,9 +41,14 @@ class LiberoBenchmark:
     image_size: int = 128
 
     @classmethod
-    def for_policy(cls, image_size: int, dataset: str | None) -> LiberoBenchmark:
+    def for_policy(cls, image_size: int, units: ActionUnits) -> LiberoBenchmark:
         """Pictures of the datasets' size that is nearest above the policy's."""
         return cls(128 if image_size <= 128 else 256)
+
+    @property
+    def takes(self) -> ActionUnits:
+        """What LIBERO's controller takes."""
+        return LIBERO
 
     def instructions(self, suite: str) -> list[str]:
         """Each task's instruction, by task number; InputError for a suite that is not installed."""

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.types import Observation
 
 DepthOrigin = Literal["estimate", "simulator"]
@@ -77,6 +78,10 @@ class Environment(Protocol):
 
 class Benchmark(Protocol):
     """A family of suites. It travels to the worker processes, so it must pickle."""
+
+    @property
+    def takes(self) -> ActionUnits:
+        """The units of the actions that its environments' `step` takes."""
 
     def instructions(self, suite: str) -> list[str]:
         """Each task's instruction, by task number; InputError for an unknown suite."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
@@ -11,11 +12,11 @@ from spatialvla.evaluation.benchmarks.protocol import Benchmark
 from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 
-BENCHMARKS: dict[str, Callable[[int, str | None], Benchmark]] = {
+BENCHMARKS: dict[str, Callable[[int, ActionUnits], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,
     "simpler": SimplerBenchmark.for_policy,
 }
-"""Name -> how the benchmark is made for a policy, from its image size in pixels and its dataset.
+"""Name -> how the benchmark is made for a policy, from its image size in pixels and its actions' units.
 
 The names of a benchmark's suites begin with its own. A new benchmark is one line here, one adapter beside
 this file and one test."""
@@ -32,10 +33,10 @@ def execution_for(suite: str) -> Execution:
     return _EXECUTIONS.get(suite.split("_")[0], WHOLE_CHUNKS)
 
 
-def benchmark_for(suite: str, image_size: int, dataset: str | None = None) -> Benchmark:
+def benchmark_for(suite: str, image_size: int, units: ActionUnits = UNKNOWN) -> Benchmark:
     """The benchmark that has this suite, made for a policy.
 
-    image_size: side of the policy's image, pixels. dataset: whose statistics scale the policy's actions.
+    image_size: side of the policy's image, pixels. units: of the policy's actions.
     Raises InputError where no benchmark's name begins the suite's.
     """
     name = suite.split("_")[0]
@@ -43,7 +44,7 @@ def benchmark_for(suite: str, image_size: int, dataset: str | None = None) -> Be
         raise InputError(
             f"No benchmark has a suite {suite!r}; {did_you_mean(suite, [*TIME_LIMITS, *SUITES])}"
         )
-    return BENCHMARKS[name](image_size, dataset)
+    return BENCHMARKS[name](image_size, units)
 
 
 def check_suite(suite: str) -> None:

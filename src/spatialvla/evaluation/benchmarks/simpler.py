@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
-from spatialvla.simulation.libero.env import ACTION_UNITS
+from spatialvla.geometry.rotations import euler, matrices
 from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, START_STATES, TASKS, WidowXEnv
 from spatialvla.types import Observation
 
 SUITES = ("simpler_widowx",)
+
+IN_METERS = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER)
+"""What the WidowX's controller takes."""
 
 
 @dataclass(frozen=True)
 class SimplerBenchmark:
     """The four WidowX tasks of SimplerEnv (Li et al. 2024, arXiv 2405.05941) in ManiSkill 3, visual matching.
 
-    units: meters and radians of one unit of the policy's actions.
+    units: of the policy's actions; lengths and angles are scaled, and rotation vectors turned into angles.
     """
 
-    units: tuple[float, float] = (1.0, 1.0)
+    units: ActionUnits = IN_METERS
 
     @classmethod
-    def for_policy(cls, image_size: int, dataset: str | None) -> SimplerBenchmark:
-        """A policy of LIBERO's datasets counts in units of LIBERO's controller."""
-        return cls(ACTION_UNITS) if dataset is not None and dataset.startswith("libero") else cls()
+    def for_policy(cls, image_size: int, units: ActionUnits) -> SimplerBenchmark:
+        """What the policy does not say is taken to be as the controller has it."""
+        return cls(replace(units.filled(IN_METERS), frame="base", gripper=STANDARD_GRIPPER, control_hz=None))
+
+    @property
+    def takes(self) -> ActionUnits:
+        """The policy's lengths and angles, which are scaled, in the base's frame at 5 Hz."""
+        return replace(self.units, control_hz=float(CONTROL_HZ))
 
     def instructions(self, suite: str) -> list[str]:
         """Each task's instruction, by task number; InputError for an unknown suite."""
@@ -45,7 +54,7 @@ class SimplerBenchmark:
             image="640 x 480 RGB, upright; intrinsics are those ManiSkill gives for it",
             rendering="robot and objects rendered in software, the photograph laid over everything else",
             action="metres in the base frame and radians, relative to the controller's last target; "
-            f"the policy's unit is {self.units[0]:g} m, {self.units[1]:g} rad",
+            f"the policy's unit is {self.units.meters:g} m, {self.units.radians:g} rad",
             gripper="policy: 1 = open, 0 = closed; sent to the controller as +1 above 0.5, else -1",
             control_hz=CONTROL_HZ,
             settle_steps=0,
@@ -69,9 +78,9 @@ class SimplerBenchmark:
 class SimplerTask:
     """One task of SimplerEnv, built once and played many times."""
 
-    def __init__(self, env: WidowXEnv, units: tuple[float, float]) -> None:
+    def __init__(self, env: WidowXEnv, units: ActionUnits) -> None:
         self.env = env
-        self._scale = np.repeat([*units, 1.0], [3, 3, 1])
+        self._units = units
 
     @property
     def partial(self) -> bool:
@@ -89,7 +98,7 @@ class SimplerTask:
 
     def step(self, action: np.ndarray) -> bool:
         """One control step (0.2 s) of a policy's action (7,), gripper 1 = open; True while the goal holds."""
-        return self.env.step(action * self._scale)
+        return self.env.step(in_meters(action, self._units))
 
     def observe(self, depth: bool) -> Observation:
         """The camera's picture with its intrinsics and, if asked for, its depth in meters."""
@@ -99,6 +108,14 @@ class SimplerTask:
     def close(self) -> None:
         """Gives the renderer back."""
         self.env.close()
+
+
+def in_meters(action: np.ndarray, units: ActionUnits) -> np.ndarray:
+    """An action (7,) in some units -> meters, and radians of roll, pitch and yaw."""
+    scaled = action * np.repeat([units.meters or 1.0, units.radians or 1.0, 1.0], [3, 3, 1])
+    if units.rotation == "rotation_vector":
+        scaled[3:6] = euler(matrices(scaled[None, 3:6], "axis_angle"))[0]
+    return np.asarray(scaled)
 
 
 def _check(suite: str) -> None:

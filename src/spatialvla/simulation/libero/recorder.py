@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import LIBERO
 from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
@@ -33,11 +34,14 @@ def record_demonstrations(config: RecordingConfig) -> None:
 
     Episodes wait in `<out>.episodes`, or in `config.episodes`, until all are there; a killed run goes on with
     them.
-    Raises InputError if the dataset is there already, or the expert does not know a task.
+    Raises InputError if the dataset is there already, the expert does not know a task, or the policy's actions
+    are not those of LIBERO's controller.
     """
     out = config.out
     if (out / "meta").exists():
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
+    if config.policy is not None:
+        _check_policy(config.policy, config.unknown_units)
     pending = config.episodes or out.with_name(f"{out.name}.episodes")
     files = record_episodes(
         pending,
@@ -51,6 +55,13 @@ def record_demonstrations(config: RecordingConfig) -> None:
     store(files, out, config.depth)
     if config.episodes is None:
         shutil.rmtree(pending)
+
+
+def _check_policy(name: str, unknown_units: bool) -> None:
+    policy = Policy.from_pretrained(name)
+    statistics = policy.processor.dataset_statistics(policy.dataset)
+    taker = "LIBERO's controller"
+    check_fit(policy.units, LIBERO, taker, statistics=statistics, unknown_units=unknown_units)
 
 
 def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:

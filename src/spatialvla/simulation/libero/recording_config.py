@@ -35,5 +35,8 @@ class RecordingConfig:
     policy: str | None = None
     """Checkpoint that drives for stretches while the expert labels what it gets into (DAgger), if any."""
 
+    unknown_units: bool = False
+    """Let the policy drive though nobody says what 1 in its actions is."""
+
     episodes: Path | None = None
     """Folder of single episodes, kept for later recordings to add to; None removes them at the end."""
