@@ -24,11 +24,13 @@ from pages import PAGES, ROOT, Block, blocks
 
 from spatialvla.cli.main import VERBS, main
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.oxe.spec_file import load_spec
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
 
 YAML_READERS = {
     "feature mapping": FeatureMapping.load,
+    "RLDS spec": load_spec,
     "client mapping": ClientMapping.load,
     "limits": Limits.load,
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),

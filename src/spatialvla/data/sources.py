@@ -12,8 +12,8 @@ from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.oxe.copies import Copy
 from spatialvla.data.oxe.folders import INFO, rlds_folder
-from spatialvla.data.oxe.names import rlds_spec
 from spatialvla.data.oxe.source import OXESource
+from spatialvla.data.oxe.spec_file import find_spec
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rh20t.layout import is_rh20t
 from spatialvla.data.rh20t.source import RH20TSource
@@ -34,10 +34,10 @@ def open_source(
     """An RLDS folder, or the folder around its versions, local or at an fsspec URL; a LeRobot folder, its
     name in LeRobot's cache or a Hub id; or an RH20T folder.
 
-    mapping: of a LeRobot dataset, or its YAML file. spec: of an RLDS dataset, or its name; of several versions
-    the spec's is read. on_bad: what becomes of RLDS shards that break off. cache: folder for what is indexed or
-    downloaded, the user's own unless given. copy: whether RLDS files have the known faults of the published ones;
-    others ignore it.
+    mapping: of a LeRobot dataset, or its YAML file. spec: of an RLDS dataset, its name, or its YAML file; of
+    several versions the spec's is read. on_bad: what becomes of RLDS shards that break off. cache: folder for what
+    is indexed or downloaded, the user's own unless given. copy: whether RLDS files have the known faults of the
+    published ones; others ignore it.
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)
@@ -45,7 +45,7 @@ def open_source(
     if is_rh20t(folder):
         _refuse(name, "an RH20T dataset", mapping=mapping, spec=spec)
         return RH20TSource(folder)
-    found = rlds_spec(spec) if isinstance(spec, str) else spec
+    found = find_spec(spec) if isinstance(spec, str) else spec
     rlds = None if is_lerobot(folder) else rlds_folder(name, found)
     if rlds is not None:
         _refuse(name, "an RLDS dataset", mapping=mapping)

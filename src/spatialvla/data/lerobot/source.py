@@ -17,8 +17,9 @@ from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
-from spatialvla.data.lerobot.units import mapped_units, stored_units
+from spatialvla.data.lerobot.units import stored_units
 from spatialvla.data.mapping_lines import Intrinsics
+from spatialvla.data.motion_units import motion_units
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 
@@ -115,7 +116,10 @@ class LeRobotSource:
             self.depth = self._depth()
             self._check_intrinsics()
             self.mapping.motion.check(_numbers(self.dataset.features))
-            self.units = mapped_units(self.mapping, stored_units(self.root), float(self.dataset.fps))
+            stored = stored_units(self.root)
+            self.units = motion_units(
+                self.mapping.motion, self.mapping.units, stored, float(self.dataset.fps)
+            )
         except InputError as error:
             raise InputError(f"{self.root}: {error}") from None
 

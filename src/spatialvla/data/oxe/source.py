@@ -15,12 +15,14 @@ import numpy as np
 from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import STILL, OnBad, filled, moving
 from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
-from spatialvla.data.oxe.names import rlds_spec, spec_by_names
+from spatialvla.data.oxe.named_features import check_features, stored_key
+from spatialvla.data.oxe.names import spec_by_names
+from spatialvla.data.oxe.spec_file import NONE, find_spec
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.camera import Camera, check_intrinsics
 
 _THREADS = 32  # waiting for the storage, not for the processor
 
@@ -31,6 +33,7 @@ class OXEEpisode:
 
     columns: STILL where the spec drops chunks without motion; none else, for a spec names all that is read.
     first_step: of the stored episode's. swapped: whether red and blue have each other's place in the files.
+    depth_key: of the sensor's images, in which 1 is `depth_meters`; None where there is none.
     """
 
     instructions: tuple[str, ...]
@@ -42,6 +45,8 @@ class OXEEpisode:
     image_key: str
     first_step: int
     swapped: bool
+    depth_key: str | None = None
+    depth_meters: float = 1.0
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -60,8 +65,20 @@ class OXEEpisode:
         images = self.stored.images(self.image_key, [self.first_step + step for step in steps])
         return np.ascontiguousarray(images[..., ::-1]) if self.swapped else images
 
-    def depth(self, steps: Sequence[int]) -> None:
-        """None: where these datasets have depth, it is in units of their own."""
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 meters, 0 where there is no reading; None where the spec names no sensor.
+
+        Raises BadRecord, naming shard and offset, for a broken file.
+        """
+        if self.depth_key is None:
+            return None
+        wanted = [self.first_step + step for step in steps]
+        if self.stored.specs[self.depth_key].kind == "image":
+            raw = self.stored.images(self.depth_key, wanted)
+        else:
+            raw = np.asarray(self.stored.numbers(self.depth_key))[wanted]
+        meters = raw.reshape(raw.shape[:3]).astype(np.float32) * np.float32(self.depth_meters)
+        return np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
 
 
 class OXESource:
@@ -81,8 +98,8 @@ class OXESource:
         cache: Path | None = None,
         copy: Copy = "auto",
     ) -> None:
-        """spec: one, or its name; unless given, found by the name in the dataset's files, or its folder's.
-        cache: folder of the index of records. copy: whether the files have the faults that the spec tells of.
+        """spec: one, its name, or its YAML file; unless given, found by the name in the dataset's files, or by its
+        folder's. cache: folder of the index of records. copy: whether the files have the faults that the spec tells of.
 
         Raises InputError where there is no spec, the dataset lacks what it names, or it cannot be told which copy
         it is; see `RLDSDataset`, too.
@@ -92,18 +109,16 @@ class OXESource:
             folder = PurePosixPath(self.dataset.storage.root)
             self.spec = spec_by_names((self.dataset.name, folder.parent.name, folder.name))
         else:
-            self.spec = rlds_spec(spec) if isinstance(spec, str) else spec
+            self.spec = find_spec(spec) if isinstance(spec, str) else spec
         self._arguments = (root, self.spec, split, on_bad, cache, copy)
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
         self.broken = self.dataset.broken
-        wanted = [f"steps/{key}" for key in (*self.spec.images, *self.spec.inputs)]
-        if missing := [key for key in wanted if key not in self.dataset.specs]:
-            raise InputError(
-                f"{self.dataset.storage.root} has no '{missing[0]}', which the spec of {self.key} names; "
-                f"it has {', '.join(self.dataset.specs)}."
-            )
+        try:
+            check_features(self.spec, self.dataset.specs)
+        except InputError as error:
+            raise InputError(f"{self.dataset.storage.root} {error}") from None
         self.swapped = swaps_red_and_blue(self.spec, self.dataset.specs, copy, self.dataset.storage.root)
         self._keep_if = kept_episodes(self.spec, self.dataset.specs, copy, self.dataset.storage.root)
 
@@ -139,8 +154,8 @@ class OXESource:
             raise BadRecord(f"{stored.origin}: {error}") from None
         if not np.isfinite(actions).all():
             raise BadRecord(f"{stored.origin} has actions that are not finite; leave the episode out.")
-        instructions = _instructions(stored, f"steps/{spec.instruction}")[spec.skip :]
-        return self._episode(index, stored, instructions, actions)
+        first = spec.skip + spec.first_action
+        return self._episode(index, stored, _instructions(stored, spec)[first:], actions)
 
     def _episode(
         self, index: int, stored: RLDSEpisode, instructions: tuple[str, ...], actions: np.ndarray
@@ -151,21 +166,40 @@ class OXESource:
             instructions=instructions,
             actions=actions,
             starts=np.flatnonzero(moves) if spec.drop_no_ops else np.arange(len(actions)),
-            camera=None if is_other else spec.camera,
+            camera=None if is_other else self._camera(stored),
             columns={STILL: ~moves} if spec.drop_still_chunks else {},
             stored=stored,
             image_key=f"steps/{spec.other_image if is_other else spec.image}",
-            first_step=spec.skip,
+            first_step=spec.skip + spec.first_action,
             swapped=self.swapped,
+            depth_key=None if spec.depth is None or is_other else f"steps/{spec.depth}",
+            depth_meters=spec.depth_meters,
         )
 
+    def _camera(self, stored: RLDSEpisode) -> Camera | None:
+        """Of the episode's first step: cameras are taken to stay as they are."""
+        if self.spec.intrinsics is None:
+            return self.spec.camera
+        key = stored_key(self.spec.intrinsics, stored.specs)
+        first = np.asarray(stored.numbers(key)).reshape(-1, 9)[:1]
+        if not first.any():
+            return None
+        height, width, _ = stored.specs[f"steps/{self.spec.image}"].shape
+        try:
+            return Camera(check_intrinsics(first.reshape(3, 3)), int(height or 0), int(width or 0))
+        except InputError as error:
+            raise BadRecord(f"{stored.origin}, '{key}': {error}") from None
 
-def _instructions(stored: RLDSEpisode, key: str) -> tuple[str, ...]:
+
+def _instructions(stored: RLDSEpisode, spec: RLDSSpec) -> tuple[str, ...]:
     """One a step; language_table stores code points in place of text."""
-    feature = stored.specs.get(key)
-    if feature is not None and feature.kind == "tensor":
+    if spec.fixed_instruction is not None or spec.instruction == NONE:
+        return filled([spec.fixed_instruction or ""] * len(stored))
+    key = stored_key(spec.instruction, stored.specs)
+    if stored.specs[key].kind == "tensor":
         return filled(["".join(map(chr, points[points > 0])) for points in np.asarray(stored.numbers(key))])
-    return filled(stored.texts(key))
+    texts = stored.texts(key)
+    return filled(texts if stored.specs[key].is_of_steps else texts * len(stored))
 
 
 def _described(spec: RLDSSpec, name: str) -> str:

@@ -25,7 +25,7 @@ _EXTERNAL = "_dataset_converted_externally_to_rlds"
 
 @dataclass(frozen=True)
 class RLDSSpec:
-    """How to read one dataset. Keys are those of a step.
+    """How to read one dataset. Keys are those of a step, or else of the episode.
 
     name: of the dataset. control_hz: steps a second. action: makes (T, 7), see `spatialvla.data.oxe.actions`,
     of the arrays under `inputs`, which it is given in order. image: the third-person camera. instruction: the
@@ -37,6 +37,9 @@ class RLDSSpec:
     the dataset unless given.
     channels: of `image` as it is published. size: its height and width there, by which a copy that was written anew
     is told; None where files are what the spec says. keep_if: a feature that is true of the episodes to keep.
+    For what a user's file describes (see `spatialvla.data.oxe.spec_file`), too: first_action: steps after those of
+    `skip` that `action` makes none of. depth: the sensor's image, in which 1 is `depth_meters`. intrinsics: key of
+    K (3, 3) in pixels of `image`. fixed_instruction: of all steps, in place of a key.
     """
 
     name: str
@@ -55,6 +58,11 @@ class RLDSSpec:
     channels: Literal["rgb", "bgr"] = "rgb"
     size: tuple[int, int] | None = None
     keep_if: str | None = None
+    first_action: int = 0
+    depth: str | None = None
+    depth_meters: float = 1.0
+    intrinsics: str | None = None
+    fixed_instruction: str | None = None
 
     @property
     def key(self) -> str:
