@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
 from spatialvla.data.action_sketch import SAMPLE, ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
@@ -205,38 +205,33 @@ def _joined(parts: Iterable[Survey]) -> Survey:
 
 
 def _save(found: Survey, path: Path) -> None:
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                lengths=found.lengths,
-                samples=found.samples,
-                tasks=found.tasks,
-                damaged=np.array(found.damaged, dtype=str),
-                instructions=np.frombuffer(json.dumps(found.instructions).encode(), np.uint8),
-                said=found.said,
-                empty=found.empty,
-                **{f"sketch_{name}": value for name, value in vars(found.sketch).items()},
-            )
-
-    keep(path, write)
+    arrays = {
+        "lengths": found.lengths,
+        "samples": found.samples,
+        "tasks": found.tasks,
+        "damaged": np.array(found.damaged, dtype=str),
+        "instructions": np.frombuffer(json.dumps(found.instructions).encode(), np.uint8),
+        "said": found.said,
+        "empty": np.asarray(found.empty),
+        **{f"sketch_{name}": np.asarray(value) for name, value in vars(found.sketch).items()},
+    }
+    keep(path, lambda partial: write_arrays(partial, arrays))
 
 
 def _load(path: Path) -> Survey | None:
     """A stored survey, or None where there is none, or a damaged one, which is then made again."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            sketch = {name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"}
-            sketch |= {name: int(sketch[name]) for name in ("episodes", "count")}
-            return Survey(
-                stored["lengths"],
-                stored["samples"],
-                stored["tasks"],
-                tuple(stored["damaged"].tolist()),
-                ActionSketch(**sketch),
-                tuple(json.loads(stored["instructions"].tobytes())),
-                stored["said"],
-                int(stored["empty"]),
-            )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
+        stored = read_arrays(path)
+        sketch = {name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"}
+        return Survey(
+            stored["lengths"],
+            stored["samples"],
+            stored["tasks"],
+            tuple(stored["damaged"].tolist()),
+            ActionSketch(**{**sketch, **{name: int(sketch[name]) for name in ("episodes", "count")}}),
+            tuple(json.loads(stored["instructions"].tobytes())),
+            stored["said"],
+            int(stored["empty"]),
+        )
+    except (ValueError, KeyError, TypeError):
         return None

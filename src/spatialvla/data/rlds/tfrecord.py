@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import google_crc32c
 import numpy as np
 
+from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
 from spatialvla.data.rlds.storage import Storage
 from spatialvla.errors import CheckpointError
@@ -91,15 +90,11 @@ def cached_index(storage: Storage, name: str, folder: Path) -> ShardIndex:
     digest = hashlib.sha256(storage.fingerprint(name).encode()).hexdigest()[:24]
     path = folder / f"{digest}.npz"
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return ShardIndex(stored["offsets"], stored["ends"], str(stored["broken"]))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error):
+        stored = read_arrays(path)
+        return ShardIndex(stored["offsets"], stored["ends"], str(stored["broken"]))
+    except (ValueError, KeyError):
         pass
     index = index_shard(storage, name)
-
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:
-            np.savez(file, offsets=index.offsets, ends=index.ends, broken=index.broken)
-
-    keep(path, write)
+    arrays = {"offsets": index.offsets, "ends": index.ends, "broken": np.asarray(index.broken)}
+    keep(path, lambda partial: write_arrays(partial, arrays))
     return index

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
 from spatialvla.types import ActionChunk, Observation
 
@@ -82,17 +83,21 @@ def _save(path: Path, decisions: Iterable[KeptDecision]) -> None:
             "tokens": chunk.tokens,
         }
         arrays |= {f"{number}.{name}": np.asarray(part) for name, part in parts.items() if part is not None}
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    with replacing(path) as partial:
+        write_arrays(partial, arrays, compress=True)
 
 
 def _load(path: Path) -> tuple[KeptDecision, ...]:
+    """What `_save` wrote; nothing where the file is damaged, as the report can do without."""
     decisions = []
-    with np.load(path, allow_pickle=False) as arrays:
-        for number in range(len({name.split(".")[0] for name in arrays.files})):
+    try:
+        arrays = read_arrays(path)
+        for number in range(len({name.split(".")[0] for name in arrays})):
             parts = {name: arrays.get(f"{number}.{name}") for name in ("image", "intrinsics", "depth")}
             instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
             seen = Observation(parts["image"], instruction, parts["intrinsics"], parts["depth"])
             chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
             decisions.append(KeptDecision(step, seen, chunk))
+    except (ValueError, KeyError, TypeError):
+        return ()
     return tuple(decisions)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
@@ -48,16 +48,16 @@ class Demonstration:
 
     def save(self, path: Path) -> None:
         """Writes the episode to one .npz file, whole or not at all."""
-        with replacing(path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, **asdict(self))
+        with replacing(path) as partial:
+            write_arrays(partial, asdict(self) | {"instruction": np.asarray(self.instruction)}, compress=True)
 
     @classmethod
     def load(cls, path: Path) -> Demonstration:
         """Reads what `save` wrote. Raises InputError if it is something else."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                fields = {name: archive[name] for name in cls.__dataclass_fields__}
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            archive = read_arrays(path)
+            fields = {name: archive[name] for name in cls.__dataclass_fields__}
+        except (ValueError, KeyError) as error:
             raise InputError(f"{path} is no demonstration ({error}); delete it and record again.") from error
         return cls(**{**fields, "instruction": str(fields["instruction"])})
 
