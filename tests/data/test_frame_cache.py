@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_source import CAMERA, FakeSource
 
-from spatialvla.data.frame_cache import CachedSource, filling, mapped
+from spatialvla.data.frame_cache import CachedSource
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import View
 
@@ -79,20 +79,18 @@ def test_damage_is_fatal_or_that_of_its_episode_alone(tmp_path, damage):
         CachedSource(bad, SIZE, tmp_path, on_bad="raise")
 
 
-def test_a_broken_off_array_leaves_nothing_behind(tmp_path):
-    def break_off():
-        with filling(tmp_path / "a.npy", (4, 3), np.float32) as array:
-            array[:2] = 1
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        break_off()
-    assert list(tmp_path.iterdir()) == []
-    with (
-        pytest.raises(CheckpointError, match="free"),
-        filling(tmp_path / "a.npy", (10**9, 10**6), np.float32),
-    ):
-        pass
-    with filling(tmp_path / "a.npy", (4, 3), np.float32) as array:
-        array[1] = 2
-    assert mapped(tmp_path / "a.npy").tolist() == [[0] * 3, [2] * 3, [0] * 3, [0] * 3]
+def test_damaged_frames_are_named_and_a_damaged_cache_is_made_again(tmp_path):
+    cached = CachedSource(SOURCE, SIZE, tmp_path)
+    images = cached.folder / "images.npy"
+    whole = images.read_bytes()
+    expected = cached.episode(2).images([4])
+    row = SIZE * SIZE * 3
+    spot = 128 + (6 + 4 + 4) * row + 17  # in frame 4 of episode 2, behind those of episodes 0 and 1
+    images.write_bytes(whole[:spot] + bytes([whole[spot] ^ 4]) + whole[spot + 1 :])
+    again = CachedSource(SOURCE, SIZE, tmp_path)
+    again.episode(2).images([3])
+    with pytest.raises(CheckpointError, match=r"images\.npy is damaged \(row 14 is\); delete it"):
+        again.episode(2).images([3, 4])
+    images.unlink()
+    np.testing.assert_array_equal(CachedSource(SOURCE, SIZE, tmp_path).episode(2).images([4]), expected)
+    assert images.read_bytes() == whole

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from struct import error as StructError
+from tokenize import TokenError
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -22,6 +23,8 @@ _BROKEN = (
     StructError,
     OverflowError,
     zlib.error,
+    TokenError,
+    SyntaxError,
 )
 """What the libraries raise for archives that are none, or damaged; RuntimeError where one says it is encrypted."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.row_files import RowFile, RowWriter, writing_rows
 from spatialvla.data.episodes import EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 
-_FORMAT = 1  # of the cached files
+_FORMAT = 2  # of the cached files
 _IMAGES, _DEPTH, _DAMAGED = "images.npy", "depth.npy", "damaged.json"
 
 
@@ -44,7 +43,8 @@ class _Numbers:
 class CachedEpisode:
     """T steps with their frames at hand, see `spatialvla.data.episodes.Episode`.
 
-    frames: (T, S, S, 3) uint8 RGB. readings: (T, S, S) float16 meters, 0 where there is none; None without a sensor.
+    frames: rows (S, S, 3) uint8 RGB. readings: rows (S, S) float16 meters, 0 where there is none; None without a
+    sensor. first: the row of its first frame. Reading them raises CheckpointError where the cache is damaged.
     """
 
     instructions: tuple[str, ...]
@@ -52,8 +52,9 @@ class CachedEpisode:
     starts: np.ndarray
     camera: Camera | None
     columns: Mapping[str, np.ndarray]
-    frames: np.ndarray
-    readings: np.ndarray | None
+    frames: RowFile
+    readings: RowFile | None
+    first: int
 
     @property
     def instruction(self) -> str:
@@ -66,11 +67,13 @@ class CachedEpisode:
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, S, S, 3) uint8 RGB of some steps."""
-        return self.frames[list(steps)]
+        return self.frames.rows([self.first + step for step in steps])
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
         """(n, S, S) float32 meters of a sensor, 0 where there is no reading; None where there was no sensor."""
-        return None if self.readings is None else self.readings[list(steps)].astype(np.float32)
+        if self.readings is None:
+            return None
+        return self.readings.rows([self.first + step for step in steps]).astype(np.float32)
 
 
 class CachedSource:
@@ -119,15 +122,15 @@ class CachedSource:
         numbers = self._numbers[index]
         if numbers is None or index in self._damaged:
             raise CheckpointError(self._damaged[index])
-        rows = numbers.rows
         return CachedEpisode(
             instructions=numbers.instructions,
             actions=numbers.actions,
             starts=numbers.starts,
             camera=numbers.camera,
             columns=numbers.columns,
-            frames=self._images[rows],
-            readings=None if self._depth is None else self._depth[rows],
+            frames=self._images,
+            readings=self._depth,
+            first=numbers.first,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,9 +141,14 @@ class CachedSource:
         self._map()
 
     def _map(self) -> None:
-        depth = self.folder / _DEPTH
-        self._images = mapped(self.folder / _IMAGES)
-        self._depth = mapped(depth) if depth.is_file() else None
+        depth, shape = self.folder / _DEPTH, self._shape
+        self._images = RowFile(self.folder / _IMAGES, (*shape, 3), np.uint8)
+        self._depth = RowFile(depth, shape, np.float16) if depth.is_file() else None
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        frames = sum(len(numbers.actions) for numbers in self._numbers if numbers)
+        return max(frames, 1), self.size, self.size  # no file can be mapped that is empty
 
     def _read_numbers(self, source: EpisodeSource, on_bad: OnBad) -> None:
         first = 0
@@ -167,13 +175,12 @@ class CachedSource:
             first += len(episode.actions)
 
     def _decode(self, source: EpisodeSource, on_bad: OnBad, progress: Callable[[int], None]) -> None:
-        frames = sum(len(numbers.actions) for numbers in self._numbers if numbers)
-        shape = (max(frames, 1), self.size, self.size)  # no file can be mapped that is empty
+        shape = self._shape
         damaged: dict[int, str] = {}
         with ExitStack() as files:
             # Left last and so named last: where it is, the others are.
-            images = files.enter_context(filling(self.folder / _IMAGES, (*shape, 3), np.uint8))
-            depth: np.ndarray | None = None
+            images = files.enter_context(writing_rows(self.folder / _IMAGES, (*shape, 3), np.uint8))
+            depth: RowWriter | None = None
             for index, numbers in enumerate(self._numbers):
                 if numbers is None or not len(numbers.actions):
                     continue
@@ -189,33 +196,10 @@ class CachedSource:
                     continue
                 if readings is not None:
                     if depth is None:
-                        depth = files.enter_context(filling(self.folder / _DEPTH, shape, np.float16))
+                        depth = files.enter_context(writing_rows(self.folder / _DEPTH, shape, np.float16))
                     depth[rows] = _scaled(readings, self.size, Image.Resampling.NEAREST)
                 progress(1)
-            write_json(self.folder / _DAMAGED, damaged)
-
-
-@contextmanager
-def filling(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[np.ndarray]:
-    """An array of zeros to fill inside this block; it is written as the .npy file `path`, whole or not at all.
-
-    Raises CheckpointError where the disk has no room for it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise CheckpointError(
-            f"{path} needs {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free; choose another cache."
-        )
-    with replacing(path) as partial:
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
-        yield array
-        array.flush()
-
-
-def mapped(path: Path) -> np.ndarray:
-    """The array in a .npy file, read where it is looked at."""
-    return np.asarray(np.load(path, mmap_mode="r"))
+            write_json(self.folder / _DAMAGED, damaged, checksum=True)
 
 
 def _scaled(frames: np.ndarray, size: int, resampling: Image.Resampling) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -222,13 +223,16 @@ def _load(path: Path) -> Survey | None:
     """A stored survey, or None where there is none, or a damaged one, which is then made again."""
     try:
         stored = read_arrays(path)
-        sketch = {name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"}
+        sketch: dict[str, Any] = {
+            name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"
+        }
+        sketch |= {name: int(sketch[name]) for name in ("episodes", "count")}
         return Survey(
             stored["lengths"],
             stored["samples"],
             stored["tasks"],
             tuple(stored["damaged"].tolist()),
-            ActionSketch(**{**sketch, **{name: int(sketch[name]) for name in ("episodes", "count")}}),
+            ActionSketch(**sketch),
             tuple(json.loads(stored["instructions"].tobytes())),
             stored["said"],
             int(stored["empty"]),

@@ -93,9 +93,9 @@ def _load(path: Path) -> tuple[KeptDecision, ...]:
     try:
         arrays = read_arrays(path)
         for number in range(len({name.split(".")[0] for name in arrays})):
-            parts = {name: arrays.get(f"{number}.{name}") for name in ("image", "intrinsics", "depth")}
+            parts = {name: arrays.get(f"{number}.{name}") for name in ("intrinsics", "depth")}
             instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
-            seen = Observation(parts["image"], instruction, parts["intrinsics"], parts["depth"])
+            seen = Observation(arrays[f"{number}.image"], instruction, parts["intrinsics"], parts["depth"])
             chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
             decisions.append(KeptDecision(step, seen, chunk))
     except (ValueError, KeyError, TypeError):

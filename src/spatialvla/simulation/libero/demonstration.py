@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Demonstration:
         """Reads what `save` wrote. Raises InputError if it is something else."""
         try:
             archive = read_arrays(path)
-            fields = {name: archive[name] for name in cls.__dataclass_fields__}
+            fields: dict[str, Any] = {name: archive[name] for name in cls.__dataclass_fields__}
         except (ValueError, KeyError) as error:
             raise InputError(f"{path} is no demonstration ({error}); delete it and record again.") from error
         return cls(**{**fields, "instruction": str(fields["instruction"])})
