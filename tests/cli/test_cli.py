@@ -204,6 +204,7 @@ def test_pretrain_takes_a_published_mixture_from_its_root(tmp_path, runs):
     assert len(config.datasets) == 28
     assert config.datasets[2] == DatasetConfig(f"{root}/bridge_dataset", 1.0, spec="bridge_orig")
     assert (config.batch_size, config.learning_rate, config.min_sigma) == (2048, 2e-5, 0.5)
+    assert config.shares == "published"
 
 
 def test_a_copy_that_is_put_right_is_said_of_all_datasets(tmp_path, runs):

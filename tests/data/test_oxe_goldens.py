@@ -13,6 +13,7 @@ import pytest
 from rlds_writer import write_steps
 
 from spatialvla import Processor
+from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.oxe.mixtures import MIXTURES
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.oxe.specs import SPECS
@@ -47,3 +48,27 @@ def test_actions_and_instruction_are_the_published_ones(tmp_path, name):
 
 def test_every_dataset_of_the_published_mixture_is_compared():
     assert set(PUBLISHED) >= set(MIXTURES["oxe_spatial_vla_plus"])
+
+
+def published_statistics(key):
+    path = GOLDENS.parent / "published" / "processor_config.json"
+    return ActionStatistics.from_json(json.loads(path.read_text())["statistics"][key])
+
+
+def test_where_normalization_differs_from_the_published_one_on_purpose():
+    """Published: 2 (x - q01) / (q99 - q01 + 1e-8) - 1, cut to [-1, 1]; 0 where min and max are equal, masked or not."""
+    still = np.zeros(7)
+    # fanuc's pitch moves in fewer than 1 % of the steps: q01 = q99 = 0, which the published code takes to -1.
+    fanuc = published_statistics("berkeley_fanuc_manipulation/0.1.0")
+    span = fanuc.q99 - fanuc.q01 + 1e-8
+    assert (np.clip(2 * (still - fanuc.q01) / span - 1, -1, 1)[4], fanuc.normalize(still)[4]) == (-1, 0)
+    # language_table's gripper is always 1, which the published code takes to 0, closed.
+    table = published_statistics("language_table/0.1.0")
+    assert table.min[6] == table.max[6] == 1
+    actions = SPECS["language_table"].action(ARRAYS["language_table/action"])
+    assert (table.normalize(actions)[:, 6] == 1).all()
+    # Past an episode's end the published code sets normalized actions to 0; still, as here, is something else.
+    droid = published_statistics("droid/1.0.0")
+    np.testing.assert_allclose(
+        droid.normalize(still)[:6], [0.0116, 0.0067, -0.1183, -0.0183, 0.0427, -0.0001], atol=1e-4
+    )

@@ -40,6 +40,26 @@ def test_weights_are_shares_of_the_draws():
     assert 5 < np.bincount(some.source)[0] < 40
 
 
+def test_shares_as_published_count_all_steps():
+    """The published code multiplies weights by `num_transitions`, which it counts before it filters."""
+    moving = FakeSource("moving", (10, 10))
+    idle = FakeSource("idle", (10, 10, 10, 10), mute=frozenset({3}), no_ops=frozenset(range(5)))
+    ours = TrainingMixture.open([moving, idle], [1.0, 0.5])
+    published = TrainingMixture.open([moving, idle], [1.0, 0.5], shares="published")
+    drawn = [mixture.training(np.arange(len(mixture.training))) for mixture in (ours, published)]
+    assert [np.bincount(draws.source).tolist() for draws in drawn] == [[20, 8], [20, 20]]
+    # The samples are the same, only drawn more often.
+    assert {tuple(map(int, pair)) for pair in zip(drawn[1].episode, drawn[1].start, strict=True)} >= {
+        (episode, start) for episode in range(3) for start in range(5)
+    }
+    assert drawn[1].episode[drawn[1].source == 1].max() == 2
+    assert ours.fingerprint != published.fingerprint
+    # Held-out episodes count nowhere.
+    half = TrainingMixture.open([moving, idle], [1.0, 0.5], held_out=0.5, shares="published")
+    kept = int((~half.held_out[1]).sum())
+    assert half.training.draws.tolist() == [10, 0.5 * 10 * kept]
+
+
 def test_episodes_that_say_nothing_are_left_out_or_given_words():
     source = FakeSource("some", (3, 3, 3), mute=frozenset({1}))
     assert np.unique(TrainingMixture.open([source]).training(np.arange(6)).episode).tolist() == [0, 2]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from spatialvla.data.survey import Survey, survey
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 
+Shares = Literal["samples", "published"]
+"""What a dataset's weight is times: its samples, or all its steps, also those that no sample starts at."""
+
 _NAMED = 5  # of the episodes left out
 _SOME_EPISODES = 1_000
 """Of a dataset, whose instructions a new tokenizer is made from."""
@@ -34,6 +38,7 @@ class TrainingMixture:
 
     held_out: (episodes,) bool a dataset, those kept from training. seed: of the split and the shuffle.
     missing_instruction: what to say where an episode does not; None leaves such episodes out.
+    shares: what the weights are times.
     """
 
     sources: tuple[EpisodeSource, ...]
@@ -42,6 +47,7 @@ class TrainingMixture:
     held_out: tuple[np.ndarray, ...]
     seed: int
     missing_instruction: str | None = None
+    shares: Shares = "samples"
 
     @classmethod
     def open(
@@ -54,11 +60,12 @@ class TrainingMixture:
         on_bad: OnBad = "raise",
         workers: int = 1,
         cache: Path | None = None,
+        shares: Shares = "samples",
     ) -> TrainingMixture:
         """Surveys the datasets, or takes the surveys from `cache`.
 
         weights: of each dataset, times its size; all 1 unless given. held_out: fraction of each dataset's episodes.
-        on_bad, workers, cache: as of `survey`.
+        on_bad, workers, cache: as of `survey`. shares: what its size is.
         Raises InputError where two datasets have one key, or one has no samples; CheckpointError for a damaged
         episode with on_bad="raise".
         """
@@ -82,7 +89,7 @@ class TrainingMixture:
             for key, found in zip(keys, surveys, strict=True)
         )
         given = tuple([1.0] * len(keys) if weights is None else map(float, weights))
-        return cls(tuple(sources), surveys, given, tuple(split), seed, missing_instruction)
+        return cls(tuple(sources), surveys, given, tuple(split), seed, missing_instruction, shares)
 
     def checked(self, check: Callable[[str], object], on_bad: OnBad = "raise") -> TrainingMixture:
         """The mixture without the episodes that give an instruction of which `check` raises InputError.
@@ -120,11 +127,12 @@ class TrainingMixture:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a dataset, how it is read, or its weight does."""
+        """Changes when a dataset, how it is read, or its share does."""
         parts = [
             f"{source.fingerprint} {weight}"
             for source, weight in zip(self.sources, self.weights, strict=True)
         ]
+        parts += [] if self.shares == "samples" else [self.shares]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
@@ -147,7 +155,17 @@ class TrainingMixture:
     def training(self) -> MixtureDraws:
         """The draws of training. Raises InputError where nothing is left to draw."""
         counts = [np.where(out, 0, counts) for out, counts in zip(self.held_out, self._counts, strict=True)]
-        return MixtureDraws(counts, self.weights, self.seed)
+        weights = self.weights
+        if self.shares == "published":
+            steps = [
+                found.lengths[~out].sum() for found, out in zip(self.surveys, self.held_out, strict=True)
+            ]
+            # Of each sample: the dataset gives weight x steps draws an epoch.
+            weights = tuple(
+                weight * many / max(part.sum(), 1)
+                for weight, many, part in zip(weights, steps, counts, strict=True)
+            )
+        return MixtureDraws(counts, weights, self.seed)
 
     def evaluation(self, limit: int) -> EvenDraws:
         """At most `limit` held-out samples, the same share of each dataset as far as it has so many."""

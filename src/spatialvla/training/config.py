@@ -67,6 +67,9 @@ class DataOptions:
     on_bad: Literal["raise", "skip"] = "raise"
     """Whether a damaged episode ends the run, or is skipped and counted."""
 
+    shares: Literal["samples", "published"] = "samples"
+    """What a dataset's weight is times: its samples, or, as published, all its steps before any are left out."""
+
     missing_instruction: str | None = None
     """What to say where an episode has no instruction; None leaves such episodes out."""
 

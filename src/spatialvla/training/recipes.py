@@ -84,6 +84,7 @@ def pretrain() -> TrainConfig:
         activation_checkpointing=True,
         workers=min(8, os.cpu_count() or 1),
         on_bad="skip",
+        shares="published",
         held_out=0.005,
         eval_frames=2_048,
         eval_every=2_000,

@@ -40,6 +40,7 @@ def open_mixture(
             config.on_bad,
             max(1, config.workers),
             cache / "surveys",
+            config.shares,
         )
     )
 
