@@ -1,4 +1,7 @@
 import io
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 from PIL import Image
 
 import spatialvla
+from spatialvla.actions.units import ActionUnits
 from spatialvla.cli.main import VERBS, main
 from spatialvla.cli.predict import read_depth
 from spatialvla.data.oxe.mixtures import MIXTURES
@@ -121,6 +125,39 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
             assert picture.width > 300
 
 
+def test_predict_prints_json_with_the_units(capsys):
+    main([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["instruction"] == "pick up the cup"
+    assert document["axes"] == ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+    assert np.shape(document["actions"]) == (2, 7)
+    assert np.shape(document["tokens"]) == (2, 3)
+    assert document["units"] == ActionUnits(1.0, 1.0, "euler", "base", (0.0, 1.0), 5.0).to_json()
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_verbose_shows_the_traceback_above_the_sentence_wherever_it_stands(capsys, place):
+    words = ["predict", "absent.png", "go", "--policy", "nano", "end"][:-1]
+    words.insert(place % (len(words) + 1), "--verbose")
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    assert error.value.code == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("Traceback")
+    assert last == "spatialvla: absent.png does not exist."
+
+
+def test_verbose_says_what_is_done(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "spatialvla", *PREDICT, "--dataset", "bridge_orig/1.0.0", "--verbose"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"a network of {CHECKPOINT} is in {CHECKPOINT}" in done.stderr
+    assert "is loaded onto" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -143,6 +180,7 @@ def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
         (["evaluate", "--policy", "nano", "--suite", "simpler_widow"], "did you mean simpler_widowx?"),
         (["train", "--dataset", "d", "--rollout-suite", "libro_goal"], "did you mean libero_goal"),
         (["predict", str(PICTURE), "go", "--policy", "nano", "--device", "gpu"], "no device called 'gpu'"),
+        (["data", "inspect", "--dataset", "gs://bucket/bridge"], "run pip install 'fsspec[gs]'."),
         (["serve", "--policy", "nano", "--mapping", "libro"], "did you mean libero"),
     ],
 )

@@ -21,6 +21,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)*")
 LONGEST = 110
 
 OTHERS_OPTIONS = {
+    "--verbose",  # of every verb, taken before its own options are read
     *("--args.replan-steps", "--no-docker", "--render"),  # openpi's script, vla-eval
     *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
     *("--alone", "--batch", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks

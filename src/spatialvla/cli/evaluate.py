@@ -10,8 +10,9 @@ from typing import Literal, Self
 
 import tyro
 
+from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
-from spatialvla.cli.verb import Verb, read_first
+from spatialvla.cli.verb import Verb
 from spatialvla.common.extras import needs_extra
 from spatialvla.execution import Execution
 
@@ -83,7 +84,7 @@ class Evaluate(Verb):
 
         suite = read_first(_Chosen, arguments, program).suite
         default = cls(PolicyOptions(policy=tyro.MISSING), suite=suite, execution=execution_for(suite))
-        return tyro.cli(cls, prog=program, args=arguments, default=default)
+        return parse_options(cls, arguments, program, default)
 
     def run(self) -> None:
         """Plays what was not played yet, prints the success rates and says where the report is."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
+from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.training_run import TrainingRun, common_options, part
-from spatialvla.cli.verb import read_first
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.config import AdaptationOptions, FineTuning, TrainConfig
@@ -38,7 +37,7 @@ class Finetune(TrainingRun):
         chosen = read_first(_Mode, arguments, program)
         recipe = finetune(chosen.mode)
         default = cls(**common_options(recipe), adaptation=part(AdaptationOptions, recipe), lora=recipe.lora)
-        return tyro.cli(cls, prog=program, args=arguments, default=default)
+        return parse_options(cls, arguments, program, default)
 
     @property
     def recipe(self) -> TrainConfig:

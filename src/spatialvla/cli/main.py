@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -18,6 +21,7 @@ from spatialvla.cli.data.convert import Convert
 from spatialvla.cli.data.grid import Grid
 from spatialvla.cli.data.inspect import Inspect
 from spatialvla.cli.demo import Demo
+from spatialvla.cli.doctor import Doctor
 from spatialvla.cli.evaluate import Evaluate
 from spatialvla.cli.export import Export
 from spatialvla.cli.finetune import Finetune
@@ -47,6 +51,7 @@ VERBS: Mapping[str, type[Verb]] = {
     "data inspect": Inspect,
     "data convert": Convert,
     "data grid": Grid,
+    "doctor": Doctor,
 }
 """All verbs, in the order of the help."""
 
@@ -55,25 +60,39 @@ _DESCRIPTIONS = {
     "data": "Look at a dataset, convert it, and see the action grid that fits it.",
 }
 
+_VERBOSE = "--verbose"
+
 # Where the disk or its permissions are to blame, the system's own sentence says what to do.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs `spatialvla`; exits with 2 and one line on stderr where the input cannot be used."""
+    """Runs `spatialvla`; exits with 2 and one line on stderr where the input cannot be used.
+
+    --verbose, wherever it stands, adds what our rooms log at all, and the traceback above the line.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a plain terminal gets the numbers without the Δ
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    verbose = _VERBOSE in words
+    if verbose:
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        for room in ("spatialvla", "spatialvla_client"):
+            logging.getLogger(room).setLevel(logging.DEBUG)
     try:
-        _run(sys.argv[1:] if arguments is None else list(arguments))
+        _run([word for word in words if word != _VERBOSE])
     except (InputError, CheckpointError, NotFiniteError) as error:
-        _fail(str(error), code=2)
+        _fail(str(error), code=2, trace=verbose)
+    except BrokenPipeError:  # `spatialvla … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        _fail(str(error), code=2)
+        _fail(str(error), code=2, trace=verbose)
     except KeyboardInterrupt:
-        _fail("interrupted", code=130)
+        _fail("interrupted", code=130, trace=verbose)
 
 
 def _run(arguments: list[str]) -> None:
@@ -113,12 +132,16 @@ def _print_help(prefix: str) -> None:
         if name.startswith(prefix):
             table.add_row(f"  {name}", (kind.__doc__ or "").partition("\n")[0])
     console = Console(highlight=False)
-    console.print(f"usage: spatialvla {prefix or '[--help] [--version]'} VERB [OPTIONS]", markup=False)
+    console.print(
+        f"usage: spatialvla {prefix or '[--help] [--version]'} VERB [--verbose] [OPTIONS]", markup=False
+    )
     console.print(f"\n{_DESCRIPTIONS[prefix]}\n")
     console.print(table)
     console.print("\nspatialvla VERB --help shows a verb's options and the values they have.")
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, trace: bool) -> None:
+    if trace:
+        traceback.print_exc()
     print(f"spatialvla: {message}", file=sys.stderr)
     sys.exit(code)

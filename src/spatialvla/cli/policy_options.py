@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,9 @@ from spatialvla.execution import WHOLE_CHUNKS, Execution
 
 if TYPE_CHECKING:
     from spatialvla.policy import Policy
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class PolicyOptions:
             and stored_dtype(self.policy, self.base) != torch.bfloat16
         ):
             dtype = torch.float32
+        log.debug("%s is loaded onto %s in %s, precision %s", self.policy, device, dtype, self.precision)
         weights, activations = EIGHT_BITS.get(self.precision, (None, None))
         return Policy.from_pretrained(
             self.policy,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Predict(Verb):
     """Print the actions for one image and instruction.
 
-    With --figures it draws depth, points and tokens.
+    With --figures it draws depth, points and tokens, with --json it prints for programs.
     """
 
     image: Annotated[Positional[Path], arg(metavar="IMAGE")]
@@ -46,6 +46,9 @@ class Predict(Verb):
     figures: Path | None = None
     """Folder for depth.png, points.png and grid.png."""
 
+    json: bool = False
+    """Print one JSON object: the actions, what 1 in them is (null is unknown), and the tokens."""
+
     def run(self) -> None:
         """Prints the actions."""
         from rich.console import Console
@@ -62,7 +65,10 @@ class Predict(Verb):
         )
         policy = self.options.load()
         (chunk,) = policy.predict([observation])
-        _print(chunk, policy.units, Console())
+        if self.json:
+            print(_document(self, policy, chunk))
+        else:
+            _print(chunk, policy.units, Console())
         if self.figures:
             _draw(policy, observation, image, chunk, self.figures)
 
@@ -102,6 +108,23 @@ def _matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     import numpy as np
 
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _document(asked: Predict, policy: Policy, chunk: ActionChunk) -> str:
+    import json
+
+    from spatialvla.types import ACTION_AXES
+
+    document = {
+        "policy": asked.options.policy,
+        "dataset": policy.dataset,
+        "instruction": asked.instruction,
+        "units": policy.units.to_json(),
+        "axes": ACTION_AXES,
+        "actions": chunk.actions.tolist(),
+        "tokens": chunk.tokens.tolist(),
+    }
+    return json.dumps(document, ensure_ascii=False)
 
 
 def _print(chunk: ActionChunk, units: ActionUnits, console: Console) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.bins import Bins
+from spatialvla.cli.arguments import parse_options
 from spatialvla.cli.training_run import TrainingRun, common_options, part
 from spatialvla.training.config import NetworkOptions, TrainConfig
 from spatialvla.training.recipes import pretrain
@@ -30,7 +30,7 @@ class Pretrain(TrainingRun):
         """Shows and takes the recipe's values."""
         recipe = pretrain()
         default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
-        return tyro.cli(cls, prog=program, args=arguments, default=default)
+        return parse_options(cls, arguments, program, default)
 
     @property
     def recipe(self) -> TrainConfig:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import tyro
 
+from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
-from spatialvla.cli.verb import Verb, read_first
+from spatialvla.cli.verb import Verb
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.execution import Execution
@@ -102,7 +103,7 @@ class Serve(Verb):
             mapping=_MAPPINGS[chosen.protocol],
             benchmark="libero" if chosen.protocol == "vla-eval" else None,
         )
-        return tyro.cli(cls, prog=program, args=arguments, default=default)
+        return parse_options(cls, arguments, program, default)
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises InputError first for options that do not fit."""

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.bins import Bins
+from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.training_run import TrainingRun, common_options, part
-from spatialvla.cli.verb import read_first
 from spatialvla.training.config import NetworkOptions, TrainConfig
 from spatialvla.training.recipes import nano
 
@@ -37,7 +36,7 @@ class Train(TrainingRun):
         start = read_first(_Start, arguments, program)
         recipe = nano(start.policy)
         default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
-        return tyro.cli(cls, prog=program, args=arguments, default=default)
+        return parse_options(cls, arguments, program, default)
 
     @property
     def recipe(self) -> TrainConfig:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from typing import Self
 
-import tyro
-
-T = TypeVar("T")
+from spatialvla.cli.arguments import parse_options
 
 
 class Verb(ABC):
@@ -16,18 +14,13 @@ class Verb(ABC):
 
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
-        """The verb as `arguments` tell it; exits where they cannot be read, or help is asked for.
+        """The verb as `arguments` tell it; exits where help is asked for.
 
         program: what usage calls it, such as "spatialvla predict".
+        Raises InputError where they cannot be read.
         """
-        return tyro.cli(cls, prog=program, args=arguments)
+        return parse_options(cls, arguments, program)
 
     @abstractmethod
     def run(self) -> None:
         """Does what the verb says. Raises InputError or CheckpointError for what cannot be used."""
-
-
-def read_first(kind: type[T], arguments: Sequence[str], program: str) -> T:
-    """Some options alone, for a verb whose other values follow from them; other arguments are passed over."""
-    options, _ = tyro.cli(kind, prog=program, args=arguments, add_help=False, return_unknown_args=True)
-    return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,8 @@ from spatialvla.errors import CheckpointError, InputError
 
 _BLOCK = 256  # episodes
 _FORMAT = 4  # of the cached files
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def survey(
         digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}".encode()).hexdigest()
         path = cache / f"{digest[:24]}.npz"
     found = None if path is None else _load(path)
+    log.debug("%s is surveyed%s", source.key, "" if found is None else f", see {path}")
     if found is None:
         # Always the same blocks, merged in order: sums of floats then do not depend on who added them.
         blocks = [range(start, min(start + _BLOCK, len(source))) for start in range(0, len(source), _BLOCK)]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ParamSpec, cast
@@ -26,10 +28,24 @@ P = ParamSpec("P")
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
-_FLAGS = [
-    *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw"),
-    *("-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vnni"),
-]
+INSTRUCTION_SETS = ("fma", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16", "avx512vnni")
+"""What of the processor the kernels use, as compilers call it."""
+_FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{name}" for name in INSTRUCTION_SETS)]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Build:
+    """The compiled kernels. library: None where there are none, for the reason that is told.
+
+    compiler: the program that made the file.
+    """
+
+    library: ctypes.CDLL | None
+    reason: str = ""
+    compiler: str = ""
+    file: Path | None = None
 
 
 def available() -> bool:
@@ -42,14 +58,25 @@ def serve(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and available()
 
 
-@cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, built if they are not yet; None where they cannot be."""
+    return build().library
+
+
+@cache
+def build() -> Build:
+    """The compiled kernels with how they were made; the first call compiles them where they are not cached."""
+    found = _build()
+    log.debug("kernels: %s", found.reason or f"{found.file}, compiled by {found.compiler}")
+    return found
+
+
+def _build() -> Build:
     if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
-        return None
+        return Build(None, "this processor lacks AVX-512 with BF16 and VNNI")
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
     if compiler is None:
-        return None
+        return Build(None, "there is no C++ compiler, neither g++ nor clang++")
     texts = b"".join(source.read_bytes() for source in [*_SOURCES, *_HEADERS])
     key = hashlib.sha256(texts + " ".join([compiler, *_FLAGS]).encode()).hexdigest()[:16]
     folder = cache_folder("kernels")
@@ -58,9 +85,12 @@ def library() -> ctypes.CDLL | None:
         if not built.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, built)
-        return ctypes.CDLL(str(built))
-    except (OSError, subprocess.SubprocessError):
-        return None
+        return Build(ctypes.CDLL(str(built)), "", compiler, built)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines() or [str(error)]
+        return Build(None, f"{compiler} cannot compile them ({lines[0]})", compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Build(None, f"they cannot be made or loaded ({error})", compiler)
 
 
 def _compile(compiler: str, built: Path) -> None:

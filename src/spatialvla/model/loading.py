@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from spatialvla.model.weights import Filling, read_tensors
 
 PROCESSOR = "processor_config.json"
 
+log = logging.getLogger(__name__)
+
 
 def load(
     kind: type[N],
@@ -34,6 +37,7 @@ def load(
     finite, InputError if a base is given for a whole checkpoint.
     """
     folder = resolve_folder(path_or_id, revision)
+    log.debug("%s of %s is in %s", "an adapter" if is_adapter(folder) else "a network", path_or_id, folder)
     if is_adapter(folder):
         network = load_unmerged(kind, folder, dtype, base=base)
         merge_lora(network)

@@ -16,11 +16,12 @@ class Report(Protocol):
 
 @contextmanager
 def progress(words: str) -> Iterator[Report]:
-    """A bar beside `words` that is gone afterwards."""
+    """A bar beside `words` that is gone afterwards; on a terminal alone."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(words, total=None)
 
         def report(done: int, total: int) -> None:

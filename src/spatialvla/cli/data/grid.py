@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.bins import Bins
+from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.training_run import part
-from spatialvla.cli.verb import Verb, read_first
+from spatialvla.cli.verb import Verb
 from spatialvla.training.config import DataOptions, TrainConfig
 from spatialvla.training.recipes import nano, pretrain
 
@@ -67,7 +67,7 @@ class Grid(Verb):
             # Actions alone are looked at.
             data=replace(part(DataOptions, recipe), in_memory=False),
         )
-        return tyro.cli(cls, prog=program, args=arguments, default=default)
+        return parse_options(cls, arguments, program, default)
 
     @property
     def config(self) -> TrainConfig:

@@ -130,4 +130,7 @@ def _last(path: str) -> str:
 
 
 def _unlisted(path: str, error: Exception) -> InputError:
+    if isinstance(error, ImportError):
+        extra = path.partition("://")[0].replace("https", "http")
+        return InputError(f"{path} needs a package for such addresses; run pip install 'fsspec[{extra}]'.")
     return InputError(f"{path} cannot be listed ({error}); check the path.")
