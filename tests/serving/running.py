@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Running:
     url: str
     port: int
     service: Service
+    stop: Callable[[], object]
 
     def value(self, name: str, **labels: str) -> float:
         return self.service.engine.metrics.value(name, **labels)
@@ -44,7 +45,7 @@ def fake_service(
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
 ) -> Service:
-    traffic = traffic or TrafficLimits()
+    traffic = replace(traffic or TrafficLimits(), stop_notice=0.01)
     engine = Engine(policy, check=traffic.check, settings=settings)
     engine.start()
     return Service(
@@ -73,7 +74,9 @@ def serving(service: Service, mapping: str = "plain", *, pad_to: int = 0) -> Ite
         assert ready.wait(10)
         scheme = "wss" if service.access.tls else "ws"
         port = started.result()
-        yield Running(f"{scheme}://127.0.0.1:{port}", port, service)
+        yield Running(
+            f"{scheme}://127.0.0.1:{port}", port, service, lambda: loop.call_soon_threadsafe(stop.set)
+        )
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(20)

@@ -15,6 +15,7 @@ from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.requests import PolicyRequest
 from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.failures import Busy, DeadlineExceeded, Draining, InternalError, UnsafeAction
 from spatialvla.types import ActionChunk, Observation
 
@@ -45,7 +46,7 @@ def engine(policy: FakePolicy) -> Iterator[Engine]:
 def hold(engine: Engine, policy: FakePolicy):
     """Keeps the model busy with one request until the gate opens."""
     policy.gate.clear()
-    first = engine.submit(request(observation("first")), client="first")
+    first = engine.submit(request(observation("first")), client=Client("first"))
     while engine.metrics.value("queued_requests"):
         time.sleep(0.001)
     return first
@@ -54,7 +55,7 @@ def hold(engine: Engine, policy: FakePolicy):
 def test_what_queued_during_a_batch_is_the_next_batch(engine, policy):
     futures = [hold(engine, policy)]
     for number in range(6):
-        futures.append(engine.submit(request(observation(str(number), number)), client=number))
+        futures.append(engine.submit(request(observation(str(number), number)), client=Client(number)))
     policy.gate.set()
     answers = [future.result(5) for future in futures]
     assert [len(batch) for batch in policy.batches] == [1, 4, 2]
@@ -67,8 +68,8 @@ def test_what_queued_during_a_batch_is_the_next_batch(engine, policy):
 def test_clients_take_turns(engine, policy):
     """Three requests of one client do not come before another's first."""
     futures = [hold(engine, policy)]
-    futures += [engine.submit(request(observation(f"flood {n}")), client="flood") for n in range(3)]
-    futures += [engine.submit(request(observation(f"quiet {n}")), client=n) for n in range(3)]
+    futures += [engine.submit(request(observation(f"flood {n}")), client=Client("flood")) for n in range(3)]
+    futures += [engine.submit(request(observation(f"quiet {n}")), client=Client(n)) for n in range(3)]
     policy.gate.set()
     wait(futures, 5)
     assert policy.batches[1] == ["flood 0", "quiet 0", "quiet 1", "quiet 2"]
@@ -77,16 +78,19 @@ def test_clients_take_turns(engine, policy):
 
 def test_the_queue_is_bounded(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(request(observation("one")), client="one") for _ in range(3)]
+    futures += [engine.submit(request(observation("one")), client=Client("one")) for _ in range(3)]
     with pytest.raises(Busy, match="already has 3 requests waiting"):
-        engine.submit(request(observation("one")), client="one")
-    futures += [engine.submit(request(observation("x")), client=n) for n in range(5)]
+        engine.submit(request(observation("one")), client=Client("one"))
+    futures += [engine.submit(request(observation("x")), client=Client(n)) for n in range(5)]
+    futures += [engine.submit(request(observation("late")), client=Client("late"))]
+    with pytest.raises(Busy, match="others have fewer requests waiting"):
+        futures.pop(3).result(5)
     with pytest.raises(Busy, match="8 requests are waiting"):
-        engine.submit(request(observation("late")), client="late")
-    assert engine.metrics.value("requests_total", outcome="busy") == 2
+        engine.submit(request(observation("x")), client=Client(0))
+    assert engine.metrics.value("requests_total", outcome="busy") == 3
     policy.gate.set()
     assert all(future.result(5) for future in futures), "what was accepted is answered"
-    assert engine.submit(request(observation("late")), client="late").result(5)
+    assert engine.submit(request(observation("late")), client=Client("late")).result(5)
 
 
 @pytest.mark.parametrize(
@@ -95,19 +99,19 @@ def test_the_queue_is_bounded(engine, policy):
 )
 def test_a_request_fails_alone(engine, policy, text, error):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(request(observation(t)), client=t) for t in ("good", text, "better")]
+    futures += [engine.submit(request(observation(t)), client=Client(t)) for t in ("good", text, "better")]
     policy.gate.set()
     assert futures[1].result(5).request.observation.instruction == "good"
     assert futures[3].result(5).request.observation.instruction == "better"
     with pytest.raises(error) as caught:
         futures[2].result(5)
     assert "secret" not in str(caught.value)
-    assert engine.submit(request(observation("after")), client="after").result(5)
+    assert engine.submit(request(observation("after")), client=Client("after")).result(5)
 
 
 def test_a_batch_that_fails_only_together_is_answered_one_by_one(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(request(observation("batch crash", n)), client=n) for n in range(3)]
+    futures += [engine.submit(request(observation("batch crash", n)), client=Client(n)) for n in range(3)]
     policy.gate.set()
     for future in futures[1:]:
         answer = future.result(5)
@@ -116,7 +120,9 @@ def test_a_batch_that_fails_only_together_is_answered_one_by_one(engine, policy)
 
 def test_requests_with_and_without_depth_do_not_share_a_batch(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(request(observation(f"{n}", depth=bool(n % 2))), client=n) for n in range(4)]
+    futures += [
+        engine.submit(request(observation(f"{n}", depth=bool(n % 2))), client=Client(n)) for n in range(4)
+    ]
     policy.gate.set()
     wait(futures, 5)
     assert policy.batches[1:] == [["0", "2"], ["1", "3"]]
@@ -124,8 +130,8 @@ def test_requests_with_and_without_depth_do_not_share_a_batch(engine, policy):
 
 def test_a_request_that_waited_too_long_is_not_run(engine, policy):
     hold(engine, policy)
-    late = engine.submit(request(observation("late"), timeout=0.01), client="late")
-    patient = engine.submit(request(observation("patient")), client="patient")
+    late = engine.submit(request(observation("late"), timeout=0.01), client=Client("late"))
+    patient = engine.submit(request(observation("patient")), client=Client("patient"))
     time.sleep(0.03)
     policy.gate.set()
     with pytest.raises(DeadlineExceeded):
@@ -136,11 +142,11 @@ def test_a_request_that_waited_too_long_is_not_run(engine, policy):
 
 def test_a_request_that_was_taken_back_is_not_run(engine, policy):
     first = hold(engine, policy)
-    gone = engine.submit(request(observation("gone")), client="gone")
+    gone = engine.submit(request(observation("gone")), client=Client("gone"))
     assert gone.cancel()
     policy.gate.set()
     first.result(5)
-    engine.submit(request(observation("after")), client="after").result(5)
+    engine.submit(request(observation("after")), client=Client("after")).result(5)
     assert all("gone" not in batch for batch in policy.batches)
 
 
@@ -151,7 +157,7 @@ def test_a_bad_request_never_reaches_the_queue(policy):
     engine = Engine(policy, check=refuse)
     engine.start()
     with pytest.raises(InputError, match="no picture"):
-        engine.submit(request(observation("x")), client=0)
+        engine.submit(request(observation("x")), client=Client(0))
     assert engine.metrics.value("requests_total", outcome="bad_input") == 1
     assert engine.drain(5)
     assert policy.batches == []
@@ -162,8 +168,8 @@ def test_drafts_and_prefixes_reach_the_policy_in_their_rows(engine, policy):
     played = Executor(WHOLE_CHUNKS)
     chunk = ActionChunk(np.zeros((CHUNK, 7)), np.tile(TOKENS, (CHUNK, 1)))
     played.remember(chunk, executed=CHUNK)
-    futures.append(engine.submit(request(observation("a"), played), client="a"))
-    futures.append(engine.submit(request(observation("b"), committed=TOKENS[None]), client="b"))
+    futures.append(engine.submit(request(observation("a"), played), client=Client("a")))
+    futures.append(engine.submit(request(observation("b"), committed=TOKENS[None]), client=Client("b")))
     policy.gate.set()
     wait(futures, 5)
     assert np.array_equal(policy.drafts[1][0], chunk.tokens)
@@ -173,11 +179,11 @@ def test_drafts_and_prefixes_reach_the_policy_in_their_rows(engine, policy):
 
 def test_draining_answers_what_waits_and_refuses_the_rest(engine, policy):
     futures = [hold(engine, policy)]
-    futures += [engine.submit(request(observation("x")), client=n) for n in range(5)]
+    futures += [engine.submit(request(observation("x")), client=Client(n)) for n in range(5)]
     engine.stop_accepting()
     assert not engine.ready
     with pytest.raises(Draining):
-        engine.submit(request(observation("late")), client="late")
+        engine.submit(request(observation("late")), client=Client("late"))
     policy.gate.set()
     assert engine.drain(5)
     assert all(future.done() and future.exception() is None for future in futures)
@@ -185,7 +191,7 @@ def test_draining_answers_what_waits_and_refuses_the_rest(engine, policy):
 
 def test_what_cannot_be_answered_in_time_is_refused_not_forgotten(engine, policy):
     first = hold(engine, policy)
-    waiting = engine.submit(request(observation("x")), client="x")
+    waiting = engine.submit(request(observation("x")), client=Client("x"))
     assert not engine.drain(0.05)
     with pytest.raises(Draining):
         waiting.result(1)
@@ -196,7 +202,7 @@ def test_what_cannot_be_answered_in_time_is_refused_not_forgotten(engine, policy
 def test_a_lone_client_does_not_wait_for_others(engine):
     """Time between its requests is none of the engine's business."""
     for _ in range(3):
-        answer = engine.submit(request(observation("alone")), client="alone").result(5)
+        answer = engine.submit(request(observation("alone")), client=Client("alone")).result(5)
         assert answer.timings.batch == 1
 
 
@@ -206,12 +212,12 @@ def test_clients_answered_together_stay_together():
     engine = Engine(policy, settings=EngineSettings(gather_ms=500, gather_share=10))
     engine.start()
     hold(engine, policy)
-    futures = [engine.submit(request(observation("x")), client=n) for n in range(3)]
+    futures = [engine.submit(request(observation("x")), client=Client(n)) for n in range(3)]
     policy.gate.set()
     wait(futures, 5)
     futures = []
     for client in range(3):
-        futures.append(engine.submit(request(observation("x")), client=client))
+        futures.append(engine.submit(request(observation("x")), client=Client(client)))
         time.sleep(0.01)
     wait(futures, 5)
     engine.drain(5)
@@ -222,7 +228,7 @@ def test_many_tasks_each_get_their_own_answer(engine):
     async def client(number: int) -> None:
         for step in range(10):
             sent = observation("x" * (1 + number), (7 * number + step) % 256)
-            answer = await asyncio.wrap_future(engine.submit(request(sent), client=number))
+            answer = await asyncio.wrap_future(engine.submit(request(sent), client=Client(number)))
             assert np.array_equal(answer.chunk.actions, expected(sent))
 
     async def all_clients() -> None:
@@ -255,7 +261,7 @@ def test_a_policy_that_answers_too_few_is_an_error_not_a_swap():
     engine = Engine(Short())
     engine.start()
     with pytest.raises(InternalError):
-        engine.submit(request(observation("x")), client=0).result(5)
+        engine.submit(request(observation("x")), client=Client(0)).result(5)
     engine.drain(5)
 
 

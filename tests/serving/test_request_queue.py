@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.serving.engine.request_queue import Turns
+from spatialvla.serving.engine.turns import Client, Turns
 
 THINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=30)
 
@@ -14,11 +14,11 @@ THINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=30)
 def test_turns(things, most):
     turns: Turns[tuple[int, int, bool]] = Turns()
     for number, (client, kind) in enumerate(things):
-        turns.add(client, kind, (client, number, kind))
+        turns.add(Client(client), kind, (client, number, kind))
     assert len(turns) == len(things)
     served: list[tuple[int, int, bool]] = []
     while turns:
-        waiting = {client for client in range(5) if turns.of(client)}
+        waiting = {client for client in range(5) if turns.of(Client(client))}
         batch = turns.take(most)
         assert 1 <= len(batch) <= most
         assert len({kind for _, _, kind in batch}) == 1
@@ -39,9 +39,9 @@ def test_turns(things, most):
 def test_those_who_were_served_go_to_the_end():
     turns: Turns[str] = Turns()
     for name in ("a", "a", "b", "c"):
-        turns.add(name, None, name)
+        turns.add(Client(name), None, name)
     assert turns.take(2) == ["a", "b"]
-    turns.add("b", None, "b")
+    turns.add(Client("b"), None, "b")
     assert turns.take(2) == ["c", "a"]
     assert turns.take_all() == ["b"]
     assert len(turns) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from spatialvla.errors import InputError
 from spatialvla.execution import Execution
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.serving.logs import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from spatialvla.serving.engine.service import ProtocolOptions, Service
@@ -88,6 +88,9 @@ class Serve(Verb):
     metrics_port: int | None = None
     """A port of its own for /healthz and /metrics. openpi has them on its port, too."""
 
+    log_format: LogFormat = "text"
+    """How the log is written to stderr: a line of text, or a JSON object, for each connection and refusal."""
+
     execution: Execution = field(default_factory=Execution)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
     batching: EngineSettings = field(default_factory=EngineSettings)
@@ -110,7 +113,7 @@ class Serve(Verb):
         with needs_extra(_EXTRAS[self.protocol], "Serving"):
             serve = self._protocol()
             from spatialvla.serving.status_pages import pages
-        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        log_to_stderr(self.log_format)
         options = self._options()
         service = self._service(options)
         extra = (

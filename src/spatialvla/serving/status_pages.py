@@ -25,16 +25,14 @@ class Page:
     content_type: str = _TEXT
 
 
-def page(service: Service, path: str, authorization: str | None, *, ready: bool | None = None) -> Page | None:
+def page(service: Service, path: str, authorization: str | None) -> Page | None:
     """The answer to GET `path`, None where there is no such page.
 
     Everyone may ask for /healthz; /metrics needs a key where the server has any.
-    ready: whether the protocol takes requests, the engine's own word by default.
     """
     match path.partition("?")[0]:
         case "/healthz":
-            well = service.engine.ready if ready is None else ready and service.engine.ready
-            return Page(200, b"OK\n") if well else Page(503, b"not ready\n")
+            return Page(200, b"OK\n") if service.engine.ready else Page(503, b"not ready\n")
         case "/metrics":
             if not service.access.admits(authorization):
                 return Page(401, b"an API key is needed\n")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -20,10 +20,19 @@ from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import Executor
 from spatialvla.processor import Prepared
 from spatialvla.serving.engine.counters import Metrics
+from spatialvla.serving.engine.fair_threads import FairThreads
 from spatialvla.serving.engine.request_queue import RequestQueue
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.settings import EngineSettings
-from spatialvla.serving.failures import DeadlineExceeded, Draining, InternalError, UnsafeAction, outcome
+from spatialvla.serving.engine.turns import Client
+from spatialvla.serving.failures import (
+    Busy,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    UnsafeAction,
+    outcome,
+)
 from spatialvla.types import ActionChunk, Observation
 
 log = logging.getLogger(__name__)
@@ -45,7 +54,7 @@ class Predictor(Protocol):
 class _Job:
     request: PolicyRequest
     prepared: Prepared
-    client: Hashable
+    client: Client
     prepared_in: float
     future: Future[Answer] = field(default_factory=Future)
     queued: float = field(default_factory=perf_counter)
@@ -68,8 +77,9 @@ class Engine:
         settings = settings or EngineSettings()
         self.policy = policy
         self.metrics = metrics or Metrics()
-        self.threads = ThreadPoolExecutor(settings.threads, "prepare")
+        self.threads = FairThreads(settings.threads)
         self._check = check
+        self._leaving = False
         self._queue: RequestQueue[_Job] = RequestQueue(settings)
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -99,8 +109,13 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are accepted."""
-        return self._worker.is_alive() and not self._queue.closed
+        """Whether new clients may come."""
+        return self._worker.is_alive() and not self._queue.closed and not self._leaving
+
+    def leave(self) -> None:
+        """Says that the server is about to stop; requests are accepted until `stop_accepting`."""
+        self._leaving = True
+        self.metrics.ready.set(0)
 
     def stop_accepting(self) -> None:
         """From now on new requests are refused with Draining; accepted ones are still answered."""
@@ -119,15 +134,15 @@ class Engine:
         for job in left:
             if job.future.set_running_or_notify_cancel():
                 self._fail(job, Draining("The server is shutting down."))
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
         return not self._worker.is_alive() and not left
 
     # -------------------------------------------------------------- requests
 
-    def submit(self, request: PolicyRequest, *, client: Hashable) -> Future[Answer]:
+    def submit(self, request: PolicyRequest, *, client: Client) -> Future[Answer]:
         """Prepares the request in the caller's thread and queues it. Canceling the future takes it back.
 
-        client: whose turn it is when many wait: a connection. Raises InputError, Busy or Draining at once.
+        client: whose turn it is when many wait. Raises InputError, Busy or Draining at once.
         """
         began = perf_counter()
         try:
@@ -136,10 +151,12 @@ class Engine:
             prepared = self.policy.prepare(request.observation, request.committed)
             job = _Job(request, prepared, client, perf_counter() - began)
             # A sensor's depth comes along for all rows of a batch or for none.
-            self._queue.add(client, prepared.view.depth is not None, job)
+            pushed_out = self._queue.add(client, prepared.view.depth is not None, job)
         except Exception as error:
             self.metrics.request(outcome(error))
             raise
+        if pushed_out is not None and pushed_out.future.set_running_or_notify_cancel():
+            self._fail(pushed_out, Busy("The server is busy, and others have fewer requests waiting."))
         self.metrics.stage("prepare", job.prepared_in)
         self.metrics.queued.set(len(self._queue))
         return job.future

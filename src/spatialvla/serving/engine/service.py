@@ -18,6 +18,7 @@ from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.serving.logs import ClientLog
 from spatialvla.types import Observation
 
 
@@ -45,7 +46,7 @@ class Service:
 
     policy, engine: the model, and the queue in front of it. chunk: steps the policy predicts.
     name: of the checkpoint. limits: what the robot may be told in one step. units: of the policy's actions.
-    access: who is let in.
+    access: who is let in. clients: where their coming and going is told.
     """
 
     policy: Policy
@@ -58,6 +59,12 @@ class Service:
     units: ActionUnits = UNKNOWN
     access: Access = field(default_factory=Access)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
+    clients: ClientLog = field(default_factory=ClientLog)
+
+    def refused(self, reason: str, client: str) -> None:
+        """Counts and tells a connection that was not let in, or was thrown out. reason: a word."""
+        self.engine.metrics.refused(reason)
+        self.clients.refused(client, reason)
 
     @property
     def horizon(self) -> int:
@@ -69,9 +76,12 @@ class Service:
                 return 1
         return self.chunk
 
-    def session(self, executor: Executor | None = None) -> Session:
-        """State for one more connection. executor: of its episode, by default the policy's own kind."""
-        return Session(self.engine, executor or self.policy.new_executor(), self.limits)
+    def session(self, executor: Executor | None = None, *, address: str = "") -> Session:
+        """State for one more connection.
+
+        executor: of its episode, by default the policy's own kind. address: of the client's machine.
+        """
+        return Session(self.engine, executor or self.policy.new_executor(), self.limits, address)
 
 
 def service_for(

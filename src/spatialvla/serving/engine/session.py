@@ -12,6 +12,7 @@ import numpy as np
 from spatialvla.execution import Executor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
+from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.guard.frozen_picture import FrozenPicture
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.types import Observation
@@ -27,9 +28,13 @@ class Decision:
 
 
 class Session:
-    """State of one connection; requests of a session come one after the other."""
+    """State of one connection; requests of a session come one after the other.
 
-    def __init__(self, engine: Engine, executor: Executor, limits: Limits) -> None:
+    client: whose turns its requests take.
+    """
+
+    def __init__(self, engine: Engine, executor: Executor, limits: Limits, address: str = "") -> None:
+        self.client = Client(id(self), address)
         self._engine = engine
         self._executor = executor
         self._limits = limits
@@ -48,7 +53,7 @@ class Session:
         committed: (P, 3) tokens of steps already on their way to the robot. timeout: seconds it may wait.
         """
         request = PolicyRequest(observation, self._executor, committed, timeout)
-        return self._engine.submit(request, client=id(self))
+        return self._engine.submit(request, client=self.client)
 
     def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
         """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
@@ -77,8 +82,8 @@ class Session:
         self, observation: Observation, *, position: np.ndarray | None = None, timeout: float = 30.0
     ) -> Decision:
         """Observation in, actions out, as `submit` and `finish`. Raises InputError or ServingError."""
-        loop = asyncio.get_running_loop()
-        future = await loop.run_in_executor(
-            self._engine.threads, lambda: self.submit(observation, timeout=timeout)
+        submitted = self._engine.threads.submit(
+            self.client, lambda: self.submit(observation, timeout=timeout)
         )
+        future = await asyncio.wrap_future(submitted)
         return self.finish(await asyncio.wrap_future(future), position=position)

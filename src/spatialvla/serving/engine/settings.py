@@ -14,8 +14,8 @@ class EngineSettings:
     max_batch: int = 16
     """Requests in one inference."""
 
-    max_queue: int = 128
-    """Requests waiting at a time; one more is told that the server is busy."""
+    max_queue: int = 512
+    """Requests waiting at a time; beyond it who has most is told that the server is busy."""
 
     max_per_client: int = 2
     """Requests of one client that may wait at a time."""

@@ -29,6 +29,12 @@ class TrafficLimits:
     max_connections: int = 256
     """Clients at a time."""
 
+    max_per_address: int = 64
+    """Clients of one address at a time; loopback, where tunnels and proxies end, has no bound of its own."""
+
+    memory_mb: float = 512.0
+    """MiB that the messages of all clients may take, while they arrive and until they are answered."""
+
     rate: float = 200.0
     """Requests a second of one connection; a faster one is made to wait."""
 
@@ -37,6 +43,9 @@ class TrafficLimits:
 
     request_timeout: float = 30.0
     """Seconds that a request may wait for the model."""
+
+    message_timeout: float = 30.0
+    """Seconds in which a message that has begun has to be whole."""
 
     longest_age: float = 5.0
     """Seconds from a LeRobot client's observation to the answer, after which the answer is not sent."""
@@ -50,6 +59,9 @@ class TrafficLimits:
     drain_timeout: float = 30.0
     """Seconds for the requests under way when the server is told to stop."""
 
+    stop_notice: float = 1.0
+    """Seconds, at least, for which /healthz says that the server is stopping before its port closes."""
+
     def __post_init__(self) -> None:
         """Raises InputError for what is not positive."""
         for name, value in vars(self).items():
@@ -60,6 +72,11 @@ class TrafficLimits:
     def max_message(self) -> int:
         """Largest message, in bytes."""
         return int(self.max_message_mb * 2**20)
+
+    @property
+    def memory(self) -> int:
+        """What all messages may take, in bytes."""
+        return int(self.memory_mb * 2**20)
 
     def check(self, observation: Observation) -> None:
         """Raises InputError for no instruction, and for one or a picture that is too large to be looked at."""

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from time import perf_counter
 
-from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
@@ -17,29 +17,34 @@ from spatialvla.serving.engine.requests import Answer
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.failures import InternalError, ServingError, outcome
 from spatialvla.serving.guard.traffic import Throttle
+from spatialvla.serving.guard.websocket import GuardedConnection
 from spatialvla.serving.openpi.messages import ClientMessage, MessageRefused, read, refusal, reply
 
 log = logging.getLogger(__name__)
 ERROR, GOING_AWAY = 1011, 1001
 """Codes that a websocket is closed with."""
 
+_AFTER_REFUSAL = 0.05
+"""Seconds in which a client that was refused is not listened to."""
+
 
 class ClientConnection:
     """One client's episode, its pace, and the request under way."""
 
     def __init__(
-        self, socket: ServerConnection, service: Service, mapping: ClientMapping, *, pad_to: int
+        self, socket: GuardedConnection, service: Service, mapping: ClientMapping, *, pad_to: int
     ) -> None:
         self.busy = False
         self._socket = socket
         self._service = service
         self._mapping = mapping
         self._pad_to = pad_to
-        self._session = service.session()
+        self._session = service.session(address=socket.address)
         self._throttle = Throttle(service.traffic.rate, service.traffic.burst)
         self._task = asyncio.current_task()
         self._pending: Future[Answer] | None = None
         self._total_ms: float | None = None
+        self._answers = 0
 
     async def serve(
         self, greeting: bytes, stopping: asyncio.Event, closed: Callable[[ClientConnection], None]
@@ -49,6 +54,8 @@ class ClientConnection:
         closed: is told of this connection once it has ended.
         """
         traffic, metrics = self._service.traffic, self._service.engine.metrics
+        began, client = perf_counter(), "{}:{}".format(*self._socket.remote_address[:2])
+        self._service.clients.connected(client)
         metrics.connections.inc()
         gone = asyncio.create_task(self._socket.wait_closed())
         gone.add_done_callback(lambda _: self._pending and self._pending.cancel())
@@ -60,13 +67,16 @@ class ClientConnection:
                 self.busy = True
                 if not await self._answer(message):
                     return
+                del message
+                self._socket.answered()
                 self.busy = False
             await self.close()
         except ConnectionClosed:
             pass
+        except WebSocketException:  # such as of too many fragments
+            self._socket.end("protocol")
         except TimeoutError:
-            metrics.refused("timed_out")
-            self._socket.transport.abort()
+            self._socket.end("timed_out")
         except asyncio.CancelledError:  # of the answer a client that has gone was waiting for
             if self._task and self._task.cancelling():
                 raise
@@ -75,6 +85,7 @@ class ClientConnection:
             await self._socket.close(ERROR)
         finally:
             closed(self)
+            self._service.clients.gone(client, self._answers, perf_counter() - began)
             metrics.connections.dec()
             gone.cancel()
 
@@ -97,13 +108,14 @@ class ClientConnection:
         except MessageRefused as refused:
             return await self._refuse(refused)
         await self._send(packed)
+        self._answers += 1
         self._total_ms = (perf_counter() - began) * 1000
         return True
 
     async def _reply(self, data: str | bytes, began: float) -> bytes:
         """Bytes to bytes. Raises MessageRefused."""
-        threads = self._service.engine.threads
-        message, pending = await asyncio.get_running_loop().run_in_executor(threads, self._submit, data)
+        submitted = self._service.engine.threads.submit(self._session.client, partial(self._submit, data))
+        message, pending = await asyncio.wrap_future(submitted)
         self._pending = pending
         try:
             answer = await asyncio.wrap_future(pending)
@@ -145,8 +157,10 @@ class ClientConnection:
         if not isinstance(error, InputError | ServingError):
             log.error("A request failed", exc_info=error)
             error = InternalError("The server failed; its log has details.")
+        self._service.clients.refused(self._socket.address, outcome(error), str(error))
         if refused.request_id is not None:
             await self._send(refusal(error, refused.request_id))
+            await asyncio.sleep(_AFTER_REFUSAL)
             return True
         await self._send(str(error))
         await self._socket.close(ERROR, "the text message before this says why")

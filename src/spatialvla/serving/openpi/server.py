@@ -11,14 +11,16 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable
+from typing import cast
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
+from spatialvla.serving.guard.websocket import Door, GuardedConnection, address_of
 from spatialvla.serving.openpi.connection import ClientConnection
 from spatialvla.serving.openpi.messages import metadata
 from spatialvla.serving.status_pages import Page, page
@@ -49,6 +51,7 @@ class OpenPiServer:
         started: is given the port once clients can connect.
         """
         service, traffic = self._service, self._service.traffic
+        door = Door(traffic, service.refused)
         async with serve(
             self._connect,
             service.host,
@@ -57,23 +60,24 @@ class OpenPiServer:
             compression=None,
             max_size=traffic.max_message,
             max_queue=1,
-            origins=[None],  # browsers name theirs: no web page talks to a robot through its visitor
             process_request=self._before_upgrade,
             server_header=None,
             logger=_QUIET,
             ping_interval=_PING_SECONDS,
             ping_timeout=3 * _PING_SECONDS,
             close_timeout=traffic.send_timeout,
+            create_connection=cast(type[ServerConnection], door.connection),
         ) as server:
             if started is not None:
                 started.set_result(server.sockets[0].getsockname()[1])
             await stop.wait()
-            await self._drain(server)
+            await self._drain()
 
-    async def _drain(self, server: Server) -> None:
+    async def _drain(self) -> None:
+        """Says that it is not ready, ends what is under way, and only then lets the port be closed."""
+        notice = asyncio.create_task(asyncio.sleep(self._service.traffic.stop_notice))
         self._stopping.set()
-        self._service.engine.metrics.ready.set(0)
-        server.close(close_connections=False)
+        self._service.engine.leave()
         idle = [connection for connection in self._connections if not connection.busy]
         closing = [asyncio.create_task(connection.close()) for connection in idle]
         for _ in range(int(self._service.traffic.drain_timeout / 0.05)):
@@ -85,16 +89,23 @@ class OpenPiServer:
         for connection in self._connections:
             if connection.busy:
                 connection.cancel()
+        await notice
 
     def _before_upgrade(self, socket: ServerConnection, request: Request) -> Response | None:
         authorization = request.headers.get("Authorization")
-        found = page(self._service, request.path, authorization, ready=not self._stopping.is_set())
+        found = page(self._service, request.path, authorization)
+        if found is None and "Origin" in request.headers:
+            # Browsers name the page's: no web page talks to a robot through its visitor.
+            self._service.refused("origin", address_of(socket.remote_address))
+            found = Page(403, b"web pages may not connect\n")
         if found is None and not self._service.access.admits(authorization):
-            self._service.engine.metrics.refused("unauthorized")
+            self._service.refused("unauthorized", address_of(socket.remote_address))
             found = Page(401, b"an API key is needed\n")
         if found is None and len(self._connections) >= self._service.traffic.max_connections:
-            self._service.engine.metrics.refused("too_many")
+            self._service.refused("too_many", address_of(socket.remote_address))
             found = Page(503, b"too many connections\n")
+        if found is None and self._stopping.is_set():
+            found = Page(503, b"the server is shutting down\n")
         if found is None:
             return None
         headers = Headers(
@@ -107,6 +118,7 @@ class OpenPiServer:
         return Response(found.status, "", headers, found.body)
 
     def _connect(self, socket: ServerConnection) -> Awaitable[None]:
+        assert isinstance(socket, GuardedConnection)
         connection = ClientConnection(socket, self._service, self._mapping, pad_to=self._pad_to)
         self._connections.add(connection)
         return connection.serve(self._metadata, self._stopping, self._connections.discard)
