@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,38 @@ def test_a_clear_difference_is_called_one():
     same = compare(some_results("+-"), some_results("+-", **OTHER))
     assert same.verdict().startswith(
         "nano and micro succeeded and failed in the same episodes; with 2 of them"
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(range(7), range(7))))
+@pytest.mark.parametrize(("both", "neither"), [(0, 0), (4, 0), (0, 8), (6, 6)])
+def test_the_sentence_contradicts_neither_the_interval_nor_the_test(both, first, second, neither):
+    outcomes = [("+", "+")] * both + [("+", "-")] * first + [("-", "+")] * second + [("-", "-")] * neither
+    if not outcomes:
+        return
+    one, other = map("".join, zip(*outcomes, strict=True))
+    comparison = compare(some_results(one), some_results(other, **OTHER))
+    low, high = comparison.total.interval
+    said = comparison.verdict()
+    if "No difference is shown" in said or "the same episodes" in said:
+        assert low <= 0 <= high
+        assert comparison.total.p_value >= 0.05
+    elif " is better than " in said:
+        assert low > 0 or high < 0
+        assert comparison.total.p_value < 0.05
+        assert said.startswith("micro" if comparison.total.difference > 0 else "nano")
+    else:
+        assert "too few episodes to be sure" in said
+        assert ("leaves out 0" in said) == (low > 0 or high < 0)
+        assert said.startswith("micro" if comparison.total.difference > 0 else "nano")
+
+
+def test_four_episodes_to_none_are_too_few():
+    said = compare(some_results("----"), some_results("++++", **OTHER)).verdict()
+    assert said == (
+        "micro may be better than nano, but these are too few episodes to be sure: of the 4 episodes in which "
+        "the two differ, nano succeeded in 0 and micro in 4, and a split as uneven as that comes about by chance "
+        "with probability 0.12, while the 95 % interval of the difference, +30.7 to +100.0 points, leaves out 0."
     )
 
 

@@ -46,26 +46,38 @@ class Comparison:
         return first, second
 
     def verdict(self) -> str:
-        """What it means, in a sentence."""
+        """What it means, in a sentence that neither the test nor the interval contradicts."""
         total, (first, second) = self.total, self.names
         low, high = total.interval
-        if not total.first + total.second:
+        discordant, p = total.first + total.second, p_text(total.p_value)
+        if not discordant:
             return (
                 f"{first} and {second} succeeded and failed in the same episodes; with {total.trials} of "
                 f"them the rates may still differ by anything from {points(low)} to {points(high)} points."
             )
-        if total.p_value < 0.05:
-            better, worse = (second, first) if total.difference > 0 else (first, second)
+        better, worse = (second, first) if total.difference > 0 else (first, second)
+        least, most = sorted((abs(low), abs(high)))
+        surely = total.p_value < 0.05
+        apart = low > 0 or high < 0
+        if surely and apart:
             return (
-                f"{better} is better than {worse} on these start states: so uneven a split of the "
-                f"{total.first + total.second} episodes in which they differ would come about by chance with "
-                f"probability {p_text(total.p_value)}."
+                f"{better} is better than {worse} on these start states, by {_number(least)} to {_number(most)} "
+                f"points: so uneven a split of the {discordant} episodes in which they differ would come about "
+                f"by chance with probability {p}."
+            )
+        split = (
+            f"of the {discordant} episodes in which the two differ, {first} succeeded in {total.first} and "
+            f"{second} in {total.second}, and a split as uneven as that comes about by chance with probability {p}"
+        )
+        if surely or apart:
+            return (
+                f"{better} may be better than {worse}, but these are too few episodes to be sure: {split}, "
+                f"while the 95 % interval of the difference, {points(low)} to {points(high)} points, "
+                f"{'leaves out' if apart else 'holds'} 0."
             )
         return (
-            f"No difference is shown: of the {total.first + total.second} episodes in which the two differ, "
-            f"{first} succeeded in {total.first} and {second} in {total.second}, and a split as uneven "
-            f"as that comes about by chance with probability {p_text(total.p_value)}. {second} may be "
-            f"anything from {points(low)} to {points(high)} points from {first}."
+            f"No difference is shown: {split}. {second} may be anything from {points(low)} to {points(high)} "
+            f"points from {first}."
         )
 
 
@@ -116,6 +128,11 @@ def points(difference: float) -> str:
     """A difference of rates in percentage points, with its sign."""
     text = f"{100 * difference:+.1f}".replace("-", "−")
     return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def _number(rate: float) -> str:
+    """Percentage points without a sign."""
+    return points(rate).removeprefix("+")
 
 
 def _outcomes(episodes: Iterable[EpisodeResult]) -> dict[EpisodeId, bool]:
