@@ -260,14 +260,38 @@ def test_a_copy_that_is_put_right_is_said_of_all_datasets(tmp_path, runs):
 def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     data = ["--dataset", "one", "two", "--weights", 1, 2, "--mapping", *files]
-    stops("finetune", *data, "--out", tmp_path, "--policy", "nano", "--lora.rank", 8, "--trackers", "wandb")
-    stops(
-        "finetune", "--dataset", "one", "--out", tmp_path, "--policy", "nano", "--mode", "full", "--new-grid"
-    )
+    stops("finetune", *data, "--out", tmp_path, "--lora.rank", 8, "--trackers", "wandb")
+    stops("finetune", "--dataset", "one", "--out", tmp_path, "--mode", "full", "--new-grid")
     lora, full = (config for config, _, _ in runs)
     assert lora.datasets == (DatasetConfig("one", 1, files[0]), DatasetConfig("two", 2, files[1]))
     assert (lora.mode, lora.learning_rate, lora.lora.rank, lora.trackers) == ("lora", 5e-4, 8, ("wandb",))
-    assert (full.mode, full.learning_rate, full.policy, full.new_grid) == ("full", 2e-5, "nano", True)
+    assert (full.mode, full.learning_rate, full.new_grid) == ("full", 2e-5, True)
+    for config in (lora, full):
+        assert (config.batch_size, config.epochs, config.steps) == (256, 50, None)
+        assert (config.schedule, config.warmup, config.weight_decay) == ("linear", 0.005, 0.0)
+        assert config.policy == "IPEC-COMMUNITY/spatialvla-4b-224-pt"
+
+
+def test_policies_of_nanos_size_are_fine_tuned_at_nanos_rates(tmp_path, runs):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "nano"}')
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "config.json").write_text('{"text_config": {"hidden_size": 2304}}')
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text('{"text_config": {}}')
+    wanted = {
+        ("nano", "full"): 3e-4,
+        ("nano", "lora"): 1e-3,
+        (adapter, "full"): 3e-4,
+        (tmp_path / "large", "full"): 2e-5,
+        (tmp_path / "published", "lora"): 5e-4,
+        ("someone/on-the-hub", "lora"): 5e-4,
+    }
+    for policy, mode in wanted:
+        stops("finetune", "--dataset", "one", "--out", tmp_path, "--policy", policy, "--mode", mode)
+    assert [config.learning_rate for config, _, _ in runs] == list(wanted.values())
+    assert [config.batch_size for config, _, _ in runs] == [16, 16, 16, 256, 256, 256]
 
 
 def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):

@@ -24,7 +24,11 @@ UNSET = {
     "--root": "--dataset instead",
     "--missing-instruction": "such episodes are left out",
     "--augmentation.max-crop-area": "as much as min-crop-area",
-    "--epochs": "--steps count",
+    "--epochs": "no limit",
+    "--steps": "no limit",
+    "--accumulation": "as many as make parts of up to 32 samples",
+    "--config": "the recipe alone",
+    "--write-config": "the run is started",
     "--gaussians": "fitted to the datasets",
     "--base": "what adapter_config.json names",
     "--depth-weights": "the checkpoint's, or none",
@@ -60,6 +64,7 @@ RECIPES = [
     (["finetune"], finetune("lora")),
     (["finetune", "--mode", "full"], finetune("full")),
     (["finetune", "--mode", "adapt"], finetune("adapt")),
+    (["finetune", "--policy", "nano"], finetune("lora", "nano")),
 ]
 
 
@@ -150,6 +155,8 @@ def test_train_depth_shows_and_uses_its_configuration(capsys, monkeypatch):
 def test_what_follows_from_another_option_is_shown(capsys):
     assert defaults(capsys, "finetune", "--mode", "full")["--learning-rate"] == "2e-05"
     assert defaults(capsys, "finetune", "--mode", "lora")["--learning-rate"] == "0.0005"
+    assert defaults(capsys, "finetune", "--policy", "nano")["--learning-rate"] == "0.001"
+    assert defaults(capsys, "finetune", "--policy", "nano", "--mode", "full")["--learning-rate"] == "0.0003"
     assert defaults(capsys, "train")["--guidance.vision-steps"] == "5000"
     assert defaults(capsys, "train", "--policy", "nano")["--guidance.vision-steps"] == "0"
     assert defaults(capsys, "serve")["--port"] == "8000"

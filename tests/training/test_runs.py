@@ -23,6 +23,7 @@ from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.feed.datasets import open_mixture
 from spatialvla.training.loop import train
+from spatialvla.training.optimizer import total_steps
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import network_config
@@ -92,6 +93,15 @@ def test_accumulating_gives_the_same_weights(make, tmp_path):
         torch.testing.assert_close(second[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
 
+def test_a_share_is_split_into_parts_that_fit_unless_told_otherwise(make):
+    config = make(batch_size=256)
+    assert [config.parts(processes) for processes in (1, 2, 8, 16)] == [8, 4, 1, 1]
+    assert replace(config, batch_size=35).parts(1) == 5
+    assert replace(config, accumulation=2).parts(8) == 2
+    with pytest.raises(InputError, match="cannot be split into 3 equal parts"):
+        config.parts(3)
+
+
 def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path):
     config = make("lora", ema_decay=0.9)
     result = train(config, device="cpu")
@@ -129,11 +139,17 @@ def test_a_uniform_grid_for_the_ablation(make, dataset):
 
 
 def test_epochs_count_the_samples(make, dataset):
-    config = make(datasets=[dataset], epochs=1.5, batch_size=4)
+    config = make(datasets=[dataset], epochs=1.5, steps=10_000, batch_size=4)
     result = train(config, device="cpu")
     told = json.loads((config.out / "config.json").read_text())
     samples = len(open_mixture(config, network_config(config), World(), Progress(config, None)).training)
-    assert result.step == told["steps"] == math.ceil(1.5 * samples / 4)
+    assert result.step == math.ceil(1.5 * samples / 4)
+    assert (told["epochs"], told["steps"]) == (1.5, config.steps)
+    # What comes first ends the run, and the rate has fallen by then.
+    assert total_steps(replace(config, steps=7), samples) == 7
+    assert total_steps(replace(config, epochs=None, steps=None, minutes=1.0), samples) is None
+    with pytest.raises(InputError, match="has no end"):
+        replace(config, epochs=None, steps=None)
     with pytest.raises(InputError, match="epochs must be positive"):
         replace(config, epochs=0.0)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from tyro.conf import OmitArgPrefixes
 
-from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.training_run import TrainingRun, common_options, part
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
@@ -16,42 +14,39 @@ from spatialvla.training.config import AdaptationOptions, FineTuning, TrainConfi
 from spatialvla.training.recipes import finetune
 
 
-@dataclass(frozen=True)
-class _Mode:
-    mode: FineTuning = "lora"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Finetune(TrainingRun):
     """Fine-tune a checkpoint on a robot's demonstrations.
 
-    In the modes full and lora the learning rates, their course and the augmentation are the published ones.
+    The modes full and lora follow the published scripts where the policy is of the published size. The mode
+    adapt, and the values for small policies such as nano, are ours.
     """
 
     adaptation: OmitArgPrefixes[AdaptationOptions]
     lora: LoraOptions
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], program: str) -> Self:
-        """Reads --mode first, because the recipe depends on it."""
-        chosen = read_first(_Mode, arguments, program)
-        recipe = finetune(chosen.mode)
-        default = cls(**common_options(recipe), adaptation=part(AdaptationOptions, recipe), lora=recipe.lora)
-        return parse_options(cls, arguments, program, default)
+    def recipe(cls, mode: FineTuning | None, policy: str | None) -> TrainConfig:
+        """That of the mode and of the policy's size."""
+        return finetune(mode or "lora", policy)
+
+    @classmethod
+    def options(cls, config: TrainConfig) -> Self:
+        """Those of all runs, and how much of the policy changes."""
+        return cls(**common_options(config), adaptation=part(AdaptationOptions, config), lora=config.lora)
 
     @property
-    def recipe(self) -> TrainConfig:
-        """That of the mode."""
-        return finetune(self.adaptation.mode)
+    def mode(self) -> FineTuning | None:
+        """How much of the policy changes."""
+        return self.adaptation.mode
 
-    def changes(self) -> dict[str, Any]:
+    def changes(self, begun: TrainConfig) -> dict[str, Any]:
         """Those of all runs, and how much of the policy changes.
 
         Raises InputError for LoRA's options in another mode.
         """
-        mode = self.adaptation.mode
-        if mode != "lora" and self.lora != self.recipe.lora:
+        if self.mode != "lora" and self.lora != begun.lora:
             raise InputError(
-                f"--mode {mode} has no LoRA adapter; leave the options that begin with --lora out."
+                f"--mode {self.mode} has no LoRA adapter; leave the options that begin with --lora out."
             )
-        return super().changes() | vars(self.adaptation) | {"lora": self.lora}
+        return super().changes(begun) | vars(self.adaptation) | {"lora": self.lora}

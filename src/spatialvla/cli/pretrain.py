@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.bins import Bins
-from spatialvla.cli.arguments import parse_options
 from spatialvla.cli.training_run import TrainingRun, common_options, part
-from spatialvla.training.config import NetworkOptions, TrainConfig
+from spatialvla.training.config import FineTuning, NetworkOptions, TrainConfig
 from spatialvla.training.recipes import pretrain
 
 
@@ -19,24 +17,22 @@ from spatialvla.training.recipes import pretrain
 class Pretrain(TrainingRun):
     """Pre-train on mixtures of any size, on many GPUs.
 
-    Start it with torchrun. The recipe is the published one.
+    Start it with torchrun. The recipe is the published one, but for the number of steps.
     """
 
     network: OmitArgPrefixes[NetworkOptions]
     bins: Bins
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], program: str) -> Self:
-        """Shows and takes the recipe's values."""
-        recipe = pretrain()
-        default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
-        return parse_options(cls, arguments, program, default)
-
-    @property
-    def recipe(self) -> TrainConfig:
+    def recipe(cls, mode: FineTuning | None, policy: str | None) -> TrainConfig:
         """The published one."""
         return pretrain()
 
-    def changes(self) -> dict[str, Any]:
+    @classmethod
+    def options(cls, config: TrainConfig) -> Self:
         """Those of all runs, and a new network's."""
-        return super().changes() | vars(self.network) | {"bins": self.bins}
+        return cls(**common_options(config), network=part(NetworkOptions, config), bins=config.bins)
+
+    def changes(self, begun: TrainConfig) -> dict[str, Any]:
+        """Those of all runs, and a new network's."""
+        return super().changes(begun) | vars(self.network) | {"bins": self.bins}

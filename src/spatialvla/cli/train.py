@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.bins import Bins
-from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.training_run import TrainingRun, common_options, part
-from spatialvla.training.config import NetworkOptions, TrainConfig
+from spatialvla.training.config import FineTuning, NetworkOptions, TrainConfig
 from spatialvla.training.recipes import nano
-
-
-@dataclass(frozen=True)
-class _Start:
-    policy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +24,15 @@ class Train(TrainingRun):
     bins: Bins
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], program: str) -> Self:
-        """Reads --policy first, because the recipe depends on it."""
-        start = read_first(_Start, arguments, program)
-        recipe = nano(start.policy)
-        default = cls(**common_options(recipe), network=part(NetworkOptions, recipe), bins=recipe.bins)
-        return parse_options(cls, arguments, program, default)
-
-    @property
-    def recipe(self) -> TrainConfig:
+    def recipe(cls, mode: FineTuning | None, policy: str | None) -> TrainConfig:
         """The shipped small model's."""
-        return nano(self.start.policy)
+        return nano(policy)
 
-    def changes(self) -> dict[str, Any]:
+    @classmethod
+    def options(cls, config: TrainConfig) -> Self:
         """Those of all runs, and a new network's."""
-        return super().changes() | vars(self.network) | {"bins": self.bins}
+        return cls(**common_options(config), network=part(NetworkOptions, config), bins=config.bins)
+
+    def changes(self, begun: TrainConfig) -> dict[str, Any]:
+        """Those of all runs, and a new network's."""
+        return super().changes(begun) | vars(self.network) | {"bins": self.bins}

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 from tyro.conf import OmitArgPrefixes
 
+from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.training.config import (
     DataOptions,
+    FineTuning,
     LoggingOptions,
     ObjectiveOptions,
     OptimizationOptions,
     StartOptions,
     TrainConfig,
 )
+from spatialvla.training.config_file import kept_config, read_entries, with_entries, write_config
 from spatialvla.training.guidance_config import Guidance
 
 if TYPE_CHECKING:
@@ -30,17 +34,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Start:
+    """The options that all other values follow from; None is not given."""
+
+    out: Path | None = None
+    resume: bool = False
+    config: Path | None = None
+    policy: str | None = None
+    mode: FineTuning | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun(Verb):
-    """A verb that trains. What is not given is as the recipe says, which is therefore what --help shows."""
+    """A verb that trains.
+
+    What is not given is as the run in --out says where that is resumed, as the file of --config says, or as
+    the recipe says; that is therefore what --help shows.
+    """
 
     datasets: FlatDatasetOptions
+
+    config: Path | None = None
+    """YAML file of a configuration, in part or whole; None takes the recipe alone."""
+
+    write_config: Path | None = None
+    """Write the configuration to this YAML file, to be edited and run with --config, and train nothing."""
 
     out: Path
     """Folder for checkpoints, metrics and the model, which comes to <out>/model."""
 
     resume: bool = False
-    """Go on with the run in --out from its newest checkpoint; start it where there is none."""
+    """Go on with the run in --out as it was configured; start it where there is none."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1 …; auto is the GPU if there is one."""
@@ -53,13 +78,54 @@ class TrainingRun(Verb):
     augmentation: Augmentation
     guidance: Guidance
 
-    @property
+    @classmethod
     @abstractmethod
-    def recipe(self) -> TrainConfig:
-        """The configuration that the options change."""
+    def recipe(cls, mode: FineTuning | None, policy: str | None) -> TrainConfig:
+        """The configuration that file and options change. mode, policy: where they are given."""
 
-    def changes(self) -> dict[str, Any]:
-        """What the options say, by the fields of TrainConfig."""
+    @classmethod
+    @abstractmethod
+    def options(cls, config: TrainConfig) -> Self:
+        """The verb whose options have a configuration's values."""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Reads first what the other values follow from."""
+        default = cls.options(cls.beginning(read_first(Start, arguments, program)))
+        return parse_options(cls, arguments, program, default)
+
+    @classmethod
+    def beginning(cls, start: Start) -> TrainConfig:
+        """The configuration before options change it.
+
+        Raises InputError where a file of it cannot be read.
+        """
+        entries = {} if start.config is None else read_entries(start.config)
+        told = {name: entries.get(name) for name in ("mode", "policy", "out")}
+        mode = start.mode or next((mode for mode in get_args(FineTuning) if mode == told["mode"]), None)
+        config = cls.recipe(mode, start.policy or (told["policy"] and str(told["policy"])))
+        if start.resume:
+            out = start.out or Path(str(told["out"] or config.out))
+            config = kept_config(out) or config
+            config = replace(config, out=out)
+        return config if start.config is None else with_entries(config, entries, start.config)
+
+    def configuration(self) -> TrainConfig:
+        """What the run is made of, all things considered. Raises InputError for what does not fit."""
+        start = Start(self.out, self.resume, self.config, self.start.policy, self.mode)
+        begun = self.beginning(start)
+        named = self.datasets != DatasetOptions()
+        if named or not (begun.datasets or self.write_config):
+            begun = replace(begun, datasets=self.datasets.configurations())
+        return replace(begun, **self.changes(begun))
+
+    @property
+    def mode(self) -> FineTuning | None:
+        """That of fine-tuning, where the verb has one."""
+        return None
+
+    def changes(self, begun: TrainConfig) -> dict[str, Any]:
+        """What the options say, by the fields of TrainConfig. begun: the configuration that they change."""
         groups = (self.data, self.start, self.objective, self.optimization, self.logging)
         changes = {name: value for group in groups for name, value in vars(group).items()}
         return changes | {"out": self.out, "augmentation": self.augmentation, "guidance": self.guidance}
@@ -72,8 +138,17 @@ class TrainingRun(Verb):
         from spatialvla.training.run.stopping import STOPPED
         from spatialvla.training.step import NonFiniteLoss
 
-        config = replace(self.recipe, datasets=self.datasets.configurations(), **self.changes())
+        config = self.configuration()
         console = Console(stderr=True)
+        if self.write_config is not None:
+            write_config(config, self.write_config)
+            console.print(
+                f"Wrote {self.write_config}; run it with --config {self.write_config}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            return
         rollout = None
         if config.rollout_suite is not None:
             from spatialvla.evaluation.benchmarks.registry import check_suite
@@ -86,9 +161,9 @@ class TrainingRun(Verb):
         except NonFiniteLoss as error:
             raise SystemExit(f"spatialvla: {error}") from None
         if result.model is None:
-            console.print(
-                f"Stopped at step {result.step}; go on with --resume --out {self.out}", highlight=False
-            )
+            again = f"spatialvla {type(self).__name__.lower()} --resume --out {shlex.quote(str(self.out))}"
+            told = f"Stopped at step {result.step}; go on with {again}"
+            console.print(told, highlight=False, markup=False, soft_wrap=True)
             sys.exit(STOPPED)
         console.print(f"Wrote {result.model}", highlight=False, soft_wrap=True)
 

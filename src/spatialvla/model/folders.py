@@ -37,9 +37,8 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return _newest_model(folder) if is_run(folder) else folder
-    shipped = SHIPPED / str(path_or_id)
-    if re.fullmatch(r"[\w-]+", str(path_or_id)) and shipped.is_dir():
-        return shipped
+    if is_at_hand(path_or_id):
+        return SHIPPED / str(path_or_id)
     try:
         return Path(
             snapshot_download(str(path_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"])
@@ -50,6 +49,12 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
             f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be "
             f"reached ({type(error).__name__})."
         ) from None
+
+
+def is_at_hand(path_or_id: str | Path) -> bool:
+    """Whether a checkpoint is a local folder or a shipped one, so that nothing is fetched for it."""
+    shipped = re.fullmatch(r"[\w-]+", str(path_or_id)) and (SHIPPED / str(path_or_id)).is_dir()
+    return bool(shipped) or Path(path_or_id).expanduser().is_dir()
 
 
 def is_run(folder: Path) -> bool:

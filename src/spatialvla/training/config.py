@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from spatialvla.actions.bins import Bins
 from spatialvla.common.checks import check_counts, check_fractions, check_positive
+from spatialvla.common.plain_values import to_plain
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
@@ -17,6 +19,9 @@ from spatialvla.training.guidance_config import Guidance
 FineTuning = Literal["full", "lora", "adapt"]
 Precision = Literal["auto", "bf16", "fp32"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
+PART = 32
+"""Samples that a process goes through at a time unless told otherwise, as each GPU of the published scripts."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +164,13 @@ class ObjectiveOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationOptions:
-    """How it is learned. The run ends, and the rate has fallen, by steps or minutes, whichever comes first."""
+    """How it is learned. The run ends, and the rate has fallen, by what comes first: steps, epochs or minutes."""
 
-    steps: int = 10_000
-    """End after so many steps."""
+    steps: int | None = 10_000
+    """End after so many steps; None sets no limit."""
 
     epochs: float | None = None
-    """End after so many rounds through the samples, in place of --steps; None counts steps."""
+    """End after so many rounds through the samples; None sets no limit."""
 
     minutes: float | None = None
     """End after so much time; None sets no limit."""
@@ -173,8 +178,8 @@ class OptimizationOptions:
     batch_size: int = 32
     """Samples a step, over all processes."""
 
-    accumulation: int = 1
-    """Parts in which each process goes through its share of a batch."""
+    accumulation: int | None = None
+    """Parts in which each process goes through its share of a batch; None makes them of up to 32 samples."""
 
     learning_rate: float = 2e-5
     """Peak learning rate."""
@@ -278,9 +283,9 @@ class TrainConfig(
 
     def __post_init__(self) -> None:
         check_counts(
-            steps=self.steps,
+            steps=1 if self.steps is None else self.steps,
             batch_size=self.batch_size,
-            accumulation=self.accumulation,
+            accumulation=1 if self.accumulation is None else self.accumulation,
             eval_every=self.eval_every,
             save_every=self.save_every,
             log_every=self.log_every,
@@ -298,9 +303,10 @@ class TrainConfig(
         )
         if self.committed_steps < 0:
             raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
-        if self.epochs is not None and not self.epochs > 0:
-            raise InputError(f"epochs must be positive, not {self.epochs}.")
-        check_positive(minutes=self.minutes, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        if self.steps is None and self.epochs is None and self.minutes is None:
+            raise InputError("The run has no end; give steps, epochs or minutes.")
+        check_positive(epochs=self.epochs, minutes=self.minutes)
+        check_positive(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -325,14 +331,25 @@ class TrainConfig(
         if (self.mode != "full" or self.new_grid) and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
 
+    def parts(self, processes: int) -> int:
+        """Parts in which each of so many processes goes through its share of a batch.
+
+        Raises InputError where a batch cannot be split so.
+        """
+        if self.accumulation is not None:
+            parts = self.accumulation
+        else:
+            share = self.batch_size // processes
+            fewest = max(1, math.ceil(share / PART))
+            parts = next((count for count in range(fewest, share + 1) if share % count == 0), 1)
+            parts = 1 if self.batch_size % processes else parts
+        if self.batch_size % (processes * parts):
+            raise InputError(
+                f"A batch of {self.batch_size} cannot be split into {processes * parts} equal parts (processes "
+                "times accumulation); choose a multiple."
+            )
+        return parts
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the record kept with the run."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+        return {name: to_plain(value) for name, value in asdict(self).items()}

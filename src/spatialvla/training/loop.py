@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,14 @@ from spatialvla.model.lora import load_peft
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.config import TrainConfig
+from spatialvla.training.config_file import KEPT
 from spatialvla.training.feed.datasets import open_mixture
 from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.privileged import PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps
 from spatialvla.training.guidance.vision_stage import VisionStage
 from spatialvla.training.metrics import combined, validate
-from spatialvla.training.optimizer import run_fraction
+from spatialvla.training.optimizer import run_fraction, total_steps
 from spatialvla.training.parallel.world import World, join_world
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
@@ -97,22 +97,14 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, world: World, progress: Progress, rollout: Rollout | None = None
     ) -> None:
-        parts = world.size * config.accumulation
-        if config.batch_size % parts:
-            raise InputError(
-                f"A batch of {config.batch_size} cannot be split into {parts} equal parts (processes times "
-                "accumulation); choose a multiple."
-            )
+        config.parts(world.size)
         torch.manual_seed(config.seed)
         self.world, self.progress, self.rollout = world, progress, rollout
         self.mixture = open_mixture(config, network_config(config), world, progress)
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
-        if config.epochs is not None:
-            config = replace(
-                config, steps=math.ceil(config.epochs * len(self.mixture.training) / config.batch_size)
-            )
         self.config = config
+        self.steps = total_steps(config, len(self.mixture.training))
         for sentence in self.mixture.left_out:
             progress.say(escape(sentence))
         select_trainable(
@@ -192,13 +184,13 @@ class Trainer:
 
     def _describe(self) -> None:
         """Beside the checkpoints: the resolved configuration, and what an export needs."""
-        write_json(self.config.out / "config.json", self.config.to_json())
+        write_json(self.config.out / KEPT, self.config.to_json())
         save_layout(self.model, self.processor, self.config.out)
 
     @property
     def fraction(self) -> float:
         """How much of the run is done, in [0, 1]."""
-        return run_fraction(self.step, self.seconds, self.config.steps, self.config.minutes)
+        return run_fraction(self.step, self.seconds, self.steps, self.config.minutes)
 
     def pretrain_vision(self, stopped: list[int]) -> bool:
         """The stage before the first step, unless it is behind the run; False where it was told to stop."""

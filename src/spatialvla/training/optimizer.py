@@ -52,10 +52,17 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     return config.learning_rate * course(config, progress)
 
 
-def run_fraction(step: int, seconds: float, steps: int, minutes: float | None) -> float:
-    """How much of a run is done, in [0, 1]: by steps or by time, whichever is further along."""
+def total_steps(config: TrainConfig, samples: int) -> int | None:
+    """Steps after which a run on so many samples ends; None where time alone ends it."""
+    by_epochs = None if config.epochs is None else math.ceil(config.epochs * samples / config.batch_size)
+    return min((count for count in (config.steps, by_epochs) if count is not None), default=None)
+
+
+def run_fraction(step: int, seconds: float, steps: int | None, minutes: float | None) -> float:
+    """How much of a run is done, in [0, 1]: by steps or by time, whichever is further along; None has no end."""
+    by_steps = step / steps if steps else 0.0
     by_time = seconds / (60 * minutes) if minutes else 0.0
-    return min(1.0, max(step / steps, by_time))
+    return min(1.0, max(by_steps, by_time))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

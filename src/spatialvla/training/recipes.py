@@ -6,15 +6,26 @@ A run is a recipe with what is to differ: `replace(nano(), datasets=(DatasetConf
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from spatialvla.actions.bins import NANO_BINS
+from spatialvla.common.json_files import read_json
 from spatialvla.data.augmentation import Augmentation
+from spatialvla.errors import CheckpointError
+from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.config import FineTuning, TrainConfig
 from spatialvla.training.guidance_config import Guidance
 
 INSTRUCTIONS = Path(__file__).parent.parent / "assets" / "libero_instructions.json"
 """What LIBERO's tasks ask for (MIT), so that the small tokenizer knows more words than one dataset has."""
+
+
+PUBLISHED = "IPEC-COMMUNITY/spatialvla-4b-224-pt"
+"""The checkpoint that the published scripts fine-tune."""
+
+SMALL = 1_024
+"""Width of the decoder below which a policy is fine-tuned as nano is; the published one has 2,304."""
 
 
 def nano(policy: str | None = None) -> TrainConfig:
@@ -67,21 +78,21 @@ def nano(policy: str | None = None) -> TrainConfig:
 
 
 def pretrain() -> TrainConfig:
-    """As published (§III-C): 64 GPUs with 32 samples each, everything but ZoeDepth and the text embeddings.
+    """As published (§III-C, scripts/spatialvla_4b_pretrain): all but ZoeDepth and the text embeddings.
 
-    How many steps those ten days took is not published; this number is ours.
+    How many steps those ten days took is not published; their number, and when to validate and save, is ours.
     """
     return TrainConfig(
         out=Path("runs/pretrain"),
         preset="4b",
-        min_sigma=0.5,
-        batch_size=2048,
+        min_sigma=0.5,  # torchrun_pretrain.sh: min_sigma=0.5
+        batch_size=2048,  # §III-C: 64 GPUs; torchrun_pretrain.sh: PER_DEVICE_BATCH_SIZE=32
         steps=160_000,
-        learning_rate=2e-5,
-        warmup=0.005,
-        schedule="linear",
-        precision="bf16",
-        activation_checkpointing=True,
+        learning_rate=2e-5,  # lr=2e-5
+        warmup=0.005,  # --warmup_ratio 0.005
+        schedule="linear",  # --lr_scheduler_type linear
+        precision="bf16",  # --bf16 True
+        activation_checkpointing=True,  # --grad_checkpoint True
         workers=min(8, os.cpu_count() or 1),
         on_bad="skip",
         shares="published",
@@ -92,23 +103,75 @@ def pretrain() -> TrainConfig:
     )
 
 
-def finetune(mode: FineTuning = "lora") -> TrainConfig:
-    """Full at a rate of 2e-5, LoRA of rank 32 at 5e-4, or a new grid's embeddings alone.
+def finetune(mode: FineTuning | None = None, policy: str | None = None) -> TrainConfig:
+    """As the published scripts fine-tune, or as a policy of nano's size learns well.
 
-    Of full and LoRA the rates, their course and the augmentation are published (§IV and the fine-tuning
-    scripts). Steps, batch size and the third mode are ours.
+    mode: "lora" unless given. Published are full and LoRA; adapt, a new grid's embeddings alone, is ours.
+    policy: what to start from, the published checkpoint unless given.
     """
-    return TrainConfig(
+    mode = mode or "lora"
+    policy = policy or PUBLISHED
+    return _finetune_small(mode, policy) if _is_small(policy) else _finetune_published(mode, policy)
+
+
+def _finetune_published(mode: FineTuning, policy: str) -> TrainConfig:
+    """finetune_full.sh and finetune_lora.sh in scripts/spatialvla_4b_finetune of the published repository.
+
+    Their flash attention hides what follows in the prompt (`mask="causal"`); here the prompt sees itself both
+    ways, as in inference. When to validate, log and save is ours.
+    """
+    published = TrainConfig(
         out=Path("runs/finetune"),
-        policy="IPEC-COMMUNITY/spatialvla-4b-224-pt",
+        policy=policy,
         mode=mode,
-        batch_size=32,
-        steps=10_000,
-        learning_rate={"full": 2e-5, "lora": 5e-4, "adapt": 5e-4}[mode],
-        warmup=0.005,
-        schedule="cosine" if mode == "adapt" else "linear",
-        activation_checkpointing=True,
+        batch_size=256,  # both: GPUS=8, PER_DEVICE_BATCH_SIZE=32
+        epochs=50,  # both: epoch=50
+        steps=None,
+        learning_rate=2e-5 if mode == "full" else 5e-4,  # lr of either
+        warmup=0.005,  # both: --warmup_ratio 0.005
+        schedule="linear",  # both: --lr_scheduler_type linear
+        weight_decay=0.0,  # both: --weight_decay 0.0
+        augmentation=Augmentation(),  # data/dataset.py: image_augment_kwargs
+        activation_checkpointing=True,  # both: --grad_checkpoint True
+        lora=LoraOptions(),  # finetune_lora.sh: lora=32, lora_alpha=32, lora_target="linear"
         workers=min(4, os.cpu_count() or 1),
         eval_every=1_000,
         save_every=1_000,
     )
+    if mode == "adapt":
+        return replace(published, batch_size=32, epochs=None, steps=10_000, schedule="cosine")
+    return published
+
+
+def _finetune_small(mode: FineTuning, policy: str) -> TrainConfig:
+    """At the rates with which nano was fine-tuned in benchmarks/ablations.py, near those of its own recipe."""
+    return replace(
+        _finetune_published(mode, policy),
+        batch_size=16,
+        epochs=None,
+        steps=2_000,
+        learning_rate=3e-4 if mode == "full" else 1e-3,
+        freeze_text_embeddings=False,
+        activation_checkpointing=False,
+        eval_every=500,
+        save_every=500,
+    )
+
+
+def _is_small(policy: str) -> bool:
+    """Whether a checkpoint at hand is narrower than any published language model; one on the Hub is not."""
+    if policy == PUBLISHED:
+        return False
+    # It loads torch, and `finetune --help` is to be fast.
+    from spatialvla.model.folders import base_name, is_adapter, is_at_hand, resolve_folder
+
+    if not is_at_hand(policy):
+        return False
+    try:
+        folder = resolve_folder(policy)
+        if is_adapter(folder):
+            return _is_small(base_name(folder))
+        width = read_json(folder / "config.json").get("text_config", {}).get("hidden_size", SMALL)
+    except (CheckpointError, AttributeError):
+        return False  # the run says what is wrong with the folder
+    return isinstance(width, int) and width < SMALL

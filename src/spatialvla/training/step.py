@@ -76,7 +76,7 @@ class Learner:
         set_learning_rate(optimizer, rate)
         rng = np.random.default_rng([config.seed, 2, step, self.world.rank])
         batch = with_given_tokens(loaded.batch, config, self.processor, rng)
-        parts = replace(loaded, batch=batch).split(config.accumulation)
+        parts = replace(loaded, batch=batch).split(config.parts(self.world.size))
         weights = token_weights([part.label_count for part in parts], self.world)
         rows = []
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):

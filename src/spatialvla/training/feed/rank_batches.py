@@ -68,7 +68,7 @@ class Feed:
         return evaluation_batches(
             self.mixture,
             self.processor,
-            max(1, config.batch_size // world.size // config.accumulation),
+            max(1, config.batch_size // world.size // config.parts(world.size)),
             config.eval_frames,
             self.options,
             rank=world.rank,
