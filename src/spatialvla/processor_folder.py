@@ -14,6 +14,7 @@ from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.manifest import recording
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.folders import resolve_folder
@@ -110,11 +111,12 @@ class StoredProcessor:
         """Writes the processor in the published layout, each file at once or not at all."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            write_json(folder / name, content)
-        with replacing(folder / "tokenizer.json") as partial:
-            self.tokenizer.save(str(partial), pretty=False)
-        write_json(folder / "processor_config.json", self.to_json())
+        with recording(folder, [*self.files, "tokenizer.json", "processor_config.json"]):
+            for name, content in self.files.items():
+                write_json(folder / name, content)
+            with replacing(folder / "tokenizer.json") as partial:
+                self.tokenizer.save(str(partial), pretty=False)
+            write_json(folder / "processor_config.json", self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The published processor_config.json: the grid, the statistics and the cameras.

@@ -230,6 +230,11 @@ def test_missing_tensors_and_bases_are_named(saved):
     _, folder = saved
     tensors = load_file(folder / "adapter_model.safetensors")
     (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"adapter_model\.safetensors is missing, which SHA256SUMS lists"
+    ):
+        SpatialVLA.from_pretrained(folder)
+    (folder / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors does not exist"):
         SpatialVLA.from_pretrained(folder)
     key = "base_model.model.multi_modal_projector.linear.lora_B.weight"

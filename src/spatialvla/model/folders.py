@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from spatialvla.common.json_files import read_json
+from spatialvla.common.manifest import MANIFEST, check_files
 from spatialvla.errors import CheckpointError
 
 SHIPPED = Path(__file__).parents[1] / "assets"
@@ -31,18 +32,23 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
 
     The folder of a training run stands for its newest model.
-    Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, and
-    for a run that has no model yet.
+    Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, for a run
+    that has no model yet, and where documents are not as the folder's manifest says, if it has one.
     """
+    folder = _found(path_or_id, revision)
+    check_files(folder)
+    return folder
+
+
+def _found(path_or_id: str | Path, revision: str | None) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return _newest_model(folder) if is_run(folder) else folder
     if is_at_hand(path_or_id):
         return SHIPPED / str(path_or_id)
     try:
-        return Path(
-            snapshot_download(str(path_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"])
-        )
+        wanted = ["*.json", "*.safetensors", MANIFEST]
+        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=wanted))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -13,14 +14,15 @@ from typing import Any, TypeVar
 import torch
 
 from spatialvla.common.extras import needs_extra
-from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.json_files import parse_value, read_json, write_json
+from spatialvla.common.manifest import recording
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import ADAPTER, lasting_name
 from spatialvla.model.gemma2 import Head
 from spatialvla.model.lora_options import PUBLISHED, LoraOptions, LoraTarget
 from spatialvla.model.network import Network
 from spatialvla.model.published import mirror_action_embeddings, published_name
-from spatialvla.model.weights import Filling, read_file, write_file
+from spatialvla.model.weights import Filling, read_file, read_header, write_file
 
 T = TypeVar("T", bound=torch.Tensor)
 
@@ -41,6 +43,8 @@ TARGETS: Mapping[LoraTarget, str] = {
 REGRIDDED = "spatialvla_regridded"
 """The mark of an adapter in its adapter_config.json, see `is_regridded`."""
 
+_TRAINED_WITH = "spatialvla_adapter_config"
+_EDITABLE = ("base_model_name_or_path", "inference_mode")
 _PREFIX = "base_model.model."
 _BASE_LAYER = ".base_layer.weight"
 _NAME = "default"
@@ -97,16 +101,25 @@ def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = Non
     The processor belongs beside them: its grid tells whether the base's was adapted. dtype: None keeps it.
     """
     tensors = {key: p.detach().cpu().to(dtype or p.dtype) for key, p in adapter_parameters(network).items()}
-    write_file(tensors, folder / TENSORS)
-    save_adapter_config(network, folder)
+    content = _config_json(network)
+    # What the tensors were trained with is told beside them, too: adapter_config.json may be edited, as when the
+    # base has moved, and so no checksum covers it.
+    told = {key: value for key, value in content.items() if key not in _EDITABLE}
+    with recording(folder, [TENSORS]):
+        write_file(tensors, folder / TENSORS, {_TRAINED_WITH: json.dumps(told)})
+    write_json(folder / ADAPTER, content)
 
 
 def save_adapter_config(network: Network, folder: Path) -> None:
     """Writes adapter_config.json alone; it says whether the base is to be carried over to another grid."""
+    write_json(folder / ADAPTER, _config_json(network))
+
+
+def _config_json(network: Network) -> dict[str, Any]:
     with TemporaryDirectory() as temporary:
         _config(network).save_pretrained(temporary)
         content = read_json(Path(temporary) / ADAPTER)
-    write_json(folder / ADAPTER, {**content, REGRIDDED: True} if network.regridded else content)
+    return {**content, REGRIDDED: True} if network.regridded else content
 
 
 def stored_lora(folder: Path) -> Any:
@@ -120,8 +133,21 @@ def stored_lora(folder: Path) -> Any:
         raise CheckpointError(
             f"{folder / ADAPTER} describes no LoRA adapter (peft_type is {raw.get('peft_type')!r})."
         )
+    _check_trained_with(folder, raw)
     # Keys of a later peft are left out, with a warning.
     return peft.LoraConfig.from_peft_type(**{key: value for key, value in raw.items() if key != REGRIDDED})
+
+
+def _check_trained_with(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where adapter_config.json says other things than the tensors were trained with."""
+    if not (folder / TENSORS).exists():
+        return
+    for key, value in parse_value(read_header(folder / TENSORS).get(_TRAINED_WITH, "{}")).items():
+        if config.get(key) != value:
+            raise CheckpointError(
+                f"{folder / ADAPTER} says {key}: {config.get(key)!r}, but {TENSORS} was trained with {value!r}; copy "
+                "the folder again."
+            )
 
 
 def is_regridded(folder: Path) -> bool:

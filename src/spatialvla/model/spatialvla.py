@@ -14,6 +14,7 @@ from spatialvla.batch import Batch
 from spatialvla.common.device import find_device
 from spatialvla.common.dtypes import find_dtype
 from spatialvla.common.json_files import write_json
+from spatialvla.common.manifest import recording
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.decoding.chunk import Decoded, decode
@@ -74,7 +75,8 @@ class SpatialVLA(Network):
         folder = Path(path)
         tensors = {key: tensor.detach().cpu() for key, tensor in published_tensors(self).items()}
         write_tensors(tensors, folder, max_shard_size)
-        write_json(folder / "config.json", self.config.to_json())
+        with recording(folder, ["config.json"]):
+            write_json(folder / "config.json", self.config.to_json())
 
     def optimize(self, options: Optimization | None = None) -> Self:
         """Prepares the model for inference in place and returns it. It can then neither be saved nor trained.

@@ -11,8 +11,9 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spatialvla.common.files import replacing
+from spatialvla.common.files import inside, replacing
 from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.manifest import checking, recording
 from spatialvla.errors import CheckpointError, InputError
 
 WEIGHTS = "model.safetensors"
@@ -68,25 +69,44 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def read_tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
     """(file, key, tensor) of each tensor in a folder, one at a time.
 
-    Raises CheckpointError where a file is missing or truncated.
+    Raises CheckpointError where a file is missing, truncated, or, after the last, not what the folder's manifest
+    says.
     """
-    for file in _weight_files(folder):
-        for key, tensor in read_file(file):
-            yield file, key, tensor
+    files = _weight_files(folder)
+    with checking(files):
+        for file in files:
+            for key, tensor in _tensors(file):
+                yield file, key, tensor
 
 
 def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """(key, tensor) of each tensor in a file. Raises CheckpointError where it is missing or truncated."""
+    """(key, tensor) of each tensor in a file. Raises CheckpointError as `read_tensors`."""
+    with checking([file]):
+        yield from _tensors(file)
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if not file.exists():
         raise CheckpointError(f"{file} does not exist; only safetensors weights are loaded.")
     try:
         with safe_open(file, "pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118  (not a mapping)
                 yield key, tensors.get_tensor(key)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is not a complete safetensors file ({error}); download it again."
-        ) from None
+    except (SafetensorError, OSError) as error:
+        raise _incomplete(file, error) from None
+
+
+def _incomplete(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file} is not a complete safetensors file ({error}); download it again.")
+
+
+def read_header(file: Path) -> dict[str, str]:
+    """What a safetensors file's header tells beside its tensors. Raises CheckpointError where it is broken."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            return dict(tensors.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _incomplete(file, error) from None
 
 
 def write_tensors(
@@ -104,21 +124,25 @@ def write_tensors(
         raise InputError(f"max_shard_size is a size such as 5GB or 500MB, not {max_shard_size!r}.") from None
     folder.mkdir(parents=True, exist_ok=True)
     _check_space(sum(tensor.nbytes for tensor in tensors.values()), folder)
-    for name, keys in split.filename_to_tensors.items():
-        write_file({key: tensors[key] for key in keys}, folder / name)
-    if split.is_sharded:
-        write_json(folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
-    else:
-        (folder / INDEX).unlink(missing_ok=True)
-    for file in folder.glob("model*.safetensors"):
-        if file.name not in split.filename_to_tensors:
-            file.unlink()
+    with recording(folder, [*split.filename_to_tensors, *([INDEX] if split.is_sharded else [])]):
+        for name, keys in split.filename_to_tensors.items():
+            write_file({key: tensors[key] for key in keys}, folder / name)
+        if split.is_sharded:
+            write_json(folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+        else:
+            (folder / INDEX).unlink(missing_ok=True)
+        for file in folder.glob("model*.safetensors"):
+            if file.name not in split.filename_to_tensors:
+                file.unlink()
 
 
-def write_file(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Writes one safetensors file, at once or not at all."""
+def write_file(
+    tensors: Mapping[str, torch.Tensor], file: Path, about: Mapping[str, str] | None = None
+) -> None:
+    """Writes one safetensors file, at once or not at all. about: what else its header tells."""
+    metadata = {"format": "pt", **(about or {})}
     with replacing(file) as partial:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"format": "pt"})
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
         partial.chmod(0o644)  # safetensors lets nobody else read it
 
 
@@ -138,8 +162,9 @@ def _weight_files(folder: Path) -> list[Path]:
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{index} holds no weight_map; download it again.")
-    names = sorted(set(map(str, shards.values())))
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index} names the file {name!r}, which is not in its folder.")
-    return [folder / name for name in names]
+    try:
+        return [inside(folder, name) for name in sorted(set(map(str, shards.values())))]
+    except ValueError as error:
+        raise CheckpointError(
+            f"{index} names a file that is not in its folder ({error}); download it again."
+        ) from None

@@ -18,6 +18,7 @@ from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.device import find_device
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import write_json
+from spatialvla.common.manifest import recording
 from spatialvla.data.augmentation import Views
 from spatialvla.data.draws import Draws, ShardedSampler
 from spatialvla.data.frame_cache import CachedSource
@@ -83,7 +84,7 @@ def train_depth(
             bar.update(task, completed=done, description=f"training depth  step {step}")
     quality = depth_quality(estimator, mixture, config.eval_frames)
     weights = {name: tensor.cpu().contiguous() for name, tensor in estimator.state_dict().items()}
-    with replacing(config.out / "model.safetensors") as partial:
+    with recording(config.out, ["model.safetensors"]), replacing(config.out / "model.safetensors") as partial:
         save_file(weights, partial)
     write_json(config.out / "quality.json", {"steps": step, **asdict(quality)})
     return quality

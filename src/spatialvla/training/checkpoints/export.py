@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from spatialvla.common.json_files import write_json
+from spatialvla.common.manifest import recording
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import LAYOUT, is_adapter, is_run, resolve_folder
@@ -28,7 +29,8 @@ def save_layout(model: SpatialVLA, processor: Processor, run: Path) -> None:
     """Writes what `export` needs of a run beside the checkpoints' weights; call it when the run begins."""
     folder = run / LAYOUT
     processor.save_pretrained(folder)
-    write_json(folder / "config.json", model.config.to_json())
+    with recording(folder, ["config.json"]):
+        write_json(folder / "config.json", model.config.to_json())
     if has_lora(model):
         save_adapter_config(model, folder)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from spatialvla.actions.bins import Bins, read_gaussians
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.json_files import parse_value
+from spatialvla.common.manifest import check_file
 from spatialvla.common.schema import parse
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
@@ -156,6 +157,7 @@ def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
     assert config.depth_weights is not None
     path, estimator = config.depth_weights / "model.safetensors", model.vision_zoe_model
     try:
+        check_file(path)
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} holds no depth weights ({error}); train them first.") from error
