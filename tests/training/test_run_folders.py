@@ -51,6 +51,7 @@ def test_a_default_without_statistics_is_refused(start, tmp_path):
     folder = shutil.copytree(start, tmp_path / "model")
     stored = json.loads((folder / "processor_config.json").read_text())
     (folder / "processor_config.json").write_text(json.dumps({**stored, "default_dataset": "other"}))
+    (folder / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="no statistics of its default dataset other"):
         Processor.from_pretrained(folder)
 
