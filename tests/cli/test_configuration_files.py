@@ -103,17 +103,17 @@ def test_help_shows_the_files_values(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("batchsize: 3", "There is no entry batchsize; did you mean batch_size"),
-        ("augmentation: {hues: 3}", "There is no entry augmentation.hues; did you mean hue?"),
-        ("batch_size: many", "batch_size cannot be 'many'; a whole number stands there."),
-        ("batch_size: 1.5", "batch_size cannot be 1.5; a whole number stands there."),
-        ("batch_size: true", "batch_size cannot be True; a whole number stands there."),
+        ("batchsize: 3", "there is no entry batchsize; did you mean batch_size"),
+        ("augmentation: {hues: 3}", "there is no entry augmentation.hues; did you mean hue?"),
+        ("batch_size: many", "batch_size is a whole number, not 'many'."),
+        ("batch_size: 1.5", "batch_size is a whole number, not 1.5."),
+        ("batch_size: true", "batch_size is a whole number, not True."),
         ("steps: 0", "steps must be at least 1, not 0."),
         ("mode: lroa", "mode is one of full, lora, adapt, not 'lroa'."),
-        ("betas: [0.9]", "betas cannot be [0.9]; a list of 2 stands there."),
-        ("datasets: demos", "datasets cannot be 'demos'; a list stands there."),
-        ("datasets: [{weight: 2}]", "datasets[0] lacks path; add it."),
-        ("lora: 8", "lora must hold entries, not 8."),
+        ("betas: [0.9]", "betas has 2 items, not 1."),
+        ("datasets: demos", "datasets is a list, not 'demos'."),
+        ("datasets: [{weight: 2}]", "datasets[0] lacks 'path'."),
+        ("lora: 8", "lora is an object, not 8."),
         ("- one", "holds no entries such as batch_size: 32; name a file that --write-config made."),
         ("a: [", "is no YAML file"),
         (None, "cannot be read (No such file or directory); name a file that --write-config made."),
@@ -155,7 +155,7 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path, capsys):
     line = fails(capsys, "finetune", "--resume", "--out", tmp_path)
     assert "config.json is not valid JSON" in line
     write_json(tmp_path / "config.json", {**TrainConfig().to_json(), "of_tomorrow": 1})
-    assert "There is no entry of_tomorrow" in fails(capsys, "finetune", "--resume", "--out", tmp_path)
+    assert "there is no entry of_tomorrow" in fails(capsys, "finetune", "--resume", "--out", tmp_path)
 
 
 def test_the_advice_of_a_stopped_run_can_be_typed(tmp_path, monkeypatch, capsys):

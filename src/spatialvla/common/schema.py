@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from spatialvla.common.names import did_you_mean
 
 T = TypeVar("T")
 
@@ -21,6 +24,29 @@ def parse(kind: type[T], value: object, name: str = "") -> T:
     """
     parsed: T = _parse(kind, value, name)
     return parsed
+
+
+def changed(default: T, entries: Mapping[str, object], name: str = "") -> T:
+    """A dataclass with some of its values from a file; those in it may be given in part, too.
+
+    name: what the value is called in the file. Names may have dashes, as options do.
+    Raises ValueError, naming the entry, for another type, and for an unknown one with the closest names.
+    """
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"{name or 'it'} is an object, not {_short(entries)}")
+    kind: Any = type(default)
+    hints, values = _hints(kind), {}
+    known = [field.name for field in fields(kind)]
+    for key, entry in entries.items():
+        field, inside = str(key).replace("-", "_"), _joined(name, str(key))
+        if field not in known:
+            raise ValueError(f"there is no entry {inside}; {did_you_mean(field, known)}")
+        before = getattr(default, field)
+        if is_dataclass(before):
+            values[field] = changed(before, entry, inside)  # type: ignore[arg-type]
+        else:
+            values[field] = _parse(hints[field], entry, inside)
+    return replace(default, **values)  # type: ignore[type-var]
 
 
 def _parse(kind: Any, value: object, name: str) -> Any:
@@ -44,7 +70,7 @@ def _parse(kind: Any, value: object, name: str) -> Any:
     said, fits = _SIMPLE[kind]
     if not fits(value):
         raise ValueError(f"{name} is {said}, not {_short(value)}")
-    return float(value) if kind is float and isinstance(value, int) else value
+    return kind(value) if kind in (float, Path) else value
 
 
 def _object(kind: Any, value: object, name: str) -> Any:
@@ -109,6 +135,7 @@ _SIMPLE: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", _is_integer),
     float: ("a finite number", _is_number),
     str: ("a text", lambda value: isinstance(value, str)),
+    Path: ("a path", lambda value: isinstance(value, str)),
 }
 
 

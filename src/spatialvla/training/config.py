@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from spatialvla.actions.bins import Bins
 from spatialvla.common.checks import check_counts, check_fractions, check_positive
-from spatialvla.common.plain_values import to_plain
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
@@ -352,4 +351,12 @@ class TrainConfig(
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the record kept with the run."""
-        return {name: to_plain(value) for name, value in asdict(self).items()}
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

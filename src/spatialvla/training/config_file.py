@@ -11,7 +11,7 @@ import yaml
 from spatialvla.common.budget import OverBudget
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json
-from spatialvla.common.plain_values import changed
+from spatialvla.common.schema import changed
 from spatialvla.common.yaml_files import read_yaml
 from spatialvla.errors import InputError
 from spatialvla.training.config import TrainConfig
@@ -48,6 +48,10 @@ def with_entries(recipe: TrainConfig, entries: Mapping[str, Any], file: Path) ->
         return changed(recipe, entries)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
+    except ValueError as error:
+        raise InputError(
+            f"{file}: {str(error).rstrip('.')}{'' if str(error).endswith('?') else '.'}"
+        ) from None
 
 
 def write_config(config: TrainConfig, file: Path) -> None:
