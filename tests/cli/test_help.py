@@ -19,6 +19,7 @@ UNSET = {
     "--cache": "beside the dataset, and the user's cache folder",
     "--camera": "the dataset's only one",
     "--mapping": "a dataset that needs none",
+    "--statistics": "the datasets' own",
     "--spec": "the dataset's own name finds it",
     "--mixture": "--dataset instead",
     "--root": "--dataset instead",
@@ -106,6 +107,16 @@ def test_every_option_has_a_text(capsys, verb):
     for name, entry in options(capsys, *verb.split()).items():
         text = re.sub(r"\((default|required).*", "", entry)
         assert len(re.findall(r"[a-z]{2,}", re.sub(r"--\S+|\{[^}]*\}|\b[A-Z]+\b", "", text))) >= 2, name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_names_no_folder_of_this_machine(capsys, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    text = capsys.readouterr().out
+    words = [Path(word.strip("()'\",.")) for word in text.split()]
+    assert not [word for word in words if word.is_absolute() and word.exists()]
 
 
 @pytest.fixture

@@ -154,6 +154,41 @@ def test_epochs_count_the_samples(make, dataset):
         replace(config, epochs=0.0)
 
 
+def test_given_statistics_take_the_place_of_the_datasets_own(make, dataset, tmp_path):
+    plain = make(datasets=[BRIDGE, dataset], out=tmp_path / "plain")
+    own = Processor.from_pretrained(train(plain, device="cpu").model).statistics
+    stored = own[dataset.name].to_json()
+    wide = {name: (2 * np.array(stored["action"][name])).tolist() for name in ("q01", "q99")}
+    given = {
+        "bridge_orig": own["bridge_orig/1.0.0"].to_json(),
+        dataset.name: {**stored, "action": {**stored["action"], **wide}},
+    }
+    (tmp_path / "ds_stats.json").write_text(json.dumps(given))
+    config = replace(plain, out=tmp_path / "given", statistics=tmp_path / "ds_stats.json")
+    result = train(config, device="cpu")
+    found = Processor.from_pretrained(result.model).statistics
+    assert found[dataset.name].to_json()["action"]["q99"] == wide["q99"]
+    np.testing.assert_array_equal(found["bridge_orig/1.0.0"].q01, own["bridge_orig/1.0.0"].q01)
+    # The actions to be learned are other tokens then.
+    assert rows(config, "train")[0]["loss"] != rows(plain, "train")[0]["loss"]
+    with pytest.raises(InputError, match="has no statistics of squares"):
+        train(
+            replace(
+                config,
+                out=tmp_path / "third",
+                datasets=make(datasets=[dataset]).datasets,
+                statistics=_only(tmp_path, given),
+            ),
+            device="cpu",
+        )
+
+
+def _only(folder, given):
+    file = folder / "bridge.json"
+    file.write_text(json.dumps({"bridge_orig": given["bridge_orig"]}))
+    return file
+
+
 def test_given_gaussians_make_the_grid(make, dataset, tmp_path):
     gaussians = dict.fromkeys(DIMENSION_RANGES, (0.1, 0.7))
     file = tmp_path / "gs.json"

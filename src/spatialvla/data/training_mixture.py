@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,7 @@ class TrainingMixture:
 
     held_out: (episodes,) bool a dataset, those kept from training. seed: of the split and the shuffle.
     missing_instruction: what to say where an episode does not; None leaves such episodes out.
-    shares: what the weights are times.
+    shares: what the weights are times. given_statistics: by key, to normalize by in place of a dataset's own.
     """
 
     sources: tuple[EpisodeSource, ...]
@@ -48,6 +49,7 @@ class TrainingMixture:
     seed: int
     missing_instruction: str | None = None
     shares: Shares = "samples"
+    given_statistics: Mapping[str, ActionStatistics] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -133,6 +135,7 @@ class TrainingMixture:
             for source, weight in zip(self.sources, self.weights, strict=True)
         ]
         parts += [] if self.shares == "samples" else [self.shares]
+        parts += [json.dumps(found.to_json(), sort_keys=True) for found in self.given_statistics.values()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
@@ -173,10 +176,10 @@ class TrainingMixture:
         return EvenDraws(counts, limit)
 
     def statistics(self) -> dict[str, ActionStatistics]:
-        """Of the actions of each dataset, by key."""
+        """Of the actions of each dataset, by key: the given ones, or its own."""
         return {
-            source.key: found.sketch.statistics()
-            for source, found in zip(self.sources, self.surveys, strict=True)
+            key: self.given_statistics.get(key) or found.sketch.statistics()
+            for key, found in zip(self.keys, self.surveys, strict=True)
         }
 
     def units(self) -> dict[str, ActionUnits]:
@@ -223,6 +226,8 @@ class TrainingMixture:
             raise InputError("No dataset is left to fit the action grid to; exclude fewer.")
         # In the order of the hashes any first part is a uniform sample.
         sketches = [self.surveys[number].sketch for number in chosen]
+        own = self.statistics()
+        statistics = [own[self.keys[number]] for number in chosen]
         samples = [sketch.sample[np.argsort(sketch.hashes)] for sketch in sketches]
         shares = draws / draws.sum()
         # So many that each action counts, as far as that is not more than a sketch holds of one dataset.
@@ -230,8 +235,8 @@ class TrainingMixture:
         rows = [np.arange(round(share * total)) % len(s) for s, share in zip(samples, shares, strict=True)]
         return np.concatenate(
             [
-                sketch.statistics().normalize(sample[part])
-                for sketch, sample, part in zip(sketches, samples, rows, strict=True)
+                found.normalize(sample[part])
+                for found, sample, part in zip(statistics, samples, rows, strict=True)
             ]
         )
 

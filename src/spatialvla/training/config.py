@@ -62,6 +62,9 @@ class DataOptions:
     in_memory: bool = False
     """Decode all frames once, in the model's image size, into memory: fastest for small datasets."""
 
+    statistics: Path | None = None
+    """Action statistics to use, a JSON file as the published code's ds_stats.json; None takes the datasets' own."""
+
     cache: Path | None = None
     """Folder for what is decoded, estimated or counted once; None takes the user's cache folder."""
 
@@ -126,8 +129,8 @@ class NetworkOptions:
     zoedepth: str | None = None
     """Folder or Hub id of the ZoeDepth that goes with it."""
 
-    instructions: Path | None = None
-    """JSON list of texts that a new tokenizer learns beside the datasets' own."""
+    instructions: str | None = None
+    """Texts that a new tokenizer learns beside the datasets' own: a JSON list's file, or libero for its tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)

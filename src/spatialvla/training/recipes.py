@@ -17,10 +17,6 @@ from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.config import FineTuning, TrainConfig
 from spatialvla.training.guidance_config import Guidance
 
-INSTRUCTIONS = Path(__file__).parent.parent / "assets" / "libero_instructions.json"
-"""What LIBERO's tasks ask for (MIT), so that the small tokenizer knows more words than one dataset has."""
-
-
 PUBLISHED = "IPEC-COMMUNITY/spatialvla-4b-224-pt"
 """The checkpoint that the published scripts fine-tune."""
 
@@ -72,7 +68,8 @@ def nano(policy: str | None = None) -> TrainConfig:
         ema_decay=0.999,
         # A simulator's fixed camera and light: half the published strengths are enough and cost less.
         augmentation=Augmentation(0.95, 1.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
-        instructions=INSTRUCTIONS,
+        # So that the small tokenizer knows more words than one dataset has.
+        instructions="libero",
         trackers=("tensorboard",),
     )
 

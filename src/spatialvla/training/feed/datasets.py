@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spatialvla.actions.statistics import read_statistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import EpisodeSource, OnBad, SourceWrapper, WholeChunks
 from spatialvla.data.frame_cache import CachedSource
@@ -30,7 +31,7 @@ def open_mixture(
         sources = [_in_memory(source, config, network.image_size, world, progress) for source in sources]
     sources = [WholeChunks(source, network.action_chunk_size) for source in sources]
     # Rank 0 reads everything once; the others find what it found.
-    return world.on_main_first(
+    mixture = world.on_main_first(
         lambda: TrainingMixture.open(
             sources,
             [dataset.weight for dataset in config.datasets],
@@ -43,6 +44,9 @@ def open_mixture(
             config.shares,
         )
     )
+    if config.statistics is None:
+        return mixture
+    return replace(mixture, given_statistics=read_statistics(config.statistics, mixture.keys))
 
 
 def open_dataset(dataset: DatasetConfig, cache: Path, on_bad: OnBad = "raise") -> EpisodeSource:

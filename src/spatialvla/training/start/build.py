@@ -19,7 +19,7 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import is_adapter, resolve_folder
+from spatialvla.model.folders import SHIPPED, is_adapter, resolve_folder
 from spatialvla.model.loading import stored_config
 from spatialvla.model.lora import add_lora
 from spatialvla.model.lora_options import LoraOptions
@@ -31,6 +31,9 @@ from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
+
+LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
+"""What LIBERO's tasks ask for (MIT)."""
 
 
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
@@ -199,8 +202,9 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
     )
 
 
-def _listed_texts(path: Path) -> list[str]:
+def _listed_texts(name_or_path: str) -> list[str]:
     """Raises InputError where the file is no JSON list of texts."""
+    path = LIBERO_INSTRUCTIONS if name_or_path == "libero" else Path(name_or_path)
     try:
         return list(parse(tuple[str, ...], parse_value(path.read_bytes()), "the list"))
     except (OSError, ValueError) as error:
