@@ -9,12 +9,17 @@ import pytest
 import rh20t_writer as make
 from rh20t_writer import FRONT, START, WRIST
 
-from spatialvla.data.rh20t import RH20TSource
+from spatialvla.data.rh20t import RH20TSource, recording
 from spatialvla.data.rh20t.dictionaries import read_dictionary
 from spatialvla.errors import CheckpointError, InputError
 
 TIMES = START + np.arange(21) * 100
 WIDTHS = np.where(np.arange(21) < 8, 95.0, 19.0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,60 @@ def test_a_source_crosses_to_other_processes(root):
     assert again.fingerprint == source.fingerprint != RH20TSource(root, 5).fingerprint
     np.testing.assert_array_equal(again.episode(0).actions, source.episode(0).actions)
     assert source.episode(0) is source.episode(0), "it is not read for each sample anew"
+
+
+def unreadable(path):
+    raise AssertionError(f"{path} is read again")
+
+
+def test_what_was_read_once_is_kept(root, tmp_path, monkeypatch):
+    cache = tmp_path / "kept"
+    first = [RH20TSource(root, cache=cache).episode(index) for index in range(3)]
+    assert len(list(cache.iterdir())) == 3
+    monkeypatch.setattr(recording, "read_dictionary", unreadable)
+    again = RH20TSource(root, cache=cache)
+    for index, before in enumerate(first):
+        after = again.episode(index)
+        for name in ("actions", "starts", "frames"):
+            np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+        np.testing.assert_array_equal(after.images([5]), before.images([5]))
+        assert after.instruction == before.instruction
+        assert (after.camera is None) == (before.camera is None)
+    np.testing.assert_array_equal(again.episode(0).camera.intrinsics, first[0].camera.intrinsics)
+    with pytest.raises(AssertionError, match="is read again"):
+        RH20TSource(root, control_hz=5, cache=cache).episode(0)
+
+
+@pytest.mark.parametrize("changed", ["metadata", "calibration", "pose", "damage"])
+def test_what_was_kept_is_read_again_where_something_changed(tmp_path, changed):
+    make.write_descriptions(tmp_path)
+    make.write_calibration(tmp_path)
+    folder = make.write_scene(tmp_path / make.scene(1, 1), TIMES)
+    source = RH20TSource(tmp_path, cache=tmp_path / "kept")
+    before, fingerprint = source.episode(0), source.fingerprint
+    if changed == "metadata":
+        path = folder / "metadata.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"finish_time": int(TIMES[10])}))
+    elif changed == "calibration":
+        wider = make.K * [[2, 1, 1, 1]]
+        make.pickled(next(tmp_path.glob("calib/*/intrinsics.npy")), {FRONT: wider, WRIST: wider, "1": wider})
+    elif changed == "pose":
+        tcp = [{"timestamp": int(time), "tcp": make.pose(START)} for time in TIMES]
+        make.pickled(folder / "transformed" / "tcp_base.npy", {FRONT: tcp})
+    else:
+        (kept,) = (tmp_path / "kept").iterdir()
+        data = bytearray(kept.read_bytes())
+        data[len(data) // 2] ^= 1
+        kept.write_bytes(data)
+    other = RH20TSource(tmp_path, cache=tmp_path / "kept")
+    after = other.episode(0)
+    assert len(after) == (10 if changed == "metadata" else 20)
+    assert (
+        after.camera.intrinsics[0, 0]
+        == (2 if changed == "calibration" else 1) * before.camera.intrinsics[0, 0]
+    )
+    assert (after.actions[:, :6] == 0).all() == (changed == "pose")
+    assert (other.fingerprint == fingerprint) == (changed == "damage")
 
 
 def test_the_front_camera_is_taken_and_never_the_hands(root, tmp_path):

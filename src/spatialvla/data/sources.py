@@ -44,7 +44,7 @@ def open_source(
     folder = Path(name).expanduser()
     if is_rh20t(folder):
         _refuse(name, "an RH20T dataset", mapping=mapping, spec=spec)
-        return RH20TSource(folder)
+        return RH20TSource(folder, cache=cache)
     found = find_spec(spec) if isinstance(spec, str) else spec
     rlds = None if is_lerobot(folder) else rlds_folder(name, found)
     if rlds is not None:

@@ -85,6 +85,11 @@ class Scene:
         return self.folder / f"cam_{serial}"
 
 
+def calibration_file(scene: Scene, calibration: str | None) -> Path | None:
+    """Where the intrinsics of a calibration lie; None without one."""
+    return None if calibration is None else scene.folder.parent / "calib" / calibration / "intrinsics.npy"
+
+
 def scenes(root: Path) -> list[Scene]:
     """The robot's scenes in a RH20T_cfg<n> folder, or in the folder around several, sorted."""
     return sorted(_scenes(root), key=lambda scene: (scene.configuration, scene.folder.name))

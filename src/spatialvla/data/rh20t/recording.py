@@ -13,7 +13,7 @@ from spatialvla.common.json_files import read_json
 from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.data.frames import decode_frames
 from spatialvla.data.rh20t.dictionaries import read_dictionary
-from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene
+from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene, calibration_file
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
 
@@ -124,10 +124,8 @@ class SceneMetadata:
 
 def read_camera(scene: Scene, serial: str, calibration: str | None) -> Camera | None:
     """The calibrated camera, K in pixels of 1280x720; None where this camera was not calibrated."""
-    if calibration is None:
-        return None
-    path = scene.folder.parent / "calib" / calibration / "intrinsics.npy"
-    if not path.exists():
+    path = calibration_file(scene, calibration)
+    if path is None or not path.exists():
         return None
     stored = read_dictionary(path).get(serial)
     try:

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
+from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.json_files import read_json
-from spatialvla.data.rh20t.layout import CONFIGURATIONS, DESCRIPTIONS, Scene, scenes
-from spatialvla.data.rh20t.recording import Frames, Recording, SceneMetadata, read_camera
+from spatialvla.data.rh20t.layout import DESCRIPTIONS, Scene, scenes
+from spatialvla.data.rh20t.recording import Frames, SceneMetadata
+from spatialvla.data.rh20t.scene_numbers import kept_numbers, stamps
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
-from spatialvla.geometry.rotations import interpolated, matrices, motion
 
 _SUCCESS = 2  # ratings below are failures and emergency stops
-_KEPT = 1024  # scenes: 50 kB each, and to read one again takes longer than to decode an image
-_STALE_MS = 150.0  # an image this far from its step shows something else
+_KEPT = 1024  # scenes in memory: 50 kB each
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,15 @@ class RH20TSource:
     key = "rh20t"
     """The name of its statistics in a checkpoint."""
 
-    def __init__(self, root: str | Path, control_hz: float = 10.0) -> None:
-        """Raises InputError without scenes, CheckpointError where task_description.json is missing."""
+    def __init__(self, root: str | Path, control_hz: float = 10.0, cache: Path | None = None) -> None:
+        """cache: folder of what was read of scenes once, the user's own unless given.
+
+        Raises InputError without scenes, CheckpointError where task_description.json is missing.
+        """
         self.root = Path(root).expanduser()
         self.control_hz = float(control_hz)
         self.units = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, self.control_hz)
+        self._cache = cache or cache_folder("rh20t")
         self._descriptions = _descriptions(self.root)
         self.skipped: list[str] = []
         self._scenes: list[Scene] = []
@@ -89,16 +93,14 @@ class RH20TSource:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return RH20TSource, (self.root, self.control_hz)
+        return RH20TSource, (self.root, self.control_hz, self._cache)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the scenes, and of the sizes and times of what is read from them."""
         parts = [f"{self.control_hz:g}", repr(sorted(self._descriptions.items()))]
         for scene in self._scenes:
-            for path in sorted((*scene.folder.glob("transformed/*.npy"), *scene.folder.glob("cam_*/*"))):
-                status = path.stat()
-                parts.append(f"{path.relative_to(self.root)} {status.st_size} {status.st_mtime_ns}")
+            parts += [str(scene.folder.relative_to(self.root)), *stamps(scene, SceneMetadata.of(scene))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:
@@ -115,59 +117,15 @@ class RH20TSource:
 
     def _read(self, index: int) -> RH20TEpisode:
         scene = self._scenes[index]
-        metadata = SceneMetadata.of(scene)
-        serial = _serial(scene)
-        recording = Recording.of(scene, serial)
-        times = self._times(scene, recording, metadata.finish)
-        nearest = _nearest(recording.frames.times, times[:-1])
-        fresh = np.abs(recording.frames.times[nearest] - times[:-1]) <= _STALE_MS
+        numbers = kept_numbers(scene, self.control_hz, self._cache)
         return RH20TEpisode(
             instruction=self._descriptions.get(scene.task, "").strip(),
-            actions=_actions(recording, times),
-            starts=np.flatnonzero(fresh),
-            camera=read_camera(scene, serial, metadata.calibration),
-            source=recording.frames,
-            frames=nearest,
+            actions=numbers.actions,
+            starts=numbers.starts,
+            camera=numbers.camera,
+            source=numbers.images,
+            frames=numbers.frames,
         )
-
-    def _times(self, scene: Scene, recording: Recording, finish: float | None) -> np.ndarray:
-        """(T + 1,) ms: from the first moment with an image and a pose to the last, or until `finish`."""
-        first = max(recording.frames.times[0], recording.pose_times[0])
-        last = min(recording.frames.times[-1], recording.pose_times[-1])
-        if finish is not None and finish > first:
-            last = min(last, finish)
-        count = int((last - first) * self.control_hz / 1000 + 1e-6)
-        if count < 1:
-            raise CheckpointError(f"{scene.folder} has no two poses during its video; leave the scene out.")
-        return np.asarray(first + np.arange(count + 1) * (1000 / self.control_hz))
-
-
-def _actions(recording: Recording, times: np.ndarray) -> np.ndarray:
-    """(T, 7) of the steps between T + 1 times in ms."""
-    positions = np.stack(
-        [np.interp(times, recording.pose_times, recording.poses[:, axis]) for axis in range(3)], axis=1
-    )
-    turns = interpolated(recording.pose_times, recording.poses[:, 3:], times)
-    rotations = matrices(turns, "quaternion_xyzw")
-    moved = motion(positions[:-1], rotations[:-1], positions[1:], rotations[1:], "base")
-    # A command holds until the next.
-    held = np.maximum(np.searchsorted(recording.opening_times, times[:-1], side="right") - 1, 0)
-    return np.concatenate([moved, recording.openings[held][:, None]], axis=1)
-
-
-def _nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(T,) the index of the stamp that is closest to each time; both ascend."""
-    after = np.clip(np.searchsorted(stamps, times), 1, max(len(stamps) - 1, 1)) % len(stamps)
-    before = np.maximum(after - 1, 0)
-    return np.where(times - stamps[before] <= stamps[after] - times, before, after)
-
-
-def _serial(scene: Scene) -> str:
-    configuration = CONFIGURATIONS[scene.configuration]
-    fixed = [serial for serial in scene.cameras if serial not in configuration.in_hand]
-    if not fixed:
-        raise CheckpointError(f"{scene.folder} has no fixed camera; copy it again.")
-    return configuration.front if configuration.front in fixed else fixed[0]
 
 
 def _unusable(scene: Scene) -> str:
