@@ -52,7 +52,7 @@ class Franka:
     def execute(self, action: np.ndarray) -> bool:
         """One control step; True once the episode is over.
 
-        action: (7,) Δx Δy Δz in meters, Δroll Δpitch Δyaw in radians, and the gripper, 1 = open. On a robot:
+        action: (7,) Δx Δy Δz in meters, a rotation vector in radians, and the gripper, 1 = open. On a robot:
         add the first six to the gripper's pose, and give the sum to a Cartesian controller that has limits of
         its own. The simulated controller counts in steps of 5 cm and 0.5 rad.
         """
@@ -71,6 +71,9 @@ def units_of(client: Client) -> np.ndarray:
         raise SystemExit("This robot's gripper is open at 1; start the server with --mapping plain.")
     if told["meters_per_unit"] is None or told["radians_per_unit"] is None:
         raise SystemExit("The server does not know its actions' units; start it with --limits that say them.")
+    taken = {"rotation": "rotation_vector", "frame": "base", "control_hz": CONTROL_HZ}
+    if others := {name: told[name] for name in taken if told[name] not in (None, taken[name])}:
+        raise SystemExit(f"This robot takes {taken}, but the server's actions have {others}.")
     return np.array([*[told["meters_per_unit"]] * 3, *[told["radians_per_unit"]] * 3, 1.0])
 
 

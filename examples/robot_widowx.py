@@ -16,6 +16,15 @@ import numpy as np
 from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
+TAKEN = {
+    "meters_per_unit": 1,
+    "radians_per_unit": 1,
+    "rotation": "euler",
+    "frame": "base",
+    "control_hz": 5,
+    "gripper_open": 1,
+}
+
 
 class WidowX:
     """What a robot has to be able to do. This one is simulated, at 5 control steps a second."""
@@ -56,9 +65,8 @@ def main() -> None:
 
     client = WebsocketClientPolicy(arguments.url, api_key=os.environ.get("SPATIALVLA_API_KEY"))
     told = client.get_server_metadata()
-    units = (told["action"]["meters_per_unit"], told["action"]["radians_per_unit"])
-    if units != (1, 1):
-        raise SystemExit(f"This robot takes meters and radians, but 1 in the server's actions is {units}.")
+    if others := {name: told["action"][name] for name in TAKEN if told["action"][name] != TAKEN[name]}:
+        raise SystemExit(f"This robot takes {TAKEN}, but the server's actions have {others}.")
     chunk = told["horizon"]
     policy = ActionChunkBroker(client, action_horizon=chunk)
     robot = WidowX(arguments.task, arguments.start_state)

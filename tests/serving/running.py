@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from fake_policy import CHUNK, SIZE, FakePolicy
 
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
@@ -44,6 +45,7 @@ def fake_service(
     access: Access | None = None,
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
+    units: ActionUnits = UNKNOWN,
 ) -> Service:
     traffic = replace(traffic or TrafficLimits(), stop_notice=0.01)
     engine = Engine(policy, check=traffic.check, settings=settings)
@@ -55,6 +57,7 @@ def fake_service(
         name="fake",
         port=port,
         limits=limits or Limits(),
+        units=units,
         access=access or Access(),
         traffic=traffic,
     )

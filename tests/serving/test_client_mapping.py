@@ -1,10 +1,12 @@
 """Mappings: the shipped files, and both ways between a client and the policy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.failures import UnsafeAction
@@ -17,6 +19,20 @@ def test_shipped_mappings_load_and_name_limits_that_exist(name):
     assert mapping.name == name
     if mapping.limits:
         Limits.load(mapping.limits)
+
+
+def test_a_client_takes_only_the_actions_that_its_mapping_states(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("image: a\nprompt: b\nunits: {meters: 0.05, frame: base}\n")
+    mapping = ClientMapping.load(str(file))
+    mapping.check(Limits(), LIBERO)
+    mapping.check(Limits(), replace(LIBERO, rotation="euler"))
+    for change, said in (
+        ({"meters": 1.0}, "meters a unit 1, not 0.05"),
+        ({"frame": "gripper"}, "frame gripper"),
+    ):
+        with pytest.raises(InputError, match=f"mapping 'mine' takes other actions than the policy's: {said}"):
+            mapping.check(Limits(), replace(LIBERO, **change))
 
 
 def test_grippers_go_to_the_clients_ends():
@@ -63,9 +79,9 @@ def test_limits_are_found_beside_the_mapping_wherever_one_stands(tmp_path: Path,
 def test_a_workspace_asks_for_a_mapping_that_tells_the_position(tmp_path: Path, text):
     (tmp_path / "mine.yaml").write_text(text)
     mapping = ClientMapping.load(str(tmp_path / "mine.yaml"))
-    mapping.check_limits(Limits.load("libero"))
+    mapping.check(Limits.load("libero"), UNKNOWN)
     with pytest.raises(InputError, match="add state and position"):
-        mapping.check_limits(Limits.load("franka"))
+        mapping.check(Limits.load("franka"), UNKNOWN)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e39])
@@ -88,6 +104,9 @@ def test_what_no_client_can_take_is_not_sent(number):
         ("{image: a, prompt: b, gripper_open: .nan}", "two finite numbers"),
         ("{image: a, prompt: b, gripper_closed: -.inf}", "two finite numbers"),
         ("{image: a, prompt: b, gripper_open: 0}", "two finite numbers"),
+        ("{image: a, prompt: b, units: 1}", "units has the entries"),
+        ("{image: a, prompt: b, units: {gripper: [0, 1]}}", "units has the entries"),
+        ("{image: a, prompt: b, units: {meters: .nan}}", "positive and finite"),
         ("[]", "no entries"),
         ("{", "no YAML"),
     ],

@@ -175,6 +175,7 @@ def test_of_too_many_connections_the_one_longest_unheard_of_is_forgotten() -> No
 
 BOX = Limits(
     workspace=Workspace(np.array([-1.0, -1, -1]), np.array([0.1, 0.1, 0.1])),
+    frame="base",
     meters_per_unit=1.0,
     radians_per_unit=1.0,
 )

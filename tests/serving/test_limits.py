@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spatialvla.actions.units import LIBERO, UNKNOWN
+from spatialvla.actions.units import LIBERO, UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
 from spatialvla.serving.guard.limits import Limits, Workspace
@@ -22,6 +22,7 @@ ROBOT = Limits(
     workspace=Workspace(np.array([-0.2, -0.2, 0.0]), np.array([0.2, 0.2, 0.3])),
     meters_per_unit=0.1,
     radians_per_unit=0.5,
+    frame="base",
 )
 NO_WORKSPACE = replace(ROBOT, workspace=None)
 
@@ -74,7 +75,12 @@ def test_a_workspace_that_cannot_be_kept_refuses():
 def test_limits_and_the_checkpoint_must_not_contradict_each_other():
     assert Limits(translation=0.01).in_units(LIBERO).meters_per_unit == 0.05
     assert ROBOT.in_units(UNKNOWN) == ROBOT
-    with pytest.raises(InputError, match=r"meters_per_unit 1, but the policy's have 0\.05"):
+    with pytest.raises(InputError, match="frame base, not gripper"):
+        ROBOT.in_units(ActionUnits(frame="gripper"))
+    with pytest.raises(
+        InputError,
+        match=r"meters a unit 1, not 0\.05; radians a unit 1, not 0\.5; rotation euler",
+    ):
         Limits.load("franka").in_units(LIBERO)
 
 
@@ -86,6 +92,16 @@ def test_limits_in_unknown_units_are_refused(limits):
         limits.in_units(UNKNOWN)
     with pytest.raises(InputError, match="what 1 in an action is"):
         limits.apply(np.zeros((4, 7)), np.zeros(3))
+
+
+def test_a_workspace_is_kept_for_actions_along_the_bases_axes_alone():
+    nowhere = replace(ROBOT, frame=None)
+    assert nowhere.in_units(ActionUnits(frame="base")).frame == "base"
+    for units, said in ((ActionUnits(frame="gripper"), "is gripper"), (UNKNOWN, "is unknown")):
+        with pytest.raises(InputError, match=f"frame {said}; add 'frame: base'"):
+            nowhere.in_units(units)
+    with pytest.raises(InputError, match="frame is unknown"):
+        nowhere.apply(np.zeros((4, 7)), np.zeros(3))
 
 
 def test_what_holds_is_said_in_a_sentence():
@@ -106,7 +122,7 @@ def test_no_limits_still_means_finite(bad):
         Limits().apply(np.zeros((4, 6)))
 
 
-@pytest.mark.parametrize("name", ["libero", "widowx", "franka"])
+@pytest.mark.parametrize("name", ["libero", "widowx", "franka", "droid"])
 def test_shipped_limits_load(name):
     limits = Limits.load(name)
     assert limits.translation > 0
@@ -131,6 +147,8 @@ def test_liberos_limits_touch_nothing_its_controller_would_take():
         ("gripper: [0, .inf]", "finite ends"),
         ("workspace: {low: [0, 0, 0], high: [0, 1, 1]}", "corner"),
         ("workspace: {low: [0, 0, 0]}", "high"),
+        ("frame: world", "frame must be base or gripper, not 'world'"),
+        ("notation: axis_angle", "notation must be euler or rotation_vector"),
         ("- 1", "holds no entries"),
         ("{", "no YAML"),
     ],
@@ -143,5 +161,5 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text, sentence):
 
 
 def test_an_unknown_robot_names_the_known():
-    with pytest.raises(InputError, match="franka, libero, widowx"):
+    with pytest.raises(InputError, match="droid, franka, libero, widowx"):
         Limits.load("fetch")

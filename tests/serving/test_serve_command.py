@@ -1,7 +1,9 @@
 """`spatialvla serve` as a process of its own, with the shipped model and openpi's client."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed
 
 from spatialvla import Observation, Policy
+from spatialvla.actions.units import LIBERO
 from spatialvla.cli.main import main
+from spatialvla.model.folders import resolve_folder
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 IMAGE = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
@@ -111,15 +115,43 @@ def test_options_that_do_not_fit_are_one_line(options, sentence, capsys, monkeyp
     assert sentence in capsys.readouterr().err
 
 
+def changed_nano(folder: str, units: dict | None) -> None:
+    """nano in a folder, with something else said of its units."""
+    shutil.copytree(resolve_folder("nano"), folder)
+    file = Path(folder) / "processor_config.json"
+    said = {"action_units": {"libero_spatial": units}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--policy", str(CHECKPOINT), "--dataset", "tiny_robot/0.1.0"], "say --unknown-units"),
+        (["--policy", "unsaid"], "Nobody says the meters, radians, rotation, frame"),
+        (["--policy", "unsaid", "--protocol", "lerobot"], "or say --unknown-units"),
+        (["--policy", "unsaid", "--protocol", "vla-eval"], "or say --unknown-units"),
+        (["--policy", "unsaid", "--limits", "lengths.yaml"], "Nobody says the rotation, frame"),
         (
-            ["--policy", str(CHECKPOINT), "--dataset", "tiny_robot/0.1.0", "--limits", "metric.yaml"],
-            "neither they nor the checkpoint say what 1 in an action is",
+            ["--policy", "unsaid", "--limits", "metric.yaml"],
+            "neither they nor the checkpoint say what 1 in an",
         ),
-        (["--policy", "nano", "--limits", "franka"], "meters_per_unit 1, but the policy's have 0.05"),
+        (
+            ["--policy", "reversed"],
+            "other actions than the policy's: gripper closed and open 1 and 0, not 0 and 1",
+        ),
+        (
+            ["--policy", str(CHECKPOINT), "--dataset", "tiny_robot/0.1.0"],
+            "on grippers from -0.0590457 to 0.05",
+        ),
+        (
+            ["--policy", "nano", "--limits", "franka"],
+            "other actions than the policy's: meters a unit 1, not 0.05",
+        ),
+        (
+            ["--policy", "nano", "--mapping", "bridge", "--limits", "libero"],
+            "mapping 'bridge' takes other actions",
+        ),
+        (["--policy", "nano", "--mapping", "droid", "--limits", "libero"], "meters a unit 0.05, not 0.075"),
+        (["--policy", "tool", "--limits", "boxed.yaml"], "the actions' frame is gripper"),
         (["--policy", "nano", "--limits", "boxed.yaml", "--mapping", "blind.yaml"], "add state and position"),
         (["--policy", "nano", "--limits", "boxed.yaml", "--protocol", "lerobot"], "add state and position"),
         (
@@ -133,6 +165,10 @@ def test_no_robot_is_moved_in_units_or_limits_that_nobody_can_keep(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "metric.yaml").write_text("translation: 0.02\n")
+    (tmp_path / "lengths.yaml").write_text("meters_per_unit: 1\nradians_per_unit: 1\n")
+    changed_nano("unsaid", None)
+    changed_nano("reversed", vars(LIBERO) | {"gripper": [1, 0]})
+    changed_nano("tool", vars(LIBERO) | {"frame": "gripper", "gripper": None})
     (tmp_path / "boxed.yaml").write_text("workspace: {low: [0, 0, 0], high: [1, 1, 1]}\n")
     (tmp_path / "blind.yaml").write_text("image: image\nprompt: prompt\n")
     with pytest.raises(SystemExit) as ended:

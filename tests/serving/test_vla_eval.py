@@ -23,6 +23,8 @@ from vla_eval.specs import DimSpec, check_specs
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from spatialvla.actions.published_units import published_units
+from spatialvla.actions.units import LIBERO as LIBERO_UNITS
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.serving.guard.access import Access
@@ -59,7 +61,7 @@ def policy_for(benchmark: HarnessBenchmark, **more: Any) -> RobotPolicy:
 def served(benchmark: HarnessBenchmark = LIBERO, policy: RobotPolicy | None = None) -> Iterator[Any]:
     """Yields the server's address and the policy behind it."""
     policy = policy or policy_for(benchmark)
-    service = fake_service(policy)
+    service = fake_service(policy, units=published_units(policy.dataset))
     with vla_eval.serve_background(protocol.VlaEvalServer(service, benchmark)) as handle:
         yield SimpleNamespace(url=handle.url, policy=policy, service=service)
     service.engine.drain(5)
@@ -262,14 +264,14 @@ def test_the_harness_reads_and_sets_the_size_of_batches() -> None:
 
 
 def test_a_policy_of_another_robot_is_refused() -> None:
-    service = fake_service(RobotPolicy("libero_spatial"))
-    with pytest.raises(InputError, match="fractal20220817_data"):
+    service = fake_service(RobotPolicy("libero_spatial"), units=LIBERO_UNITS)
+    with pytest.raises(InputError, match="simpler_google_robot takes other actions"):
         protocol.run(service, options(benchmark="simpler_google_robot"))
     service.engine.drain(5)
 
 
 def test_keys_are_refused_as_the_client_has_none() -> None:
-    service = fake_service(policy_for(LIBERO), access=Access(digests=(b"x" * 32,)))
+    service = fake_service(policy_for(LIBERO), access=Access(digests=(b"x" * 32,)), units=LIBERO_UNITS)
     with pytest.raises(InputError, match="neither API keys nor TLS"):
         protocol.run(service, options())
     service.engine.drain(5)
@@ -278,7 +280,7 @@ def test_keys_are_refused_as_the_client_has_none() -> None:
 def test_told_to_stop_it_answers_what_it_has_accepted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    service = fake_service(policy_for(LIBERO, seconds=0.5), port=port)
+    service = fake_service(policy_for(LIBERO, seconds=0.5), port=port, units=LIBERO_UNITS)
 
     async def play() -> int:
         async with Connection(f"ws://127.0.0.1:{port}", backoff_base=0.3) as connection:
@@ -320,6 +322,6 @@ def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
 
 
 def test_a_workspace_that_nobody_can_keep_does_not_start() -> None:
-    service = fake_service(policy_for(LIBERO), limits=Limits.load("franka"))
+    service = fake_service(policy_for(LIBERO), limits=Limits.load("franka"), units=LIBERO_UNITS)
     with pytest.raises(InputError, match="no workspace can be kept"):
         protocol.VlaEvalServer(service, LIBERO)

@@ -8,6 +8,8 @@ import pytest
 from vla_eval.benchmarks.libero.benchmark import LIBERO_DUMMY_ACTION, MAX_STEP_MAPPING, LIBEROBenchmark
 from vla_eval.registry import resolve_import_string
 
+from spatialvla.actions.published_units import published_units
+from spatialvla.actions.units import UNKNOWN
 from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS
@@ -87,24 +89,22 @@ def test_policies_and_tasks_belong_to_one_benchmark(
 ) -> None:
     for other in BENCHMARKS.values():
         if other is benchmark:
-            other.check_policy(dataset)
+            other.check_policy(published_units(dataset))
             other.check_task(task)
         else:
-            with pytest.raises(InputError, match="units of"):
-                other.check_policy(dataset)
+            with pytest.raises(InputError, match="takes other actions than the policy's: "):
+                other.check_policy(published_units(dataset))
             with pytest.raises(InputError, match=f"This server plays {other.name}"):
                 other.check_task(task)
 
 
-@pytest.mark.parametrize("dataset", ["HuggingFaceVLA/LIBERO", "libero_10_no_noops/1.0.0"])
-def test_a_dataset_is_known_by_what_its_key_contains(dataset: str) -> None:
-    LIBERO.check_policy(dataset)
-
-
-@pytest.mark.parametrize("dataset", ["kuka/0.1.0", None])
-def test_actions_of_unknown_units_are_refused(dataset: str | None) -> None:
-    with pytest.raises(InputError, match="units of libero"):
-        LIBERO.check_policy(dataset)
+def test_a_policy_is_known_by_its_units_and_not_by_its_datasets_name() -> None:
+    LIBERO.check_policy(published_units("libero_10_no_noops/1.0.0"))
+    with pytest.raises(InputError, match="Nobody says the meters"):
+        LIBERO.check_policy(published_units("somebody/not_libero"))
+    LIBERO.check_policy(UNKNOWN, unknown_units=True)
+    with pytest.raises(InputError, match="control rate in Hz 10, not 20"):
+        LIBERO.check_policy(published_units("kuka/0.1.0"), unknown_units=True)
 
 
 def test_an_unknown_benchmark_is_told_the_known_ones() -> None:

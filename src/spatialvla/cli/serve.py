@@ -59,10 +59,10 @@ class Serve(Verb):
     """Whose conventions vla-eval's clients have: libero, simpler_widowx or simpler_google_robot."""
 
     limits: str | None = None
-    """The most a robot may be told in a step: libero, widowx, franka or a YAML file; else the mapping's."""
+    """The most a robot may be told in a step: libero, widowx, franka, droid or a YAML file; else the mapping's."""
 
     unknown_units: bool = False
-    """Serve a policy though nobody says what 1 in its actions is, in meters and radians."""
+    """Serve a policy though nobody says what 1 in its actions is, how it turns, or in whose frame."""
 
     pad_chunk: Literal["none", "hold"] = "none"
     """For openpi clients that insist on longer chunks than the policy's: append steps that stand still."""
@@ -113,13 +113,17 @@ class Serve(Verb):
         with needs_extra(_EXTRAS[self.protocol], "Serving"):
             serve = self._protocol()
             from spatialvla.serving.status_pages import pages
+        from spatialvla.actions.fitting import check_fit
+        from spatialvla.actions.units import UNKNOWN
+
         log_to_stderr(self.log_format)
         options = self._options()
         service = self._service(options)
         extra = (
             pages(service, self.metrics_port) if self.metrics_port is not None else contextlib.nullcontext()
         )
-        self._check_units(service)
+        # A robot is not moved in unknown units without a word of it.
+        check_fit(service.units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
         print(service.limits.describe(), file=sys.stderr, flush=True)
         with extra:
             serve(service, options)
@@ -150,17 +154,8 @@ class Serve(Verb):
             )
         mapping = ClientMapping.load(self.mapping)
         benchmark = benchmark_called(self.benchmark or "libero").name
-        return ProtocolOptions(mapping, benchmark, self._padded_steps(mapping.name, mapping.horizon))
-
-    def _check_units(self, service: Service) -> None:
-        """Raises InputError where a robot would be moved in unknown units without a word of it."""
-        limits = service.limits
-        told = service.units.known or None not in (limits.meters_per_unit, limits.radians_per_unit)
-        if self.protocol != "vla-eval" and not told and not self.unknown_units:
-            raise InputError(
-                f"The checkpoint does not say what 1 in its actions is (dataset {service.policy.dataset}); "
-                "choose --limits with meters_per_unit and radians_per_unit, or say --unknown-units."
-            )
+        padded = self._padded_steps(mapping.name, mapping.horizon)
+        return ProtocolOptions(mapping, benchmark, padded, self.unknown_units)
 
     def _padded_steps(self, mapping: str, horizon: int) -> int:
         """Steps that a chunk is padded to, 0 for none. horizon: those that the stock client insists on."""

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from spatialvla.actions.fitting import check_fit
+from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
 from spatialvla.serving.guard.limits import Limits, require_sendable
@@ -29,6 +31,7 @@ class ClientMapping:
     rotate_180: turn the image (and depth and K with it) before the policy sees it.
     position: indices of the gripper's x, y, z (meters) in `state`.
     gripper_open, gripper_closed: the numbers that the client takes.
+    units: of the actions that the client takes, as far as it is known; policies of other units are refused.
     horizon: steps of a chunk without which the stock client stops; 0 where any number does.
     limits: the robot's, by name, or by path beside the mapping's file; used unless the server is told others.
     ignored: keys that the client sends for other policies.
@@ -44,6 +47,7 @@ class ClientMapping:
     position: tuple[int, int, int] | None = None
     gripper_open: float = 1.0
     gripper_closed: float = 0.0
+    units: ActionUnits = UNKNOWN
     horizon: int = 0
     limits: str | None = None
     ignored: tuple[str, ...] = ()
@@ -53,13 +57,20 @@ class ClientMapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
         return load("mapping", name_or_path, _parse, folder="mappings")
 
-    def check_limits(self, limits: Limits) -> None:
-        """Raises InputError where limits need the gripper's position, and this client cannot tell it."""
+    def check(self, limits: Limits, units: ActionUnits) -> None:
+        """Raises InputError where this client and a server do not fit.
+
+        So where the limits need the gripper's position and the client cannot tell it, and where it takes other
+        actions than the policy's, as far as both are known.
+        """
         if limits.workspace is not None and (self.state is None or self.position is None):
             raise InputError(
                 f"The limits have a workspace, but the mapping {self.name!r} does not say where the gripper's "
                 "position is; add state and position to it, or choose limits without a workspace."
             )
+        advice = "choose a checkpoint and --dataset that fit, or copy the mapping and correct its units"
+        taker = f"The client of the mapping {self.name!r}"
+        check_fit(units, self.units, taker, unknown_units=True, advice=advice)
 
     def keys(self) -> dict[str, str]:
         """What the client calls each thing it may send, by our name for it."""
@@ -173,6 +184,7 @@ def _parse(path: Path, raw: dict[str, Any]) -> ClientMapping:
         rotate_180=_flag(raw, "rotate_180"),
         position=_position(raw["position"]) if "position" in raw else None,
         **_gripper(raw),
+        units=_units(raw.get("units", {})),
         horizon=int(raw.get("horizon", 0)),
         limits=_limits(_optional_text(raw, "limits"), path.parent),
         ignored=tuple(str(key) for key in raw.get("ignored", ())),
@@ -211,6 +223,13 @@ def _gripper(raw: dict[str, Any]) -> dict[str, float]:
             f"gripper_open and gripper_closed must be two finite numbers, got {list(ends.values())}"
         )
     return ends
+
+
+def _units(raw: Any) -> ActionUnits:
+    known = {"meters", "radians", "rotation", "frame", "control_hz"}
+    if not isinstance(raw, Mapping) or set(raw) - known:
+        raise ValueError(f"units has the entries {', '.join(sorted(known))}")
+    return ActionUnits(**raw)
 
 
 def _position(raw: Iterable[Any]) -> tuple[int, int, int]:

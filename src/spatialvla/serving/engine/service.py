@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spatialvla.actions.units import UNKNOWN, ActionUnits
+from spatialvla.actions.fitting import check_fit
+from spatialvla.actions.units import STANDARD_GRIPPER, UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.execution import Executor
 from spatialvla.policy import Policy
@@ -29,11 +30,13 @@ class ProtocolOptions:
     mapping: what openpi's and LeRobot's clients call their inputs.
     benchmark: whose conventions vla-eval's clients have.
     pad_to: steps that an openpi client wants at least; missing ones stand still.
+    unknown_units: whether vla-eval's robots may be moved though nobody says what 1 in the actions is.
     """
 
     mapping: ClientMapping
     benchmark: str = "libero"
     pad_to: int = 0
+    unknown_units: bool = False
 
     def __post_init__(self) -> None:
         if self.pad_to < 0:
@@ -45,7 +48,8 @@ class Service:
     """A policy that is served. A protocol's `run(service, options)` does so until SIGTERM or SIGINT.
 
     policy, engine: the model, and the queue in front of it. chunk: steps the policy predicts.
-    name: of the checkpoint. limits: what the robot may be told in one step. units: of the policy's actions.
+    name: of the checkpoint. limits: what the robot may be told in one step. units: of the policy's actions, as
+    the checkpoint and the limits say.
     access: who is let in. clients: where their coming and going is told.
     """
 
@@ -97,8 +101,16 @@ def service_for(
 ) -> Service:
     """The service of a policy, warmed up and accepting requests.
 
-    Raises InputError for limits in other units than the policy's actions have.
+    Raises InputError for limits in other units than the policy's actions have, and for a gripper that does not
+    go from 0 (closed) to 1 (open), which is what limits and mappings take.
     """
+    check_fit(
+        policy.units,
+        ActionUnits(gripper=STANDARD_GRIPPER),
+        "The server",
+        statistics=policy.processor.dataset_statistics(policy.dataset),
+        unknown_units=True,
+    )
     limits = (limits or Limits()).in_units(policy.units)
     traffic = traffic or TrafficLimits()
     engine = Engine(policy, check=traffic.check, settings=settings)
@@ -113,7 +125,7 @@ def service_for(
         host=host,
         port=port,
         limits=limits,
-        units=policy.units,
+        units=limits.units.filled(policy.units),
         access=access or Access(),
         traffic=traffic,
     )

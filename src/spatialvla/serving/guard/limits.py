@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from spatialvla.actions.units import ActionUnits
+from spatialvla.actions.units import ActionUnits, Frame, Rotation
 from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
@@ -27,8 +27,9 @@ class Limits:
 
     translation: meters, length of (Δx, Δy, Δz). rotation: radians, length of (Δroll, Δpitch, Δyaw).
     gripper: its range, 1 = open. workspace: where the gripper may be; without its position nothing is sent.
-    meters_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot; None where the
-    checkpoint has to tell, see `in_units`.
+    meters_per_unit, radians_per_unit: what 1 in the policy's actions means to the robot. notation: of its three
+    numbers of rotation. frame: whose axes its motions are along. None where the checkpoint has to tell, see
+    `in_units`.
     """
 
     translation: float | None = None
@@ -37,6 +38,8 @@ class Limits:
     workspace: Workspace | None = None
     meters_per_unit: float | None = None
     radians_per_unit: float | None = None
+    notation: Rotation | None = None
+    frame: Frame | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> Limits:
@@ -48,13 +51,26 @@ class Limits:
 
         Raises InputError where the two contradict each other, and where nobody tells a unit that is needed.
         """
+        if differences := self.units.differences(units):
+            raise InputError(
+                f"The limits are for other actions than the policy's: {'; '.join(differences)}; choose limits for this "
+                "policy's units."
+            )
+        known = self.units.filled(units)
         resolved = replace(
             self,
-            meters_per_unit=_agreed("meters_per_unit", self.meters_per_unit, units.meters),
-            radians_per_unit=_agreed("radians_per_unit", self.radians_per_unit, units.radians),
+            meters_per_unit=known.meters,
+            radians_per_unit=known.radians,
+            notation=known.rotation,
+            frame=known.frame,
         )
         resolved._require_units()
         return resolved
+
+    @property
+    def units(self) -> ActionUnits:
+        """What the limits say of the policy's actions."""
+        return ActionUnits(self.meters_per_unit, self.radians_per_unit, self.notation, self.frame)
 
     def _require_units(self) -> None:
         far = self.translation is not None or self.workspace is not None
@@ -64,6 +80,12 @@ class Limits:
             raise InputError(
                 "The limits are in meters and radians, but neither they nor the checkpoint say what 1 in an "
                 "action is; add meters_per_unit and radians_per_unit to them."
+            )
+        if self.workspace is not None and self.frame != "base":
+            raise InputError(
+                "The limits have a workspace, which lies in the base's frame, but the actions' frame is "
+                f"{self.frame or 'unknown'}; add 'frame: base' to them if the actions are along the base's axes, "
+                "or leave the workspace out."
             )
 
     def apply(
@@ -116,19 +138,10 @@ class Limits:
             )
             parts.append(f"a workspace from ({low}) to ({high}) m")
         gripper = f"a gripper from {self.gripper[0]:g} to {self.gripper[1]:g}"
-        actions = f"actions {ActionUnits(self.meters_per_unit, self.radians_per_unit).describe()}"
+        actions = f"actions {self.units.describe()}"
         if not parts:
             return f"Limits: NONE but {gripper}, {actions}; whatever the policy says moves the robot."
         return f"Limits: at most {', '.join(parts)}, {gripper}; {actions}."
-
-
-def _agreed(name: str, ours: float | None, theirs: float | None) -> float | None:
-    if ours is not None and theirs is not None and not np.isclose(ours, theirs):
-        raise InputError(
-            f"The limits are for actions with {name} {ours:g}, but the policy's have {theirs:g}; choose limits "
-            "for this policy's units."
-        )
-    return theirs if ours is None else ours
 
 
 def _stay_inside(moves: np.ndarray, box: Workspace, position: np.ndarray, unit: float) -> None:
@@ -175,6 +188,8 @@ def _parse(raw: dict[str, Any]) -> Limits:
         workspace=_workspace(raw["workspace"]) if "workspace" in raw else None,
         meters_per_unit=_positive(raw, "meters_per_unit"),
         radians_per_unit=_positive(raw, "radians_per_unit"),
+        notation=_word(raw, "notation", get_args(Rotation)),
+        frame=_word(raw, "frame", get_args(Frame)),
     )
 
 
@@ -186,6 +201,14 @@ def _positive(raw: dict[str, Any], name: str) -> float | None:
     if not (number > 0 and np.isfinite(number)):
         raise ValueError(f"lengths and units must be positive and finite, but {name} is {number:g}")
     return number
+
+
+def _word(raw: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:
+    """One of some words, None where it is not given."""
+    word = raw.get(name)
+    if word is not None and word not in words:
+        raise ValueError(f"{name} must be {' or '.join(words)}, not {word!r}")
+    return word
 
 
 def _workspace(raw: dict[str, Any]) -> Workspace:

@@ -65,7 +65,7 @@ class LeRobotServer:
     similar: how near, in the units of the robot's state, an observation may be to the last one and be passed
     over; 0 passes over none. (LeRobot's own server passes over those nearer than 1, which suits joint angles
     in degrees.)
-    Raises InputError where the service has limits that the mapping cannot keep.
+    Raises InputError where the mapping cannot keep the service's limits, or takes other actions.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LeRobotServer:
         control_hz = control_hz or service.units.control_hz or _CONTROL_HZ
         if not control_hz > 0:
             raise InputError(f"control_hz must be positive, got {control_hz}.")
-        mapping.check_limits(service.limits)
+        mapping.check(service.limits, service.units)
         self._service = service
         self._mapping = mapping
         self._step = 1 / control_hz

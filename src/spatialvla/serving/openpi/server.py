@@ -36,8 +36,8 @@ class OpenPiServer:
     """Serves one policy to openpi clients. pad_to: steps that they want at least."""
 
     def __init__(self, service: Service, mapping: ClientMapping, *, pad_to: int = 0) -> None:
-        """Raises InputError where the service has limits that these clients' messages cannot keep."""
-        mapping.check_limits(service.limits)
+        """Raises InputError where these clients' messages cannot keep the limits, or they take other actions."""
+        mapping.check(service.limits, service.units)
         self._service = service
         self._mapping = mapping
         self._pad_to = pad_to

@@ -13,6 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spatialvla.actions.fitting import check_fit
+from spatialvla.actions.published_units import published_units
+from spatialvla.actions.units import LIBERO as LIBERO_UNITS
+from spatialvla.actions.units import ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
@@ -30,7 +34,7 @@ class HarnessBenchmark:
 
     harness_class: its import path in vla-eval. image: key of the picture among the observation's images.
     camera: of that picture, which has the camera's height and width. orientation: how the picture lies.
-    datasets: what the keys of datasets contain whose actions the benchmark takes, in their units.
+    units: of the actions that the benchmark takes.
     task_prefixes: beginnings of the suites or task names that belong to it.
     rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch,
     yaw into one. gripper: see `commands.Gripper`.
@@ -44,7 +48,7 @@ class HarnessBenchmark:
     image: str
     camera: Camera
     orientation: str
-    datasets: tuple[str, ...]
+    units: ActionUnits
     task_prefixes: tuple[str, ...]
     rotation: RotationConvention
     gripper: GripperConvention
@@ -54,14 +58,13 @@ class HarnessBenchmark:
     gripper_spec: tuple[str, float, float]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    def check_policy(self, dataset: str | None) -> None:
-        """Raises InputError where the policy's actions are another robot's."""
-        if dataset is None or not any(part in dataset.lower() for part in self.datasets):
-            raise InputError(
-                f"{self.name} takes actions in the units of {' or '.join(self.datasets)}, but the "
-                f"policy's are those of {dataset}; choose another --benchmark, or a checkpoint and "
-                "--dataset that fit."
-            )
+    def check_policy(self, units: ActionUnits, *, unknown_units: bool = False) -> None:
+        """Raises InputError where the policy's actions are another robot's.
+
+        unknown_units: whether it is enough that nothing contradicts.
+        """
+        advice = "choose another --benchmark, or a checkpoint and --dataset that fit"
+        check_fit(units, self.units, self.name, unknown_units=unknown_units, advice=advice)
 
     def check_task(self, task: object) -> None:
         """Raises InputError for a task of another benchmark. task: as the harness announces an episode."""
@@ -106,7 +109,7 @@ LIBERO = HarnessBenchmark(
     image="agentview",
     camera=known_cameras.LIBERO_AGENTVIEW,
     orientation="rotated by 180 degrees by the harness, as in LIBERO's datasets",
-    datasets=("libero",),
+    units=LIBERO_UNITS,
     task_prefixes=("libero",),
     # OSC_POSE takes a scaled rotation vector, and LIBERO's datasets hold what it took.
     rotation="as_trained",
@@ -139,7 +142,7 @@ def _simpler(
         image="primary",
         camera=camera,
         orientation="upright",
-        datasets=(dataset,),
+        units=published_units(dataset),
         task_prefixes=(task_prefix,),
         rotation="rotation_vector",
         gripper=gripper,
@@ -154,7 +157,7 @@ def _simpler(
 SIMPLER_WIDOWX = _simpler(
     "simpler_widowx",
     camera=known_cameras.BRIDGE,
-    dataset="bridge",
+    dataset="bridge_orig",
     task_prefix="widowx_",
     gripper="one_opens",
     gripper_mode="binary",

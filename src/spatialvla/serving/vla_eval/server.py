@@ -47,18 +47,24 @@ class VlaEvalServer(ModelServer):
     """
 
     def __init__(
-        self, service: Service, benchmark: HarnessBenchmark, *, own_camera: bool | None = None
+        self,
+        service: Service,
+        benchmark: HarnessBenchmark,
+        *,
+        own_camera: bool | None = None,
+        unknown_units: bool = False,
     ) -> None:
         """benchmark: whose conventions hold. own_camera: use its intrinsics, not the checkpoint's.
 
         None uses them where the checkpoint knows its dataset's camera. One that does not, as the published
         ones do not know the Google Robot's, was trained with one camera for all, and its published evaluation
         went on with that. Where the benchmark has a published ensemble and the policy executes whole chunks,
-        its default, the ensemble takes their place. Raises InputError where the policy's actions are another
+        its default, the ensemble takes their place. unknown_units: serve though nobody says what 1 in the
+        actions is. Raises InputError where the policy's actions are another
         robot's, and for limits with a workspace.
         """
         policy = service.policy
-        benchmark.check_policy(policy.dataset)
+        benchmark.check_policy(service.units, unknown_units=unknown_units)
         if service.limits.workspace is not None:
             raise InputError(
                 "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
@@ -153,7 +159,7 @@ def run(service: Service, options: ProtocolOptions) -> None:
             "vla-eval's client knows neither API keys nor TLS; serve it on loopback without them, and reach "
             "it from elsewhere through a tunnel."
         )
-    server = VlaEvalServer(service, benchmark_called(options.benchmark))
+    server = VlaEvalServer(service, benchmark_called(options.benchmark), unknown_units=options.unknown_units)
     anyio.run(_serve, server, service)
 
 
