@@ -63,6 +63,10 @@ class FakeSource:
     def fingerprint(self):
         return f"{self.key} {self.lengths} {sorted(self.damaged)}"
 
+    @property
+    def contents(self):
+        return self.fingerprint
+
     def __len__(self):
         return len(self.lengths)
 

@@ -60,7 +60,7 @@ class MadeSource:
     key: str = "made"
     control_hz: float = 5.0
     units: ActionUnits = UNKNOWN
-    fingerprint: str = "1"
+    contents: str = "1"
     count: int = 5
     damaged: tuple[int, ...] = ()
     uncalibrated: tuple[int, ...] = ()
@@ -160,7 +160,7 @@ def test_what_cannot_be_converted_is_said(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(MadeSource(fails_at=2), out)
     with pytest.raises(InputError, match="begun from another dataset"):
-        convert(MadeSource(fingerprint="2"), out)
+        convert(MadeSource(contents="2"), out)
     convert(MadeSource(), out)
     with pytest.raises(InputError, match="already holds a dataset"):
         convert(MadeSource(), out)

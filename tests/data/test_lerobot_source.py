@@ -108,8 +108,13 @@ def test_the_fingerprint_tells_another_state_of_the_data(plain, tmp_path):
     root = Path(shutil.copytree(plain[0], tmp_path / "my_robot"))
     before = LeRobotSource(root).fingerprint
     (file,) = (root / "data").rglob("*.parquet")
+    contents = LeRobotSource(root).contents
     file.touch()
     assert LeRobotSource(root).fingerprint != before
+    assert LeRobotSource(root).contents == contents
+    stats = root / "meta" / "stats.json"
+    stats.write_text(stats.read_text().replace("0.", "1.", 1))  # as long as before
+    assert LeRobotSource(root).contents != contents
 
 
 @pytest.mark.parametrize("frame", ["base", "tool"])

@@ -91,6 +91,7 @@ def test_a_source_crosses_to_other_processes(root):
     source = RH20TSource(root)
     again = pickle.loads(pickle.dumps(source))
     assert again.fingerprint == source.fingerprint != RH20TSource(root, 5).fingerprint
+    assert again.contents == source.contents != RH20TSource(root, 5).contents
     np.testing.assert_array_equal(again.episode(0).actions, source.episode(0).actions)
     assert source.episode(0) is source.episode(0), "it is not read for each sample anew"
 

@@ -92,14 +92,6 @@ def test_a_run_that_has_ended_learns_nothing_more_when_it_is_resumed(make_config
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_a_run_cannot_be_resumed_with_another_stream(make_config):
-    config = make_config(steps=1)
-    train(config, device="cpu")
-    for name, value in (("batch_size", 4), ("missing_instruction", "Do it")):
-        with pytest.raises(InputError, match=f"cannot be resumed with another {name};"):
-            train(replace(config, **{name: value}, steps=2), resume=True, device="cpu")
-
-
 def test_sigterm_saves_and_the_run_goes_on(make_config, monkeypatch):
     config = make_config(steps=6)
     update = Learner.update

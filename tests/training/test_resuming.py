@@ -1,16 +1,21 @@
 """Going on with a run: exactly, alone, and only with what it was begun with."""
 
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import write_dataset
 from spatialvla.common.claims import claimed
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training.checkpoints.checkpointer import FOLDER
+from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
+from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.loop import train
 
 
@@ -53,3 +58,119 @@ def test_only_one_run_writes_a_folder(make_config):
     ):
         train(config, device="cpu")
     assert train(config, device="cpu").finished
+
+
+OTHERS = {
+    "preset": "4b",
+    "seed": 1,
+    "batch_size": 4,
+    "missing_instruction": "Do it",
+    "held_out": 0.5,
+    "shares": "published",
+    "learning_rate": 1e-4,
+    "warmup": 0.2,
+    "schedule": "cosine",
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.1,
+    "clip_norm": 2.0,
+    "ema_decay": 0.9,
+    "precision": "fp32",
+    "rate_factors": {"model.vision_tower": 0.5},
+    "mask": "causal",
+    "depth": "estimate",
+    "committed_steps": 1,
+    "grid": "uniform",
+    "min_sigma": 0.5,
+    "bins.theta": 8,
+    "in_memory": False,
+    "freeze_text_embeddings": True,
+    "freeze_vision_tower": True,
+    "augmentation.brightness": 0.3,
+    "guidance.soft_targets": 0.1,
+    "guidance.privileged": ("observation.state",),
+    "lora.rank": 8,
+    "datasets.0.weight": 2.0,
+    "datasets.0.camera": "observation.images.front",
+    "datasets.0.key": "other",
+}
+
+
+def changed(config, name, value):
+    """The configuration with one setting another, by its dotted name."""
+    first, _, rest = name.partition(".")
+    if first == "datasets":
+        return replace(config, datasets=(replace(config.datasets[0], **{rest.partition(".")[2]: value}),))
+    return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
+
+
+def test_every_setting_that_shapes_a_run_is_compared(make_config):
+    config = make_config()
+    before = settings_identity(config)
+    for name, value in OTHERS.items():
+        now = settings_identity(changed(config, name, value))
+        with pytest.raises(InputError, match=rf"\({re.escape(name)} was [^;]+, is [^;]+\); give those, or"):
+            check_identity(config.out, before, now)
+    check_identity(config.out, before, settings_identity(config))
+    check_identity(config.out, None, settings_identity(config))
+
+
+def test_what_may_differ_is_all_that_is_not_compared(make_config):
+    """A new setting is compared unless it is listed: what may differ, and the datasets, which count by content."""
+    compared = {name.split(".")[0] for name in settings_identity(make_config())}
+    assert compared | MAY_DIFFER == {field.name for field in fields(TrainConfig)} | {"datasets"}
+    assert not compared & MAY_DIFFER
+    now = make_config(workers=2, steps=100, minutes=3.0, log_every=7, cache=Path("elsewhere"), trackers=())
+    check_identity(now.out, settings_identity(make_config()), settings_identity(now))
+
+
+def test_a_run_is_refused_in_one_sentence_that_says_which_settings_differ(make_config):
+    config = make_config(steps=1)
+    train(config, device="cpu")
+    before = (config.out / "config.json").read_bytes()
+    other = replace(config, steps=2, batch_size=4, min_sigma=0.5)
+    with pytest.raises(
+        InputError,
+        match=r"run cannot be resumed with other settings than it was begun with \(batch_size was 8, is 4; "
+        r"min_sigma was 0\.0, is 0\.5\); give those, or choose another --out\.$",
+    ):
+        train(other, resume=True, device="cpu")
+    assert (config.out / "config.json").read_bytes() == before
+    longer = replace(config, steps=2, log_every=3, keep=1, workers=1)
+    assert train(longer, resume=True, device="cpu").step == 2
+
+
+def test_files_that_shape_a_run_are_compared_by_what_they_hold(make_config, tmp_path):
+    texts = tmp_path / "texts.json"
+    texts.write_text('["push"]')
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "config.json").write_text("{}")
+    (policy / "model.safetensors").write_bytes(bytes(3 << 20))
+    config = make_config(instructions=texts, policy=str(policy))
+    before = settings_identity(config)
+    moved = policy.rename(tmp_path / "moved")
+    texts.touch()
+    check_identity(config.out, before, settings_identity(replace(config, policy=str(moved))))
+    texts.write_text('["pull"]')
+    with moved.joinpath("model.safetensors").open("r+b") as file:
+        file.seek(-10, 2)
+        file.write(b"another")
+    with pytest.raises(
+        InputError, match=rf"\(instructions {texts} has changed; policy was .*policy, is .*moved\)"
+    ):
+        check_identity(config.out, before, settings_identity(replace(config, policy=str(moved))))
+
+
+def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_path):
+    config = make_config(datasets=(DatasetConfig(str(write_dataset(tmp_path / "squares"))),), steps=1)
+    train(config, device="cpu")
+    for path in (tmp_path / "squares").rglob("*"):
+        path.touch()
+    assert train(replace(config, steps=2), resume=True, device="cpu").step == 2
+    moved = shutil.copytree(tmp_path / "squares", tmp_path / "elsewhere" / "squares")
+    elsewhere = replace(config, datasets=(DatasetConfig(str(moved)),), steps=3)
+    assert train(elsewhere, resume=True, device="cpu").step == 3
+    shutil.rmtree(moved)
+    write_dataset(moved, episodes=5)
+    with pytest.raises(InputError, match=r"\(datasets\.0 .*squares has changed\); give those"):
+        train(replace(elsewhere, steps=4), resume=True, device="cpu")

@@ -81,7 +81,7 @@ def test_it_stops_when_told_to_and_goes_on_exactly(make_config, tmp_path, monkey
     assert (result.finished, result.step, result.model) == (False, 0, None)
     with pytest.raises(InputError, match="already holds a run"):
         train(halves, device="cpu")
-    with pytest.raises(InputError, match="another batch_size"):
+    with pytest.raises(InputError, match="batch_size was 8, is 4"):
         train(replace(halves, batch_size=4), resume=True, device="cpu")
     assert train(halves, resume=True, device="cpu").finished
     one, two = (load_weights(config.out) for config in (straight, halves))

@@ -144,10 +144,10 @@ def _resumed(out: Path, source: EpisodeSource) -> dict[str, str]:
     if not path.exists():
         return {}
     content = read_json(path)
-    if content.get("source") != source.fingerprint:
+    if content.get("source") != source.contents:
         raise InputError(f"{out} was begun from another dataset, or another state of it; delete the folder.")
     return dict(content.get("skipped", {}))
 
 
 def _remember(out: Path, source: EpisodeSource, skipped: dict[str, str]) -> None:
-    write_json(out / _PROGRESS, {"source": source.fingerprint, "skipped": skipped}, checksum=True)
+    write_json(out / _PROGRESS, {"source": source.contents, "skipped": skipped}, checksum=True)

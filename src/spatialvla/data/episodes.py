@@ -57,7 +57,8 @@ class EpisodeSource(Protocol):
 
     key: the name of its statistics in a checkpoint. control_hz: steps a second. units: of the actions, as far
     as they are known.
-    fingerprint: changes when the dataset's content, or how it is read, does.
+    fingerprint: changes with the dataset's files, their times, and how they are read: for caches.
+    contents: stays the same when files are touched, copied or moved as they are: for what is gone on with.
     """
 
     @property
@@ -68,6 +69,8 @@ class EpisodeSource(Protocol):
     def units(self) -> ActionUnits: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def contents(self) -> str: ...
 
     def __len__(self) -> int:
         """Episodes."""
@@ -159,8 +162,13 @@ class SourceWrapper:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the dataset's content, or how it is read, does."""
+        """Changes with the dataset's files, their times, and how they are read."""
         return self.source.fingerprint
+
+    @property
+    def contents(self) -> str:
+        """Stays the same when files are touched, copied or moved as they are."""
+        return self.source.contents
 
     def __len__(self) -> int:
         return len(self.source)

@@ -59,6 +59,17 @@ class Survey:
         """Episodes that can be read, but do not say what to do."""
         return int(((self.lengths > 0) & ~self.instructed).sum())
 
+    @property
+    def digest(self) -> str:
+        """Of all that is drawn from and learned: the same wherever, and whenever, the same dataset is read."""
+        sketch = self.sketch
+        # Not the mean: its last digits are the machine's.
+        arrays = (self.lengths, self.samples, self.tasks, self.said, sketch.low, sketch.high, sketch.hashes)
+        digest = hashlib.sha256(json.dumps(self.instructions).encode())
+        for array in (*arrays, sketch.sample):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
     def without(self, episodes: np.ndarray, reasons: Sequence[str]) -> Survey:
         """The same with no samples of some episodes, and why."""
         samples = self.samples.copy()

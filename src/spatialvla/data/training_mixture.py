@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -128,15 +127,12 @@ class TrainingMixture:
         return tuple(source.key for source in self.sources)
 
     @property
-    def fingerprint(self) -> str:
-        """Changes when a dataset, how it is read, or its share does."""
-        parts = [
-            f"{source.fingerprint} {weight}"
-            for source, weight in zip(self.sources, self.weights, strict=True)
-        ]
-        parts += [] if self.shares == "samples" else [self.shares]
-        parts += [json.dumps(found.to_json(), sort_keys=True) for found in self.given_statistics.values()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    def contents(self) -> tuple[str, ...]:
+        """Of each dataset, a text that changes when what is read from it does, and not when files are touched."""
+        return tuple(
+            hashlib.sha256(f"{source.contents} {found.digest}".encode()).hexdigest()[:16]
+            for source, found in zip(self.sources, self.surveys, strict=True)
+        )
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,6 +23,12 @@ from spatialvla.model.folders import MODEL
 from spatialvla.model.lora import load_peft
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
+from spatialvla.training.checkpoints.identity import (
+    Identity,
+    check_identity,
+    datasets_identity,
+    settings_identity,
+)
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.config_file import KEPT
 from spatialvla.training.feed.datasets import open_mixture
@@ -85,8 +89,9 @@ def train(
     tune_cpu()
     with join_world(device) as world, ExitStack() as claims:
         world.on_main(lambda: claims.enter_context(claimed(config.out / FOLDER, "training run")))
-        trainer = Trainer(config, world, Progress(config, console if world.is_main else None), rollout)
-        trainer.restore(resume)
+        progress = Progress(config, console if world.is_main else None)
+        trainer = Trainer(config, world, progress, rollout, resume)
+        trainer.restore()
         with stop_requests() as stopped:
             return trainer.run(stopped)
 
@@ -95,14 +100,26 @@ class Trainer:
     """Everything one run holds, as one rank sees it."""
 
     def __init__(
-        self, config: TrainConfig, world: World, progress: Progress, rollout: Rollout | None = None
+        self,
+        config: TrainConfig,
+        world: World,
+        progress: Progress,
+        rollout: Rollout | None = None,
+        resume: bool = False,
     ) -> None:
+        """Raises InputError where there is another run in `config.out`, or any and `resume` is False."""
         config.parts(world.size)
         torch.manual_seed(config.seed)
         self.world, self.progress, self.rollout = world, progress, rollout
+        self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
+        self.identity = world.on_main(lambda: settings_identity(config))
+        begun = self._begun(config.out, resume)
+        check_identity(config.out, begun, self.identity)
         self.mixture = open_mixture(config, network_config(config), world, progress)
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
+        self.identity |= datasets_identity(config, self.mixture)
+        check_identity(config.out, begun, self.identity)
         self.config = config
         self.steps = total_steps(config, len(self.mixture.training))
         for sentence in self.mixture.left_out:
@@ -124,7 +141,6 @@ class Trainer:
         self.learner = Learner(
             config, self.model, self.processor, self.mixture.keys, targets, world, progress.say
         )
-        self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
         self.step, self.seconds, self.restored = 0, 0.0, False
 
     def run(self, stopped: list[int]) -> RunResult:
@@ -151,7 +167,7 @@ class Trainer:
                     speed = {
                         "samples_per_s": config.batch_size / took,
                         "data_wait_s": waited,
-                        "memory_gb": self._memory(),
+                        "memory_gb": world.memory_gb,
                         "seconds": self.seconds,
                         "skipped": self.learner.skipped,
                     }
@@ -206,7 +222,7 @@ class Trainer:
         checkpointer = Checkpointer(folder, 1, self.world, config.seed)
         with self.progress.counting("vision stage", config.guidance.vision_steps) as told:
             log = config.out / "vision.jsonl"
-            finished = stage.run(self.feed, checkpointer, self._identity(), log, told, stopped)
+            finished = stage.run(self.feed, checkpointer, self.identity, log, told, stopped)
         if finished:
             if self.learner.trained.average is not None:
                 self.learner.trained.average.restart()
@@ -240,43 +256,25 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint."""
         documents = {"config": self.config.to_json(), "processor": self.processor.to_json()}
-        moment = Moment(self.step, self.seconds, self._identity(), self.learner.skipped, documents)
+        moment = Moment(self.step, self.seconds, self.identity, self.learner.skipped, documents)
         self.checkpointer.save(self.learner.trained, moment)
 
-    def restore(self, resume: bool) -> None:
-        """Go on from the newest checkpoint if there is one and `resume` says so."""
-        output = self.config.out
-        path = self.checkpointer.newest()
-        stage = self.world.on_main(lambda: next(reversed(complete(output / STAGE_FOLDER)), None))
-        newest = path or stage
+    def _begun(self, out: Path, resume: bool) -> Identity | None:
+        """What the run in a folder was begun with; None where there is none."""
+        stage = self.world.on_main(lambda: next(reversed(complete(out / STAGE_FOLDER)), None))
+        newest = self.checkpointer.newest() or stage
         if newest is None:
-            return
+            return None
         if not resume:
-            raise InputError(f"{output} already holds a run; resume it (--resume) or choose another --out.")
-        identity = self.checkpointer.moment(newest).identity
-        changed = [k for k, v in self._identity().items() if identity.get(k) != v]
-        if changed:
-            raise InputError(
-                f"{output} cannot be resumed with another {', '.join(changed)}; start a new run."
-            )
-        if path is not None:
+            raise InputError(f"{out} already holds a run; resume it (--resume) or choose another --out.")
+        return self.checkpointer.moment(newest).identity
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint if there is one."""
+        if (path := self.checkpointer.newest()) is not None:
             moment = self.checkpointer.load(self.learner.trained, path)
             self.step, self.seconds, self.restored = moment.step, moment.seconds, True
             self.learner.skipped = moment.skipped
-
-    def _identity(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "preset": config.preset,
-            "policy": config.policy,
-            "mode": config.mode,
-            "datasets": self.mixture.fingerprint,
-            "batch_size": config.batch_size,
-            "seed": config.seed,
-            "held_out": config.held_out,
-            "missing_instruction": config.missing_instruction,
-            "ema_decay": config.ema_decay,
-        }
 
     @contextmanager
     def _log(self) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
@@ -286,9 +284,3 @@ class Trainer:
             return
         with RunLog(self.config.out, self.step, self.config.trackers, self.config.to_json()) as log:
             yield lambda kind, numbers: log.write(self.step, kind, numbers)
-
-    def _memory(self) -> float:
-        """The most this rank's device, or its process on the CPU, has held so far, in GB."""
-        if self.world.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.world.device) / 1e9
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

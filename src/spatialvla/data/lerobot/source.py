@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -134,11 +134,25 @@ class LeRobotSource:
     @cached_property
     def fingerprint(self) -> str:
         """Of all files' sizes and times, and of the mapping."""
+        return self._digest(lambda path: f"{path.stat().st_size} {path.stat().st_mtime_ns}")
+
+    @cached_property
+    def contents(self) -> str:
+        """Of all files' sizes, what `meta` holds, and the mapping."""
+        meta = self.root / "meta"
+        return self._digest(
+            lambda path: (
+                hashlib.sha256(path.read_bytes()).hexdigest()
+                if path.is_relative_to(meta)
+                else f"{path.stat().st_size}"
+            )
+        )
+
+    def _digest(self, stamp: Callable[[Path], str]) -> str:
         parts = [repr(self.mapping)]
         for folder in ("meta", "data", "videos"):
             for path in sorted(_files(self.root / folder)):
-                status = path.stat()
-                parts.append(f"{path.relative_to(self.root)} {status.st_size} {status.st_mtime_ns}")
+                parts.append(f"{path.relative_to(self.root)} {stamp(path)}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:

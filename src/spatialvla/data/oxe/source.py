@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -128,9 +128,18 @@ class OXESource:
     @cached_property
     def fingerprint(self) -> str:
         """Of the shards' sizes and times, of the spec, and of the colors' order."""
-        storage, shards = self.dataset.storage, self.dataset.shards
+        return self._digest(self.dataset.storage.fingerprint)
+
+    @cached_property
+    def contents(self) -> str:
+        """Of the shards' sizes, of the spec, and of the colors' order."""
+        storage = self.dataset.storage
+        return self._digest(lambda shard: f"{shard} {storage.size(shard)}")
+
+    def _digest(self, stamp: Callable[[str], str]) -> str:
+        shards = self.dataset.shards
         with ThreadPoolExecutor(min(_THREADS, len(shards))) as pool:
-            stamps = list(pool.map(storage.fingerprint, shards))
+            stamps = list(pool.map(stamp, shards))
         parts = [*stamps, *(_described(self.spec, entry.name) for entry in fields(self.spec))]
         return hashlib.sha256("\n".join([*parts, f"swapped {self.swapped}"]).encode()).hexdigest()[:24]
 

@@ -68,15 +68,18 @@ def kept_numbers(scene: Scene, control_hz: float, cache: Path) -> SceneNumbers:
     return numbers
 
 
-def stamps(scene: Scene, metadata: SceneMetadata) -> list[str]:
-    """Names, sizes and times of the files that a scene's numbers are made of."""
+def stamps(scene: Scene, metadata: SceneMetadata, timed: bool = True) -> list[str]:
+    """Names and sizes of the files that a scene's numbers are made of, and, where `timed`, their times."""
     folder = scene.folder
     paths = [folder / "metadata.json", *folder.glob("transformed/*.npy"), *folder.glob("cam_*/*")]
     calibration = calibration_file(scene, metadata.calibration)
     if calibration is not None and calibration.exists():
         paths.append(calibration)
     statuses = [(path, path.stat()) for path in sorted(paths)]
-    return [f"{path.parent.name}/{path.name} {found.st_size} {found.st_mtime_ns}" for path, found in statuses]
+    return [
+        f"{path.parent.name}/{path.name} {found.st_size} {found.st_mtime_ns if timed else ''}"
+        for path, found in statuses
+    ]
 
 
 def _as_arrays(numbers: SceneNumbers) -> dict[str, np.ndarray]:

@@ -98,9 +98,20 @@ class RH20TSource:
     @cached_property
     def fingerprint(self) -> str:
         """Of the scenes, and of the sizes and times of what is read from them."""
+        return self._digest(timed=True)
+
+    @cached_property
+    def contents(self) -> str:
+        """Of the scenes, and of the sizes of what is read from them."""
+        return self._digest(timed=False)
+
+    def _digest(self, timed: bool) -> str:
         parts = [f"{self.control_hz:g}", repr(sorted(self._descriptions.items()))]
         for scene in self._scenes:
-            parts += [str(scene.folder.relative_to(self.root)), *stamps(scene, SceneMetadata.of(scene))]
+            parts += [
+                str(scene.folder.relative_to(self.root)),
+                *stamps(scene, SceneMetadata.of(scene), timed),
+            ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:

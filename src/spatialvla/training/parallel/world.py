@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,13 @@ class World:
     def is_main(self) -> bool:
         """Whether this is the process that logs and writes what is written once."""
         return self.rank == 0
+
+    @property
+    def memory_gb(self) -> float:
+        """The most this rank's device, or its process on the CPU, has held so far."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
     def part(self, indices: np.ndarray) -> np.ndarray:
         """This rank's equal, contiguous share of a global batch.
