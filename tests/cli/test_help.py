@@ -19,6 +19,7 @@ UNSET = {
     "--cache": "beside the dataset, and the user's cache folder",
     "--camera": "the dataset's only one",
     "--mapping": "a dataset that needs none",
+    "--chunk-size": "the policy's, or 4",
     "--statistics": "the datasets' own",
     "--spec": "the dataset's own name finds it",
     "--mixture": "--dataset instead",

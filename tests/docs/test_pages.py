@@ -28,7 +28,12 @@ OTHERS_OPTIONS = {
     *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
     *("--adapt_emb", "--adpt_feature", "--modules_to_save"),  # the published fine-tuning script
     "--traffic",  # a group of options
-    *("--adapt_emb", "--adpt_feature", "--lora_target"),  # the published fine-tuning script
+    *(
+        "--adapt_emb",
+        "--adpt_feature",
+        "--lora_target",
+        "--action_forward_steps",
+    ),  # the published fine-tuning script
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,15 @@ from PIL import Image
 from tiny_policy import BRIDGE
 
 from spatialvla.cli.main import main
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import lasting_name, resolve_folder
+from spatialvla.model.loading import stored_config
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
+from spatialvla.training.checkpoints.export import export
 from spatialvla.training.loop import train
+from spatialvla.training.start.build import network_config
+from spatialvla.training.step import Learner
 from spatialvla.types import Observation
 
 OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
@@ -97,3 +102,35 @@ def test_a_run_without_a_model_says_how_to_make_one(make, dataset, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is a training run that has no model yet" in line
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_another_length_of_chunk_goes_through_training_into_the_checkpoint(make, dataset, mode, tmp_path):
+    config = make(mode, datasets=[dataset], chunk_size=3)
+    result = train(config, device="cpu")
+    export(config.out, tmp_path / "whole", merge=mode == "lora")
+    for folder in (result.model, tmp_path / "whole"):
+        policy = Policy.from_pretrained(folder)
+        assert stored_config(folder).action_chunk_size == policy.processor.action_chunk_size == 3
+        assert policy.act(OBSERVATION).actions.shape == (3, 7)
+    # And on: the policy's own length is kept unless another is asked for.
+    again = make("full", datasets=[dataset], policy=str(tmp_path / "whole"), out=tmp_path / "again")
+    assert network_config(again).action_chunk_size == 3
+    assert network_config(replace(again, chunk_size=5)).action_chunk_size == 5
+    with pytest.raises(InputError, match="chunk_size must be at least 1"):
+        replace(again, chunk_size=0)
+
+
+def test_a_longer_chunk_is_learned_whole(make, dataset):
+    """Each sample has 3 tokens a step and <eos> to learn."""
+    seen = []
+    update = Learner.update
+
+    def noted(self, loaded, *rest):
+        seen.append(loaded.batch.labels)
+        return update(self, loaded, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "update", noted)
+        train(make(datasets=[dataset], chunk_size=5, steps=1), device="cpu")
+    assert ((seen[0] >= 0).sum(dim=1) == 3 * 5 + 1).all()

@@ -74,6 +74,7 @@ def load_unmerged(
     else:
         _check_unmarked(folder, network.config)
     restore_lora(network, config, folder, trained)
+    network.config = _with_own_chunk(network.config, folder)
     return network
 
 
@@ -85,7 +86,16 @@ def stored_config(path_or_id: str | Path, base: str | Path | None = None) -> Spa
     config = stored_config(resolve_base(folder, base))
     if is_regridded(folder):
         config = regridded_config(config, ActionGrid.from_json(read_json(folder / PROCESSOR)))
-    return config
+    return _with_own_chunk(config, folder)
+
+
+def _with_own_chunk(config: SpatialVLAConfig, folder: Path) -> SpatialVLAConfig:
+    """A base's configuration with the length of chunk that the processor beside its adapter has."""
+    stored = read_json(folder / PROCESSOR) if (folder / PROCESSOR).exists() else {}
+    chunk = stored.get("action_chunk_size", config.action_chunk_size)
+    if not isinstance(chunk, int) or chunk < 1:
+        raise CheckpointError(f"{folder / PROCESSOR} has an action_chunk_size of {chunk!r}; correct it.")
+    return config.replace(action_chunk_size=chunk)
 
 
 def _check_unmarked(folder: Path, config: SpatialVLAConfig) -> None:

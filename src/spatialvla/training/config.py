@@ -100,6 +100,9 @@ class StartOptions:
     depth_weights: Path | None = None
     """Folder of a depth estimator by `train-depth`, to be loaded and frozen."""
 
+    chunk_size: int | None = None
+    """Steps of a chunk; None keeps the policy's, and gives a new network 4."""
+
     freeze_text_embeddings: bool = True
     """Keep the words' embeddings as they are, where everything else is trained."""
 
@@ -288,6 +291,7 @@ class TrainConfig(
             steps=1 if self.steps is None else self.steps,
             batch_size=self.batch_size,
             accumulation=1 if self.accumulation is None else self.accumulation,
+            chunk_size=1 if self.chunk_size is None else self.chunk_size,
             eval_every=self.eval_every,
             save_every=self.save_every,
             log_every=self.log_every,

@@ -42,6 +42,30 @@ def network_config(config: TrainConfig) -> SpatialVLAConfig:
     Raises InputError where adapters would be added onto an adapter, CheckpointError where a folder cannot be
     used.
     """
+    found = _own_network_config(config)
+    return found if config.chunk_size is None else found.replace(action_chunk_size=config.chunk_size)
+
+
+def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
+    """Model, on the CPU and in float32, and processor, as `TrainConfig` says.
+
+    Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
+    not the model's; CheckpointError where a folder cannot be used.
+    """
+    if config.policy is not None:
+        model, processor = _from_checkpoint(config, mixture)
+    elif config.paligemma is not None:
+        model, processor = _from_parts(config, mixture)
+    else:
+        model, processor = _from_nothing(config, mixture)
+    if config.chunk_size is None:
+        return model, processor
+    # The network has no weight that depends on the length of a chunk.
+    model.config = model.config.replace(action_chunk_size=config.chunk_size)
+    return model, replace(processor, action_chunk_size=config.chunk_size)
+
+
+def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
     if config.policy is not None:
         if config.mode == "lora" and is_adapter(resolve_folder(config.policy)):
             raise InputError(
@@ -54,19 +78,6 @@ def network_config(config: TrainConfig) -> SpatialVLAConfig:
             resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
         )
     return preset(config.preset)
-
-
-def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
-    """Model, on the CPU and in float32, and processor, as `TrainConfig` says.
-
-    Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
-    not the model's; CheckpointError where a folder cannot be used.
-    """
-    if config.policy is not None:
-        return _from_checkpoint(config, mixture)
-    if config.paligemma is not None:
-        return _from_parts(config, mixture)
-    return _from_nothing(config, mixture)
 
 
 def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
