@@ -1,11 +1,11 @@
-"""The passes compiled: whole on a CPU; on a GPU layer by layer, and replayed without a launch from the host.
+"""Passes compiled: whole on a CPU, layer by layer on a GPU, and there replayed without a launch from the host.
 
 Shapes are static: a new batch size, prompt length or width of a pass compiles anew, once. Prompts are
 therefore padded to multiples of `PROMPT_MULTIPLE` tokens.
 
-On a GPU a CUDA graph launches a pass, so nothing is gained by compiling more of it at once than a layer, and
-all layers of a kind share one compilation: seconds instead of minutes. On a CPU the host would pay for each
-layer's call.
+On a GPU a CUDA graph launches a pass, so nothing is gained by compiling more of it at once than a layer of
+the decoder, and all layers share one compilation: seconds instead of minutes. On a CPU the host would pay for
+each layer's call.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch._dynamo.config
 import torch._inductor.config
-from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from spatialvla.batch import Batch
@@ -47,19 +45,10 @@ def set_compiler_up(device: torch.device) -> None:
         torch._inductor.config.compile_threads = 1
 
 
-def compiled(function: Callable[..., T], device: torch.device, whole: bool = True) -> Callable[..., T]:
-    """The function compiled for each combination of shapes that it is called with.
-
-    whole: it has to be one graph; else what torch cannot compile runs as it is.
-    """
+def compiled(function: Callable[..., T], device: torch.device) -> Callable[..., T]:
+    """The function as one compiled graph for each combination of shapes that it is called with."""
     set_compiler_up(device)
-    return cast(Callable[..., T], torch.compile(function, **_static(device, whole)))
-
-
-def _static(device: torch.device, whole: bool = True) -> dict[str, Any]:
-    """The settings of torch's compiler for inference."""
-    mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else None
-    return {"fullgraph": whole, "dynamic": False, "mode": mode}
+    return cast(Callable[..., T], torch.compile(function, fullgraph=True, dynamic=False))
 
 
 def compile_layers(network: Network) -> None:
@@ -73,27 +62,19 @@ def compile_layers(network: Network) -> None:
 def compile_vision(network: Network) -> None:
     """Compiles the vision towers for inference on a CPU, in place: one graph each for each batch size."""
     set_compiler_up(network.device)
-    network.vision_tower.compile(**_static(network.device))
+    network.vision_tower.compile(fullgraph=True, dynamic=False)
     if network.config.use_vision_zoe:
         _depth_without_waiting(network)
-        network.vision_zoe_model.compile(**_static(network.device))
+        network.vision_zoe_model.compile(fullgraph=True, dynamic=False)
 
 
-def compile_each_layer(network: Network) -> None:
-    """Compiles the layers of SigLIP, BEiT and the decoder for inference, in place; each kind compiles once."""
-    parts: list[nn.Module] = [network.vision_tower]
+def compile_decoder_layers(network: Network) -> None:
+    """Compiles the decoder's layers for inference on a GPU, in place: all together once for each width of a pass.
+
+    The towers' layers stay as they are: few of their operators are small, and CUDA graphs launch those.
+    """
     if network.config.use_vision_zoe:
         _depth_without_waiting(network)
-        parts.append(network.vision_zoe_model)
-    for tower in parts:
-        for layer in tower.modules():
-            if not isinstance(layer, GradientCheckpointingLayer):
-                continue
-            if isinstance(getattr(layer, "drop_path", None), nn.Module):
-                # Does nothing here, but each layer's has another rate, and would be compiled for it.
-                layer.drop_path = nn.Identity()
-            # transformers hangs hooks onto layers and parts of them, which cannot be compiled.
-            layer.forward = compiled(layer.forward, network.device, whole=False)
     for layer in network.language_model.model.layers:
         layer.forward = compiled(layer.forward, network.device)
 
@@ -146,7 +127,7 @@ class CudaGraphs:
 class CompiledPasses(TwoStreamPasses):
     """Compiled passes; on CUDA each is one CUDA graph, over a cache kept for its batch size and capacity.
 
-    There the network's layers are compiled before, by `compile_each_layer`.
+    There the decoder's layers are compiled before, by `compile_decoder_layers`.
     """
 
     prompt_multiple = PROMPT_MULTIPLE

@@ -12,7 +12,7 @@ from spatialvla.errors import InputError
 from spatialvla.kernels.library import available, serve
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Layout, Passes
-from spatialvla.model.fast.compiled import CompiledPasses, CudaGraphs, compile_each_layer, compile_vision
+from spatialvla.model.fast.compiled import CompiledPasses, CudaGraphs, compile_decoder_layers, compile_vision
 from spatialvla.model.fast.decoder import ActionHead, fuse_layer, replace_norms
 from spatialvla.model.fast.linear import replace_linears
 from spatialvla.model.fast.options import Optimization
@@ -40,7 +40,7 @@ def optimize(network: Network, options: Optimization) -> Passes:
     _optimize_decoder(network, options)
     _optimize_vision(network, options)
     if options.compile:
-        (compile_each_layer if on_gpu else compile_vision)(network)
+        (compile_decoder_layers if on_gpu else compile_vision)(network)
         return CompiledPasses(network, CudaGraphs() if on_gpu else None)
     return TwoStreamPasses(network) if on_gpu else Passes(network)
 
