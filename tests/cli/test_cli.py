@@ -171,8 +171,8 @@ def test_verbose_says_what_is_done(tmp_path):
         (["finetune", "--dataset", "a", "b", "--weights", "1"], "as many --weights"),
         (["pretrain", "--mixture", "oxe_spatial_vla_plus"], "from --root"),
         (
-            ["pretrain", "--mixture", "oxe_magic_soup", "--root", "r", "--weights", "2"],
-            "leave --dataset, --weights",
+            ["pretrain", "--mixture", "oxe_magic_soup", "--root", "r", "--weights", "2", "--spec", "kuka"],
+            "--weights, --spec is for --dataset; name one, or leave it out.",
         ),
         (["pretrain", "--dataset", "d", "--root", "r"], "--root is of a --mixture"),
         (["finetune", "--dataset", "d", "--mode", "full", "--lora.rank", "4"], "no LoRA adapter"),

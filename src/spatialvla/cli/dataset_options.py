@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from spatialvla.errors import InputError
 from spatialvla.training.config import DatasetConfig
+
+if TYPE_CHECKING:
+    from spatialvla.data.sources import DatasetKind
+
+_NONE = "none"
+"""In the place of a dataset that takes no such option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,64 +24,95 @@ class DatasetOptions:
     """Which datasets to train on."""
 
     dataset: tuple[str, ...] = ()
-    """Folders, URLs or Hub ids of RLDS, LeRobot or RH20T datasets."""
+    """Folders, URLs or Hub ids of RLDS, LeRobot or RH20T datasets, of which several may mix."""
 
     weights: tuple[float, ...] = ()
     """How often each sample of each dataset is drawn an epoch; 1 unless given."""
 
-    mapping: tuple[Path, ...] = ()
-    """YAML files that say what the features of LeRobot datasets mean: one, or one for each."""
+    mapping: tuple[str, ...] = ()
+    """YAML files that say what LeRobot datasets' features mean: one for all, or one for each dataset or none."""
 
-    camera: str | None = None
-    """RGB feature of LeRobot datasets to look through, instead of the mapping's; None: the only one."""
+    camera: tuple[str, ...] = ()
+    """RGB features of LeRobot datasets, instead of the mapping's: one for all, or one for each dataset or none."""
+
+    spec: tuple[str, ...] = ()
+    """Specs of RLDS datasets, by name or YAML file: one for all, or one for each dataset or none."""
 
     copy: Literal["auto", "original", "repaired"] = "auto"
     """Whether RLDS files have the published ones' known faults (colors, failures); auto finds out, where they tell."""
 
     mixture: str | None = None
-    """A published mixture of Open X-Embodiment, such as oxe_spatial_vla_plus, instead of --dataset."""
+    """A published mixture of Open X-Embodiment, such as oxe_spatial_vla_plus, in place of --dataset or with it."""
 
     root: str | None = None
     """Folder or URL that holds the mixture's datasets: a folder each, under any of the dataset's names."""
 
     def configurations(self) -> tuple[DatasetConfig, ...]:
-        """Raises InputError where the numbers of options do not match, or nothing is named."""
-        return tuple(replace(dataset, copy=self.copy) for dataset in self._named())
+        """The mixture's datasets, then those that are named.
 
-    def _named(self) -> tuple[DatasetConfig, ...]:
-        if self.mixture is not None:
-            if self.root is None:
-                raise InputError("A --mixture takes its datasets from --root; name their folder.")
-            if self.dataset or self.weights or self.mapping or self.camera:
-                raise InputError(
-                    "A --mixture has datasets, weights and cameras of its own; leave --dataset, --weights, "
-                    "--mapping and --camera out."
-                )
-            return _mixture(self.mixture, self.root)
-        if self.root is not None:
-            raise InputError("--root is of a --mixture; name one, or leave it out.")
-        if not self.dataset:
+        Raises InputError where the numbers of options do not match, or nothing is named.
+        """
+        named = self._named()
+        found = [*self._of_mixture(), *named]
+        if not found:
             raise InputError("There is nothing to train on; give --dataset, or --mixture and --root.")
+        return tuple(replace(dataset, copy=self.copy) for dataset in found)
+
+    def _of_mixture(self) -> list[DatasetConfig]:
+        if self.mixture is None:
+            if self.root is not None:
+                raise InputError("--root is of a --mixture; name one, or leave it out.")
+            return []
+        if self.root is None:
+            raise InputError("A --mixture takes its datasets from --root; name their folder.")
+        return _mixture(self.mixture, self.root)
+
+    def _named(self) -> list[DatasetConfig]:
+        own = {"weights": self.weights, "mapping": self.mapping, "camera": self.camera, "spec": self.spec}
+        if not self.dataset:
+            if given := [f"--{name}" for name, values in own.items() if values]:
+                raise InputError(f"{', '.join(given)} is for --dataset; name one, or leave it out.")
+            return []
         count = len(self.dataset)
+        if len(self.weights) not in (0, count):
+            raise InputError(f"{count} datasets need as many --weights, or none; got {len(self.weights)}.")
         weights = self.weights or (1.0,) * count
-        mappings: Sequence[Path | None] = self.mapping * count if len(self.mapping) == 1 else self.mapping
-        mappings = mappings or [None] * count
-        if len(weights) != count or len(mappings) != count:
-            raise InputError(f"{count} datasets need as many --weights and --mapping, or none.")
-        return tuple(
-            DatasetConfig(path, weight, file, self.camera)
-            for path, weight, file in zip(self.dataset, weights, mappings, strict=True)
-        )
+        mappings, cameras = self._each("mapping", "LeRobot"), self._each("camera", "LeRobot")
+        rows = zip(self.dataset, weights, mappings, cameras, self._each("spec", "RLDS"), strict=True)
+        return [
+            DatasetConfig(path, weight, None if mapping is None else Path(mapping), camera, spec)
+            for path, weight, mapping, camera, spec in rows
+        ]
+
+    def _each(self, option: Literal["mapping", "camera", "spec"], kind: DatasetKind) -> list[str | None]:
+        """The option of each dataset. kind: which it is for."""
+        given: Sequence[str] = getattr(self, option)
+        count = len(self.dataset)
+        if not given:
+            return [None] * count
+        if len(given) == count:
+            return [None if value.lower() == _NONE else value for value in given]
+        if len(given) > 1:
+            raise InputError(
+                f"{count} datasets need one --{option} for all {kind} datasets, or one for each dataset, with 'none' "
+                f"for those that take none; got {len(given)}."
+            )
+        from spatialvla.data.sources import dataset_kind
+
+        fitting = [dataset_kind(path) == kind for path in self.dataset]
+        if not any(fitting):
+            raise InputError(f"--{option} is for {kind} datasets, and there is none; leave it out.")
+        return [given[0] if fits else None for fits in fitting]
 
 
 FlatDatasetOptions = Annotated[DatasetOptions, OmitArgPrefixes, arg(name="dataset")]
 """The options without a prefix: --mapping, not --dataset.mapping."""
 
 
-def _mixture(name: str, root: str) -> tuple[DatasetConfig, ...]:
+def _mixture(name: str, root: str) -> list[DatasetConfig]:
     from spatialvla.data.oxe.folders import mixture_folders
     from spatialvla.data.oxe.mixtures import mixture
 
     weights = mixture(name)
     folders = zip(mixture_folders(tuple(weights), root), weights.items(), strict=True)
-    return tuple(DatasetConfig(folder, weight, spec=dataset) for folder, (dataset, weight) in folders)
+    return [DatasetConfig(folder, weight, spec=dataset) for folder, (dataset, weight) in folders]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from spatialvla.data.episodes import EpisodeSource, OnBad
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
@@ -11,7 +12,7 @@ from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.oxe.copies import Copy
-from spatialvla.data.oxe.folders import INFO, rlds_folder
+from spatialvla.data.oxe.folders import INFO, holds_rlds, rlds_folder
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.oxe.spec_file import find_spec
 from spatialvla.data.oxe.specs import RLDSSpec
@@ -19,7 +20,9 @@ from spatialvla.data.rh20t.layout import is_rh20t
 from spatialvla.data.rh20t.source import RH20TSource
 from spatialvla.errors import InputError
 
-__all__ = ["find_dataset", "open_source"]
+__all__ = ["dataset_kind", "find_dataset", "open_source"]
+
+DatasetKind = Literal["RLDS", "LeRobot", "RH20T"]
 
 
 def open_source(
@@ -41,25 +44,43 @@ def open_source(
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)
-    folder = Path(name).expanduser()
-    if is_rh20t(folder):
-        _refuse(name, "an RH20T dataset", mapping=mapping, spec=spec)
-        return RH20TSource(folder, cache=cache)
+    kind = dataset_kind(name)
+    if kind != "LeRobot":
+        _refuse(name, kind, mapping=mapping)
+    if kind != "RLDS":
+        _refuse(name, kind, spec=spec)
+    if kind == "RH20T":
+        return RH20TSource(name, cache=cache)
+    if kind == "LeRobot":
+        return LeRobotSource(name, mapping, cache)
     found = find_spec(spec) if isinstance(spec, str) else spec
-    rlds = None if is_lerobot(folder) else rlds_folder(name, found)
-    if rlds is not None:
-        _refuse(name, "an RLDS dataset", mapping=mapping)
-        return OXESource(rlds, found, on_bad=on_bad, cache=cache, copy=copy)
-    if "://" in name or (folder.exists() and not is_lerobot(folder)):
+    folder = rlds_folder(name, found)
+    assert folder is not None
+    return OXESource(folder, found, on_bad=on_bad, cache=cache, copy=copy)
+
+
+def dataset_kind(path: str) -> DatasetKind:
+    """What lies in a folder or at a URL. A name that is no folder is LeRobot's, there or on the Hub.
+
+    Raises InputError, saying what was looked for, for a folder or URL that holds nothing known.
+    """
+    folder = Path(path).expanduser()
+    if is_rh20t(folder):
+        return "RH20T"
+    if is_lerobot(folder):
+        return "LeRobot"
+    if holds_rlds(path):
+        return "RLDS"
+    if "://" in path or folder.exists():
         raise InputError(
-            f"{name} is no dataset: it holds neither {INFO} (RLDS; nor does one folder inside), nor "
+            f"{path} is no dataset: it holds neither {INFO} (RLDS; nor does one folder inside), nor "
             "meta/info.json (LeRobot), nor task_…_user_…_scene_…_cfg_… folders (RH20T)."
         )
-    _refuse(name, "a LeRobot dataset", spec=spec)
-    return LeRobotSource(name, mapping, cache)
+    return "LeRobot"
 
 
-def _refuse(name: str, kind: str, **options: object) -> None:
+def _refuse(name: str, kind: DatasetKind, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise InputError(f"{name} is {kind}, which takes no {option}; leave it out.")
+            article = "an" if kind.startswith("R") else "a"
+            raise InputError(f"{name} is {article} {kind} dataset, which takes no {option}; leave it out.")

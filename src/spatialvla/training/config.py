@@ -40,7 +40,7 @@ class DatasetConfig:
     """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one."""
 
     spec: str | None = None
-    """Name of an RLDS dataset's spec, where its own name does not tell."""
+    """Name or YAML file of an RLDS dataset's spec, where its own name does not tell."""
 
     key: str | None = None
     """Name of its statistics in the model; None takes the dataset's own."""

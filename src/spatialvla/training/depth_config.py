@@ -20,13 +20,19 @@ class DepthConfig:
     """One training of a depth estimator. It ends after steps or minutes, whichever comes first."""
 
     dataset: str
-    """A LeRobot dataset whose camera has depth: its folder, or its name in LeRobot's cache."""
+    """A dataset whose camera has depth: a folder, URL or Hub id."""
 
     out: Path
     """Folder for model.safetensors, to pass to `train --depth-weights`."""
 
+    mapping: Path | None = None
+    """YAML file that says what a LeRobot dataset's features mean."""
+
     camera: str | None = None
-    """The RGB feature to look through; None takes the only one."""
+    """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one."""
+
+    spec: str | None = None
+    """Spec of an RLDS dataset, by name or YAML file, which names its depth; shipped ones have none."""
 
     cache: Path | None = None
     """Folder for decoded frames; None takes the user's cache folder."""

@@ -93,7 +93,7 @@ def train_depth(
 def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixture:
     """The dataset in memory, in the size of the model's images. Raises InputError where it has no depth."""
     cache = config.cache or cache_folder()
-    dataset = DatasetConfig(config.dataset, camera=config.camera)
+    dataset = DatasetConfig(config.dataset, mapping=config.mapping, camera=config.camera, spec=config.spec)
     source = CachedSource(open_dataset(dataset, cache), network.image_size, cache / "frames")
     mixture = TrainingMixture.open(
         [source], held_out=config.held_out, seed=config.seed, missing_instruction="", cache=cache / "surveys"

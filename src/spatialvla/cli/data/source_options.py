@@ -26,7 +26,7 @@ class SourceOptions:
     """The RGB feature of a LeRobot dataset to look through; None takes the only one."""
 
     spec: str | None = None
-    """Name of the spec of an RLDS dataset; None finds it by the dataset's name."""
+    """Spec of an RLDS dataset, by name or YAML file; None finds it by the dataset's name."""
 
     copy: Literal["auto", "original", "repaired"] = "auto"
     """Whether RLDS files have the published ones' known faults; auto finds out, where they tell."""

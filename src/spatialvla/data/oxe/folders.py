@@ -63,6 +63,12 @@ class _Folder:
         return [_Folder(f"{self.path}/{name}", f"{self.inner}/{name}", self.files) for name in sorted(names)]
 
 
+def holds_rlds(path: str) -> bool:
+    """Whether there is dataset_info.json in the folder or in one inside."""
+    folder = _Folder.at(path)
+    return folder.is_dataset or any(inside.is_dataset for inside in folder.folders())
+
+
 def rlds_folder(path: str, spec: RLDSSpec | None = None) -> str | None:
     """The folder that has dataset_info.json: `path`, or one of the versions inside; None where there is none.
 
