@@ -33,7 +33,7 @@ UNSET = {
     "--write-config": "the run is started",
     "--gaussians": "fitted to the datasets",
     "--base": "what adapter_config.json names",
-    "--depth-weights": "the checkpoint's, or none",
+    "--depth-weights": "the checkpoint's, or nano's own",
     "--policy": "random weights, or the expert",
     "--paligemma": "random weights",
     "--zoedepth": "random weights",

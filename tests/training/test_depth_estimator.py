@@ -1,12 +1,18 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from rlds_writer import write_steps
 
 from spatialvla.data.augmentation import Augmentation
+from spatialvla.data.oxe import actions
+from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import SHIPPED
 from spatialvla.model.presets import preset
+from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.depth_estimator import (
@@ -17,6 +23,7 @@ from spatialvla.training.depth_estimator import (
     untrained_estimator,
 )
 from spatialvla.training.loop import train
+from spatialvla.training.start.build import load_depth
 
 
 def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_config):
@@ -57,13 +64,36 @@ def test_the_loss_ignores_missing_readings_and_punishes_a_wrong_scale():
     assert depth_loss(predicted, holes).item() < 1e-3
 
 
-def test_a_models_folder_is_no_depth_estimators(make_config):
+def test_an_estimator_of_another_size_is_refused(make_config):
     config = make_config(depth="estimate", depth_mix=0.5, depth_weights=SHIPPED / "nano", steps=2)
-    sentence = (
-        "does not hold the depth estimator of tiny; give the folder that `spatialvla train-depth` wrote"
-    )
-    with pytest.raises(CheckpointError, match=sentence):
+    with pytest.raises(CheckpointError, match="no depth estimator of the size of the model's; give another"):
         train(config, device="cpu")
+
+
+def test_a_policy_s_estimator_is_taken():
+    model = SpatialVLA(preset("nano"))
+    load_depth(model, Path("nano"))
+    shipped = SpatialVLA.from_pretrained("nano").vision_zoe_model.state_dict()
+    loaded = model.vision_zoe_model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in shipped.items())
+
+
+def test_an_rlds_dataset_whose_spec_names_its_depth_is_learned_from(tmp_path):
+    steps = {
+        "action": np.eye(3, 7, dtype=np.float32),
+        "language_instruction": np.array(["go"] * 3),
+        "depth": np.full((3, 6, 8), 1500, np.uint16),
+    }
+    root = write_steps(tmp_path / "rlds", RLDSSpec("mine", 5, actions.seven), steps, kept=(True, True))
+    spec = tmp_path / "spec.yaml"
+    lines = "name: mine\ncontrol_hz: 5\nimage: observation/image\ninstruction: language_instruction\n"
+    spec.write_text(lines)
+    config = DepthConfig(str(root), tmp_path, cache=tmp_path, spec=str(spec))
+    with pytest.raises(InputError, match="has no depth of its camera"):
+        depth_frames(config, preset("tiny"))
+    spec.write_text(lines + "depth: {feature: depth}\n")
+    (source,) = depth_frames(config, preset("tiny")).sources
+    np.testing.assert_array_equal(source.episode(0).depth([0, 2]), np.full((2, 32, 32), 1.5, np.float32))
 
 
 def test_crops_are_refused(dataset, tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from spatialvla.actions.bins import NANO_BINS
+from spatialvla.actions.bins import NANO_BINS, Bins
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
@@ -127,8 +128,21 @@ def _beit(
 PRESETS: Mapping[str, Callable[[], SpatialVLAConfig]] = {"4b": spatialvla_4b, "nano": nano}
 
 
-def preset(name: str) -> SpatialVLAConfig:
-    """A configuration by name. Raises InputError where there is none of that name."""
+def preset(name: str, bins: Bins | None = None) -> SpatialVLAConfig:
+    """A configuration by name, with an action token for each cell of such a grid; its own bins unless given.
+
+    Raises InputError where there is none of that name.
+    """
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; {did_you_mean(name, PRESETS)}")
-    return PRESETS[name]()
+    config = PRESETS[name]()
+    if bins is None:
+        return config
+    translation, rotation = bins.theta * bins.phi * bins.r, bins.roll * bins.pitch * bins.yaw
+    vocabulary = config.action_token_begin_idx + translation + rotation + 2
+    return replace(
+        config,
+        text=replace(config.text, vocab_size=vocabulary),
+        translation_token_num=translation,
+        rotation_token_num=rotation,
+    )

@@ -98,7 +98,7 @@ class StartOptions:
     """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
 
     depth_weights: Path | None = None
-    """Folder of a depth estimator by `train-depth`, to be loaded and frozen."""
+    """Depth estimator to load and freeze: by `train-depth`, or a policy's; None: the checkpoint's, or nano's own."""
 
     chunk_size: int | None = None
     """Steps of a chunk; None keeps the policy's, and gives a new network 4."""

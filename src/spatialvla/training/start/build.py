@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from spatialvla.actions.bins import Bins, read_gaussians
 from spatialvla.actions.grids import ActionGrid
@@ -26,6 +24,7 @@ from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.paligemma import initial_config, initial_model
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.model.weights import read_tensors
 from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
@@ -49,8 +48,8 @@ def network_config(config: TrainConfig) -> SpatialVLAConfig:
 def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     """Model, on the CPU and in float32, and processor, as `TrainConfig` says.
 
-    Raises InputError where depth is to be estimated by an estimator that nobody trained, or the grid's size is
-    not the model's; CheckpointError where a folder cannot be used.
+    Raises InputError where depth is to be estimated by an estimator that nobody trained; CheckpointError where a
+    folder cannot be used.
     """
     if config.policy is not None:
         model, processor = _from_checkpoint(config, mixture)
@@ -77,7 +76,7 @@ def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
         return initial_config(
             resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins
         )
-    return preset(config.preset)
+    return preset(config.preset, config.bins)
 
 
 def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
@@ -85,7 +84,7 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
     model = SpatialVLA.from_pretrained(config.policy, base=config.base)
     processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
-        load_depth(model, config)
+        load_depth(model, config.depth_weights)
     if config.new_grid or config.mode == "adapt":
         grid = _grid(config, mixture, processor.grid.bins)
         processor = adapt(model, processor, grid, mixture.statistics(), mixture.cameras())
@@ -124,14 +123,17 @@ def _from_parts(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialV
 
 
 def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
-    model = SpatialVLA(preset(config.preset))
+    model = SpatialVLA(preset(config.preset, config.bins))
     scale_residuals(model)
+    shipped = SHIPPED / config.preset
     if config.depth_weights is not None:
-        load_depth(model, config)
+        load_depth(model, config.depth_weights)
+    elif shipped.is_dir():
+        load_depth(model, shipped)
     elif config.depth == "estimate" or config.guidance.depth_mix > 0:
         raise InputError(
-            "The depth estimator of a new model is untrained; give --depth-weights, a folder that `spatialvla "
-            "train-depth` wrote, or train with --depth sensor."
+            "The depth estimator of a new model is untrained; give --depth-weights, a policy or a folder that "
+            "`spatialvla train-depth` wrote, or train with --depth sensor."
         )
     return model, _new_processor(config, model.config, mixture)
 
@@ -163,22 +165,21 @@ def scale_residuals(model: SpatialVLA) -> None:
             parameter.mul_(factor)
 
 
-def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
-    """Copies the weights that `train_depth` wrote into the model.
+def load_depth(model: SpatialVLA, source: Path) -> None:
+    """Copies a depth estimator's weights into the model. source: what `train_depth` wrote, or a policy.
 
-    Raises CheckpointError where the folder holds something else, such as a whole model.
+    Raises CheckpointError where it holds none of the model's size.
     """
-    assert config.depth_weights is not None
-    path, estimator = config.depth_weights / "model.safetensors", model.vision_zoe_model
-    try:
-        check_file(path)
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} holds no depth weights ({error}); train them first.") from error
+    estimator, folder = model.vision_zoe_model, resolve_folder(source)
+    if is_adapter(folder) or (folder / "config.json").exists():
+        weights = SpatialVLA.from_pretrained(folder).vision_zoe_model.state_dict()
+    else:
+        check_file(folder / "model.safetensors")
+        weights = {name: tensor for _, name, tensor in read_tensors(folder)}
     own = {name: tensor.shape for name, tensor in estimator.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != own:
         raise CheckpointError(
-            f"{path} does not hold the depth estimator of {config.policy or config.preset}; give the folder "
+            f"{folder} holds no depth estimator of the size of the model's; give another policy, or the folder "
             "that `spatialvla train-depth` wrote."
         )
     estimator.load_state_dict(weights)
@@ -187,12 +188,6 @@ def load_depth(model: SpatialVLA, config: TrainConfig) -> None:
 def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: TrainingMixture) -> Processor:
     """A tokenizer made from the instructions, and a grid fitted to the actions."""
     grid = _grid(config, mixture, config.bins)
-    wanted = (network.translation_token_num, network.rotation_token_num)
-    if (grid.n_translation, grid.n_rotation) != wanted:
-        raise InputError(
-            f"bins give {grid.n_translation} translation and {grid.n_rotation} rotation tokens, but the "
-            f"preset {config.preset} has {wanted[0]} and {wanted[1]}; choose bins with those products."
-        )
     texts = mixture.instructions()
     if config.instructions is not None:
         texts += _listed_texts(config.instructions)
