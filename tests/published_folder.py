@@ -132,4 +132,5 @@ def write_narrow_weights(folder: Path) -> None:
     torch.manual_seed(0)
     model = SpatialVLA(SpatialVLAConfig.from_folder(folder)).bfloat16()
     model.save_pretrained(folder, max_shard_size="20MB")
+    (folder / "SHA256SUMS").unlink()  # which published folders do not have
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from spatialvla.common.seals import check_seal
 from spatialvla.errors import CheckpointError
 
 _SAME = 1e-3  # seconds; frames this close to the time asked for are what was meant
@@ -71,6 +72,7 @@ def decode_frames(path: Path, numbers: Sequence[int], rate: Fraction | None = No
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, float]]:
     """The file, its video, and the seconds that one tick of the video's clock takes."""
+    check_seal(path)
     try:
         # Absolute, as what stands before a colon would be taken for a protocol.
         with av.open(str(path.absolute())) as container:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spatialvla.common.files import replacing
@@ -26,6 +28,7 @@ from spatialvla.data.lerobot.metadata import (
     write_stats,
     write_tasks,
 )
+from spatialvla.data.lerobot.parquet_files import read_parquet, write_parquet
 from spatialvla.data.lerobot.staging import StagedEpisode
 from spatialvla.data.lerobot.stats import Statistics, combine, number_statistics
 
@@ -64,9 +67,9 @@ def _join_data(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> lis
     for number, group in enumerate(groups):
         chunk, file = divmod(number, FILES_PER_CHUNK)
         target = root / info.data_path.format(chunk_index=chunk, file_index=file)
-        with replacing(target) as path, pq.ParquetWriter(path, pq.read_schema(group[0])) as writer:
-            for source in group:
-                writer.write_table(pq.read_table(source))
+        schema = read_parquet(group[0], partial(pq.read_schema, group[0]))
+        with replacing(target) as path:
+            write_parquet(path, (_staged(source) for source in group), schema)
         parts += [FilePart(chunk, file)] * len(group)
     return parts
 
@@ -102,5 +105,10 @@ def _dataset_stats(feature: Feature, episodes: Sequence[StagedEpisode]) -> Stati
     """Over all frames for numbers, whose quantiles matter for normalizing; from the episodes' for images."""
     if not feature.is_number:
         return combine([episode.stats[feature.name] for episode in episodes])
-    columns = [pq.read_table(episode.data, columns=[feature.name])[feature.name] for episode in episodes]
+    columns = [_staged(episode.data, feature.name)[feature.name] for episode in episodes]
     return number_statistics(np.concatenate([feature.from_arrow(column) for column in columns]))
+
+
+def _staged(path: Path, *columns: str) -> pa.Table:
+    """An episode's rows, of some columns or all. Raises CheckpointError where they are damaged."""
+    return read_parquet(path, lambda: pq.read_table(path, columns=list(columns) or None))

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
-from spatialvla.data.lerobot.parquet_files import read_columns, read_parquet
+from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet, write_parquet
 from spatialvla.data.lerobot.stats import Statistics
 from spatialvla.errors import CheckpointError
 
@@ -135,7 +134,7 @@ def write_tasks(root: Path, tasks: Sequence[str]) -> None:
     )
     table = pa.table({"task_index": range(len(tasks)), "task": list(tasks)}, schema=schema)
     with replacing(root / _TASKS) as path:
-        pq.write_table(table, path)
+        write_parquet(path, [table], table.schema)
 
 
 def write_episodes(
@@ -148,7 +147,8 @@ def write_episodes(
     """The table of episodes with the tasks and the statistics of each."""
     rows = [_episode_row(*row, fps) for row in zip(records, tasks, stats, strict=True)]
     with replacing(root / _EPISODES / "chunk-000/file-000.parquet") as path:
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        table = pa.Table.from_pylist(rows)
+        write_parquet(path, [table], table.schema)
 
 
 def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
@@ -268,14 +268,14 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The table's rows without the episodes' statistics, which are most of it."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
         rows: list[dict[str, Any]] = read_columns(path, file, names).to_pylist()
     return rows
 
 
 def _read_table(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         return read_columns(path, file)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spatialvla.common.budget import Budget, OverBudget
+from spatialvla.common.seals import check_seal, seal_parquet
 from spatialvla.errors import CheckpointError
 
 T = TypeVar("T")
@@ -22,7 +23,11 @@ _ROWS_AT_ONCE = 2**16
 
 
 def read_parquet(path: Path, read: Callable[[], T]) -> T:
-    """Call `read`, with errors that name the parquet file. Raises CheckpointError."""
+    """Call `read`, with errors that name the parquet file.
+
+    Raises CheckpointError, also where the file has a checksum and it does not hold.
+    """
+    check_seal(path)
     try:
         return read()
     except FileNotFoundError as error:
@@ -36,6 +41,19 @@ def read_parquet(path: Path, read: Callable[[], T]) -> T:
         raise CheckpointError(
             f"{path} is truncated or not a parquet file ({reason}); copy it again."
         ) from error
+
+
+def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """One row group for each table, with a checksum of each page and of the file, see `read_parquet`."""
+    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table)
+    seal_parquet(path)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """For reading; pages that have checksums are checked."""
+    return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def read_columns(

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spatialvla.data.frames import Clip
 from spatialvla.data.lerobot import image_files, metadata, metadata_v2
 from spatialvla.data.lerobot.features import DEPTH_UNIT_METERS, Feature
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
-from spatialvla.data.lerobot.parquet_files import read_columns, read_parquet
+from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet
 from spatialvla.errors import CheckpointError, InputError
 
 
@@ -194,7 +193,7 @@ class LeRobotDataset:
         """The episode's rows of some columns, from those row groups alone that hold some of them."""
 
         def read() -> pa.Table:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 first = record.first_frame - self._file_starts[path]
                 sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
                 ends = np.cumsum(sizes)

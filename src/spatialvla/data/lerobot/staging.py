@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.lerobot import image_files, video
 from spatialvla.data.lerobot.features import data_schema
 from spatialvla.data.lerobot.metadata import Info
+from spatialvla.data.lerobot.parquet_files import write_parquet
 from spatialvla.data.lerobot.stats import Statistics, image_statistics, number_statistics
 
 _DESCRIPTION = "episode.json"
@@ -70,7 +70,7 @@ def stage(
             stats[name] = number_statistics(value)
         else:
             stats[name] = image_statistics(value, scale=1.0 if feature.is_depth else 255.0)
-    pq.write_table(pa.table(columns, schema=schema), partial.data)
+    write_parquet(partial.data, [pa.table(columns, schema=schema)], schema)
     stored = {name: {key: entry.tolist() for key, entry in part.items()} for name, part in stats.items()}
     write_json(
         partial.folder / _DESCRIPTION, {"tasks": tasks, "length": length, "stats": stored}, checksum=True

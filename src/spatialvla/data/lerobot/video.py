@@ -10,6 +10,8 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from spatialvla.common.seals import check_seal, seal_mp4
+
 # Camera images are small (128 px), so quality is worth more than bytes. Without B-frames decoding order
 # equals display order, which lets files be joined by shifting timestamps.
 _ENCODER = {"crf": "16", "preset": "veryfast", "g": "8", "bf": "0", "sc_threshold": "0"}
@@ -42,6 +44,7 @@ def encode(frames: np.ndarray, fps: float, path: Path) -> None:
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+    seal_mp4(path)
 
 
 def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: float, path: Path) -> None:
@@ -50,6 +53,7 @@ def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: float, pat
         output: VideoStream | None = None
         start = 0
         for source, length in zip(sources, lengths, strict=True):
+            check_seal(source)
             with av.open(str(source)) as part:
                 stream = part.streams.video[0]
                 if output is None:
@@ -63,3 +67,4 @@ def concatenate(sources: Sequence[Path], lengths: Sequence[int], fps: float, pat
                     packet.stream = output
                     joined.mux(packet)
             start += length
+    seal_mp4(path)
