@@ -1,7 +1,11 @@
 """Going on with a run: exactly, alone, and only with what it was begun with."""
 
+import multiprocessing
+import os
 import re
 import shutil
+import subprocess
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from spatialvla.training.checkpoints.checkpointer import FOLDER
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.loop import train
+from spatialvla.training.step import Learner
 
 
 def everything(checkpoint):
@@ -48,6 +53,30 @@ def test_resuming_with_dropout_is_exact_to_the_bit(make_config, tmp_path, worker
     differ = [name for name, tensor in first.items() if not torch.equal(tensor, again[name])]
     assert differ == []
     assert any("lora_" in name for name in first)
+
+
+def test_sigterm_to_all_processes_saves_and_the_run_goes_on_exactly(make_config, tmp_path, monkeypatch):
+    """As a scheduler or Ctrl-C does it: to the process that trains and to its workers, from outside."""
+    straight = make_config(out=tmp_path / "straight", steps=6, workers=2)
+    train(straight, device="cpu")
+    config = replace(straight, out=tmp_path / "stopped")
+    update = Learner.update
+
+    def interrupted(self, loaded, step, *rest):
+        if step == 1:
+            processes = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+            assert len(processes) == 3
+            subprocess.run(["kill", "-TERM", *map(str, processes)], check=True)
+            time.sleep(0.2)  # for workers to die, if they do
+        return update(self, loaded, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", interrupted)
+        result = train(config, device="cpu")
+    assert (result.finished, result.step, result.model) == (False, 2, None)
+    assert train(config, resume=True, device="cpu").step == 6
+    weights = [run.out / "model" / "model.safetensors" for run in (straight, config)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_only_one_run_writes_a_folder(make_config):
