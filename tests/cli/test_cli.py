@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import spatialvla
-from spatialvla.actions.units import ActionUnits
+from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.cli.main import VERBS, main
 from spatialvla.cli.predict import read_depth
 from spatialvla.data.oxe.mixtures import MIXTURES
@@ -129,10 +129,22 @@ def test_predict_prints_json_with_the_units(capsys):
     main([*PREDICT, "--dataset", "bridge_orig/1.0.0", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert document["instruction"] == "pick up the cup"
-    assert document["axes"] == ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+    assert [axis["name"] for axis in document["axes"]] == ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+    moves = [(axis["one_is"], axis["unit"], axis["frame"]) for axis in document["axes"][:6]]
+    assert moves == [(1.0, "meters", "base")] * 3 + [(1.0, "radians", "base")] * 3
+    assert document["axes"][6] == {"name": "gripper", "closed": 0.0, "open": 1.0, "kind": "absolute"}
     assert np.shape(document["actions"]) == (2, 7)
     assert np.shape(document["tokens"]) == (2, 3)
     assert document["units"] == ActionUnits(1.0, 1.0, "euler", "base", (0.0, 1.0), 5.0).to_json()
+
+
+def test_predicts_json_says_null_where_nobody_knows_a_unit(capsys):
+    main([*PREDICT, "--dataset", "tiny_robot/0.1.0", "--json"])
+    axes = json.loads(capsys.readouterr().out)["axes"]
+    assert all(axis["one_is"] is None and axis["frame"] is None for axis in axes[:6])
+    assert axes[6]["open"] is None
+    names = [axis["name"] for axis in LIBERO.axes()]
+    assert names == ["x", "y", "z", "rotation_x", "rotation_y", "rotation_z", "gripper"]
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])

@@ -90,6 +90,22 @@ class ActionUnits:
             return "of unknown units"
         return f"1 = {self.meters:g} m, {self.radians:g} rad"
 
+    def axes(self) -> list[dict[str, Any]]:
+        """What each of an action's seven numbers is: its name, what 1 in it is, and whose axes it is along.
+
+        The gripper has its closed and open end instead. None is unknown.
+        """
+        vector = self.rotation == "rotation_vector"
+        turns = ("rotation_x", "rotation_y", "rotation_z") if vector else ("roll", "pitch", "yaw")
+        closed, opened = self.gripper or (None, None)
+        parts = (("xyz", self.meters, "meters"), (turns, self.radians, "radians"))
+        moving = [
+            {"name": name, "one_is": size, "unit": unit, "frame": self.frame, "kind": "change in one step"}
+            for names, size, unit in parts
+            for name in names
+        ]
+        return [*moving, {"name": "gripper", "closed": closed, "open": opened, "kind": "absolute"}]
+
     def to_json(self) -> dict[str, Any]:
         """One entry of `action_units` in processor_config.json."""
         return {**vars(self), "gripper": None if self.gripper is None else list(self.gripper)}

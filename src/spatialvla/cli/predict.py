@@ -47,7 +47,7 @@ class Predict(Verb):
     """Folder for depth.png, points.png and grid.png."""
 
     json: bool = False
-    """Print one JSON object: the actions, what 1 in them is (null is unknown), and the tokens."""
+    """Print one JSON object: the actions, each number's unit and frame (null is unknown), and the tokens."""
 
     def run(self) -> None:
         """Prints the actions."""
@@ -113,15 +113,14 @@ def _matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
 def _document(asked: Predict, policy: Policy, chunk: ActionChunk) -> str:
     import json
 
-    from spatialvla.types import ACTION_AXES
-
     document = {
         "policy": asked.options.policy,
         "dataset": policy.dataset,
         "instruction": asked.instruction,
         "units": policy.units.to_json(),
-        "axes": ACTION_AXES,
+        "axes": policy.units.axes(),
         "actions": chunk.actions.tolist(),
+        "token_kinds": ["translation", "rotation", "gripper"],
         "tokens": chunk.tokens.tolist(),
     }
     return json.dumps(document, ensure_ascii=False)
@@ -132,8 +131,10 @@ def _print(chunk: ActionChunk, units: ActionUnits, console: Console) -> None:
     from rich.table import Table
 
     # Narrow enough for 80 columns.
-    table = Table(title=f"actions, {units.describe()}", box=box.SIMPLE_HEAD, padding=0)
-    for name in ("step", "Δx", "Δy", "Δz", "Δroll", "Δpitch", "Δyaw", "gripper", "tokens"):
+    along = f", along the {units.frame}'s axes" if units.frame else ""
+    table = Table(title=f"actions, {units.describe()}{along}", box=box.SIMPLE_HEAD, padding=0)
+    turns = ("Δrx", "Δry", "Δrz") if units.rotation == "rotation_vector" else ("Δroll", "Δpitch", "Δyaw")
+    for name in ("step", "Δx", "Δy", "Δz", *turns, "gripper", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for step, (action, tokens) in enumerate(zip(chunk.actions, chunk.tokens, strict=True), start=1):
         gripper = "open" if action[6] >= 0.5 else "closed"
