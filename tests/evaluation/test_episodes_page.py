@@ -59,6 +59,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = some_results(
         "+-",
         tasks={0: "pick up <the> bowl & go", 1: "never played"},
+        policy_path="runs/<mine>",
+        command="spatialvla evaluate --policy 'runs/<mine>' --suite libero_spatial",
         episodes=(
             EpisodeResult(0, 0, True, 80, 4.0, "video.mp4"),
             EpisodeResult(0, 1, False, 220, 9.0, None, partial=True),
@@ -103,8 +105,30 @@ def test_the_page_shows_rates_episodes_and_pictures(saved):
     assert base64.b64decode(video["src"].split(",")[1]) == (saved / "video.mp4").read_bytes()
     pictures = [Image.open(io.BytesIO(base64.b64decode(i["src"].split(",")[1]))) for i in page.all("img")]
     assert len(pictures) == 3  # depth, points, grid
-    assert all(picture.format == "PNG" and picture.width > 300 for picture in pictures)
+    assert all(picture.format == "WEBP" and picture.width > 600 for picture in pictures)
     assert all(image["alt"] for image in page.all("img"))
+
+
+def test_the_page_names_the_command_and_the_checkpoint(saved):
+    text = Page((saved / "report.html").read_text(encoding="utf-8")).text
+    assert (
+        text.count("spatialvla evaluate --policy 'runs/<mine>' --suite libero_spatial") == 2
+    )  # above and below
+    assert "Checkpoint runs/<mine>, SHA-256 0123456789abcdef" in text
+
+
+def test_the_page_explains_its_marks_axes_and_symbols(saved):
+    text = Page((saved / "report.html").read_text(encoding="utf-8")).text
+    for term in ("✓ and ×", "95 % interval", "θ, φ, r", "Axes", "Normalized", "Red marks", "Depth", "Points"):
+        assert term in text
+    assert "Gripper by step: closed, closed, closed, closed" in text
+
+
+def test_tables_scroll_and_videos_have_their_size(saved):
+    html = (saved / "report.html").read_text(encoding="utf-8")
+    assert html.count("<table") == len(re.findall(r'<div class="scroll"[^>]*><table', html)) == 1
+    (video,) = Page(html).all("video")
+    assert (video["width"], video["height"]) == ("384", "384")
 
 
 def test_links_within_the_page_lead_somewhere(saved):

@@ -39,6 +39,8 @@ def test_evaluate_writes_table_results_videos_and_report(evaluate, capsys):
     results = Results.load(out / "results.json")
     assert results.complete
     assert (results.policy, results.checkpoint) == ("checkpoint", hash_checkpoint(CHECKPOINT))
+    assert results.policy_path == str(CHECKPOINT)
+    assert results.command.startswith(f"spatialvla evaluate --policy {CHECKPOINT} ")
     captured = capsys.readouterr()
     assert markdown_table(success_table(results)) in captured.out
     assert "fake: actions are executed in the mode chunk" in captured.err

@@ -168,9 +168,9 @@ def test_shards_play_everything_once_into_files_of_their_own(tmp_path):
 
 
 def test_decisions_for_the_report_outlive_a_kill(tmp_path):
-    keeper = DecisionKeeper(2, 5, tmp_path / "decisions")
+    keeper = DecisionKeeper(2, tmp_path / "decisions")
     play(tmp_path, keeper=keeper, tasks=[0, 1], depth="simulator")
-    later = DecisionKeeper(2, 5, tmp_path / "decisions")
+    later = DecisionKeeper(2, tmp_path / "decisions")
     play(tmp_path, keeper=later, depth="simulator")
     assert {task: [m.step for m in decisions] for task, decisions in later.kept.items()} == {
         0: [0],

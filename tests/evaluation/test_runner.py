@@ -11,6 +11,7 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.play.decisions import DecisionKeeper
 from spatialvla.evaluation.play.runner import EvaluationError, evaluate
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.execution import Execution, Executor
 
@@ -119,13 +120,21 @@ def test_options_that_cannot_be_used(tmp_path, options, message):
 
 
 def test_moments_are_spread_over_the_first_episode(tmp_path):
-    keeper = DecisionKeeper(per_episode=2, max_tasks=2)
+    keeper = DecisionKeeper(per_episode=2)
     play(tmp_path, keeper=keeper, tasks=[0, 1, 2], episodes_per_task=5)
     assert {task: [m.step for m in decisions] for task, decisions in keeper.kept.items()} == {
         0: [0],
         1: [0, 4],
+        2: [0, 4],
     }
     assert keeper.kept[1][0].observation.instruction == INSTRUCTIONS[1]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_task_of_a_shard_keeps_decisions(tmp_path, number):
+    keeper = DecisionKeeper(per_episode=1)
+    results = play(tmp_path, keeper=keeper, episodes_per_task=2, shard=Shard(number, 2))
+    assert set(keeper.kept) == set(results.first_start_states) == set(results.planned_tasks)
 
 
 def test_results_document_carries_rules_and_rates(tmp_path):

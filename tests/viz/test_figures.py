@@ -91,3 +91,14 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"spatialvla\[viz\]"):
         depth_figure(np.ones((4, 4)))
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_points_of_any_color_stand_out_from_their_backdrop(value):
+    figure = point_cloud_figure(np.full((64, 64, 3), value, np.uint8), np.ones((64, 64)), K)
+    for axis in figure.axes:
+        shown = np.asarray(axis.images[0].get_array())
+        colors = {tuple(color) for color in shown.reshape(-1, 3).tolist()}
+        assert len(colors) == 2  # nothing is clear, so the page's own color does not matter
+        (backdrop,) = colors - {(value,) * 3}
+        assert min(abs(channel - value) for channel in backdrop) > 80

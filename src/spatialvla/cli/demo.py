@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,4 +24,10 @@ class Demo(Verb):
         from spatialvla.cli.evaluate import Evaluate
         from spatialvla.cli.policy_options import PolicyOptions
 
-        Evaluate(PolicyOptions("nano"), suite="libero_spatial", episodes_per_task=1, out=self.out).run()
+        Evaluate(
+            PolicyOptions("nano"),
+            suite="libero_spatial",
+            episodes_per_task=1,
+            out=self.out,
+            command=shlex.join(["spatialvla", "demo", "--out", str(self.out)]),
+        ).run()

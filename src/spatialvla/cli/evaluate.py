@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
 import tyro
+from tyro.conf import Suppress
 
 from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
@@ -77,6 +79,8 @@ class Evaluate(Verb):
 
     execution: Execution = field(default_factory=Execution)
 
+    command: Suppress[str] = ""
+
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads --suite first, because the execution depends on it."""
@@ -84,7 +88,8 @@ class Evaluate(Verb):
 
         suite = read_first(_Chosen, arguments, program).suite
         default = cls(PolicyOptions(policy=tyro.MISSING), suite=suite, execution=execution_for(suite))
-        return parse_options(cls, arguments, program, default)
+        typed = shlex.join([*program.split(), *arguments])
+        return replace(parse_options(cls, arguments, program, default), command=typed)
 
     def run(self) -> None:
         """Plays what was not played yet, prints the success rates and says where the report is."""
@@ -111,7 +116,7 @@ class Evaluate(Verb):
         name = Path(self.options.policy).name
         out = self._folder(name)
         shard = Shard.parse(self.shard) if self.shard else None
-        keeper = DecisionKeeper(self.decisions, max_tasks=5, folder=out / "decisions")
+        keeper = DecisionKeeper(self.decisions, out / "decisions")
         # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
@@ -140,6 +145,8 @@ class Evaluate(Verb):
                 shard=shard,
                 name=name,
                 checkpoint=hash_checkpoint(resolve_folder(self.options.policy), self.options.base),
+                policy_path=self.options.policy,
+                command=self.command,
                 videos=self.videos,
                 keeper=keeper,
             )

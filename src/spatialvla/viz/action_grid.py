@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Transform
 
 _DATA, _GAUSSIAN, _TOKEN = "#5b8dd9", "#e08a3c", "#d6455d"
-_LABELS = {"theta": "θ from +z (rad)", "phi": "φ from +x (rad)", "r": "r (normalized)"}
-_VIEWS = {"phi": "translation bins from above: φ, r", "theta": "and from the side: θ, r"}
+_TITLES = {
+    "theta": "θ: angle from +z",
+    "phi": "φ: direction, from +x to +y",
+    "r": "r: length of the translation",
+}
+_UNITS = {"theta": "radians", "phi": "radians"}
+_VIEWS = {"phi": "translation bins, along z: φ and r", "theta": "from the side: θ and r"}
 
 
 def plot_grid(
@@ -53,7 +58,8 @@ def grid_figure(
         for row, names in enumerate(BLOCKS.values()):
             for column, name in enumerate(names):
                 axis = figure.add_subplot(panels[row, column])
-                axis.set_title(_LABELS.get(name, name))
+                axis.set_title(_TITLES.get(name, name))
+                axis.set_xlabel(_UNITS.get(name, "normalized"))
                 axis.set_yticks([])
                 axis.spines[["left", "right", "top"]].set_visible(False)
                 edges = grid.edges[name]

@@ -1,8 +1,8 @@
-"""Keeps a few decisions of each task's first episode, so that the report can show them."""
+"""Keeps a few decisions of each task's first planned episode, so that the report can show them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
+from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.types import ActionChunk, Observation
 
 
@@ -23,16 +24,16 @@ class KeptDecision:
 
 
 class DecisionKeeper:
-    """Collects the decisions of start state 0 and thins them out evenly when the episode ends.
+    """Collects the decisions of each task's first episode and thins them out evenly when the episode ends.
 
-    per_episode: how many stay. max_tasks: later tasks are not kept, so that a report of 90 tasks stays small.
+    per_episode: how many stay.
     folder: where they are stored, for an evaluation that is resumed; None keeps them in memory alone.
     """
 
-    def __init__(self, per_episode: int, max_tasks: int, folder: Path | None = None) -> None:
+    def __init__(self, per_episode: int, folder: Path | None = None) -> None:
         self._per_episode = per_episode
-        self._max_tasks = max_tasks
         self._folder = folder
+        self._first: Mapping[int, int] = {}
         self._open: dict[int, list[KeptDecision]] = {}
         self._kept: dict[int, tuple[KeptDecision, ...]] = {}
 
@@ -41,27 +42,29 @@ class DecisionKeeper:
         """Task number -> its decisions in order, of the episodes that have ended."""
         return self._kept
 
-    def recall(self, tasks: Iterable[int]) -> None:
-        """Takes up what was stored of these tasks' first episodes, where anything was."""
-        for task in sorted(tasks):
+    def expect(self, first: Mapping[int, int], played: Container[EpisodeId] = ()) -> None:
+        """Says which episodes to keep decisions of, and takes up what was stored of those that were played.
+
+        first: task number -> start state of its first episode.
+        """
+        self._first = first
+        for task, start_state in first.items():
             path = self._file(task)
-            if path is not None and path.exists():
-                self._open[task], self._kept[task] = [], _load(path)
+            if EpisodeId(task, start_state) in played and path is not None and path.exists():
+                self._kept[task] = _load(path)
 
     def add(self, task: int, start_state: int, decision: KeptDecision) -> None:
         """Takes the next decision of an episode, if it is of the ones to keep."""
-        known = task in self._open or len(self._open) < self._max_tasks
-        if start_state == 0 and known and self._per_episode:
+        if self._first.get(task) == start_state and self._per_episode:
             self._open.setdefault(task, []).append(decision)
 
     def ended(self, task: int, start_state: int) -> None:
         """Thins out and stores what was taken of an episode that has ended."""
-        if start_state == 0 and task in self._open:
-            decisions = self._open[task]
+        if self._first.get(task) == start_state and task in self._open:
+            decisions = self._open.pop(task)
             # The first decision, then evenly on; nothing is decided at the very end.
             chosen = np.linspace(0, len(decisions), self._per_episode, endpoint=False).astype(int)
             self._kept[task] = tuple(decisions[index] for index in dict.fromkeys(chosen.tolist()))
-            self._open[task] = []
             if path := self._file(task):
                 _save(path, self._kept[task])
 

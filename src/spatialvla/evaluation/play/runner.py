@@ -56,6 +56,8 @@ def evaluate(
     shard: Shard | None = None,
     name: str = "policy",
     checkpoint: str | None = None,
+    policy_path: str = "",
+    command: str = "",
     videos: bool = True,
     keeper: DecisionKeeper | None = None,
     console: Console | None = None,
@@ -70,7 +72,7 @@ def evaluate(
     evaluation goes on only with the same.
     depth: "estimate" lets the model estimate it, "simulator" hands it the true depth.
     tasks: task numbers, all of the suite's if None. shard: play only this part, into a file of its own.
-    name, checkpoint: stored with the results.
+    name, checkpoint, policy_path, command: stored with the results.
     Raises InputError for options that cannot be used and where `out` holds results of something else,
     EvaluationError when a worker dies.
     """
@@ -88,6 +90,8 @@ def evaluate(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=settings,
         shard=shard,
+        policy_path=policy_path,
+        command=command,
     )
     _check_counts(tasks=len(asked.tasks), episodes_per_task=episodes_per_task, workers=workers)
     path, folder = results_file(out, shard), out / "videos"
@@ -95,7 +99,7 @@ def evaluate(
         results = resumed(path, asked)
         sweep(path, folder, results.missing)
         if keeper:
-            keeper.recall({episode.task for episode in results.episodes if episode.start_state == 0})
+            keeper.expect(results.first_start_states, {episode.id for episode in results.episodes})
         results.save(path)
         if results.complete:
             return results

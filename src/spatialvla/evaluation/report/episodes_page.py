@@ -16,7 +16,8 @@ from PIL import Image
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.files import inside
 from spatialvla.evaluation.play.decisions import KeptDecision
-from spatialvla.evaluation.report.facts import facts
+from spatialvla.evaluation.report.facts import checkpoint_words, facts
+from spatialvla.evaluation.report.legends import NUMBERS, PICTURES
 from spatialvla.evaluation.report.page import (
     facts_list,
     html_table,
@@ -30,13 +31,15 @@ from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.policy import Policy
 from spatialvla.viz.action_grid import grid_figure
-from spatialvla.viz.drawing import png
+from spatialvla.viz.drawing import webp
 from spatialvla.viz.figures import depth_figure, point_cloud_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 120
+_DPI = 150
+_MANY = 6
+"""Episodes of a task above which their videos are shown smaller."""
 _DEPTH = {
     "estimate": "depth is the model's own estimate",
     "simulator": "depth is the simulator's, in place of the estimate",
@@ -52,15 +55,19 @@ def write_report(
     """
     chosen = {
         task: "".join(
-            _decisions(kept, policy.depth([each.observation for each in kept]), policy.processor.grid)
+            _decision(results.first_start_states[task], decision, depth, policy.processor.grid)
+            for decision, depth in zip(kept, policy.depth([each.observation for each in kept]), strict=True)
         )
         for task, kept in decisions.items()
         if kept
     }
     sections = (_task(results, task, path.parent, chosen.get(task, "")) for task in results.planned_tasks)
-    body = f"""<h2>Success by task</h2>
+    body = f"""{_asked(results)}
+<h2>Success by task</h2>
 {html_table(success_table(results), [_task_label(results, task) for task in results.planned_tasks])}
+{NUMBERS}
 <div class="toolbar"><h2>Episodes</h2><button type="button" hidden>Play all</button></div>
+{PICTURES if chosen else ""}
 {"".join(sections)}
 <h2>How this was measured</h2>
 {facts_list(facts(results))}"""
@@ -73,6 +80,12 @@ def write_report(
         script="script.js",
     )
     write_page(path, html)
+
+
+def _asked(results: Results) -> str:
+    """What was evaluated, and how to do it again."""
+    command = f"<pre><code>{escape(results.command)}</code></pre>" if results.command else ""
+    return f"""<p class="asked muted">Checkpoint {escape(checkpoint_words(results))}</p>{command}"""
 
 
 def _score(results: Results) -> str:
@@ -94,11 +107,13 @@ def _task_label(results: Results, task: int) -> str:
 
 def _task(results: Results, task: int, out: Path, decisions: str) -> str:
     tally = results.tally(task)
-    episodes = "".join(_episode(episode, out) for episode in _episodes(results, task))
+    played = _episodes(results, task)
+    episodes = "".join(_episode(episode, out) for episode in played)
+    many = " many" if len(played) > _MANY else ""
     return f"""<section id="task{task}">
 <h3>{escape(results.tasks[task])}</h3>
 <p class="muted">{tally.successes} of {tally.trials} succeeded, {interval_words(tally)}</p>
-<ol class="episodes">{episodes}</ol>
+<ol class="episodes{many}">{episodes}</ol>
 {decisions}
 </section>"""
 
@@ -130,47 +145,49 @@ def _video(out: Path, episode: EpisodeResult) -> str:
     try:
         path = inside(out, episode.video)
         source = _data_url("video/mp4", path.read_bytes())
-        poster = _data_url("image/jpeg", _last_frame(path))
+        last = _last_frame(path)
+        poster = _data_url("image/jpeg", _jpeg(last))
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be shown"
         return f'<p class="muted">The video {escape(episode.video)} {reason}.</p>'
     return (
-        f'<video controls muted loop playsinline preload="none" poster="{poster}" src="{source}" '
-        f'aria-label="Start {episode.start_state}"></video>'
+        f'<video controls muted loop playsinline preload="none" width="{last.width}" height="{last.height}" '
+        f'poster="{poster}" src="{source}" aria-label="Start {episode.start_state}"></video>'
     )
 
 
-def _last_frame(video: Path) -> bytes:
-    """The frame that shows how it ended, as JPEG."""
+def _last_frame(video: Path) -> Image.Image:
+    """The frame that shows how it ended."""
     with av.open(str(video)) as container:
         *_, last = container.decode(video=0)
+    return Image.fromarray(last.to_ndarray(format="rgb24"))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(last.to_ndarray(format="rgb24")).save(buffer, "JPEG", quality=80)
+    picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _decisions(kept: Sequence[KeptDecision], depths: np.ndarray, grid: ActionGrid) -> list[str]:
-    return [_decision(decision, depth, grid) for decision, depth in zip(kept, depths, strict=True)]
-
-
-def _decision(decision: KeptDecision, depth: np.ndarray, grid: ActionGrid) -> str:
+def _decision(start_state: int, decision: KeptDecision, depth: np.ndarray, grid: ActionGrid) -> str:
     """What the policy saw and chose. depth: (h, w) meters over the same view."""
     image = np.asarray(decision.observation.image)
     cloud = point_cloud_figure(image, depth, np.asarray(decision.observation.intrinsics))
+    gripper = ", ".join("open" if action[6] >= 0.5 else "closed" for action in decision.chunk.actions)
     figures = (
-        _figure(depth_figure(depth, image), "What the policy saw, and its depth in meters"),
-        _figure(cloud, "The same pixels back-projected into space, from two angles"),
+        _figure(depth_figure(depth, image), "What the policy saw, and how far each pixel is, in meters"),
+        _figure(cloud, "The same pixels as points in space, from two sides; the bar is a length there"),
         _figure(
             grid_figure(grid, tokens=decision.chunk.tokens),
-            "The action grid, with the predicted tokens marked by their step",
+            f"The chosen tokens on the action grid, marked by their step. Gripper by step: {gripper}",
         ),
     )
-    return f"""<div class="decision"><p class="muted">Start 0, decision at step {decision.step}</p>
+    return f"""<div class="decision"><p class="muted">Start {start_state}, decision at step {decision.step}</p>
 <div class="figures">{"".join(figures)}</div></div>"""
 
 
 def _figure(figure: Figure, caption: str) -> str:
-    source = _data_url("image/png", png(figure, _DPI))
+    source = _data_url("image/webp", webp(figure, _DPI))
     return (
         f'<figure><img loading="lazy" alt="{escape(caption)}" src="{source}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"

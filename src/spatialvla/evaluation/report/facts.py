@@ -20,12 +20,19 @@ def facts(results: Results) -> dict[str, str]:
         "duration": f"{results.seconds / 60:.1f} min",
         "played": played + (f", shard {results.shard}" if results.shard else ""),
         "harness": results.harness,
-        "checkpoint": f"SHA-256 {results.checkpoint}" if results.checkpoint else "–",
+        **({"command": results.command} if results.command else {}),
+        "checkpoint": checkpoint_words(results),
         "depth": results.depth,
         "execution": str(results.settings or "not recorded"),
         **rules,
         "versions": ", ".join(f"{name} {version}" for name, version in results.versions.items()),
     }
+
+
+def checkpoint_words(results: Results) -> str:
+    """Which checkpoint it was: as it was asked for, and its hash; what is not known is left out."""
+    hashed = f"SHA-256 {results.checkpoint}" if results.checkpoint else ""
+    return ", ".join(part for part in (results.policy_path, hashed) if part) or "–"
 
 
 def small_print(results: Results, *others: Results) -> str:

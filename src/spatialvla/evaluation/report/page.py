@@ -62,7 +62,7 @@ def page(
 
 
 def html_table(table: Table, labels: Sequence[str] = (), kind: str = "") -> str:
-    """A table without its title and note.
+    """A table without its title and note; where it is wider than the screen, it scrolls.
 
     labels: HTML in place of the rows' labels, for links. kind: the table's class in the style sheet.
     """
@@ -71,10 +71,10 @@ def html_table(table: Table, labels: Sequence[str] = (), kind: str = "") -> str:
     rows = "".join(_row(table, row, label) for row, label in zip(table.rows, shown, strict=True))
     foot = f"<tfoot>{_row(table, table.total, _label(table.total))}</tfoot>" if table.total else ""
     styled = f' class="{kind}"' if kind else ""
-    return f"""<table{styled}>
+    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}"><table{styled}>
 <thead><tr><th>{escape(table.label)}</th>{heads}</tr></thead>
 <tbody>{rows}</tbody>{foot}
-</table>"""
+</table></div>"""
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
@@ -107,8 +107,7 @@ def _head(column: Column) -> str:
 
 def _kind(column: Column) -> str:
     """The classes of a column's cells in the style sheet."""
-    kind = "bar" if column.bar else "number"
-    return f"{kind} optional" if column.optional else kind
+    return "bar" if column.bar else "number"
 
 
 def _row(table: Table, row: Row, label: str) -> str:

@@ -29,7 +29,7 @@ def results_page(summary: Summary) -> str:
 def _beside_published(table: Table) -> str:
     note = f'<p class="muted note">{escape(table.note)}</p>' if table.note else ""
     return f"""<h2>{escape(table.title)}</h2>
-<div class="scroll">{html_table(table, kind="methods")}</div>{note}"""
+{html_table(table, kind="methods")}{note}"""
 
 
 def _evaluation(results: Results) -> str:
@@ -53,7 +53,7 @@ def _comparison(comparison: Comparison) -> str:
     return f"""<h2>{escape(table.title)}</h2>
 <p class="verdict">{escape(comparison.verdict())}</p>
 <div class="numbers">{numbers}</div>
-<div class="scroll">{html_table(table, kind="pairs")}</div>{also}"""
+{html_table(table, kind="pairs")}{also}"""
 
 
 def _sources(sources: Sequence[Source]) -> str:

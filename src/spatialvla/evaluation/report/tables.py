@@ -31,10 +31,9 @@ Cell = str | Tally | Interval | PublishedRate | None
 
 @dataclass(frozen=True)
 class Column:
-    """optional: a page leaves it out where the screen is narrow. bar: a page draws its intervals as bars."""
+    """bar: a page draws its intervals as bars."""
 
     title: str
-    optional: bool = False
     bar: bool = False
 
 
@@ -70,12 +69,12 @@ def success_table(results: Results) -> Table:
     columns = [
         Column("Successes"),
         Column("Rate"),
-        Column("95 % interval", optional=True, bar=True),
-        Column("Steps", optional=True),
+        Column("95 % interval", bar=True),
+        Column("Steps"),
     ]
     partial = bool(results.conventions.partial or results.partial().trials)
     if partial:
-        columns.append(Column("Partial", optional=True))
+        columns.append(Column("Partial"))
 
     def row(label: str, task: int | None = None) -> Row:
         tally, steps = results.tally(task), results.mean_steps(task)

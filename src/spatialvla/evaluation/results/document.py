@@ -18,6 +18,7 @@ from spatialvla.evaluation.results.policy_settings import PolicySettings
 SCHEMA = "spatialvla.evaluation/2"
 _OLD_SCHEMA = "spatialvla.evaluation/1"
 _MOST_EPISODES = 1_000_000
+_HOW_IT_WAS_ASKED = ("policy_path", "command")
 _DERIVED = ("schema", "complete", "total")
 _NOT_IN_OLD_SCHEMA = {"settings": None, "shard": None, "harness": "spatialvla"}
 
@@ -40,6 +41,8 @@ class Results:
     settings: how the policy was used; None where the file does not say.
     shard: which part of the evaluation this is; None for all of it.
     harness: what played the episodes.
+    policy_path: the checkpoint's folder or name, as it was asked for. command: as it was typed. Both are empty
+    where the file does not say, and nothing is compared by them.
     """
 
     suite: str
@@ -56,6 +59,8 @@ class Results:
     settings: PolicySettings | None = None
     shard: Shard | None = None
     harness: str = "spatialvla"
+    policy_path: str = ""
+    command: str = ""
 
     @property
     def planned(self) -> list[EpisodeId]:
@@ -67,6 +72,11 @@ class Results:
         """The tasks that any of these episodes is of: all, or a shard's."""
         numbers = {episode.task for episode in self.planned}
         return {task: text for task, text in self.tasks.items() if task in numbers}
+
+    @property
+    def first_start_states(self) -> dict[int, int]:
+        """Task number -> start state of its first episode that was asked for."""
+        return {episode.task: episode.start_state for episode in sorted(self.planned, reverse=True)}
 
     @property
     def missing(self) -> list[EpisodeId]:
@@ -103,8 +113,11 @@ class Results:
         return replace(self, episodes=tuple(ordered), seconds=round(self.seconds + seconds, 3))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary: the fields, and per task and in all the derived rates and intervals."""
-        return {
+        """A plain dictionary: the fields, and per task and in all the derived rates and intervals.
+
+        How it was asked for is left out where that is not known.
+        """
+        document = {
             "schema": SCHEMA,
             "complete": self.complete,
             "total": _summary(self.total),
@@ -116,6 +129,7 @@ class Results:
             ],
             "episodes": [asdict(episode) for episode in self.episodes],
         }
+        return {name: value for name, value in document.items() if value or name not in _HOW_IT_WAS_ASKED}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Results:
