@@ -21,14 +21,16 @@ IMAGE = "observation.images.main"
 DEPTH = "observation.depth.main"
 _PROGRESS = ".conversion.json"
 _LOOKED_THROUGH = 50
+_NOTED_EVERY = 100  # episodes written, of which at most so many are read again where a conversion goes on
 
 
 @dataclass(frozen=True)
 class Converted:
-    """episodes: written. skipped: why each of the others could not be read."""
+    """episodes: written. skipped: why damaged ones could not be read. empty: without steps, or left out by a spec."""
 
     episodes: int
     skipped: tuple[str, ...]
+    empty: int = 0
 
 
 def convert(
@@ -50,25 +52,26 @@ def convert(
     """
     if is_dataset(out):
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
-    skipped = _resumed(out, source)
+    noted = _Noted.of(out, source)
+    skipped, done, empty = noted.skipped, noted.written, noted.empty
     calibrated = _has_camera(source)
     writer: LeRobotWriter | None = None
-    done = 0
-    for index in range(len(source)):
+    for index in range(noted.first, len(source)):
         progress(index, len(source))
         if str(index) in skipped:
-            continue
-        if writer is not None and done < writer.total_episodes:
-            done += 1
             continue
         try:
             episode = source.episode(index)
             if not len(episode.actions):
-                raise CheckpointError(f"Episode {index} has no steps.")
+                empty += 1
+                continue
+            if writer is not None and done < writer.total_episodes:
+                done += 1
+                continue
             frames = _frames(episode, calibrated)
         except CheckpointError as error:
             skipped[str(index)] = str(error)
-            _remember(out, source, skipped)
+            noted.save(out)
             continue
         tasks = [episode.instruction_at(step) or instruction for step in range(len(episode.actions))]
         if not all(tasks):
@@ -77,10 +80,15 @@ def convert(
             writer = LeRobotWriter(
                 out, _fps(source, fps), _features(frames), resume=True, units=_units(source, fps)
             )
-            _remember(out, source, skipped)
-            if writer.total_episodes:
-                done = 1
+            noted.save(out)
+            if writer.total_episodes < done:
+                raise InputError(f"{out} has lost episodes that were written; delete the folder.")
+            if writer.total_episodes > done:
+                done += 1
                 continue
+        if done % _NOTED_EVERY == 0:
+            noted.first, noted.written, noted.empty = index, done, empty
+            noted.save(out)
         writer.add_episode(frames, tasks)
         done += 1
     progress(len(source), len(source))
@@ -88,7 +96,37 @@ def convert(
         raise InputError(" ".join(("No episode of the dataset can be read.", *list(skipped.values())[:1])))
     writer.finalize()
     (out / _PROGRESS).unlink(missing_ok=True)
-    return Converted(writer.total_episodes, tuple(skipped.values()))
+    return Converted(writer.total_episodes, tuple(skipped.values()), empty)
+
+
+@dataclass
+class _Noted:
+    """How far a conversion has come for certain. skipped: why episodes were left out, by number.
+
+    first: the number of the episode to go on with, which may be written. written, empty: episodes before it.
+    """
+
+    source: str
+    skipped: dict[str, str]
+    first: int = 0
+    written: int = 0
+    empty: int = 0
+
+    @classmethod
+    def of(cls, out: Path, source: EpisodeSource) -> _Noted:
+        path = out / _PROGRESS
+        if not path.exists():
+            return cls(source.contents, {})
+        content = read_json(path)
+        if content.get("source") != source.contents:
+            raise InputError(
+                f"{out} was begun from another dataset, or another state of it; delete the folder."
+            )
+        numbers = {name: int(content.get(name, 0)) for name in ("first", "written", "empty")}
+        return cls(source.contents, dict(content.get("skipped", {})), **numbers)
+
+    def save(self, out: Path) -> None:
+        write_json(out / _PROGRESS, vars(self), checksum=True)
 
 
 def _has_camera(source: EpisodeSource) -> bool:
@@ -136,18 +174,3 @@ def _fps(source: EpisodeSource, fps: int | None) -> int:
             f"{source.key} has {source.control_hz:g} steps a second; give a whole number as fps."
         )
     return round(source.control_hz) if fps is None else fps
-
-
-def _resumed(out: Path, source: EpisodeSource) -> dict[str, str]:
-    """Why episodes were left out so far, by number."""
-    path = out / _PROGRESS
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if content.get("source") != source.contents:
-        raise InputError(f"{out} was begun from another dataset, or another state of it; delete the folder.")
-    return dict(content.get("skipped", {}))
-
-
-def _remember(out: Path, source: EpisodeSource, skipped: dict[str, str]) -> None:
-    write_json(out / _PROGRESS, {"source": source.contents, "skipped": skipped}, checksum=True)

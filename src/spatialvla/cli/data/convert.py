@@ -39,6 +39,11 @@ class Convert(Verb):
         console = Console()
         for why in converted.skipped:
             console.print(f"Left out: {why}", highlight=False, soft_wrap=True)
+        if converted.empty:
+            console.print(
+                f"Left out: {converted.empty} episodes that have no steps, or that the dataset leaves out",
+                highlight=False,
+            )
         console.print(
             f"Wrote {converted.episodes} episodes to {self.out}",
             highlight=False,
