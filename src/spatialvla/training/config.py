@@ -132,7 +132,7 @@ class NetworkOptions:
     zoedepth: str | None = None
     """Folder or Hub id of the ZoeDepth that goes with it."""
 
-    instructions: str | None = None
+    instructions: Path | None = None
     """Texts that a new tokenizer learns beside the datasets' own: a JSON list's file, or libero for its tasks."""
 
 

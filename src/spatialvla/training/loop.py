@@ -21,6 +21,7 @@ from spatialvla.errors import InputError
 from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.folders import MODEL
 from spatialvla.model.lora import load_peft
+from spatialvla.training.banner import banner
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.checkpoints.identity import (
@@ -147,6 +148,8 @@ class Trainer:
         """Steps until the run is over or `stopped` is no longer empty on some rank."""
         config, world = self.config, self.world
         world.on_main(self._describe)
+        if world.is_main:
+            self.progress.show(banner(config, self.mixture, self.model, world, self.steps, self.step))
         if not self.pretrain_vision(stopped):
             return RunResult(False, 0, None, {})
         validation: dict[str, float] = {}

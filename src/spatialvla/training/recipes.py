@@ -69,7 +69,7 @@ def nano(policy: str | None = None) -> TrainConfig:
         # A simulator's fixed camera and light: half the published strengths are enough and cost less.
         augmentation=Augmentation(0.95, 1.0, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
         # So that the small tokenizer knows more words than one dataset has.
-        instructions="libero",
+        instructions=Path("libero"),
         trackers=("tensorboard",),
     )
 

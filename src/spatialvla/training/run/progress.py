@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from spatialvla.training.config import TrainConfig
 
@@ -49,6 +49,10 @@ class Progress:
     def say(self, message: str) -> None:
         """A line above the bar."""
         self.console.print(message, highlight=False)
+
+    def show(self, picture: RenderableType) -> None:
+        """A table, say, above the bar."""
+        self.console.print(picture)
 
     @contextmanager
     def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -208,9 +208,9 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
     )
 
 
-def _listed_texts(name_or_path: str) -> list[str]:
+def _listed_texts(path: Path) -> list[str]:
     """Raises InputError where the file is no JSON list of texts."""
-    path = LIBERO_INSTRUCTIONS if name_or_path == "libero" else Path(name_or_path)
+    path = LIBERO_INSTRUCTIONS if path == Path("libero") else path
     try:
         return list(parse(tuple[str, ...], parse_value(path.read_bytes()), "the list"))
     except (OSError, ValueError) as error:

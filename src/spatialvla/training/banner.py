@@ -1,0 +1,120 @@
+"""What a run tells before its first step: its recipe, its data, who computes, what is trained, where it writes."""
+
+from __future__ import annotations
+
+import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.parallel.world import World
+from spatialvla.training.precision import computes_bfloat16
+
+
+def banner(
+    config: TrainConfig,
+    mixture: TrainingMixture,
+    model: SpatialVLA,
+    world: World,
+    steps: int | None,
+    done: int,
+) -> Group:
+    """Two tables, whatever text datasets have in their names.
+
+    steps: after which the run ends, None where time alone ends it. done: steps that it has behind it.
+    """
+    lines = {
+        "recipe": _recipe(config),
+        "schedule": _schedule(config, len(mixture.training), steps, done),
+        "device": _device(config, world),
+        "trained": _trained(model),
+        "output": str(config.out),
+    }
+    told = Table.grid(padding=(0, 2))
+    told.add_column(no_wrap=True)
+    told.add_column(overflow="fold")
+    for name, text in lines.items():
+        told.add_row(Text(name, "bold"), _plain(text))
+    return Group(told, _datasets(mixture))
+
+
+def _plain(text: str) -> Text:
+    """Names of datasets and folders as they are: neither markup nor a terminal's commands."""
+    return Text(
+        "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+        )
+    )
+
+
+def _recipe(config: TrainConfig) -> str:
+    if config.policy is None:
+        return f"a new network from {config.paligemma or f'random weights, preset {config.preset}'}"
+    text = f"{config.policy}, mode {config.mode}"
+    if config.mode == "lora":
+        saved = "".join(f", {name} whole" for name in config.lora.modules_to_save)
+        text += f" (rank {config.lora.rank} on {config.lora.target}{saved})"
+    if config.new_grid or config.mode == "adapt":
+        text += f", on a new {config.grid} grid"
+    return text
+
+
+def _schedule(config: TrainConfig, samples: int, steps: int | None, done: int) -> str:
+    ends = []
+    if steps is not None:
+        rounds = steps * config.batch_size / samples
+        ends.append(f"{steps:,} steps ({rounds:,.1f} rounds through the samples)")
+    if config.minutes is not None:
+        ends.append(f"{config.minutes:g} minutes")
+    rate = f"rate {config.learning_rate:g}, {config.schedule} after a warm-up of {config.warmup:.1%}"
+    gone_on = f"; {done:,} steps are behind it" if done else ""
+    return f"{' or '.join(ends)}, {config.batch_size} samples a step; {rate}{gone_on}"
+
+
+def _device(config: TrainConfig, world: World) -> str:
+    device = world.device
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    many = f", {world.size} processes" if world.size > 1 else ""
+    parts = config.parts(world.size)
+    share = f", {parts} parts of {config.batch_size // world.size // parts} samples" if parts > 1 else ""
+    precision = "bf16 products of fp32 weights" if computes_bfloat16(config.precision, device) else "fp32"
+    return f"{device}{name}{many}{share}, {precision}"
+
+
+def _trained(model: SpatialVLA) -> str:
+    """Parameters by part, the trained of all; parts are told where they are trained."""
+    trained: dict[str, int] = {}
+    total = 0
+    for name, parameter in model.named_parameters():
+        total += parameter.numel()
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            trained[part] = trained.get(part, 0) + parameter.numel()
+    parts = ", ".join(f"{part} {_short(count)}" for part, count in trained.items())
+    many = sum(trained.values())
+    return f"{_short(many)} of {_short(total)} parameters ({parts}); {_short(total - many)} are frozen"
+
+
+def _short(count: int) -> str:
+    for size, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def _datasets(mixture: TrainingMixture) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("dataset", overflow="fold")
+    for name in ("episodes", "held out", "samples", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    draws = mixture.training
+    rows = zip(mixture.keys, mixture.surveys, mixture.held_out, draws.sizes, draws.draws, strict=True)
+    for key, found, held_out, size, drawn in rows:
+        episodes = int((found.lengths > 0).sum())
+        share = f"{drawn / draws.draws.sum():.1%}"
+        table.add_row(_plain(key), f"{episodes:,}", f"{int(held_out.sum()):,}", f"{int(size):,}", share)
+    return table
