@@ -65,8 +65,28 @@ def test_inspect_reads_what_can_be_read_of_damaged_shards(capsys, tmp_path):
     shard.write_bytes(data[:-100])
     run("inspect", "--dataset", copy)
     out = capsys.readouterr().out
-    assert "Warning: 2 records are damaged or left out, the first:" in out
-    assert "00001-of-00002" in out
+    first, second = out.split("Left out with --on-bad skip: damaged episodes or files (2)\n")[1].splitlines()
+    assert "00001-of-00002 ends inside the record" in first
+    assert "00001-of-00002: the record at offset 0 is damaged" in second
+
+
+def test_inspect_checks_instructions_and_pictures_on_request(capsys, tmp_path):
+    writer = LeRobotWriter(
+        tmp_path / "d",
+        10,
+        [Feature("observation.images.front", "image", (8, 8, 3)), Feature("action", "float32", (7,))],
+    )
+    for words in ("wipe", "<image>"):
+        frames = np.zeros((6, 8, 8, 3), np.uint8)
+        writer.add_episode(
+            {"observation.images.front": frames, "action": np.eye(6, 7, dtype=np.float32)}, words
+        )
+    writer.finalize()
+    run("inspect", "--dataset", tmp_path / "d", "--policy", "nano", "--all-pictures")
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (n for n, line in enumerate(lines) if line.startswith("Left out"))
+    assert lines[at] == "Left out with --on-bad skip: episodes with an instruction that cannot be used (1)"
+    assert lines[at + 1].startswith("  Episode 1: ")
 
 
 def test_inspect_warns_of_what_the_sample_of_lerobot_lacks(capsys):

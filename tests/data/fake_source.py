@@ -57,6 +57,8 @@ class FakeSource:
     control_hz: float = 5.0
     units: ActionUnits = UNKNOWN
     reads: list = field(default_factory=list)
+    left_out: tuple = ()
+    doubts: tuple = ()
     takeover: dict = field(default_factory=dict)  # steps that were taken over, by episode
 
     @property

@@ -7,6 +7,7 @@ import pytest
 
 from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.data.inspection import inspect
+from spatialvla.data.omissions import Omissions
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.viz.dataset import action_figure, contact_sheet
@@ -21,10 +22,11 @@ class MadeEpisode:
     instruction: str = "push"
     camera: Camera | None = CAMERA
     broken: bool = False
+    timestamps: np.ndarray | None = None
 
     @property
     def columns(self):
-        return {}
+        return {} if self.timestamps is None else {"timestamp": self.timestamps}
 
     @property
     def starts(self):
@@ -44,6 +46,8 @@ class MadeEpisode:
 
 class MadeSource:
     key, control_hz, units, fingerprint = "made", 5.0, UNKNOWN, "1"
+    left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def __init__(self, episodes):
         self.episodes = episodes
@@ -107,9 +111,7 @@ def test_numbers_are_those_of_all_actions():
         (lambda n: np.where(np.arange(7) == 6, n % 2, good(n)), {}, "the gripper does not change in 4 of 4"),
         (changed(slice(6), np.zeros_like), {}, "nothing moves in 100% of the steps"),
         (lambda n: good(n, 4 if n else 9), {}, "3 of 4 episodes have fewer than 5 steps"),
-        (good, {"instruction": ""}, "4 of 4 episodes have no instruction"),
         (good, {"camera": None}, "the intrinsics are unknown in 4 of 4 episodes"),
-        (good, {"broken": True}, "are damaged or left out, the first: this image is damaged"),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_warning(make, options, warning):
@@ -120,11 +122,11 @@ def test_damaged_episodes_are_counted_and_the_rest_is_read():
     source = MadeSource(
         ["shard 0, offset 5 is damaged", MadeEpisode(good(0)), "shard 1 too", MadeEpisode(good(1))]
     )
-    source.broken = ("shard 2 breaks off",)
+    source.left_out = ("shard 2 breaks off",)
     found = inspect(source)
     assert len(found.lengths) == 2
-    assert found.skipped == ("shard 2 breaks off", "shard 0, offset 5 is damaged", "shard 1 too")
-    assert any("3 records are damaged or left out, the first: shard 2" in text for text in found.warnings)
+    damaged = ["shard 2 breaks off", "shard 0, offset 5 is damaged", "shard 1 too"]
+    assert found.omissions == Omissions(damaged)
     with pytest.raises(InputError, match=r"No episode of the dataset can be read\. it is damaged$"):
         inspect(MadeSource(["it is damaged"]))
 
@@ -134,8 +136,61 @@ def test_actions_that_are_no_numbers_are_damage():
     broken[3, 2] = np.nan
     found = inspect(MadeSource([MadeEpisode(good(0)), MadeEpisode(broken)]))
     assert len(found.lengths) == 1
-    assert len(found.skipped) == 1
-    assert "made episode 1" in found.skipped[0]
+    (damaged,) = found.omissions.damaged
+    assert "made episode 1" in damaged
+
+
+def test_what_a_run_would_leave_out_is_found_episode_by_episode():
+    def check(text):
+        if text == "<image>":
+            raise InputError("The instruction holds a reserved word.")
+
+    episodes = [
+        MadeEpisode(good(0)),
+        MadeEpisode(good(1), ""),
+        MadeEpisode(good(2), "<image>"),
+        MadeEpisode(good(3)[:0]),
+        *(MadeEpisode(good(4), broken=True) for _ in range(8)),
+    ]
+    omissions = inspect(MadeSource(episodes), strips=0, check=check, decode=True).omissions
+    assert omissions.instructions == ["Episode 2: The instruction holds a reserved word."]
+    assert omissions.pictures == [f"Episode {number}: this image is damaged" for number in range(4, 12)]
+    assert (omissions.damaged, omissions.steps, omissions.words) == ([], 1, 1)
+    # Without a policy no instruction is checked, and of the pictures those that are shown are looked at.
+    some = inspect(MadeSource(episodes), strips=2).omissions
+    assert (some.instructions, some.pictures) == ([], ["Episode 11: this image is damaged"])
+
+
+def timed(*seconds):
+    return MadeEpisode(good(0), timestamps=np.array(seconds, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "warnings"),
+    [
+        ([timed(*np.arange(12) / 5), MadeEpisode(good(1))], []),  # 5 Hz, as the source says
+        ([timed(*np.arange(12) / 5.05)], []),
+        (
+            [timed(*np.arange(12) / 10), timed(*np.arange(12) / 10), timed(*np.arange(12) / 5)],
+            ["the timestamps tell 10 steps a second in 2 of 3 episodes, and the dataset says 5 (fps)"],
+        ),
+        ([timed(*[0.0] * 12)], ["the timestamps tell 0 steps a second in 1 of 1 episodes"]),
+        (
+            [timed(*[*np.arange(6) / 5, *(np.arange(6) / 5 + 3)])],
+            ["1 of 11 steps come more than half a step late, by their timestamps (up to 2 s after"],
+        ),
+    ],
+)
+def test_timestamps_are_held_against_the_rate(episodes, warnings):
+    found = [text for text in inspect(MadeSource(episodes)).warnings if "timestamps" in text]
+    assert len(found) == len(warnings)
+    assert all(expected in text for text, expected in zip(found, warnings, strict=True))
+
+
+def test_doubts_about_the_files_are_warnings():
+    source = MadeSource([MadeEpisode(good(0))])
+    source.doubts = ("The files are odd.",)
+    assert inspect(source).warnings == ("The files are odd.",)
 
 
 def test_some_episodes_stand_for_all():

@@ -20,7 +20,7 @@ from spatialvla.data.lerobot.metadata import read_tasks
 from spatialvla.data.sources import open_source
 from spatialvla.data.survey import survey
 from spatialvla.data.training_mixture import TrainingMixture
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.processor import Processor
 
 TOP = "observation.images.top"
@@ -248,3 +248,34 @@ def test_an_episode_of_several_tasks_is_written_and_converted_with_each_frames_o
         ]
     rows = pq.read_table(tmp_path / "again" / EPISODES).to_pylist()
     assert [row["tasks"] for row in rows] == [[WORDS[1], WORDS[0]], [WORDS[1]]]
+
+
+def test_columns_that_info_lists_and_the_files_lack_are_left_out(root):
+    listed = {"dtype": "float32", "shape": [3], "names": None}
+    camera = {"dtype": "video", "shape": [64, 64, 3], "names": None}
+    edit_info(root, **{"observation.force": listed, "observation.images.left": camera})
+    source = open_source(root)
+    assert "observation.force" not in source.episode(1).columns
+    assert len(source.episode(0).images([0, 3])) == 2
+    sentence = "Its info.json lists observation.force, observation.images.left, which the files do not hold."
+    assert source.doubts == (sentence,)
+    with pytest.raises(InputError, match=r"no feature of numbers 'observation.force'.* Its info.json lists"):
+        open_source(root, mapping=FeatureMapping.from_dict({"action": {"feature": "observation.force"}}))
+
+
+def test_a_column_that_all_datasets_have_is_not_left_out(root):
+    table = pq.read_table(root / DATA)
+    pq.write_table(table.drop_columns(["timestamp"]), root / DATA)
+    with pytest.raises(
+        CheckpointError, match="lacks the column 'timestamp', which all LeRobot datasets have"
+    ):
+        open_source(root)
+
+
+def test_a_first_file_that_cannot_be_read_does_not_hide_the_rest(root):
+    """What columns there are is then told by another file, or by info.json."""
+    (root / DATA).write_bytes(b"damaged")
+    source = open_source(root)
+    assert source.doubts == ()
+    with pytest.raises(CheckpointError, match="not a parquet file"):
+        source.episode(0)

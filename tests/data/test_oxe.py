@@ -273,7 +273,7 @@ def test_the_real_bridge_is_read(tmp_path):
 def test_a_source_knows_its_spec_and_crosses_to_other_processes(tmp_path):
     root = Path(__file__).parent / "rlds" / "bridge_orig"
     source = OXESource(root, cache=tmp_path)
-    assert (source.key, source.control_hz, len(source), source.broken) == ("bridge_orig/1.0.0", 5.0, 4, ())
+    assert (source.key, source.control_hz, len(source), source.left_out) == ("bridge_orig/1.0.0", 5.0, 4, ())
     again = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(again.episode(2).actions, source.episode(2).actions)
     np.testing.assert_array_equal(again.episode(2).images([3]), source.episode(2).images([3]))
@@ -297,7 +297,7 @@ def test_a_source_of_which_a_shard_breaks_off(tmp_path):
     with pytest.raises(BadRecord, match="00001-of-00002"):
         OXESource(tmp_path, cache=tmp_path / "cache")
     rest = OXESource(tmp_path, on_bad="skip", cache=tmp_path / "cache")
-    assert (len(rest), len(rest.broken)) == (3, 1)
+    assert (len(rest), len(rest.left_out)) == (3, 1)
     assert rest.fingerprint != fingerprint
 
 

@@ -42,9 +42,9 @@ def test_the_robots_finished_scenes_are_the_episodes(root):
     source = RH20TSource(root)
     assert (len(source), source.key, source.control_hz) == (3, "rh20t", 10.0)
     assert [source.episode(i).instruction for i in range(3)] == ["Press the button", "Pick up the block", ""]
-    assert len(source.skipped) == 2
-    assert "rating of 1 says that it failed" in source.skipped[0]
-    assert "metadata.json does not exist" in source.skipped[1]
+    assert len(source.left_out) == 2
+    assert "rating of 1 says that it failed" in source.left_out[0]
+    assert "metadata.json does not exist" in source.left_out[1]
     # One robot's folder alone; the descriptions lie around it.
     assert len(RH20TSource(root / "RH20T_cfg1")) == 2
 

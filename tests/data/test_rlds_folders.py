@@ -35,7 +35,9 @@ def write_bc_z(folder, first):
         "action/future/target_close": np.zeros((3, 10), np.int64),
         "observation/natural_language_instruction": np.array(["go"] * 3),
     }
-    return write_steps(folder, SPECS["bc_z"], steps)
+    root = write_steps(folder, SPECS["bc_z"], steps)
+    info = json.loads((root / "dataset_info.json").read_text())
+    (root / "dataset_info.json").write_text(json.dumps(info | {"version": folder.name}))
 
 
 @pytest.mark.parametrize("spec", [None, "bc_z", "bc_z/0.1.0"])
@@ -45,9 +47,11 @@ def test_of_several_versions_the_spec_s_is_read(tmp_path, spec):
     source = open_source(tmp_path / "bc_z", spec=spec, cache=tmp_path / "cache")
     assert source.key == "bc_z/0.1.0"
     assert source.episode(0).actions[0, 0] == 0.25
-    # A version that is named is read.
+    # A version that is named is read, and doubted.
     newer = open_source(tmp_path / "bc_z/1.0.0", spec=spec, cache=tmp_path / "cache")
     assert newer.episode(0).actions[0, 0] == 0.75
+    assert newer.doubts == ("The files are of version 1.0.0, and the spec of bc_z is of 0.1.0.",)
+    assert source.doubts == ()
 
 
 def test_several_versions_of_which_none_is_the_spec_s(tmp_path):

@@ -59,6 +59,8 @@ class EpisodeSource(Protocol):
     as they are known.
     fingerprint: changes with the dataset's files, their times, and how they are read: for caches.
     contents: stays the same when files are touched, copied or moved as they are: for what is gone on with.
+    left_out: why each part of the dataset that is no episode cannot be read or used, a sentence each.
+    doubts: what is odd about the files, though they can be read, a sentence each.
     """
 
     @property
@@ -71,6 +73,10 @@ class EpisodeSource(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def contents(self) -> str: ...
+    @property
+    def left_out(self) -> Sequence[str]: ...
+    @property
+    def doubts(self) -> Sequence[str]: ...
 
     def __len__(self) -> int:
         """Episodes."""
@@ -169,6 +175,16 @@ class SourceWrapper:
     def contents(self) -> str:
         """Stays the same when files are touched, copied or moved as they are."""
         return self.source.contents
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Why each part that is no episode cannot be read or used."""
+        return self.source.left_out
+
+    @property
+    def doubts(self) -> Sequence[str]:
+        """What is odd about the files."""
+        return self.source.doubts
 
     def __len__(self) -> int:
         return len(self.source)

@@ -100,6 +100,7 @@ class CachedSource:
         self.key, self.control_hz, self.units, self.size = source.key, source.control_hz, source.units, size
         self.fingerprint = f"{source.fingerprint} at {size} pixels"
         self.contents = f"{source.contents} at {size} pixels"
+        self.left_out, self.doubts = tuple(source.left_out), tuple(source.doubts)
         digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}".encode()).hexdigest()
         self.folder = cache / digest[:24]
         self._numbers: list[_Numbers | None] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource
+from spatialvla.data.omissions import Omissions
+from spatialvla.data.step_times import StepTimes
 from spatialvla.data.survey import readable_episodes
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.types import ACTION_AXES
@@ -44,7 +46,7 @@ class Inspection:
     most frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an
     image of `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a
     uniform sample.
-    skipped: why each of the other episodes could not be read. warnings: one sentence each.
+    omissions: what a run would leave out. warnings: one sentence each.
     """
 
     key: str
@@ -58,7 +60,7 @@ class Inspection:
     statistics: ActionStatistics
     sample: np.ndarray
     strips: tuple[Strip, ...]
-    skipped: tuple[str, ...]
+    omissions: Omissions
     warnings: tuple[str, ...]
 
 
@@ -71,7 +73,6 @@ class _Tally:
     without_camera: int = 0
     idle_steps: int = 0
     gripper_outside: int = 0
-    empty: int = 0
 
 
 def inspect(
@@ -80,25 +81,29 @@ def inspect(
     strips: int = 6,
     frames: int = 5,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    check: Callable[[str], object] | None = None,
+    decode: bool = False,
 ) -> Inspection:
-    """Go through a dataset once; only the images shown are decoded.
+    """Go through a dataset once; only the images shown are decoded, unless `decode` says all.
 
     episodes: look at so many, evenly spread, instead of all. strips, frames: episodes to show, and images of
-    each.
+    each. check: raises InputError for an instruction that cannot be used.
     progress: told how many episodes are done. Raises InputError where no episode can be read.
     """
     chosen = _spread(len(source), episodes)
     sketch, tally = ActionSketch(), _Tally()
     lengths: list[int] = []
     words: Counter[str] = Counter()
-    skipped = list(getattr(source, "broken", ())) + list(getattr(source, "skipped", ()))
+    omissions, times = Omissions(damaged=list(source.left_out)), StepTimes(source.control_hz)
     readable: list[int] = []
     camera = None
-    for row, episode in readable_episodes(source, chosen, sketch, skipped, on_bad="skip"):
+    for row, episode in readable_episodes(source, chosen, sketch, omissions.damaged, on_bad="skip"):
         progress(row, len(chosen))
         if not len(episode.actions):
-            tally.empty += 1
+            omissions.steps += 1
             continue
+        omissions.look(chosen[row], episode, check, decode)
+        times.add(episode.columns.get("timestamp"))
         readable.append(chosen[row])
         _count(tally, episode)
         lengths.append(len(episode.actions))
@@ -106,13 +111,14 @@ def inspect(
         camera = camera or episode.camera
     progress(len(chosen), len(chosen))
     if not readable:
-        raise InputError(" ".join(("No episode of the dataset can be read.", *skipped[:1])))
+        raise InputError(" ".join(("No episode of the dataset can be read.", *omissions.damaged[:1])))
     shown = []
     for number in _spread(len(readable), strips):
         try:
             shown.append(_strip(source, readable[number], frames))
         except CheckpointError as error:
-            skipped.append(str(error))
+            if not decode:
+                omissions.pictures.append(f"Episode {readable[number]}: {error}")
     size = (shown[0].images.shape[1], shown[0].images.shape[2]) if shown else (0, 0)
     statistics = sketch.statistics()
     return Inspection(
@@ -127,9 +133,11 @@ def inspect(
         statistics=statistics,
         sample=sketch.sample,
         strips=tuple(shown),
-        skipped=tuple(skipped),
+        omissions=omissions,
         warnings=(
-            *_warnings(np.array(lengths), words, statistics, tally, skipped),
+            *source.doubts,
+            *times.warnings(),
+            *_warnings(np.array(lengths), words, statistics, tally),
             *_far_motions(statistics, source.units),
         ),
     )
@@ -169,16 +177,9 @@ def _warnings(
     words: Counter[str],
     statistics: ActionStatistics,
     tally: _Tally,
-    skipped: Sequence[str],
 ) -> list[str]:
     found = []
     episodes, steps = len(lengths), int(lengths.sum())
-    if skipped:
-        found.append(f"{len(skipped)} records are damaged or left out, the first: {skipped[0]}")
-    if tally.empty:
-        found.append(
-            f"{tally.empty} of {episodes + tally.empty} episodes have no steps, or the dataset leaves them out"
-        )
     span = statistics.max - statistics.min
     if still := [ACTION_AXES[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
         found.append(f"{', '.join(still)} never {'changes' if len(still) == 1 else 'change'}")
@@ -197,8 +198,6 @@ def _warnings(
             f"the gripper is closed at the start of {tally.starts_closed} of {episodes} episodes; it may be "
             "inverted (1 is open)"
         )
-    if words[""]:
-        found.append(f"{words['']} of {episodes} episodes have no instruction")
     if short := int((lengths < SHORT).sum()):
         found.append(f"{short} of {episodes} episodes have fewer than {SHORT} steps")
     if tally.without_camera:

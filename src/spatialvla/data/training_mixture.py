@@ -136,10 +136,19 @@ class TrainingMixture:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What each dataset leaves out: how many damaged episodes, and why the first of them; how many empty ones."""
+        """What each dataset leaves out: how many damaged episodes, and why the first of them; how many empty ones.
+
+        Also what is odd about its files.
+        """
         said = []
-        for key, found in zip(self.keys, self.surveys, strict=True):
-            total, damaged = len(found.lengths), len(found.damaged)
+        for source, found in zip(self.sources, self.surveys, strict=True):
+            key, total, damaged = source.key, len(found.lengths), len(found.damaged)
+            said += [f"{key}: {doubt}" for doubt in source.doubts]
+            if parts := len(source.left_out):
+                more = f"; and {parts - _NAMED} more" if parts > _NAMED else ""
+                said.append(
+                    f"{parts} parts of {key} are left out: {'; '.join(source.left_out[:_NAMED])}{more}"
+                )
             if damaged:
                 more = f"; and {damaged - _NAMED} more" if damaged > _NAMED else ""
                 reasons = "; ".join(found.damaged[:_NAMED])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
 
     from spatialvla.actions.units import ActionUnits
     from spatialvla.data.inspection import Inspection
+    from spatialvla.data.omissions import Omissions
 
 _INSTRUCTIONS = 5  # printed
+_NAMED = 20  # of what is left out, for each reason
 
 
 @dataclass(frozen=True)
 class Inspect(Verb):
     """Print what a dataset holds, with warnings.
 
-    Shows episodes, instructions, camera and actions; with --out it draws histograms and a contact sheet.
+    Shows episodes, instructions, camera and actions, and what a run with --on-bad skip would leave out; with
+    --out it draws histograms and a contact sheet.
     """
 
     source: FlatSourceOptions
@@ -35,6 +39,12 @@ class Inspect(Verb):
     episodes: int | None = None
     """Look at so many episodes, evenly spread, instead of all."""
 
+    all_pictures: bool = False
+    """Decode every picture, to find all that are damaged; else the few that are shown."""
+
+    policy: str | None = None
+    """Check the instructions by the tokenizer of this policy, that a run would start from; None checks none."""
+
     def run(self) -> None:
         """Prints what was found, and draws it."""
         from rich.console import Console
@@ -42,12 +52,22 @@ class Inspect(Verb):
         from spatialvla.data.inspection import inspect
 
         with progress("Reading") as report:
-            inspection = inspect(self.source.open(), self.episodes, progress=report)
+            source, check = self.source.open(), self._check()
+            inspection = inspect(
+                source, self.episodes, progress=report, check=check, decode=self.all_pictures
+            )
         console = Console()
         _print(inspection, console)
         if self.out is not None:
             _draw(inspection, self.out)
             console.print(f"Wrote {self.out}/actions.png and frames.png", highlight=False, soft_wrap=True)
+
+    def _check(self) -> Callable[[str], object] | None:
+        if self.policy is None:
+            return None
+        from spatialvla.processor import Processor
+
+        return Processor.from_pretrained(self.policy).check_instruction
 
 
 def _print(inspection: Inspection, console: Console) -> None:
@@ -74,6 +94,29 @@ def _print(inspection: Inspection, console: Console) -> None:
     console.print(_table(inspection))
     for warning in inspection.warnings:
         line(f"Warning: {warning}")
+    _print_omissions(inspection.omissions, line)
+
+
+def _print_omissions(omissions: Omissions, line: Callable[[str], None]) -> None:
+    """What a run would leave out, one by one as far as there is room."""
+    groups = {
+        "damaged episodes or files": omissions.damaged,
+        "episodes with pictures that cannot be read": omissions.pictures,
+        "episodes with an instruction that cannot be used": omissions.instructions,
+    }
+    for what, sentences in groups.items():
+        if sentences:
+            line(f"Left out with --on-bad skip: {what} ({len(sentences)})")
+            for sentence in sentences[:_NAMED]:
+                line(f"  {sentence}")
+            if len(sentences) > _NAMED:
+                line(f"  and {len(sentences) - _NAMED} more")
+    if omissions.steps:
+        line(
+            f"Left out always: {omissions.steps} episodes without steps, or that the dataset says to leave out"
+        )
+    if omissions.words:
+        line(f"Left out without --missing-instruction: episodes without an instruction ({omissions.words})")
 
 
 def _units(units: ActionUnits) -> str:

@@ -245,11 +245,13 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
         raise CheckpointError(
             f"{root / _EPISODES} holds no table of episodes; copy the whole dataset folder."
         )
-    videos = [name for name, feature in info.features.items() if feature.dtype == "video"]
+    listed = [name for name, feature in info.features.items() if feature.dtype == "video"]
     records: list[EpisodeRecord] = []
     for path in paths:
         try:
             rows = read_parquet(path, partial(_rows, path))
+            # A camera that the table does not know is one that the dataset does not hold.
+            videos = [name for name in listed if rows and f"videos/{name}/chunk_index" in rows[0]]
             records += [_episode_record(row, videos) for row in rows]
         except KeyError as error:
             raise CheckpointError(f"{path} lacks {error}; copy it again.") from error

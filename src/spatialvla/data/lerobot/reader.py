@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from spatialvla.data.frames import Clip
 from spatialvla.data.lerobot import image_files, metadata, metadata_v2
-from spatialvla.data.lerobot.features import DEPTH_UNIT_METERS, Feature
+from spatialvla.data.lerobot.features import BOOKKEEPING, DEPTH_UNIT_METERS, Feature
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
 from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet
 from spatialvla.errors import CheckpointError, InputError
@@ -76,8 +76,8 @@ class StoredEpisode:
 class LeRobotDataset:
     """A dataset folder; `len(dataset)` episodes, read when asked for.
 
-    info: frames a second, features by name, robot; language annotations and depth videos are left out.
-    tasks: the instructions.
+    info: frames a second, features by name, robot; language annotations and depth videos are left out, and what
+    the files do not hold. absent: the names of those. tasks: the instructions.
 
     Raises CheckpointError, naming the file, when one is missing, truncated or of another format version.
     """
@@ -88,7 +88,6 @@ class LeRobotDataset:
         meta = metadata_v2 if self.info.version in metadata_v2.VERSIONS else metadata
         self.tasks: tuple[str, ...] = meta.read_tasks(self.root)
         self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)
-        self._stored = [name for name, feature in self.features.items() if feature.dtype != "video"]
         self._file_starts: dict[Path, int] = {}
         self._video_starts: dict[Path, float] = {}
         self._following: dict[int, int] = {}
@@ -103,6 +102,10 @@ class LeRobotDataset:
         for path in (*self._file_starts, *self._video_starts):
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing; copy the whole dataset folder.")
+        held = self._held_features()
+        self.absent = tuple(name for name in self.features if name not in held)
+        self.info = replace(self.info, features=held)
+        self._stored = [name for name, feature in held.items() if feature.dtype != "video"]
 
     @property
     def fps(self) -> float:
@@ -158,6 +161,26 @@ class LeRobotDataset:
             cameras[name] = self._clip(name, part, columns["timestamp"], path)
         return StoredEpisode(index, self._words(columns["task_index"], path), columns, cameras)
 
+    def _held_features(self) -> dict[str, Feature]:
+        """Those of info.json that the files hold, too. The first data file that can be read tells which."""
+        videos = {name for record in self._records for name in record.videos}
+        for path in self._file_starts:
+            try:
+                with open_parquet(path) as file:
+                    columns = set(file.schema_arrow.names)
+            except (pa.ArrowException, OSError):  # is said of the episodes inside, when they are read
+                continue
+            if missing := [column.name for column in BOOKKEEPING if column.name not in columns]:
+                raise CheckpointError(
+                    f"{path} lacks the column '{missing[0]}', which all LeRobot datasets have; copy it again."
+                )
+            return {
+                name: feature
+                for name, feature in self.features.items()
+                if name in (videos if feature.dtype == "video" else columns)
+            }
+        return dict(self.features)
+
     def _numbers(self, table: pa.Table, name: str, path: Path) -> np.ndarray:
         feature = self.features[name]
         try:
@@ -202,7 +225,7 @@ class LeRobotDataset:
                 missing = [name for name in self._stored if name not in file.schema_arrow.names]
                 if missing:
                     raise CheckpointError(
-                        f"{path} lacks the column '{missing[0]}' that info.json lists; copy it again."
+                        f"{path} lacks the column '{missing[0]}' that the dataset's other files have; copy it again."
                     )
                 held = self._following.get(record.index, self._file_starts[path] + sum(sizes))
                 if held > record.first_frame + record.length:

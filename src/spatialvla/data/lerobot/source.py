@@ -121,10 +121,22 @@ class LeRobotSource:
                 self.mapping.motion, self.mapping.units, stored, float(self.dataset.fps)
             )
         except InputError as error:
-            raise InputError(f"{self.root}: {error}") from None
+            raise InputError(" ".join((f"{self.root}: {error}", *self.doubts))) from None
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopened, (self.root, self.mapping, self.key)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """None: each episode that is listed is one."""
+        return ()
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Features that are listed and not there."""
+        if not self.dataset.absent:
+            return ()
+        return (f"Its info.json lists {', '.join(self.dataset.absent)}, which the files do not hold.",)
 
     @property
     def control_hz(self) -> float:

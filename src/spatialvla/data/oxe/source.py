@@ -17,7 +17,7 @@ from spatialvla.data.episodes import STILL, OnBad, filled, moving
 from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
 from spatialvla.data.oxe.named_features import check_features, stored_key
 from spatialvla.data.oxe.names import spec_by_names
-from spatialvla.data.oxe.spec_file import NONE, find_spec
+from spatialvla.data.oxe.spec_file import NONE, DescribedActions, find_spec
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
@@ -85,7 +85,7 @@ class OXESource:
     """One split of an Open X-Embodiment dataset as TFDS stores it, local or at any fsspec URL.
 
     key: the name of its statistics in published checkpoints. control_hz: steps a second. units: of the actions.
-    broken: one sentence for each shard of which only a part can be read. swapped: whether red and blue are in the
+    left_out: one sentence for each shard of which only a part can be read. swapped: whether red and blue are in the
     files' pictures.
     """
 
@@ -114,7 +114,7 @@ class OXESource:
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
-        self.broken = self.dataset.broken
+        self.left_out = self.dataset.broken
         try:
             check_features(self.spec, self.dataset.specs)
         except InputError as error:
@@ -145,6 +145,16 @@ class OXESource:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Files of another version than the spec is of."""
+        stored = self.dataset.version
+        if stored in (None, self.spec.version) or isinstance(self.spec.action, DescribedActions):
+            return ()
+        return (
+            f"The files are of version {stored}, and the spec of {self.spec.name} is of {self.spec.version}.",
+        )
 
     def episode(self, index: int) -> OXEEpisode:
         """Any episode: instruction and actions are read at once, images stay encoded. One that is to be left out

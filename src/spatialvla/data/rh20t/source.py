@@ -61,7 +61,7 @@ class RH20TSource:
     motion is that of the tool in the base's axes between poses interpolated at `control_hz`; the gripper is
     the commanded width as a share of the opened one's; a step's image is the closest in time. Steps whose
     closest image is more than 150 ms away are no starts. See `layout` for what is where and who says so.
-    control_hz: steps a second. units: of the actions. skipped: why scenes were left out.
+    control_hz: steps a second. units: of the actions. left_out: why each other scene is none.
     """
 
     key = "rh20t"
@@ -77,18 +77,19 @@ class RH20TSource:
         self.units = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, self.control_hz)
         self._cache = cache or cache_folder("rh20t")
         self._descriptions = _descriptions(self.root)
-        self.skipped: list[str] = []
+        self.left_out: list[str] = []
         self._scenes: list[Scene] = []
         for scene in scenes(self.root):
             if reason := _unusable(scene):
-                self.skipped.append(f"{scene.folder}: {reason}")
+                self.left_out.append(f"{scene.folder}: {reason}")
             else:
                 self._scenes.append(scene)
+        self.doubts: tuple[str, ...] = ()
         self._episode = lru_cache(_KEPT)(self._read)
         if not self._scenes:
             raise InputError(
                 f"{self.root} has no finished scene of a robot"
-                + (f" ({self.skipped[0]})" if self.skipped else "")
+                + (f" ({self.left_out[0]})" if self.left_out else "")
                 + "; give a RH20T_cfg folder, or the one around them."
             )
 

@@ -19,10 +19,11 @@ Kind = Literal["tensor", "image", "text"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """dataset_info.json. name: of the dataset. lengths: records of each shard by split, where it says so."""
+    """dataset_info.json. name, version: of the dataset. lengths: records of each shard by split, where it says so."""
 
     name: str | None
     lengths: Mapping[str, Sequence[int]]
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ def parse_info(data: bytes, source: str) -> DatasetInfo:
             f"{source} has splits that cannot be read ({error!r}); copy it again."
         ) from None
     name = content.get("name")
-    return DatasetInfo(name if isinstance(name, str) else None, lengths)
+    version = content.get("version")
+    return DatasetInfo(
+        name if isinstance(name, str) else None, lengths, version if isinstance(version, str) else None
+    )
 
 
 def parse_features(data: bytes, source: str) -> Mapping[str, FeatureSpec]:

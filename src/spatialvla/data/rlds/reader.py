@@ -97,7 +97,7 @@ def _naming(origin: str) -> Iterator[None]:
 class RLDSDataset:
     """One split of a TFDS folder: local, or at any fsspec URL (gs://, s3://, https://, hf:// …).
 
-    name: of the dataset. specs: its features by key. broken: one sentence for each
+    name, version: of the dataset. specs: its features by key. broken: one sentence for each
     shard whose end is unreadable.
     """
 
@@ -118,6 +118,7 @@ class RLDSDataset:
         self.on_bad = on_bad
         info = parse_info(self.storage.read("dataset_info.json"), f"{self.storage.root}/dataset_info.json")
         self.name = info.name or Path(self.storage.root).parent.name
+        self.version = info.version
         self.specs = parse_features(self.storage.read("features.json"), f"{self.storage.root}/features.json")
         self.shards = self._shards(split)
         folder = cache or cache_folder("rlds")
