@@ -80,6 +80,15 @@ def test_the_command_line_says_which_copy_it_is(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(second, COLOR, atol=3)
 
 
+@pytest.mark.parametrize(("channels", "expected"), [("rgb", COLOR), ("bgr", SWAPPED)])
+def test_a_spec_file_says_the_channels_of_a_copy(tmp_path, channels, expected):
+    spec = SPECS["utaustin_mutex"]
+    root = write_steps(tmp_path / spec.name, spec, steps(spec), "jpeg")
+    (tmp_path / "mine.yaml").write_text(f"like: utaustin_mutex\nchannels: {channels}\n")
+    source = open_source(root, spec=str(tmp_path / "mine.yaml"), cache=tmp_path / "cache")
+    np.testing.assert_allclose(source.episode(0).images([0])[0, 0, 0], expected, atol=3)
+
+
 def test_what_is_seen_in_other_colors_is_another_dataset(tmp_path):
     spec = SPECS["utaustin_mutex"]
     root = write_steps(tmp_path / spec.name, spec, steps(spec))

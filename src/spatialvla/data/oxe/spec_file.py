@@ -125,6 +125,9 @@ class SpecFile:
         )
         given = {name: getattr(self, name) for name in plain if getattr(self, name) is not None}
         spec = replace(spec, **given)
+        if self.channels is not None:
+            # The file says what the pictures are; what they were when they were published does not matter.
+            spec = replace(spec, size=None)
         if self.action is not None or self.like is None:
             spec = self._described(spec)
         if self.depth is not None:
