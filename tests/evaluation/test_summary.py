@@ -171,6 +171,8 @@ def test_the_page_is_whole_and_loads_nothing():
     assert set(checker.targets) <= checker.anchors
     assert "<micro>" not in html
     assert "&lt;micro&gt;" in html
+    assert html.count("<table") == len(re.findall(r'<div class="scroll"[^>]*><table', html))
+    assert "were the two equally good" in html  # what p means
     width = None
     for cells in checker.rows:  # every row of a table has as many cells as its head
         if cells is None:

@@ -40,3 +40,14 @@ PICTURES = _legend(
         "share a mark.",
     },
 )
+PAIRS = _legend(
+    "What the numbers mean",
+    {
+        "Both, only, neither": "Episodes from the same start state in which both policies, one alone, or none "
+        "succeeded. Only those with one winner tell the two apart.",
+        "Difference": "The second policy's rate minus the first's, in percentage points, with its 95 % interval "
+        "(Newcombe's, for paired outcomes).",
+        "p": "How often chance alone would split the episodes with one winner as unevenly, were the two equally "
+        "good (exact McNemar test). Below 0.05 a difference counts as shown.",
+    },
+)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from spatialvla.evaluation.report.facts import facts, small_print
+from spatialvla.evaluation.report.legends import PAIRS
 from spatialvla.evaluation.report.page import facts_list, html_table, page
 from spatialvla.evaluation.report.summary import Summary, caveats, key_numbers
 from spatialvla.evaluation.report.tables import Table, count, pairs_table, success_table
@@ -53,7 +54,7 @@ def _comparison(comparison: Comparison) -> str:
     return f"""<h2>{escape(table.title)}</h2>
 <p class="verdict">{escape(comparison.verdict())}</p>
 <div class="numbers">{numbers}</div>
-{html_table(table, kind="pairs")}{also}"""
+{html_table(table, kind="pairs")}{PAIRS}{also}"""
 
 
 def _sources(sources: Sequence[Source]) -> str:
