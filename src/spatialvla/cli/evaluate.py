@@ -100,9 +100,9 @@ class Evaluate(Verb):
 
         check_suite(self.suite)
         import torch
-        from rich.console import Console
 
         from spatialvla.actions.fitting import check_fit
+        from spatialvla.common.terminal import Terminal
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.resume import results_file
@@ -130,7 +130,7 @@ class Evaluate(Verb):
             advice="choose another --suite, or a checkpoint and --dataset that fit",
         )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
-        Console(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
+        Terminal(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
         try:
             results = evaluate(
                 policy,
@@ -152,7 +152,7 @@ class Evaluate(Verb):
             )
         except EvaluationError as error:
             raise SystemExit(f"spatialvla: {error}") from None
-        console = Console()
+        console = Terminal()
         print_success(results, console)
         path = results_file(out, shard)
         report = path.with_name(path.name.replace("results", "report")).with_suffix(".html")

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from rich.console import Console
 from rich.table import Table
 
 import spatialvla
@@ -33,6 +32,7 @@ from spatialvla.cli.serve import Serve
 from spatialvla.cli.train import Train
 from spatialvla.cli.train_depth import TrainDepth
 from spatialvla.cli.verb import Verb
+from spatialvla.common.terminal import LogFormatter, Terminal, shown
 from spatialvla.errors import CheckpointError, InputError, NotFiniteError
 
 VERBS: Mapping[str, type[Verb]] = {
@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     verbose = _VERBOSE in words
     if verbose:
-        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter("%(asctime)s %(name)s: %(message)s"))
+        logging.basicConfig(handlers=[handler])
         for room in ("spatialvla", "spatialvla_client"):
             logging.getLogger(room).setLevel(logging.DEBUG)
     try:
@@ -131,7 +133,7 @@ def _print_help(prefix: str) -> None:
     for name, kind in VERBS.items():
         if name.startswith(prefix):
             table.add_row(f"  {name}", (kind.__doc__ or "").partition("\n")[0])
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(
         f"usage: spatialvla {prefix or '[--help] [--version]'} VERB [--verbose] [OPTIONS]", markup=False
     )
@@ -143,5 +145,5 @@ def _print_help(prefix: str) -> None:
 def _fail(message: str, code: int, trace: bool) -> None:
     if trace:
         traceback.print_exc()
-    print(f"spatialvla: {message}", file=sys.stderr)
+    print(f"spatialvla: {shown(message)}", file=sys.stderr)
     sys.exit(code)

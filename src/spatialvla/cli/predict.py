@@ -51,9 +51,8 @@ class Predict(Verb):
 
     def run(self) -> None:
         """Prints the actions."""
-        from rich.console import Console
-
         from spatialvla.common.pictures import to_rgb
+        from spatialvla.common.terminal import Terminal
         from spatialvla.types import Observation
 
         image = to_rgb(_open(self.image))
@@ -68,7 +67,7 @@ class Predict(Verb):
         if self.json:
             print(_document(self, policy, chunk))
         else:
-            _print(chunk, policy.units, Console())
+            _print(chunk, policy.units, Terminal())
         if self.figures:
             _draw(policy, observation, image, chunk, self.figures)
 

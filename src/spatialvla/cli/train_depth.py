@@ -25,11 +25,10 @@ class TrainDepth(Verb):
 
     def run(self) -> None:
         """Trains, and prints how good the estimates are."""
-        from rich.console import Console
-
+        from spatialvla.common.terminal import Terminal
         from spatialvla.training.depth_estimator import train_depth
 
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         quality = train_depth(self.config, None if self.device == "auto" else self.device, console)
         console.print(
             f"Wrote {self.config.out}. On held-out episodes the mean relative error is {quality.abs_rel:.1%}, "

@@ -132,14 +132,13 @@ class TrainingRun(Verb):
 
     def run(self) -> None:
         """Trains, says where the model is, and exits with STOPPED where the run was told to stop."""
-        from rich.console import Console
-
+        from spatialvla.common.terminal import Terminal
         from spatialvla.training.loop import train
         from spatialvla.training.run.stopping import STOPPED
         from spatialvla.training.step import NonFiniteLoss
 
         config = self.configuration()
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         if self.write_config is not None:
             write_config(config, self.write_config)
             console.print(

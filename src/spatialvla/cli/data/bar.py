@@ -17,10 +17,11 @@ class Report(Protocol):
 @contextmanager
 def progress(words: str) -> Iterator[Report]:
     """A bar beside `words` that is gone afterwards; on a terminal alone."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from spatialvla.common.terminal import Terminal
+
+    console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(words, total=None)
 

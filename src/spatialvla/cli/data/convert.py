@@ -30,15 +30,14 @@ class Convert(Verb):
 
     def run(self) -> None:
         """Writes the dataset, and says which episodes were left out."""
-        from rich.console import Console
-
+        from spatialvla.common.terminal import Terminal, shown
         from spatialvla.data.convert import convert
 
         with progress("Converting") as report:
             converted = convert(self.source.open(), self.out, self.fps, self.instruction, report)
-        console = Console()
+        console = Terminal()
         for why in converted.skipped:
-            console.print(f"Left out: {why}", highlight=False, soft_wrap=True)
+            console.print(f"Left out: {shown(why)}", highlight=False, soft_wrap=True)
         if converted.empty:
             console.print(
                 f"Left out: {converted.empty} episodes that have no steps, or that the dataset leaves out",

@@ -82,9 +82,8 @@ class Grid(Verb):
 
     def run(self) -> None:
         """Fits the grid as the run does, prints and draws it."""
-        from rich.console import Console
-
         from spatialvla.common.files import replacing
+        from spatialvla.common.terminal import Terminal, shown
         from spatialvla.training.feed.datasets import open_mixture
         from spatialvla.training.parallel.world import join_world
         from spatialvla.training.run.progress import Progress
@@ -93,13 +92,13 @@ class Grid(Verb):
 
         config = self.config
         with join_world("cpu") as world:
-            progress = Progress(config, Console(stderr=True))
+            progress = Progress(config, Terminal(stderr=True))
             mixture = open_mixture(config, network_config(config), world, progress)
         grid, actions = mixture.fit_grid(config.bins, config.min_sigma), mixture.normalized_actions()
-        console = Console()
+        console = Terminal()
         keys = ", ".join(mixture.keys)
         steps = sum(int(survey.lengths.sum()) for survey in mixture.surveys)
-        console.print(f"{keys}: {steps} steps", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"{shown(keys)}: {steps} steps", highlight=False, soft_wrap=True, markup=False)
         console.print(_table(grid, actions))
         with replacing(self.out) as partial:
             partial.write_bytes(plot_grid(grid, actions, title=keys))

@@ -47,8 +47,7 @@ class Inspect(Verb):
 
     def run(self) -> None:
         """Prints what was found, and draws it."""
-        from rich.console import Console
-
+        from spatialvla.common.terminal import Terminal
         from spatialvla.data.inspection import inspect
 
         with progress("Reading") as report:
@@ -56,7 +55,7 @@ class Inspect(Verb):
             inspection = inspect(
                 source, self.episodes, progress=report, check=check, decode=self.all_pictures
             )
-        console = Console()
+        console = Terminal()
         _print(inspection, console)
         if self.out is not None:
             _draw(inspection, self.out)
@@ -71,8 +70,10 @@ class Inspect(Verb):
 
 
 def _print(inspection: Inspection, console: Console) -> None:
+    from spatialvla.common.terminal import shown
+
     def line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(shown(text), soft_wrap=True)
 
     lengths = inspection.lengths
     line(f"{inspection.key}: {len(lengths)} episodes, {lengths.sum()} steps at {inspection.control_hz:g} Hz")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from spatialvla.common.files import inside
 from spatialvla.data.frames import Clip
 from spatialvla.data.lerobot import image_files, metadata, metadata_v2
 from spatialvla.data.lerobot.features import BOOKKEEPING, DEPTH_UNIT_METERS, Feature
@@ -252,11 +253,19 @@ class LeRobotDataset:
         return self._records[index]
 
     def _data_path(self, record: EpisodeRecord) -> Path:
-        return self.root / self.info.data_path.format(
-            chunk_index=record.data.chunk, file_index=record.data.file
+        return self._inside(
+            self.info.data_path.format(chunk_index=record.data.chunk, file_index=record.data.file)
         )
 
     def _video_path(self, camera: str, part: FilePart) -> Path:
-        return self.root / str(self.info.video_path).format(
-            video_key=camera, chunk_index=part.chunk, file_index=part.file
+        return self._inside(
+            str(self.info.video_path).format(video_key=camera, chunk_index=part.chunk, file_index=part.file)
         )
+
+    def _inside(self, name: str) -> Path:
+        try:
+            return inside(self.root, name)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.root}/meta/info.json leads out of the dataset's folder ({error}); correct its paths."
+            ) from None

@@ -27,6 +27,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatialvla.common.files import inside
+from spatialvla.errors import CheckpointError
+
 CALIBRATED_SIZE = (720, 1280)
 """Height and width of the images that intrinsics.npy is for."""
 
@@ -86,8 +89,18 @@ class Scene:
 
 
 def calibration_file(scene: Scene, calibration: str | None) -> Path | None:
-    """Where the intrinsics of a calibration lie; None without one."""
-    return None if calibration is None else scene.folder.parent / "calib" / calibration / "intrinsics.npy"
+    """Where the intrinsics of a calibration lie; None without one.
+
+    Raises CheckpointError where its name leads out of the dataset's folder.
+    """
+    if calibration is None:
+        return None
+    try:
+        return inside(scene.folder.parent / "calib", f"{calibration}/intrinsics.npy")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{scene.folder}/metadata.json names a calibration elsewhere ({error})."
+        ) from None
 
 
 def scenes(root: Path) -> list[Scene]:

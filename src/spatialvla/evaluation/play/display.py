@@ -7,6 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from spatialvla.common.terminal import shown
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult, Tally
 
@@ -67,7 +68,7 @@ class EvaluationProgress:
             outcome = "success" if result.success else "failure"
             self._console.print(
                 f"{tally.trials}/{self._episodes} {outcome} after {result.steps} steps "
-                f"({tally.rate:.0%} so far): {instruction}",
+                f"({tally.rate:.0%} so far): {shown(instruction)}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -13,6 +13,7 @@ from typing import Protocol
 from rich.console import Console
 
 from spatialvla.common.claims import claimed
+from spatialvla.common.terminal import Terminal
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Benchmark, DepthOrigin
 from spatialvla.evaluation.play.decisions import DecisionKeeper, KeptDecision
@@ -107,7 +108,7 @@ def evaluate(
         setup = Setup(benchmark, results.conventions, depth == "simulator", folder if videos else None)
         longest = max(results.conventions.limit(task) for task in results.tasks)
         workers, before, began = min(workers, len(jobs)), results, time.monotonic()
-        progress = EvaluationProgress(console or Console(stderr=True), results, workers, longest)
+        progress = EvaluationProgress(console or Terminal(stderr=True), results, workers, longest)
         with worker_processes(workers, setup, results.tasks) as pool, progress:
             finished = []
             for result in _play(policy, pool, jobs, progress, keeper):

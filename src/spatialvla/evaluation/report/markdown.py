@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spatialvla.common.terminal import markdown
 from spatialvla.evaluation.report.facts import facts
 from spatialvla.evaluation.report.summary import Summary, caveats, key_numbers
 from spatialvla.evaluation.report.tables import Row, Table, cell_text, pairs_table, success_table
@@ -11,11 +12,11 @@ from spatialvla.evaluation.results.document import Results
 
 def to_markdown(summary: Summary, evaluations: bool = True) -> str:
     """A summary's tables, texts and sources. evaluations: False leaves out how each was measured."""
-    parts = [f"# {summary.title}", summary.subtitle]
+    parts = [f"# {markdown(summary.title)}", markdown(summary.subtitle)]
     if summary.comparison:
         parts += _comparison(summary.comparison)
     for table in summary.tables:
-        parts += [f"## {table.title}", markdown_table(table), table.note]
+        parts += [f"## {markdown(table.title)}", markdown_table(table), table.note]
     if evaluations:
         for results in summary.evaluations:
             parts += _evaluation(results)
@@ -36,7 +37,7 @@ def markdown_table(table: Table) -> str:
     lines = [_line(titles), f"|{'|'.join(rules)}|"]
     for row in rows:
         cells = [_label(row), *map(cell_text, row.cells)]
-        lines.append(_line([*cells, row.detail] if detailed else cells))
+        lines.append(_line([*cells, markdown(row.detail)] if detailed else cells))
     return "\n".join(lines)
 
 
@@ -45,27 +46,27 @@ def _line(cells: list[str]) -> str:
 
 
 def _label(row: Row) -> str:
-    label = f"**{row.label}**" if row.ours else row.label
+    label = f"**{markdown(row.label)}**" if row.ours else markdown(row.label)
     return f"{label} [{row.source}]" if row.source else label
 
 
 def _evaluation(results: Results) -> list[str]:
     table = success_table(results)
-    return [f"## {table.title}", markdown_table(table), _pairs(facts(results))]
+    return [f"## {markdown(table.title)}", markdown_table(table), _pairs(facts(results))]
 
 
 def _comparison(comparison: Comparison) -> list[str]:
     table, also = pairs_table(comparison), caveats(comparison)
     parts = [
-        f"## {table.title}",
-        comparison.verdict(),
+        f"## {markdown(table.title)}",
+        markdown(comparison.verdict()),
         _pairs(key_numbers(comparison)),
         markdown_table(table),
     ]
     if also:
-        parts += ["These differ, too:", "\n".join(f"- {each}" for each in also)]
+        parts += ["These differ, too:", "\n".join(f"- {markdown(each)}" for each in also)]
     return parts
 
 
 def _pairs(named: dict[str, str]) -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in named.items())
+    return "\n".join(f"- {markdown(name)}: {markdown(value)}" for name, value in named.items())

@@ -9,6 +9,7 @@ from types import TracebackType
 from rich import progress as bars
 from rich.console import Console, RenderableType
 
+from spatialvla.common.terminal import Terminal, shown
 from spatialvla.training.config import TrainConfig
 
 
@@ -16,9 +17,9 @@ class Progress:
     """Shows a run on a console, or nothing without one."""
 
     def __init__(self, config: TrainConfig, console: Console | None) -> None:
-        self.console = console or Console(quiet=True)
+        self.console = console or Terminal(quiet=True)
         self.bar = bars.Progress(
-            bars.TextColumn("{task.description}"),
+            bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
             bars.TaskProgressColumn(),
             bars.TimeElapsedColumn(),
@@ -48,7 +49,7 @@ class Progress:
 
     def say(self, message: str) -> None:
         """A line above the bar."""
-        self.console.print(message, highlight=False)
+        self.console.print(shown(message), highlight=False)
 
     def show(self, picture: RenderableType) -> None:
         """A table, say, above the bar."""
@@ -57,6 +58,12 @@ class Progress:
     @contextmanager
     def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar of its own for work done once before training."""
-        with bars.Progress(console=self.console, transient=True) as bar:
-            task = bar.add_task(description, total=total)
+        columns = (
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.TaskProgressColumn(),
+            bars.TimeRemainingColumn(),
+        )
+        with bars.Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(shown(description), total=total)
             yield lambda done: bar.advance(task, done)
