@@ -25,6 +25,7 @@ from spatialvla.training.feed.datasets import open_mixture
 from spatialvla.training.loop import train
 from spatialvla.training.optimizer import total_steps
 from spatialvla.training.parallel.world import World
+from spatialvla.training.recipes import nano
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import network_config
 from spatialvla.training.step import Learner, NonFiniteLoss
@@ -100,6 +101,7 @@ def test_a_share_is_split_into_parts_that_fit_unless_told_otherwise(make):
     assert replace(config, accumulation=2).parts(8) == 2
     with pytest.raises(InputError, match="cannot be split into 3 equal parts"):
         config.parts(3)
+    assert replace(nano(), batch_size=256).parts(1) == 1
 
 
 def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path):

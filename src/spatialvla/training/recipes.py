@@ -57,6 +57,8 @@ def nano(policy: str | None = None) -> TrainConfig:
         minutes=60.0,
         steps=100_000,
         batch_size=16,
+        # So small a network has room for any batch, and a GPU little to do with a part of one.
+        accumulation=1,
         learning_rate=6e-4,
         # At the full rate a tower trained from scratch collapses.
         rate_factors={"model.vision_tower": 0.5},

@@ -26,9 +26,9 @@ class Optimization:
     activations: "int8" lets a CPU multiply 8 bits with 8 bits in the decoder and the vision towers, with
     scales that
     follow the activations: fastest, and less exact. Needs weights="int8" and AVX-512 with BF16 and VNNI.
-    compile: let torch compile vision and passes, and on a GPU record CUDA graphs. That takes minutes for all
-    shapes of `batch_sizes` x `text_tokens`, behind the image, when the model is optimized, and again for any
-    other when it first comes.
+    compile: let torch compile vision and passes, or on a GPU the decoder's layers, and record CUDA graphs
+    there. That takes up to minutes for all shapes of `batch_sizes` x `text_tokens`, behind the image, when
+    the model is optimized, and again for any other when it first comes.
     drafts: compile the passes of speculation, too, which come in more widths.
     text_head: keep the head's rows of text, without which only actions can be generated: 1.2 GB of the 4 B
     model.
