@@ -22,6 +22,9 @@ CASES = {
         "--intrinsics takes FLOAT FLOAT FLOAT FLOAT, not '1 2'; see spatialvla predict --help."
     ),
     "train --dataset x --steps": "--steps lacks its value; see spatialvla train --help.",
+    "train --dataset x --guidance.privileged": (
+        "privileged_weight needs the names of the features to regress in `privileged`."
+    ),
     "finetune --dataset x --mode loora": (
         "--mode takes one of full, lora, adapt, not 'loora'; see spatialvla finetune --help."
     ),

@@ -176,7 +176,7 @@ def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, mad
         (("grid", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid",), "nothing to train on"),
         (("inspect", "--dataset", DATA), "is no dataset"),
-        (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping"),
+        (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping or camera"),
         (("inspect", "--dataset", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),
         (("convert", "--dataset", LEROBOT, *CAMERA, "--out", LEROBOT), "already holds a dataset"),
     ],

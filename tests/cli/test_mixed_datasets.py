@@ -109,3 +109,20 @@ def test_one_description_for_each_dataset_has_a_word_for_none():
 def test_options_that_fit_no_dataset_are_said(paths, options, message):
     with pytest.raises(InputError, match=message):
         configured(*paths, **options)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["train", "finetune", "pretrain", "train-depth", "data inspect", "data convert", "data grid"],
+)
+def test_every_verb_that_reads_a_dataset_takes_its_description(capsys, verb):
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    words = capsys.readouterr().out.split()
+    assert {"--dataset", "--mapping", "--camera", "--spec"} <= set(words)
+
+
+def test_small_training_on_rlds_alone_says_what_has_no_guidance(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--dataset", str(RLDS), "--steps", "1", "--device", "cpu", "--out", str(tmp_path)])
+    assert "leave the guidance by them out, as `spatialvla pretrain --preset nano`" in capsys.readouterr().err

@@ -80,7 +80,9 @@ def sentence(box: str, arguments: Sequence[str], program: str) -> str:
     if chosen := re.match(r"invalid choice (.+) for argument '(\S+)'. Expected one of \((.*)\)", text):
         value, option, choices = chosen.groups()
         return f"{option} takes one of {choices.replace(chr(39), '').rstrip(',')}, not {value}; {see}"
-    if (wrong := re.match(r"Error parsing (\S+?)(/\S+)?:", text)) and len(blocks) > 1:
+    if wrong := re.match(r"Error parsing (\S+?)(/\S+)?:", text):
+        if len(blocks) < 2 or len(blocks[1]) < 2:  # values that do not go together: a sentence of ours
+            return text[wrong.end() :].strip()
         kind = re.sub(r"\{None\}\|?|[{}]", "", " ".join(blocks[1][1].split()[1:]))
         return f"{wrong[1]} takes {kind}, not {_given(wrong[1], arguments)!r}; {see}"
     if lacking := re.match(r"Missing value for argument '(\S+)'", text):

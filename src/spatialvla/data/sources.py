@@ -83,4 +83,5 @@ def _refuse(name: str, kind: DatasetKind, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
             article = "an" if kind.startswith("R") else "a"
-            raise InputError(f"{name} is {article} {kind} dataset, which takes no {option}; leave it out.")
+            what = "mapping or camera" if option == "mapping" else option
+            raise InputError(f"{name} is {article} {kind} dataset, which takes no {what}; leave it out.")

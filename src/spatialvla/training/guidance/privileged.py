@@ -65,10 +65,15 @@ def privileged_values(episode: Episode, name: str) -> np.ndarray:
     Raises InputError where the dataset lacks it.
     """
     match = _NAME.fullmatch(name)
+    if not episode.columns:
+        raise InputError(
+            f"The dataset has no '{name}' to regress, nor other numbers beside its actions, as datasets of RLDS and "
+            "RH20T; leave the guidance by them out, as `spatialvla pretrain --preset nano` does."
+        )
     if match is None or match["feature"] not in episode.columns:
         raise InputError(
-            f"The dataset has no '{name}' to regress; it has {', '.join(episode.columns) or 'no such numbers'}, each "
-            "also with [start:stop] and @keyframe behind it."
+            f"The dataset has no '{name}' to regress; it has {', '.join(episode.columns)}, each also with "
+            "[start:stop] and @keyframe behind it."
         )
     values = episode.columns[match["feature"]].reshape(len(episode.actions), -1)
     if match["start"] is not None:
