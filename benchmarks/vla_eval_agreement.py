@@ -27,7 +27,7 @@ from spatialvla.evaluation.results.intervals import Pairs, wilson_interval
 from spatialvla.evaluation.results.vla_eval import read_vla_eval
 from spatialvla.serving.engine.service import service_for
 from spatialvla.serving.vla_eval.conventions import LIBERO
-from spatialvla.serving.vla_eval.server import VlaEvalServer
+from spatialvla.serving.vla_eval.model_server import VlaEvalServer
 
 Outcomes = dict[tuple[int, int], tuple[bool, int]]
 """(task, start state) -> whether the episode succeeded, after how many steps."""

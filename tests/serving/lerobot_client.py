@@ -16,7 +16,8 @@ from running import fake_service, picture
 
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.lerobot import server as protocol
-from spatialvla.serving.lerobot.wire import END, Actions, ObservationPart, PolicySetup
+from spatialvla.serving.lerobot.uploads import END
+from spatialvla.serving.lerobot.wire import Actions, ObservationPart, PolicySetup
 from spatialvla.types import Observation
 
 FEATURES = {

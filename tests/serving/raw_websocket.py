@@ -10,13 +10,16 @@ _HANDSHAKE = (
 )
 
 
-def open_raw(port: int, *, address: str = "127.0.0.1") -> socket.socket:
-    """A socket behind the handshake and the server's metadata. address: of the client, on loopback."""
+def open_raw(port: int, *, address: str = "127.0.0.1", greeted: bool = True) -> socket.socket:
+    """A socket behind the handshake, and the server's metadata if it is greeted with them.
+
+    address: of the client, on loopback.
+    """
     opened = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
     opened.sendall(_HANDSHAKE)
     answer = opened.recv(4096)
     assert answer.startswith(b"HTTP/1.1 101"), answer
-    if answer.endswith(b"\r\n\r\n"):
+    if greeted and answer.endswith(b"\r\n\r\n"):
         opened.recv(4096)
     return opened
 

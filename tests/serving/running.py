@@ -21,6 +21,7 @@ from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.openpi.server import OpenPiServer
+from spatialvla.serving.websocket.server import WebsocketServer
 
 K = np.array([[SIZE, 0, SIZE / 2], [0, SIZE, SIZE / 2], [0, 0, 1.0]])
 """Of the camera that takes `picture`."""
@@ -65,10 +66,16 @@ def fake_service(
 
 @contextmanager
 def serving(service: Service, mapping: str = "plain", *, pad_to: int = 0) -> Iterator[Running]:
-    """Serves for as long as the block lasts, then stops as SIGTERM would."""
+    """Serves openpi's clients for as long as the block lasts, then stops as SIGTERM would."""
+    with running(service, OpenPiServer(service, ClientMapping.load(mapping), pad_to=pad_to)) as found:
+        yield found
+
+
+@contextmanager
+def running(service: Service, server: WebsocketServer) -> Iterator[Running]:
+    """The same with a server of any protocol over websockets."""
     loop = asyncio.new_event_loop()
     stop, started = asyncio.Event(), loop.create_future()
-    server = OpenPiServer(service, ClientMapping.load(mapping), pad_to=pad_to)
     ready = threading.Event()
     started.add_done_callback(lambda _: ready.set())
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.run(stop, started)))

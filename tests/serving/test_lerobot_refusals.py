@@ -23,7 +23,8 @@ from spatialvla.errors import InputError
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.lerobot import server as protocol
-from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, ObservationPart, PolicySetup
+from spatialvla.serving.lerobot.uploads import BEGIN, END, MIDDLE
+from spatialvla.serving.lerobot.wire import ObservationPart, PolicySetup
 
 __all__ = ["lerobot"]  # a fixture
 pytestmark = pytest.mark.usefixtures("lerobot")
@@ -79,7 +80,7 @@ def test_malformed_and_oversized_observations_are_refused(parts: list[Any], sent
 
 
 def test_an_observation_that_never_ends_is_given_up() -> None:
-    with served(traffic=TrafficLimits(request_timeout=0.3)) as connect, ThreadPoolExecutor() as threads:
+    with served(traffic=TrafficLimits(message_timeout=0.3)) as connect, ThreadPoolExecutor() as threads:
         robot = connect()
         go_on = threading.Event()
 

@@ -17,7 +17,8 @@ from running import picture
 from spatialvla.errors import InputError
 from spatialvla.serving.guard.limits import Limits, Workspace
 from spatialvla.serving.guard.traffic import TrafficLimits
-from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE, ObservationPart
+from spatialvla.serving.lerobot.uploads import BEGIN, END, MIDDLE
+from spatialvla.serving.lerobot.wire import ObservationPart
 from spatialvla.types import Observation
 
 __all__ = ["lerobot"]  # a fixture

@@ -22,7 +22,8 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from vla_eval.connection import Connection
 
 from spatialvla.cli.main import main
-from spatialvla.serving.lerobot.wire import END, Actions, ObservationPart
+from spatialvla.serving.lerobot.uploads import END
+from spatialvla.serving.lerobot.wire import Actions, ObservationPart
 
 __all__ = ["lerobot"]  # a fixture
 pytestmark = pytest.mark.usefixtures("lerobot")

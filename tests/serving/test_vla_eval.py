@@ -1,8 +1,15 @@
 """The model server for vla-eval, spoken to by the harness's own client over a socket."""
 
+import contextlib
+import json
+import logging
 import os
 import signal
 import socket
+import time
+import urllib.error
+import urllib.request
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,16 +18,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import msgpack
 import numpy as np
 import pytest
 import vla_eval
 from fake_policy import FakePolicy, expected
-from running import fake_service, options
+from raw_websocket import frame, open_raw
+from running import fake_service, options, running
 from vla_eval.connection import Connection
 from vla_eval.protocol.messages import MessageType
 from vla_eval.registry import resolve_import_string
 from vla_eval.specs import DimSpec, check_specs
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from spatialvla.actions.published_units import published_units
@@ -29,8 +38,11 @@ from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.serving.logs import TextFormatter
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
+from spatialvla.serving.vla_eval.model_server import VlaEvalServer
 from spatialvla.types import Observation
 
 DATASETS = {"libero": "libero_spatial", "simpler_widowx": "bridge_orig/1.0.0"}
@@ -58,13 +70,19 @@ def policy_for(benchmark: HarnessBenchmark, **more: Any) -> RobotPolicy:
 
 
 @contextmanager
-def served(benchmark: HarnessBenchmark = LIBERO, policy: RobotPolicy | None = None) -> Iterator[Any]:
+def served(
+    benchmark: HarnessBenchmark = LIBERO,
+    policy: RobotPolicy | None = None,
+    traffic: TrafficLimits | None = None,
+) -> Iterator[Any]:
     """Yields the server's address and the policy behind it."""
     policy = policy or policy_for(benchmark)
-    service = fake_service(policy, units=published_units(policy.dataset))
-    with vla_eval.serve_background(protocol.VlaEvalServer(service, benchmark)) as handle:
-        yield SimpleNamespace(url=handle.url, policy=policy, service=service)
-    service.engine.drain(5)
+    service = fake_service(policy, traffic=traffic, units=published_units(policy.dataset))
+    model = VlaEvalServer(service, benchmark)
+    with running(service, protocol.websocket_server(service, model)) as found:
+        yield SimpleNamespace(
+            url=found.url, port=found.port, policy=policy, service=service, value=found.value
+        )
 
 
 def message(benchmark: HarnessBenchmark, shade: int = 0, text: str = "pick it up") -> dict[str, Any]:
@@ -256,11 +274,130 @@ def test_a_client_that_leaves_in_the_middle_of_an_episode_is_forgotten() -> None
         anyio.run(come, running.url)
 
 
-def test_the_harness_reads_and_sets_the_size_of_batches() -> None:
+def test_within_one_process_the_harness_serves_the_policy_itself() -> None:
+    async def play(url: str) -> np.ndarray:
+        async with Connection(url) as connection:
+            await connection.start_episode(EPISODE)
+            return (await connection.act(message(LIBERO, 3)))["actions"]
+
+    policy = policy_for(LIBERO)
+    service = fake_service(policy, units=published_units(policy.dataset))
+    with vla_eval.serve_background(VlaEvalServer(service, LIBERO)) as handle:
+        assert np.allclose(anyio.run(play, handle.url)[:6], answer(3)[0, :6], atol=1e-6)
+    service.engine.drain(5)
+
+
+def get(port: int, path: str, **headers: str) -> tuple[int, Any]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_nobody_sets_anything_at_the_port() -> None:
     with served() as running:
-        server = protocol.VlaEvalServer(running.service, LIBERO)
-        server.max_batch_size = 3
-        assert server.max_batch_size == running.service.engine.settings.max_batch == 3
+        before = running.service.engine.settings
+        assert get(running.port, "/health") == (200, {"status": "ok"})
+        assert get(running.port, "/config") == (200, {"config": {"max_batch_size": before.max_batch}})
+        for query in ("max_batch_size=1", "max_batch_size=100000", "max_wait_time=9", "%0a%1b[2J=1"):
+            status, said = get(running.port, f"/config?{query}")
+            assert (status, "--batching.max-batch" in said) == (403, True)
+        assert running.service.engine.settings == before
+        running.service.engine.leave()
+        assert get(running.port, "/health")[0] == 503
+        assert get(running.port, "/healthz")[0] == 503
+
+
+def test_a_page_in_a_browser_cannot_reach_the_robot() -> None:
+    with served() as running:
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(running.url, origin="https://example.org").__enter__()
+        assert get(running.port, "/config", Origin="https://example.org")[0] == 403
+
+
+def png(width: int, height: int) -> bytes:
+    """A file of few bytes for many black pixels."""
+    packer = zlib.compressobj(9)
+    row = bytes(1 + 3 * width)
+    packed = b"".join([packer.compress(row) for _ in range(height)] + [packer.flush()])
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        for name, data in chunks
+    )
+
+
+def peak() -> int:
+    """The most memory that this process had, in bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+    return int(line.split()[1]) * 1024
+
+
+def test_large_pictures_are_not_decoded() -> None:
+    """Four of half a gigabyte each, in as many messages, one under each name and one under the benchmark's."""
+    file = png(13_000, 13_000)
+    assert len(file) < 600_000
+
+    def sent(name: str, number: int, data: bytes) -> bytes:
+        picture = {"__image__": True, "format": "png", "data": data, "shape": [256, 256, 3]}
+        payload = {"images": {name: picture}, "task_description": "pick"}
+        return msgpack.packb({"type": "observation", "payload": payload, "seq": number, "timestamp": 0.0})
+
+    start = msgpack.packb({"type": "episode_start", "payload": EPISODE, "seq": 0, "timestamp": 0.0})
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = peak()
+    with served() as running, connect(running.url, max_size=None) as client:
+        client.send(start)
+        for number, name in enumerate(("agentview", "wrist", "agentview", "x")):
+            client.send(sent(name, number, file))
+            told = msgpack.unpackb(client.recv(10))
+            assert (told["type"], told["seq"]) == ("error", number)
+            assert ("13000 times 13000 pixels" in told["payload"]["error"]) == (name == "agentview")
+        client.send(sent("agentview", 9, png(256, 256)))
+        assert msgpack.unpackb(client.recv(10))["type"] == "action"
+    assert peak() - before < 200 * 2**20, "one alone would take half a gigabyte"
+
+
+def test_a_message_of_many_maps_is_refused_and_unread_ones_share_a_budget() -> None:
+    with served(traffic=TrafficLimits(memory_mb=4, max_message_mb=2)) as running:
+        with connect(running.url) as client:
+            maps = {"type": "hello", "payload": {"a": [{}] * 4000}, "seq": 0, "timestamp": 0.0}
+            client.send(msgpack.packb(maps))
+            with pytest.raises(ConnectionClosed):
+                client.recv(5)
+        holding = [open_raw(running.port, greeted=False) for _ in range(5)]
+        for client in holding:
+            with contextlib.suppress(OSError):
+                client.sendall(frame(bytes(3 * 2**19), announced=2**21))
+        while not running.value("refused_connections_total", reason="memory"):
+            time.sleep(0.01)
+        for client in holding:
+            client.close()
+
+
+def test_what_a_client_says_does_not_reach_the_log_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    evil = "\x1b]0;owned\x07\n2026-01-01 ERROR forged"
+    caplog.set_level(logging.INFO)
+    with served(traffic=TrafficLimits(send_timeout=0.2)) as running, connect(running.url) as client:
+        for kind, payload in (
+            ("hello", {"harness_version": evil}),
+            ("episode_start", {"task": {"task_name": evil}, "recording": {"sid": evil, "eid": evil}}),
+            ("observation", {"images": {evil: 1}, "task_description": evil}),
+            ("episode_end", {"x": evil}),
+            ("error", {"error": evil}),
+            (evil, {}),
+        ):
+            client.send(msgpack.packb({"type": kind, "payload": payload, "seq": 1, "timestamp": 0.0}))
+        for _ in range(2):  # the answers to its hello and its observation
+            client.recv(5)
+        with pytest.raises(ConnectionClosed):
+            client.recv(5)
+    lines = [TextFormatter().format(record) for record in caplog.records]
+    assert any("owned" in line for line in lines)
+    assert all("\n" not in line and "\x1b" not in line for line in lines)
 
 
 def test_a_policy_of_another_robot_is_refused() -> None:
@@ -313,7 +450,7 @@ def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
             }
         ]
     }
-    server = protocol.VlaEvalServer(service, LIBERO)
+    server = VlaEvalServer(service, LIBERO)
     (result,) = vla_eval.evaluate(server, config, docker=False, output_dir=tmp_path)
     (episode,) = result["tasks"][0]["episodes"]
     service.engine.drain()
@@ -324,4 +461,4 @@ def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
 def test_a_workspace_that_nobody_can_keep_does_not_start() -> None:
     service = fake_service(policy_for(LIBERO), limits=Limits.load("franka"), units=LIBERO_UNITS)
     with pytest.raises(InputError, match="no workspace can be kept"):
-        protocol.VlaEvalServer(service, LIBERO)
+        VlaEvalServer(service, LIBERO)

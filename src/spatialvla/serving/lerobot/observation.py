@@ -1,8 +1,7 @@
-"""One observation of LeRobot's robot client, put together from its parts and read from its pickle."""
+"""One observation of LeRobot's robot client, read from its pickle."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.serving.lerobot.objects import read_object
-from spatialvla.serving.lerobot.wire import BEGIN, END, MIDDLE
 
 STATE = "observation.state"
 """What LeRobot calls all the robot's numbers together; `ClientMapping.state` may name it."""
@@ -31,25 +29,6 @@ class TimedObservation:
     timestep: int
     must_go: bool
     message: dict[str, Any]
-
-
-async def join_parts(parts: AsyncIterator[tuple[int, bytes]], most_bytes: int) -> bytes:
-    """The parts of one observation, each with where it stands, in one piece.
-
-    Raises InputError for parts that make no whole, and where they are longer than `most_bytes`.
-    """
-    joined = bytearray()
-    async for state, data in parts:
-        if state not in (BEGIN, MIDDLE, END):
-            raise InputError(f"A part of an observation has the state {state}; there are only 1, 2 and 3.")
-        if state == BEGIN:
-            joined.clear()
-        joined += data
-        if len(joined) > most_bytes:
-            raise InputError(f"The observation has more than {most_bytes} bytes; send smaller images.")
-        if state == END:
-            return bytes(joined)
-    raise InputError("The observation ended before its last part.")
 
 
 def with_state(message: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -11,49 +11,39 @@ import contextlib
 import logging
 import signal
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
-from spatialvla.serving.engine.session import Session
-from spatialvla.serving.failures import Stale
+from spatialvla.serving.failures import Stale, outcome
 from spatialvla.serving.guard.traffic import Throttle
+from spatialvla.serving.lerobot.connection import RobotClient
 from spatialvla.serving.lerobot.objects import read_object
 from spatialvla.serving.lerobot.observation import (
     STATE,
     TimedObservation,
     has_numbers,
-    join_parts,
     names_of_numbers,
     read_observation,
     with_depth,
     with_state,
 )
 from spatialvla.serving.lerobot.reply import actions_pickle
+from spatialvla.serving.lerobot.uploads import Upload, Uploads, address_of_peer
 from spatialvla.serving.lerobot.wire import Listener, listen
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _CONTROL_HZ = 30.0
 _MOST_ROBOTS = 64
-
-
-@dataclass
-class _Client:
-    session: Session
-    throttle: Throttle
-    numbers: tuple[str, ...] = ()
-    actions: int | None = None
-    newest: TimedObservation | None = None
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    received: float = 0.0  # when the newest observation had arrived
-    decided: int | None = None  # timestep of the observation that was last decided on
-    state: np.ndarray | None = None  # of the robot then
 
 
 class LeRobotServer:
@@ -86,33 +76,31 @@ class LeRobotServer:
         self._step = 1 / control_hz
         self._wait = wait
         self._similar = similar
-        self._clients: OrderedDict[str, _Client] = OrderedDict()
+        self._uploads = Uploads(service.traffic)
+        self._clients: OrderedDict[str, RobotClient] = OrderedDict()
         # Robots by the names of their numbers, which a client tells once, on its first connection.
         self._robots: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     async def start(self) -> tuple[Listener, int]:
         """The running gRPC server and its port. Raises InputError where the address cannot be bound."""
-        traffic = self._service.traffic
-        return await listen(
-            self,
-            self._service.host,
-            self._service.port,
-            max_message=traffic.max_message,
-            max_calls=4 * traffic.max_connections,
-        )
+        return await listen(self, self._uploads, self._service.host, self._service.port)
 
     # ----------------------------------------------------------------- calls
 
     async def ready(self, peer: str) -> None:
         """Begins a new episode of this connection; its robot stays the same until it is told another."""
         old = self._clients.pop(peer, None)
-        client = self._client(peer)
-        if old is not None:
-            client.numbers, client.actions = old.numbers, old.actions
+        if old is None:
+            self._client(peer)
+            return
+        old.forget()
+        new = self._clients[peer] = self._new_client(peer)
+        new.numbers, new.actions, new.began, new.answers = old.numbers, old.actions, old.began, old.answers
 
     async def send_policy_instructions(self, data: bytes, peer: str) -> None:
         """Checks that the robot has the mapping's camera. Which policy the client wants is only logged."""
-        config = read_object(data, "RemotePolicyConfig")
+        client = self._client(peer)
+        config = await self._in_thread(client, partial(read_object, data, "RemotePolicyConfig"))
         features, steps = config.get("lerobot_features"), config.get("actions_per_chunk")
         if not isinstance(features, dict) or type(steps) is not int or steps < 1:
             raise InputError("The RemotePolicyConfig lacks lerobot_features or actions_per_chunk.")
@@ -123,40 +111,37 @@ class LeRobotServer:
                 f"{self._mapping.name!r} looks through {self._mapping.image!r}; write a mapping that names "
                 "one of them."
             )
-        client = self._client(peer)
         client.numbers, client.actions = names_of_numbers(features.get(STATE)), steps
         self._remember_robot(client.numbers)
-        log.info(
+        log.debug(
             "%s asked for %.100s and is served %s.",
             peer,
             config.get("pretrained_name_or_path"),
             self._service.name,
         )
 
-    async def send_observations(self, parts: AsyncIterator[tuple[int, bytes]], peer: str) -> None:
+    async def send_observations(self, upload: Upload, peer: str) -> None:
         """Keeps the observation, if it is one to decide on, in place of one that still waits."""
         client = self._client(peer)
-        await asyncio.sleep(client.throttle.delay())
-        traffic = self._service.traffic
         try:
-            data = await asyncio.wait_for(join_parts(parts, traffic.max_message), traffic.request_timeout)
-        except TimeoutError:
-            raise InputError(
-                f"The observation did not arrive whole within {traffic.request_timeout:g} s."
-            ) from None
-        with self._service.engine.metrics.timed("decode"):
-            seen = self._with_state(read_observation(data), client)
+            await asyncio.sleep(client.throttle.delay())
+            with self._service.engine.metrics.timed("decode"):
+                read = await self._in_thread(client, partial(read_observation, upload.data))
+                seen = self._with_state(read, client)
+        except BaseException:
+            upload.close()
+            raise
         if self._is_news(seen, client):
-            client.newest, client.received = seen, monotonic()
-            client.arrived.set()
+            client.keep(seen, upload.message)
+        else:
+            upload.close()
 
     async def get_actions(self, peer: str) -> bytes:
         """The actions that follow the newest observation, nothing where none comes in time."""
         client = self._client(peer)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(client.arrived.wait(), self._wait)
-        seen, client.newest = client.newest, None
-        client.arrived.clear()
+        seen, message = client.take()
         if seen is None:
             return b""
         before, received = client.decided, client.received
@@ -171,6 +156,10 @@ class LeRobotServer:
         except BaseException:
             client.decided = before  # else the client's next observation of this step would be passed over
             raise
+        finally:
+            if message is not None:
+                message.close()
+        client.answers += 1
         actions = self._mapping.actions(decision.actions)[: client.actions]
         # The last action had been executed when the observation was made: these are for the steps after it.
         steps = np.arange(1, len(actions) + 1)
@@ -178,9 +167,13 @@ class LeRobotServer:
             actions, (seen.timestamp + (steps - 1) * self._step).tolist(), (seen.timestep + steps).tolist()
         )
 
+    def refused(self, error: Exception, peer: str) -> None:
+        """Tells in the log that a call ended with an error."""
+        self._service.clients.refused(peer, outcome(error), str(error))
+
     # ---------------------------------------------------------------- inside
 
-    def _client(self, peer: str) -> _Client:
+    def _client(self, peer: str) -> RobotClient:
         """The state of a connection; one that is heard of first in the middle of an episode gets a fresh one.
 
         Where there are too many, the one not heard of for the longest is forgotten.
@@ -188,11 +181,23 @@ class LeRobotServer:
         traffic = self._service.traffic
         if peer not in self._clients:
             while len(self._clients) >= traffic.max_connections:
-                self._clients.popitem(last=False)
-            self._clients[peer] = _Client(self._service.session(), Throttle(traffic.rate, traffic.burst))
+                name, gone = self._clients.popitem(last=False)
+                gone.forget()
+                self._service.clients.gone(name, gone.answers, monotonic() - gone.began)
+            self._clients[peer] = self._new_client(peer)
+            self._service.clients.connected(peer)
             self._service.engine.metrics.connections.set(len(self._clients))
         self._clients.move_to_end(peer)
         return self._clients[peer]
+
+    async def _in_thread(self, client: RobotClient, read: Callable[[], T]) -> T:
+        """Reads what a client sent beside the loop, which has others to hear."""
+        return await asyncio.wrap_future(self._service.engine.threads.submit(client.session.client, read))
+
+    def _new_client(self, peer: str) -> RobotClient:
+        traffic = self._service.traffic
+        session = self._service.session(address=address_of_peer(peer))
+        return RobotClient(session, Throttle(traffic.rate, traffic.burst))
 
     def _time_left(self, received: float) -> float:
         """Seconds for which an observation may still be acted on. Raises Stale where there are none."""
@@ -213,7 +218,7 @@ class LeRobotServer:
             if len(self._robots) > _MOST_ROBOTS:
                 self._robots.popitem(last=False)
 
-    def _with_state(self, seen: TimedObservation, client: _Client) -> TimedObservation:
+    def _with_state(self, seen: TimedObservation, client: RobotClient) -> TimedObservation:
         """The observation with the robot's state.
 
         A client that has come back on a new connection does not tell the names of its numbers again: its
@@ -224,7 +229,7 @@ class LeRobotServer:
             client.numbers = fitting[0] if len(fitting) == 1 else ()
         return replace(seen, message=with_state(seen.message, client.numbers))
 
-    def _is_news(self, seen: TimedObservation, client: _Client) -> bool:
+    def _is_news(self, seen: TimedObservation, client: RobotClient) -> bool:
         if seen.must_go or client.decided is None:
             return True
         state = seen.message.get(STATE)
@@ -253,8 +258,11 @@ def run(service: Service, options: ProtocolOptions) -> None:
         listener, port = await server.start()
         print(f"Ready on {service.host}:{port}", flush=True)
         await stop.wait()
+        service.engine.leave()
         service.engine.stop_accepting()
-        await listener.stop(service.traffic.drain_timeout)
+        await asyncio.gather(
+            listener.stop(service.traffic.drain_timeout), asyncio.sleep(service.traffic.stop_notice)
+        )
 
     asyncio.run(serve_until_told())
     service.engine.drain(service.traffic.drain_timeout)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import Busy, Draining, InternalError, ServingError
+from spatialvla.serving.lerobot.uploads import (
+    Join,
+    Upload,
+    Uploads,
+    address_of_peer,
+    join_parts,
+    only_part,
+)
 
 with needs_extra("lerobot-server", "The protocol lerobot"):
     import grpc
@@ -16,10 +24,7 @@ with needs_extra("lerobot-server", "The protocol lerobot"):
 
 log = logging.getLogger(__name__)
 SERVICE = "transport.AsyncInference"
-BEGIN, MIDDLE, END = 1, 2, 3
-"""The state of a part: where in its observation it stands."""
-
-_MOST_BYTES_A_PART = 4 * 2**20
+_MOST_CALLS_OF_A_CONNECTION = 8
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _FIELDS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -57,11 +62,14 @@ class Calls(Protocol):
     async def send_policy_instructions(self, data: bytes, peer: str) -> None:
         """A pickled RemotePolicyConfig."""
 
-    async def send_observations(self, parts: AsyncIterator[tuple[int, bytes]], peer: str) -> None:
-        """The parts of one pickled TimedObservation."""
+    async def send_observations(self, upload: Upload, peer: str) -> None:
+        """The bytes of one pickled TimedObservation, which the call may keep: it closes their upload."""
 
     async def get_actions(self, peer: str) -> bytes:
         """A pickled list of TimedAction, or nothing where none is ready in time."""
+
+    def refused(self, error: Exception, peer: str) -> None:
+        """A call ended with an error, for which a client is to blame."""
 
 
 class Listener(Protocol):
@@ -71,21 +79,19 @@ class Listener(Protocol):
         """Takes no more calls, and ends those under way after `grace` seconds, None for at once."""
 
 
-async def listen(
-    calls: Calls, host: str, port: int, *, max_message: int, max_calls: int
-) -> tuple[Listener, int]:
+async def listen(calls: Calls, uploads: Uploads, host: str, port: int) -> tuple[Listener, int]:
     """A running gRPC server and its port. Raises InputError where the address cannot be bound.
 
-    port: 0 takes a free one. max_message: bytes of a part. max_calls: at a time.
+    uploads: where requests are received. port: 0 takes a free one.
     """
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", min(_MOST_BYTES_A_PART, max_message)),
+            ("grpc.max_receive_message_length", uploads.most_bytes_a_part),
+            ("grpc.max_concurrent_streams", _MOST_CALLS_OF_A_CONNECTION),
             ("grpc.so_reuseport", 0),
         ],
-        maximum_concurrent_rpcs=max_calls,
     )
-    server.add_generic_rpc_handlers((_handlers(calls),))
+    server.add_generic_rpc_handlers((_handlers(calls, uploads),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         bound = server.add_insecure_port(address)
@@ -95,52 +101,63 @@ async def listen(
     return server, bound
 
 
-def _handlers(calls: Calls) -> Any:
-    """gRPC's handlers for a server's calls."""
+def _handlers(calls: Calls, uploads: Uploads) -> Any:
+    """gRPC's handlers for a server's calls.
 
-    def guarded(answer: Callable[[Any, str], Awaitable[Any]]) -> Any:
-        async def handle(request: Any, context: Any) -> Any:
+    All are told to gRPC as calls of many requests, as it leaves those to us as they come: of calls that it takes
+    for calls of one request, it holds the unfinished ones itself, without end.
+    """
+
+    def guarded(answer: Callable[[Upload, str], Awaitable[Any]], join: Join) -> Any:
+        async def handle(requests: Any, context: Any) -> Any:
+            peer = context.peer()
             try:
-                return await answer(request, context.peer())
+                return await answer(await uploads.receive(requests, join, address_of_peer(peer)), peer)
             except Exception as error:
-                await _abort(context, error)
+                await _abort(calls, context, error)
 
         return handle
 
-    async def ready(_: Any, peer: str) -> Any:
+    async def ready(upload: Upload, peer: str) -> Any:
+        upload.close()
         await calls.ready(peer)
         return Empty()
 
-    async def send_policy_instructions(request: Any, peer: str) -> Any:
-        await calls.send_policy_instructions(request.data, peer)
+    async def send_policy_instructions(upload: Upload, peer: str) -> Any:
+        upload.close()
+        await calls.send_policy_instructions(upload.data, peer)
         return Empty()
 
-    async def send_observations(requests: Any, peer: str) -> Any:
-        await calls.send_observations(((part.transfer_state, part.data) async for part in requests), peer)
+    async def send_observations(upload: Upload, peer: str) -> Any:
+        await calls.send_observations(upload, peer)
         return Empty()
 
-    async def get_actions(_: Any, peer: str) -> Any:
+    async def get_actions(upload: Upload, peer: str) -> Any:
+        upload.close()
         return Actions(data=await calls.get_actions(peer))
 
-    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler
     methods = {
-        "Ready": (unary, ready, Empty),
-        "SendPolicyInstructions": (unary, send_policy_instructions, PolicySetup),
-        "SendObservations": (stream, send_observations, ObservationPart),
-        "GetActions": (unary, get_actions, Empty),
+        "Ready": (ready, Empty, only_part),
+        "SendPolicyInstructions": (send_policy_instructions, PolicySetup, only_part),
+        "SendObservations": (send_observations, ObservationPart, join_parts),
+        "GetActions": (get_actions, Empty, only_part),
     }
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            name: kind(guarded(answer), request.FromString, lambda reply: reply.SerializeToString())
-            for name, (kind, answer, request) in methods.items()
+            name: grpc.stream_unary_rpc_method_handler(
+                guarded(answer, join), request.FromString, lambda reply: reply.SerializeToString()
+            )
+            for name, (answer, request, join) in methods.items()
         },
     )
 
 
-async def _abort(context: Any, error: Exception) -> None:
+async def _abort(calls: Calls, context: Any, error: Exception) -> None:
     """Ends a call that raised with the sentence for its client."""
-    if not isinstance(error, InputError | ServingError):
+    if isinstance(error, InputError | ServingError):
+        calls.refused(error, context.peer())
+    else:
         log.error("A call failed", exc_info=error)
         error = InternalError("The server failed; its log has details.")
     await context.abort(_status(error), str(error))

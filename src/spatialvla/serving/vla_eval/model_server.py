@@ -1,0 +1,136 @@
+"""A policy as a model server of vla-eval: its own server's, or the harness's within one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from spatialvla.common.extras import needs_extra
+from spatialvla.errors import InputError
+from spatialvla.execution import WHOLE_CHUNKS, Executor
+from spatialvla.serving.engine.service import Service
+from spatialvla.serving.engine.session import Session
+from spatialvla.serving.vla_eval.commands import Commands
+from spatialvla.serving.vla_eval.conventions import HarnessBenchmark
+
+with needs_extra("vla-eval", "The protocol vla-eval"):
+    from vla_eval.model_servers.base import ModelServer, SessionContext
+    from vla_eval.specs import IMAGE_RGB, LANGUAGE, DimSpec
+
+
+@dataclass
+class _Episode:
+    task: Mapping[str, Any] | None
+    session: Session
+    commands: Commands
+    checked: bool = False
+
+
+class VlaEvalServer(ModelServer):
+    """Serves one policy to all shards of a harness; the engine makes batches of those that wait.
+
+    Also within one process:
+    `vla_eval.evaluate(VlaEvalServer(service_for(policy), LIBERO), config, docker=False)`.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        benchmark: HarnessBenchmark,
+        *,
+        own_camera: bool | None = None,
+        unknown_units: bool = False,
+    ) -> None:
+        """benchmark: whose conventions hold. own_camera: use its intrinsics, not the checkpoint's.
+
+        None uses them where the checkpoint knows its dataset's camera. One that does not, as the published
+        ones do not know the Google Robot's, was trained with one camera for all, and its published evaluation
+        went on with that. Where the benchmark has a published ensemble and the policy executes whole chunks,
+        its default, the ensemble takes their place. unknown_units: serve though nobody says what 1 in the
+        actions is. Raises InputError where the policy's actions are another robot's, and for limits with a
+        workspace.
+        """
+        policy = service.policy
+        benchmark.check_policy(service.units, unknown_units=unknown_units)
+        if service.limits.workspace is not None:
+            raise InputError(
+                "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
+                "limits without one."
+            )
+        self._service = service
+        self._benchmark = benchmark
+        self._own_camera = policy.dataset in policy.processor.cameras if own_camera is None else own_camera
+        self._episodes: WeakKeyDictionary[SessionContext, _Episode] = WeakKeyDictionary()
+
+    @property
+    def benchmark(self) -> HarnessBenchmark:
+        """Whose conventions hold."""
+        return self._benchmark
+
+    # ------------------------------------------------------------ what it is
+
+    def get_action_spec(self) -> dict[str, DimSpec]:
+        """What leaves, under the harness's own labels; it compares them with those of its benchmark."""
+        specs = {}
+        for name, dims, (label, low, high) in (
+            ("position", 3, self._benchmark.position_spec),
+            ("rotation", 3, self._benchmark.rotation_spec),
+            ("gripper", 1, self._benchmark.gripper_spec),
+        ):
+            specs[name] = DimSpec(name, dims, label, (low, high))
+        return specs
+
+    def get_observation_spec(self) -> dict[str, DimSpec]:
+        """What has to come."""
+        picture = replace(IMAGE_RGB, description=self._benchmark.orientation)
+        return {self._benchmark.image: picture, "language": LANGUAGE}
+
+    def get_observation_params(self) -> dict[str, Any]:
+        """What the harness hands to its benchmark's constructor where its configuration says nothing."""
+        return dict(self._benchmark.parameters)
+
+    # ---------------------------------------------------------------- episodes
+
+    async def on_episode_start(self, config: dict[str, Any], ctx: SessionContext) -> None:
+        """The harness makes a new context for each episode."""
+        self.begin(config, ctx)
+
+    async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
+        """Answers one observation with one command, as the harness's own server asks for it.
+
+        Raises as `command`; that server sends the sentence in place of the command.
+        """
+        await ctx.send_action({"actions": await self.command(obs, ctx)})
+
+    def begin(self, config: Mapping[str, Any], ctx: SessionContext, address: str = "") -> None:
+        """A new episode. address: of the client's machine."""
+        self._episodes[ctx] = _Episode(config.get("task"), self._session(address), Commands(self._benchmark))
+
+    async def command(self, obs: Mapping[str, Any], ctx: SessionContext) -> np.ndarray:
+        """(7,) float32: the command that follows an observation.
+
+        Raises InputError or ServingError. Mismatches are raised here and not when the episode begins: the
+        harness expects an answer to observations only.
+        """
+        episode = self._episodes.get(ctx)
+        if episode is None:
+            raise InputError("No episode has begun on this connection; send EPISODE_START first.")
+        if not episode.checked:
+            self._benchmark.check_task(episode.task)
+            episode.checked = True
+        if not episode.commands:
+            observation = self._benchmark.observation(obs, own_camera=self._own_camera)
+            timeout = self._service.traffic.request_timeout
+            decision = await episode.session.act(observation, timeout=timeout)
+            episode.commands.extend(decision.actions)
+        return episode.commands.next()
+
+    def _session(self, address: str) -> Session:
+        published = self._benchmark.execution
+        if self._service.policy.execution != WHOLE_CHUNKS or published == WHOLE_CHUNKS:
+            return self._service.session(address=address)
+        return self._service.session(Executor(published), address=address)

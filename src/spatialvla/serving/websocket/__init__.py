@@ -1,0 +1,1 @@
+"""What the protocols over websockets share."""
