@@ -29,10 +29,20 @@ from spatialvla import Observation, Policy
 PACKAGE = Path(spatialvla.__file__).parent
 TESTS = Path(__file__).parents[1] / "tests"
 
-# Not on the way of any value: definitions of data, gauges that see numbers of messages alone, and what stands in for
-# the network's layers on some processors.
+# Not on the way of any value: definitions of data, gauges and turns, which pass messages on and never look into them,
+# and what stands in for the network's layers on some processors.
 ASIDE = ("types.py", "batch.py", "errors.py", "model/config.py", "training/config.py")
-GAUGES = ("serving/engine/counters.py", "serving/guard/traffic.py")
+GAUGES = (
+    "common/budget.py",
+    "serving/engine/counters.py",
+    "serving/engine/fair_threads.py",
+    "serving/engine/turns.py",
+    "serving/guard/inbox.py",
+    "serving/guard/traffic.py",
+    "serving/guard/websocket.py",
+    "serving/logs.py",
+    "serving/websocket/client.py",
+)
 STAND_INS = "model/fast/"
 
 

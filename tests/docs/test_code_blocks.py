@@ -41,7 +41,7 @@ PARSED_ALONE = {
     "takes minutes in the simulator": 10,
     "takes minutes": 1,
     "takes hours": 1,
-    "serves until it is stopped": 4,
+    "serves until it is stopped": 5,
     "needs results of evaluations": 3,
     "needs SimplerEnv's scenes": 1,
     "8 GPUs": 1,

@@ -63,7 +63,8 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_pongs_that_nobody_reads_end_the_connection() -> None:
+def test_pongs_that_nobody_reads_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spatialvla.serving.guard.websocket._BURST_OF_PINGS", 10**9)
     with serving(fake_service(FakePolicy())) as running:
         before = resident()
         deaf = open_raw(running.port)
@@ -77,11 +78,21 @@ def test_pings_that_are_read_are_answered_and_kept_nowhere() -> None:
     with serving(fake_service(FakePolicy())) as running:
         client = open_raw(running.port)
         for _ in range(20):
-            client.sendall(frame(b"ping", opcode=9) * 100)
+            client.sendall(frame(b"ping", opcode=9) * 40)
             client.recv(2**16)
         client.sendall(frame(pack(plain(1, request_id=7))))
         until(lambda: running.value("requests_total", outcome="ok") == 1)
         client.close()
+
+
+def test_a_flood_of_pings_ends_the_connection() -> None:
+    with serving(fake_service(FakePolicy())) as running:
+        client = open_raw(running.port)
+        with contextlib.suppress(ConnectionError):
+            client.sendall(frame(b"ping", opcode=9) * 10_000)
+        assert is_closed(client, 5)
+        assert running.value("refused_connections_total", reason="pings") == 1
+        assert honest(running) < 5
 
 
 @pytest.mark.parametrize("pieces", ["one frame", "fragments"])
@@ -311,6 +322,20 @@ def test_a_server_that_stops_says_so_before_its_port_closes() -> None:
         assert busy.recv(2**16), "what was under way is answered"
         assert health(beside) == 503
         until(lambda: refused(running.port))
+
+
+def test_a_flood_of_the_pages_makes_few_threads() -> None:
+    service = fake_service(FakePolicy())
+    with pages(service, 0) as port:
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        until(lambda: sum(is_closed(client, 0.01) for client in silent) >= 44)
+        assert threading.active_count() - before <= 16
+        for client in silent:
+            client.close()
+        until(lambda: threading.active_count() == before)
+        assert health(port) == 200
+    service.engine.drain(5)
 
 
 def refused(port: int) -> bool:

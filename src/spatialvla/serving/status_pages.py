@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -14,6 +15,7 @@ from spatialvla.errors import InputError
 from spatialvla.serving.engine.service import Service
 
 _TEXT = "text/plain; charset=utf-8"
+_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,25 @@ def page(service: Service, path: str, authorization: str | None) -> Page | None:
                 return Page(401, b"an API key is needed\n")
             return Page(200, service.engine.metrics.text(), CONTENT_TYPE_LATEST)
     return None
+
+
+class _FewThreads(ThreadingHTTPServer):
+    """Answers a few at a time; who comes while they are at it is turned away, so that no flood makes threads."""
+
+    daemon_threads = True
+    _free = threading.BoundedSemaphore(_AT_A_TIME)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 @contextmanager
@@ -65,10 +86,9 @@ def pages(service: Service, port: int) -> Iterator[int]:
             pass
 
     try:
-        server = ThreadingHTTPServer((service.host, port), Handler)
+        server = _FewThreads((service.host, port), Handler)
     except OSError as error:
         raise InputError(f"The pages cannot be served on {service.host}:{port} ({error}).") from None
-    server.daemon_threads = True
     if service.access.tls:
         # The handshake is left to the thread of the connection: one that stalls keeps no other waiting.
         server.socket = service.access.tls.wrap_socket(

@@ -15,10 +15,13 @@ from websockets.protocol import Event
 
 from spatialvla.serving.failures import Busy
 from spatialvla.serving.guard.inbox import Inbox, Message
-from spatialvla.serving.guard.traffic import TrafficLimits
+from spatialvla.serving.guard.traffic import Throttle, TrafficLimits
 
 _FRAGMENT = 256
 """Bytes that a fragment takes beside its content, until its message is whole."""
+
+_PINGS, _BURST_OF_PINGS = 50.0, 1000
+"""Pings, pongs and the like of a client in a second, and at once. Ours are one in twenty seconds."""
 
 _MOST_UNREAD = 2**20
 """Bytes that wait for a client to read them: a hundred times what we ever send without waiting for it."""
@@ -70,6 +73,7 @@ class GuardedConnection(ServerConnection):
         self._payload = 0  # bytes of the arriving message's fragments
         self._whole: deque[Message] = deque()
         self._deadline: asyncio.TimerHandle | None = None
+        self._pings = Throttle(_PINGS, _BURST_OF_PINGS)
 
     def answered(self) -> None:
         """Nothing is kept any more of the first message that was received."""
@@ -127,6 +131,8 @@ class GuardedConnection(ServerConnection):
                     self._complete()
             else:
                 self._count(-header - size)
+                if self._pings.delay():
+                    self.end("pings")
         super().process_event(event)
 
     # -------------------------------------------------------------------------------- inside
