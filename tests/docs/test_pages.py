@@ -24,7 +24,7 @@ OTHERS_OPTIONS = {
     "--verbose",  # of every verb, taken before its own options are read
     *("--args.replan-steps", "--no-docker", "--render"),  # openpi's script, vla-eval
     *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
-    *("--alone", "--batch", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
+    *("--alone", "--batch", "--case", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
     *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
     *("--adapt_emb", "--adpt_feature", "--modules_to_save"),  # the published fine-tuning script
     "--traffic",  # a group of options
