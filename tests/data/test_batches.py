@@ -101,6 +101,26 @@ def test_a_crop_moves_the_camera_along():
     assert set(batch.depth.unique().tolist()) == {1.0, 2.0, 3.0}
 
 
+class SmallDepth(FakeSource):
+    """A sensor of half as many pixels a side, whose left half reads 1 m and whose right half 3 m."""
+
+    def episode(self, index):
+        episode = super().episode(index)
+        height, width = (size // 2 for size in self.size)
+        readings = np.where(np.arange(width) < width // 2, 1, 3)
+        episode.depth = lambda steps: np.tile(readings.astype(np.float32), (len(steps), height, 1))
+        return episode
+
+
+def test_depth_of_other_pixels_lies_on_the_picture():
+    mixture, processor = opened(SmallDepth("one", (3, 4), has_depth=True))
+    options = ReadOptions(Augmentation(1.0), depth=True)
+    depth = next(iter(training_batches(mixture, processor, 2, options))).batch.depth
+    half = processor.image_size // 2
+    assert depth[..., :half].unique().tolist() == [1.0]
+    assert depth[..., half:].unique().tolist() == [3.0]
+
+
 def test_depth_must_be_there_where_it_is_asked_for():
     mixture, processor = opened(ONE)
     with pytest.raises(InputError, match="one has no depth sensor"):

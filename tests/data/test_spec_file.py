@@ -16,6 +16,7 @@ from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.oxe.spec_file import find_spec, load_spec
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.sources import open_source
+from spatialvla.data.survey import survey
 from spatialvla.errors import InputError
 from spatialvla.geometry.known_cameras import BRIDGE as BRIDGE_CAMERA
 
@@ -91,6 +92,14 @@ def test_motions_between_poses(root, tmp_path):
     np.testing.assert_allclose(episode.actions[:, :3], expected, atol=1e-6)
     np.testing.assert_allclose(episode.actions[:, 6], [0.25, 0.5, 0.75, 1])
     assert (len(episode), episode.first_step) == (4, 0)
+
+
+@pytest.mark.parametrize("action", ["feature", "from_state"])
+@pytest.mark.parametrize("more", ["", ", frame: tool", "}\ngripper: {commands: true"])
+def test_episodes_of_which_nothing_is_left_are_empty(root, tmp_path, action, more):
+    source = described(root, tmp_path, f"{HEAD}skip: {T}\naction: {{{action}: observation/pose{more}}}")
+    assert len(source.episode(0)) == 0
+    assert survey(source).empty == 1
 
 
 def test_the_camera_is_given_or_stored(root, tmp_path):

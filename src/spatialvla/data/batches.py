@@ -166,7 +166,11 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         image = episode.images([step])
         camera = episode.camera or self.processor.camera(key)
         views = self.options.augmentation(
-            Views(image, camera.scaled_to(*image.shape[1:3])[None], self._depth(episode, step, key)),
+            Views(
+                image,
+                camera.scaled_to(*image.shape[1:3])[None],
+                self._depth(episode, step, key, image.shape[1:3]),
+            ),
             self.processor.image_size,
             rng,
         )
@@ -181,13 +185,18 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
             replaced=replaced,
         )
 
-    def _depth(self, episode: Episode, step: int, key: str) -> np.ndarray | None:
+    def _depth(self, episode: Episode, step: int, key: str, size: tuple[int, ...]) -> np.ndarray | None:
+        """(1, H, W) of the picture's `size`: a sensor of another one sees the same, in other pixels."""
         if not self.options.depth:
             return None
         readings = episode.depth([step])
         if readings is None:
             raise InputError(f"{key} has no depth sensor; train with estimated depth.")
-        return fill_holes(readings[0])[None]
+        rows, columns = (
+            (np.arange(wanted) + 0.5) * stored // wanted
+            for wanted, stored in zip(size, readings.shape[1:], strict=True)
+        )
+        return fill_holes(readings[0][np.ix_(rows.astype(int), columns.astype(int))])[None]
 
     def _episode(self, source: int, index: int, is_other: bool) -> Episode:
         wanted = (source, index, is_other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -142,7 +143,7 @@ class HandMotion:
 
 def _joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:
     """(T, N) float64 of several features, in order."""
-    parts = [columns[name].reshape(len(columns[name]), -1) for name in names]
+    parts = [columns[name].reshape(len(columns[name]), math.prod(columns[name].shape[1:])) for name in names]
     values = np.concatenate(parts, axis=1, dtype=np.float64)
     return values[:, list(indices)] if indices else values
 
