@@ -115,8 +115,8 @@ def test_help_shows_the_files_values(tmp_path, capsys):
         ("datasets: [{weight: 2}]", "datasets[0] lacks 'path'."),
         ("lora: 8", "lora is an object, not 8."),
         ("- one", "holds no entries such as batch_size: 32; name a file that --write-config made."),
-        ("a: [", "is no YAML file"),
-        (None, "cannot be read (No such file or directory); name a file that --write-config made."),
+        ("a: [", "is no readable YAML"),
+        (None, "does not exist; name the configuration's YAML file."),
     ],
 )
 def test_wrong_files_are_answered_in_a_sentence(tmp_path, capsys, content, message):

@@ -188,13 +188,20 @@ def test_an_adapter_can_be_trained_on(saved):
     ]
 
 
-@pytest.mark.parametrize("bins", [Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3), processor.grid.bins])
-def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path, bins):
+@pytest.mark.parametrize(
+    ("bins", "options"),
+    [
+        (Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3), OPTIONS),
+        (processor.grid.bins, OPTIONS),
+        (Bins(theta=3, phi=6, r=2, roll=3, pitch=3, yaw=3), LoraOptions(rank=2, target="linear+emb+h")),
+    ],
+)
+def test_an_adapter_trained_on_another_grid_loads_onto_the_old_base(tmp_path, bins, options):
     grid = ActionGrid.uniform(bins)
     assert grid != processor.grid
     model = SpatialVLA.from_pretrained(CHECKPOINT)
     regrid(model, processor.grid, grid)
-    add_lora(model, CHECKPOINT, OPTIONS)
+    add_lora(model, CHECKPOINT, options)
     with torch.no_grad():
         for parameter in adapter_parameters(model).values():
             parameter.add_(0.02 * torch.randn_like(parameter))

@@ -16,6 +16,7 @@ from tiny_policy import BRIDGE
 from spatialvla.actions.bins import DIMENSION_RANGES
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import InputError
+from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
@@ -104,8 +105,9 @@ def test_a_share_is_split_into_parts_that_fit_unless_told_otherwise(make):
     assert replace(nano(), batch_size=256).parts(1) == 1
 
 
-def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path):
-    config = make("lora", ema_decay=0.9)
+@pytest.mark.parametrize("lora", [LoraOptions(), LoraOptions(target="linear+emb+h")], ids=lambda o: o.target)
+def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path, lora):
+    config = make("lora", ema_decay=0.9, lora=lora)
     result = train(config, device="cpu")
     assert (result.model / "adapter_model.safetensors").exists()
     assert not (result.model / "model.safetensors").exists()
@@ -118,6 +120,8 @@ def test_lora_gives_an_adapter_and_a_merged_model(make, start, tmp_path):
         torch.testing.assert_close(loaded.state_dict()[name], tensor)
         changed += not torch.equal(base.state_dict()[name], tensor)
     assert changed > 10
+    head = "language_model.lm_head.weight"
+    assert torch.equal(base.state_dict()[head], merged.state_dict()[head]) == (lora.target == "linear")
     assert Policy.from_pretrained(result.model, dataset="squares").act(OBSERVATION).actions.shape == (2, 7)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import yaml
 
-from spatialvla.common.budget import OverBudget
+from spatialvla.common.entries import load_entries
 from spatialvla.common.files import replacing
 from spatialvla.common.json_files import read_json
 from spatialvla.common.schema import changed
-from spatialvla.common.yaml_files import read_yaml
 from spatialvla.errors import InputError
 from spatialvla.training.config import TrainConfig
 
@@ -27,14 +26,7 @@ _HEAD = """\
 
 def read_entries(file: Path) -> Mapping[str, Any]:
     """The entries of a YAML or JSON file, unchecked. Raises InputError where it holds none."""
-    try:
-        content = read_yaml(file)
-    except OSError as error:
-        raise InputError(
-            f"The configuration {file} cannot be read ({error.strerror}); name a file that --write-config made."
-        ) from None
-    except (yaml.YAMLError, OverBudget, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no YAML file ({' '.join(str(error).split())}).") from None
+    content = load_entries(file, "configuration")
     if not isinstance(content, Mapping):
         raise InputError(
             f"{file} holds no entries such as batch_size: 32; name a file that --write-config made."
