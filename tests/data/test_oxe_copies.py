@@ -124,9 +124,7 @@ def test_inspection_counts_what_is_left_out_apart(tmp_path):
     found = inspect(open_source(kuka(tmp_path, [True, False]), cache=tmp_path / "cache"))
     assert found.lengths.tolist() == [T]
     assert found.instructions == (("pick", 1),)
-    assert [warning for warning in found.warnings if "leaves them out" in warning] == [
-        "1 of 2 episodes have no steps, or the dataset leaves them out"
-    ]
+    assert found.omissions.steps == 1
 
 
 def test_a_repaired_copy_needs_no_mark_of_success(tmp_path):
