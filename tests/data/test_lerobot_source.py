@@ -8,6 +8,7 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
@@ -315,7 +316,15 @@ def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
             raise OSError("no network")
         return str(SAMPLE)
 
+    def download_file(name, file, repo_type, cache_dir):
+        assert file == "meta/info.json"
+        if name == "someone/rlds":
+            raise EntryNotFoundError("404")
+        if name == "someone/offline":
+            raise LocalEntryNotFoundError("no network, and nothing kept")
+
     monkeypatch.setattr("spatialvla.data.lerobot.location.snapshot_download", download)
+    monkeypatch.setattr("spatialvla.data.lerobot.location.hf_hub_download", download_file)
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
     source = LeRobotSource("someone/blocks", FeatureMapping(image=TOP), cache=tmp_path / "cache")
     assert (source.key, len(source)) == ("someone/blocks", 5)
@@ -326,6 +335,13 @@ def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
         LeRobotSource("someone/absent")
     with pytest.raises(InputError, match="no dataset 'a/b/c'"):
         LeRobotSource("a/b/c")
+    # Something else on the Hub is not downloaded to find out.
+    asked.clear()
+    with pytest.raises(InputError, match=r"no LeRobot dataset: .* such as hf://datasets/someone/rlds/FOLDER"):
+        LeRobotSource("someone/rlds")
+    with pytest.raises(InputError, match=r"'someone/offline'.*\(LocalEntryNotFoundError\)"):
+        LeRobotSource("someone/offline")
+    assert not asked
 
 
 def test_an_arm_that_does_not_turn_its_hand(tmp_path):

@@ -6,12 +6,18 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from spatialvla.errors import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_INFO = "meta/info.json"
 
 
 def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
@@ -26,8 +32,21 @@ def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
     if not _HUB_ID.fullmatch(str(path_or_name)):
         raise InputError(f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}.")
     try:
+        # Before gigabytes of something else are.
+        hf_hub_download(str(path_or_name), _INFO, repo_type="dataset", cache_dir=cache)
         return Path(snapshot_download(str(path_or_name), repo_type="dataset", cache_dir=cache))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OSError,
+    ) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise InputError(
+                f"{path_or_name} on the Hub is no LeRobot dataset: it has no {_INFO}; name an RLDS dataset there by "
+                f"its address, such as hf://datasets/{path_or_name}/FOLDER."
+            ) from None
         raise InputError(
             f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}, nor can it be "
             f"downloaded from the Hub ({type(error).__name__})."
