@@ -161,5 +161,5 @@ def test_guidance_needs_no_memory(make_config, depth_weights):
     config = make_config(in_memory=False, steps=2, foreign_tokens=0.3, **options)
     assert train(config, device="cpu").finished
     rlds = replace(config, datasets=(DatasetConfig(str(BRIDGE)),), out=config.out / "rlds")
-    with pytest.raises(InputError, match="no such numbers"):
+    with pytest.raises(InputError, match="nor other numbers beside its actions"):
         train(replace(rlds, depth="estimate", depth_weights=depth_weights), device="cpu")

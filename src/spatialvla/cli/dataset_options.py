@@ -30,13 +30,13 @@ class DatasetOptions:
     """How often each sample of each dataset is drawn an epoch; 1 unless given."""
 
     mapping: tuple[str, ...] = ()
-    """YAML files that say what LeRobot datasets' features mean: one for all, or one for each dataset or none."""
+    """YAML files that say what LeRobot datasets' features mean: one for all of them, or one (or none) for each."""
 
     camera: tuple[str, ...] = ()
-    """RGB features of LeRobot datasets, instead of the mapping's: one for all, or one for each dataset or none."""
+    """RGB features of LeRobot datasets, in place of the mapping's: one for all of them, or one (or none) for each."""
 
     spec: tuple[str, ...] = ()
-    """Specs of RLDS datasets, by name or YAML file: one for all, or one for each dataset or none."""
+    """Specs of RLDS datasets, by name or YAML file: one for all of them, or one (or none) for each dataset."""
 
     copy: Literal["auto", "original", "repaired"] = "auto"
     """Whether RLDS files have the published ones' known faults (colors, failures); auto finds out, where they tell."""
