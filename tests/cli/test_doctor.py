@@ -92,10 +92,12 @@ def test_a_cache_has_its_size_and_one_that_cannot_be_written_is_broken(monkeypat
     (tmp_path / "spatialvla" / "frames").mkdir(parents=True)
     (tmp_path / "spatialvla" / "frames" / "a").write_bytes(bytes(3 * 2**20))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    own, _ = diagnosis.caches()
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "spatialvla"))
+    own, _, lerobot = diagnosis.caches()
+    assert lerobot == Finding(f"LeRobot: {tmp_path}/spatialvla, 3 MiB")
     assert own == Finding(f"own: {tmp_path}/spatialvla, 3 MiB (frames 3 MiB)")
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    own, _ = diagnosis.caches()
+    own, *_ = diagnosis.caches()
     assert (own.advice, own.broken) == ("set XDG_CACHE_HOME", True)
 
 

@@ -85,7 +85,8 @@ def kernels() -> Iterator[Finding]:
 
     built = build()
     if built.library is not None:
-        yield Finding(f"built by {built.compiler} for {', '.join(INSTRUCTION_SETS)}: {built.file}")
+        compiler = f"{built.compiler} ({_first_line(built.compiler, '--version')})"
+        yield Finding(f"built by {compiler} for {', '.join(INSTRUCTION_SETS)}: {built.file}")
         return
     advice = "apt-get install g++" if "no C++ compiler" in built.reason else ""
     yield Finding(
@@ -133,10 +134,13 @@ def caches() -> Iterator[Finding]:
     from huggingface_hub import constants
 
     from spatialvla.common.cache_folder import cache_folder
+    from spatialvla.data.lerobot.location import lerobot_home
 
-    own = cache_folder()
+    own, lerobot = cache_folder(), lerobot_home()
     yield _cache("own", own, {part.name: part for part in sorted(own.glob("*")) if part.is_dir()})
     yield _cache("Hugging Face Hub", Path(constants.HF_HUB_CACHE), {})
+    if lerobot.exists():
+        yield _cache("LeRobot", lerobot, {})
 
 
 def _cache(name: str, folder: Path, parts: Mapping[str, Path]) -> Finding:
@@ -150,7 +154,7 @@ def _cache(name: str, folder: Path, parts: Mapping[str, Path]) -> Finding:
             return Finding(f"{name}: {folder}, {size}")
     except OSError:
         pass
-    variable = "XDG_CACHE_HOME" if name == "own" else "HF_HOME"
+    variable = {"own": "XDG_CACHE_HOME", "LeRobot": "HF_LEROBOT_HOME"}.get(name, "HF_HOME")
     return Finding(f"{name}: {folder}, {size}, which cannot be written", f"set {variable}", broken=True)
 
 
@@ -207,6 +211,14 @@ def _drawing(backend: str) -> str:
         return "does not draw within a minute"
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return "" if "drawn" in done.stdout else f"does not draw ({last})"
+
+
+def _first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "of unknown version"
+    return done.stdout.partition("\n")[0]
 
 
 def _processor() -> str:

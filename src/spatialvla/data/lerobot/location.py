@@ -20,12 +20,17 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _INFO = "meta/info.json"
 
 
+def lerobot_home() -> Path:
+    """The folder in which lerobot keeps datasets, $HF_LEROBOT_HOME or its default. It may not exist."""
+    return Path(os.path.expanduser(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")))
+
+
 def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
     """The folder of a dataset: a path, a name in LeRobot's cache, or a Hub id, which is downloaded.
 
     cache: folder for what is downloaded; the Hub's own unless given. Raises InputError where there is none.
     """
-    home = Path(os.path.expanduser(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")))
+    home = lerobot_home()
     for folder in (Path(os.path.expanduser(path_or_name)), home / path_or_name):
         if folder.is_dir():
             return folder
