@@ -113,25 +113,20 @@ def without_ego3d(start: str, folder: Path) -> Path:
 
 def trained(row: Row, start: str, folder: Path, options: argparse.Namespace) -> Path:
     """The folder of the row's model; a run that was stopped goes on."""
-    changes = row.changes or {"mode": "full", "steps": 1, "learning_rate": 0.0}
+    changes = row.changes or {"mode": "full", "steps": 1, "learning_rate": 1e-12}  # moves no weight
     config = replace(
-        finetune(changes["mode"]),
+        finetune(changes["mode"], start),
         **{
             "datasets": (DatasetConfig(options.dataset),),
             "out": folder,
-            "policy": start,
             "steps": options.steps,
             "batch_size": options.batch_size,
-            "activation_checkpointing": False,
             "workers": 0,
             "held_out": HELD_OUT,
             "eval_frames": 32,
             "seed": SEED,
             "eval_every": 10_000,
             "save_every": 10_000,
-            "freeze_text_embeddings": False,
-            # For a network as small as nano: near the rate of its own recipe.
-            "learning_rate": 3e-4 if changes["mode"] == "full" else 1e-3,
             **changes,
         },
     )
