@@ -15,6 +15,7 @@ from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import Batch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
+from spatialvla.frozen_picture import FrozenPicture
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Sampling
 from spatialvla.model.fast.options import Optimization
@@ -89,6 +90,8 @@ class Policy:
         self.tolerance = tolerance
         self.depth_every = depth_every
         self._executor = self.new_executor()
+        self._picture = FrozenPicture(measured=False)
+        self._told = np.zeros(3)
 
     @classmethod
     def from_pretrained(
@@ -224,9 +227,16 @@ class Policy:
         return batch.to(self.model.device)
 
     def act(self, observation: Observation) -> ActionChunk:
-        """The actions to execute before the next call, as `execution` asks, with the predicted tokens."""
+        """The actions to execute before the next call, as `execution` asks, with the predicted tokens.
+
+        A picture that stays the same, bit for bit, while the actions lead elsewhere is told in the log: the
+        camera may have stopped.
+        """
         (chunk,) = self.decide([observation], [self._executor])
+        if self.units.meters is not None:
+            self._picture.check(observation.image, self._told * self.units.meters)
         actions = self._executor(chunk)
+        self._told = self._told + actions[:, :3].sum(axis=0)
         return ActionChunk(actions, chunk.tokens[: len(actions)])
 
     def infer(self, observation: Observation, committed: Int[np.ndarray, "P 3"] | None = None) -> ActionChunk:
@@ -238,6 +248,7 @@ class Policy:
     def reset(self) -> None:
         """Starts a new episode: forgets the chunks and the depth of the last one."""
         self._executor.reset()
+        self._picture.reset()
 
     def _predict(self, rows: Sequence[Prepared], batch: Batch, drafts: Tokens) -> list[ActionChunk]:
         if len(batch) > MOST_DRAFTED and self.model.device.type == "cpu":

@@ -9,7 +9,7 @@ from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.data.inspection import inspect
 from spatialvla.data.omissions import Omissions
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.camera import Camera, check_readings
 from spatialvla.viz.dataset import action_figure, contact_sheet
 from spatialvla.viz.drawing import png
 
@@ -23,6 +23,8 @@ class MadeEpisode:
     camera: Camera | None = CAMERA
     broken: bool = False
     timestamps: np.ndarray | None = None
+    frozen: bool = False
+    meters: float | None = None
 
     @property
     def columns(self):
@@ -38,10 +40,20 @@ class MadeEpisode:
     def images(self, steps):
         if self.broken:
             raise CheckpointError("this image is damaged")
-        return np.zeros((len(steps), 12, 16, 3), np.uint8)
+        pictures = np.zeros((len(steps), 12, 16, 3), np.uint8)
+        if not self.frozen:
+            pictures[:, 0, 0, 0] = np.array(steps) % 251
+        return pictures
 
     def depth(self, steps):
-        return None
+        return None if self.meters is None else check_episode_depth(np.full((len(steps), 4, 4), self.meters))
+
+
+def check_episode_depth(readings):
+    try:
+        return check_readings(readings)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
 
 
 class MadeSource:
@@ -252,3 +264,24 @@ def test_steps_that_no_arm_takes_are_doubted(units, dimension, reach, doubts):
     warnings = inspect(source).warnings
     assert len(warnings) == len(doubts)
     assert all(warning.startswith(doubt) for warning, doubt in zip(warnings, doubts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ({}, None),
+        ({"frozen": True}, "stays the same, bit for bit, while the arm moves, in 4 of the 4 episodes"),
+        ({"meters": 1.5}, None),
+        ({"meters": 0.0}, "cannot be used in 4 of the 4 episodes looked at, as in 0: it is 0 everywhere"),
+        ({"meters": 900.0}, "as in 0: Depth reaches 900 meters"),
+    ],
+)
+def test_cameras_and_sensors_that_have_stopped_are_doubted(options, warning):
+    warnings = inspected(**options).warnings
+    assert len(warnings) == (warning is not None)
+    assert warning is None or warning in warnings[0]
+
+
+def test_a_picture_may_stay_while_nothing_moves():
+    still = changed(slice(0, 6), lambda values: 0 * values)
+    assert not [warning for warning in inspected(still, frozen=True).warnings if "bit for bit" in warning]

@@ -12,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.lerobot.reader import StoredEpisode
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.rotations import matrices, motion
@@ -240,6 +241,10 @@ def test_what_is_left_open_is_settled_by_a_line(tmp_path, numbers, options, mapp
         ("action: {meters: 0}", "must be positive"),
         ("intrinsics: {K: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}", "intrinsics lacks .*'height' and 'width'"),
         ("intrinsics: {K: [[0]], height: 1, width: 1}", "3x3"),
+        (
+            "intrinsics: {K: [[1, 0, 0], [0, 1, 0], [0, 0, 1]], height: 480, width: 640}",
+            "focal length of fx = 1",
+        ),
         ("- image", "needs lines of the form"),
         ("image: [", "is no readable YAML"),
         ("!!python/object/apply:os.system ['true']", "is no readable YAML"),
@@ -395,6 +400,28 @@ def test_stored_intrinsics_of_pictures_whose_size_is_unclear_are_refused(plain, 
     path.write_text(json.dumps(info), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"pictures of 16x16 where info\.json says 32x32"):
         LeRobotSource(root).episode(0).images([0])
-    given = {"K": K.tolist(), "height": 480, "width": 640}
+    given = {"K": K.tolist(), "height": 24, "width": 32}
     for intrinsics in ("none", given):
         assert mapped(root, intrinsics=intrinsics).episode(0).images([0]).shape == (1, 16, 16, 3)
+
+
+def test_a_stored_camera_that_cannot_be_is_refused_and_the_way_out_named(tmp_path):
+    root = write(tmp_path / "d", {"action": SEVEN, "observation.intrinsics": np.tile(np.eye(3), (T, 1, 1))})
+    with pytest.raises(
+        CheckpointError, match=r"focal length of fx = 1 .*'intrinsics: …' says others, or none"
+    ):
+        LeRobotSource(root).episode(0)
+    assert mapped(root, intrinsics="none").episode(0).camera is None
+
+
+@pytest.mark.parametrize(
+    ("meters", "sentence"), [(900.0, "reaches 900 meters"), (np.nan, "NaN"), (-1.0, "negative")]
+)
+def test_stored_depth_that_no_sensor_measures_is_refused(plain, monkeypatch, meters, sentence):
+    episode = LeRobotSource(plain[0]).episode(0)
+    assert episode.depth([0]).max() == pytest.approx(0.5)
+    monkeypatch.setattr(
+        StoredEpisode, "frames", lambda self, key, steps: np.full((len(steps), 4, 4), meters, np.float32)
+    )
+    with pytest.raises(CheckpointError, match=f"'observation.depth.top': .*{sentence}"):
+        episode.depth([0])

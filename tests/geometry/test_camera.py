@@ -1,11 +1,13 @@
 """Intrinsics follow resizes and crops; back-projection inverts projection."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.geometry.camera import crop_intrinsics, resize_intrinsics
+from spatialvla.errors import InputError
+from spatialvla.geometry.camera import Camera, check_readings, crop_intrinsics, resize_intrinsics
 from spatialvla.vision.ego3d import back_project, patch_points
 
 K = np.array([[120.0, 0, 70], [0, 110, 45], [0, 0, 1]])
@@ -51,3 +53,30 @@ def test_patches_come_row_by_row_and_points_within_them_too():
     assert torch.equal(points[0, 0, 1], torch.tensor([3.0, 1.0, 1.0]))
     assert torch.equal(points[0, 1, 0], torch.tensor([1.0, 3.0, 1.0]))
     assert torch.equal(points[1, 0, 0], torch.tensor([5.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("K", "size", "sentence"),
+    [
+        (np.eye(3), (128, 128), "focal length of fx = 1 pixels"),
+        ([[100, 0, 900.0], [0, 100, 64], [0, 0, 1]], (128, 128), "principal point at cx = 900"),
+        ([[100, 0, 64], [0, np.nan, 64], [0, 0, 1]], (128, 128), "NaN or infinity"),
+        ([[100, 50, 64], [0, 100, 64], [0, 0, 1]], (128, 128), "skew of 50"),
+        ([[100, 0, 64], [0, 100, 64], [0, 0, 1]], (0, 128), "not 0 and 128"),
+    ],
+)
+def test_no_camera_is_made_that_cannot_be(K, size, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Camera(np.array(K, np.float64), *size)
+
+
+@pytest.mark.parametrize(
+    ("reading", "sentence"),
+    [(900.0, "reaches 900 meters"), (-0.1, "negative"), (np.nan, "NaN"), (np.inf, "infinity")],
+)
+def test_readings_are_checked_and_zero_is_none(reading, sentence):
+    readings = np.zeros((2, 3, 4), np.float32)
+    assert check_readings(readings) is readings
+    readings[1, 2, 3] = reading
+    with pytest.raises(InputError, match=sentence):
+        check_readings(readings)

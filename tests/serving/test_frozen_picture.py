@@ -7,9 +7,10 @@ import pytest
 from fake_policy import FakePolicy
 from running import fake_service, picture
 
+from spatialvla import Policy
 from spatialvla.errors import InputError
+from spatialvla.frozen_picture import PATIENCE
 from spatialvla.serving.engine.session import Session
-from spatialvla.serving.guard.frozen_picture import PATIENCE
 from spatialvla.types import Observation
 
 
@@ -50,4 +51,20 @@ def test_a_robot_that_stands_still_or_tells_nothing_is_not_doubted(session, posi
     with caplog.at_level(logging.WARNING):
         for x in positions:
             see(session, 1, x)
+    assert caplog.messages == []
+
+
+def test_in_python_it_is_told_from_where_the_actions_lead_and_never_refused(caplog):
+    policy = Policy.from_pretrained("nano")
+    seen = Observation(np.full((128, 128, 3), 90, np.uint8), "pick up the black bowl")
+    with caplog.at_level(logging.WARNING):
+        led = [
+            np.linalg.norm(policy.act(seen).actions[:, :3].sum(axis=0)) * 0.05 for _ in range(PATIENCE + 3)
+        ]
+    assert min(led) > 0.005, "each chunk leads away"
+    assert len(caplog.messages) == PATIENCE
+    assert f"was told to move by {led[0]:.3f} m; check the camera" in caplog.messages[0]
+    caplog.clear()
+    policy.reset()
+    policy.act(seen)
     assert caplog.messages == []

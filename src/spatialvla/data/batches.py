@@ -192,6 +192,11 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         readings = episode.depth([step])
         if readings is None:
             raise InputError(f"{key} has no depth sensor; train with estimated depth.")
+        if not readings.any():
+            raise CheckpointError(
+                f"{key} has no depth at all at step {step} of an episode, 0 everywhere; leave such samples out "
+                "(--on-bad skip), or train with estimated depth."
+            )
         rows, columns = (
             (np.arange(wanted) + 0.5) * stored // wanted
             for wanted, stored in zip(size, readings.shape[1:], strict=True)

@@ -29,12 +29,17 @@ _FARTHEST = (0.25, 1.0)  # meters and radians of one step of an arm
 
 @dataclass(frozen=True)
 class Strip:
-    """Frames of one episode, evenly spread. images: (n, H, W, 3) uint8. steps: (n,)."""
+    """Frames of one episode, evenly spread. images: (n, H, W, 3) uint8. steps: (n,).
+
+    frozen: whether a picture comes again, bit for bit, after motions. depth: why its depth cannot be, or "".
+    """
 
     episode: int
     instruction: str
     images: np.ndarray
     steps: np.ndarray
+    frozen: bool = False
+    depth: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ def inspect(
             *times.warnings(),
             *_warnings(np.array(lengths), words, statistics, tally),
             *_far_motions(statistics, source.units),
+            *_odd_pictures(shown),
         ),
     )
 
@@ -162,7 +168,24 @@ def _count(tally: _Tally, episode: Episode) -> None:
 def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
     episode = source.episode(index)
     steps = _spread(len(episode.actions), frames)
-    return Strip(index, episode.instruction, episode.images(steps), np.array(steps))
+    images = episode.images(steps)
+    frozen = any(
+        np.array_equal(images[row], images[row + 1])
+        and bool((np.abs(episode.actions[steps[row] : steps[row + 1], :6]) > _STILL).any())
+        for row in range(len(steps) - 1)
+    )
+    return Strip(index, episode.instruction, images, np.array(steps), frozen, _depth_doubt(episode, steps))
+
+
+def _depth_doubt(episode: Episode, steps: Sequence[int]) -> str:
+    """Why an episode's depth cannot be used, "" where it can or there is none."""
+    try:
+        readings = episode.depth(steps)
+    except CheckpointError as error:
+        return str(error)
+    if readings is None or readings.any():
+        return ""
+    return "it is 0 everywhere, which means that nothing was measured"
 
 
 def _has_depth(source: EpisodeSource, index: int) -> bool:
@@ -207,6 +230,20 @@ def _warnings(
             f"nothing moves in {tally.idle_steps / steps:.0%} of the steps; leave them out as no-ops"
         )
     return found
+
+
+def _odd_pictures(shown: Sequence[Strip]) -> Iterator[str]:
+    """Cameras and depth sensors that have stopped, or count in something else."""
+    if frozen := [strip.episode for strip in shown if strip.frozen]:
+        yield (
+            f"the picture stays the same, bit for bit, while the arm moves, in {len(frozen)} of the {len(shown)} "
+            f"episodes looked at (first in {frozen[0]}); the camera may have stopped"
+        )
+    if odd := [strip for strip in shown if strip.depth]:
+        yield (
+            f"the depth cannot be used in {len(odd)} of the {len(shown)} episodes looked at, as in "
+            f"{odd[0].episode}: {odd[0].depth}"
+        )
 
 
 def _far_motions(statistics: ActionStatistics, units: ActionUnits) -> Iterator[str]:

@@ -74,7 +74,7 @@ class Intrinsics:
     width: int
 
     def __post_init__(self) -> None:
-        check_intrinsics(np.array(self.K))
+        check_intrinsics(np.array(self.K, dtype=np.float64), (self.height, self.width))
 
     @property
     def camera(self) -> Camera:

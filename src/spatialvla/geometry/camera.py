@@ -97,11 +97,21 @@ def crop_intrinsics(intrinsics: Real[np.ndarray, "3 3"], left: float, top: float
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics K of an image of `height` x `width` pixels."""
+    """Intrinsics K of an image of `height` x `width` pixels.
+
+    Raises InputError for a K that no camera with pictures of this size has.
+    """
 
     intrinsics: Real[np.ndarray, "3 3"]
     height: int
     width: int
+
+    def __post_init__(self) -> None:
+        if not (self.height >= 1 and self.width >= 1):
+            raise InputError(
+                f"A camera's pictures have a height and a width in pixels, not {self.height} and {self.width}."
+            )
+        check_intrinsics(self.intrinsics, (self.height, self.width))
 
     def scaled_to(self, height: int, width: int) -> Float[np.ndarray, "3 3"]:
         """K of the same camera's image resized to another size."""
@@ -110,8 +120,7 @@ class Camera:
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Camera:
         """What `to_json` gives. Raises InputError for intrinsics that cannot be."""
-        size = entry["height"], entry["width"]
-        return cls(check_intrinsics(np.asarray(entry["intrinsic"]), size), *size)
+        return cls(np.asarray(entry["intrinsic"], np.float64), entry["height"], entry["width"])
 
     def to_json(self) -> dict[str, Any]:
         """As processor_config.json holds it, in pixels of `width` x `height`."""
@@ -187,17 +196,27 @@ def _meters(depth: np.ndarray) -> Float[np.ndarray, "h w"]:
         raise InputError(
             f"Depth must be (H, W) floating-point meters, got {meters.dtype} of shape {meters.shape}."
         )
-    if not np.isfinite(meters).all() or (meters < 0).any() or not meters.any():
+    check_readings(meters)
+    if not meters.any():
+        raise InputError("Depth has no reading at all, 0 everywhere; leave it out, so that it is estimated.")
+    return meters.astype(np.float32) if (meters > 0).all() else fill_holes(meters)
+
+
+def check_readings(readings: Real[np.ndarray, "*frames H W"]) -> Real[np.ndarray, "*frames H W"]:
+    """A sensor's depth in meters, 0 where nothing was measured, as it is.
+
+    Raises InputError for NaN, infinity, negative numbers, and distances that no sensor of a robot's measures.
+    """
+    if readings.size and not (np.isfinite(readings).all() and (readings >= 0).all()):
         raise InputError(
-            "Depth contains NaN, infinity or negative values, or no reading at all; pass meters, and 0 where "
-            "the sensor sees nothing."
+            "Depth contains NaN, infinity or negative values; pass meters, and 0 where the sensor sees nothing."
         )
-    if meters.max() > LARGEST_DEPTH:
+    if readings.size and readings.max() > LARGEST_DEPTH:
         raise InputError(
-            f"Depth reaches {meters.max():g} meters, and no sensor sees further than {LARGEST_DEPTH:g}; pass "
+            f"Depth reaches {readings.max():g} meters, and no sensor sees further than {LARGEST_DEPTH:g}; pass "
             "meters, not millimeters."
         )
-    return meters.astype(np.float32) if (meters > 0).all() else fill_holes(meters)
+    return readings
 
 
 def fill_holes(readings: Real[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:

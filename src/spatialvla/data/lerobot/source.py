@@ -21,7 +21,7 @@ from spatialvla.data.lerobot.units import stored_units
 from spatialvla.data.mapping_lines import Intrinsics
 from spatialvla.data.motion_units import motion_units
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import Camera, check_intrinsics
+from spatialvla.geometry.camera import Camera, check_intrinsics, check_readings
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,17 @@ class LeRobotEpisode:
         return found
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor."""
+        """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor.
+
+        Raises CheckpointError for what no sensor measures.
+        """
         if self.depth_key is None:
             return None
-        return self.stored.frames(self.depth_key, [self.first_step + step for step in steps])
+        readings = self.stored.frames(self.depth_key, [self.first_step + step for step in steps])
+        try:
+            return check_readings(readings)
+        except InputError as error:
+            raise CheckpointError(f"Episode {self.stored.index}, '{self.depth_key}': {error}") from None
 
 
 class LeRobotSource:
@@ -243,7 +250,10 @@ class LeRobotSource:
         try:
             return Camera(check_intrinsics(stored[0].reshape(3, 3)), height, width)
         except InputError as error:
-            raise CheckpointError(f"{self.root}, episode {episode.index}, '{name}': {error}") from None
+            raise CheckpointError(
+                f"{self.root}, episode {episode.index}, '{name}': {error} A mapping's line 'intrinsics: …' says others,"
+                " or none."
+            ) from None
 
 
 def _files(folder: Path) -> Iterator[Path]:

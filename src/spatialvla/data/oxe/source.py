@@ -22,7 +22,7 @@ from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import Camera, check_intrinsics
+from spatialvla.geometry.camera import Camera, check_intrinsics, check_readings
 
 _THREADS = 32  # waiting for the storage, not for the processor
 
@@ -68,7 +68,7 @@ class OXEEpisode:
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
         """(n, H, W) float32 meters, 0 where there is no reading; None where the spec names no sensor.
 
-        Raises BadRecord, naming shard and offset, for a broken file.
+        Raises BadRecord, naming shard and offset, for a broken file, and for what no sensor measures.
         """
         if self.depth_key is None:
             return None
@@ -78,7 +78,11 @@ class OXEEpisode:
         else:
             raw = np.asarray(self.stored.numbers(self.depth_key))[wanted]
         meters = raw.reshape(raw.shape[:3]).astype(np.float32) * np.float32(self.depth_meters)
-        return np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
+        readings = np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
+        try:
+            return check_readings(readings)
+        except InputError as error:
+            raise BadRecord(f"{self.stored.origin}, '{self.depth_key}': {error}") from None
 
 
 class OXESource:

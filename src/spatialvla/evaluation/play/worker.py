@@ -20,6 +20,13 @@ from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.types import Observation
 
+log = logging.getLogger(__name__)
+
+_STILL = 1e-3
+"""Of a unit of the actions; what is below moves nothing that a picture shows."""
+
+_SOME_PICTURES = 3
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -105,16 +112,25 @@ def _play_episode(
     began = time.monotonic()
     limit, ends_on_success = setup.conventions.limit(task), setup.conventions.ends_on_success
     environment.start(start_state)
-    step, success, frames = 0, False, []
+    step, success, frames, moved = 0, False, [], False
     while step < limit and not (success and ends_on_success):
         observation = environment.observe(setup.depth)
         frames.append((step, np.asarray(observation.image)))
         connection.send(Decide(observation, start_state, step))
         for action in connection.recv()[: limit - step]:
             success = bool(environment.step(action))
+            moved = moved or bool(np.abs(action[:6]).max() > _STILL)
             step += 1
             if success and ends_on_success:
                 break
+    if moved and len(frames) > _SOME_PICTURES and all(np.array_equal(frames[0][1], f) for _, f in frames[1:]):
+        log.warning(
+            "Task %d, start state %d: all %d pictures are the same, bit for bit, though the arm moves; check the "
+            "renderer.",
+            task,
+            start_state,
+            len(frames),
+        )
     video = None
     if setup.videos is not None:
         frames.append((step, np.asarray(environment.observe(depth=False).image)))

@@ -10,10 +10,10 @@ from time import perf_counter
 import numpy as np
 
 from spatialvla.execution import Executor
+from spatialvla.frozen_picture import FrozenPicture
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.turns import Client
-from spatialvla.serving.guard.frozen_picture import FrozenPicture
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.types import Observation
 

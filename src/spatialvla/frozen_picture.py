@@ -1,4 +1,4 @@
-"""A camera that has stopped: the same picture again and again while the gripper moves."""
+"""A camera that has stopped: the same picture again and again while the gripper moves, or is told to."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ PATIENCE = 3
 
 
 class FrozenPicture:
-    """Compares one episode's pictures, for as long as its client tells where the gripper is."""
+    """Compares one episode's pictures, for as long as it is known where the gripper is.
 
-    def __init__(self) -> None:
+    measured: whether the positions are the gripper's own. Those that follow from the actions say only where it
+    was told to go, so such pictures are told in the log and never refused.
+    """
+
+    def __init__(self, measured: bool = True) -> None:
+        self._measured = measured
         self.reset()
 
     def reset(self) -> None:
@@ -46,7 +51,9 @@ class FrozenPicture:
         if moved < MOVED:
             return
         self._again += 1
-        sentence = f"The picture is the same as before the gripper moved by {moved:.3f} m; check the camera."
-        if self._again > PATIENCE:
+        verb = "moved" if self._measured else "was told to move"
+        sentence = f"The picture is the same as before the gripper {verb} by {moved:.3f} m; check the camera."
+        if self._again <= PATIENCE:
+            log.warning("%s", sentence)
+        elif self._measured:
             raise InputError(sentence)
-        log.warning("%s", sentence)
