@@ -1,5 +1,7 @@
 """Arrays mapped from files: damage of a row is seen when it is read, all else when the file is opened."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,19 @@ def test_half_a_file_and_another_array(tmp_path):
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-3])
     with pytest.raises(CheckpointError, match="is damaged"):
         RowFile(tmp_path / "a.npy", SHAPE, np.float32)
+
+
+def test_what_a_killed_process_left_is_removed_and_not_what_a_living_one_writes(tmp_path):
+    path, killed = tmp_path / "a.npy", tmp_path / ".partial-1-a.npy"
+    killed.write_bytes(b"half")
+    with writing_rows(path, SHAPE, np.float32) as rows:
+        rows[:2] = np.ones((2, 3))
+        assert not killed.exists()
+        # Another process writes the same file meanwhile.
+        other = multiprocessing.get_context("fork").Process(target=written, args=(path,))
+        other.start()
+        other.join(60)
+        assert other.exitcode == 0
+        assert RowFile(path, SHAPE, np.float32).rows([1]).tolist() == [[0, 1, 2]]
+    assert RowFile(path, SHAPE, np.float32).rows([1]).tolist() == [[1, 1, 1]]
+    assert list(tmp_path.iterdir()) == [path]

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there once the block has succeeded."""
+def replacing(path: Path, in_folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it there once the block has succeeded.
+
+    in_folder: it lies in a temporary folder, for writers that have temporary files of their own beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    written = partial / path.name if in_folder else partial
+    if in_folder:
+        partial.mkdir(exist_ok=True)
     try:
-        yield partial
-        os.replace(partial, path)
+        yield written
+        os.replace(written, path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def sweep(folder: Path, names: str = "*", below: bool = False) -> None:
+    """Removes what killed processes have left of `replacing` files with such names, where nobody writes them now.
+
+    below: in the folders below, too.
+    """
+    pattern = f".partial-*-{names}"
+    for left in [*(folder.rglob(pattern) if below else folder.glob(pattern))]:
+        _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def inside(folder: Path, name: str) -> Path:

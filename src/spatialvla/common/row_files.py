@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import shutil
 from collections.abc import Iterator, Sequence
@@ -35,12 +37,15 @@ def writing_rows(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) ->
     Raises CheckpointError where the disk has no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".partial-*-{path.name}"):
+        _remove_abandoned(left)
     needed, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if needed > free:
         raise CheckpointError(
             f"{path} needs {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free; choose another cache."
         )
-    with replacing(path) as partial:
+    with replacing(path) as partial, partial.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
         header = _header(shape, dtype)
         partial.write_bytes(header)
         array = np.memmap(partial, dtype, "r+", len(header), shape)
@@ -84,6 +89,13 @@ class RowFile:
 
     def _damaged(self, why: str) -> CheckpointError:
         return CheckpointError(f"{self.path} is damaged ({why}); delete it, so that it is made again.")
+
+
+def _remove_abandoned(partial: Path) -> None:
+    """Removes a file that a process began that is gone: nobody holds its lock."""
+    with contextlib.suppress(OSError), partial.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        partial.unlink()
 
 
 def _header(shape: tuple[int, ...], dtype: type[np.generic]) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from spatialvla.common.extras import needs_extra
+from spatialvla.common.files import sweep
 from spatialvla.common.json_files import parse_value, read_json, write_json
 from spatialvla.common.manifest import recording
 from spatialvla.errors import CheckpointError, InputError
@@ -105,6 +106,7 @@ def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = Non
     # What the tensors were trained with is told beside them, too: adapter_config.json may be edited, as when the
     # base has moved, and so no checksum covers it.
     told = {key: value for key, value in content.items() if key not in _EDITABLE}
+    sweep(folder, "*.safetensors")
     with recording(folder, [TENSORS]):
         write_file(tensors, folder / TENSORS, {_TRAINED_WITH: json.dumps(told)})
     write_json(folder / ADAPTER, content)

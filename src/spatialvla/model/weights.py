@@ -11,7 +11,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spatialvla.common.files import inside, replacing
+from spatialvla.common.files import inside, replacing, sweep
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.common.manifest import checking, recording
 from spatialvla.errors import CheckpointError, InputError
@@ -123,6 +123,7 @@ def write_tensors(
     except ValueError:
         raise InputError(f"max_shard_size is a size such as 5GB or 500MB, not {max_shard_size!r}.") from None
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder, "*.safetensors")
     _check_space(sum(tensor.nbytes for tensor in tensors.values()), folder)
     with recording(folder, [*split.filename_to_tensors, *([INDEX] if split.is_sharded else [])]):
         for name, keys in split.filename_to_tensors.items():
@@ -141,7 +142,8 @@ def write_file(
 ) -> None:
     """Writes one safetensors file, at once or not at all. about: what else its header tells."""
     metadata = {"format": "pt", **(about or {})}
-    with replacing(file) as partial:
+    # safetensors writes a file with a name of its own first.
+    with replacing(file, in_folder=True) as partial:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
         partial.chmod(0o644)  # safetensors lets nobody else read it
 

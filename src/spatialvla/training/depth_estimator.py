@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import save_file
 from torch import nn
 
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.device import find_device
-from spatialvla.common.files import replacing
+from spatialvla.common.files import sweep
 from spatialvla.common.json_files import write_json
 from spatialvla.common.manifest import recording
 from spatialvla.data.augmentation import Views
@@ -26,6 +25,7 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.presets import preset
+from spatialvla.model.weights import write_file
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.feed.datasets import open_dataset
@@ -84,8 +84,9 @@ def train_depth(
             bar.update(task, completed=done, description=f"training depth  step {step}")
     quality = depth_quality(estimator, mixture, config.eval_frames)
     weights = {name: tensor.cpu().contiguous() for name, tensor in estimator.state_dict().items()}
-    with recording(config.out, ["model.safetensors"]), replacing(config.out / "model.safetensors") as partial:
-        save_file(weights, partial)
+    sweep(config.out, "*.safetensors")
+    with recording(config.out, ["model.safetensors"]):
+        write_file(weights, config.out / "model.safetensors")
     write_json(config.out / "quality.json", {"steps": step, **asdict(quality)})
     return quality
 

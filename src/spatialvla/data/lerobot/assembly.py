@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spatialvla.common.files import replacing
+from spatialvla.common.files import replacing, sweep
 from spatialvla.data.lerobot import video
 from spatialvla.data.lerobot.features import Feature
 from spatialvla.data.lerobot.metadata import (
@@ -35,6 +35,7 @@ from spatialvla.data.lerobot.stats import Statistics, combine, number_statistics
 
 def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:
     """Write the whole dataset; info.json comes last, so the dataset is there only when all of it is."""
+    sweep(root, below=True)
     data = _join_data(root, info, episodes)
     cameras = [name for name, feature in info.features.items() if feature.dtype == "video"]
     videos = {name: _join_videos(root, info.fps, name, episodes) for name in cameras}
