@@ -65,9 +65,11 @@ def test_inspect_reads_what_can_be_read_of_damaged_shards(capsys, tmp_path):
     shard.write_bytes(data[:-100])
     run("inspect", "--dataset", copy)
     out = capsys.readouterr().out
-    first, second = out.split("Left out with --on-bad skip: damaged episodes or files (2)\n")[1].splitlines()
-    assert "00001-of-00002 ends inside the record" in first
-    assert "00001-of-00002: the record at offset 0 is damaged" in second
+    lines = out.splitlines()
+    at = lines.index("Left out: parts of the files that are damaged, or say that they failed (1)")
+    assert "00001-of-00002 ends inside the record" in lines[at + 1]
+    assert lines[at + 2] == "Left out with --on-bad skip: damaged episodes (1)"
+    assert "00001-of-00002: the record at offset 0 is damaged" in lines[at + 3]
 
 
 def test_inspect_checks_instructions_and_pictures_on_request(capsys, tmp_path):

@@ -99,7 +99,7 @@ def inspect(
     sketch, tally = ActionSketch(), _Tally()
     lengths: list[int] = []
     words: Counter[str] = Counter()
-    omissions, times = Omissions(damaged=list(source.left_out)), StepTimes(source.control_hz)
+    omissions, times = Omissions(tuple(source.left_out)), StepTimes(source.control_hz)
     readable: list[int] = []
     camera = None
     for row, episode in readable_episodes(source, chosen, sketch, omissions.damaged, on_bad="skip"):
@@ -116,7 +116,9 @@ def inspect(
         camera = camera or episode.camera
     progress(len(chosen), len(chosen))
     if not readable:
-        raise InputError(" ".join(("No episode of the dataset can be read.", *omissions.damaged[:1])))
+        raise InputError(
+            " ".join(("No episode of the dataset can be read.", *omissions.parts[:1], *omissions.damaged[:1]))
+        )
     shown = []
     for number in _spread(len(readable), strips):
         try:

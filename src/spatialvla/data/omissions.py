@@ -13,15 +13,17 @@ _AT_ONCE = 32  # pictures in memory
 
 @dataclass
 class Omissions:
-    """Filled episode by episode. damaged, pictures, instructions: a sentence for each.
+    """Filled episode by episode. parts, damaged, pictures, instructions: a sentence for each.
 
-    damaged: episodes, and parts of the files, that cannot be read. pictures: episodes with pictures that cannot, of
+    parts: of the files, that are no episodes, see `EpisodeSource.left_out`. damaged: episodes that cannot be read.
+    pictures: episodes with pictures that cannot, of
     which the samples that see them are left out; of a run that holds all pictures in memory, the whole episode.
     instructions: episodes of which one cannot be used. steps: episodes that have no step, or that the dataset
     leaves out itself. words: episodes that do not say what to do, which a run takes where it is told what to say
     instead.
     """
 
+    parts: tuple[str, ...] = ()
     damaged: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     instructions: list[str] = field(default_factory=list)

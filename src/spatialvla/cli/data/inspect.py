@@ -101,13 +101,14 @@ def _print(inspection: Inspection, console: Console) -> None:
 def _print_omissions(omissions: Omissions, line: Callable[[str], None]) -> None:
     """What a run would leave out, one by one as far as there is room."""
     groups = {
-        "damaged episodes or files": omissions.damaged,
-        "episodes with pictures that cannot be read": omissions.pictures,
-        "episodes with an instruction that cannot be used": omissions.instructions,
+        ": parts of the files that are damaged, or say that they failed": omissions.parts,
+        " with --on-bad skip: damaged episodes": omissions.damaged,
+        " with --on-bad skip: episodes with pictures that cannot be read": omissions.pictures,
+        " with --on-bad skip: episodes with an instruction that cannot be used": omissions.instructions,
     }
     for what, sentences in groups.items():
         if sentences:
-            line(f"Left out with --on-bad skip: {what} ({len(sentences)})")
+            line(f"Left out{what} ({len(sentences)})")
             for sentence in sentences[:_NAMED]:
                 line(f"  {sentence}")
             if len(sentences) > _NAMED:
