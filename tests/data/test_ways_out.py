@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rh20t_writer as make
 
@@ -54,7 +55,12 @@ def test_a_camera_named_as_a_way_out(dataset):
     info = json.loads(file.read_text())
     info["features"]["../../secret"] = info["features"].pop(TOP)
     file.write_text(json.dumps(info))
-    with pytest.raises(CheckpointError):
+    assert LeRobotDataset(dataset).absent == ("../../secret",), "the table of episodes knows no such camera"
+    table = dataset / "meta/episodes/chunk-000/file-000.parquet"
+    episodes = pq.read_table(table)
+    names = [name.replace(f"/{TOP}/", "/../../secret/") for name in episodes.column_names]
+    pq.write_table(episodes.rename_columns(names), table)
+    with pytest.raises(CheckpointError, match="secret"):
         LeRobotDataset(dataset)
 
 

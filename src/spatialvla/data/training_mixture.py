@@ -75,7 +75,8 @@ class TrainingMixture:
         keys = [source.key for source in sources]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise InputError(
-                f"The mixture has {twice[0]} twice; name each dataset once and raise its weight."
+                f"The mixture has {twice[0]} twice; name each dataset once and raise its weight, or give one another "
+                "key: a mapping's 'key', a spec's 'name', or 'key' in a file for --config."
             )
         surveys = tuple(survey(source, workers, cache, on_bad) for source in sources)
         keep = missing_instruction is not None
