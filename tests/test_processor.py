@@ -1,5 +1,7 @@
 """The processor: what it converts, what it refuses, and that tokens come back as the actions they were made from."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,3 +235,25 @@ def test_every_row_can_be_of_its_own_dataset():
     assert not torch.equal(together.labels[0], together.labels[1])
     with pytest.raises(InputError, match="Got 3 rows and 2 datasets"):
         processor([PICTURE] * 3, ["stop"] * 3, keys[:2])
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "sentence"),
+    [
+        (("bin_policy", "rotation", "roll_bins", -1), 1e30, "reach 1e\\+30, but actions are normalized"),
+        (("bin_policy", "rotation", "yaw_bins", 0), -1e308, "but actions are normalized"),
+        (("bin_policy", "translation", "r_bins", -1), float("inf"), "finite, ascending"),
+        (("statistics", "tiny_robot/0.1.0", "action", "q99", 0), 1e30, "no robot's motion"),
+        (("action_chunk_size",), float("inf"), "cannot be used"),
+    ],
+)
+def test_a_file_whose_numbers_would_move_an_arm_anywhere_is_refused(tmp_path, path, number, sentence):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    stored = json.loads((folder / "processor_config.json").read_text())
+    place = stored
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = number
+    (folder / "processor_config.json").write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match=sentence):
+        Processor.from_pretrained(folder)

@@ -102,7 +102,7 @@ class StoredProcessor:
             raise
         except KeyError as error:
             raise CheckpointError(f"The processor's configuration in {folder} lacks {error}.") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
                 f"The processor's configuration in {folder} cannot be used ({error}); download it again."
             ) from None

@@ -36,6 +36,14 @@ def statistics(q01: np.ndarray, q99: np.ndarray, mask: np.ndarray | None = None)
     )
 
 
+@pytest.mark.parametrize("number", [1e308, 1e30, 1.1e6])
+def test_numbers_that_are_no_motion_are_refused(number):
+    with pytest.raises(InputError, match="no robot's motion is in any unit"):
+        statistics(np.zeros(7), np.array([0, 0, number, 0, 0, 0, 1.0]))
+    with pytest.raises(InputError, match="no robot's motion is in any unit"):
+        statistics(np.array([0, -number, 0, 0, 0, 0, 0]), np.ones(7))
+
+
 some_statistics = st.builds(
     lambda a, b, mask: statistics(np.minimum(a, b), np.maximum(a, b), mask),
     vectors,

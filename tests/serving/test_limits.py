@@ -72,6 +72,12 @@ def test_a_workspace_that_cannot_be_kept_refuses():
         ROBOT.apply(np.zeros((4, 7)))
 
 
+@pytest.mark.parametrize("position", [[450.0, 0, 200], [0, 0, -2.5], [0, 0, np.nan], [np.inf, 0, 0]])
+def test_a_position_that_is_not_in_meters_is_no_way_out_of_the_workspace(position):
+    with pytest.raises(InputError, match="outside the workspace, which no arm reaches; send meters"):
+        ROBOT.apply(np.zeros((4, 7)), np.array(position))
+
+
 def test_limits_and_the_checkpoint_must_not_contradict_each_other():
     assert Limits(translation=0.01).in_units(LIBERO).meters_per_unit == 0.05
     assert ROBOT.in_units(UNKNOWN) == ROBOT

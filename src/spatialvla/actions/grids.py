@@ -32,6 +32,7 @@ NOT_FINITE = -2
 """Stands for a token that was to be chosen by logits of which some are NaN or infinite: there is none."""
 
 _N_GRIPPER = 2
+_FARTHEST_EDGE = 10.0
 
 NEVER = 2**40
 """A period no distance comes near to, and between tokens that are no neighbors of any degree a distance."""
@@ -74,6 +75,11 @@ class ActionGrid:
             if len(edges) < 2 or not np.all(np.diff(edges) > 0) or not np.all(np.isfinite(edges)):
                 raise InputError(
                     f"The bin edges of {field.name} must be at least two finite, ascending numbers."
+                )
+            if max(map(abs, edges)) > _FARTHEST_EDGE:
+                raise InputError(
+                    f"The bin edges of {field.name} reach {max(map(abs, edges)):g}, but actions are normalized "
+                    "to -1 to 1."
                 )
             object.__setattr__(self, field.name, edges)
 

@@ -17,6 +17,9 @@ from spatialvla.errors import CheckpointError, InputError
 MIN_SPAN = 1e-8
 """Dimensions whose q01 and q99 lie closer (meters, radians) do not move: they normalize to 0."""
 
+_LARGEST = 1e6
+"""No unit is so small; published absolute poses in millimeters reach 637."""
+
 _DECISIVE = ("q01", "q99", "mask")
 _SUMMARY = ("mean", "std", "min", "max")
 
@@ -30,7 +33,8 @@ class ActionStatistics:
     mean, std, min, max: for reports alone. A published file holds infinities there; NaN is unknown.
     num_trajectories, num_transitions: how much data they describe.
     stored: the entry of the file they were read from, which is written back as it was.
-    Raises InputError on other shapes, on a q01 or q99 that is not finite, and where q01 exceeds q99.
+    Raises InputError on other shapes, on a q01 or q99 that is not finite or beyond 10⁶, and where q01 exceeds
+    q99.
     """
 
     q01: Float[np.ndarray, "7"]
@@ -54,6 +58,11 @@ class ActionStatistics:
                 )
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        if (reached := np.abs([self.q01, self.q99]).max()) > _LARGEST:
+            raise InputError(
+                f"In action statistics q01 and q99 reach {reached:g}, which no robot's motion is in any unit; the "
+                "file may be damaged."
+            )
         if (self.q01 > self.q99).any():
             raise InputError("In action statistics q01 exceeds q99; the two may be swapped.")
 

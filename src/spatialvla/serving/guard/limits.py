@@ -12,6 +12,9 @@ from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
 
+_FARTHEST_OUTSIDE = 2.0
+"""Meters between a workspace and a gripper that may come back into it."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -118,12 +121,22 @@ class Limits:
         return limited, {name: steps for name, steps in changed.items() if steps}
 
     def require_position(self, position: np.ndarray | None) -> None:
-        """Raises InputError where a workspace cannot be kept because nobody tells where the gripper is."""
+        """Raises InputError where a workspace cannot be kept: nobody tells where the gripper is, or not in meters.
+
+        Were a position in millimeters believed, the gripper would seem to be outside, and may move back without end.
+        """
         if self.workspace is not None and position is None:
             raise InputError(
                 "The server keeps the gripper in a workspace, but the observation does not tell its position; "
                 "send it, or start the server with limits that have no workspace."
             )
+        if self.workspace is not None and position is not None:
+            outside = np.maximum(self.workspace.low - position, position - self.workspace.high).max()
+            if not outside <= _FARTHEST_OUTSIDE:
+                raise InputError(
+                    f"The gripper's position is {outside:g} m outside the workspace, which no arm reaches; send "
+                    "meters in the workspace's frame, not millimeters."
+                )
 
     def describe(self) -> str:
         """What holds, in one sentence for whoever starts a server."""
