@@ -93,6 +93,12 @@ def test_an_edited_file_changes_the_recipe_and_options_change_the_file(tmp_path,
     assert (runs[1][0].mode, runs[1][0].datasets) == ("lora", (DatasetConfig("others"),))
 
 
+def test_options_of_datasets_need_the_datasets_beside_a_file(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("datasets: [{path: demos}]\n")
+    line = fails(capsys, "finetune", "--config", tmp_path / "run.yaml", "--weights", "2")
+    assert "belong to what --dataset or --mixture names; name it, or edit the datasets" in line
+
+
 def test_help_shows_the_files_values(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("batch_size: 77\n")
     with pytest.raises(SystemExit):

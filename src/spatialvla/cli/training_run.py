@@ -16,6 +16,7 @@ from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.data.augmentation import Augmentation
+from spatialvla.errors import InputError
 from spatialvla.training.config import (
     DataOptions,
     FineTuning,
@@ -115,6 +116,11 @@ class TrainingRun(Verb):
         start = Start(self.out, self.resume, self.config, self.start.policy, self.mode)
         begun = self.beginning(start)
         named = self.datasets != DatasetOptions()
+        if named and begun.datasets and not (self.datasets.dataset or self.datasets.mixture):
+            raise InputError(
+                "Options such as --weights and --camera belong to what --dataset or --mixture names; name it, or "
+                "edit the datasets in the configuration."
+            )
         if named or not (begun.datasets or self.write_config):
             begun = replace(begun, datasets=self.datasets.configurations())
         return replace(begun, **self.changes(begun))
