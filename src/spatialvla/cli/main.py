@@ -33,6 +33,7 @@ from spatialvla.cli.train import Train
 from spatialvla.cli.train_depth import TrainDepth
 from spatialvla.cli.verb import Verb
 from spatialvla.common.terminal import LogFormatter, Terminal, shown
+from spatialvla.common.waiting_threads import let_threads_sleep
 from spatialvla.errors import CheckpointError, InputError, NotFiniteError
 
 VERBS: Mapping[str, type[Verb]] = {
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a plain terminal gets the numbers without the Δ
+    let_threads_sleep()
     words = sys.argv[1:] if arguments is None else list(arguments)
     verbose = _VERBOSE in words
     if verbose:
