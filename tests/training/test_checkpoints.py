@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError
 from spatialvla.training.checkpoints import checkpointer as checkpoints
 from spatialvla.training.checkpoints import shards
@@ -41,9 +42,7 @@ def trained(seed=0, steps=2, width=4):
 
 
 def moment(step=1):
-    return Moment(
-        step, 1.5, {"seed": 1}, {"given": 7}, {"config": {"steps": 3}, "grid": {"edges": [0.5, 1.0]}}
-    )
+    return Moment(step, 1.5, {"seed": 1}, 7, {"config": {"steps": 3}, "grid": {"edges": [0.5, 1.0]}})
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_all_comes_back(folder):
     assert equal(first.average.average, second.average.average)
     for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert equal(first.optimizer.state[ours], second.optimizer.state[theirs])
-    assert json.loads((path / "config.json").read_text()) == {"steps": 3}
+    assert read_json(path / "config.json") == {"steps": 3}
 
 
 def test_weights_are_read_by_name(folder):
@@ -140,8 +139,11 @@ def lose(path):
 
 @pytest.mark.parametrize(
     ("harm", "name"),
-    [(harm, "shard_00000_000.safetensors") for harm in (cut, flip, lose)]
-    + [(harm, name) for harm in (cut, lose) for name in ("state.json", "grid.json")],
+    [
+        (harm, name)
+        for harm in (cut, flip, lose)
+        for name in ("shard_00000_000.safetensors", "state.json", "grid.json")
+    ],
 )
 def test_a_damaged_one_is_named_and_the_one_before_can_be_used(folder, harm, name):
     checkpointer = Checkpointer(folder, keep=3)
@@ -212,10 +214,11 @@ def test_files_outside_the_checkpoint_are_not_read(folder):
     checkpointer = Checkpointer(folder, keep=1)
     path = checkpointer.save(trained(), moment())
     record = json.loads((path / "state.json").read_text())
-    record["documents"] = ["../../secret"]
-    (path / "state.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="outside the checkpoint"):
-        checkpointer.moment(path)
+    del record["content_crc32c"]
+    for name in ("../../secret", "/etc/passwd", "a/b", ".."):
+        (path / "state.json").write_text(json.dumps({**record, "documents": [name]}))
+        with pytest.raises(CheckpointError, match=r"outside the checkpoint|no name of a file in its folder"):
+            checkpointer.moment(path)
 
 
 KILLED = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import warnings
@@ -19,6 +18,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
+from spatialvla.common.files import inside
+from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.schema import parse
 from spatialvla.errors import CheckpointError
 from spatialvla.training.checkpoints.shards import FileRecord, ShardReader, ShardWriter, flush
 from spatialvla.training.checkpoints.tensors import (
@@ -171,7 +173,7 @@ class Checkpointer:
         try:
             return read()
         except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
-            raise self._unreadable(path, str(error)) from error
+            raise self._unreadable(path, str(error).rstrip(".")) from error
 
     def _unreadable(self, path: Path, why: str) -> CheckpointError:
         older = [other for other in complete(self.folder) if other < path]
@@ -204,7 +206,7 @@ def load_weights(run: Path, average: bool = True) -> dict[str, torch.Tensor]:
         weights = reader.whole(WEIGHTS)
         return weights | reader.whole(AVERAGE) if average else weights
     except (CheckpointError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from error
+        raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from error
 
 
 @dataclass(frozen=True)
@@ -221,12 +223,12 @@ class _Record:
 
     @classmethod
     def read(cls, path: Path) -> _Record:
-        """Raises OSError, ValueError, KeyError or TypeError where it is not what was written."""
-        raw = _read_json(path, "state")
-        files = [FileRecord(**file) for file in raw.pop("files")]
-        if any(Path(name).name != name for name in [*raw["documents"], *(file.name for file in files)]):
-            raise ValueError("state.json names files outside the checkpoint")
-        return cls(**raw, files=files)
+        """Raises ValueError where it is not what was written."""
+        record = parse(cls, _read_json(path, "state"), "state")
+        for name in (*record.documents, *(file.name for file in record.files)):
+            if inside(path, name).parent != path:
+                raise ValueError(f"state.json names {name!r}, which is outside the checkpoint")
+        return record
 
 
 def _damage(path: Path, files: list[FileRecord]) -> str:
@@ -252,11 +254,11 @@ def _dcp_errors(what: str) -> Iterator[None]:
 
 
 def _read_json(folder: Path, name: str) -> Any:
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return read_json(folder / f"{name}.json")
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, content, checksum=True)
     flush(path)
 
 
