@@ -25,6 +25,7 @@ RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
 
 _DEFAULT = "default_dataset"
 _PICTURES = "preprocessor_config.json"
+_LARGEST_IMAGE, _LONGEST_CHUNK = 4096, 10_000
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
 """Files whose content is passed on unchanged."""
 
@@ -85,6 +86,13 @@ class StoredProcessor:
             size = pictures["size"]
             if size["height"] != size["width"]:
                 raise CheckpointError(f"Images must be square, but {folder} asks for {size}.")
+            for name, number, most in (
+                ("image size", size["height"], _LARGEST_IMAGE),
+                ("image_seq_length", pictures["image_seq_length"], _LARGEST_IMAGE**2),
+                ("action_chunk_size", raw["action_chunk_size"], _LONGEST_CHUNK),
+            ):
+                if not 1 <= number <= most:
+                    raise ValueError(f"{name} is {number}, not 1 to {most}")
             return cls(
                 tokenizer=tokenizer,
                 grid=grid,

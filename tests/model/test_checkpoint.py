@@ -1,7 +1,9 @@
 """Checkpoint folders: read whole or refused with one sentence, written back byte for byte."""
 
 import json
+import resource
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mutations import mutations
 from spatialvla import Processor, SpatialVLA
 from spatialvla.errors import CheckpointError
+from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import stored_dtype
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
@@ -222,3 +226,75 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="make room"):
         model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("text_config.hidden_size", 10**12),
+        ("text_config.hidden_size", 2**31 - 1),
+        ("text_config.num_hidden_layers", 10**9),
+        ("text_config.num_hidden_layers", 900),
+        ("text_config.num_hidden_layers", 0),
+        ("text_config.intermediate_size", 2**30),
+        ("text_config.vocab_size", 2**31),
+        ("text_config.head_dim", -256),
+        ("text_config.num_key_value_heads", 0),
+        ("text_config.vocab_size", "many"),
+        ("vision_config.hidden_size", 2**30),
+        ("vision_config.num_hidden_layers", 10**7),
+        ("vision_config.image_size", 2**30),
+        ("vision_config.patch_size", 0),
+        ("vision_zoe_config.fusion_hidden_size", 2**30),
+        ("vision_zoe_config.backbone_config.hidden_size", 2**30),
+        ("vision_zoe_config.backbone_config.num_hidden_layers", 10**6),
+        ("vision_zoe_config.neck_hidden_sizes", [2**20] * 10**6),
+        ("translation_token_num", 2**40),
+        ("n_freqs", 10**9),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_allocated(copy, path, value):
+    """Twice 100 MB, which none of these would fit into."""
+    content = json.loads((copy / "config.json").read_text())
+    *parents, last = path.split(".")
+    inner = content
+    for key in parents:
+        inner = inner[key]
+    inner[last] = value
+    (copy / "config.json").write_text(json.dumps(content))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    with pytest.raises(CheckpointError) as raised:
+        SpatialVLA.from_pretrained(copy)
+    assert "\n" not in str(raised.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    assert time.monotonic() - start < 60
+
+
+def test_absurd_sizes_of_the_processor(copy):
+    edit(copy / "processor_config.json", lambda content: content.update(action_chunk_size=10**30))
+    with pytest.raises(
+        CheckpointError, match="action_chunk_size is 1000000000000000000000000000000, not 1 to"
+    ):
+        Processor.from_pretrained(copy)
+    edit(copy / "processor_config.json", lambda content: content.update(action_chunk_size=4))
+    edit(copy / "preprocessor_config.json", lambda content: content["size"].update(height=2**20, width=2**20))
+    with pytest.raises(CheckpointError, match="image size is 1048576, not 1 to 4096"):
+        Processor.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+def test_documents_of_another_kind_are_one_sentence(copy, name):
+    file = copy / name
+    content = json.loads(file.read_text())
+    skip = ("statistics", "intrinsic_config", "bin_policy", "vision_zoe_config", "auto_map")
+    for what, changed in mutations(content, skip):
+        file.write_text(json.dumps(changed))
+        try:
+            if name == "config.json":
+                SpatialVLAConfig.from_folder(copy)
+            else:
+                Processor.from_pretrained(copy)
+        except CheckpointError as error:
+            sentence = str(error)
+            assert "\n" not in sentence, what

@@ -13,7 +13,29 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import SiglipVisionConfig, ZoeDepthConfig
 
 from spatialvla.common.json_files import read_json
+from spatialvla.common.schema import parse
 from spatialvla.errors import CheckpointError
+
+_MOST_ENTRIES, _MOST_LAYERS, _LARGEST = 100_000, 1000, 2**31
+_AT_LEAST_1 = frozenset(
+    [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "image_size",
+        "patch_size",
+        "translation_token_num",
+        "rotation_token_num",
+        "gripper_token_num",
+        "action_chunk_size",
+        "ego3d_patch_reso",
+        "n_freqs",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -135,11 +157,12 @@ class SpatialVLAConfig:
         if "translation_token_num" not in raw:
             raw |= _grid_sizes(folder / "processor_config.json")
         with _usable(path):
+            _check_sizes(raw)
             text = raw.pop("text_config")
             known = {f.name for f in fields(cls)}
             text_known = {f.name for f in fields(Gemma2Config)}
             config = cls(
-                text=Gemma2Config(**{k: v for k, v in text.items() if k in text_known}),
+                text=parse(Gemma2Config, {k: v for k, v in text.items() if k in text_known}, "text_config"),
                 vision=raw.pop("vision_config"),
                 depth=raw.pop("vision_zoe_config", {}),
                 **{k: v for k, v in raw.items() if k in known},
@@ -194,6 +217,24 @@ def _grid_sizes(path: Path) -> dict[str, int]:
             "gripper_token_num": bins["gripper"],
             "action_chunk_size": processor["action_chunk_size"],
         }
+
+
+def _check_sizes(value: object, name: str = "") -> None:
+    """Raises ValueError for numbers of layers and sizes that no network has, wherever they stand."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_sizes(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        if len(value) > _MOST_ENTRIES:
+            raise ValueError(f"{name} has {len(value)} entries")
+        for inner in value:
+            _check_sizes(inner, name)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        most = _MOST_LAYERS if name.endswith("layers") else _LARGEST
+        if abs(value) > most:
+            raise ValueError(f"{name} is {value}")
+        if value < 1 and name.rpartition(".")[2] in _AT_LEAST_1:
+            raise ValueError(f"{name} is {value}")
 
 
 @contextmanager

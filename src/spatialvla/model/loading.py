@@ -16,7 +16,7 @@ from spatialvla.model.folders import base_name, is_adapter, resolve_base, resolv
 from spatialvla.model.lora import REGRIDDED, is_regridded, merge_lora, restore_lora, stored_lora
 from spatialvla.model.published import N, empty_network, mirror_action_embeddings, published_tensors
 from spatialvla.model.regrid import regrid, regridded_config
-from spatialvla.model.weights import Filling, read_tensors
+from spatialvla.model.weights import Filling, read_shapes, read_tensors
 
 PROCESSOR = "processor_config.json"
 
@@ -112,10 +112,27 @@ def _check_unmarked(folder: Path, config: SpatialVLAConfig) -> None:
 
 
 def _load_whole(kind: type[N], folder: Path, dtype: torch.dtype) -> N:
-    network = empty_network(kind, SpatialVLAConfig.from_folder(folder), dtype)
+    config = SpatialVLAConfig.from_folder(folder)
+    _check_shapes(kind, config, folder)
+    network = empty_network(kind, config, dtype)
     filling = Filling(published_tensors(network))
     for file, key, tensor in read_tensors(folder):
         filling.take(file, key, tensor)
     filling.finish(folder)
     mirror_action_embeddings(network)
     return network
+
+
+def _check_shapes(kind: type[N], config: SpatialVLAConfig, folder: Path) -> None:
+    """Raises CheckpointError where the files hold other tensors than config.json asks for; it allocates nothing."""
+    try:
+        with torch.device("meta"):
+            wanted = Filling(published_tensors(empty_network(kind, config, torch.float32)))
+    except Exception as error:  # whatever torch and transformers make of sizes that do not fit together
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{folder}/config.json describes no network that can be built ({reason})."
+        ) from None
+    for file, key, shape in read_shapes(folder):
+        wanted.check(file, key, shape)
+    wanted.finish(folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -35,14 +37,8 @@ class Filling:
 
         Raises CheckpointError where it is not wanted, has another shape, or is not finite as it is copied.
         """
-        if key not in self.targets:
-            raise CheckpointError(f"{file} holds a tensor this model does not have: {key}.")
+        self.check(file, key, tuple(tensor.shape))
         target = self.targets[key]
-        if tensor.shape != target.shape:
-            raise CheckpointError(
-                f"{key} in {file} has shape {tuple(tensor.shape)}, but config.json asks for "
-                f"{tuple(target.shape)}."
-            )
         with torch.no_grad():
             target.copy_(tensor)
         if not _is_finite(target):
@@ -50,6 +46,13 @@ class Filling:
                 f"{key} in {file} contains NaN or infinity in {str(target.dtype).removeprefix('torch.')}; "
                 "download it again, or load it in float32."
             )
+
+    def check(self, file: Path, key: str, shape: tuple[int, ...]) -> None:
+        """Counts a tensor as found. Raises CheckpointError where it is not wanted, or has another shape."""
+        if key not in self.targets:
+            raise CheckpointError(f"{file} holds a tensor this model does not have: {key}.")
+        if shape != (wanted := tuple(self.targets[key].shape)):
+            raise CheckpointError(f"{key} in {file} has shape {shape}, but config.json asks for {wanted}.")
         self.missing.discard(key)
 
     def finish(self, source: Path) -> None:
@@ -79,34 +82,46 @@ def read_tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
                 yield file, key, tensor
 
 
+def read_shapes(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
+    """(file, key, shape) of each tensor in a folder; nothing but the files' headers is read.
+
+    Raises CheckpointError where a file is missing or truncated.
+    """
+    for file in _weight_files(folder):
+        with _opened(file) as tensors:
+            for key in tensors.keys():  # noqa: SIM118  (not a mapping)
+                yield file, key, tuple(tensors.get_slice(key).get_shape())
+
+
 def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """(key, tensor) of each tensor in a file. Raises CheckpointError as `read_tensors`."""
     with checking([file]):
         yield from _tensors(file)
 
 
+def read_header(file: Path) -> dict[str, str]:
+    """What a safetensors file's header tells beside its tensors. Raises CheckpointError as `read_shapes`."""
+    with _opened(file) as tensors:
+        return dict(tensors.metadata() or {})
+
+
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    with _opened(file) as tensors:
+        for key in tensors.keys():  # noqa: SIM118  (not a mapping)
+            yield key, tensors.get_tensor(key)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     if not file.exists():
         raise CheckpointError(f"{file} does not exist; only safetensors weights are loaded.")
     try:
         with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  (not a mapping)
-                yield key, tensors.get_tensor(key)
+            yield tensors
     except (SafetensorError, OSError) as error:
-        raise _incomplete(file, error) from None
-
-
-def _incomplete(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{file} is not a complete safetensors file ({error}); download it again.")
-
-
-def read_header(file: Path) -> dict[str, str]:
-    """What a safetensors file's header tells beside its tensors. Raises CheckpointError where it is broken."""
-    try:
-        with safe_open(file, "pt") as tensors:
-            return dict(tensors.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise _incomplete(file, error) from None
+        raise CheckpointError(
+            f"{file} is not a complete safetensors file ({error}); download it again."
+        ) from None
 
 
 def write_tensors(
