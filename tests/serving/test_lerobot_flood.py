@@ -68,6 +68,24 @@ def test_calls_that_never_end_leave_room_for_those_that_do(name: str) -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.slow
+def test_beside_a_thousand_open_streams_every_call_of_an_honest_robot_is_answered() -> None:
+    with served() as connect, Stalling() as stalling:
+        for _ in range(128):
+            robot = connect()
+            for _ in range(8):
+                stalling.begin(robot)
+        honest = connect()
+        honest.begin()
+        waited = []
+        for seed in range(117):  # twice as many calls
+            began = time.monotonic()
+            honest.see(seed)
+            assert np.allclose(numbers(honest.actions()), said(seed), atol=1e-7)
+            waited.append(time.monotonic() - began)
+        assert np.median(waited) < 0.5
+
+
 def test_one_connection_has_few_calls_at_a_time() -> None:
     """A hundred calls of one connection: those beyond eight wait on its own side."""
     with served() as connect, Stalling() as stalling:
