@@ -6,17 +6,18 @@ import socket
 
 _HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13"
 )
 
 
-def open_raw(port: int, *, address: str = "127.0.0.1", greeted: bool = True) -> socket.socket:
+def open_raw(port: int, *, address: str = "127.0.0.1", greeted: bool = True, key: str = "") -> socket.socket:
     """A socket behind the handshake, and the server's metadata if it is greeted with them.
 
     address: of the client, on loopback.
     """
     opened = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
-    opened.sendall(_HANDSHAKE)
+    header = f"\r\nAuthorization: Api-Key {key}\r\n\r\n".encode() if key else b"\r\n\r\n"
+    opened.sendall(_HANDSHAKE + header)
     answer = opened.recv(4096)
     assert answer.startswith(b"HTTP/1.1 101"), answer
     if greeted and answer.endswith(b"\r\n\r\n"):

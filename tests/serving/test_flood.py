@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from websockets.sync.client import connect
 
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.failures import Busy
+from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.inbox import Inbox
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.guard.websocket import Door, address_of
@@ -203,17 +205,20 @@ def test_two_hundred_that_flood_do_not_starve_an_honest_client() -> None:
             opened.close()
 
 
-def test_of_two_addresses_each_gets_its_turns() -> None:
-    """Forty wait from one address; the one of another address is in the next batch of four."""
+@pytest.mark.parametrize("apart", ["address", "key"])
+def test_of_two_addresses_or_keys_each_gets_its_turns(apart: str) -> None:
+    """Forty wait from one; the one of another is in the next batch of four."""
     policy = FakePolicy()
     settings = EngineSettings(max_batch=4, max_queue=41)
-    with serving(fake_service(policy, settings=settings)) as running:
+    access = Access(tuple(sha256(key.encode()).digest() for key in ("first", "second")))
+    with serving(fake_service(policy, settings=settings, access=access)) as running:
         policy.gate.clear()
-        flood = [open_raw(running.port, address="127.0.0.2") for _ in range(41)]
+        flood = [open_raw(running.port, address="127.0.0.2", key="first") for _ in range(41)]
         for client in flood:
             client.sendall(frame(pack(plain(1, request_id=1))))
         until(lambda: running.value("queued_requests") >= 37)
-        other = open_raw(running.port, address="127.0.0.3")
+        where = {"address": "127.0.0.3"} if apart == "address" else {"address": "127.0.0.2"}
+        other = open_raw(running.port, **where, key="first" if apart == "address" else "second")
         other.sendall(frame(pack({**plain(2, request_id=2), "instruction": "honest"})))
         until(lambda: running.value("stage_seconds_count", stage="prepare") == 42)
         policy.gate.set()

@@ -62,7 +62,7 @@ def log_to_stderr(form: LogFormat) -> None:
     """Writes the log of this process to stderr: warnings of all, connections of the server."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler])
     log.setLevel(logging.INFO)
 
 

@@ -46,6 +46,7 @@ class _FewThreads(ThreadingHTTPServer):
     """Answers a few at a time; who comes while they are at it is turned away, so that no flood makes threads."""
 
     daemon_threads = True
+    request_queue_size = 64
     _free = threading.BoundedSemaphore(_AT_A_TIME)
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -12,7 +12,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Client:
-    """Who waits: one connection. address: of its machine, which shares its turns among its connections."""
+    """Who waits: one connection.
+
+    address: of its machine, with its key where it has one; connections of one address share its turns.
+    """
 
     connection: Hashable
     address: str = ""

@@ -32,12 +32,14 @@ class Access:
 
         Takes as long for a nearly right key as for a wrong one.
         """
-        if not self.digests:
-            return True
+        return not self.digests or self.key_number(authorization) is not None
+
+    def key_number(self, authorization: str | None) -> int | None:
+        """Which of the keys this Authorization header holds, None for none of them."""
         scheme, _, key = (authorization or "").partition(" ")
         digest = _digest(key.strip())
         matches = [hmac.compare_digest(digest, known) for known in self.digests]
-        return any(matches) and scheme.lower() in ("api-key", "bearer")
+        return matches.index(True) if any(matches) and scheme.lower() in ("api-key", "bearer") else None
 
     @classmethod
     def for_host(

@@ -32,7 +32,7 @@ class OpenPiClient(WebsocketClient):
         self.greeting = greeting
         self._mapping = mapping
         self._pad_to = pad_to
-        self._session = service.session(address=socket.address)
+        self._session = service.session(address=self.party)
         self._total_ms: float | None = None
 
     async def answer(self, data: str | bytes) -> bool:

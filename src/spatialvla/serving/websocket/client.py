@@ -41,6 +41,13 @@ class WebsocketClient(ABC):
         self._throttle = Throttle(service.traffic.rate, service.traffic.burst)
         self._task = asyncio.current_task()
 
+    @property
+    def party(self) -> str:
+        """Who takes turns with others: an address, and where there are keys, each key at it."""
+        headers = self.socket.request.headers if self.socket.request else {}
+        number = self.service.access.key_number(headers.get("Authorization"))
+        return self.socket.address if number is None else f"{self.socket.address} key {number}"
+
     @abstractmethod
     async def answer(self, data: str | bytes) -> bool:
         """Answers one message; False once the connection is to end."""
