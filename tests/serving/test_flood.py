@@ -234,8 +234,12 @@ def test_an_address_that_fills_the_queue_makes_room_for_another() -> None:
     with serving(fake_service(policy, settings=settings)) as running:
         policy.gate.clear()
         flood = [open_raw(running.port, address="127.0.0.2") for _ in range(9)]
-        for client in flood:
-            client.sendall(frame(pack(plain(1, request_id=1))))
+        message = frame(pack(plain(1, request_id=1)))
+        flood[0].sendall(message)
+        until(lambda: running.value("stage_seconds_count", stage="prepare") == 1)
+        until(lambda: running.value("queued_requests") == 0)
+        for client in flood[1:]:
+            client.sendall(message)
         until(lambda: running.value("requests_total", outcome="busy") == 4)
         other = open_raw(running.port, address="127.0.0.3")
         other.sendall(frame(pack(plain(2, request_id=2))))
