@@ -87,3 +87,10 @@ def test_the_client_passes_its_tests_on_python_3_10(wheels, tmp_path):
     run(programs / "pip", "install", f"{wheels['spatialvla_client']}[dev]")
     options = ("-q", "-p", "no:cacheprovider", "-c", CLIENT_TESTS.parent / "pyproject.toml")
     assert "passed" in run(programs / "python", "-m", "pytest", *options, CLIENT_TESTS, folder=tmp_path)
+
+
+def test_the_doctor_finds_nothing_broken_in_a_clean_environment(programs, tmp_path):
+    said = run(programs / "spatialvla", "doctor", folder=tmp_path)
+    assert said.endswith("Nothing is broken.\n")
+    assert "viz: matplotlib is missing" in said
+    assert "pip install 'spatialvla[viz]'" in said
