@@ -494,3 +494,14 @@ def test_a_port_that_is_taken_is_one_sentence(server, policy):
     with pytest.raises(InputError, match="cannot be served"), pages(second, server.port):
         pass
     second.engine.drain(1)
+
+
+def test_an_answer_that_comes_later_than_its_client_waits_is_not_sent():
+    with serving(fake_service(FakePolicy(seconds=0.4))) as running, raw(running) as websocket:
+        websocket.send(pack(plain(1, timeout=0.1, request_id=1)))
+        told = unpack(websocket.recv(5))
+        assert (told["outcome"], told["request_id"]) == ("stale", 1)
+        assert "actions" not in told
+        assert running.value("requests_total", outcome="stale") == 1
+        websocket.send(pack(plain(2, timeout=5.0, request_id=2)))
+        assert "actions" in unpack(websocket.recv(5))

@@ -10,7 +10,7 @@ from time import perf_counter
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.requests import Answer
 from spatialvla.serving.engine.service import Service
-from spatialvla.serving.failures import outcome
+from spatialvla.serving.failures import Stale, outcome
 from spatialvla.serving.guard.websocket import GuardedConnection
 from spatialvla.serving.openpi.messages import ClientMessage, MessageRefused, read, refusal, reply
 from spatialvla.serving.websocket.client import ERROR, WebsocketClient
@@ -54,6 +54,7 @@ class OpenPiClient(WebsocketClient):
         self.pending = pending
         try:
             answer = await asyncio.wrap_future(pending)
+            self._require_fresh(perf_counter() - began, message.timeout)
             decision = self._session.finish(answer, position=message.position)
             return reply(
                 decision,
@@ -67,6 +68,15 @@ class OpenPiClient(WebsocketClient):
             raise MessageRefused(error, message.request_id) from None
         finally:
             self.pending = None
+
+    def _require_fresh(self, age: float, longest: float) -> None:
+        """Raises Stale where an answer comes later than its client waits for it. Both in seconds."""
+        if age > longest:
+            self.service.engine.metrics.request("stale")
+            raise Stale(
+                f"The observation is {age:.1f} s old, more than the {longest:g} s that it may wait; nothing is sent "
+                "for it."
+            )
 
     def _submit(self, data: str | bytes) -> tuple[ClientMessage, Future[Answer]]:
         """Bytes to a queued request; runs in a thread. Raises MessageRefused."""
