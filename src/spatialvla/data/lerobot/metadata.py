@@ -179,7 +179,7 @@ def read_info(root: Path, versions: Sequence[str] = (VERSION,)) -> Info:
             version=str(version),
             files_per_chunk=int(raw.get("chunks_size", FILES_PER_CHUNK)),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} is not a LeRobot description ({error}); copy it again.") from error
 
 
@@ -260,7 +260,8 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
                 f"{path} has a row that cannot be used ({error}); copy it again."
             ) from error
     records.sort(key=lambda record: record.index)
-    if [record.index for record in records] != list(range(info.total_episodes)):
+    indices = [record.index for record in records]
+    if len(records) != info.total_episodes or indices != list(range(len(records))):
         raise CheckpointError(
             f"{root / _EPISODES} lists {len(records)} episodes where info.json says {info.total_episodes}; "
             "copy the dataset's meta folder again."

@@ -36,7 +36,7 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
         }
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a row that cannot be used ({error}); copy it again.") from error
-    if sorted(lengths) != list(range(info.total_episodes)):
+    if len(lengths) != info.total_episodes or sorted(lengths) != list(range(len(lengths))):
         raise CheckpointError(
             f"{path} lists {len(lengths)} episodes where info.json says {info.total_episodes}; copy the "
             "dataset's meta folder again."

@@ -1,0 +1,63 @@
+"""Descriptions of datasets with one value changed: they are read, or refused in one sentence, and never crash."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mutations import mutations
+from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
+from spatialvla.data.rlds.features import parse_features, parse_info
+from spatialvla.errors import CheckpointError, InputError
+
+TOP = "observation.images.top"
+REAL = Path(__file__).parent / "rlds" / "bridge_orig"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("written") / "d"
+    features = [Feature(TOP, "video", (16, 16, 3)), Feature("action", "float32", (7,))]
+    writer = LeRobotWriter(root, 10, features)
+    frames = {TOP: np.zeros((3, 16, 16, 3), np.uint8), "action": np.zeros((3, 7), np.float32)}
+    writer.add_episode(frames, "pick")
+    writer.finalize()
+    return root
+
+
+def test_info_json(written, tmp_path):
+    root = Path(shutil.copytree(written, tmp_path / "d"))
+    file = root / "meta/info.json"
+    content = json.loads(file.read_text())
+    wrong = []
+    for what, changed in mutations(content, skip=("info",)):
+        file.write_text(json.dumps(changed))
+        try:
+            dataset = LeRobotDataset(root)
+            for episode in dataset:
+                assert len(episode) == 3
+        except (CheckpointError, InputError) as error:
+            if "\n" in str(error):
+                wrong.append(f"{what}: {error}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__} {error}")
+    assert not wrong, "\n".join(wrong[:20])
+
+
+@pytest.mark.parametrize(
+    ("name", "parse"), [("features.json", parse_features), ("dataset_info.json", parse_info)]
+)
+def test_rlds(name, parse):
+    content = json.loads((REAL / name).read_text())
+    wrong = []
+    for what, changed in mutations(content):
+        try:
+            parse(json.dumps(changed).encode(), name)
+        except (CheckpointError, InputError) as error:
+            if "\n" in str(error):
+                wrong.append(f"{what}: {error}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__} {error}")
+    assert not wrong, "\n".join(wrong[:20])
