@@ -45,3 +45,27 @@ def test_those_who_were_served_go_to_the_end():
     assert turns.take(2) == ["c", "a"]
     assert turns.take_all() == ["b"]
     assert len(turns) == 0
+
+
+def test_addresses_take_turns_and_within_them_their_clients():
+    turns: Turns[str] = Turns()
+    for number in range(6):
+        turns.add(Client(number, "crowd"), None, f"crowd {number}")
+    for _ in range(2):
+        turns.add(Client("one", "alone"), None, "alone")
+    assert turns.take(4) == ["crowd 0", "alone", "crowd 1", "alone"]
+    turns.add(Client("one", "alone"), None, "alone again")
+    assert turns.take(2) == ["crowd 2", "alone again"]
+    assert turns.take(9) == ["crowd 3", "crowd 4", "crowd 5"]
+
+
+def test_room_is_made_by_whoever_has_most():
+    turns: Turns[int] = Turns()
+    for number in range(4):
+        turns.add(Client(number % 3, "crowd"), None, number)
+    assert turns.make_room(Client(3, "crowd")) == Client(0, "crowd"), "who has two, within the address"
+    assert turns.make_room(Client(1, "crowd")) is None, "who would have as many"
+    assert turns.make_room(Client(0, "other")) == Client(0, "crowd")
+    assert turns.take_last(Client(0, "crowd")) == 3
+    assert turns.make_room(Client(0, "other")) == Client(2, "crowd"), "of those with one the last to come"
+    assert len(turns) == 3

@@ -29,6 +29,7 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
 def server() -> Iterator[tuple[subprocess.Popen, int]]:
     command = [sys.executable, "-m", "spatialvla", "serve", "--policy", "nano", "--mapping", "libero"]
     command += ["--pad-chunk", "hold", "--port", "0", "--device", "cpu"]
+    command += ["--log-format", "json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -84,7 +85,11 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
     assert process.wait(30) == 0
     assert codes == [1001]
     assert all(result["actions"].shape == (5, 7) for result in results)
-    assert "Traceback" not in process.stderr.read()
+    told = process.stderr.read()
+    assert "Traceback" not in told
+    entries = [json.loads(line) for line in told.splitlines() if not line.startswith("Limits: ")]
+    assert {entry["event"] for entry in entries} == {"connected", "gone"}
+    assert max(entry.get("answers", 0) for entry in entries) == len(results)
     with pytest.raises(ConnectionClosed):
         idle.infer(message(IMAGE))
 
