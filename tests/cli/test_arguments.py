@@ -26,7 +26,7 @@ CASES = {
         "privileged_weight needs the names of the features to regress in `privileged`."
     ),
     "finetune --dataset x --mode loora": (
-        "--mode takes one of full, lora, adapt, not 'loora'; see spatialvla finetune --help."
+        "--mode takes one of adapt, full, lora, not 'loora'; see spatialvla finetune --help."
     ),
     "data inspect --dataset x --on-bad no": (
         "--on-bad takes one of raise, skip, not 'no'; see spatialvla data inspect --help."

@@ -79,7 +79,8 @@ def sentence(box: str, arguments: Sequence[str], program: str) -> str:
     text = " ".join(line.strip() for line in blocks[0])
     if chosen := re.match(r"invalid choice (.+) for argument '(\S+)'. Expected one of \((.*)\)", text):
         value, option, choices = chosen.groups()
-        return f"{option} takes one of {choices.replace(chr(39), '').rstrip(',')}, not {value}; {see}"
+        named = sorted(set(re.findall(r"'([^']*)'", choices)) - {"None"})  # tyro's order may be any
+        return f"{option} takes one of {', '.join(named)}, not {value}; {see}"
     if wrong := re.match(r"Error parsing (\S+?)(/\S+)?:", text):
         if len(blocks) < 2 or len(blocks[1]) < 2:  # values that do not go together: a sentence of ours
             return text[wrong.end() :].strip()
