@@ -1,9 +1,11 @@
 """Going on with a run: exactly, alone, and only with what it was begun with."""
 
+import json
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import fields, replace
@@ -17,7 +19,7 @@ from conftest import write_dataset
 from spatialvla.common.claims import claimed
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
-from spatialvla.training.checkpoints.checkpointer import FOLDER
+from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.loop import train
@@ -77,6 +79,28 @@ def test_sigterm_to_all_processes_saves_and_the_run_goes_on_exactly(make_config,
     assert train(config, resume=True, device="cpu").step == 6
     weights = [run.out / "model" / "model.safetensors" for run in (straight, config)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_run_that_is_to_stop_only_saves(make_config, monkeypatch):
+    """torchrun waits for 30 s, which a validation or a rollout may take alone."""
+    config = make_config(steps=3, eval_every=1, rollout_every=1)
+    update, played = Learner.update, []
+
+    def interrupted(self, loaded, step, *rest):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, loaded, step, *rest)
+
+    def rollout(folder, out):
+        played.append(int(out.name.removeprefix("step_")))
+        return {}
+
+    monkeypatch.setattr(Learner, "update", interrupted)
+    assert train(config, device="cpu", rollout=rollout).step == 2
+    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [1]
+    assert played == [1]
+    assert [path.name for path in complete(config.out / FOLDER)][-1] == "step_00000002"
 
 
 def test_only_one_run_writes_a_folder(make_config):

@@ -177,13 +177,16 @@ class Trainer:
                     log("train", numbers | speed)
                 self.progress.update(self.step, self.fraction, numbers)
                 over = self.fraction >= 1
-                if self.step % config.eval_every == 0 or over:
+                stop = world.any(bool(stopped))
+                # Who asks a run to stop may not wait for more than a checkpoint.
+                if over or (self.step % config.eval_every == 0 and not stop):
                     validation = self.evaluate() or validation
                     if validation:
                         log("validation", validation)
                         self.progress.report(self.step, validation)
-                stop = world.any(bool(stopped))
+                    stop = world.any(bool(stopped))
                 rolls = self.rollout is not None and self.step % config.rollout_every == 0
+                rolls = rolls and (over or not stop)
                 if over or stop or rolls or self.step % config.save_every == 0:
                     self.save()
                 if rolls:
