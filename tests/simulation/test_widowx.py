@@ -1,6 +1,8 @@
 """SimplerEnv's WidowX tasks: a policy's actions as commands, and the real simulator."""
 
 import os
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,15 @@ def intrinsic_xyz(angles: np.ndarray) -> np.ndarray:
     """Rx(a) Ry(b) Rz(c), which is how ManiSkill 3's controller reads its three numbers."""
     x, y, z = (matrices(np.diag(angles)[axis : axis + 1], "euler")[0] for axis in range(3))
     return x @ y @ z
+
+
+def test_without_maniskill_the_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", types.ModuleType("gymnasium"))
+    monkeypatch.setitem(sys.modules, "mani_skill", None)
+    with pytest.raises(
+        InputError, match=r"Playing SimplerEnv needs mani_skill; run pip install 'spatialvla\[simpler\]'\."
+    ):
+        WidowXEnv(TASKS[0])
 
 
 # ---------------------------------------------------------------- conversions
