@@ -111,6 +111,9 @@ def test_bad_options():
         Policy.from_pretrained(CHECKPOINT)
     with pytest.raises(InputError, match="bridge_orig"):
         Policy.from_pretrained(CHECKPOINT, dataset="bridge")
+    for field in ("{instruction.__class__}", "{x}", "{instruction!r:>9999}", "{"):
+        with pytest.raises(InputError, match=r"has other braces than \{instruction\}'s"):
+            Policy.from_pretrained(CHECKPOINT, dataset=DATASET, prompt=f"{{instruction}} {field}")
     with pytest.raises(InputError, match=r"lacks \{instruction\}"):
         Policy.from_pretrained(CHECKPOINT, dataset=DATASET, prompt="go")
     with pytest.raises(InputError, match="depth_every at least 1"):

@@ -71,6 +71,8 @@ class Policy:
             )
         if "{instruction}" not in prompt:
             raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
+        if set("{}") & set(prompt.replace("{instruction}", "")):
+            raise InputError(f"The prompt template {prompt!r} has other braces than {{instruction}}'s.")
         if tolerance < 0 or depth_every < 1:
             raise InputError(
                 f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."

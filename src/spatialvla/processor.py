@@ -142,7 +142,7 @@ class Processor(StoredProcessor):
     @staticmethod
     def prompt(instruction: str, template: str = "{instruction}") -> str:
         """What a model is told of an instruction: the words in lower case, as it was trained on."""
-        return template.format(instruction=instruction.strip().lower())
+        return template.replace("{instruction}", instruction.strip().lower())
 
     def check_instruction(self, instruction: str) -> None:
         """Raises InputError for what cannot be trained on: an empty, reserved or too long instruction."""

@@ -56,3 +56,8 @@ def test_bad_input_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="pip install"):
         grid_figure(GRID)
+
+
+@pytest.mark.parametrize("title", ["costs $5 and $6", "$\\frac{", "\x1b]0;owned\x07", "[/b]"])
+def test_a_title_is_text_whatever_it_says(title):
+    assert plot_grid(GRID, title=title).startswith(b"\x89PNG")

@@ -8,6 +8,7 @@ import numpy as np
 
 from spatialvla.actions.bins import BLOCKS, DIMENSION_RANGES, Gaussian, fit_gaussians
 from spatialvla.actions.grids import ActionGrid, action_coordinates
+from spatialvla.common.terminal import shown
 from spatialvla.viz.drawing import INK, new_figure, png
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def grid_figure(
     steps = None if tokens is None else grid.bin_indices(tokens)
     with new_figure(12.0, 5.4) as figure:
         if title:
-            figure.suptitle(title)
+            figure.suptitle(shown(title), parse_math=False)
         panels = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.1))
         for row, names in enumerate(BLOCKS.values()):
             for column, name in enumerate(names):

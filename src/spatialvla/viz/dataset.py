@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spatialvla.common.terminal import shown
 from spatialvla.data.inspection import Inspection
 from spatialvla.types import ACTION_AXES
 from spatialvla.viz.drawing import INK, new_figure
@@ -37,10 +38,11 @@ def action_figure(inspection: Inspection) -> Figure:
         axes[-1].text(
             0,
             0.5,
-            f"{inspection.key}\n{len(inspection.lengths)} episodes, {int(inspection.lengths.sum())} steps\n"
+            f"{shown(inspection.key)}\n{len(inspection.lengths)} episodes, {int(inspection.lengths.sum())} steps\n"
             f"{inspection.control_hz:g} Hz",
             va="center",
             transform=axes[-1].transAxes,
+            parse_math=False,
         )
         axes[-1].plot([], [], color=_QUANTILE, label="q01, q99")
         axes[-1].legend(frameon=False, loc="lower left", borderaxespad=0, labelcolor=INK)
@@ -61,9 +63,9 @@ def contact_sheet(inspection: Inspection) -> Figure:
         for axis in axes.ravel():
             axis.set_axis_off()
         for line, strip in zip(axes, strips, strict=False):
-            words = textwrap.shorten(strip.instruction or "(no instruction)", 120, placeholder="…")
+            words = textwrap.shorten(shown(strip.instruction or "(no instruction)"), 120, placeholder="…")
             text = f"episode {strip.episode}\n" + textwrap.fill(words, _WORDS_A_LINE)
-            line[0].text(0, 0.5, text, va="center", transform=line[0].transAxes)
+            line[0].text(0, 0.5, text, va="center", transform=line[0].transAxes, parse_math=False)
             for axis, image, step in zip(line[1:], strip.images, strip.steps, strict=False):
                 axis.imshow(np.asarray(image))
                 axis.set_title(f"step {step}", fontsize=7, pad=2)
