@@ -1,99 +1,36 @@
 """The model server for vla-eval, spoken to by the harness's own client over a socket."""
 
-import contextlib
-import json
-import logging
 import os
 import signal
 import socket
-import time
-import urllib.error
-import urllib.request
-import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
-import msgpack
 import numpy as np
 import pytest
 import vla_eval
-from fake_policy import FakePolicy, expected
-from raw_websocket import frame, open_raw
-from running import fake_service, options, running
+from running import fake_service, options
 from vla_eval.connection import Connection
 from vla_eval.protocol.messages import MessageType
 from vla_eval.registry import resolve_import_string
 from vla_eval.specs import DimSpec, check_specs
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from vla_eval_policy import EPISODE, RobotPolicy, answer, message, policy_for, served
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.actions.units import LIBERO as LIBERO_UNITS
 from spatialvla.errors import InputError
-from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.execution import Execution
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
-from spatialvla.serving.guard.traffic import TrafficLimits
-from spatialvla.serving.logs import TextFormatter
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import BENCHMARKS, LIBERO, SIMPLER_GOOGLE_ROBOT, HarnessBenchmark
 from spatialvla.serving.vla_eval.model_server import VlaEvalServer
-from spatialvla.types import Observation
 
-DATASETS = {"libero": "libero_spatial", "simpler_widowx": "bridge_orig/1.0.0"}
-EPISODE = {"task": {"suite": "libero_spatial", "name": "pick", "task_id": 0}}
 each = pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
-
-
-class RobotPolicy(FakePolicy):
-    """A fake with a dataset, a camera and a way of execution."""
-
-    def __init__(self, dataset: str, seconds: float = 0.0, own_camera: bool = True) -> None:
-        super().__init__(seconds)
-        self.dataset = dataset
-        self.execution: Execution = WHOLE_CHUNKS
-        self.processor = SimpleNamespace(cameras={"default": None, dataset if own_camera else "other": None})
-        self.intrinsics: list[Any] = []
-
-    def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Any:
-        self.intrinsics.append(observation.intrinsics)
-        return super().prepare(observation, committed)
-
-
-def policy_for(benchmark: HarnessBenchmark, **more: Any) -> RobotPolicy:
-    return RobotPolicy(DATASETS.get(benchmark.name, "fractal20220817_data/0.1.0"), **more)
-
-
-@contextmanager
-def served(
-    benchmark: HarnessBenchmark = LIBERO,
-    policy: RobotPolicy | None = None,
-    traffic: TrafficLimits | None = None,
-) -> Iterator[Any]:
-    """Yields the server's address and the policy behind it."""
-    policy = policy or policy_for(benchmark)
-    service = fake_service(policy, traffic=traffic, units=published_units(policy.dataset))
-    model = VlaEvalServer(service, benchmark)
-    with running(service, protocol.websocket_server(service, model)) as found:
-        yield SimpleNamespace(
-            url=found.url, port=found.port, policy=policy, service=service, value=found.value
-        )
-
-
-def message(benchmark: HarnessBenchmark, shade: int = 0, text: str = "pick it up") -> dict[str, Any]:
-    """An observation in the benchmark's format, its picture of one color."""
-    image = np.full((benchmark.camera.height, benchmark.camera.width, 3), shade, np.uint8)
-    return {"images": {benchmark.image: image}, "task_description": text}
-
-
-def answer(shade: int, text: str = "pick it up") -> np.ndarray:
-    """(4, 7) what the fake policy says of such a picture."""
-    return expected(Observation(np.full((1, 1, 3), shade, np.uint8), text))
 
 
 @each
@@ -285,119 +222,6 @@ def test_within_one_process_the_harness_serves_the_policy_itself() -> None:
     with vla_eval.serve_background(VlaEvalServer(service, LIBERO)) as handle:
         assert np.allclose(anyio.run(play, handle.url)[:6], answer(3)[0, :6], atol=1e-6)
     service.engine.drain(5)
-
-
-def get(port: int, path: str, **headers: str) -> tuple[int, Any]:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=5) as reply:
-            return reply.status, json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def test_nobody_sets_anything_at_the_port() -> None:
-    with served() as running:
-        before = running.service.engine.settings
-        assert get(running.port, "/health") == (200, {"status": "ok"})
-        assert get(running.port, "/config") == (200, {"config": {"max_batch_size": before.max_batch}})
-        for query in ("max_batch_size=1", "max_batch_size=100000", "max_wait_time=9", "%0a%1b[2J=1"):
-            status, said = get(running.port, f"/config?{query}")
-            assert (status, "--batching.max-batch" in said) == (403, True)
-        assert running.service.engine.settings == before
-        running.service.engine.leave()
-        assert get(running.port, "/health")[0] == 503
-        assert get(running.port, "/healthz")[0] == 503
-
-
-def test_a_page_in_a_browser_cannot_reach_the_robot() -> None:
-    with served() as running:
-        with pytest.raises(InvalidStatus, match="403"):
-            connect(running.url, origin="https://example.org").__enter__()
-        assert get(running.port, "/config", Origin="https://example.org")[0] == 403
-
-
-def png(width: int, height: int) -> bytes:
-    """A file of few bytes for many black pixels."""
-    packer = zlib.compressobj(9)
-    row = bytes(1 + 3 * width)
-    packed = b"".join([packer.compress(row) for _ in range(height)] + [packer.flush()])
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
-    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
-        for name, data in chunks
-    )
-
-
-def peak() -> int:
-    """The most memory that this process had, in bytes."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
-    return int(line.split()[1]) * 1024
-
-
-def test_large_pictures_are_not_decoded() -> None:
-    """Four of half a gigabyte each, in as many messages, one under each name and one under the benchmark's."""
-    file = png(13_000, 13_000)
-    assert len(file) < 600_000
-
-    def sent(name: str, number: int, data: bytes) -> bytes:
-        picture = {"__image__": True, "format": "png", "data": data, "shape": [256, 256, 3]}
-        payload = {"images": {name: picture}, "task_description": "pick"}
-        return msgpack.packb({"type": "observation", "payload": payload, "seq": number, "timestamp": 0.0})
-
-    start = msgpack.packb({"type": "episode_start", "payload": EPISODE, "seq": 0, "timestamp": 0.0})
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = peak()
-    with served() as running, connect(running.url, max_size=None) as client:
-        client.send(start)
-        for number, name in enumerate(("agentview", "wrist", "agentview", "x")):
-            client.send(sent(name, number, file))
-            told = msgpack.unpackb(client.recv(10))
-            assert (told["type"], told["seq"]) == ("error", number)
-            assert ("13000 times 13000 pixels" in told["payload"]["error"]) == (name == "agentview")
-        client.send(sent("agentview", 9, png(256, 256)))
-        assert msgpack.unpackb(client.recv(10))["type"] == "action"
-    assert peak() - before < 200 * 2**20, "one alone would take half a gigabyte"
-
-
-def test_a_message_of_many_maps_is_refused_and_unread_ones_share_a_budget() -> None:
-    with served(traffic=TrafficLimits(memory_mb=4, max_message_mb=2)) as running:
-        with connect(running.url) as client:
-            maps = {"type": "hello", "payload": {"a": [{}] * 4000}, "seq": 0, "timestamp": 0.0}
-            client.send(msgpack.packb(maps))
-            with pytest.raises(ConnectionClosed):
-                client.recv(5)
-        holding = [open_raw(running.port, greeted=False) for _ in range(5)]
-        for client in holding:
-            with contextlib.suppress(OSError):
-                client.sendall(frame(bytes(3 * 2**19), announced=2**21))
-        while not running.value("refused_connections_total", reason="memory"):
-            time.sleep(0.01)
-        for client in holding:
-            client.close()
-
-
-def test_what_a_client_says_does_not_reach_the_log_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    evil = "\x1b]0;owned\x07\n2026-01-01 ERROR forged"
-    caplog.set_level(logging.INFO)
-    with served(traffic=TrafficLimits(send_timeout=0.2)) as running, connect(running.url) as client:
-        for kind, payload in (
-            ("hello", {"harness_version": evil}),
-            ("episode_start", {"task": {"task_name": evil}, "recording": {"sid": evil, "eid": evil}}),
-            ("observation", {"images": {evil: 1}, "task_description": evil}),
-            ("episode_end", {"x": evil}),
-            ("error", {"error": evil}),
-            (evil, {}),
-        ):
-            client.send(msgpack.packb({"type": kind, "payload": payload, "seq": 1, "timestamp": 0.0}))
-        for _ in range(2):  # the answers to its hello and its observation
-            client.recv(5)
-        with pytest.raises(ConnectionClosed):
-            client.recv(5)
-    lines = [TextFormatter().format(record) for record in caplog.records]
-    assert any("owned" in line for line in lines)
-    assert all("\n" not in line and "\x1b" not in line for line in lines)
 
 
 def test_a_policy_of_another_robot_is_refused() -> None:
