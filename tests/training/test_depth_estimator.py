@@ -6,6 +6,7 @@ import pytest
 import torch
 from rlds_writer import write_steps
 
+from spatialvla.common.claims import claimed
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.specs import RLDSSpec
@@ -42,6 +43,11 @@ def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_confi
     network = preset("tiny")
     mixture = depth_frames(training, network)
     before = depth_quality(untrained_estimator(network), mixture, frames=24)
+    with (
+        claimed(weights / "model.safetensors", "training run"),
+        pytest.raises(InputError, match="Another training run is writing"),
+    ):
+        train_depth(training)
     quality = train_depth(training)
     assert quality.abs_rel < 0.5 * before.abs_rel
     assert quality.delta1 > 0.8

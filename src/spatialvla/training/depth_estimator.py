@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch import nn
 
 from spatialvla.common.cache_folder import cache_folder
+from spatialvla.common.claims import claimed
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.device import find_device
 from spatialvla.common.files import sweep
@@ -50,7 +51,7 @@ def train_depth(
 ) -> DepthQuality:
     """Writes the weights to `config.out`/model.safetensors; returns their quality on held-out episodes.
 
-    Raises InputError where the dataset has no depth of its camera.
+    Raises InputError where the dataset has no depth of its camera, and where another process writes there.
     """
     tune_cpu()
     on = find_device(device)
@@ -63,10 +64,12 @@ def train_depth(
     optimizer = torch.optim.AdamW(
         estimator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    config.out.mkdir(parents=True, exist_ok=True)
-    log_path = config.out / "metrics.jsonl"
     start, step = time.monotonic(), 0
-    with Progress(console=console or Console(quiet=True)) as bar, log_path.open("w") as log:
+    with (
+        claimed(config.out / "model.safetensors", "training run"),
+        Progress(console=console or Console(quiet=True)) as bar,
+        (config.out / "metrics.jsonl").open("w") as log,
+    ):
         task = bar.add_task("training depth", total=1.0)
         while (done := run_fraction(step, time.monotonic() - start, config.steps, config.minutes)) < 1:
             for group in optimizer.param_groups:
