@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import pose_matrix
+from spatialvla.geometry.known_cameras import LIBERO_WRIST
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import suites, tasks
@@ -51,6 +53,41 @@ def test_the_picture_is_mirrored(env):
     left = into_picture @ [0, 0.2, 0.9, 1]
     right = into_picture @ [0, -0.2, 0.9, 1]
     assert left[0] / left[2] < 48 < right[0] / right[2]
+
+
+def test_the_calibration_of_the_wrist_camera_is_the_simulators_own(env):
+    """In the world's frame, since LIBERO reports the gripper's pose there, after motions of the whole arm."""
+    actions = np.random.default_rng(6).uniform(-1, 1, (40, 7))
+    env.reset_to(env.task.start_states()[0])
+    for number, action in enumerate(actions):
+        env.step(action)
+        if number % 8 == 0:
+            own = env.data.camera("robot0_eye_in_hand")
+            # MuJoCo's cameras look along -z with y up.
+            expected = pose_matrix(np.array(own.xpos), own.xmat.reshape(3, 3) @ np.diag([1.0, -1.0, -1.0]))
+            gripper = pose_matrix(env.gripper_position, env.gripper_rotation)
+            np.testing.assert_allclose(LIBERO_WRIST.extrinsics_at(gripper), expected, atol=1e-5)
+
+
+def test_a_thing_is_where_the_wrist_cameras_picture_and_depth_say(env):
+    """The mirrored picture's depth in a pixel is what MuJoCo measures along the ray that K and the pose give."""
+    env.reset_to(env.task.start_states()[0])
+    env.settle()
+    gripper = pose_matrix(env.gripper_position, env.gripper_rotation)
+    wrist = LIBERO_WRIST.scaled_to(96, 96)
+    at_front, env.camera = env.camera, "robot0_eye_in_hand"
+    try:
+        depth = env.render_depth()
+        np.testing.assert_allclose(env.intrinsics, wrist.camera.intrinsics, atol=1e-9)
+        np.testing.assert_allclose(env.camera_pose, wrist.picture_pose(gripper), atol=1e-5)
+    finally:
+        env.camera = at_front
+    u, v = 70, 20
+    ray = wrist.picture_pose(gripper)[:3, :3] @ np.linalg.inv(wrist.camera.intrinsics) @ [u + 0.5, v + 0.5, 1]
+    origin = wrist.extrinsics_at(gripper)[:3, 3]
+    geom, visible = np.zeros(1, np.int32), np.array([0, 1, 0, 0, 0, 0], np.uint8)  # those that are drawn
+    hit = env._mujoco.mj_ray(env.model, env.data, origin, ray, visible, 1, -1, geom)
+    assert depth[v, u] == pytest.approx(hit, abs=0.01)
 
 
 def test_the_same_seed_gives_the_same_start(env):

@@ -95,6 +95,22 @@ def crop_intrinsics(intrinsics: Real[np.ndarray, "3 3"], left: float, top: float
     return cropped
 
 
+def mirror_intrinsics(intrinsics: Real[np.ndarray, "3 3"], width: float) -> Float[np.ndarray, "3 3"]:
+    """K of an image flipped left to right. Its x axis then points to the camera's left: see `mirror_extrinsics`."""
+    flip = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]])
+    mirrored: np.ndarray = flip @ intrinsics @ np.diag([-1, 1, 1])
+    return mirrored
+
+
+def turn_intrinsics(
+    intrinsics: Real[np.ndarray, "3 3"], size: tuple[float, float]
+) -> Float[np.ndarray, "3 3"]:
+    """K of an image turned by 180°. size: its (height, width) in pixels. See `turn_extrinsics`."""
+    turned = np.array(intrinsics, np.float64)
+    turned[:2, 2] = [size[1], size[0]] - turned[:2, 2]
+    return turned
+
+
 @dataclass(frozen=True)
 class Camera:
     """Intrinsics K of an image of `height` x `width` pixels.

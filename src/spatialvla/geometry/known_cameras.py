@@ -1,10 +1,12 @@
-"""Cameras whose intrinsics are published, or follow from how a simulator renders."""
+"""Cameras whose calibration is published, or follows from how a simulator renders."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from spatialvla.geometry.calibrated_camera import CalibratedCamera
 from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.extrinsics import pose_matrix
 
 
 def _pinhole(fx: float, fy: float, cx: float, cy: float, height: int, width: int) -> Camera:
@@ -20,3 +22,11 @@ SIMPLER_GOOGLE_ROBOT = _pinhole(425, 425, 320, 256, height=512, width=640)
 _LIBERO_FOCAL = float(128 / np.tan(np.pi / 8))
 LIBERO_AGENTVIEW = _pinhole(_LIBERO_FOCAL, _LIBERO_FOCAL, 128, 128, height=256, width=256)
 """LIBERO's third-person camera, whose vertical field of view is 45° in every scene."""
+
+_LIBERO_WRIST_FOCAL = float(128 / np.tan(np.radians(75) / 2))
+LIBERO_WRIST = CalibratedCamera(
+    _pinhole(_LIBERO_WRIST_FOCAL, _LIBERO_WRIST_FOCAL, 128, 128, height=256, width=256),
+    hand_eye=pose_matrix(np.array([0.0, 0.05, -0.097]), np.diag([-1.0, -1.0, 1.0])),
+    mirrored=True,
+)
+"""LIBERO's wrist camera (`robot0_eye_in_hand`) on its Panda; the gripper's frame is that of its reported pose."""

@@ -17,6 +17,7 @@ from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.yaml_files import load
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import turn_intrinsics
 from spatialvla.serving.guard.limits import Limits, require_sendable
 from spatialvla.types import Observation
 
@@ -164,8 +165,7 @@ def _turned(seen: Observation) -> Observation:
     image = np.asarray(seen.image)
     intrinsics = seen.intrinsics
     if intrinsics is not None and np.shape(intrinsics) == (3, 3) and image.ndim >= 2:
-        intrinsics = np.array(intrinsics, np.float64)
-        intrinsics[:2, 2] = [image.shape[1], image.shape[0]] - intrinsics[:2, 2]
+        intrinsics = turn_intrinsics(np.asarray(intrinsics), image.shape[:2])
     depth = None if seen.depth is None else seen.depth[::-1, ..., ::-1]
     return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth)
 
