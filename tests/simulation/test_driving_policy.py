@@ -1,0 +1,45 @@
+"""A policy that drives while demonstrations are recorded says its actions as LIBERO's controller takes them."""
+
+from dataclasses import replace
+
+import pytest
+
+from spatialvla import Policy
+from spatialvla.actions.units import LIBERO, UNKNOWN
+from spatialvla.errors import InputError
+from spatialvla.simulation.libero import recorder
+from spatialvla.simulation.libero.recording_config import RecordingConfig
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """Begins a recording with nano, of which something else is said; gives what the recorder was asked for."""
+    nano = Policy.from_pretrained("nano")
+
+    def run(units, **options):
+        processor = replace(nano.processor, units={"libero_spatial": units})
+        monkeypatch.setattr(
+            recorder.Policy, "from_pretrained", lambda name: Policy(nano.model, processor), raising=True
+        )
+        asked = []
+        monkeypatch.setattr(recorder, "record_episodes", lambda *args, **more: asked.append(args) or [])
+        monkeypatch.setattr(recorder, "store", lambda files, out, depth: None)
+        monkeypatch.setattr(recorder.shutil, "rmtree", lambda folder: None)
+        recorder.record_demonstrations(RecordingConfig(tmp_path / "out", policy="nano", **options))
+        return asked
+
+    return run
+
+
+def test_a_policy_of_another_robot_does_not_drive(record):
+    with pytest.raises(InputError, match=r"LIBERO's controller takes other .* meters a unit 1, not 0\.05"):
+        record(replace(LIBERO, meters=1.0))
+    with pytest.raises(InputError, match="gripper closed and open 1 and 0"):
+        record(replace(LIBERO, gripper=(1.0, 0.0)), unknown_units=True)
+
+
+def test_unknown_units_drive_only_where_that_is_asked_for(record):
+    with pytest.raises(InputError, match="say --unknown-units"):
+        record(UNKNOWN)
+    assert len(record(UNKNOWN, unknown_units=True)) == 1
+    assert len(record(LIBERO)) == 1
