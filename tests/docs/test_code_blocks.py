@@ -25,6 +25,7 @@ from pages import PAGES, ROOT, Block, blocks
 from spatialvla.cli.main import VERBS, main
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.oxe.spec_file import load_spec
+from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
 
@@ -33,6 +34,7 @@ YAML_READERS = {
     "RLDS spec": load_spec,
     "client mapping": ClientMapping.load,
     "limits": Limits.load,
+    "calibration": RobotCalibration.load,
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}

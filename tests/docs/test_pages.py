@@ -45,6 +45,12 @@ def test_the_tree_is_that_of_the_files():
     assert "|  |" not in page, "a file without a first line"
 
 
+def test_the_drawing_of_the_frames_is_that_of_the_code():
+    """Where this fails, run `python docs/extensions/frames.py`."""
+    drawing = runpy.run_path(str(ROOT / "docs" / "extensions" / "frames.py"))
+    assert drawing["PICTURE"].read_text() == drawing["picture"]()
+
+
 def test_every_verb_has_its_help_on_the_page():
     page = (ROOT / "docs" / "reference" / "command-line.md").read_text()
     assert set(re.findall(r"^<!-- help: (.+) -->$", page, re.MULTILINE)) == set(VERBS)
