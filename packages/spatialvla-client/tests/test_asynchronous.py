@@ -331,6 +331,27 @@ def test_nothing_is_executed_of_what_was_seen_too_long_ago(when_late):
     assert loop.statistics.holds == 2
 
 
+@pytest.mark.parametrize("when_late", ["hold", "repeat"])
+def test_no_old_action_is_executed_behind_a_camera_that_hangs(when_late):
+    time, robot = SimulatedTime(0.08), Robot()
+    loop = make(time, robot, when_late=when_late)
+
+    def observe() -> float:
+        seen = robot.observe()
+        if len(robot.asked_at) == 3:
+            time.sleep(8.0)
+        return seen
+
+    for _ in range(8):
+        began = time.now
+        robot.execute(loop.act(observe))
+        if time.now - began > 5:
+            assert robot.numbers[-1] == 0, "what the plan follows from is eight seconds old"
+        time.sleep(STEP)
+    assert time.now > 8
+    assert loop.statistics.stale == 2
+
+
 def test_a_short_standstill_changes_nothing():
     robot, loop = standstill("hold", blocked=4.0)
     assert robot.numbers == list(range(1, 11))

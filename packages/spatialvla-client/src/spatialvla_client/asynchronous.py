@@ -170,6 +170,7 @@ class AsynchronousLoop(Generic[ObservationT]):
             self._collect(wait=True)
             if not self._schedule.started:
                 self._ask(observe)
+        self._give_up_old_plan()  # again: a camera may have taken its time
         return self._schedule.advance()
 
     def run(
