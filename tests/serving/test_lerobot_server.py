@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,25 @@ def test_an_observation_that_has_waited_too_long_is_not_acted_on() -> None:
             robot.actions()
         assert connect.service.engine.metrics.value("requests_total", outcome="stale") == 1
         robot.see(2, go=False)
+        assert np.allclose(numbers(robot.actions()), said(2), atol=1e-7)
+
+
+def test_an_observation_is_as_old_as_its_first_part() -> None:
+    with served(traffic=TrafficLimits(longest_age=0.3)) as connect:
+        robot = connect()
+        robot.begin()
+        content = {"front": picture(1), "task": "pick", "x": 1.0, "y": 0.0, "z": 0.0}
+        data = pickle.dumps(TimedObservation(1.0, 0, content, True))
+
+        def slowly() -> Iterator[bytes]:
+            yield ObservationPart(transfer_state=BEGIN, data=data[:100]).SerializeToString()
+            time.sleep(0.4)
+            yield ObservationPart(transfer_state=END, data=data[100:]).SerializeToString()
+
+        robot.channel.stream_unary("/transport.AsyncInference/SendObservations")(slowly(), timeout=20)
+        with refused(grpc.StatusCode.ABORTED, r"is 0\.\d s old, more than 0\.3 s"):
+            robot.actions()
+        robot.see(2)
         assert np.allclose(numbers(robot.actions()), said(2), atol=1e-7)
 
 

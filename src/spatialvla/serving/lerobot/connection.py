@@ -12,6 +12,7 @@ from spatialvla.serving.engine.session import Session
 from spatialvla.serving.guard.inbox import Message
 from spatialvla.serving.guard.traffic import Throttle
 from spatialvla.serving.lerobot.observation import TimedObservation
+from spatialvla.serving.lerobot.uploads import Upload
 
 
 @dataclass
@@ -24,17 +25,18 @@ class RobotClient:
     actions: int | None = None
     newest: TimedObservation | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    received: float = 0.0  # when the newest observation had arrived
+    began_to_arrive: float = 0.0  # when the newest observation did
     kept: Message | None = None  # under which the newest observation is counted
     decided: int | None = None  # timestep of the observation that was last decided on
     state: np.ndarray | None = None  # of the robot then
     began: float = field(default_factory=monotonic)
     answers: int = 0
 
-    def keep(self, seen: TimedObservation, message: Message) -> None:
+    def keep(self, seen: TimedObservation, upload: Upload) -> None:
         """An observation to decide on, in place of one that still waits, and until its bytes are needed."""
         self.forget()
-        self.newest, self.received, self.kept = seen, monotonic(), message
+        message = upload.message
+        self.newest, self.began_to_arrive, self.kept = seen, upload.began, message
         message.evict = self.forget
         self.arrived.set()
 

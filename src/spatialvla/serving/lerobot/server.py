@@ -132,7 +132,7 @@ class LeRobotServer:
             upload.close()
             raise
         if self._is_news(seen, client):
-            client.keep(seen, upload.message)
+            client.keep(seen, upload)
         else:
             upload.close()
 
@@ -144,15 +144,15 @@ class LeRobotServer:
         seen, message = client.take()
         if seen is None:
             return b""
-        before, received = client.decided, client.received
+        before, arrived = client.decided, client.began_to_arrive
         client.decided, client.state = seen.timestep, seen.message.get(STATE)
         try:
             decision = await client.session.act(
                 self._mapping.observation(with_depth(seen.message, self._mapping.depth)),
                 position=self._mapping.gripper_position(seen.message),
-                timeout=min(self._service.traffic.request_timeout, self._time_left(received)),
+                timeout=min(self._service.traffic.request_timeout, self._time_left(arrived)),
             )
-            self._time_left(received)
+            self._time_left(arrived)
         except BaseException:
             client.decided = before  # else the client's next observation of this step would be passed over
             raise
@@ -199,10 +199,13 @@ class LeRobotServer:
         session = self._service.session(address=address_of_peer(peer))
         return RobotClient(session, Throttle(traffic.rate, traffic.burst))
 
-    def _time_left(self, received: float) -> float:
-        """Seconds for which an observation may still be acted on. Raises Stale where there are none."""
+    def _time_left(self, arrived: float) -> float:
+        """Seconds for which an observation may still be acted on. Raises Stale where there are none.
+
+        arrived: when its first byte did; a slow connection makes it old, too.
+        """
         longest = self._service.traffic.longest_age
-        age = monotonic() - received
+        age = monotonic() - arrived
         if age < longest:
             return longest - age
         self._service.engine.metrics.request("stale")

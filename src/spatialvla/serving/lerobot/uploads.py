@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
 from spatialvla.errors import InputError
@@ -31,10 +32,14 @@ Join: TypeAlias = "Callable[[AsyncIterator[Part], int], Awaitable[bytes]]"
 
 @dataclass(frozen=True)
 class Upload:
-    """The bytes of one request. message: under which they are counted, until it is closed."""
+    """The bytes of one request.
+
+    message: under which they are counted, until it is closed. began: when the call began that brought them.
+    """
 
     data: bytes
     message: Message
+    began: float
 
     def close(self) -> None:
         """The bytes are kept no more."""
@@ -52,6 +57,7 @@ class Uploads:
     async def receive(self, requests: Any, join: Join, address: str) -> Upload:
         """The parts of one request, joined. Raises InputError, Busy, and what `join` raises."""
         traffic = self._traffic
+        began = monotonic()
         evicted = False
 
         def evict() -> None:
@@ -66,7 +72,7 @@ class Uploads:
             message.add(self.most_bytes_a_part)
             data = await asyncio.wait_for(joining, traffic.message_timeout)
             message.add(-self.most_bytes_a_part)
-            return Upload(data, message)
+            return Upload(data, message, began)
         except TimeoutError:
             message.close()
             raise InputError(
