@@ -32,8 +32,9 @@ def test_numbers_with_an_exponent_are_numbers():
         ("a: " + "7" * 5000, "value has 5000 digits"),
         ("a: 2025-13-45", "month must be in 1..12"),
         ("a: [1", "expected"),
+        ("a: 0.02\nb: {c: 1, d: 2, c: 3}", "the entry 'c' is there twice"),
     ],
-    ids=["unfinished", "deep", "digits", "date", "broken"],
+    ids=["unfinished", "deep", "digits", "date", "broken", "twice"],
 )
 def test_absurd_content_is_one_sentence(tmp_path, text, reason):
     with pytest.raises(yaml.YAMLError, match=reason):

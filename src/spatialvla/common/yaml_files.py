@@ -20,7 +20,17 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Reads 1e-3 as a number, which YAML 1.1 takes for a text."""
+    """Reads 1e-3 as a number, which YAML 1.1 takes for a text, and no entry that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Of a limit given twice, PyYAML alone would take the last."""
+        seen = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
+                raise yaml.YAMLError(f"the entry {key!r} is there twice{node.start_mark}")
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.add_implicit_resolver(
@@ -80,6 +90,20 @@ def _count(node: yaml.Node, budget: Budget, costs: dict[int, tuple[int, int] | N
     return None
 
 
+def number(entry: object, name: str) -> float:
+    """An entry that is a number, or a text of one; true is none. Raises ValueError."""
+    if isinstance(entry, bool) or not isinstance(entry, int | float | str):
+        raise ValueError(f"{name} must be a number, got {entry!r}")
+    return float(entry)
+
+
+def whole_number(entry: object, name: str) -> int:
+    """An entry that is a whole number from 0. Raises ValueError."""
+    if isinstance(entry, bool) or not isinstance(entry, int) or entry < 0:
+        raise ValueError(f"{name} must be a whole number from 0, got {entry!r}")
+    return entry
+
+
 def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T], *, folder: str) -> T:
     """What `parse` makes of a file's path and entries.
 
@@ -104,5 +128,5 @@ def load(kind: str, name_or_path: str, parse: Callable[[Path, dict[str, Any]], T
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"the entry {error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"The {kind} in {path} cannot be used: {reason}. See docs/how-to/serve.md."
+            f"The {kind} in {path} cannot be used: {reason.rstrip('.')}. See docs/how-to/serve.md."
         ) from None

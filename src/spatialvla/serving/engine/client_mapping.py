@@ -6,7 +6,7 @@ A mapping is a small YAML file in assets/mappings, or one of your own; docs/how-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import UNKNOWN, ActionUnits
-from spatialvla.common.yaml_files import load
+from spatialvla.common.yaml_files import load, number, whole_number
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import turn_intrinsics
 from spatialvla.serving.guard.limits import Limits, require_sendable
@@ -185,7 +185,7 @@ def _parse(path: Path, raw: dict[str, Any]) -> ClientMapping:
         position=_position(raw["position"]) if "position" in raw else None,
         **_gripper(raw),
         units=_units(raw.get("units", {})),
-        horizon=int(raw.get("horizon", 0)),
+        horizon=whole_number(raw.get("horizon", 0), "horizon"),
         limits=_limits(_optional_text(raw, "limits"), path.parent),
         ignored=tuple(str(key) for key in raw.get("ignored", ())),
     )
@@ -215,8 +215,8 @@ def _limits(named: str | None, folder: Path) -> str | None:
 
 def _gripper(raw: dict[str, Any]) -> dict[str, float]:
     ends = {
-        "gripper_open": float(raw.get("gripper_open", 1)),
-        "gripper_closed": float(raw.get("gripper_closed", 0)),
+        "gripper_open": number(raw.get("gripper_open", 1), "gripper_open"),
+        "gripper_closed": number(raw.get("gripper_closed", 0), "gripper_closed"),
     }
     if not np.isfinite(list(ends.values())).all() or len(set(ends.values())) < 2:
         raise ValueError(
@@ -232,8 +232,8 @@ def _units(raw: Any) -> ActionUnits:
     return ActionUnits(**raw)
 
 
-def _position(raw: Iterable[Any]) -> tuple[int, int, int]:
-    indices = tuple(int(index) for index in raw)
-    if len(indices) != 3 or min(indices) < 0:
-        raise ValueError("position must be three indices into the state, from 0")
-    return indices
+def _position(raw: object) -> tuple[int, int, int]:
+    indices = [whole_number(index, "position") for index in raw] if isinstance(raw, list) else []
+    if len(set(indices)) != 3 or len(indices) != 3:
+        raise ValueError("position must be three different indices into the state, from 0")
+    return (indices[0], indices[1], indices[2])

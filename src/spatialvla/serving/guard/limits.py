@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from spatialvla.actions.units import ActionUnits, Frame, Rotation
-from spatialvla.common.yaml_files import load
+from spatialvla.common.yaml_files import load, number
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
 
@@ -191,7 +191,7 @@ def _parse(raw: dict[str, Any]) -> Limits:
     known = {field.name for field in fields(Limits)}
     if unknown := set(raw) - known:
         raise ValueError(f"unknown entries {sorted(unknown)}")
-    gripper = tuple(float(end) for end in raw.get("gripper", (0, 1)))
+    gripper = _numbers(raw.get("gripper", [0, 1]), "gripper")
     if len(gripper) != 2 or not -np.inf < gripper[0] <= gripper[1] < np.inf:
         raise ValueError(f"gripper must be its two finite ends, the smaller first, got {gripper}")
     return Limits(
@@ -210,10 +210,10 @@ def _positive(raw: dict[str, Any], name: str) -> float | None:
     """A length or a unit, None where it is not given."""
     if name not in raw:
         return None
-    number = float(raw[name])
-    if not (number > 0 and np.isfinite(number)):
-        raise ValueError(f"lengths and units must be positive and finite, but {name} is {number:g}")
-    return number
+    size = number(raw[name], name)
+    if not (size > 0 and np.isfinite(size)):
+        raise ValueError(f"lengths and units must be positive and finite, but {name} is {size:g}")
+    return size
 
 
 def _word(raw: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:
@@ -224,8 +224,16 @@ def _word(raw: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:
     return word
 
 
-def _workspace(raw: dict[str, Any]) -> Workspace:
-    low, high = (np.array(raw[end], np.float64) for end in ("low", "high"))
+def _workspace(raw: Any) -> Workspace:
+    if not isinstance(raw, dict) or set(raw) != {"low", "high"}:
+        raise ValueError("workspace has a low and a high corner, and nothing else")
+    low, high = (np.array(_numbers(raw[end], f"workspace.{end}"), np.float64) for end in ("low", "high"))
     if low.shape != (3,) or high.shape != (3,) or not (low < high).all():
         raise ValueError("workspace must have a low and a high corner of three meters each")
     return Workspace(low, high)
+
+
+def _numbers(entry: object, name: str) -> tuple[float, ...]:
+    if not isinstance(entry, list):
+        raise ValueError(f"{name} must be a list of numbers, got {entry!r}")
+    return tuple(number(each, name) for each in entry)
