@@ -29,11 +29,20 @@ from spatialvla import Observation, Policy
 PACKAGE = Path(spatialvla.__file__).parent
 TESTS = Path(__file__).parents[1] / "tests"
 
-# Not on the way of any value: definitions of data, gauges and turns, which pass messages on and never look into them,
-# and what stands in for the network's layers on some processors.
-ASIDE = ("types.py", "batch.py", "errors.py", "model/config.py", "training/config.py")
+# Not on the way of any value: definitions of data, gauges, checksums and turns, which pass things on as they are, and
+# what stands in for the network's layers on some processors.
+ASIDE = (
+    "types.py",
+    "batch.py",
+    "errors.py",
+    "model/config.py",
+    "training/config.py",
+    "data/mapping_lines.py",
+)
 GAUGES = (
     "common/budget.py",
+    "common/files.py",
+    "common/seals.py",
     "serving/engine/counters.py",
     "serving/engine/fair_threads.py",
     "serving/engine/turns.py",

@@ -13,8 +13,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
 @pytest.mark.parametrize(
     ("way", "most"),
     [
-        ("image -> action", 12),
-        ("RLDS record -> loss", 20),
+        ("image -> action", 13),
+        ("RLDS record -> loss", 21),
         ("LeRobot episode -> loss", 20),
         ("openpi message -> reply", 20),
     ],

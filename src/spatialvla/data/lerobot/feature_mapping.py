@@ -24,8 +24,7 @@ from typing import Any
 
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.entries import from_entries, load_entries
-from spatialvla.data.grippers import GripperMapping
-from spatialvla.data.hand_motions import HandMotion
+from spatialvla.data.hand_motions import GripperMapping, HandMotion
 from spatialvla.data.mapping_lines import ActionMapping, Intrinsics
 from spatialvla.errors import InputError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spatialvla.data.grippers import clipped, from_closing_commands, inverted, settled
+from spatialvla.data.hand_motions import clipped, from_closing_commands, inverted, settled
 from spatialvla.errors import InputError
 from spatialvla.geometry.rotations import euler, matrices, motion
 

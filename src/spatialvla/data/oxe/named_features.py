@@ -9,13 +9,8 @@ from difflib import get_close_matches
 from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.oxe.spec_file import NONE, DescribedActions
 from spatialvla.data.oxe.specs import RLDSSpec
-from spatialvla.data.rlds.features import FeatureSpec
+from spatialvla.data.rlds.features import FeatureSpec, stored_key
 from spatialvla.errors import InputError
-
-
-def stored_key(key: str, features: Mapping[str, FeatureSpec]) -> str:
-    """The full key of a step's feature, or else of the episode's."""
-    return f"steps/{key}" if f"steps/{key}" in features else key
 
 
 def check_features(spec: RLDSSpec, features: Mapping[str, FeatureSpec]) -> None:

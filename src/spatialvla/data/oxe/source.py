@@ -15,11 +15,12 @@ import numpy as np
 from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import STILL, OnBad, filled, moving
 from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
-from spatialvla.data.oxe.named_features import check_features, stored_key
+from spatialvla.data.oxe.named_features import check_features
 from spatialvla.data.oxe.names import spec_by_names
 from spatialvla.data.oxe.spec_file import NONE, DescribedActions, find_spec
 from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
+from spatialvla.data.rlds.features import stored_key
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics, check_readings

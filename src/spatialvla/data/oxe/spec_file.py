@@ -32,8 +32,7 @@ import numpy as np
 from spatialvla.actions.published_units import published_units
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.entries import from_entries, load_entries
-from spatialvla.data.grippers import GripperMapping
-from spatialvla.data.hand_motions import HandMotion
+from spatialvla.data.hand_motions import GripperMapping, HandMotion
 from spatialvla.data.mapping_lines import ActionMapping, Intrinsics
 from spatialvla.data.motion_units import motion_units
 from spatialvla.data.oxe.names import rlds_spec

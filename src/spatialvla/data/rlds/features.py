@@ -219,3 +219,8 @@ def _reshaped(spec: FeatureSpec, flat: np.ndarray, shape: tuple[int | None, ...]
         raise CheckpointError(
             f"'{spec.key}' has {flat.size} numbers, which do not make {spec.shape}"
         ) from error
+
+
+def stored_key(key: str, features: Mapping[str, FeatureSpec]) -> str:
+    """The full key of a step's feature, or else of the episode's."""
+    return f"steps/{key}" if f"steps/{key}" in features else key

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spatialvla.data.grippers import GripperMapping
+from spatialvla.data.hand_motions import GripperMapping
 
 
 @pytest.mark.parametrize(
