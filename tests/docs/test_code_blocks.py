@@ -28,6 +28,8 @@ from spatialvla.data.oxe.spec_file import load_spec
 from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
+from spatialvla.training.config_file import read_entries, with_entries
+from spatialvla.training.recipes import finetune
 
 YAML_READERS = {
     "feature mapping": FeatureMapping.load,
@@ -35,6 +37,7 @@ YAML_READERS = {
     "client mapping": ClientMapping.load,
     "limits": Limits.load,
     "calibration": RobotCalibration.load,
+    "configuration": lambda path: with_entries(finetune("lora"), read_entries(Path(path)), Path(path)),
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}
