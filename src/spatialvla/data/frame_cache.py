@@ -18,7 +18,7 @@ from spatialvla.data.episodes import EpisodeSource, OnBad
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 
-_FORMAT = 2  # of the cached files
+_FORMAT = 3  # of the cached files
 _IMAGES, _DEPTH, _DAMAGED = "images.npy", "depth.npy", "damaged.json"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,14 @@ from spatialvla.errors import CheckpointError
 
 _SAME = 1e-3  # seconds; frames this close to the time asked for are what was meant
 
+Pixels = Callable[[VideoFrame], np.ndarray]
+"""Takes what a decoded frame carries, such as its colors."""
+
+
+def rgb(frame: VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    return frame.to_ndarray(format="rgb24")
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -34,8 +42,10 @@ class Clip:
     first: float
     fps: float
 
-    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
+    def decode(self, steps: Sequence[int] | None = None, pixels: Pixels = rgb) -> np.ndarray:
         """Frames (n, H, W, 3) uint8 RGB: all of the episode, or those of these steps, in their order.
+
+        pixels: takes something else from each frame than its colors.
 
         Of some steps, only what lies between them and the keyframes before them is decoded.
         Raises CheckpointError when the file is missing, broken, or has no frame at the time of a step.
@@ -44,7 +54,7 @@ class Clip:
         with _opened(self.path) as (container, stream, tick):
             late = (stream.start_time or 0) * tick - self.first
             wanted = [round((time + (late if late > 0.5 / self.fps else 0)) / tick) for time in times]
-            found = _decode(container, stream, sorted(set(wanted)), 0.5 / self.fps / tick)
+            found = _decode(container, stream, sorted(set(wanted)), 0.5 / self.fps / tick, pixels)
         if missing := [time for time, moment in zip(times, wanted, strict=True) if moment not in found]:
             raise CheckpointError(
                 f"{self.path} has no frame at second {missing[0]:.3f}, the time of a step; copy it again, or leave "
@@ -65,7 +75,7 @@ def decode_frames(path: Path, numbers: Sequence[int], rate: Fraction | None = No
             raise CheckpointError(f"{path} does not say how many frames a second it has; copy it again.")
         start, period = stream.start_time or 0, 1 / (float(rate) * tick)
         moments = {number: start + round(number * period) for number in numbers}
-        found = _decode(container, stream, sorted(set(moments.values())), period / 2)
+        found = _decode(container, stream, sorted(set(moments.values())), period / 2, rgb)
         return {number: found[moment] for number, moment in moments.items() if moment in found}
 
 
@@ -87,7 +97,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, float]]:
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, moments: Sequence[int], reach: float
+    container: InputContainer, stream: VideoStream, moments: Sequence[int], reach: float, pixels: Pixels
 ) -> dict[int, np.ndarray]:
     """The frame closest to each of some ascending moments, where one is within reach; all in ticks."""
     assert stream.time_base is not None
@@ -107,7 +117,7 @@ def _decode(
                 break
             arrived = now >= waiting[0] - same
             while waiting and now >= waiting[0] - same:
-                _take_closest(found, waiting.pop(0), [before, frame], reach)
+                _take_closest(found, waiting.pop(0), [before, frame], reach, pixels)
             if not waiting:
                 return found
             # Worth another seek only where it leads to a keyframe that is still ahead.
@@ -117,17 +127,21 @@ def _decode(
             before = frame
         else:
             for moment in waiting:
-                _take_closest(found, moment, [before], reach)
+                _take_closest(found, moment, [before], reach, pixels)
             return found
     return found
 
 
 def _take_closest(
-    found: dict[int, np.ndarray], moment: int, frames: Sequence[VideoFrame | None], reach: float
+    found: dict[int, np.ndarray],
+    moment: int,
+    frames: Sequence[VideoFrame | None],
+    reach: float,
+    pixels: Pixels,
 ) -> None:
     closest = min((frame for frame in frames if frame), key=lambda f: abs(_moment(f) - moment), default=None)
     if closest is not None and abs(_moment(closest) - moment) <= reach:
-        found[moment] = closest.to_ndarray(format="rgb24")
+        found[moment] = pixels(closest)
 
 
 def _moment(frame: VideoFrame) -> int:

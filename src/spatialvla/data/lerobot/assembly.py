@@ -37,7 +37,7 @@ def assemble(root: Path, info: Info, episodes: Sequence[StagedEpisode]) -> None:
     """Write the whole dataset; info.json comes last, so the dataset is there only when all of it is."""
     sweep(root, below=True)
     data = _join_data(root, info, episodes)
-    cameras = [name for name, feature in info.features.items() if feature.dtype == "video"]
+    cameras = [name for name, feature in info.features.items() if feature.is_video]
     videos = {name: _join_videos(root, info.fps, name, episodes) for name in cameras}
     first_frames = [0, *accumulate(episode.length for episode in episodes)]
     records = [

@@ -36,11 +36,12 @@ INTRINSICS = "observation.intrinsics"
 class FeatureMapping:
     """How to read one LeRobot dataset; see the top of this file.
 
-    image: the RGB feature; the only one unless given. depth: the depth feature; that of the same camera if
-    there is one. gripper: None leaves the stored number as it is. units: of the actions that come out, where
-    neither the dataset nor `action` says them. intrinsics: a feature, a camera, or "none";
-    None takes `observation.intrinsics` where there is one. instruction: of all episodes; the task unless
-    given. drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the
+    image: the RGB feature; the only one unless given. depth: the depth feature; unless given that of the same
+    camera, if there is one: observation.depth.front or observation.images.front_depth of
+    observation.images.front. gripper: None leaves the stored number as it is. units: of the actions that come
+    out, where neither the dataset nor `action` says them. intrinsics: a feature, a camera, or "none"; None
+    takes `observation.intrinsics` where there is one. instruction: of all episodes; the task unless given.
+    drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the
     dataset's unless given.
     """
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.errors import InputError
 
-DEPTH_UNIT_METERS = {"mm": 1e-3, "m": 1.0}
+_UNIT_METERS = {"mm": 1e-3, "m": 1.0}
 _IMAGE_AXES = ("height", "width", "channels")
 _NUMBERS = {
     "float32": pa.float32(),
@@ -36,10 +37,12 @@ class Feature:
     """One named value of each frame.
 
     dtype: 'video' (RGB, lossy H.264), 'image' (RGB, lossless PNG), 'depth' (meters, stored in
-        whole millimeters), or a NumPy number type such as 'float32', 'int64', 'bool'.
-    shape: of one frame: (H, W, 3) for 'video' and 'image', (H, W) for 'depth', otherwise 1 to 5 dimensions.
+        whole millimeters), 'depth_video' (meters, stored in 12 bits), or a NumPy number type such as
+        'float32', 'int64', 'bool'.
+    shape: of one frame: (H, W, 3) for 'video' and 'image', (H, W) for depth, otherwise 1 to 5 dimensions.
     names: of the entries of a vector, such as ('x', 'y', 'z').
-    info: how the pixels are stored; known for what was read from a dataset.
+    info: how the pixels are stored; known for what was read from a dataset. To write a 'depth_video' in other
+        steps than LeRobot's own, give `DepthQuantization.to_info()`.
 
     Raises InputError for a dtype or shape that cannot be stored.
     """
@@ -54,11 +57,11 @@ class Feature:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         if self.names is not None:
             object.__setattr__(self, "names", tuple(self.names))
-        wanted = {"video": "(H, W, 3)", "image": "(H, W, 3)", "depth": "(H, W)"}.get(self.dtype)
+        wanted = "(H, W, 3)" if self.is_rgb else "(H, W)" if self.is_depth else None
         if wanted is None and self.dtype not in (*_NUMBERS, "string"):
             raise InputError(
-                f"Feature '{self.name}' has dtype '{self.dtype}'; use 'video', 'image', 'depth' or one of "
-                f"{', '.join(_NUMBERS)}."
+                f"Feature '{self.name}' has dtype '{self.dtype}'; use 'video', 'image', 'depth', "
+                f"'depth_video' or one of {', '.join(_NUMBERS)}."
             )
         if wanted is None and not 1 <= len(self.shape) <= _MAX_ARRAY_DIMENSIONS:
             raise InputError(
@@ -82,7 +85,12 @@ class Feature:
     @property
     def is_depth(self) -> bool:
         """Whether each frame is a depth map."""
-        return self.dtype == "depth"
+        return self.dtype in ("depth", "depth_video")
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the frames are in a video file, and not in the parquet file."""
+        return self.dtype in ("video", "depth_video")
 
     @property
     def is_encoded_image(self) -> bool:
@@ -98,15 +106,19 @@ class Feature:
     def from_json(cls, name: str, spec: Mapping[str, Any]) -> Feature | None:
         """Read an entry of `features` in info.json.
 
-        None for what cannot be read here, and so is not there to be used: language, depth video, gray cameras,
-        empty vectors.
+        None for what cannot be read here, and so is not there to be used: language, depth video that does not
+        say how meters became codes, gray cameras, empty vectors.
         """
         info = spec.get("info") or spec.get("video_info") or {}
         dtype, shape, names = spec["dtype"], tuple(spec["shape"]), spec.get("names")
         if dtype in ("video", "image"):
             if info.get("is_depth_map") or info.get("video.is_depth_map"):
-                is_readable = dtype == "image" and len(shape) in (2, 3)
-                return cls(name, "depth", shape[:2], info=info) if is_readable else None
+                if len(shape) not in (2, 3) or (
+                    dtype == "video" and not DepthQuantization.is_described(info)
+                ):
+                    return None
+                shape = shape[1:] if len(shape) == 3 and shape[0] == 1 != shape[2] else shape[:2]
+                return cls(name, "depth" if dtype == "image" else "depth_video", shape, info=info)
             if shape[:1] == (3,) and shape[-1] != 3:  # some datasets name the channels first
                 shape = (*shape[1:], 3)
             return cls(name, dtype, shape, info=info) if len(shape) == 3 and shape[2] == 3 else None
@@ -120,11 +132,11 @@ class Feature:
             names = None if self.names is None else list(self.names)
             return {"dtype": self.dtype, "shape": list(self.shape), "names": names}
         spec: dict[str, Any] = {
-            "dtype": "image" if self.is_depth else self.dtype,
+            "dtype": "video" if self.is_video else "image",
             "shape": [*self.shape, 1] if self.is_depth else list(self.shape),
             "names": list(_IMAGE_AXES),
         }
-        info = {"is_depth_map": True, "depth_unit": "mm"} if self.is_depth else dict(self.info)
+        info = {"is_depth_map": True, "depth_unit": "mm"} if self.dtype == "depth" else dict(self.info)
         return {**spec, "info": info} if info else spec
 
     @property
@@ -188,6 +200,17 @@ class Feature:
         return array if self.shape == (1,) else array.reshape(length, *self.shape)
 
 
+def meters_of_unit(info: Mapping[str, Any]) -> float:
+    """What 1 in depth images is, by the feature's `info`: millimeters unless it says something else.
+
+    Raises InputError for units that LeRobot does not have.
+    """
+    unit = info.get("depth_unit", "mm")
+    if unit not in _UNIT_METERS:
+        raise InputError(f"info.json says depth_unit = {unit}; correct it to 'm' or 'mm'.")
+    return _UNIT_METERS[unit]
+
+
 def _flat_names(names: Any) -> Sequence[str] | None:
     """The names of a vector's entries, which some datasets put into a dictionary of one kind ('motors')."""
     if isinstance(names, Mapping):
@@ -207,7 +230,7 @@ BOOKKEEPING = (
 
 def data_schema(features: Sequence[Feature]) -> pa.Schema:
     """The schema of the data files, with the metadata that the `datasets` library looks for."""
-    stored = [feature for feature in features if feature.dtype != "video"]
+    stored = [feature for feature in features if not feature.is_video]
     hugging_face = {feature.name: feature.hugging_face_type for feature in stored}
     metadata = {"huggingface": json.dumps({"info": {"features": hugging_face}})}
     return pa.schema([(feature.name, feature.arrow_type) for feature in stored], metadata=metadata)

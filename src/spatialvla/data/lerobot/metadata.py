@@ -245,7 +245,7 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
         raise CheckpointError(
             f"{root / _EPISODES} holds no table of episodes; copy the whole dataset folder."
         )
-    listed = [name for name, feature in info.features.items() if feature.dtype == "video"]
+    listed = [name for name, feature in info.features.items() if feature.is_video]
     records: list[EpisodeRecord] = []
     for path in paths:
         try:

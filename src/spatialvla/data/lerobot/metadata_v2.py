@@ -42,7 +42,7 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRecord, ...]:
             "dataset's meta folder again."
         )
     ends = np.cumsum([lengths[index] for index in range(len(lengths))], dtype=np.int64)
-    videos = [name for name, feature in info.features.items() if feature.dtype == "video"]
+    videos = [name for name, feature in info.features.items() if feature.is_video]
     records = []
     for index, end in enumerate(ends.tolist()):
         part = FilePart(index // info.files_per_chunk, index)

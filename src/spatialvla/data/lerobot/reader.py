@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ import pyarrow as pa
 from spatialvla.common.files import inside
 from spatialvla.data.frames import Clip
 from spatialvla.data.lerobot import image_files, metadata, metadata_v2
-from spatialvla.data.lerobot.features import BOOKKEEPING, DEPTH_UNIT_METERS, Feature
+from spatialvla.data.lerobot.depth_video import DepthQuantization, frame_codes
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature, meters_of_unit
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
 from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet
 from spatialvla.errors import CheckpointError, InputError
@@ -33,9 +35,32 @@ class _ImageColumn:
         files = [cell and cell["bytes"] for cell in wanted.to_pylist()]
         if not self.feature.is_depth:
             return image_files.decode_rgb(files, str(self.source))
-        return image_files.decode_depth(files, str(self.source)).astype(np.float32) * np.float32(
-            DEPTH_UNIT_METERS[self.feature.info.get("depth_unit", "mm")]
-        )
+        readings = image_files.decode_depth(files, str(self.source))
+        with _naming(self.feature.name, self.source):
+            return readings.astype(np.float32) * np.float32(meters_of_unit(self.feature.info))
+
+
+@dataclass(frozen=True)
+class _DepthClip:
+    """An episode's depth in a video."""
+
+    clip: Clip
+    feature: Feature
+
+    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
+        with _naming(self.feature.name, self.clip.path):
+            meters_of_unit(self.feature.info)
+            quantization = DepthQuantization.from_info(self.feature.info)
+            return quantization.dequantize(self.clip.decode(steps, frame_codes))
+
+
+@contextmanager
+def _naming(feature: str, source: Path) -> Iterator[None]:
+    """Turn what cannot be depth into a CheckpointError that names the feature and its file."""
+    try:
+        yield
+    except InputError as error:
+        raise CheckpointError(f"{source}, '{feature}': {error}") from None
 
 
 @dataclass(frozen=True)
@@ -49,7 +74,7 @@ class StoredEpisode:
     index: int
     instructions: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
-    cameras: Mapping[str, Clip | _ImageColumn]
+    cameras: Mapping[str, Clip | _DepthClip | _ImageColumn]
 
     def __len__(self) -> int:
         return len(self.columns["frame_index"])
@@ -77,8 +102,8 @@ class StoredEpisode:
 class LeRobotDataset:
     """A dataset folder; `len(dataset)` episodes, read when asked for.
 
-    info: frames a second, features by name, robot; language annotations and depth videos are left out, and what
-    the files do not hold. absent: the names of those. tasks: the instructions.
+    info: frames a second, features by name, robot; language annotations are left out, and what the files do
+    not hold. absent: the names of those. tasks: the instructions.
 
     Raises CheckpointError, naming the file, when one is missing, truncated or of another format version.
     """
@@ -106,7 +131,7 @@ class LeRobotDataset:
         held = self._held_features()
         self.absent = tuple(name for name in self.features if name not in held)
         self.info = replace(self.info, features=held)
-        self._stored = [name for name, feature in held.items() if feature.dtype != "video"]
+        self._stored = [name for name, feature in held.items() if not feature.is_video]
 
     @property
     def fps(self) -> float:
@@ -148,18 +173,19 @@ class LeRobotDataset:
         ]
         table = self._rows(record, path, numbers)
         columns: dict[str, np.ndarray] = {}
-        cameras: dict[str, Clip | _ImageColumn] = {}
+        cameras: dict[str, Clip | _DepthClip | _ImageColumn] = {}
         for name, feature in self.features.items():
             if feature.is_encoded_image:
                 cameras[name] = _ImageColumn(partial(self._column, record, path, name), feature, path)
-            elif feature.dtype != "video":
+            elif not feature.is_video:
                 columns[name] = self._numbers(table, name, path)
         if not (columns["episode_index"] == index).all():
             raise CheckpointError(
                 f"{path} does not hold episode {index} where meta says; copy the dataset again."
             )
         for name, part in record.videos.items():
-            cameras[name] = self._clip(name, part, columns["timestamp"], path)
+            clip, feature = self._clip(name, part, columns["timestamp"], path), self.features[name]
+            cameras[name] = _DepthClip(clip, feature) if feature.is_depth else clip
         return StoredEpisode(index, self._words(columns["task_index"], path), columns, cameras)
 
     def _held_features(self) -> dict[str, Feature]:
@@ -178,7 +204,7 @@ class LeRobotDataset:
             return {
                 name: feature
                 for name, feature in self.features.items()
-                if name in (videos if feature.dtype == "video" else columns)
+                if name in (videos if feature.is_video else columns)
             }
         return dict(self.features)
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from spatialvla.data.episodes import filled, moving
 from spatialvla.data.hand_motions import Numbers
+from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping
-from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature, meters_of_unit
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
 from spatialvla.data.lerobot.units import stored_units
@@ -217,14 +218,17 @@ class LeRobotSource:
         return str(wanted)
 
     def _depth(self) -> str | None:
-        sensors = [name for name, feature in self.dataset.features.items() if feature.is_depth]
+        sensors = {name: feature for name, feature in self.dataset.features.items() if feature.is_depth}
         if self.mapping.depth is not None and self.mapping.depth not in sensors:
             raise InputError(
                 f"there is no depth '{self.mapping.depth}' but {', '.join(sensors) or 'none'}; correct the "
-                "mapping's line 'depth: …'."
+                "mapping's line 'depth: …', or info.json where it does not say how a video's depth is stored."
             )
-        same = self.image.replace("images", "depth")
-        return self.mapping.depth or (same if same in sensors else None)
+        names = (self.mapping.depth, self.image.replace("images", "depth"), f"{self.image}_depth")
+        found = next((name for name in names if name in sensors), None)
+        if found is not None:
+            _check_depth(sensors[found])
+        return found
 
     def _check_intrinsics(self) -> None:
         name = self.mapping.intrinsics
@@ -254,6 +258,16 @@ class LeRobotSource:
                 f"{self.root}, episode {episode.index}, '{name}': {error} A mapping's line 'intrinsics: …' says others,"
                 " or none."
             ) from None
+
+
+def _check_depth(feature: Feature) -> None:
+    """Raises InputError where it is not said how its numbers become meters."""
+    try:
+        meters_of_unit(feature.info)
+        if feature.is_video:
+            DepthQuantization.from_info(feature.info)
+    except InputError as error:
+        raise InputError(f"'{feature.name}': {error}") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:

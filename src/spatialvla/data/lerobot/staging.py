@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from spatialvla.common.json_files import read_json, write_json
-from spatialvla.data.lerobot import image_files, video
+from spatialvla.data.lerobot import depth_video, image_files, video
 from spatialvla.data.lerobot.features import data_schema
 from spatialvla.data.lerobot.metadata import Info
 from spatialvla.data.lerobot.parquet_files import write_parquet
@@ -59,6 +59,11 @@ def stage(
         value = values[name]
         if feature.dtype == "video":
             video.encode(value, info.fps, partial.video(name))
+        elif feature.dtype == "depth_video":
+            quantization = depth_video.DepthQuantization.from_info(feature.info)
+            codes = quantization.quantize(value)
+            depth_video.encode(codes, info.fps, partial.video(name))
+            value = quantization.dequantize(codes)
         elif feature.dtype == "image":
             columns[name] = _file_column(image_files.encode_rgb(value), schema.field(name).type)
         elif feature.dtype == "depth":

@@ -14,13 +14,14 @@ import numpy as np
 
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.json_files import read_json, write_json
-from spatialvla.data.lerobot import video
+from spatialvla.data.lerobot import depth_video, video
 from spatialvla.data.lerobot.assembly import assemble
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.metadata import VIDEO_PATH, Info, is_dataset
 from spatialvla.data.lerobot.staging import StagedEpisode, stage, staged_episodes
 from spatialvla.data.lerobot.units import write_units
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import LARGEST_DEPTH
 
 _STAGING = ".episodes"
 _DESCRIPTION = "dataset.json"
@@ -58,7 +59,7 @@ class LeRobotWriter:
         self.root = Path(root)
         self._staging = self.root / _STAGING
         self._info = _describe(fps, features, robot_type)
-        self._features = tuple(features)
+        self._features = tuple(self._info.features[feature.name] for feature in features)
         self._units = units
         self._episodes: list[StagedEpisode] = []
         self._finished = False
@@ -77,11 +78,12 @@ class LeRobotWriter:
     def add_episode(self, frames: Mapping[str, np.ndarray], task: str | Sequence[str]) -> int:
         """Store one episode and return its index.
 
-        frames: for each feature an array (T, *shape): uint8 for 'video' and 'image', meters for 'depth' (0
-            where there is no reading), numbers otherwise; (T,) will do for shape (1,).
+        frames: for each feature an array (T, *shape): uint8 for 'video' and 'image', meters for depth (0 where
+            there is no reading), numbers otherwise; (T,) will do for shape (1,).
         task: the instruction, or that of each of the T frames.
 
-        Raises InputError when a feature is missing, unknown, misshapen, not finite or of another number type.
+        Raises InputError when a feature is missing, unknown, misshapen, not finite or of another number type,
+        and for depth that must be millimeters or lies outside of its video's range.
         """
         if self._finished:
             raise InputError(f"{self.root} is finalized; write further episodes into a new folder.")
@@ -181,6 +183,14 @@ def _describe(fps: int, features: Sequence[Feature], robot_type: str | None) -> 
                     "so use dtype 'image'."
                 )
             feature = replace(feature, info=video.video_info(height, width, fps))
+        elif feature.dtype == "depth_video":
+            if min(feature.shape) < depth_video.SMALLEST_SIDE:
+                raise InputError(
+                    f"Feature '{feature.name}' is {feature.shape[0]}x{feature.shape[1]}; depth video needs "
+                    f"{depth_video.SMALLEST_SIDE} pixels each way, so use dtype 'depth'."
+                )
+            height, width = feature.shape
+            feature = replace(feature, info=depth_video.video_info(height, width, fps, feature.info))
         described.append(feature)
     named = {feature.name: feature for feature in (*described, *BOOKKEEPING)}
     if not described or len(named) != len(described) + len(BOOKKEEPING):
@@ -188,7 +198,7 @@ def _describe(fps: int, features: Sequence[Feature], robot_type: str | None) -> 
             "A dataset needs at least one feature, and names that differ from each other and from "
             f"{', '.join(feature.name for feature in BOOKKEEPING)}."
         )
-    has_video = any(feature.dtype == "video" for feature in described)
+    has_video = any(feature.is_video for feature in described)
     return Info(fps, named, robot_type, video_path=VIDEO_PATH if has_video else None)
 
 
@@ -206,6 +216,7 @@ def _converted(feature: Feature, value: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         converted = value.astype(wanted, copy=False)
     if feature.is_depth:
+        _check_depth(feature, converted)
         return converted
     wrong = ~np.isfinite(converted) if wanted.kind == "f" else converted != value
     if wrong.any():
@@ -214,6 +225,26 @@ def _converted(feature: Feature, value: np.ndarray) -> np.ndarray:
             "leave the episode out or repair it."
         )
     return converted
+
+
+def _check_depth(feature: Feature, meters: np.ndarray) -> None:
+    """Raises InputError for depth of which little or nothing could be stored."""
+    measured = meters[np.isfinite(meters) & (meters > 0)]
+    if not measured.size:
+        return
+    middle = float(np.median(measured))
+    if middle > LARGEST_DEPTH:
+        raise InputError(
+            f"'{feature.name}' has a median of {middle:g} meters, and no sensor sees further than "
+            f"{LARGEST_DEPTH:g}; give meters, not millimeters."
+        )
+    if feature.dtype == "depth_video":
+        quantization = depth_video.DepthQuantization.from_info(feature.info)
+        if not quantization.quantize(measured).any():
+            raise InputError(
+                f"'{feature.name}' reaches from {measured.min():g} to {measured.max():g} meters, and its video from "
+                f"{quantization.depth_min:g} to {quantization.depth_max:g}; choose a range that holds some of it."
+            )
 
 
 @contextmanager
