@@ -21,6 +21,7 @@ from spatialvla.training.start.build import build, network_config
 DATA = Path(__file__).parents[1] / "data"
 RLDS = DATA / "rlds" / "bridge_orig"
 LEROBOT = DATA / "lerobot_v3"
+DEPTH_VIDEO = DATA / "lerobot_v3_depth"
 CAMERA = ("--camera", "observation.images.top")
 
 
@@ -108,8 +109,8 @@ def test_inspect_takes_a_mapping_and_sees_depth(capsys, tmp_path):
     ]
     writer = LeRobotWriter(tmp_path / "d", 10, features)
     frames = {
-        features[0].name: np.zeros((6, 16, 16, 3), np.uint8),
-        features[1].name: np.ones((6, 16, 16), np.float32),
+        features[0].name: np.full((6, 16, 16, 3), np.arange(0, 240, 40)[:, None, None, None], np.uint8),
+        features[1].name: np.linspace(0.5, 1.5, 6 * 16 * 16, dtype=np.float32).reshape(6, 16, 16),
         "action": np.linspace(-1, 1, 42, dtype=np.float32).reshape(6, 7) * np.float32([*[0.1] * 6, 1]),
     }
     writer.add_episode(frames, "wipe")
@@ -131,6 +132,23 @@ def test_convert_writes_a_dataset(capsys, tmp_path):
     assert (len(dataset), dataset.fps) == (4, 5)
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
     assert info["features"]["action"]["names"][-1] == "gripper"
+
+
+@pytest.mark.parametrize("steps", ["none", "log", "linear"])
+def test_convert_stores_depth_as_it_is_told(tmp_path, steps):
+    """From LeRobot's depth video to each kind; its steps are 1.5 mm at most up to 2 m, as are those to 6 m."""
+    told = () if steps == "none" else ("--depth-video", steps, "--depth-range", "0.05", "6")
+    camera = ("--camera", "observation.images.top")
+    run("convert", "--dataset", DEPTH_VIDEO, *camera, "--out", tmp_path / "out", *told)
+    feature = LeRobotDataset(tmp_path / "out").features["observation.depth.main"]
+    assert feature.dtype == ("depth" if steps == "none" else "depth_video")
+    assert feature.info.get("video.use_log") == {"none": None, "log": True, "linear": False}[steps]
+    theirs, ours = LeRobotDataset(DEPTH_VIDEO), LeRobotDataset(tmp_path / "out")
+    for original, written in zip(theirs, ours, strict=True):
+        expected = original.frames("observation.images.top_depth")
+        read = written.frames("observation.depth.main")
+        assert ((read == 0) == (expected == 0)).all()
+        np.testing.assert_allclose(read, expected, atol=0.5e-3 if steps == "none" else 1.5e-3)
 
 
 def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
@@ -181,6 +199,21 @@ def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, mad
         (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping or camera"),
         (("inspect", "--dataset", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),
         (("convert", "--dataset", LEROBOT, *CAMERA, "--out", LEROBOT), "already holds a dataset"),
+        (
+            (
+                "convert",
+                "--dataset",
+                RLDS,
+                "--out",
+                "o",
+                "--depth-video",
+                "log",
+                "--depth-range",
+                "10",
+                "9000",
+            ),
+            "are meters, not millimeters.",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from spatialvla.common.seals import is_whole
 from spatialvla.data.frame_cache import CachedSource
-from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
+from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter, depth_video
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
@@ -265,6 +265,25 @@ def test_the_sample_written_again_has_the_real_tools_layout_and_codes(tmp_path):
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("hevc", "gray12le")
         assert is_whole((tmp_path / VIDEO).open("rb"))
+
+
+@pytest.mark.parametrize("width", [16, 32, 64, 65])
+def test_noise_comes_back_bit_for_bit(tmp_path, width):
+    """Also where the encoder's first try does not: in motions of pictures that are one block wide."""
+    codes = np.random.default_rng(width).integers(0, 4096, (2, 10, 40, width)).astype(np.uint16)
+    own = DepthQuantization()
+    writer = LeRobotWriter(tmp_path, 10, [Feature(DEPTH, "depth_video", (40, width))])
+    for part in codes:
+        writer.add_episode({DEPTH: own.dequantize(part)}, "look")
+    writer.finalize()
+    for episode, part in zip(LeRobotDataset(tmp_path), codes, strict=True):
+        np.testing.assert_array_equal(episode.frames(DEPTH), own.dequantize(part))
+
+
+def test_an_encoder_with_loss_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth_video, "_PARAMETERS", "bframes=0")
+    with pytest.raises(InputError, match="does not write depth video without loss"):
+        written(tmp_path, np.random.default_rng(0).uniform(0.1, 9, (2, 32, 32)).astype(np.float32))
 
 
 def test_depth_video_beside_depth_images(tmp_path):

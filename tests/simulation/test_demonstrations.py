@@ -5,6 +5,7 @@ import pytest
 
 from spatialvla.data.episodes import WholeChunks
 from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.demonstration import Demonstration
@@ -71,6 +72,24 @@ def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
     assert ("observation.depth.agentview" in read.cameras) == depth
     if depth:
         np.testing.assert_allclose(read.frames("observation.depth.agentview"), original.depth, atol=6e-4)
+
+
+def test_depth_is_stored_as_video_where_asked_for(tmp_path):
+    files = _saved(tmp_path / "raw", [6])
+    depth = Demonstration.load(files[0]).depth.astype(np.float32)
+    linear = DepthQuantization.of("linear", (float(depth.min()) - 0.1, float(depth.max()) + 0.1))
+    store(files, tmp_path / "dataset", depth_video=linear)
+    dataset = LeRobotDataset(tmp_path / "dataset")
+    assert dataset.features["observation.depth.agentview"].dtype == "depth_video"
+    read = dataset.episode(0).frames("observation.depth.agentview")
+    assert np.abs(read - depth).max() <= (linear.depth_max - linear.depth_min) / 4095
+
+
+def test_a_range_that_cannot_be_is_refused_before_recording(tmp_path):
+    config = RecordingConfig(tmp_path / "dataset", depth_video="log", depth_range=(300.0, 2000.0))
+    with pytest.raises(InputError, match="are meters, not millimeters"):
+        record_demonstrations(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_dataset_is_refused_before_recording(tmp_path):

@@ -12,7 +12,9 @@ from spatialvla.actions.units import ActionUnits
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS
+from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.data.lerobot.metadata import is_dataset
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.types import ACTION_AXES
@@ -39,6 +41,7 @@ def convert(
     fps: int | None = None,
     instruction: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    depth_video: DepthQuantization | None = None,
 ) -> Converted:
     """Write `observation.images.main`, `action` with its units and, where known, `observation.intrinsics` and depth.
 
@@ -47,7 +50,8 @@ def convert(
     one of the first 50 episodes has intrinsics, those without get zeros, which `LeRobotSource` reads as
     unknown.
     fps: a whole number; the source's own rate unless given. instruction: of the episodes that have none.
-    progress: told how many of the source's episodes are done.
+    progress: told how many of the source's episodes are done. depth_video: store depth as 12-bit video in
+    these steps; as images in whole millimeters unless given.
     Raises InputError where `out` holds something else, an instruction is missing, or images change in size.
     """
     if is_dataset(out):
@@ -78,7 +82,11 @@ def convert(
             raise InputError(f"Episode {index} has no instruction; give one for the episodes that have none.")
         if writer is None:
             writer = LeRobotWriter(
-                out, _fps(source, fps), _features(frames), resume=True, units=_units(source, fps)
+                out,
+                _fps(source, fps),
+                _features(frames, depth_video),
+                resume=True,
+                units=_units(source, fps),
             )
             noted.save(out)
             if writer.total_episodes < done:
@@ -153,12 +161,12 @@ def _frames(episode: Episode, calibrated: bool) -> dict[str, np.ndarray]:
     return frames
 
 
-def _features(frames: dict[str, np.ndarray]) -> list[Feature]:
+def _features(frames: dict[str, np.ndarray], depth_video: DepthQuantization | None) -> list[Feature]:
     height, width = frames[IMAGE].shape[1:3]
     kind = "image" if height % 2 or width % 2 else "video"
     features = [Feature(IMAGE, kind, (height, width, 3)), Feature("action", "float32", (7,), ACTION_AXES)]
     if DEPTH in frames:
-        features.append(Feature(DEPTH, "depth", frames[DEPTH].shape[1:]))
+        features.append(depth_feature(DEPTH, frames[DEPTH].shape[1:], depth_video))
     if INTRINSICS in frames:
         features.append(Feature(INTRINSICS, "float32", (3, 3)))
     return features

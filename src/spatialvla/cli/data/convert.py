@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
@@ -14,7 +15,7 @@ from spatialvla.cli.verb import Verb
 class Convert(Verb):
     """Write a dataset in LeRobot's form.
 
-    It holds images, actions and intrinsics, as LeRobot v3. A conversion that was interrupted goes on.
+    It holds images, depth, actions and intrinsics, as LeRobot v3. A conversion that was interrupted goes on.
     """
 
     source: FlatSourceOptions
@@ -28,13 +29,23 @@ class Convert(Verb):
     instruction: str = ""
     """Of the episodes that have none."""
 
+    depth_video: Literal["none", "log", "linear"] = "none"
+    """Store depth as 12-bit video in logarithmic or linear steps; none stores images in whole millimeters."""
+
+    depth_range: tuple[float, float] = (0.01, 10.0)
+    """Meters that depth video reaches from and to; what lies outside becomes not measured."""
+
     def run(self) -> None:
         """Writes the dataset, and says which episodes were left out."""
         from spatialvla.common.terminal import Terminal, shown
         from spatialvla.data.convert import convert
+        from spatialvla.data.lerobot.depth_video import DepthQuantization
 
+        depth_video = None
+        if self.depth_video != "none":
+            depth_video = DepthQuantization.of(self.depth_video, self.depth_range)
         with progress("Converting") as report:
-            converted = convert(self.source.open(), self.out, self.fps, self.instruction, report)
+            converted = convert(self.source.open(), self.out, self.fps, self.instruction, report, depth_video)
         console = Terminal()
         for why in converted.skipped:
             console.print(f"Left out: {shown(why)}", highlight=False, soft_wrap=True)

@@ -200,6 +200,13 @@ class Feature:
         return array if self.shape == (1,) else array.reshape(length, *self.shape)
 
 
+def depth_feature(name: str, size: tuple[int, ...], quantization: DepthQuantization | None) -> Feature:
+    """Depth of (height, width) pixels as video in these steps, or as images in whole millimeters for None."""
+    if quantization is None:
+        return Feature(name, "depth", size)
+    return Feature(name, "depth_video", size, info=quantization.to_info())
+
+
 def meters_of_unit(info: Mapping[str, Any]) -> float:
     """What 1 in depth images is, by the feature's `info`: millimeters unless it says something else.
 

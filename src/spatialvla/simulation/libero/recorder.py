@@ -16,6 +16,8 @@ from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import LIBERO
 from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate
@@ -40,6 +42,9 @@ def record_demonstrations(config: RecordingConfig) -> None:
     out = config.out
     if (out / "meta").exists():
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
+    depth_video = None
+    if config.depth_video != "none":
+        depth_video = DepthQuantization.of(config.depth_video, config.depth_range)
     if config.policy is not None:
         _check_policy(config.policy, config.unknown_units)
     pending = config.episodes or out.with_name(f"{out.name}.episodes")
@@ -52,7 +57,7 @@ def record_demonstrations(config: RecordingConfig) -> None:
         policy=config.policy,
         only=config.tasks,
     )
-    store(files, out, config.depth)
+    store(files, out, config.depth, depth_video)
     if config.episodes is None:
         shutil.rmtree(pending)
 
@@ -64,8 +69,16 @@ def _check_policy(name: str, unknown_units: bool) -> None:
     check_fit(policy.units, LIBERO, taker, statistics=statistics, unknown_units=unknown_units)
 
 
-def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
-    """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on."""
+def store(
+    files: Sequence[Path],
+    out: Path,
+    depth: bool = True,
+    depth_video: DepthQuantization | None = None,
+) -> None:
+    """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on.
+
+    depth_video: store the depth as 12-bit video in these steps; as images in whole millimeters unless given.
+    """
     size = Demonstration.load(files[0]).images.shape[1:]
     features = [
         Feature("observation.images.agentview", "video", size),
@@ -76,7 +89,7 @@ def store(files: Sequence[Path], out: Path, depth: bool = True) -> None:
         Feature(TAKEOVER, "float32", (1,)),
     ]
     if depth:
-        features.append(Feature("observation.depth.agentview", "depth", size[:2]))
+        features.append(depth_feature("observation.depth.agentview", size[:2], depth_video))
     writer = LeRobotWriter(out, FPS, features, robot_type="panda", resume=True, units=LIBERO)
     for file in files[writer.total_episodes :]:
         episode = Demonstration.load(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,13 @@ class RecordingConfig:
     """Of start states and perturbations."""
 
     depth: bool = True
-    """Store the simulator's depth, too, in whole millimeters."""
+    """Store the simulator's depth, too."""
+
+    depth_video: Literal["none", "log", "linear"] = "none"
+    """Store depth as 12-bit video in logarithmic or linear steps; none stores images in whole millimeters."""
+
+    depth_range: tuple[float, float] = (0.01, 10.0)
+    """Meters that depth video reaches from and to; what lies outside becomes not measured."""
 
     policy: str | None = None
     """Checkpoint that drives for stretches while the expert labels what it gets into (DAgger), if any."""
