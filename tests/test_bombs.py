@@ -7,6 +7,7 @@ import re
 import zlib
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -206,6 +207,29 @@ def test_lists_of_text_are_no_numbers(tmp_path: Path, key) -> None:
     path.write_bytes(pack(message))
     said = run_bounded(MESSAGE, path, seconds=5)
     assert said == f"InputError: '{key}' must be an array of numbers, or lists of numbers of one length.\n"
+
+
+HARNESS = """
+import sys
+from pathlib import Path
+from spatialvla.errors import InputError
+from spatialvla.serving.vla_eval.conventions import BENCHMARKS
+from spatialvla.serving.vla_eval.messages import read
+data = Path(sys.argv[1]).read_bytes()
+bound(64)
+try:
+    BENCHMARKS["libero"].observation(read(data).payload, own_camera=False)
+except InputError as error:
+    print(f"InputError: {error}")
+"""
+
+
+def test_a_picture_of_the_harness_is_no_list_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "message"
+    payload = {"images": {"agentview": ["x" * 1_000_000] + [""] * 4000}, "task_description": "pick"}
+    path.write_bytes(msgpack.packb({"type": "observation", "payload": payload, "seq": 1}))
+    said = run_bounded(HARNESS, path, seconds=5)
+    assert said == "InputError: libero sends images.agentview as a picture, but it came as a list.\n"
 
 
 def test_lists_of_numbers_are_read() -> None:

@@ -98,6 +98,16 @@ def test_policies_and_tasks_belong_to_one_benchmark(
                 other.check_task(task)
 
 
+def test_what_a_client_says_makes_no_long_sentence() -> None:
+    with pytest.raises(InputError) as refused:
+        LIBERO.check_task({"suite": "x" * 10**6})
+    assert len(str(refused.value)) < 300
+    for images in ({"k" * 10**6: 1}, {str(number): 1 for number in range(10**4)}):
+        with pytest.raises(InputError, match="sends images.agentview") as refused:
+            LIBERO.observation({"images": images}, own_camera=False)
+        assert len(str(refused.value)) < 300
+
+
 def test_a_policy_is_known_by_its_units_and_not_by_its_datasets_name() -> None:
     LIBERO.check_policy(published_units("libero_10_no_noops/1.0.0"))
     with pytest.raises(InputError, match="Nobody says the meters"):

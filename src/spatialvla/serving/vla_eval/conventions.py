@@ -71,7 +71,7 @@ class HarnessBenchmark:
         said = (task.get("suite") or task.get("task_name")) if isinstance(task, Mapping) else None
         if said is not None and not str(said).startswith(self.task_prefixes):
             raise InputError(
-                f"This server plays {self.name}, but the episode is one of {said}; start the server with the "
+                f"This server plays {self.name}, but the episode is one of {str(said)[:100]}; start the server with the "
                 "--benchmark that fits."
             )
 
@@ -83,9 +83,14 @@ class HarnessBenchmark:
         """
         images = message.get("images")
         if not isinstance(images, Mapping) or self.image not in images:
-            found = ", ".join(map(str, images)) if isinstance(images, Mapping) else "none"
+            found = _shown(images) if isinstance(images, Mapping) else "none"
             raise InputError(f"{self.name} sends images.{self.image}, but the observation has {found}.")
-        picture = np.asarray(images[self.image])
+        picture = images[self.image]
+        # Of lists NumPy would make an array, in which each text is as long as the longest.
+        if not isinstance(picture, np.ndarray):
+            raise InputError(
+                f"{self.name} sends images.{self.image} as a picture, but it came as a {type(picture).__name__}."
+            )
         expected = (self.camera.height, self.camera.width, 3)
         if picture.shape != expected or picture.dtype != np.uint8:
             raise InputError(
@@ -98,6 +103,11 @@ class HarnessBenchmark:
                 f"The observation has no task_description; {self.name} sends it with every step."
             )
         return Observation(picture, instruction, self.camera.intrinsics if own_camera else None)
+
+
+def _shown(names: Mapping[Any, Any]) -> str:
+    """The first of a message's names, however many and long they are."""
+    return ", ".join(str(name)[:40] for name, _ in zip(names, range(12), strict=False)) or "none"
 
 
 # The bound of a rotation in the harness's specs, a little more than π.
