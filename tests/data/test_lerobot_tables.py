@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from spatialvla.processor import Processor
 
 TOP = "observation.images.top"
 DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
+TASKS = "meta/tasks.parquet"
 WORDS = ("pick up the cube", "open the drawer")
 LENGTH = 20
 
@@ -146,6 +148,31 @@ def test_a_table_of_episodes_whose_numbers_became_floats(root):
         edit_rows(root, **{"data/chunk_index": value})
         with pytest.raises(CheckpointError, match=r"file-000\.parquet has a row that cannot be used"):
             open_source(root)
+
+
+@pytest.mark.parametrize("name", ["episode_index", "length", "dataset_from_index"])
+@pytest.mark.parametrize("value", [2.0**63, 1e300, float("nan"), -1.0])
+def test_numbers_that_no_dataset_counts_to(root, name, value):
+    edit_rows(root, **{name: value})
+    with pytest.raises(CheckpointError, match=r"file-000\.parquet|meta"):
+        open_source(root).episode(0)
+
+
+@pytest.mark.parametrize("value", [2.0**63, 1e300, float("nan"), -1.0])
+def test_times_that_no_video_has(tmp_path, value):
+    root = Path(shutil.copytree(Path(__file__).parent / "lerobot_v3", tmp_path / "d"))
+    column = next(name for name in pq.read_schema(root / EPISODES).names if name.endswith("/from_timestamp"))
+    edit_rows(root, **{column: value})
+    with pytest.raises(CheckpointError, match="is no time in a video"):
+        LeRobotDataset(root)
+
+
+@pytest.mark.parametrize(("file", "name"), [(EPISODES, "length"), (TASKS, "task"), (DATA, "action")])
+def test_two_columns_of_one_name(root, file, name):
+    table = pq.read_table(root / file)
+    pq.write_table(table.append_column(name, table[name]), root / file)
+    with pytest.raises(CheckpointError, match=rf"has two columns called '{name}'"):
+        open_source(root).episode(0)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
 _MOST_TASKS = 1_000_000
+_LARGEST = 2**53
+_LONGEST_VIDEO = 1e7
 _INFO = "meta/info.json"
 _STATS = "meta/stats.json"
 _TASKS = "meta/tasks.parquet"
@@ -224,10 +226,20 @@ def in_order(numbered: Iterable[tuple[Any, Any]], path: Path) -> tuple[str, ...]
 
 
 def whole(number: Any) -> int:
-    """A number that may have become a float on its way through a table. Raises ValueError or TypeError."""
-    if isinstance(number, str) or number != int(number):
-        raise ValueError(f"{number!r} is no whole number")
+    """A number that may have become a float on its way through a table.
+
+    Raises ValueError, TypeError or OverflowError for anything else, and where no dataset counts so far.
+    """
+    if isinstance(number, str) or number != int(number) or abs(number) > _LARGEST:
+        raise ValueError(f"{number!r} is no whole number of a dataset")
     return int(number)
+
+
+def _seconds(time: Any) -> float:
+    """A time in a video. Raises ValueError or TypeError for anything else."""
+    if not 0 <= float(time) <= _LONGEST_VIDEO:
+        raise ValueError(f"{time!r} is no time in a video")
+    return float(time)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -315,7 +327,7 @@ def _episode_record(row: Mapping[str, Any], videos: Sequence[str]) -> EpisodeRec
             key: FilePart(
                 whole(row[f"videos/{key}/chunk_index"]),
                 whole(row[f"videos/{key}/file_index"]),
-                float(row[f"videos/{key}/from_timestamp"]),
+                _seconds(row[f"videos/{key}/from_timestamp"]),
             )
             for key in videos
         },

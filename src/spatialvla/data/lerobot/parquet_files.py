@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -64,11 +65,13 @@ def read_columns(
 ) -> pa.Table:
     """Some columns of some row groups, all unless given.
 
-    Raises OverBudget where they would take far more memory than the file's size can mean: numbers are counted
+    Raises CheckpointError where two columns have one name, and OverBudget where they would take far more memory than the file's size can mean: numbers are counted
     before they are read, and of text and bytes, of which one can be meant many times, a few rows are read at a
     time.
     """
     most = _SPREAD * path.stat().st_size + _SLACK
+    if twice := sorted(name for name, times in Counter(file.schema_arrow.names).items() if times > 1):
+        raise CheckpointError(f"{path} has two columns called '{twice[0]}'; write it again with one of them.")
     budget = Budget(2**63, most)
     groups = list(range(file.metadata.num_row_groups) if groups is None else groups)
     names = None if columns is None else list(columns)
