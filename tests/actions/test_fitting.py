@@ -36,6 +36,9 @@ def test_a_gripper_from_0_to_1_is_taken():
 def test_another_range_is_refused(low, high):
     with pytest.raises(InputError, match=f"grippers from {low:g} to {high:g}, but robots here take 0"):
         check_gripper(statistics(low, high))
+    unknown = np.full(7, np.nan)
+    with pytest.raises(InputError, match=f"grippers from {low:g} to {high:g}"):
+        check_gripper(replace(statistics(low, high), min=unknown, max=unknown))
     unsaid = replace(LIBERO, gripper=None)
     with pytest.raises(InputError, match=f"grippers from {low:g}"):
         check_fit(unsaid, LIBERO, "the arm", statistics=statistics(low, high))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.errors import InputError
@@ -45,7 +47,9 @@ def check_gripper(statistics: ActionStatistics) -> None:
     Raises InputError for statistics of another range, such as LIBERO's own -1 (open) to 1 (closed): a policy
     with such statistics would close where it should open.
     """
-    low, high = float(statistics.min[_GRIPPER]), float(statistics.max[_GRIPPER])
+    # Statistics without a minimum and a maximum, NaN here, have quantiles all the same.
+    low = float(np.fmin(statistics.min, statistics.q01)[_GRIPPER])
+    high = float(np.fmax(statistics.max, statistics.q99)[_GRIPPER])
     closed, opened = STANDARD_GRIPPER
     if low < closed - _SLACK or high > opened + _SLACK:
         raise InputError(

@@ -65,9 +65,9 @@ def read_columns(
 ) -> pa.Table:
     """Some columns of some row groups, all unless given.
 
-    Raises CheckpointError where two columns have one name, and OverBudget where they would take far more memory than the file's size can mean: numbers are counted
-    before they are read, and of text and bytes, of which one can be meant many times, a few rows are read at a
-    time.
+    Raises CheckpointError where two columns have one name, and OverBudget where they would take far more memory
+    than the file's size can mean: numbers are counted before they are read, and of text and bytes, of which one
+    can be meant many times, a few rows are read at a time.
     """
     most = _SPREAD * path.stat().st_size + _SLACK
     if twice := sorted(name for name, times in Counter(file.schema_arrow.names).items() if times > 1):

@@ -71,8 +71,8 @@ class HarnessBenchmark:
         said = (task.get("suite") or task.get("task_name")) if isinstance(task, Mapping) else None
         if said is not None and not str(said).startswith(self.task_prefixes):
             raise InputError(
-                f"This server plays {self.name}, but the episode is one of {str(said)[:100]}; start the server with the "
-                "--benchmark that fits."
+                f"This server plays {self.name}, but the episode is one of {str(said)[:100]}; start the server with "
+                "the --benchmark that fits."
             )
 
     def observation(self, message: Mapping[str, Any], *, own_camera: bool) -> Observation:
