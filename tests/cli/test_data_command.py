@@ -1,6 +1,7 @@
 """`spatialvla data`, as it is typed."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,9 @@ def test_inspect_takes_a_mapping_and_sees_depth(capsys, tmp_path):
     run("inspect", "--dataset", tmp_path / "d", "--mapping", mapping)
     out = capsys.readouterr().out
     assert "Camera: 16x16, with depth, fx 20.0, fy 20.0, cx 8.0, cy 8.0" in out
+    assert re.search(
+        r"Depth: 16x16, 0\.50\d to 1\.49 m \(q01 to q99\), 0\.0% not measured, in the frames", out
+    )
     assert "Warning" not in out
 
 

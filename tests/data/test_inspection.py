@@ -25,6 +25,7 @@ class MadeEpisode:
     timestamps: np.ndarray | None = None
     frozen: bool = False
     meters: float | None = None
+    flat: bool = False
 
     @property
     def columns(self):
@@ -46,7 +47,10 @@ class MadeEpisode:
         return pictures
 
     def depth(self, steps):
-        return None if self.meters is None else check_episode_depth(np.full((len(steps), 4, 4), self.meters))
+        if self.meters is None:
+            return None
+        slope = np.full(16, 1.0) if self.flat else np.linspace(1, 1.25, 16)
+        return check_episode_depth(np.tile(self.meters * slope.reshape(4, 4), (len(steps), 1, 1)))
 
 
 def check_episode_depth(readings):
@@ -273,13 +277,26 @@ def test_steps_that_no_arm_takes_are_doubted(units, dimension, reach, doubts):
         ({"frozen": True}, "stays the same, bit for bit, while the arm moves, in 4 of the 4 episodes"),
         ({"meters": 1.5}, None),
         ({"meters": 0.0}, "cannot be used in 4 of the 4 episodes looked at, as in 0: it is 0 everywhere"),
-        ({"meters": 900.0}, "as in 0: Depth reaches 900 meters"),
+        ({"meters": 900.0}, "as in 0: Depth reaches 1125 meters"),
+        ({"meters": 10.0, "flat": True}, "it is 10 m almost everywhere, as where millimeters were taken for"),
+        ({"meters": 0.0015}, "its median is 0.0017 m, nearer than cameras see"),
     ],
 )
 def test_cameras_and_sensors_that_have_stopped_are_doubted(options, warning):
     warnings = inspected(**options).warnings
     assert len(warnings) == (warning is not None)
     assert warning is None or warning in warnings[0]
+
+
+def test_depth_is_summed_up_and_drawn():
+    found = inspected(meters=2.0)
+    assert found.depth.size == (4, 4)
+    assert (found.depth.nearest, found.depth.farthest) == pytest.approx((2.0, 2.5), abs=0.01)
+    assert found.depth.holes == 0
+    assert len(contact_sheet(found).axes) > len(contact_sheet(inspected()).axes)
+    assert inspected().depth is None
+    blind = inspected(meters=0.0).depth
+    assert (blind.nearest, blind.farthest, blind.holes) == (0, 0, 1)
 
 
 def test_a_picture_may_stay_while_nothing_moves():

@@ -13,11 +13,14 @@ from hypothesis.extra import numpy as hnp
 
 from spatialvla.common.seals import is_whole
 from spatialvla.data.frame_cache import CachedSource
+from spatialvla.data.inspection import inspect
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter, depth_video
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.viz.dataset import contact_sheet
+from spatialvla.viz.drawing import png
 
 SAMPLE = Path(__file__).parent / "lerobot_v3_depth"
 EXPECTED = np.load(SAMPLE.with_name("lerobot_v3_depth_expected.npz"))["depth_m"]
@@ -86,6 +89,27 @@ def test_the_frame_cache_keeps_depth_and_its_holes(tmp_path):
     assert (readings == 0).any()
     measured = readings[readings > 0]
     assert 0.09 < measured.min() < measured.max() < 1.9
+
+
+def test_an_inspection_tells_range_and_holes():
+    found = inspect(LeRobotSource(SAMPLE, THROUGH_TOP))
+    readings = without_holes_of_lerobot()
+    assert found.depth.size == (48, 64)
+    assert (found.depth.nearest, found.depth.farthest) == pytest.approx(
+        np.quantile(readings[readings > 0], (0.01, 0.99)), abs=0.02
+    )
+    assert found.depth.holes == pytest.approx((readings == 0).mean(), abs=0.02)
+    assert not any("depth" in warning for warning in found.warnings)
+    assert png(contact_sheet(found)).startswith(b"\x89PNG")
+
+
+def test_millimeters_that_lerobot_took_for_meters_are_doubted(tmp_path):
+    """Its encoder cuts them off at depth_max."""
+    depth = np.full((6, 16, 16), 10.0, np.float32)
+    depth[:, 3] = 0
+    written(tmp_path / "d", depth)
+    found = inspect(LeRobotSource(tmp_path / "d", THROUGH_TOP))
+    assert any("it is 10 m almost everywhere, as where millimeters" in warning for warning in found.warnings)
 
 
 def test_linear_codes_are_linear(copied):

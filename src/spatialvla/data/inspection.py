@@ -11,6 +11,7 @@ import numpy as np
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.data.action_sketch import ActionSketch
+from spatialvla.data.depth_summary import DepthSummary, depth_doubt
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.omissions import Omissions
 from spatialvla.data.step_times import StepTimes
@@ -32,6 +33,7 @@ class Strip:
     """Frames of one episode, evenly spread. images: (n, H, W, 3) uint8. steps: (n,).
 
     frozen: whether a picture comes again, bit for bit, after motions. depth: why its depth cannot be, or "".
+    readings: (n, h, w) float32 meters, 0 where nothing was measured; None where there are none.
     """
 
     episode: int
@@ -40,6 +42,7 @@ class Strip:
     steps: np.ndarray
     frozen: bool = False
     depth: str = ""
+    readings: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Inspection:
     most frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an
     image of `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a
     uniform sample.
+    depth: of the frames shown; None without a sensor whose depth can be read.
     omissions: what a run would leave out. warnings: one sentence each.
     """
 
@@ -62,6 +66,7 @@ class Inspection:
     size: tuple[int, int]
     intrinsics: np.ndarray | None
     has_depth: bool
+    depth: DepthSummary | None
     statistics: ActionStatistics
     sample: np.ndarray
     strips: tuple[Strip, ...]
@@ -137,6 +142,7 @@ def inspect(
         size=size,
         intrinsics=None if camera is None else camera.scaled_to(*size) if shown else camera.intrinsics,
         has_depth=_has_depth(source, readable[0]),
+        depth=DepthSummary.of([strip.readings for strip in shown if strip.readings is not None]),
         statistics=statistics,
         sample=sketch.sample,
         strips=tuple(shown),
@@ -176,18 +182,17 @@ def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
         and bool((np.abs(episode.actions[steps[row] : steps[row + 1], :6]) > _STILL).any())
         for row in range(len(steps) - 1)
     )
-    return Strip(index, episode.instruction, images, np.array(steps), frozen, _depth_doubt(episode, steps))
+    readings, doubt = _depth(episode, steps)
+    return Strip(index, episode.instruction, images, np.array(steps), frozen, doubt, readings)
 
 
-def _depth_doubt(episode: Episode, steps: Sequence[int]) -> str:
-    """Why an episode's depth cannot be used, "" where it can or there is none."""
+def _depth(episode: Episode, steps: Sequence[int]) -> tuple[np.ndarray | None, str]:
+    """Readings, if there are any, and why they cannot be used, or ""."""
     try:
         readings = episode.depth(steps)
     except CheckpointError as error:
-        return str(error)
-    if readings is None or readings.any():
-        return ""
-    return "it is 0 everywhere, which means that nothing was measured"
+        return None, str(error)
+    return readings, "" if readings is None else depth_doubt(readings)
 
 
 def _has_depth(source: EpisodeSource, index: int) -> bool:

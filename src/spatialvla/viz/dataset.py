@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spatialvla.common.terminal import shown
-from spatialvla.data.inspection import Inspection
+from spatialvla.data.depth_summary import DepthSummary
+from spatialvla.data.inspection import Inspection, Strip
 from spatialvla.types import ACTION_AXES
 from spatialvla.viz.drawing import INK, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DATA, _QUANTILE = "#5b8dd9", "#e08a3c"
@@ -50,23 +53,40 @@ def action_figure(inspection: Inspection) -> Figure:
 
 
 def contact_sheet(inspection: Inspection) -> Figure:
-    """A row of frames for each episode shown, its instruction at the left."""
-    strips = inspection.strips
+    """A row of frames for each episode shown, its instruction at the left, and their depth below them."""
+    strips, depth = inspection.strips, inspection.depth
     columns = max((len(strip.images) for strip in strips), default=1)
     height, width = inspection.size if strips else (1, 1)
     frame = 1.5  # inches wide
     row = max(frame * height / width, 0.9) + 0.22
-    with new_figure(2.2 + columns * frame, max(len(strips), 1) * row) as figure:
-        axes = figure.subplots(
-            max(len(strips), 1), columns + 1, squeeze=False, width_ratios=[2.0, *[frame] * columns]
-        )
+    of_a_strip = 1 if depth is None else 2
+    rows = max(len(strips), 1) * of_a_strip
+    with new_figure(2.2 + columns * frame, rows * row) as figure:
+        axes = figure.subplots(rows, columns + 1, squeeze=False, width_ratios=[2.0, *[frame] * columns])
         for axis in axes.ravel():
             axis.set_axis_off()
-        for line, strip in zip(axes, strips, strict=False):
+        for line, strip in zip(axes[::of_a_strip], strips, strict=False):
             words = textwrap.shorten(shown(strip.instruction or "(no instruction)"), 120, placeholder="…")
-            text = f"episode {strip.episode}\n" + textwrap.fill(words, _WORDS_A_LINE)
-            line[0].text(0, 0.5, text, va="center", transform=line[0].transAxes, parse_math=False)
+            _write(line[0], f"episode {strip.episode}\n" + textwrap.fill(words, _WORDS_A_LINE))
             for axis, image, step in zip(line[1:], strip.images, strip.steps, strict=False):
                 axis.imshow(np.asarray(image))
                 axis.set_title(f"step {step}", fontsize=7, pad=2)
+        if depth is not None:
+            for line, strip in zip(axes[1::2], strips, strict=False):
+                _draw_depth(line, strip, depth)
     return figure
+
+
+def _draw_depth(line: Sequence[Axes], strip: Strip, depth: DepthSummary) -> None:
+    """Near is bright, far is dark, and holes stay blank; all episodes share one scale."""
+    if strip.readings is None:
+        _write(line[0], "depth cannot be read")
+        return
+    _write(line[0], f"depth, {depth.nearest:.2g} m (bright)\nto {depth.farthest:.2g} m (dark)")
+    for axis, readings in zip(line[1:], strip.readings, strict=False):
+        measured = np.where(readings > 0, readings, np.nan)
+        axis.imshow(measured, cmap="viridis_r", vmin=depth.nearest, vmax=depth.farthest)
+
+
+def _write(axis: Axes, text: str) -> None:
+    axis.text(0, 0.5, text, va="center", transform=axis.transAxes, parse_math=False)

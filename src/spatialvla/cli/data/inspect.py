@@ -27,8 +27,8 @@ _NAMED = 20  # of what is left out, for each reason
 class Inspect(Verb):
     """Print what a dataset holds, with warnings.
 
-    Shows episodes, instructions, camera and actions, and what a run with --on-bad skip would leave out; with
-    --out it draws histograms and a contact sheet.
+    Shows episodes, instructions, camera, depth and actions, and what a run with --on-bad skip would leave out;
+    with --out it draws histograms and a contact sheet.
     """
 
     source: FlatSourceOptions
@@ -91,6 +91,12 @@ def _print(inspection: Inspection, console: Console) -> None:
         else f"fx {k[0, 0]:.1f}, fy {k[1, 1]:.1f}, cx {k[0, 2]:.1f}, cy {k[1, 2]:.1f}"
     )
     line(f"Camera: {width}x{height}{depth}, {known}")
+    if (sensor := inspection.depth) is not None:
+        height, width = sensor.size
+        line(
+            f"Depth: {width}x{height}, {sensor.nearest:.3g} to {sensor.farthest:.3g} m (q01 to q99), "
+            f"{sensor.holes:.1%} not measured, in the frames looked at"
+        )
     line(f"Units of actions: {_units(inspection.units)}")
     console.print(_table(inspection))
     for warning in inspection.warnings:

@@ -180,7 +180,7 @@ def encode(codes: np.ndarray, fps: float, path: Path) -> None:
     """
     for keyframe_every in (_KEYFRAME_EVERY, 1):
         _encode(codes, fps, path, keyframe_every)
-        # x265 4.1 predicts pictures one block wide (16, 32 or 64 pixels) from others than a player has.
+        # x265 4.2 predicts pictures one block wide (16, 32 or 64 pixels) from others than a player has.
         if np.array_equal(_decode(path), codes):
             seal_mp4(path)
             return
