@@ -69,6 +69,7 @@ def test_intrinsics_follow_the_resize():
         (np.diag([0.0, 1, 1]), "singular"),
         (np.full((3, 3), np.nan), "NaN"),
         (np.eye(4), r"3x3 matrix, got shape \(4, 4\)"),
+        ([[60, 0, 32], [0, 60], [0, 0, 1]], "3x3 matrix of numbers"),
         (np.eye(3), "focal length of fx = 1 "),
         (np.diag([1e-20, 1e-20, 1]), "focal length"),
         (np.diag([1e9, 60, 1]), "focal length"),
@@ -98,6 +99,8 @@ def test_depth_travels_in_meters():
         (np.zeros((4, 4)), "no reading"),
         (-np.ones((4, 4)), "negative"),
         (np.full((4, 4), 900.0), "reaches 900 meters"),
+        (np.full((4, 4), 1e-30), "no farther than 1e-30 meters"),
+        (np.diag([0.002, 0, 0, 0]), "no farther than 0.002 meters"),
         (np.diag([1e30, 1, 1, 1]), "meters, not millimeters"),
         (np.ones((4, 4), dtype=np.uint16), "meters, got uint16"),
         (np.ones((4, 4, 1)), "got float64"),
@@ -157,6 +160,12 @@ def test_prompts():
             one(prompt=f"pick {token} up")
     with pytest.raises(InputError, match="strings"):
         one(prompt=3)
+    for undecoded in ("caf\udce9", "\ud800"):  # as a terminal in latin-1 and as JSON gives it
+        with pytest.raises(InputError, match="no text; type or save it in UTF-8"):
+            one(prompt=undecoded)
+    for wrong in (None, 3, b"pick"):
+        with pytest.raises(InputError, match="An instruction is a string, not a"):
+            Processor.prompt(wrong)
 
 
 def test_inference_prompts_are_padded_to_few_lengths():

@@ -142,6 +142,8 @@ class Processor(StoredProcessor):
     @staticmethod
     def prompt(instruction: str, template: str = "{instruction}") -> str:
         """What a model is told of an instruction: the words in lower case, as it was trained on."""
+        if not isinstance(instruction, str):
+            raise InputError(f"An instruction is a string, not a {type(instruction).__name__}.")
         return template.replace("{instruction}", instruction.strip().lower())
 
     def check_instruction(self, instruction: str) -> None:
@@ -280,6 +282,10 @@ class Processor(StoredProcessor):
         text = prompt.removeprefix("<image>").strip()
         if not text:
             raise InputError("A prompt is empty; say what the robot should do.")
+        if not _is_unicode(text):
+            raise InputError(
+                f"The prompt {text[:60]!r} holds bytes that are no text; type or save it in UTF-8."
+            )
         ids = self.tokenizer.encode(text + "\n", add_special_tokens=False).ids
         first_action = self.action_token_begin_idx
         reserved = self._ids.values()
@@ -306,3 +312,8 @@ def _one_a_row(dataset: Keys, rows: int) -> Sequence[str | None]:
             f"Got {rows} rows and {len(dataset)} datasets; pass one for all, or as many of each."
         )
     return dataset
+
+
+def _is_unicode(text: str) -> bool:
+    """False for text with bytes that could not be decoded, which Python keeps as halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -23,6 +23,9 @@ SMALLEST_DEPTH = 1e-3
 LARGEST_DEPTH = 100.0
 """Meters. No sensor of a robot's sees further; what seems to is in other units, most often millimeters."""
 
+_NEAREST_VIEW = 0.01
+"""Meters; a camera all of whose readings are nearer sees nothing."""
+
 _FOCAL_LENGTHS = (0.1, 100.0)
 """Of the picture's side: fields of view of 157° and of half a degree."""
 
@@ -40,7 +43,10 @@ def check_intrinsics(intrinsics: np.ndarray, size: tuple[int, int] | None = None
     Raises InputError unless K is finite, invertible, upper triangular and ends in (0, 0, 1), and where no
     camera that takes pictures of this size has such a K.
     """
-    matrix = np.asarray(intrinsics, dtype=np.float64)
+    try:
+        matrix = np.asarray(intrinsics, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("Intrinsics must be a 3x3 matrix of numbers.") from None
     if matrix.shape != (3, 3):
         raise InputError(f"Intrinsics must be a 3x3 matrix, got shape {matrix.shape}.")
     if not np.isfinite(matrix).all():
@@ -215,6 +221,10 @@ def _meters(depth: np.ndarray) -> Float[np.ndarray, "h w"]:
     check_readings(meters)
     if not meters.any():
         raise InputError("Depth has no reading at all, 0 everywhere; leave it out, so that it is estimated.")
+    if meters.max() < _NEAREST_VIEW:
+        raise InputError(
+            f"Depth sees no farther than {meters.max():g} meters, nearer than any scene; pass meters."
+        )
     return meters.astype(np.float32) if (meters > 0).all() else fill_holes(meters)
 
 
