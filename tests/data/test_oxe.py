@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rlds_writer import COLOR, write_steps
 
-from spatialvla.data import grippers
+from spatialvla.data import hand_motions
 from spatialvla.data.episodes import WholeChunks
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
@@ -387,7 +387,7 @@ def test_bad_numbers_and_unknown_names(tmp_path):
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.05, 1.0]), min_size=1))
 def test_commands_hold_until_the_next(commands):
-    state = grippers.from_closing_commands(np.array(commands))
+    state = hand_motions.from_closing_commands(np.array(commands))
     given_ = [c for c in commands if abs(c) > 0.1]
     expected = 1.0 if not given_ else float(given_[0] > 0)
     for command, value in zip(commands, state, strict=True):
@@ -397,7 +397,7 @@ def test_commands_hold_until_the_next(commands):
 
 @given(st.lists(st.floats(0, 1), min_size=1))
 def test_openings_settle(values):
-    settled = grippers.settled(np.array(values))
+    settled = hand_motions.settled(np.array(values))
     carry = values[-1]
     for value, result in zip(reversed(values), reversed(settled.tolist()), strict=True):
         carry = 1.0 if value > 0.95 else 0.0 if value < 0.05 else carry
