@@ -82,7 +82,7 @@ def test_mismatches_are_refused_when_loading():
 )
 def test_what_is_no_observation_is_one_sentence(policy, observation):
     with pytest.raises(
-        InputError, match=r"takes an Observation\(image, instruction, intrinsics, depth\), not a"
+        InputError, match=r"takes an Observation\(image, instruction, intrinsics, depth, extrinsics\), not a"
     ):
         policy.act(observation)
 

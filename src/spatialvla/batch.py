@@ -23,6 +23,8 @@ class Batch:
     intrinsics: K in pixels of `pixel_values`.
     labels: IGNORED or GIVEN where no loss is taken; None at inference.
     depth: meters from a sensor; None lets the model estimate it.
+    extrinsics: takes points back-projected by `intrinsics` to the robot's frame, in meters; None where the model's
+    Ego3D works in the camera's.
     """
 
     input_ids: Int[torch.Tensor, "B T"]
@@ -31,6 +33,7 @@ class Batch:
     intrinsics: Float[torch.Tensor, "B 3 3"]
     labels: Int[torch.Tensor, "B T"] | None = None
     depth: Float[torch.Tensor, "B S S"] | None = None
+    extrinsics: Float[torch.Tensor, "B 4 4"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""

@@ -16,6 +16,7 @@ from spatialvla.batch import Batch
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.frozen_picture import FrozenPicture
+from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Sampling
 from spatialvla.model.fast.options import Optimization
@@ -151,7 +152,7 @@ class Policy:
         """
         if not isinstance(observation, Observation):
             raise InputError(
-                "A policy takes an Observation(image, instruction, intrinsics, depth), not a "
+                "A policy takes an Observation(image, instruction, intrinsics, depth, extrinsics), not a "
                 f"{type(observation).__name__}."
             )
         return self.processor.prepare(
@@ -160,6 +161,7 @@ class Policy:
             self.dataset,
             intrinsics=observation.intrinsics,
             depth=observation.depth,
+            extrinsics=self._picture_pose(observation),
             committed=committed,
         )
 
@@ -212,6 +214,18 @@ class Policy:
         """
         batch = self._batch(self._rows(observations, None))
         return np.asarray(self.model.depth(batch).float().cpu())
+
+    def _picture_pose(self, observation: Observation) -> Float[np.ndarray, "4 4"] | None:
+        """The observation's extrinsics, checked, as they go with its picture; None where the model uses none."""
+        pose = None if observation.extrinsics is None else check_extrinsics(observation.extrinsics)
+        if not self.model.config.needs_extrinsics:
+            return None
+        if pose is None:
+            raise InputError(
+                "This policy places what it sees in the robot's frame and has to know where the camera stands; pass "
+                "Observation.extrinsics, the 4x4 matrix camera -> robot base in meters."
+            )
+        return mirror_extrinsics(pose) if observation.mirrored else pose
 
     def _rows(self, observations: Sequence[Observation | Prepared], committed: Tokens) -> list[Prepared]:
         if isinstance(observations, Observation | Prepared | Mapping):

@@ -52,6 +52,7 @@ class Processor(StoredProcessor):
         *,
         intrinsics: Sequence[np.ndarray | None] | None = None,
         depth: Sequence[np.ndarray] | None = None,
+        extrinsics: Sequence[np.ndarray] | None = None,
         actions: Float[np.ndarray, "B chunk 7"] | None = None,
         pad_to_multiple_of: int = 1,
     ) -> Batch:
@@ -61,8 +62,9 @@ class Processor(StoredProcessor):
         dataset: whose camera to assume and whose statistics normalize `actions`, one for all rows or one a
         row; None or "default" takes the default camera.
         intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
-        depth: (h, w) meters a row, on the image's field of view. actions: in the dataset's units; adds labels
-        and pads on the right instead of the left.
+        depth: (h, w) meters a row, on the image's field of view. extrinsics: (4, 4) a row, takes points
+        back-projected by K to the robot's frame, in meters; it mirrors where the picture is mirrored.
+        actions: in the dataset's units; adds labels and pads on the right instead of the left.
         pad_to_multiple_of: inference prompts are padded to a multiple of so many tokens behind the image's,
         so that instructions of many lengths make batches of few. Padding is never attended to.
         Raises InputError on anything that cannot be used.
@@ -75,15 +77,23 @@ class Processor(StoredProcessor):
         if len(prompts) != len(images):
             raise InputError(f"Got {len(images)} images and {len(prompts)} prompts; pass as many of each.")
         count = len(images)
-        for name, given in (("intrinsics", intrinsics), ("depth maps", depth), ("action chunks", actions)):
+        for name, given in (
+            ("intrinsics", intrinsics),
+            ("depth maps", depth),
+            ("extrinsics", extrinsics),
+            ("action chunks", actions),
+        ):
             if given is not None and len(given) != count:
                 raise InputError(f"Got {count} images and {len(given)} {name}; pass as many of each.")
         keys = _one_a_row(dataset, count)
         cameras = [None] * count if intrinsics is None else intrinsics
         maps = [None] * count if depth is None else depth
+        poses = [None] * count if extrinsics is None else extrinsics
         rows = [
-            self.prepare(image, prompt, key, intrinsics=matrix, depth=map_)
-            for image, prompt, key, matrix, map_ in zip(images, prompts, keys, cameras, maps, strict=True)
+            self.prepare(image, prompt, key, intrinsics=matrix, depth=map_, extrinsics=pose)
+            for image, prompt, key, matrix, map_, pose in zip(
+                images, prompts, keys, cameras, maps, poses, strict=True
+            )
         ]
         suffixes = None if actions is None else self._action_ids(actions, keys)
         return self.collate(rows, suffixes, pad_to_multiple_of)
@@ -96,6 +106,7 @@ class Processor(StoredProcessor):
         *,
         intrinsics: np.ndarray | None = None,
         depth: np.ndarray | None = None,
+        extrinsics: np.ndarray | None = None,
         committed: Int[np.ndarray, "P 3"] | None = None,
     ) -> Prepared:
         """One row, checked by itself, so that a bad one fails before it shares a batch with others.
@@ -103,7 +114,7 @@ class Processor(StoredProcessor):
         Arguments are those of one row of `__call__`. committed: tokens of steps that are under way.
         Raises InputError on anything that cannot be used.
         """
-        view = View.of(image, intrinsics, depth).resized(self.image_size)
+        view = View.of(image, intrinsics, depth, extrinsics).resized(self.image_size)
         if view.intrinsics is None:
             assumed = self.camera(dataset).scaled_to(self.image_size, self.image_size)
             view = replace(view, intrinsics=assumed)
@@ -117,13 +128,16 @@ class Processor(StoredProcessor):
     ) -> Batch:
         """Rows -> a batch. suffixes: 3 * chunk vocabulary ids a row, of the actions to learn.
 
-        Raises InputError if some rows have depth and others do not.
+        Raises InputError if some rows have depth or extrinsics and others do not.
         """
         if pad_to_multiple_of < 1:
             raise InputError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}.")
         depth = [row.view.depth for row in rows if row.view.depth is not None]
         if depth and len(depth) != len(rows):
             raise InputError("Either all observations of a batch bring depth or none does.")
+        poses = [row.view.extrinsics for row in rows if row.view.extrinsics is not None]
+        if poses and len(poses) != len(rows):
+            raise InputError("Either all observations of a batch bring extrinsics or none does.")
         input_ids, attention_mask, labels = self._tokens(
             [row.prompt_ids for row in rows], suffixes, pad_to_multiple_of
         )
@@ -137,6 +151,7 @@ class Processor(StoredProcessor):
             intrinsics=torch.from_numpy(intrinsics).float(),
             labels=labels,
             depth=torch.from_numpy(np.stack(depth)) if depth else None,
+            extrinsics=torch.from_numpy(np.stack(poses)).float() if poses else None,
         )
 
     @staticmethod

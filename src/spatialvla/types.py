@@ -21,12 +21,17 @@ class Observation:
     intrinsics: K in pixels of `image`; None takes the checkpoint's own camera.
     depth: meters along the optical axis, from a sensor with the image's field of view; None lets the model
     estimate it.
+    extrinsics: camera -> robot base, in meters, of the real camera (x right, y down, z forward); needed by checkpoints
+    whose Ego3D works in the robot's frame, and not used by others.
+    mirrored: the picture is flipped left to right, as LIBERO's are; `intrinsics` are those of the flipped picture.
     """
 
     image: UInt8[np.ndarray, "H W 3"] | Image
     instruction: str
     intrinsics: Real[np.ndarray, "3 3"] | None = None
     depth: Float[np.ndarray, "h w"] | None = None
+    extrinsics: Real[np.ndarray, "4 4"] | None = None
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from spatialvla.common.pictures import to_rgb
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import check_picture_pose
 
 SMALLEST_DEPTH = 1e-3
 """Meters; float16 keeps it apart from 0."""
@@ -151,15 +152,18 @@ class Camera:
 
 @dataclass(frozen=True)
 class View:
-    """What a camera saw, checked: picture, intrinsics and depth of one field of view.
+    """What a camera saw, checked: picture, intrinsics and depth of one field of view, and from where.
 
     image: RGB. intrinsics: K in pixels of `image`; None where unknown.
     depth: positive meters along the optical axis, in a resolution of its own; None where not measured.
+    extrinsics: takes points back-projected by K to the robot's frame, in meters: camera -> robot base, mirrored
+    where the picture is; None where unknown.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     intrinsics: Float[np.ndarray, "3 3"] | None = None
     depth: Float[np.ndarray, "h w"] | None = None
+    extrinsics: Float[np.ndarray, "4 4"] | None = None
 
     @classmethod
     def of(
@@ -167,11 +171,13 @@ class View:
         image: np.ndarray | Image.Image,
         intrinsics: np.ndarray | None = None,
         depth: np.ndarray | None = None,
+        extrinsics: np.ndarray | None = None,
     ) -> View:
         """Images may be PIL images, which are turned as their EXIF says, or uint8 arrays that are gray
         (H, W[, 1]), RGB or RGBA (H, W, 3 or 4). Depth may have holes: 0 where nothing was measured.
 
-        Raises InputError for what is no picture, no camera matrix of such a picture, or no depth in meters.
+        Raises InputError for what is no picture, no camera matrix of such a picture, no depth in meters, or no
+        camera's pose.
         """
         picture = _rgb(image)
         height, width = picture.shape[:2]
@@ -179,6 +185,7 @@ class View:
             picture,
             None if intrinsics is None else check_intrinsics(intrinsics, (height, width)),
             None if depth is None else _meters(depth),
+            None if extrinsics is None else check_picture_pose(extrinsics),
         )
 
     def resized(self, size: int) -> View:
@@ -196,7 +203,7 @@ class View:
                 intrinsics = resize_intrinsics(intrinsics, self.image.shape[:2], square)
         if depth is not None and depth.shape != square:
             depth = np.asarray(Image.fromarray(depth).resize(square, Image.Resampling.NEAREST))
-        return View(image, intrinsics, depth)
+        return View(image, intrinsics, depth, self.extrinsics)
 
 
 def _rgb(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "H W 3"]:

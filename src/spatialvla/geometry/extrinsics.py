@@ -36,6 +36,17 @@ def check_extrinsics(matrix: np.ndarray) -> Float[np.ndarray, "4 4"]:
     return _rigid(matrix, "Extrinsics", _FARTHEST_CAMERA, "the robot's base")
 
 
+def check_picture_pose(matrix: np.ndarray) -> Float[np.ndarray, "4 4"]:
+    """What takes points that were back-projected by K to the robot's frame, as `check_extrinsics`.
+
+    It mirrors (determinant −1) where the picture is flipped left to right, see `mirror_extrinsics`. Raises InputError.
+    """
+    pose = np.asarray(matrix, np.float64)
+    if pose.shape == (4, 4) and np.isfinite(pose).all() and np.linalg.det(pose[:3, :3]) < 0:
+        return mirror_extrinsics(check_extrinsics(mirror_extrinsics(pose)))
+    return check_extrinsics(pose)
+
+
 def check_hand_eye(matrix: np.ndarray) -> Float[np.ndarray, "4 4"]:
     """A wrist camera's pose in the gripper's frame, as `check_extrinsics`. Raises InputError."""
     return _rigid(matrix, "A hand-eye transform", _FARTHEST_IN_HAND, "the gripper")

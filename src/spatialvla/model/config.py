@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import SiglipVisionConfig, ZoeDepthConfig
@@ -15,6 +15,10 @@ from transformers import SiglipVisionConfig, ZoeDepthConfig
 from spatialvla.common.json_files import read_json
 from spatialvla.common.schema import parse
 from spatialvla.errors import CheckpointError
+from spatialvla.geometry.workspace import PUBLISHED, Workspace
+
+Ego3DFrame = Literal["camera", "robot"]
+"""Whose frame Ego3D places patches in."""
 
 _MOST_ENTRIES, _MOST_LAYERS, _LARGEST = 100_000, 1000, 2**31
 _AT_LEAST_1 = frozenset(
@@ -65,6 +69,8 @@ class SpatialVLAConfig:
     text: the Gemma 2 decoder. vision: SigLIP's settings, depth: ZoeDepth's, both in transformers' own words.
     The vocabulary is [text … <image> …][action tokens]; the action tokens start at `action_token_begin_idx`:
     first the translation cells, then the rotation cells, then gripper closed and open.
+    ego3d_frame, workspace: whose frame patches are placed in, and what their positions are encoded relative to. The
+    defaults are the published model's, which are not written.
     """
 
     text: Gemma2Config
@@ -79,6 +85,8 @@ class SpatialVLAConfig:
     ego3d_patch_reso: int = 2
     n_freqs: int = 8
     use_vision_zoe: bool = True
+    ego3d_frame: Ego3DFrame = "camera"
+    workspace: Workspace = PUBLISHED
     depth_padding: int = 31
     pad_token_id: int = 0
     eos_token_id: int = 1
@@ -93,6 +101,16 @@ class SpatialVLAConfig:
                 f"{self.spatial_token_num} of them from {self.action_token_begin_idx} end at {end}; "
                 "the checkpoint's config.json and processor_config.json do not belong together."
             )
+        if self.ego3d_frame not in get_args(Ego3DFrame):
+            raise CheckpointError(
+                f"ego3d_frame is {self.ego3d_frame!r} in the checkpoint's config.json; 'camera' and 'robot' can be "
+                "used."
+            )
+
+    @property
+    def needs_extrinsics(self) -> bool:
+        """Whether the network has to know where the camera stands."""
+        return self.use_vision_zoe and self.ego3d_frame == "robot"
 
     @property
     def spatial_token_num(self) -> int:
@@ -160,11 +178,13 @@ class SpatialVLAConfig:
             _check_sizes(raw)
             text = raw.pop("text_config")
             known = {f.name for f in fields(cls)}
+            workspace = raw.pop("workspace", asdict(PUBLISHED))
             text_known = {f.name for f in fields(Gemma2Config)}
             config = cls(
                 text=parse(Gemma2Config, {k: v for k, v in text.items() if k in text_known}, "text_config"),
                 vision=raw.pop("vision_config"),
                 depth=raw.pop("vision_zoe_config", {}),
+                workspace=parse(Workspace, workspace, "workspace"),
                 **{k: v for k, v in raw.items() if k in known},
                 extra={k: v for k, v in raw.items() if k not in known},
             )
@@ -177,8 +197,12 @@ class SpatialVLAConfig:
         own = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in ("text", "vision", "depth", "extra")
+            if f.name not in ("text", "vision", "depth", "extra", "ego3d_frame", "workspace")
         }
+        if self.ego3d_frame != "camera":
+            own["ego3d_frame"] = self.ego3d_frame
+        if self.workspace != PUBLISHED:
+            own["workspace"] = asdict(self.workspace)
         text = {f.name: getattr(self.text, f.name) for f in fields(self.text)}
         return {
             "architectures": ["SpatialVLAForConditionalGeneration"],

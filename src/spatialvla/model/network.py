@@ -156,10 +156,24 @@ class Network(nn.Module):
         return cast(torch.Tensor, self.vision_tower(pixel_values=pixels).last_hidden_state)
 
     def ego3d_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
-        """Where each patch is, in the camera's frame (§III-A)."""
-        side = self.config.ego3d_patch_reso
-        points = patch_points(self.depth(batch), batch.intrinsics, self.config.patch_size, side)
-        return cast(torch.Tensor, self.position_embedding_3d(points))
+        """Where each patch is, in the camera's frame (§III-A), or the robot's where `ego3d_frame` says so.
+
+        Raises InputError where that needs extrinsics which the batch lacks.
+        """
+        config = self.config
+        if config.needs_extrinsics and batch.extrinsics is None:
+            raise InputError(
+                "This model's Ego3D works in the robot's frame, and the batch does not say where the camera stands; "
+                "pass extrinsics= to the processor."
+            )
+        points = patch_points(
+            self.depth(batch),
+            batch.intrinsics,
+            config.patch_size,
+            config.ego3d_patch_reso,
+            batch.extrinsics if config.needs_extrinsics else None,
+        )
+        return cast(torch.Tensor, self.position_embedding_3d(points, config.workspace))
 
     def image_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
         """What each patch shows and, with `use_vision_zoe`, where it is."""

@@ -1,4 +1,4 @@
-"""Ego3D position encoding: where each image patch is, in the camera's own frame (§III-A)."""
+"""Ego3D position encoding: where each image patch is, in the camera's own frame (§III-A) or the robot's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from spatialvla.geometry.workspace import PUBLISHED, Workspace
 
 
 def back_project(depth: torch.Tensor, intrinsics: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
@@ -28,13 +30,27 @@ def back_project(depth: torch.Tensor, intrinsics: torch.Tensor, image_size: tupl
     return torch.stack([x, y, torch.ones_like(x)], dim=-1) * depth.float()[..., None]
 
 
+def to_robot(points: torch.Tensor, extrinsics: torch.Tensor) -> torch.Tensor:
+    """Points (B, …, 3) of the camera's frame in the robot's, meters. extrinsics: (B, 4, 4) camera -> robot base.
+
+    Always computed in float32, and by no matrix product, which a GPU or autocast would round.
+    """
+    pose = extrinsics.float().view(-1, *[1] * (points.dim() - 2), 4, 4)
+    return (pose[..., :3, :3] * points.float()[..., None, :]).sum(dim=-1) + pose[..., :3, 3]
+
+
 def patch_points(
-    depth: torch.Tensor, intrinsics: torch.Tensor, patch_size: int, points_per_side: int
+    depth: torch.Tensor,
+    intrinsics: torch.Tensor,
+    patch_size: int,
+    points_per_side: int,
+    extrinsics: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The 3-D points of every patch.
 
     depth: (B, H, W) meters; intrinsics: (B, 3, 3) in its pixels. Depth is averaged over
-    points_per_side x points_per_side cells a patch, then back-projected.
+    points_per_side x points_per_side cells a patch, then back-projected. extrinsics: (B, 4, 4) takes the points to
+    the robot's frame; None leaves them in the camera's.
     Returns (B, patches, points_per_side² * 3): patches row by row, within each sub-row, sub-column, xyz.
     """
     batch, height, width = depth.shape
@@ -42,6 +58,8 @@ def patch_points(
     side = points_per_side
     pooled = F.adaptive_avg_pool2d(depth.float(), (rows * side, columns * side))
     points = back_project(pooled, intrinsics, (height, width))
+    if extrinsics is not None:
+        points = to_robot(points, extrinsics)
     points = points.view(batch, rows, side, columns, side, 3).transpose(2, 3)
     return points.reshape(batch, rows * columns, side * side * 3)
 
@@ -65,18 +83,20 @@ class Ego3DPositionEncoding(nn.Module):
                 # A small gain, so that training starts from the image features as pre-trained.
                 nn.init.xavier_uniform_(layer.weight, gain=0.01)
 
-    def frequency_encoding(self, points: torch.Tensor) -> torch.Tensor:
+    def frequency_encoding(self, points: torch.Tensor, workspace: Workspace = PUBLISHED) -> torch.Tensor:
         """(B, N, n_points*3) meters -> (B, N, n_points*3*(1+2*n_freqs)): [x, sin 2ᵏx, cos 2ᵏx] of each.
 
-        Points are centered on 2 m in front of the camera and halved, as published.
+        x is the position relative to the workspace's center and scale.
         """
-        is_z = torch.arange(points.shape[-1], device=points.device) % 3 == 2
-        x = ((points - 2.0 * is_z) / 2)[..., None]
+        # Made on the device: a GPU that records what it does cannot take numbers from the host.
+        axis = torch.arange(points.shape[-1], device=points.device) % 3
+        center = sum(value * (axis == number) for number, value in enumerate(workspace.center))
+        x = ((points - center) / workspace.scale)[..., None]
         angles = x * 2.0 ** torch.arange(self.n_freqs, device=points.device, dtype=points.dtype)
         return torch.cat([x, angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
+    def forward(self, points: torch.Tensor, workspace: Workspace = PUBLISHED) -> torch.Tensor:
         """(B, N, n_points*3) meters, float32 -> (B, N, hidden_size) in the dtype of the weights."""
-        encoding = self.frequency_encoding(points.float())
+        encoding = self.frequency_encoding(points.float(), workspace)
         dtype = next(self.position_embedding_head.parameters()).dtype
         return cast(torch.Tensor, self.position_embedding_head(encoding.to(dtype)))

@@ -93,6 +93,7 @@ def warm_up(
             batch_size, 1, 1
         ),
         depth=torch.ones(batch_size, side, side) if depth else None,
+        extrinsics=torch.eye(4).repeat(batch_size, 1, 1) if config.needs_extrinsics else None,
     ).to(network.device)
     ids = decode(passes, batch).ids
     if not drafts:
