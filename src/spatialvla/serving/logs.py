@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
 
+from spatialvla.common.terminal import shown
+
 LogFormat = Literal["text", "json"]
 
 _LONGEST = 1000
@@ -20,12 +22,8 @@ log = logging.getLogger("spatialvla.serving")
 
 
 def printable(text: str) -> str:
-    """Text on one line, with whatever could move a cursor, color a terminal or forge a line escaped."""
-    shown = "".join(
-        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
-        for letter in text[:_LONGEST]
-    )
-    return shown + ("…" if len(text) > _LONGEST else "")
+    """Text on one line, with whatever could move a cursor, color a terminal or forge a line escaped; not endless."""
+    return shown(text[:_LONGEST]) + ("…" if len(text) > _LONGEST else "")
 
 
 class TextFormatter(logging.Formatter):

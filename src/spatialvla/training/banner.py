@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from spatialvla.common.terminal import shown
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.config import TrainConfig
@@ -38,17 +39,8 @@ def banner(
     told.add_column(no_wrap=True)
     told.add_column(overflow="fold")
     for name, text in lines.items():
-        told.add_row(Text(name, "bold"), _plain(text))
+        told.add_row(Text(name, "bold"), Text(shown(text)))
     return Group(told, _datasets(mixture))
-
-
-def _plain(text: str) -> Text:
-    """Names of datasets and folders as they are: neither markup nor a terminal's commands."""
-    return Text(
-        "".join(
-            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-        )
-    )
 
 
 def _recipe(config: TrainConfig) -> str:
@@ -116,5 +108,5 @@ def _datasets(mixture: TrainingMixture) -> Table:
     for key, found, held_out, size, drawn in rows:
         episodes = int((found.lengths > 0).sum())
         share = f"{drawn / draws.draws.sum():.1%}"
-        table.add_row(_plain(key), f"{episodes:,}", f"{int(held_out.sum()):,}", f"{int(size):,}", share)
+        table.add_row(Text(shown(key)), f"{episodes:,}", f"{int(held_out.sum()):,}", f"{int(size):,}", share)
     return table
