@@ -39,10 +39,11 @@ class Evaluate(Verb):
     options: FlatPolicyOptions
 
     suite: str = _SUITE
-    """Any suite of the installed LIBERO, or simpler_widowx."""
+    """Any suite of the installed LIBERO, libero_plus_camera_spatial and the like, or simpler_widowx."""
 
     episodes_per_task: int = 10
-    """Episode i starts from the benchmark's stored start state i; LIBERO has 50 a task, SimplerEnv 24."""
+    """Episode i starts from the benchmark's stored start state i; LIBERO has 50 a task, SimplerEnv 24,
+    LIBERO-plus 1."""
 
     tasks: tuple[int, ...] = ()
     """Task numbers to play, counted from 0; all unless given."""
@@ -83,11 +84,16 @@ class Evaluate(Verb):
 
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
-        """Reads --suite first, because the execution depends on it."""
-        from spatialvla.evaluation.benchmarks.registry import execution_for
+        """Reads --suite first, because what is played, and how, depends on it."""
+        from spatialvla.evaluation.benchmarks.registry import episodes_for, execution_for
 
         suite = read_first(_Chosen, arguments, program).suite
-        default = cls(PolicyOptions(policy=tyro.MISSING), suite=suite, execution=execution_for(suite))
+        default = cls(
+            PolicyOptions(policy=tyro.MISSING),
+            suite=suite,
+            episodes_per_task=episodes_for(suite),
+            execution=execution_for(suite),
+        )
         typed = shlex.join([*program.split(), *arguments])
         return replace(parse_options(cls, arguments, program, default), command=typed)
 

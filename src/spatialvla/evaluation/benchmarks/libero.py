@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
-from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.simulation.libero.tasks import Task, tasks
 from spatialvla.types import Observation
 
 # Steps after settling, as the LIBERO evaluations since OpenVLA count them: the longest human demonstration of
@@ -23,6 +24,8 @@ TIME_LIMITS = {
     "libero_10": 520,
 }
 _OTHER_TIME_LIMIT = 520
+
+CAMERA = "agentview"
 
 
 def time_limit(suite: str) -> int:
@@ -41,7 +44,7 @@ class LiberoBenchmark:
     image_size: int = 128
 
     @classmethod
-    def for_policy(cls, image_size: int, units: ActionUnits) -> LiberoBenchmark:
+    def for_policy(cls, image_size: int, units: ActionUnits) -> Self:
         """Pictures of the datasets' size that is nearest above the policy's."""
         return cls(128 if image_size <= 128 else 256)
 
@@ -58,7 +61,7 @@ class LiberoBenchmark:
         """The rules of the suite, as LIBERO evaluations since OpenVLA have them."""
         return Conventions(
             time_limit=time_limit(suite),
-            camera="agentview",
+            camera=CAMERA,
             image_size=self.image_size,
             image="RGB as rendered, rotated by 180 degrees; intrinsics are those of the rotated image",
             rendering="stock: shadows and reflections as LIBERO ships them",
@@ -77,26 +80,29 @@ class LiberoBenchmark:
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoTask:
         """Builds the environment of one task, which takes some ten seconds."""
-        return LiberoTask(suite, task, conventions)
+        return LiberoTask(tasks(suite)[task], conventions)
 
 
 class LiberoTask:
-    """One task of LIBERO, built once and played many times."""
+    """One task of LIBERO, built once and played many times.
+
+    start_states: how many of the stored start states are played, from the first on; all unless given.
+    """
 
     partial = None
 
-    def __init__(self, suite: str, task: int, conventions: Conventions) -> None:
-        self._task = tasks(suite)[task]
-        self._states = self._task.start_states()
+    def __init__(self, task: Task, conventions: Conventions, start_states: int | None = None) -> None:
+        self._task = task
+        self._states = task.start_states()[:start_states]
         self._settle_steps = conventions.settle_steps
-        self._env = LiberoEnv(self._task, conventions.image_size, conventions.camera, rendering="stock")
+        self._env = LiberoEnv(task, conventions.image_size, CAMERA, rendering="stock")
 
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""
         if start_state >= len(self._states):
             raise InputError(
-                f"{self._task.suite}/{self._task.name} has {len(self._states)} stored start states; "
-                f"play at most {len(self._states)} episodes a task."
+                f"{self._task.suite}/{self._task.name} starts from {len(self._states)} stored state(s); "
+                f"play at most that many episodes a task."
             )
         self._env.reset_to(self._states[start_state])
         self._env.settle(self._settle_steps)

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks import simpler
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
+from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Benchmark
-from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark
+from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
 from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.simulation.libero import plus
 
 BENCHMARKS: dict[str, Callable[[int, ActionUnits], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,
+    "libero_plus": LiberoPlusBenchmark.for_policy,
     "simpler": SimplerBenchmark.for_policy,
 }
 """Name -> how the benchmark is made for a policy, from its image size in pixels and its actions' units.
@@ -30,7 +34,12 @@ def execution_for(suite: str) -> Execution:
 
     Of SimplerEnv an ensemble, weighted by age (`run_spatialvla.sh`: temperature -0.8).
     """
-    return _EXECUTIONS.get(suite.split("_")[0], WHOLE_CHUNKS)
+    return _EXECUTIONS.get(_name(suite), WHOLE_CHUNKS)
+
+
+def episodes_for(suite: str) -> int:
+    """How many episodes of each task are played unless told otherwise: LIBERO-plus has one, of many tasks."""
+    return 1 if _name(suite) == "libero_plus" else 10
 
 
 def benchmark_for(suite: str, image_size: int, units: ActionUnits = UNKNOWN) -> Benchmark:
@@ -39,14 +48,19 @@ def benchmark_for(suite: str, image_size: int, units: ActionUnits = UNKNOWN) -> 
     image_size: side of the policy's image, pixels. units: of the policy's actions.
     Raises InputError where no benchmark's name begins the suite's.
     """
-    name = suite.split("_")[0]
+    name = _name(suite)
     if name not in BENCHMARKS:
-        raise InputError(
-            f"No benchmark has a suite {suite!r}; {did_you_mean(suite, [*TIME_LIMITS, *SUITES])}"
-        )
+        known = [*TIME_LIMITS, *simpler.SUITES, *plus.SUITES]
+        raise InputError(f"No benchmark has a suite {suite!r}; {did_you_mean(suite, known)}")
     return BENCHMARKS[name](image_size, units)
 
 
 def check_suite(suite: str) -> None:
     """Raises InputError unless an installed benchmark has this suite; what takes long need not begin then."""
     benchmark_for(suite, 224).instructions(suite)
+
+
+def _name(suite: str) -> str:
+    """The longest of the benchmarks' names that the suite's begins with; empty where none does."""
+    fitting = [name for name in BENCHMARKS if suite == name or suite.startswith(f"{name}_")]
+    return max(fitting, key=len, default="")

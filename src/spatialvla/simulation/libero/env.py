@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import check_extrinsics
 from spatialvla.simulation.action import checked_action
 from spatialvla.simulation.libero.rendering import meters, thin_meshes
 from spatialvla.simulation.libero.tasks import Task, libero
@@ -201,6 +202,30 @@ class LiberoEnv:
         pose[:3, :3] = camera.xmat.reshape(3, 3) @ np.diag([-1.0, -1.0, -1.0])
         pose[:3, 3] = camera.xpos
         return pose
+
+    def place_camera(self, pose: np.ndarray) -> None:
+        """Stands the camera elsewhere, for all that is drawn from now on.
+
+        pose: (4, 4) camera (x right, y down, z forward) -> world, in meters: of the camera itself, which does
+        not mirror. Raises InputError where it is no rigid motion, and for a camera that moves with the robot.
+        """
+        camera = self.model.camera(self.camera).id
+        if self.model.cam_bodyid[camera] != 0:
+            raise InputError(f"The camera {self.camera} is fixed to the robot and cannot be placed.")
+        pose = check_extrinsics(pose)
+        # MuJoCo's cameras look along -z with y up.
+        turn = pose[:3, :3] @ np.diag([1.0, -1.0, -1.0])
+        self.model.cam_pos[camera] = pose[:3, 3]
+        self._mujoco.mju_mat2Quat(self.model.cam_quat[camera], turn.ravel())
+        self._sim.forward()
+
+    def start_arm_at(self, joints: np.ndarray) -> None:
+        """The arm's initial joints (7,), in radians, in all episodes from now on.
+
+        As in robosuite: a stored start state puts the joints where it says, but the controller goes on holding
+        the orientation of these, and draws the arm's redundant joint towards them.
+        """
+        self._robot.init_qpos = np.array(joints, np.float64)
 
     def proprioception(self) -> np.ndarray:
         """(8,) float64: gripper position in the world (m), axis-angle orientation, two finger joints."""

@@ -1,0 +1,44 @@
+"""LIBERO-plus as a benchmark: LIBERO's tasks from moved cameras, with other arm starts and other words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from spatialvla.evaluation.benchmarks.libero import CAMERA, LiberoBenchmark, LiberoTask
+from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.geometry.extrinsics import mirror_extrinsics
+from spatialvla.simulation.libero.camera_move import UNMOVED
+from spatialvla.simulation.libero.plus import Variation, arm_joints, base_suite, variations
+
+
+@dataclass(frozen=True)
+class LiberoPlusBenchmark(LiberoBenchmark):
+    """The suites of `plus.SUITES`; each task is one episode, by the rules of the suite that it changes."""
+
+    def instructions(self, suite: str) -> list[str]:
+        """Each task's instruction and what is changed, by task number; InputError for an unknown suite."""
+        return [variation.label for variation in variations(suite)]
+
+    def conventions(self, suite: str) -> Conventions:
+        """The rules of the suite that is changed."""
+        return replace(
+            super().conventions(base_suite(suite)),
+            camera=f"{CAMERA}, moved where the task's name in LIBERO-plus says so",
+            start_states="the only episode of a task starts from the benchmark's stored start state 0",
+        )
+
+    def open(self, suite: str, task: int, conventions: Conventions) -> LiberoPlusTask:
+        """Builds the environment of one task, which takes some ten seconds."""
+        return LiberoPlusTask(variations(suite)[task], conventions)
+
+
+class LiberoPlusTask(LiberoTask):
+    """One task of LIBERO-plus, with one start state."""
+
+    def __init__(self, variation: Variation, conventions: Conventions) -> None:
+        super().__init__(variation.task, conventions, start_states=1)
+        if variation.camera != UNMOVED:
+            camera = mirror_extrinsics(self._env.camera_pose)
+            self._env.place_camera(variation.camera.applied(camera))
+        if variation.arm_start:
+            self._env.start_arm_at(arm_joints(variation.arm_start))
