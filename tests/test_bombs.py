@@ -307,3 +307,31 @@ def test_a_budget_counts_before_it_is_spent() -> None:
         budget.spend(1)
     with pytest.raises(OverBudget, match="more than 10 bytes"):
         Budget(steps=3, size=10).spend(size=11)
+
+
+PACKED = """
+import sys
+from pathlib import Path
+import numpy as np
+from spatialvla.data.rlds.example import FeatureList
+from spatialvla.data.rlds.features import FeatureSpec, numbers
+spec = FeatureSpec("steps/depth", "tensor", np.dtype("float32"), (None,), "zlib", 1)
+record = {spec.key: FeatureList(1, memoryview(Path(sys.argv[1]).read_bytes()))}
+bound(512)
+try:
+    numbers(spec, record)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_packed_tensors_that_hold_far_more_than_their_size(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9)
+    packed = b"".join([*(packer.compress(bytes(2**24)) for _ in range(24)), packer.flush()])
+    length, rest = b"", len(packed)
+    while rest > 127:
+        length, rest = length + bytes([rest & 127 | 128]), rest >> 7
+    path = tmp_path / "list"
+    path.write_bytes(b"\x0a" + length + bytes([rest]) + packed)
+    said = run_bounded(PACKED, path, seconds=10)
+    assert said.startswith("CheckpointError: 'steps/depth' cannot be unpacked (it takes more than")

@@ -141,6 +141,19 @@ def test_what_is_missing_is_named(copy, tmp_path):
 DTYPES = ("bool", "uint8", "int8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64")
 
 
+def test_a_packed_tensor_that_ends_too_early(tmp_path):
+    whole = zlib.compress(np.zeros((2, 3), np.float32).tobytes())
+    for cut in (whole[:-1], whole[:3], b""):
+        root = write_dataset(
+            tmp_path / str(len(cut)),
+            steps={"x": tensor("float32", (2, 3), "zlib")},
+            metadata={},
+            episodes=[{"steps/x": [whole, cut]}],
+        )
+        with pytest.raises(CheckpointError, match="'steps/x' cannot be unpacked"):
+            opened(root, tmp_path).episode(0).numbers("steps/x")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("encoding", ["none", "bytes", "zlib"])
 def test_tensors_of_every_type_come_back(tmp_path, dtype, encoding):

@@ -9,12 +9,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spatialvla.common.budget import Budget
 from spatialvla.common.json_files import parse_json
 from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.data.rlds.example import FeatureList
 from spatialvla.errors import CheckpointError, InputError
 
 Kind = Literal["tensor", "image", "text"]
+
+_SPREAD, _SLACK = 100, 256 * 2**20
+"""How many times its own bytes the packed tensors of an episode may take, and these; depth takes a tenth of it."""
+
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -187,16 +193,30 @@ def _decoded(
 ) -> list[np.ndarray]:
     """Tensors stored as their bytes; where several sizes vary, the shape of each stands beside it."""
     shapes: list[tuple[int | None, ...]] = [spec.shape] * len(items)
-    if f"{spec.key}/shape" in record:
-        stored = record[f"{spec.key}/shape"].integers()
-        shapes = [tuple(shape) for shape in stored.reshape(len(items), len(spec.shape)).tolist()]
     dtype = spec.dtype.newbyteorder("<")
+    budget = Budget(2**63, _SPREAD * sum(map(len, items)) + _SLACK)
     try:
-        raw = [zlib.decompress(item) if spec.encoding == "zlib" else item for item in items]
+        if f"{spec.key}/shape" in record:
+            stored = record[f"{spec.key}/shape"].integers()
+            shapes = [tuple(shape) for shape in stored.reshape(len(items), len(spec.shape)).tolist()]
+        raw = [_unpacked(item, budget) if spec.encoding == "zlib" else item for item in items]
         arrays = [np.frombuffer(data, dtype) for data in raw]
     except (zlib.error, ValueError) as error:
         raise CheckpointError(f"'{spec.key}' cannot be unpacked ({error})") from error
     return [_reshaped(spec, array, shape) for array, shape in zip(arrays, shapes, strict=True)]
+
+
+def _unpacked(data: memoryview, budget: Budget) -> bytes:
+    """The bytes of a zlib stream, counted as they come."""
+    unpacker = zlib.decompressobj()
+    blocks = []
+    while not unpacker.eof:
+        blocks.append(unpacker.decompress(data, _BLOCK))
+        budget.spend(size=len(blocks[-1]))
+        data = memoryview(unpacker.unconsumed_tail)
+        if not blocks[-1] and not unpacker.eof:
+            raise zlib.error("it ends too early")
+    return b"".join(blocks)
 
 
 def _stacked(items: list[np.ndarray], spec: FeatureSpec) -> np.ndarray | list[np.ndarray]:
@@ -206,8 +226,11 @@ def _stacked(items: list[np.ndarray], spec: FeatureSpec) -> np.ndarray | list[np
 
 
 def _split(spec: FeatureSpec, record: Mapping[str, FeatureList], items: np.ndarray) -> list[np.ndarray]:
-    lengths = record[f"{spec.key}/ragged_row_lengths_0"].integers()
-    if lengths.sum() != len(items):
+    key = f"{spec.key}/ragged_row_lengths_0"
+    if key not in record:
+        raise CheckpointError(f"lacks the lengths '{key}' of a feature")
+    lengths = record[key].integers()
+    if lengths.sum() != len(items) or (lengths < 0).any():
         raise CheckpointError(f"'{spec.key}' has {len(items)} items, its rows {lengths.sum()}")
     return np.split(items, np.cumsum(lengths)[:-1])
 
