@@ -31,6 +31,14 @@ CASES = {
         "Drawing needs matplotlib",
         "viz",
     ),
+    "calibrate": (
+        [
+            *("calibrate", "--table", "{table}", "--board", "8", "5", "0.03", "--camera", "front"),
+            *("--out", "{new}", "--intrinsics", "100", "100", "50", "70", "--size", "100", "140"),
+        ],
+        "Finding a board needs cv2",
+        "calibrate",
+    ),
     "record": (["record", "--out", "{out}"], "Playing LIBERO needs libero", "libero"),
 }
 """A command, how its sentence begins, and the extra it names."""
@@ -61,7 +69,7 @@ for case, arguments in json.load(sys.stdin).items():
 print("ANSWERS" + json.dumps(answers))
 """
 
-HIDDEN = """peft tensorboard matplotlib prometheus_client grpc libero robosuite
+HIDDEN = """cv2 peft tensorboard matplotlib prometheus_client grpc libero robosuite
 mujoco mani_skill gymnasium vla_eval"""
 
 
@@ -71,7 +79,14 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("extras")
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    names = {"{adapter}": str(folder / "adapter"), "{out}": str(folder / "out")}
+    columns = "picture,gripper_x,gripper_y,gripper_z,gripper_rx,gripper_ry,gripper_rz"
+    (folder / "table.csv").write_text(f"{columns}\n{PICTURE},0,0,0,0,0,0\n")
+    names = {
+        "{adapter}": str(folder / "adapter"),
+        "{out}": str(folder / "out"),
+        "{new}": str(folder / "robot.yaml"),
+        "{table}": str(folder / "table.csv"),
+    }
     commands = {case: [names.get(word, word) for word in command] for case, (command, _, _) in CASES.items()}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_EXTRAS, HIDDEN],

@@ -56,6 +56,11 @@ UNSET = {
     "--merged": "nothing is written",
     "--episodes": "all of them, or a folder that is removed",
     "--fps": "the dataset's own",
+    "--size": "the calibration file's",
+    "--depth-range": "the calibration file's, or none",
+    "--board": "points, not boards",
+    "--picture": "a blank one",
+    "--drawing": "nothing is drawn",
 }
 """Options whose default may be None, and what that means: nothing, no limit, or what the data say."""
 

@@ -49,6 +49,7 @@ PARSED_ALONE = {
     "serves until it is stopped": 5,
     "needs results of evaluations": 3,
     "needs SimplerEnv's scenes": 1,
+    "needs pictures of a board": 1,
     "8 GPUs": 1,
     "32 GPUs": 1,
 }

@@ -15,6 +15,7 @@ from rich.table import Table
 
 import spatialvla
 from spatialvla.cli import renamed
+from spatialvla.cli.calibrate import Calibrate
 from spatialvla.cli.compare import Compare
 from spatialvla.cli.data.convert import Convert
 from spatialvla.cli.data.grid import Grid
@@ -52,6 +53,7 @@ VERBS: Mapping[str, type[Verb]] = {
     "data inspect": Inspect,
     "data convert": Convert,
     "data grid": Grid,
+    "calibrate": Calibrate,
     "doctor": Doctor,
 }
 """All verbs, in the order of the help."""

@@ -1,0 +1,1 @@
+"""Finding where a camera stands, from what it sees: correspondences and printed boards."""
