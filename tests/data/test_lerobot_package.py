@@ -12,6 +12,7 @@ from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 
 PYTHON = os.environ.get("SPATIALVLA_LEROBOT_PYTHON")
 CAMERA, DEPTH = "observation.images.agentview", "observation.depth.agentview"
+DEPTH_VIDEO = "observation.images.agentview_depth"
 
 
 @pytest.mark.slow
@@ -28,6 +29,7 @@ def test_lerobot_sees_what_we_wrote(tmp_path):
             Feature(CAMERA, "video", (64, 96, 3)),
             Feature("observation.images.wrist", "image", (32, 48, 3)),
             Feature(DEPTH, "depth", (64, 96)),
+            Feature(DEPTH_VIDEO, "depth_video", (64, 96)),
             Feature("observation.intrinsics", "float32", (3, 3)),
             Feature("observation.state", "float32", (8,)),
             Feature("action", "float32", (7,), ("x", "y", "z", "roll", "pitch", "yaw", "gripper")),
@@ -42,6 +44,7 @@ def test_lerobot_sees_what_we_wrote(tmp_path):
             CAMERA: np.broadcast_to(level, (length, 64, 96, 3)),
             "observation.images.wrist": rng.integers(0, 256, (length, 32, 48, 3), dtype=np.uint8),
             DEPTH: rng.uniform(0.1, 5.0, (length, 64, 96)).astype(np.float32),
+            DEPTH_VIDEO: rng.uniform(0.1, 5.0, (length, 64, 96)).astype(np.float32),
             "observation.intrinsics": rng.normal(size=(length, 3, 3)).astype(np.float32),
             "observation.state": rng.normal(size=(length, 8)).astype(np.float32),
             "action": rng.normal(size=(length, 7)).astype(np.float32),
@@ -76,3 +79,5 @@ def test_lerobot_sees_what_we_wrote(tmp_path):
             item["observation.images.wrist"], expected["observation.images.wrist"][::16, ::16]
         )
         np.testing.assert_allclose(item[DEPTH], expected[DEPTH][::16, ::16] * 1000, atol=0.51)
+        # Half a step of 2.8 mm at 5 m, rounded to millimeters.
+        np.testing.assert_allclose(item[DEPTH_VIDEO], expected[DEPTH_VIDEO][::16, ::16] * 1000, atol=1.91)
