@@ -87,7 +87,7 @@ def read(message: str | bytes, mapping: ClientMapping, longest_wait: float) -> C
             observation=mapping.observation(content),
             position=mapping.gripper_position(content),
             committed=committed,
-            reset=content.get("reset") is True,
+            reset=_reset(content),
             timeout=_timeout(content, longest_wait),
             request_id=request_id,
         )
@@ -154,6 +154,14 @@ def _request_id(content: dict[str, Any]) -> RequestId:
     if found is None or type(found) is int or (isinstance(found, str) and len(found) <= _LONGEST_ID):
         return found
     raise InputError(f"'request_id' must be an integer or a string of up to {_LONGEST_ID} characters.")
+
+
+def _reset(content: dict[str, Any]) -> bool:
+    """Raises InputError for anything but true and false: an episode that goes on unnoticed acts on the last one's."""
+    found = content.get("reset", False)
+    if not isinstance(found, bool | np.bool_):
+        raise InputError("'reset' must be true or false.")
+    return bool(found)
 
 
 def _timeout(content: dict[str, Any], longest: float) -> float:
