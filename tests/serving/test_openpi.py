@@ -505,3 +505,24 @@ def test_an_answer_that_comes_later_than_its_client_waits_is_not_sent():
         assert running.value("requests_total", outcome="stale") == 1
         websocket.send(pack(plain(2, timeout=5.0, request_id=2)))
         assert "actions" in unpack(websocket.recv(5))
+
+
+def test_a_message_that_waits_behind_others_of_its_client_grows_old():
+    service = fake_service(FakePolicy(seconds=0.3), traffic=TrafficLimits(request_timeout=0.75))
+    with serving(service) as running, raw(running) as websocket:
+        for number in range(4):
+            websocket.send(pack(plain(number, request_id=number)))
+        told = [unpack(websocket.recv(5)) for _ in range(4)]
+    assert [answer["request_id"] for answer in told] == [0, 1, 2, 3]
+    assert "actions" in told[0]
+    assert told[3]["outcome"] == "stale", "its picture is more than a second old"
+
+
+@pytest.mark.parametrize("reset", [1, "true", [], None])
+def test_a_reset_is_true_or_false(server, reset):
+    with raw(server) as websocket:
+        websocket.send(pack(plain(1, request_id=1, reset=reset)))
+        assert "'reset' must be true or false" in unpack(websocket.recv(5))["error"]
+        for right in (True, False, np.True_, np.False_):
+            websocket.send(pack(plain(1, request_id=2, reset=right)))
+            assert "actions" in unpack(websocket.recv(5))

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 from collections import Counter, deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -71,13 +72,19 @@ class GuardedConnection(ServerConnection):
         self._door = door
         self._arriving: Message | None = None
         self._payload = 0  # bytes of the arriving message's fragments
-        self._whole: deque[Message] = deque()
+        self._whole: deque[tuple[Message, float]] = deque()  # each with when it was
         self._deadline: asyncio.TimerHandle | None = None
         self._pings = Throttle(_PINGS, _BURST_OF_PINGS)
 
+    @property
+    def arrived(self) -> float:
+        """When the first message that is not answered yet was whole, in seconds of `perf_counter`."""
+        return self._whole[0][1] if self._whole else perf_counter()
+
     def answered(self) -> None:
         """Nothing is kept any more of the first message that was received."""
-        self._whole.popleft().close()
+        message, _ = self._whole.popleft()
+        message.close()
 
     def end(self, reason: str) -> None:
         """Ends the connection at once, without a word to the client."""
@@ -98,7 +105,8 @@ class GuardedConnection(ServerConnection):
         """Lets go of all that was kept."""
         super().connection_lost(exc)
         self._door.leave(self.address)
-        for message in (*self._whole, *([self._arriving] if self._arriving else [])):
+        whole = [message for message, _ in self._whole]
+        for message in (*whole, *([self._arriving] if self._arriving else [])):
             message.close()
         self._whole.clear()
         self._arriving = None
@@ -154,7 +162,7 @@ class GuardedConnection(ServerConnection):
         rest = max(0, message.size - size)
         message.add(-rest)
         message.complete()
-        self._whole.append(message)
+        self._whole.append((message, perf_counter()))
         if rest:
             self._count(rest)
 

@@ -34,10 +34,11 @@ class OpenPiClient(WebsocketClient):
         self._pad_to = pad_to
         self._session = service.session(address=self.party)
         self._total_ms: float | None = None
+        self._arrived = 0.0
 
     async def answer(self, data: str | bytes) -> bool:
         """Answers one message; False once the connection is closed."""
-        began = perf_counter()
+        began, self._arrived = perf_counter(), self.socket.arrived
         try:
             packed = await self._reply(data, began)
         except MessageRefused as refused:
@@ -54,7 +55,8 @@ class OpenPiClient(WebsocketClient):
         self.pending = pending
         try:
             answer = await asyncio.wrap_future(pending)
-            self._require_fresh(perf_counter() - began, message.timeout)
+            # Behind others that its client has sent, a message waits before it is looked at.
+            self._require_fresh(perf_counter() - self._arrived, message.timeout)
             decision = self._session.finish(answer, position=message.position)
             return reply(
                 decision,
