@@ -14,6 +14,7 @@ from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.execution import WHOLE_CHUNKS
 from spatialvla.geometry.extrinsics import mirror_extrinsics, project
+from spatialvla.simulation.libero.picture_noise import disturbed
 from spatialvla.simulation.libero.plus import SUITES, arm_joints, variations
 
 pytestmark = pytest.mark.sim
@@ -40,6 +41,7 @@ def opened(suite, task, image_size=128):
         ("camera", (376, 396, 408, 419)),
         ("robot", (350, 398, 409, 393)),
         ("language", (390, 354, 410, 383)),
+        ("noise", (351, 422, 379, 449)),
     ],
 )
 def test_each_suite_has_as_many_different_tasks_as_the_benchmark(axis, counts):
@@ -157,6 +159,30 @@ def test_the_arm_turns_to_where_its_initial_joints_hold_the_gripper():
         reached = np.degrees(np.arccos(min((np.trace(held.T @ env.gripper_rotation) - 1) / 2, 1.0)))
         assert reached < apart / 2
     task.close()
+
+
+def test_noise_is_in_the_picture_alone_and_the_same_in_each_playing():
+    """At the benchmark's size, whatever the policy's; what is drawn for an episode depends on it alone."""
+    suite = "libero_plus_noise_spatial"
+    number = number_of(suite, "motion blur 3]")
+    task = opened(suite, number, 128)
+    assert LiberoPlusBenchmark(128).conventions(suite).image_size == 256
+    plain = LiberoBenchmark(256)
+    usual = plain.open("libero_spatial", 0, plain.conventions("libero_spatial"))
+    task.start(0)
+    usual.start(0)
+    seen, clear = task.observe(depth=True), usual.observe(depth=True)
+    assert seen.instruction == clear.instruction
+    np.testing.assert_array_equal(seen.depth, clear.depth)
+    raw = np.asarray(clear.image)[::-1, ::-1]
+    expected = disturbed(raw, 3, np.random.default_rng([3, 0]))[::-1, ::-1]
+    np.testing.assert_array_equal(seen.image, expected)
+    again = task.observe(depth=False).image
+    assert (np.asarray(again) != seen.image).any()
+    task.start(0)
+    np.testing.assert_array_equal(task.observe(depth=False).image, seen.image)
+    task.close()
+    usual.close()
 
 
 @dataclass(frozen=True)

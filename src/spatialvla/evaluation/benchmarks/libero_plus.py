@@ -1,14 +1,18 @@
-"""LIBERO-plus as a benchmark: LIBERO's tasks from moved cameras, with other arm starts and other words."""
+"""LIBERO-plus as a benchmark: LIBERO's tasks from moved cameras, with other arm starts, other words and noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from spatialvla.evaluation.benchmarks.libero import CAMERA, LiberoBenchmark, LiberoTask
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.geometry.extrinsics import mirror_extrinsics
+from spatialvla.simulation.libero import picture_noise
 from spatialvla.simulation.libero.camera_move import UNMOVED
 from spatialvla.simulation.libero.plus import Variation, arm_joints, base_suite, variations
+from spatialvla.types import Observation
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,18 @@ class LiberoPlusBenchmark(LiberoBenchmark):
 
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite that is changed."""
-        return replace(
+        rules = replace(
             super().conventions(base_suite(suite)),
             camera=f"{CAMERA}, moved where the task's name in LIBERO-plus says so",
             start_states="the only episode of a task starts from the benchmark's stored start state 0",
+        )
+        if not suite.startswith("libero_plus_noise_"):
+            return rules
+        return replace(
+            rules,
+            image_size=picture_noise.SIZE,
+            image=f"{rules.image}; with the noise that the task's name says",
+            seeds=f"{rules.seeds} but the pictures' noise, whose seed is its number and the start state's",
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoPlusTask:
@@ -42,3 +54,19 @@ class LiberoPlusTask(LiberoTask):
             self._env.place_camera(variation.camera.applied(camera))
         if variation.arm_start:
             self._env.start_arm_at(arm_joints(variation.arm_start))
+        self._noise = variation.noise
+
+    def start(self, start_state: int) -> None:
+        """As `LiberoTask.start`; noise is drawn anew from the same seed."""
+        self._rng = np.random.default_rng([self._noise, start_state])
+        super().start(start_state)
+
+    def observe(self, depth: bool) -> Observation:
+        """As `LiberoTask.observe`, with noise in the picture, but not in the depth, where the task has it."""
+        seen = super().observe(depth)
+        if not self._noise:
+            return seen
+        # The benchmark disturbs the picture as it is drawn, before it is turned.
+        drawn = np.asarray(seen.image)[::-1, ::-1]
+        noisy = picture_noise.disturbed(drawn, self._noise, self._rng)
+        return replace(seen, image=np.ascontiguousarray(noisy[::-1, ::-1]))

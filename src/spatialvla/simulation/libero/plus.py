@@ -17,10 +17,11 @@ import numpy as np
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.camera_move import UNMOVED, CameraMove
+from spatialvla.simulation.libero.picture_noise import noise_name
 from spatialvla.simulation.libero.tasks import Task, tasks
 
-AXES = ("camera", "robot", "language")
-"""What is changed: the camera's pose, how the arm starts, or the instruction's words."""
+AXES = ("camera", "robot", "language", "noise")
+"""What is changed: the camera's pose, how the arm starts, the instruction's words, or the picture's quality."""
 
 BASES = {name: f"libero_{name}" for name in ("spatial", "object", "goal", "10")}
 """The end of a suite's name -> the suite of LIBERO whose tasks it changes."""
@@ -37,18 +38,24 @@ class Variation:
 
     task: LIBERO's own, with the instruction that is given. camera: how the camera is moved.
     arm_start: number of the arm's initial joints, see `arm_joints`; 0 for the usual ones.
+    noise: number of the pictures' noise, see `picture_noise`; 0 for none.
     """
 
     task: Task
     camera: CameraMove = UNMOVED
     arm_start: int = 0
+    noise: int = 0
 
     @property
     def label(self) -> str:
         """The instruction, and in brackets what is changed beside it."""
-        if self.camera != UNMOVED:
-            return f"{self.task.language} [{self.camera}]"
-        return f"{self.task.language} [arm start {self.arm_start}]" if self.arm_start else self.task.language
+        changes = [
+            str(self.camera) if self.camera != UNMOVED else "",
+            f"arm start {self.arm_start}" if self.arm_start else "",
+            noise_name(self.noise) if self.noise else "",
+        ]
+        changed = ", ".join(filter(None, changes))
+        return f"{self.task.language} [{changed}]" if changed else self.task.language
 
 
 def base_suite(suite: str) -> str:
@@ -96,6 +103,8 @@ def _variation(task: Task, axis: str, change: Any) -> Variation:
             return Variation(task, camera=CameraMove.parse(change))
         case "robot":
             return Variation(task, arm_start=change)
+        case "noise":
+            return Variation(task, noise=change)
         case _:
             return Variation(replace(task, language=change))
 
