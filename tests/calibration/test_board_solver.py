@@ -85,7 +85,7 @@ def test_boards_that_cannot_be_used(board, sentence):
     "turn", [(0, 0, 0), (0.2, 0.3, 0.5), (0.3, -0.2, 1.6), (-0.1, 0.2, 3.0), (0.1, 0.3, -2.0)]
 )
 def test_opencv_finds_the_corners_in_their_order_however_the_board_is_turned(turn):
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", exc_type=ImportError)
     board = pose_matrix(np.array([0.0, 0.0, 0.45]), rotation(turn))
     board[:3, 3] -= board[:3, :3] @ BOARD.corners.mean(axis=0)
     expected, _ = project(transform(board, BOARD.corners), CAMERA.intrinsics, np.eye(4))
@@ -95,5 +95,5 @@ def test_opencv_finds_the_corners_in_their_order_however_the_board_is_turned(tur
 
 
 def test_a_picture_without_the_board():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", exc_type=ImportError)
     assert BOARD.find(np.full((480, 640, 3), 128, np.uint8)) is None

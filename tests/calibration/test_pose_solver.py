@@ -94,8 +94,10 @@ def test_mirrored_pictures_are_noticed_and_can_be_used():
     centered = replace(CAMERA, intrinsics=np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]))
     points, pixels = seen_points(rng, camera, 15, noise=0.5, K=centered.intrinsics)
     flipped = pixels * [-1, 1] + [640, 0]
-    with pytest.raises(InputError, match="flipped left to right; say --mirrored"):
+    with pytest.raises(InputError, match="that are flipped left to right much better; say --mirrored"):
         solve_pose(points, flipped, centered)
+    with pytest.raises(InputError, match=r"that are not flipped .* leave out --mirrored"):
+        solve_pose(points, pixels, centered, mirrored=True)
     fit = solve_pose(points, flipped, centered, mirrored=True)
     np.testing.assert_allclose(fit.pose, solve_pose(points, pixels, centered).pose, atol=1e-9)
 

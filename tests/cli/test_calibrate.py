@@ -134,7 +134,7 @@ def test_a_camera_in_the_hand_from_points(capsys):
 
 
 def test_a_board_in_pictures(capsys):
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", exc_type=ImportError)
     poses, _ = pictures(np.random.default_rng(2), wrist=True, count=6)
     rows = []
     for number, pose in enumerate(poses):
@@ -173,7 +173,7 @@ COLUMNS = ["u", "v", "x", "y", "z"]
         (COLUMNS, (3, 2, "left"), KNOWN, "row 4, x is 'left', which is no finite number"),
         (COLUMNS, (3, 2, "nan"), KNOWN, "row 4, x is 'nan', which is no finite number"),
         (COLUMNS, (3, 2, ""), KNOWN, "row 4 has no x"),
-        (COLUMNS, (3, 0, "700"), KNOWN, "row 4 was seen at (700, "),
+        (COLUMNS, (3, 0, "700"), KNOWN, "The point of row 4 was seen at (700, "),
         (COLUMNS, None, [], "give both --intrinsics fx fy cx cy and --size"),
         (COLUMNS, None, [*KNOWN, "--wrist"], "A camera in the hand needs u v, x y z"),
         (COLUMNS, None, [*KNOWN, "--board", "8", "5", "0.03"], "With --board the table needs"),
@@ -200,6 +200,20 @@ def test_what_cannot_be_used_is_one_sentence_and_writes_nothing(
     assert sentence in error
     assert error.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["points.csv"]
+
+
+def test_doubtful_results_are_said_so(capsys):
+    """With four pixels of noise everywhere, no point is wrong and none is good."""
+    write("points.csv", COLUMNS, front_rows(noise=4, count=12))
+    main(["calibrate", "--table", "points.csv", "--camera", "front", "--out", "robot.yaml", *KNOWN])
+    out = capsys.readouterr().out
+    assert "look at K, distortion" in out
+    assert "hold the camera loosely" in out
+    write("points.csv", COLUMNS, front_rows(noise=0.3, count=40))
+    main(["calibrate", "--table", "points.csv", "--camera", "front", "--out", "robot.yaml"])
+    out = capsys.readouterr().out
+    assert "look at K, distortion" not in out
+    assert "loosely" not in out
 
 
 def test_degenerate_points_are_refused(capsys):

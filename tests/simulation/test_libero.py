@@ -4,8 +4,10 @@ import sys
 import numpy as np
 import pytest
 
+from spatialvla.calibration.pose_solver import solve_pose
 from spatialvla.errors import InputError
-from spatialvla.geometry.extrinsics import pose_matrix
+from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.extrinsics import mirror_extrinsics, pose_matrix
 from spatialvla.geometry.known_cameras import LIBERO_WRIST
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
@@ -88,6 +90,34 @@ def test_a_thing_is_where_the_wrist_cameras_picture_and_depth_say(env):
     geom, visible = np.zeros(1, np.int32), np.array([0, 1, 0, 0, 0, 0], np.uint8)  # those that are drawn
     hit = env._mujoco.mj_ray(env.model, env.data, origin, ray, visible, 1, -1, geom)
     assert depth[v, u] == pytest.approx(hit, abs=0.01)
+
+
+def test_a_marked_gripper_in_the_pictures_leads_to_the_camera():
+    """What a person would click on: a green ball between the fingertips, in the benchmark's mirrored pictures."""
+    env = LiberoEnv(tasks("libero_spatial")[4], image_size=256)
+    env.reset_to(env.task.start_states()[0])
+    ball = env._robot.eef_site_id
+    env.model.site_rgba[ball], env.model.site_size[ball] = [0, 1, 0, 1], 0.015
+    rng, positions, pixels = np.random.default_rng(0), [], []
+    for _ in range(18):
+        motion = rng.uniform(-1, 1, 3)
+        for _ in range(8):
+            env.step(np.r_[motion, 0, 0, 0, 1])
+        red, green, blue = np.moveaxis(env.render().astype(int), 2, 0)
+        rows, columns = np.nonzero((green > red + 80) & (green > blue + 80))
+        positions.append(env.gripper_position)
+        pixels.append([(columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2])
+    camera = Camera(env.intrinsics, 256, 256)
+    seen, where = np.array(pixels), np.array(positions)
+    fit = solve_pose(where, seen, camera, mirrored=True)
+    assert fit.mean_error < 0.5
+    assert fit.outliers.sum() <= 1  # once another green thing is in the picture
+    real = mirror_extrinsics(env.camera_pose)
+    assert np.linalg.norm(fit.pose[:3, 3] - real[:3, 3]) < 0.015
+    np.testing.assert_allclose(fit.pose[:3, :3], real[:3, :3], atol=0.015)
+    with pytest.raises(InputError, match="flipped left to right"):
+        solve_pose(where, seen, camera)
+    env.close()
 
 
 def test_the_same_seed_gives_the_same_start(env):

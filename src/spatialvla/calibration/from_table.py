@@ -114,8 +114,8 @@ def _seen(table: Correspondences, camera: Camera) -> np.ndarray:
         number = int(np.flatnonzero(outside)[0])
         u, v = table.seen[number]
         raise InputError(
-            f"{table.names[number]} was seen at ({u:g}, {v:g}), outside pictures of {camera.width} x {camera.height} "
-            "pixels; look whether --size is that of the pictures."
+            f"The point of {table.names[number]} was seen at ({u:g}, {v:g}), outside pictures of {camera.width} x "
+            f"{camera.height} pixels; look whether --size is that of the pictures."
         )
     return table.seen
 

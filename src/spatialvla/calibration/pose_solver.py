@@ -26,6 +26,9 @@ _FLATTEST = 0.04
 _OUTLIER_PIXELS = 3.0
 """Errors up to here are those of whoever clicked on the picture."""
 
+_EXACT_PIXELS = 0.5
+"""Median errors up to here are no reason to doubt that pictures are flipped as it is said."""
+
 _OUTLIER_SIGMAS = 5.0
 _WORST = 0.02
 """Of the picture's diagonal: whoever points at something in a picture is closer."""
@@ -76,14 +79,11 @@ def solve_pose(
     if mirrored:
         seen, K = flip(seen, camera)
     start, median = _robust_start(points, seen, K)
-    if (
-        not mirrored
-        and median > _OUTLIER_PIXELS
-        and _robust_start(points, *flip(seen, camera))[1] < median / 3
-    ):
+    if median > _EXACT_PIXELS and _robust_start(points, *flip(seen, camera))[1] < median / 2:
+        given, kind = ("leave out", "that are not") if mirrored else ("say", "that are")
         raise InputError(
-            "The points fit pictures flipped left to right; say --mirrored if they are, or look whether the "
-            "robot's axes are right-handed."
+            f"The points fit pictures {kind} flipped left to right much better; {given} --mirrored, or look "
+            "whether the robot's axes are right-handed."
         )
     inliers = np.ones(len(points), bool)
     errors = _errors(points, seen, K, start[None])[0]

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from spatialvla.geometry.camera import Camera
 
 
+_POINTING = 3.0
+"""Pixels of mean error."""
+
+_LOOSE = 0.01
+"""Meters of standard deviation."""
+
+
 @dataclass(frozen=True)
 class Calibrate(Verb):
     """Find where a camera stands, from what it sees.
@@ -124,6 +131,10 @@ class Calibrate(Verb):
         frame = "gripper's" if self.wrist else "robot's"
         sigmas = f"{1000 * fit.position_sigma:.1f} mm and {np.degrees(fit.rotation_sigma):.2f}°"
         yield f"position in the {frame} frame: ({where}) m, with a standard deviation of {sigmas}"
+        if fit.mean_error > _POINTING:
+            yield "Such errors are more than those of pointing; look at K, distortion, and the table's poses."
+        if fit.position_sigma > _LOOSE or fit.rotation_sigma > np.radians(1):
+            yield "The points hold the camera loosely; take more, close to the camera and to the picture's edges."
         if found.outliers:
             yield f"outliers: {', '.join(found.outliers)}"
         if found.unseen:
