@@ -9,6 +9,7 @@ import pytest
 
 from mutations import mutations
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.rlds.features import parse_features, parse_info
 from spatialvla.errors import CheckpointError, InputError
 
@@ -61,3 +62,45 @@ def test_rlds(name, parse):
         except Exception as error:
             wrong.append(f"{what}: {type(error).__name__} {error}")
     assert not wrong, "\n".join(wrong[:20])
+
+
+MAPPING = {
+    "image": TOP,
+    "action": {
+        "indices": [0, 1, 2, 3, 4, 5, 6],
+        "convention": "absolute",
+        "relative_indices": [0, 1, 2, 3, 4, 5],
+    },
+    "gripper": {"index": 6, "open": 0, "min": 0.0, "max": 0.08, "commands": False},
+    "units": {"meters": 1.0, "radians": 1.0, "rotation": "euler", "frame": "base", "gripper": [0, 1]},
+    "intrinsics": {"K": [[20, 0, 8], [0, 20, 8], [0, 0, 1]], "height": 16, "width": 16},
+}
+
+
+def test_mappings():
+    FeatureMapping.from_dict(MAPPING)
+    wrong = []
+    for what, changed in mutations(MAPPING):
+        try:
+            FeatureMapping.from_dict(changed)
+        except InputError as error:
+            if "\n" in str(error):
+                wrong.append(f"{what}: {error}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__} {error}")
+    assert not wrong, "\n".join(wrong[:20])
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "sentence"),
+    [
+        ("action", {"indices": [0, 1, 2, 3, 3, 5, 6]}, "indices names a number twice"),
+        ("action", {"relative_indices": [0, 1, 2, 3, 4, 0]}, "relative_indices names a number twice"),
+        ("gripper", {"max": float("inf")}, "a finite min below its max"),
+        ("gripper", {"min": float("-inf")}, "a finite min below its max"),
+        ("gripper", {"min": 0.08}, "a finite min below its max"),
+    ],
+)
+def test_mappings_that_would_move_otherwise(part, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        FeatureMapping.from_dict({**MAPPING, part: {**MAPPING[part], **changes}})

@@ -34,8 +34,8 @@ class GripperMapping:
     commands: bool = False
 
     def __post_init__(self) -> None:
-        if self.open not in (0, 1) or not self.min < self.max:
-            raise InputError("the gripper needs 'open: 1' or 'open: 0', and a min below its max.")
+        if self.open not in (0, 1) or not -np.inf < self.min < self.max < np.inf:
+            raise InputError("the gripper needs 'open: 1' or 'open: 0', and a finite min below its max.")
 
     def opening(self, values: np.ndarray) -> np.ndarray:
         """(T,) as stored -> (T,) in [0, 1] with 1 = open."""

@@ -60,6 +60,9 @@ class ActionMapping:
             )
         if self.relative_indices and len(self.relative_indices) != self.pose_size:
             raise InputError(f"relative_indices needs the {self.pose_size} numbers of position and rotation.")
+        for name, indices in (("indices", self.indices), ("relative_indices", self.relative_indices)):
+            if len(set(indices)) < len(indices):
+                raise InputError(f"{name} names a number twice: {', '.join(map(str, indices))}.")
         for name, number in (("meters", self.meters), ("radians", self.radians)):
             if number is not None and not 0 < number < np.inf:
                 raise InputError(f"{name} must be positive and finite, not {number:g}.")
@@ -74,7 +77,7 @@ class Intrinsics:
     width: int
 
     def __post_init__(self) -> None:
-        check_intrinsics(np.array(self.K, dtype=np.float64), (self.height, self.width))
+        check_intrinsics(self.K, (self.height, self.width))
 
     @property
     def camera(self) -> Camera:

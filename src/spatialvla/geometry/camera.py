@@ -6,7 +6,7 @@ The camera frame is x right, y down, z forward.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,9 @@ _MOST_SKEW = 0.2
 """Of the focal length. Pixels are rectangular; calibrations find a thousandth."""
 
 
-def check_intrinsics(intrinsics: np.ndarray, size: tuple[int, int] | None = None) -> Float[np.ndarray, "3 3"]:
+def check_intrinsics(
+    intrinsics: np.ndarray | Sequence[Sequence[float]], size: tuple[int, int] | None = None
+) -> Float[np.ndarray, "3 3"]:
     """K as a (3, 3) float64 array.
 
     size: (height, width) in pixels of the picture that K belongs to, where it is known.
