@@ -103,6 +103,25 @@ def test_an_inspection_tells_range_and_holes():
     assert png(contact_sheet(found)).startswith(b"\x89PNG")
 
 
+def test_an_inspection_of_all_pictures_finds_damaged_depth(copied):
+    path = copied / VIDEO
+    path.write_bytes(path.read_bytes()[:67000])
+    found = inspect(LeRobotSource(copied, THROUGH_TOP), decode=True)
+    assert len(found.omissions.pictures) == 1
+    assert found.omissions.pictures[0].startswith("Episode 2: ")
+    assert VIDEO in found.omissions.pictures[0]
+
+
+def test_the_fingerprint_knows_the_depth(copied):
+    source = LeRobotSource(copied, THROUGH_TOP)
+    before = source.fingerprint, source.contents
+    path = copied / VIDEO
+    path.write_bytes(path.read_bytes() + b"\0\0\0\x08free")
+    source = LeRobotSource(copied, THROUGH_TOP)
+    assert source.fingerprint != before[0]
+    assert source.contents != before[1]
+
+
 def test_millimeters_that_lerobot_took_for_meters_are_doubted(tmp_path):
     """Its encoder cuts them off at depth_max."""
     depth = np.full((6, 16, 16), 10.0, np.float32)

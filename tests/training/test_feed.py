@@ -21,6 +21,7 @@ from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import build, network_config
 
 BRIDGE = Path(__file__).parents[1] / "data" / "rlds" / "bridge_orig"
+DEPTH_VIDEO = BRIDGE.parents[1] / "lerobot_v3_depth"
 BOTH = pytest.mark.parametrize("in_memory", [False, True])
 
 
@@ -121,6 +122,27 @@ def test_damage_ends_the_run_or_is_left_out(make_config, depth_weights, tmp_path
     assert 2 not in drawn
     with pytest.raises(CheckpointError, match="the record at offset 0 is damaged"):
         fed(replace(config, on_bad="raise"))
+
+
+@BOTH
+def test_depth_video_feeds_a_run_and_damage_of_it_is_left_out(make_config, tmp_path, in_memory):
+    root = shutil.copytree(DEPTH_VIDEO, tmp_path / "d")
+    mapping = {
+        "image": "observation.images.top",
+        "intrinsics": {"K": [[60, 0, 32], [0, 60, 24], [0, 0, 1]], "height": 48, "width": 64},
+    }
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    datasets = (DatasetConfig(str(root), mapping=tmp_path / "mapping.yaml"),)
+    config = make_config(datasets=datasets, in_memory=in_memory, held_out=0.0)
+    depth = next(fed(config)[1].training(0)).batch.depth
+    assert 0.09 < float(depth.min()) < float(depth.max()) < 1.9
+    video = root / "videos/observation.images.top_depth/chunk-000/file-000.mp4"
+    video.write_bytes(video.read_bytes()[:60000])
+    skipping = replace(config, on_bad="skip")
+    drawn = {int(e) for loaded in islice(fed(skipping)[1].training(0), 6) for e in loaded.episode}
+    assert drawn == ({0, 1} if in_memory else {0, 1, 2})
+    with pytest.raises(CheckpointError, match=r"images\.top_depth.*copy it again"):
+        list(islice(fed(config)[1].training(0), 8))
 
 
 @BOTH

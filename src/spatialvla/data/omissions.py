@@ -15,12 +15,11 @@ _AT_ONCE = 32  # pictures in memory
 class Omissions:
     """Filled episode by episode. parts, damaged, pictures, instructions: a sentence for each.
 
-    parts: of the files, that are no episodes, see `EpisodeSource.left_out`. damaged: episodes that cannot be read.
-    pictures: episodes with pictures that cannot, of
-    which the samples that see them are left out; of a run that holds all pictures in memory, the whole episode.
-    instructions: episodes of which one cannot be used. steps: episodes that have no step, or that the dataset
-    leaves out itself. words: episodes that do not say what to do, which a run takes where it is told what to say
-    instead.
+    parts: of the files, that are no episodes, see `EpisodeSource.left_out`. damaged: episodes that cannot be
+    read. pictures: episodes with pictures or depth that cannot, of which the samples that see them are left out;
+    of a run that holds all pictures in memory, the whole episode. instructions: episodes of which one cannot be
+    used. steps: episodes that have no step, or that the dataset leaves out itself. words: episodes that do not
+    say what to do, which a run takes where it is told what to say instead.
     """
 
     parts: tuple[str, ...] = ()
@@ -35,7 +34,8 @@ class Omissions:
     ) -> None:
         """Looks for what would be left out of one episode with steps.
 
-        check: raises InputError for an instruction that cannot be used; None checks none. decode: all pictures.
+        check: raises InputError for an instruction that cannot be used; None checks none. decode: all pictures
+        and depth.
         """
         texts = dict.fromkeys(map(episode.instruction_at, range(len(episode.actions))))
         if not any(texts):
@@ -56,6 +56,7 @@ def _broken_pictures(episode: Episode) -> str | None:
     try:
         for start in range(0, len(steps), _AT_ONCE):
             episode.images(steps[start : start + _AT_ONCE])
+            episode.depth(steps[start : start + _AT_ONCE])
     except CheckpointError as error:
         return str(error)
     return None
