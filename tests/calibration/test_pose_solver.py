@@ -8,6 +8,7 @@ from cameras import CAMERA, random_camera, random_gripper_poses, rotation
 
 from spatialvla.calibration.pose_solver import solve_pose
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import mirror_intrinsics
 from spatialvla.geometry.extrinsics import inverse, project, transform
 
 
@@ -88,18 +89,20 @@ def test_a_camera_in_the_hand_from_one_point_that_stands_still():
     assert radians < 0.01
 
 
-def test_mirrored_pictures_are_noticed_and_can_be_used():
-    rng = np.random.default_rng(4)
-    camera = random_camera(rng)
-    centered = replace(CAMERA, intrinsics=np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]))
-    points, pixels = seen_points(rng, camera, 15, noise=0.5, K=centered.intrinsics)
+@pytest.mark.parametrize("seed", range(4))
+def test_mirrored_pictures_are_noticed_and_can_be_used(seed):
+    rng = np.random.default_rng(seed)
+    points, pixels = seen_points(rng, random_camera(rng), 15, noise=0.3)
     flipped = pixels * [-1, 1] + [640, 0]
+    flipped_camera = replace(CAMERA, intrinsics=mirror_intrinsics(CAMERA.intrinsics, 640))
     with pytest.raises(InputError, match="that are flipped left to right much better; say --mirrored"):
-        solve_pose(points, flipped, centered)
+        solve_pose(points, flipped, flipped_camera)
     with pytest.raises(InputError, match=r"that are not flipped .* leave out --mirrored"):
-        solve_pose(points, pixels, centered, mirrored=True)
-    fit = solve_pose(points, flipped, centered, mirrored=True)
-    np.testing.assert_allclose(fit.pose, solve_pose(points, pixels, centered).pose, atol=1e-9)
+        solve_pose(points, pixels, CAMERA, mirrored=True)
+    fit = solve_pose(points, flipped, flipped_camera, mirrored=True)
+    plain = solve_pose(points, pixels, CAMERA)
+    np.testing.assert_allclose(fit.pose, plain.pose, atol=1e-9)
+    np.testing.assert_allclose(fit.reprojected, plain.reprojected * [-1, 1] + [640, 0], atol=1e-6)
 
 
 def _line(points):
@@ -115,6 +118,8 @@ def _line(points):
         (lambda points, seen: (points * [1, 1, 0.01], seen), "lie in a plane"),
         (lambda points, seen: (points * 0.01, seen), "lie on a line"),
         (lambda points, seen: (points, np.where(seen > 300, np.nan, seen)), "must be finite"),
+        (lambda points, seen: (points, seen * 0 + 300), "in one spot or on a line"),
+        (lambda points, seen: (points, seen * [1, 0] + [0, 200]), "in one spot or on a line"),
         (lambda points, seen: (points, seen[::-1]), "fit one pose of the camera"),
     ],
 )

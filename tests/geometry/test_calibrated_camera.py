@@ -17,7 +17,7 @@ FRONT = CalibratedCamera(CAMERA, STANDING)
 
 
 def test_a_matrix_the_wrong_way_round_is_noticed_and_no_right_one_is_blamed():
-    """From the numbers alone most can be told: four in five of cameras all around a table."""
+    """From the numbers alone most can be told: three in four of cameras all around a table."""
     rng, noticed = np.random.default_rng(0), 0
     for _ in range(200):
         camera = random_camera(rng)
@@ -26,14 +26,20 @@ def test_a_matrix_the_wrong_way_round_is_noticed_and_no_right_one_is_blamed():
             CalibratedCamera(CAMERA, inverse(camera))
             noticed -= 1
         noticed += 1
-    assert noticed > 140
+    assert noticed > 130
     with pytest.raises(InputError, match=r"robot's base to the camera.*invert the matrix"):
         CalibratedCamera(CAMERA, inverse(STANDING))
 
 
 def test_a_camera_that_looks_away_is_refused():
-    with pytest.raises(InputError, match="sees nothing within 1 m of the robot's base"):
+    with pytest.raises(InputError, match=r"sees nothing within 1\.5 m of the robot's base"):
         CalibratedCamera(CAMERA, looking_at([2, 0, 0.5], [4, 0, 0.4]))
+
+
+def test_cameras_that_see_little_or_far_are_not_blamed():
+    narrow = replace(CAMERA, intrinsics=np.array([[6000.0, 0, 320], [0, 6000, 240], [0, 0, 1]]))
+    CalibratedCamera(narrow, looking_at([0.6, 0.1, 0.4], [0.47, 0.03, 0.0]))
+    CalibratedCamera(narrow, looking_at([3.0, 2.0, 1.5], [1.0, 0.9, 0.2]))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,9 @@ _THINNEST = 0.01
 _FLATTEST = 0.04
 """Of their widest spread: the same for points far from each other."""
 
+_NARROWEST = 5.0
+"""Pixels: the same for where they are seen."""
+
 _OUTLIER_PIXELS = 3.0
 """Errors up to here are those of whoever clicked on the picture."""
 
@@ -75,11 +78,10 @@ def solve_pose(
     Raises InputError for too few points, for points on a line or in a plane, and where less than half of them fit.
     """
     _check_points(points, seen)
-    K = camera.intrinsics
-    if mirrored:
-        seen, K = flip(seen, camera)
+    ways = ((seen, camera.intrinsics), flip(seen, camera))
+    (seen, K), other = reversed(ways) if mirrored else ways
     start, median = _robust_start(points, seen, K)
-    if median > _EXACT_PIXELS and _robust_start(points, *flip(seen, camera))[1] < median / 2:
+    if median > _EXACT_PIXELS and _robust_start(points, *other)[1] < median / 2:
         given, kind = ("leave out", "that are not") if mirrored else ("say", "that are")
         raise InputError(
             f"The points fit pictures {kind} flipped left to right much better; {given} --mirrored, or look "
@@ -134,6 +136,10 @@ def _check_points(points: np.ndarray, seen: np.ndarray) -> None:
     if not (np.isfinite(points).all() and np.isfinite(seen).all()):
         raise InputError("Positions and pixels must be finite numbers; leave out points that were not seen.")
     check_spread(points)
+    if np.linalg.svd(seen - seen.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(seen)) < _NARROWEST:
+        raise InputError(
+            "The points are seen in one spot or on a line of the picture; move the gripper all over the picture."
+        )
 
 
 def flip(seen: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:

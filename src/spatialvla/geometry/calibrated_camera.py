@@ -21,8 +21,11 @@ from spatialvla.geometry.extrinsics import (
 _SAME_ASPECT = 0.01
 """Of the sides' ratio. Sizes are whole pixels, and no crop that moves things is as small."""
 
-_REACH = 1.0
+_REACH = 1.5
 """Meters around the base, where arms work; a camera that sees nothing of it is of no use to them."""
+
+_RAYS = 9
+"""Along each side of the picture."""
 
 _UPRIGHT, _ASIDE = np.radians(20), np.radians(45)
 """Up to which roll a camera stands upright, and from which it lies on its side."""
@@ -140,12 +143,14 @@ def _check_view(camera: Camera, extrinsics: Float[np.ndarray, "4 4"], mirrored: 
 
 
 def _sees_reach(camera: Camera, extrinsics: Float[np.ndarray, "4 4"], mirrored: bool) -> bool:
-    """Whether any point that is at most as high over the base, or as far around it, as arms reach is seen."""
-    side = np.linspace(-_REACH, _REACH, 9)
-    points = np.stack(np.meshgrid(side, side, side), axis=-1).reshape(-1, 3)
-    points = points[np.linalg.norm(points, axis=1) <= _REACH]
-    pixels, _ = project(points, camera.intrinsics, mirror_extrinsics(extrinsics) if mirrored else extrinsics)
-    return bool(((pixels >= 0) & (pixels <= (camera.width, camera.height))).all(axis=1).any())
+    """Whether some pixel's ray comes as close to the base as arms reach."""
+    pose = mirror_extrinsics(extrinsics) if mirrored else extrinsics
+    u, v = np.meshgrid(np.linspace(0, camera.width, _RAYS), np.linspace(0, camera.height, _RAYS))
+    rays = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], axis=1) @ np.linalg.inv(camera.intrinsics).T
+    ways = rays @ pose[:3, :3].T
+    depth = np.maximum(-(ways @ pose[:3, 3]) / (ways**2).sum(axis=1), 0)
+    closest = pose[:3, 3] + depth[:, None] * ways
+    return bool((np.linalg.norm(closest, axis=1) <= _REACH).any())
 
 
 def _roll(extrinsics: Float[np.ndarray, "4 4"]) -> float:
