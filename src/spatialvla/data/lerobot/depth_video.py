@@ -30,6 +30,7 @@ SMALLEST_SIDE = 16
 _PIXEL_FORMAT = "gray12le"
 _TWELVE_BITS = (_PIXEL_FORMAT, "yuv420p12le", "yuv422p12le", "yuv444p12le")
 _KEYFRAME_EVERY = 8
+_TOO_LARGE = 1e9  # of a length in meters or millimeters
 # Without B-frames decoding order equals display order, which lets files be joined by shifting timestamps.
 _PARAMETERS = "lossless=1:bframes=0"
 
@@ -81,10 +82,11 @@ class DepthQuantization:
         """What a feature's `info` in info.json says. Raises InputError where that is too little, or wrong."""
         entries = {field.name: info.get(f"video.{field.name}") for field in fields(cls)}
         for name, entry in entries.items():
-            wanted = bool if name == "use_log" else (int, float)
-            if not isinstance(entry, wanted) or (wanted is not bool and isinstance(entry, bool)):
+            is_flag = isinstance(entry, bool)
+            is_number = isinstance(entry, int | float) and not is_flag and abs(entry) < _TOO_LARGE
+            if not (is_flag if name == "use_log" else is_number):
                 raise InputError(
-                    f"info.json says video.{name} = {entry}, by which no depth can be decoded; correct it."
+                    f"info.json says video.{name} = {str(entry)[:20]}, by which no depth can be decoded; correct it."
                 )
         return cls(
             float(info["video.depth_min"]),

@@ -213,7 +213,7 @@ def meters_of_unit(info: Mapping[str, Any]) -> float:
     Raises InputError for units that LeRobot does not have.
     """
     unit = info.get("depth_unit", "mm")
-    if unit not in _UNIT_METERS:
+    if not isinstance(unit, str) or unit not in _UNIT_METERS:
         raise InputError(f"info.json says depth_unit = {unit}; correct it to 'm' or 'mm'.")
     return _UNIT_METERS[unit]
 
