@@ -194,6 +194,8 @@ def test_verbose_says_what_is_done(tmp_path):
         (["predict", str(PICTURE), "go", "--policy", "nano", "--device", "gpu"], "no device called 'gpu'"),
         (["data", "inspect", "--dataset", "gs://bucket/bridge"], "run pip install 'fsspec[gs]'."),
         (["serve", "--policy", "nano", "--mapping", "libro"], "did you mean libero"),
+        (["serve", "--policy", "nano", "--port", "65536"], "--port is 65536; ports go from 0 to 65535."),
+        (["serve", "--policy", "nano", "--metrics-port", "-1"], "--metrics-port is -1; ports go from 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):

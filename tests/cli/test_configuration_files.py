@@ -153,7 +153,7 @@ def test_resume_starts_where_there_is_no_run_yet(tmp_path, runs, capsys):
     main(["finetune", "--resume", "--out", str(tmp_path), "--dataset", "demos"])
     assert runs == [(replace(finetune(), out=tmp_path, datasets=(DatasetConfig("demos"),)), True)]
     capsys.readouterr()
-    assert "nothing to train on" in fails(capsys, "finetune", "--resume", "--out", tmp_path)
+    assert f"{tmp_path} holds no run to resume" in fails(capsys, "finetune", "--resume", "--out", tmp_path)
 
 
 def test_a_damaged_record_of_a_run_is_named(tmp_path, capsys):

@@ -98,6 +98,7 @@ def test_inspect_warns_of_what_the_sample_of_lerobot_lacks(capsys):
     out = capsys.readouterr().out
     assert "lerobot_v3: 2 episodes, 120 steps at 5 Hz" in out
     assert "Camera: 256x256, intrinsics unknown" in out
+    assert "Units of actions: unknown meters, radians, rotation, frame (a mapping's" in out
     assert "Warning: the gripper lies outside of [0, 1]" in out
     assert "Warning: the intrinsics are unknown in 2 of 2 episodes" in out
 

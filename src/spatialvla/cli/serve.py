@@ -29,6 +29,7 @@ Protocol = Literal["openpi", "vla-eval", "lerobot"]
 
 _EXTRAS: Mapping[Protocol, str] = {"openpi": "serve", "vla-eval": "vla-eval", "lerobot": "lerobot-server"}
 _PORTS: Mapping[Protocol, int] = {"openpi": 8000, "vla-eval": 8000, "lerobot": 8080}
+_LAST_PORT = 65_535
 _MAPPINGS: Mapping[Protocol, str] = {"openpi": "plain", "vla-eval": "plain", "lerobot": "lerobot"}
 
 
@@ -116,6 +117,7 @@ class Serve(Verb):
         from spatialvla.actions.fitting import check_fit
         from spatialvla.actions.units import UNKNOWN
 
+        _check_ports({"--port": self.port, "--metrics-port": self.metrics_port})
         log_to_stderr(self.log_format)
         options = self._options()
         service = self._service(options)
@@ -200,3 +202,9 @@ class Serve(Verb):
             traffic=self.traffic,
             settings=self.batching,
         )
+
+
+def _check_ports(ports: Mapping[str, int | None]) -> None:
+    for option, port in ports.items():
+        if port is not None and not 0 <= port <= _LAST_PORT:
+            raise InputError(f"{option} is {port}; ports go from 0 to {_LAST_PORT}.")

@@ -121,6 +121,10 @@ class TrainingRun(Verb):
                 "Options such as --weights and --camera belong to what --dataset or --mixture names; name it, or "
                 "edit the datasets in the configuration."
             )
+        if self.resume and not (named or begun.datasets):
+            raise InputError(
+                f"{begun.out} holds no run to resume; give the run's folder as --out, or --dataset to begin a run."
+            )
         if named or not (begun.datasets or self.write_config):
             begun = replace(begun, datasets=self.datasets.configurations())
         return replace(begun, **self.changes(begun))

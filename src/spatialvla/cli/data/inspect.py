@@ -129,7 +129,8 @@ def _print_omissions(omissions: Omissions, line: Callable[[str], None]) -> None:
 
 def _units(units: ActionUnits) -> str:
     said = {"rotation": units.rotation, "frame": units.frame}
-    words = [units.describe(), *(f"{name} {word}" for name, word in said.items() if word is not None)]
+    sizes = [] if {"meters", "radians"} & set(units.unknown) else [units.describe()]
+    words = sizes + [f"{name} {word}" for name, word in said.items() if word is not None]
     if units.unknown:
         words.append(f"unknown {', '.join(units.unknown)} (a mapping's or spec's 'units' says them)")
     return "; ".join(words)
