@@ -81,7 +81,7 @@ def solve_pose(
     ways = ((seen, camera.intrinsics), flip(seen, camera))
     (seen, K), other = reversed(ways) if mirrored else ways
     start, median = _robust_start(points, seen, K)
-    if median > _EXACT_PIXELS and _robust_start(points, *other)[1] < median / 2:
+    if median > _EXACT_PIXELS and _robust_start(points, *other)[1] < median / 3:
         given, kind = ("leave out", "that are not") if mirrored else ("say", "that are")
         raise InputError(
             f"The points fit pictures {kind} flipped left to right much better; {given} --mirrored, or look "
