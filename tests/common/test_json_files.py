@@ -28,6 +28,15 @@ def test_what_is_nested_too_deeply_is_refused(tmp_path, text):
     assert parse_value('{"a":' * 60 + "1" + "}" * 60)
 
 
+def test_an_entry_that_is_there_twice_is_refused(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text('{"episodes": [{"success": false, "steps": 3, "success": true}]}')
+    with pytest.raises(CheckpointError, match="the entry 'success' is there twice"):
+        read_json(file)
+    file.write_text('{"a": {"c": 1}, "b": {"c": 1}}')
+    assert read_json(file) == {"a": {"c": 1}, "b": {"c": 1}}
+
+
 @pytest.mark.parametrize("digits", [41, 5000])
 def test_integers_without_end_are_refused(tmp_path, digits):
     (tmp_path / "a.json").write_text('{"a": ' + "7" * digits + "}")

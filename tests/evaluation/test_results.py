@@ -218,6 +218,11 @@ def test_an_episode_counts_once(tmp_path):
         Results.from_json(document)
 
 
+def test_no_evaluation_took_less_than_no_time():
+    with pytest.raises(InputError, match="it took -5 seconds"):
+        Results.from_json(RESULTS.to_json() | {"seconds": -5})
+
+
 @pytest.mark.parametrize("success", [2, None, 1, "true"])
 def test_success_is_true_or_false(success):
     document = RESULTS.to_json()

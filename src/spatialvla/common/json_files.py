@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,13 @@ def parse_json(
 def parse_value(data: bytes | str) -> Any:
     """What a JSON text holds.
 
-    Raises ValueError for what is no JSON, and for values nested more than 64 deep and integers of more than 40
-    digits, which no file of ours has and which would break what works on them.
+    Raises ValueError for what is no JSON, for objects with two entries of one name, of which nobody knows which
+    counts, and for values nested more than 64 deep and integers of more than 40 digits, which no file of ours has
+    and which would break what works on them.
     """
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        content = json.loads(text, parse_int=_integer)
+        content = json.loads(text, parse_int=_integer, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     layer = [content]
@@ -105,6 +107,14 @@ def _checksum(content: dict[str, Any]) -> str:
     """Of what the object says, however it is laid out."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"{google_crc32c.value(text.encode()):08x}"
+
+
+def _object(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(entries)
+    if len(content) < len(entries):
+        twice, _ = Counter(name for name, _ in entries).most_common(1)[0]
+        raise ValueError(f"the entry {twice[:100]!r} is there twice")
+    return content
 
 
 def _integer(digits: str) -> int:

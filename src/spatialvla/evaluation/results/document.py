@@ -153,6 +153,8 @@ class Results:
             )
             if not 0 < results.episodes_per_task * len(tasks) <= _MOST_EPISODES:
                 raise ValueError(f"it asks for {results.episodes_per_task} episodes of {len(tasks)} tasks")
+            if results.seconds < 0:
+                raise ValueError(f"it took {results.seconds:g} seconds")
             if len(results.tasks) != len(tasks):
                 raise ValueError("a task is listed twice")
             results.check_episodes()
