@@ -188,8 +188,9 @@ class Serve(Verb):
             tls_key=self.tls_key,
             insecure_public_bind=self.insecure_public_bind,
         )
-        robot = self.limits or options.mapping.limits
-        limits = Limits.load(robot) if robot else Limits()
+        # An empty name, as of a variable that is not set, is no robot without limits.
+        robot = options.mapping.limits if self.limits is None else self.limits
+        limits = Limits() if robot is None else Limits.load(robot)
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(
