@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from PIL import Image
 import spatialvla
 from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.cli.main import VERBS, main
-from spatialvla.cli.predict import read_depth
+from spatialvla.cli.predict import read_depth, read_extrinsics
 from spatialvla.data.oxe.mixtures import MIXTURES
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
@@ -219,6 +220,29 @@ def test_depth_files_that_are_none(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "gray.png")
     with pytest.raises(InputError, match="16-bit"):
         read_depth(tmp_path / "gray.png")
+
+
+def test_extrinsics_files(tmp_path, capsys):
+    matrix = np.array([[0, 0.6, -0.8, 1.2], [1, 0, 0, 0], [0, -0.8, -0.6, 0.9], [0, 0, 0, 1]])
+    np.save(tmp_path / "a.npy", matrix)
+    (tmp_path / "a.txt").write_text("0 0.6 -0.8 1.2\n1 0 0 0\n0 -0.8 -0.6 0.9\n0 0 0 1\n")
+    for name in ("a.npy", "a.txt"):
+        np.testing.assert_array_equal(read_extrinsics(tmp_path / name), matrix)
+    main([*PREDICT, "--dataset", "tiny_robot/0.1.0", "--extrinsics", str(tmp_path / "a.txt"), "--mirrored"])
+    assert "gripper" in capsys.readouterr().out
+    (tmp_path / "text.txt").write_text("0 a\n")
+    np.save(tmp_path / "turned.npy", matrix.T)
+    assert "holds no 4x4 matrix" in fails(capsys, *PREDICT, "--extrinsics", tmp_path / "text.txt")
+    assert "transpose the matrix" in fails(capsys, *PREDICT, "--extrinsics", tmp_path / "turned.npy")
+    assert "holds no 4x4 matrix" in fails(capsys, *PREDICT, "--extrinsics", tmp_path / "missing.npy")
+
+
+def test_a_policy_in_the_robots_frame_asks_for_extrinsics(tmp_path, capsys):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "robot")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"ego3d_frame": "robot"}))
+    said = fails(capsys, *PREDICT[:3], "--policy", folder, "--dataset", "tiny_robot/0.1.0")
+    assert "pass Observation.extrinsics" in said
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ class FakeEpisode:
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
+    extrinsics: np.ndarray | None
     size: tuple[int, int]
     has_depth: bool
     broken_images: bool
@@ -53,6 +54,7 @@ class FakeSource:
     size: tuple[int, int] = (60, 80)
     camera: Camera | None = CAMERA
     has_depth: bool = False
+    extrinsics: np.ndarray | None = None  # of every step
     no_ops: frozenset = frozenset()
     control_hz: float = 5.0
     units: ActionUnits = UNKNOWN
@@ -87,6 +89,7 @@ class FakeSource:
             actions=actions,
             starts=np.array([step for step in range(length) if step not in self.no_ops]),
             camera=self.camera,
+            extrinsics=None if self.extrinsics is None else np.stack([self.extrinsics] * length),
             size=self.size,
             has_depth=self.has_depth,
             broken_images=index in self.broken_images,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cameras import looking_at
 from fake_source import CAMERA, FakeSource
 
 from spatialvla import Processor
@@ -275,3 +276,20 @@ def test_open_x_embodiment_from_shards_to_batches(tmp_path):
     assert {int(name.split()[2]) for name in names(alone)} == {0, 1, 3} - {held}
     loaded = next(iter(training_batches(mixture, processor, 5)))
     assert loaded.batch.pixel_values.shape == (5, 3, processor.image_size, processor.image_size)
+
+
+def test_a_crop_leaves_extrinsics_as_they_are():
+    moved = looking_at([1.3, 0.2, 0.7], [0.4, 0, 0.1])
+    mixture, processor = opened(replace(ONE, extrinsics=moved))
+    options = ReadOptions(Augmentation(0.5, 1.0), extrinsics=True)
+    batch = next(iter(training_batches(mixture, processor, 19, options))).batch
+    assert batch.intrinsics[:, 0, 0].std() > 0  # cropped
+    np.testing.assert_allclose(batch.extrinsics, np.tile(moved, (19, 1, 1)), atol=1e-7)
+    assert next(iter(training_batches(mixture, processor, 19))).batch.extrinsics is None
+
+
+def test_extrinsics_must_be_there_where_they_are_asked_for():
+    mixture, processor = opened(ONE)
+    options = ReadOptions(Augmentation(), extrinsics=True)
+    with pytest.raises(InputError, match=r"one does not tell where its camera stands.*'extrinsics: …'"):
+        next(iter(training_batches(mixture, processor, 2, options)))

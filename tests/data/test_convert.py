@@ -36,6 +36,8 @@ class MadeEpisode:
     def columns(self):
         return {}
 
+    extrinsics = None
+
     @property
     def starts(self):
         return np.arange(self.length)

@@ -31,6 +31,8 @@ class MadeEpisode:
     def columns(self):
         return {} if self.timestamps is None else {"timestamp": self.timestamps}
 
+    extrinsics = None
+
     @property
     def starts(self):
         return np.arange(len(self.actions))

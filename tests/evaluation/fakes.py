@@ -94,7 +94,8 @@ class FakeEnvironment:
 
     def observe(self, depth: bool) -> Observation:
         image = np.full((16, 16, 3), self.steps, np.uint8)
-        return Observation(image, INSTRUCTIONS[self.task], K, np.full((16, 16), 1.5) if depth else None)
+        meters = np.full((16, 16), 1.5) if depth else None
+        return Observation(image, INSTRUCTIONS[self.task], K, meters, np.eye(4), mirrored=True)
 
     def close(self) -> None:
         pass

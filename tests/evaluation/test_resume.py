@@ -180,5 +180,7 @@ def test_decisions_for_the_report_outlive_a_kill(tmp_path):
     for old, new in zip(keeper.kept[1], later.kept[1], strict=True):
         assert (old.observation.image == new.observation.image).all()
         assert old.observation.instruction == new.observation.instruction
+        assert (old.observation.extrinsics == new.observation.extrinsics).all()
+        assert new.observation.mirrored
         assert (old.observation.depth == new.observation.depth).all()
         assert (old.chunk.tokens == new.chunk.tokens).all()

@@ -26,6 +26,7 @@ def _episode(seed: int, steps: int) -> Demonstration:
         takeover=(np.arange(steps) == 4).astype(np.float32),
         intrinsics=np.array([[38.6, 0, 16], [0, 38.6, 16], [0, 0, 1]], np.float32),
         camera_pose=np.eye(4, dtype=np.float32),
+        extrinsics=np.diag([-1, 1, 1, 1]).astype(np.float32),
         instruction=f"pick up bowl {seed}",
     )
 
@@ -64,6 +65,8 @@ def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
     np.testing.assert_array_equal(read.columns["action"], original.actions)
     np.testing.assert_array_equal(read.columns["observation.state"], original.proprioception)
     np.testing.assert_array_equal(read.columns["observation.intrinsics"][3], original.intrinsics)
+    placed = LeRobotSource(tmp_path / "dataset").episode(1).extrinsics
+    np.testing.assert_array_equal(placed, np.tile(original.extrinsics, (9, 1, 1)))
     whole = WholeChunks(LeRobotSource(tmp_path / "dataset"), chunk=3)
     # Frame 4 of each episode was driven: chunks of 3 actions that begin at 2, 3 or 4 are no samples.
     assert [whole.episode(index).starts.tolist() for index in (0, 1)] == [[0, 1, 5], [0, 1, 5, 6, 7, 8]]

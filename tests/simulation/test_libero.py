@@ -7,7 +7,7 @@ import pytest
 from spatialvla.calibration.pose_solver import solve_pose
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
-from spatialvla.geometry.extrinsics import mirror_extrinsics, pose_matrix
+from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics, pose_matrix, transform
 from spatialvla.geometry.known_cameras import LIBERO_WRIST
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
@@ -118,6 +118,16 @@ def test_a_marked_gripper_in_the_pictures_leads_to_the_camera():
     with pytest.raises(InputError, match="flipped left to right"):
         solve_pose(where, seen, camera)
     env.close()
+
+
+def test_extrinsics_lead_to_the_arms_base(env):
+    """A point of the robot is where its kinematics say: the shoulder's joint stands 0.333 m above a Panda's base."""
+    env.reset_to(env.task.start_states()[0])
+    camera = check_extrinsics(env.extrinsics)  # of the real camera: a rigid motion
+    shoulder = env.data.body("robot0_link1").xpos
+    in_picture = np.linalg.inv(env.camera_pose) @ [*shoulder, 1]
+    seen = transform(mirror_extrinsics(camera), in_picture[None, :3])
+    np.testing.assert_allclose(seen, [[0, 0, 0.333]], atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_start(env):

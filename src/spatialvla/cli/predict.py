@@ -43,6 +43,12 @@ class Predict(Verb):
     depth: Path | None = None
     """A depth sensor's map: .npy in meters or 16-bit .png in millimeters; None estimates it."""
 
+    extrinsics: Path | None = None
+    """Where the camera stands, camera -> robot base in meters: .npy of 4 x 4, or a text file of 4 rows."""
+
+    mirrored: bool = False
+    """The image is flipped left to right, as LIBERO's are."""
+
     figures: Path | None = None
     """Folder for depth.png, points.png and grid.png."""
 
@@ -61,6 +67,8 @@ class Predict(Verb):
             self.instruction,
             None if self.intrinsics is None else _matrix(*self.intrinsics),
             None if self.depth is None else read_depth(self.depth),
+            None if self.extrinsics is None else read_extrinsics(self.extrinsics),
+            self.mirrored,
         )
         policy = self.options.load()
         (chunk,) = policy.predict([observation])
@@ -90,6 +98,26 @@ def read_depth(path: Path) -> np.ndarray:
             f"{path} is no 16-bit depth picture (its mode is {picture.mode}); give .npy or 16-bit .png."
         )
     return np.asarray(picture).astype(np.float32) / 1000
+
+
+def read_extrinsics(path: Path) -> np.ndarray:
+    """(4, 4) camera -> robot base from a .npy file, or from a text file of 4 rows.
+
+    Raises InputError for what is no camera's place.
+    """
+    import numpy as np
+
+    from spatialvla.geometry.extrinsics import check_extrinsics
+
+    try:
+        matrix = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path)
+        return check_extrinsics(matrix)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no 4x4 matrix of numbers ({error}); give .npy or 4 rows of text."
+        ) from None
 
 
 def _open(path: Path) -> Image:

@@ -35,6 +35,7 @@ class ReadOptions:
     augmentation: of the images. depth: whether the depth sensor is read, too.
     on_bad: whether a damaged sample is an error, or the next draw of the same dataset stands in for it.
     other_sources, other_share: the same datasets seen in another way, and the share of the draws that see them so.
+    extrinsics: whether the camera's place is read, too.
     """
 
     augmentation: Augmentation
@@ -42,15 +43,20 @@ class ReadOptions:
     on_bad: OnBad = "raise"
     other_sources: tuple[EpisodeSource, ...] = ()
     other_share: float = 0.0
+    extrinsics: bool = False
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """image: (H, W, 3). intrinsics: K (3, 3) in its pixels. depth: (H, W) meters, all positive, or None."""
+    """image: (H, W, 3). intrinsics: K (3, 3) in its pixels. depth: (H, W) meters, all positive, or None.
+
+    extrinsics: (4, 4) camera -> robot base, or None.
+    """
 
     image: np.ndarray
     intrinsics: np.ndarray
     depth: np.ndarray | None
+    extrinsics: np.ndarray | None
     prompt: str
     actions: np.ndarray
     episode: int
@@ -96,12 +102,14 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         keys = [self.sources[source].key for source in draws.source]
         actions = np.stack([sample.actions for sample in samples])
         depth = [sample.depth for sample in samples if sample.depth is not None]
+        extrinsics = [sample.extrinsics for sample in samples if sample.extrinsics is not None]
         batch = self.processor(
             [sample.image for sample in samples],
             [sample.prompt for sample in samples],
             keys,
             intrinsics=[sample.intrinsics for sample in samples],
             depth=depth or None,
+            extrinsics=extrinsics or None,
             actions=actions,
         )
         return LoadedBatch(
@@ -178,6 +186,7 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
             image=views.images[0],
             intrinsics=views.intrinsics[0],
             depth=None if views.depth is None else views.depth[0],
+            extrinsics=self._extrinsics(episode, step, key),
             prompt=self.processor.prompt(episode.instruction_at(step) or self.missing_instruction or ""),
             actions=action_chunks(episode.actions, np.array([step]), self.processor.action_chunk_size)[0],
             episode=index,
@@ -202,6 +211,17 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
             for wanted, stored in zip(size, readings.shape[1:], strict=True)
         )
         return fill_holes(readings[0][np.ix_(rows.astype(int), columns.astype(int))])[None]
+
+    def _extrinsics(self, episode: Episode, step: int, key: str) -> np.ndarray | None:
+        """As the images are, however much of them a crop keeps."""
+        if not self.options.extrinsics:
+            return None
+        if episode.extrinsics is None:
+            raise InputError(
+                f"{key} does not tell where its camera stands, which Ego3D in the robot's frame has to know; give a "
+                "mapping with the line 'extrinsics: …', or train with the camera's frame (--ego3d-frame camera)."
+            )
+        return np.asarray(episode.extrinsics[step])
 
     def _episode(self, source: int, index: int, is_other: bool) -> Episode:
         wanted = (source, index, is_other)

@@ -13,6 +13,7 @@ from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.extrinsics import EXTRINSICS
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS
 from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.data.lerobot.metadata import is_dataset
@@ -43,12 +44,12 @@ def convert(
     progress: Callable[[int, int], None] = lambda done, total: None,
     depth_video: DepthQuantization | None = None,
 ) -> Converted:
-    """Write `observation.images.main`, `action` with its units and, where known, `observation.intrinsics` and depth.
+    """Write `observation.images.main`, `action` with its units and, where known, the camera and depth.
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
     `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where
     one of the first 50 episodes has intrinsics, those without get zeros, which `LeRobotSource` reads as
-    unknown.
+    unknown; so do those without extrinsics, where an episode up to the first with intrinsics has some.
     fps: a whole number; the source's own rate unless given. instruction: of the episodes that have none.
     progress: told how many of the source's episodes are done. depth_video: store depth as 12-bit video in
     these steps; as images in whole millimeters unless given.
@@ -58,7 +59,7 @@ def convert(
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
     noted = _Noted.of(out, source)
     skipped, done, empty = noted.skipped, noted.written, noted.empty
-    calibrated = _has_camera(source)
+    calibrated, placed = _known_of_camera(source)
     writer: LeRobotWriter | None = None
     for index in range(noted.first, len(source)):
         progress(index, len(source))
@@ -72,7 +73,7 @@ def convert(
             if writer is not None and done < writer.total_episodes:
                 done += 1
                 continue
-            frames = _frames(episode, calibrated)
+            frames = _frames(episode, calibrated, placed)
         except CheckpointError as error:
             skipped[str(index)] = str(error)
             noted.save(out)
@@ -137,17 +138,21 @@ class _Noted:
         write_json(out / _PROGRESS, vars(self), checksum=True)
 
 
-def _has_camera(source: EpisodeSource) -> bool:
+def _known_of_camera(source: EpisodeSource) -> tuple[bool, bool]:
+    """Whether intrinsics are known of one of the first episodes, and extrinsics of one up to it."""
+    placed = False
     for index in range(min(len(source), _LOOKED_THROUGH)):
         try:
-            if source.episode(index).camera is not None:
-                return True
+            episode = source.episode(index)
         except CheckpointError:
             continue
-    return False
+        placed = placed or episode.extrinsics is not None
+        if episode.camera is not None:
+            return True, placed
+    return False, placed
 
 
-def _frames(episode: Episode, calibrated: bool) -> dict[str, np.ndarray]:
+def _frames(episode: Episode, calibrated: bool, placed: bool) -> dict[str, np.ndarray]:
     steps = range(len(episode.actions))
     images = episode.images(steps)
     frames = {IMAGE: images, "action": episode.actions.astype(np.float32)}
@@ -158,6 +163,9 @@ def _frames(episode: Episode, calibrated: bool) -> dict[str, np.ndarray]:
         camera = episode.camera
         intrinsics = np.zeros((3, 3)) if camera is None else camera.scaled_to(*images.shape[1:3])
         frames[INTRINSICS] = np.tile(intrinsics.astype(np.float32), (len(steps), 1, 1))
+    if placed:
+        extrinsics = np.zeros((len(steps), 4, 4)) if episode.extrinsics is None else episode.extrinsics
+        frames[EXTRINSICS] = extrinsics.astype(np.float32)
     return frames
 
 
@@ -169,6 +177,8 @@ def _features(frames: dict[str, np.ndarray], depth_video: DepthQuantization | No
         features.append(depth_feature(DEPTH, frames[DEPTH].shape[1:], depth_video))
     if INTRINSICS in frames:
         features.append(Feature(INTRINSICS, "float32", (3, 3)))
+    if EXTRINSICS in frames:
+        features.append(Feature(EXTRINSICS, "float32", (4, 4)))
     return features
 
 

@@ -28,6 +28,8 @@ class Episode(Protocol):
     actions: (T, 7) float64 Δx Δy Δz Δroll Δpitch Δyaw gripper, in the dataset's units, gripper 1 = open.
     starts: (N,) the steps that samples may start at, ascending.
     camera: of the images, or None where it is not known.
+    extrinsics: (T, 4, 4) takes points back-projected by the camera's K to the robot's frame at each step, in meters:
+    camera -> robot base, mirrored (determinant −1) where the images are; None where it is not known.
     columns: (T, …) the dataset's other numbers of each step by their names; empty where it has no such.
     """
 
@@ -39,6 +41,8 @@ class Episode(Protocol):
     def starts(self) -> np.ndarray: ...
     @property
     def camera(self) -> Camera | None: ...
+    @property
+    def extrinsics(self) -> np.ndarray | None: ...
     @property
     def columns(self) -> Mapping[str, np.ndarray]: ...
 
@@ -126,6 +130,11 @@ class EpisodeWrapper:
     def camera(self) -> Camera | None:
         """Of the images."""
         return self.episode.camera
+
+    @property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base."""
+        return self.episode.extrinsics
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:

@@ -30,6 +30,7 @@ class _Numbers:
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
+    extrinsics: np.ndarray | None
     columns: Mapping[str, np.ndarray]
     first: int
 
@@ -51,6 +52,7 @@ class CachedEpisode:
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
+    extrinsics: np.ndarray | None
     columns: Mapping[str, np.ndarray]
     frames: RowFile
     readings: RowFile | None
@@ -129,6 +131,7 @@ class CachedSource:
             actions=numbers.actions,
             starts=numbers.starts,
             camera=numbers.camera,
+            extrinsics=numbers.extrinsics,
             columns=numbers.columns,
             frames=self._images,
             readings=self._depth,
@@ -170,6 +173,7 @@ class CachedSource:
                     actions=episode.actions,
                     starts=episode.starts,
                     camera=camera and Camera(camera.scaled_to(size, size), size, size),
+                    extrinsics=episode.extrinsics,
                     columns=episode.columns,
                     first=first,
                 )

@@ -1,4 +1,4 @@
-"""Lines of YAML that descriptions of LeRobot and of RLDS datasets share: the action, and a camera."""
+"""Lines of YAML that descriptions of datasets have in common: the action, and a camera and where it stands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, check_intrinsics
+from spatialvla.geometry.extrinsics import check_extrinsics
 from spatialvla.geometry.rotations import SIZES, Frame, Notation
 
 
@@ -83,3 +84,30 @@ class Intrinsics:
     def camera(self) -> Camera:
         """The same, checked."""
         return Camera(np.array(self.K, dtype=np.float64), self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Extrinsics:
+    """Where the camera stands: a feature that tells it, or a matrix that the dataset does not store.
+
+    feature: camera -> robot base (4, 4) at each step, in meters; pictures flipped left to right may be part of it
+    (determinant −1). matrix: the same of a camera that stands still. base: pose of the robot's base in the frame
+    that these lead to, where it is another, such as a simulator's world. mirrored: the pictures are flipped left to
+    right, and the matrices are the real camera's.
+    """
+
+    feature: str | None = None
+    matrix: tuple[tuple[float, ...], ...] = ()
+    base: tuple[tuple[float, ...], ...] = ()
+    mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.feature is None) == (not self.matrix):
+            raise InputError("extrinsics have either a feature or a matrix; give one of the two.")
+        for name, rows in (("matrix", self.matrix), ("base", self.base)):
+            if len({len(row) for row in rows}) > 1:
+                raise InputError(f"extrinsics' {name} has rows of different lengths; give 4 of 4 numbers.")
+        if self.base:
+            check_extrinsics(np.array(self.base))
+        if self.matrix and not self.base:
+            check_extrinsics(np.array(self.matrix))

@@ -103,6 +103,12 @@ class StartOptions:
     chunk_size: int | None = None
     """Steps of a chunk; None keeps the policy's, and gives a new network 4."""
 
+    ego3d_frame: Literal["camera", "robot"] | None = None
+    """Whose frame Ego3D places patches in; None keeps the policy's, and gives a new network the camera's."""
+
+    workspace: tuple[float, float, float, float] | None = None
+    """Center x y z and unit of Ego3D's positions, in meters; None keeps the policy's, and gives a new frame its own."""
+
     freeze_text_embeddings: bool = True
     """Keep the words' embeddings as they are, where everything else is trained."""
 

@@ -11,6 +11,7 @@ action:
 gripper: {open: 0, min: 0, max: 100}   # 0 is open, 100 closed
 units: {frame: base}                   # of the actions, where nothing above says them
 intrinsics: {K: [[600, 0, 320], [0, 600, 240], [0, 0, 1]], height: 480, width: 640}
+extrinsics: observation.front_pose     # camera -> robot base; or {matrix: […]} of a camera that stands still
 drop_no_ops: true
 key: my_robot/1.0.0                    # the name of the statistics in a checkpoint
 """
@@ -25,7 +26,7 @@ from typing import Any
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.entries import from_entries, load_entries
 from spatialvla.data.hand_motions import GripperMapping, HandMotion
-from spatialvla.data.mapping_lines import ActionMapping, Intrinsics
+from spatialvla.data.mapping_lines import ActionMapping, Extrinsics, Intrinsics
 from spatialvla.errors import InputError
 
 INTRINSICS = "observation.intrinsics"
@@ -40,7 +41,8 @@ class FeatureMapping:
     camera, if there is one: observation.depth.front or observation.images.front_depth of
     observation.images.front. gripper: None leaves the stored number as it is. units: of the actions that come
     out, where neither the dataset nor `action` says them. intrinsics: a feature, a camera, or "none"; None
-    takes `observation.intrinsics` where there is one. instruction: of all episodes; the task unless given.
+    takes `observation.intrinsics` where there is one. extrinsics: the same of where it stands, see `Extrinsics`;
+    None takes `observation.extrinsics` where there is one. instruction: of all episodes; the task unless given.
     drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the
     dataset's unless given.
     """
@@ -51,6 +53,7 @@ class FeatureMapping:
     gripper: GripperMapping | None = None
     units: ActionUnits | None = None
     intrinsics: str | Intrinsics | None = None
+    extrinsics: str | Extrinsics | None = None
     instruction: str | None = None
     drop_no_ops: bool = False
     key: str | None = None

@@ -14,6 +14,7 @@ import numpy as np
 from spatialvla.data.episodes import filled, moving
 from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.extrinsics import check_extrinsics_feature, extrinsics_of
 from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature, meters_of_unit
 from spatialvla.data.lerobot.location import find_dataset
@@ -36,6 +37,7 @@ class LeRobotEpisode:
     actions: np.ndarray
     starts: np.ndarray
     camera: Camera | None
+    extrinsics: np.ndarray | None
     stored: StoredEpisode = field(repr=False)
     image_key: str
     depth_key: str | None
@@ -123,6 +125,7 @@ class LeRobotSource:
             self.image = self._image()
             self.depth = self._depth()
             self._check_intrinsics()
+            check_extrinsics_feature(self.mapping.extrinsics, self.dataset.features)
             self.mapping.motion.check(_numbers(self.dataset.features))
             stored = stored_units(self.root)
             self.units = motion_units(
@@ -198,6 +201,7 @@ class LeRobotSource:
             actions=actions,
             starts=np.flatnonzero(kept),
             camera=camera,
+            extrinsics=self._extrinsics(episode, slice(first, first + len(actions))),
             stored=episode,
             image_key=self.image,
             depth_key=self.depth,
@@ -257,6 +261,15 @@ class LeRobotSource:
             raise CheckpointError(
                 f"{self.root}, episode {episode.index}, '{name}': {error} A mapping's line 'intrinsics: …' says others,"
                 " or none."
+            ) from None
+
+    def _extrinsics(self, episode: StoredEpisode, steps: slice) -> np.ndarray | None:
+        columns = {name: values[steps] for name, values in episode.columns.items()}
+        try:
+            return extrinsics_of(self.mapping.extrinsics, columns, steps.stop - steps.start)
+        except InputError as error:
+            raise CheckpointError(
+                f"{self.root}, episode {episode.index}: {error} A mapping's line 'extrinsics: …' says others, or none."
             ) from None
 
 

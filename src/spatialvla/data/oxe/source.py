@@ -57,6 +57,11 @@ class OXEEpisode:
         """Of the first step."""
         return self.instructions[0] if self.instructions else ""
 
+    @property
+    def extrinsics(self) -> None:
+        """None: the specs name none yet."""
+        return None
+
     def instruction_at(self, step: int) -> str:
         """Of one step."""
         return self.instructions[step]

@@ -37,6 +37,11 @@ class RH20TEpisode:
     def __len__(self) -> int:
         return len(self.actions)
 
+    @property
+    def extrinsics(self) -> None:
+        """None: they are not read yet."""
+        return None
+
     def instruction_at(self, step: int) -> str:
         """A scene has one task."""
         return self.instruction

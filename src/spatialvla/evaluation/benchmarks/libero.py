@@ -112,9 +112,10 @@ class LiberoTask:
         return self._env.step(action)
 
     def observe(self, depth: bool) -> Observation:
-        """The camera's picture, upright and mirrored, its intrinsics and, if asked for, depth in meters."""
+        """The camera's picture, upright and mirrored, its intrinsics and place and, if asked for, depth in meters."""
         image, meters = self._env.render_rgbd() if depth else (self._env.render(), None)
-        return Observation(image, self._task.language, self._env.intrinsics, meters)
+        env = self._env
+        return Observation(image, self._task.language, env.intrinsics, meters, env.extrinsics, mirrored=True)
 
     def close(self) -> None:
         """Gives the renderer back."""

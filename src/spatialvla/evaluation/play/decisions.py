@@ -82,6 +82,8 @@ def _save(path: Path, decisions: Iterable[KeptDecision]) -> None:
             "instruction": seen.instruction,
             "intrinsics": seen.intrinsics,
             "depth": seen.depth,
+            "extrinsics": seen.extrinsics,
+            "mirrored": seen.mirrored,
             "actions": chunk.actions,
             "tokens": chunk.tokens,
         }
@@ -96,9 +98,10 @@ def _load(path: Path) -> tuple[KeptDecision, ...]:
     try:
         arrays = read_arrays(path)
         for number in range(len({name.split(".")[0] for name in arrays})):
-            parts = {name: arrays.get(f"{number}.{name}") for name in ("intrinsics", "depth")}
+            parts = {name: arrays.get(f"{number}.{name}") for name in ("intrinsics", "depth", "extrinsics")}
             instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
-            seen = Observation(arrays[f"{number}.image"], instruction, parts["intrinsics"], parts["depth"])
+            mirrored = bool(arrays.get(f"{number}.mirrored", False))
+            seen = Observation(arrays[f"{number}.image"], instruction, **parts, mirrored=mirrored)
             chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
             decisions.append(KeptDecision(step, seen, chunk))
     except (ValueError, KeyError, TypeError):

@@ -11,6 +11,7 @@ import numpy as np
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.disturbance import Disturbance
 from spatialvla.simulation.libero.env import LiberoEnv
@@ -31,6 +32,7 @@ class Demonstration:
     proprioception (T, 8) float32. states (T, N) float64: `LiberoEnv.state()`.
     takeover (T,) float32: 1 where a policy drove instead of the expert, so that the arm did something else.
     intrinsics (3, 3) and camera_pose (4, 4) float32: of the camera, as `LiberoEnv` gives them.
+    extrinsics (4, 4) float32: takes points back-projected by K to the robot's base; it mirrors, as the pictures do.
     instruction: of the task.
     """
 
@@ -42,6 +44,7 @@ class Demonstration:
     takeover: np.ndarray
     intrinsics: np.ndarray
     camera_pose: np.ndarray
+    extrinsics: np.ndarray
     instruction: str
 
     def __len__(self) -> int:
@@ -89,7 +92,7 @@ def demonstrate(
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
         seen = (image, depth, action, env.proprioception(), env.state())
         done = disturb(action) if disturb else action
-        driven = takeover(Observation(image, env.task.language, env.intrinsics)) if takeover else None
+        driven = takeover(_observation(env, image)) if takeover else None
         done = done if driven is None else driven
         frames.append((*seen, np.asarray(driven is not None, np.float32)))
         if env.step(done):
@@ -105,6 +108,11 @@ def demonstrate(
                 driven_by,
                 env.intrinsics.astype(np.float32),
                 env.camera_pose.astype(np.float32),
+                mirror_extrinsics(env.extrinsics).astype(np.float32),
                 env.task.language,
             )
     return None
+
+
+def _observation(env: LiberoEnv, image: np.ndarray) -> Observation:
+    return Observation(image, env.task.language, env.intrinsics, extrinsics=env.extrinsics, mirrored=True)

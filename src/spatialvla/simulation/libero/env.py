@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.geometry.extrinsics import check_extrinsics
+from spatialvla.geometry.extrinsics import check_extrinsics, inverse, mirror_extrinsics, pose_matrix
 from spatialvla.simulation.action import checked_action
 from spatialvla.simulation.libero.rendering import meters, thin_meshes
 from spatialvla.simulation.libero.tasks import Task, libero
@@ -202,6 +202,16 @@ class LiberoEnv:
         pose[:3, :3] = camera.xmat.reshape(3, 3) @ np.diag([-1.0, -1.0, -1.0])
         pose[:3, 3] = camera.xpos
         return pose
+
+    @property
+    def extrinsics(self) -> np.ndarray:
+        """(4, 4) camera -> robot base, in meters, of the real camera: `render` shows what it sees mirrored.
+
+        The base is that of the arm, which stands elsewhere in the world in each kind of scene.
+        """
+        base = self.data.body(self._robot.robot_model.root_body)
+        robot = pose_matrix(np.array(base.xpos), base.xmat.reshape(3, 3))
+        return inverse(robot) @ mirror_extrinsics(self.camera_pose)
 
     def place_camera(self, pose: np.ndarray) -> None:
         """Stands the camera elsewhere, for all that is drawn from now on.

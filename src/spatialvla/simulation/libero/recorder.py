@@ -17,6 +17,7 @@ from spatialvla.actions.units import LIBERO
 from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.extrinsics import EXTRINSICS
 from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
@@ -85,6 +86,7 @@ def store(
         Feature("observation.state", "float32", (8,), STATE_NAMES),
         Feature("observation.intrinsics", "float32", (3, 3)),
         Feature("observation.camera_pose", "float32", (4, 4)),
+        Feature(EXTRINSICS, "float32", (4, 4)),
         Feature("action", "float32", (7,), ACTION_AXES),
         Feature(TAKEOVER, "float32", (1,)),
     ]
@@ -98,6 +100,7 @@ def store(
             "observation.state": episode.proprioception,
             "observation.intrinsics": np.tile(episode.intrinsics, (len(episode), 1, 1)),
             "observation.camera_pose": np.tile(episode.camera_pose, (len(episode), 1, 1)),
+            EXTRINSICS: np.tile(episode.extrinsics, (len(episode), 1, 1)),
             "action": episode.actions,
             TAKEOVER: episode.takeover,
         }

@@ -42,7 +42,12 @@ class Feed:
             if not sensor:
                 self.mixture = replace(mixture, sources=estimates)
         self.options = ReadOptions(
-            config.augmentation, sensor or estimated, config.on_bad, other, mix if estimated else 0.0
+            config.augmentation,
+            sensor or estimated,
+            config.on_bad,
+            other,
+            mix if estimated else 0.0,
+            model.config.needs_extrinsics,
         )
 
     def training(self, first_step: int, batch_size: int | None = None) -> Iterator[LoadedBatch]:

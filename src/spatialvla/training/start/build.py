@@ -16,6 +16,7 @@ from spatialvla.common.schema import parse
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.workspace import AROUND_BASE, PUBLISHED, Workspace
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import SHIPPED, is_adapter, resolve_folder
 from spatialvla.model.loading import stored_config
@@ -38,11 +39,10 @@ LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
     """The configuration of the network that a run starts from.
 
-    Raises InputError where adapters would be added onto an adapter, CheckpointError where a folder cannot be
-    used.
+    Raises InputError where adapters would be added onto an adapter or need another frame than their base, and
+    CheckpointError where a folder cannot be used.
     """
-    found = _own_network_config(config)
-    return found if config.chunk_size is None else found.replace(action_chunk_size=config.chunk_size)
+    return _as_asked(config, _own_network_config(config))
 
 
 def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
@@ -57,11 +57,25 @@ def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Pr
         model, processor = _from_parts(config, mixture)
     else:
         model, processor = _from_nothing(config, mixture)
-    if config.chunk_size is None:
-        return model, processor
-    # The network has no weight that depends on the length of a chunk.
-    model.config = model.config.replace(action_chunk_size=config.chunk_size)
-    return model, replace(processor, action_chunk_size=config.chunk_size)
+    model.config = _as_asked(config, model.config)
+    return model, replace(processor, action_chunk_size=model.config.action_chunk_size)
+
+
+def _as_asked(config: TrainConfig, network: SpatialVLAConfig) -> SpatialVLAConfig:
+    """The network with what the run changes of it, none of which any weight's shape depends on."""
+    frame, workspace = config.ego3d_frame or network.ego3d_frame, network.workspace
+    if frame != network.ego3d_frame:
+        workspace = AROUND_BASE if frame == "robot" else PUBLISHED
+    if config.workspace is not None:
+        x, y, z, unit = config.workspace
+        workspace = Workspace((x, y, z), unit)
+    if config.mode == "lora" and (frame, workspace) != (network.ego3d_frame, network.workspace):
+        raise InputError(
+            "An adapter has the frame and the workspace of its base; leave out ego3d_frame and workspace, or train all "
+            "weights (mode full)."
+        )
+    chunk = config.chunk_size or network.action_chunk_size
+    return network.replace(ego3d_frame=frame, workspace=workspace, action_chunk_size=chunk)
 
 
 def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
