@@ -139,6 +139,11 @@ class Policy:
         """What 1 in the actions is."""
         return self.processor.action_units(self.dataset)
 
+    @property
+    def needs_extrinsics(self) -> bool:
+        """Whether observations have to say where the camera stands, because the model works in the robot's frame."""
+        return self.model.config.needs_extrinsics
+
     def new_executor(self) -> Executor:
         """Execution state for one more episode beside the policy's own."""
         return Executor(self.execution)
@@ -218,7 +223,7 @@ class Policy:
     def _picture_pose(self, observation: Observation) -> Float[np.ndarray, "4 4"] | None:
         """The observation's extrinsics, checked, as they go with its picture; None where the model uses none."""
         pose = None if observation.extrinsics is None else check_extrinsics(observation.extrinsics)
-        if not self.model.config.needs_extrinsics:
+        if not self.needs_extrinsics:
             return None
         if pose is None:
             raise InputError(

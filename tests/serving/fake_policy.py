@@ -43,6 +43,8 @@ class FakePolicy:
     batches, drafts, committed: of each batch its rows' instructions, their drafts and their committed steps.
     """
 
+    needs_extrinsics = False
+
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.execution = Execution()

@@ -55,6 +55,28 @@ def test_a_camera_upside_down_is_turned_with_its_depth_and_intrinsics():
     assert seen.intrinsics[:, 2].tolist() == [3.0, 1.5, 1.0]
 
 
+def test_extrinsics_reach_the_policy_turned_with_the_camera_and_mirrored_as_the_mapping_says():
+    image, matrix = np.zeros((2, 4, 3), np.uint8), np.eye(4) + np.eye(4, k=3)
+    message = {"i": image, "p": "go", "e": matrix}
+    plain = ClientMapping("x", image="i", prompt="p", extrinsics="e", mirrored=True)
+    seen = plain.observation(message)
+    assert seen.mirrored
+    np.testing.assert_array_equal(seen.extrinsics, matrix)
+    turned = replace(plain, rotate_180=True, mirrored=False).observation(message)
+    assert not turned.mirrored
+    np.testing.assert_array_equal(turned.extrinsics, matrix @ np.diag([-1, -1, 1, 1]))
+    assert plain.observation({"i": image, "p": "go"}).extrinsics is None
+    with pytest.raises(InputError, match=r"'e' must be a 4x4 matrix, got shape \(3, 3\)"):
+        plain.observation(message | {"e": np.eye(3)})
+
+
+def test_a_policy_that_needs_extrinsics_is_served_to_clients_that_send_them():
+    with pytest.raises(InputError, match=r"mapping 'droid' does not say under which key.*add extrinsics"):
+        ClientMapping.load("droid").check(Limits(), UNKNOWN, needs_extrinsics=True)
+    for name in ("plain", "libero"):
+        ClientMapping.load(name).check(Limits(), UNKNOWN, needs_extrinsics=True)
+
+
 def test_the_gripper_is_found_in_the_state():
     state = np.arange(8.0)
     assert ClientMapping.load("libero").gripper_position({"observation/state": state}).tolist() == [0, 1, 2]

@@ -220,6 +220,7 @@ class Client:
             "image": np.asarray(observation.image),
             "prompt": observation.instruction,
             "intrinsics": observation.intrinsics,
+            "extrinsics": observation.extrinsics,
             "depth": observation.depth,
             "state": getattr(observation, "position", None),
         }

@@ -17,6 +17,8 @@ class Observation:
     intrinsics: K, (3, 3), in pixels of the image; None takes the camera the policy was trained with.
     depth: (H, W) meters along the optical axis, from a sensor; None lets the policy estimate it.
     position: (3,) meters of the gripper, in the frame of the server's workspace limits.
+    extrinsics: (4, 4) camera -> robot base, in meters, with the camera's axes x right, y down, z forward; needed by
+    policies that work in the robot's frame.
     """
 
     image: np.ndarray
@@ -24,6 +26,7 @@ class Observation:
     intrinsics: np.ndarray | None = None
     depth: np.ndarray | None = None
     position: np.ndarray | None = None
+    extrinsics: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

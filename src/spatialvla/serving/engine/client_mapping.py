@@ -18,6 +18,7 @@ from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.yaml_files import load, number, whole_number
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import turn_intrinsics
+from spatialvla.geometry.extrinsics import turn_extrinsics
 from spatialvla.serving.guard.limits import Limits, require_sendable
 from spatialvla.types import Observation
 
@@ -28,8 +29,9 @@ _NUMBER = (int, float, np.integer, np.floating)
 class ClientMapping:
     """Both ways between one kind of client and the policy.
 
-    image, prompt: keys the client sends. depth, intrinsics, state: keys it may send, None where it has none.
-    rotate_180: turn the image (and depth and K with it) before the policy sees it.
+    image, prompt: keys the client sends. depth, intrinsics, extrinsics, state: keys it may send, None where it has
+    none. mirrored: the client's image is flipped left to right.
+    rotate_180: turn the image (and depth, K and extrinsics with it) before the policy sees it.
     position: indices of the gripper's x, y, z (meters) in `state`.
     gripper_open, gripper_closed: the numbers that the client takes.
     units: of the actions that the client takes, as far as it is known; policies of other units are refused.
@@ -43,6 +45,8 @@ class ClientMapping:
     prompt: str
     depth: str | None = None
     intrinsics: str | None = None
+    extrinsics: str | None = None
+    mirrored: bool = False
     state: str | None = None
     rotate_180: bool = False
     position: tuple[int, int, int] | None = None
@@ -58,12 +62,17 @@ class ClientMapping:
         """A shipped mapping by name, or a file of your own by path. Raises InputError."""
         return load("mapping", name_or_path, _parse, folder="mappings")
 
-    def check(self, limits: Limits, units: ActionUnits) -> None:
+    def check(self, limits: Limits, units: ActionUnits, needs_extrinsics: bool = False) -> None:
         """Raises InputError where this client and a server do not fit.
 
-        So where the limits need the gripper's position and the client cannot tell it, and where it takes other
-        actions than the policy's, as far as both are known.
+        So where the limits need the gripper's position and the client cannot tell it, or the policy the camera's
+        extrinsics, and where it takes other actions than the policy's, as far as both are known.
         """
+        if needs_extrinsics and self.extrinsics is None:
+            raise InputError(
+                f"The policy has to know where the camera stands, but the mapping {self.name!r} does not say under "
+                "which key the client sends it; add extrinsics to it (4x4, camera -> robot base, meters)."
+            )
         if limits.workspace is not None and (self.state is None or self.position is None):
             raise InputError(
                 f"The limits have a workspace, but the mapping {self.name!r} does not say where the gripper's "
@@ -80,6 +89,7 @@ class ClientMapping:
             "prompt": self.prompt,
             "depth": self.depth,
             "intrinsics": self.intrinsics,
+            "extrinsics": self.extrinsics,
             "state": self.state,
         }
         return {name: key for name, key in names.items() if key is not None}
@@ -95,7 +105,10 @@ class ClientMapping:
             raise InputError(f"{self.prompt!r} must be a string, got {type(prompt).__name__}.")
         depth = self._array(message, self.depth)
         intrinsics = self._array(message, self.intrinsics)
-        seen = Observation(image, prompt, intrinsics, depth)
+        extrinsics = self._array(message, self.extrinsics)
+        if extrinsics is not None and extrinsics.shape != (4, 4):
+            raise InputError(f"{self.extrinsics!r} must be a 4x4 matrix, got shape {extrinsics.shape}.")
+        seen = Observation(image, prompt, intrinsics, depth, extrinsics, self.mirrored)
         return _turned(seen) if self.rotate_180 else seen
 
     def gripper_position(self, message: Mapping[str, Any]) -> np.ndarray | None:
@@ -167,7 +180,8 @@ def _turned(seen: Observation) -> Observation:
     if intrinsics is not None and np.shape(intrinsics) == (3, 3) and image.ndim >= 2:
         intrinsics = turn_intrinsics(np.asarray(intrinsics), image.shape[:2])
     depth = None if seen.depth is None else seen.depth[::-1, ..., ::-1]
-    return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth)
+    extrinsics = None if seen.extrinsics is None else turn_extrinsics(seen.extrinsics)
+    return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth, extrinsics=extrinsics)
 
 
 def _parse(path: Path, raw: dict[str, Any]) -> ClientMapping:
@@ -180,6 +194,8 @@ def _parse(path: Path, raw: dict[str, Any]) -> ClientMapping:
         prompt=_text(raw["prompt"], "prompt"),
         depth=_optional_text(raw, "depth"),
         intrinsics=_optional_text(raw, "intrinsics"),
+        extrinsics=_optional_text(raw, "extrinsics"),
+        mirrored=_flag(raw, "mirrored"),
         state=_optional_text(raw, "state"),
         rotate_180=_flag(raw, "rotate_180"),
         position=_position(raw["position"]) if "position" in raw else None,

@@ -115,7 +115,8 @@ def service_for(
     traffic = traffic or TrafficLimits()
     engine = Engine(policy, check=traffic.check, settings=settings)
     image = np.zeros((policy.processor.image_size, policy.processor.image_size, 3), np.uint8)
-    seen = Observation(image, "pick up the black bowl and place it on the plate")
+    placed = np.eye(4) if policy.needs_extrinsics else None
+    seen = Observation(image, "pick up the black bowl and place it on the plate", extrinsics=placed)
     engine.start([PolicyRequest(seen, policy.new_executor())])
     return Service(
         policy=policy,

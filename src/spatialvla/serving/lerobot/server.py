@@ -70,7 +70,7 @@ class LeRobotServer:
         control_hz = control_hz or service.units.control_hz or _CONTROL_HZ
         if not control_hz > 0:
             raise InputError(f"control_hz must be positive, got {control_hz}.")
-        mapping.check(service.limits, service.units)
+        mapping.check(service.limits, service.units, service.policy.needs_extrinsics)
         self._service = service
         self._mapping = mapping
         self._step = 1 / control_hz

@@ -20,7 +20,7 @@ class OpenPiServer(WebsocketServer):
 
     def __init__(self, service: Service, mapping: ClientMapping, *, pad_to: int = 0) -> None:
         """Raises InputError where these clients' messages cannot keep the limits, or they take other actions."""
-        mapping.check(service.limits, service.units)
+        mapping.check(service.limits, service.units, service.policy.needs_extrinsics)
         greeting = metadata(service, mapping, pad_to)
 
         def welcome(socket: GuardedConnection) -> OpenPiClient:

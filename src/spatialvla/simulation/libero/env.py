@@ -211,7 +211,8 @@ class LiberoEnv:
         """
         base = self.data.body(self._robot.robot_model.root_body)
         robot = pose_matrix(np.array(base.xpos), base.xmat.reshape(3, 3))
-        return inverse(robot) @ mirror_extrinsics(self.camera_pose)
+        extrinsics: np.ndarray = inverse(robot) @ mirror_extrinsics(self.camera_pose)
+        return extrinsics
 
     def place_camera(self, pose: np.ndarray) -> None:
         """Stands the camera elsewhere, for all that is drawn from now on.
