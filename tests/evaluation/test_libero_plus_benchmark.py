@@ -92,6 +92,11 @@ def test_the_camera_of_the_policy_is_the_moved_one():
     assert 0 < u < 128
     assert 0 < v < 128
     assert seen.depth[int(v), int(u)] == pytest.approx(distance, abs=0.03)
+    # What the policy is told of the camera is in the frame of the arm's base, which is not turned.
+    base = env.data.body("robot0_base").xpos
+    assert seen.mirrored
+    assert seen.extrinsics[:3, 3] == pytest.approx(np.array([0.3693, 0.2132, 1.7532]) - base, abs=2e-4)
+    np.testing.assert_allclose(seen.extrinsics[:3, :3], mirror_extrinsics(env.camera_pose)[:3, :3], atol=1e-6)
     # The same place is elsewhere in the unmoved camera's picture.
     plain = LiberoBenchmark()
     unmoved = plain.open("libero_spatial", 0, plain.conventions("libero_spatial"))
