@@ -282,6 +282,13 @@ def test_the_harness_plays_libero_against_nano(tmp_path: Path) -> None:
     assert episode["steps"] == 6
 
 
+def test_a_policy_in_the_robots_frame_does_not_start() -> None:
+    policy = policy_for(LIBERO)
+    policy.needs_extrinsics = True
+    with pytest.raises(InputError, match="does not tell where the camera stands"):
+        VlaEvalServer(fake_service(policy, units=LIBERO_UNITS), LIBERO)
+
+
 def test_a_workspace_that_nobody_can_keep_does_not_start() -> None:
     service = fake_service(policy_for(LIBERO), limits=Limits.load("franka"), units=LIBERO_UNITS)
     with pytest.raises(InputError, match="no workspace can be kept"):

@@ -3,15 +3,19 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from cameras import rotation
 
 from spatialvla.calibration.pose_solver import solve_pose
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics, pose_matrix, transform
 from spatialvla.geometry.known_cameras import LIBERO_WRIST
+from spatialvla.geometry.workspace import AROUND_BASE
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import suites, tasks
+from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
 
 pytestmark = pytest.mark.sim
 
@@ -128,6 +132,35 @@ def test_extrinsics_lead_to_the_arms_base(env):
     in_picture = np.linalg.inv(env.camera_pose) @ [*shoulder, 1]
     seen = transform(mirror_extrinsics(camera), in_picture[None, :3])
     np.testing.assert_allclose(seen, [[0, 0, 0.333]], atol=1e-6)
+
+
+def test_a_thing_has_the_same_place_and_code_from_two_cameras(env):
+    """A plate in two cameras' depth: one point of the robot's frame, and two of the cameras' own."""
+    torch.manual_seed(0)
+    encoding, places, codes, own = Ego3DPositionEncoding(1, 2, 16), [], [], []
+    env.reset_to(env.task.start_states()[0])
+    env.settle()
+    usual = mirror_extrinsics(env.camera_pose)
+    turn = pose_matrix(np.zeros(3), rotation([0, 0, 0.25]))
+    plate = env.data.xpos[env.simulator.obj_body_id["plate_1"]].copy()
+    try:
+        for camera in (usual, turn @ usual):
+            env.place_camera(camera)
+            in_camera = np.linalg.inv(env.camera_pose) @ [*plate, 1]
+            column, row = (env.intrinsics @ in_camera[:3] / in_camera[2])[:2].astype(int)
+            seen = torch.from_numpy(env.render_depth())[None]
+            pose = torch.from_numpy(mirror_extrinsics(env.extrinsics))[None]
+            points = patch_points(seen, torch.from_numpy(env.intrinsics)[None], 1, 1, pose)
+            place = points.view(96, 96, 3)[row, column]
+            places.append(place.numpy())
+            codes.append(encoding(place[None, None], AROUND_BASE)[0, 0].detach().numpy())
+            own.append(encoding(torch.tensor(in_camera[None, None, :3]))[0, 0].detach().numpy())
+    finally:
+        env.place_camera(usual)
+    base = env.data.body("robot0_base")
+    expected = base.xmat.reshape(3, 3).T @ (plate - base.xpos)
+    np.testing.assert_allclose(places, [expected, expected], atol=0.02)
+    assert 10 * np.abs(codes[0] - codes[1]).max() < np.abs(own[0] - own[1]).max()
 
 
 def test_the_same_seed_gives_the_same_start(env):

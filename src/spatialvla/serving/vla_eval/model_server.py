@@ -51,11 +51,16 @@ class VlaEvalServer(ModelServer):
         ones do not know the Google Robot's, was trained with one camera for all, and its published evaluation
         went on with that. Where the benchmark has a published ensemble and the policy executes whole chunks,
         its default, the ensemble takes their place. unknown_units: serve though nobody says what 1 in the
-        actions is. Raises InputError where the policy's actions are another robot's, and for limits with a
-        workspace.
+        actions is. Raises InputError where the policy's actions are another robot's, where it needs the camera's
+        extrinsics, and for limits with a workspace.
         """
         policy = service.policy
         benchmark.check_policy(service.units, unknown_units=unknown_units)
+        if policy.needs_extrinsics:
+            raise InputError(
+                "vla-eval's harness does not tell where the camera stands, which this policy has to know; choose a "
+                "checkpoint that works in the camera's frame, or play with spatialvla evaluate."
+            )
         if service.limits.workspace is not None:
             raise InputError(
                 "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
