@@ -23,7 +23,7 @@ def test_recipe_data_device_parameters_and_output(make, dataset):
     text = told(config)
     assert re.search(r"^recipe +\S+model, mode lora \(rank 2 on linear\)$", text, re.M)
     assert re.search(
-        r"^schedule +3 steps \([\d.]+ rounds .*\), 8 samples a step; rate 0\.001, linear", text, re.M
+        r"^schedule +3 steps \([\d.]+ epochs\), 8 samples a step; rate 0\.001, linear", text, re.M
     )
     assert re.search(r"^device +cpu, fp32$", text, re.M)
     assert re.search(
@@ -50,9 +50,7 @@ def test_the_parameters_that_are_trained_are_counted(make, dataset):
 
 def test_parts_of_a_batch_and_time_are_told_and_a_run_that_goes_on_says_so(make, dataset):
     config = make(datasets=[dataset], steps=4, minutes=30.0, accumulation=4)
-    assert "4 steps (0.9 rounds through the samples) or 30 minutes, 8 samples a step" in (
-        first := told(config)
-    )
+    assert "4 steps (0.9 epochs) or 30 minutes, 8 samples a step" in (first := told(config))
     assert "cpu, 4 parts of 2 samples, fp32" in first
     assert "behind it" not in first
     again = told(replace(config, steps=6), resume=True)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from spatialvla.errors import InputError
@@ -85,8 +86,10 @@ def test_a_run_that_has_ended_learns_nothing_more_when_it_is_resumed(make_config
     config = make_config(steps=2)
     ended = train(config, device="cpu")
     before = everything(config.out / FOLDER / "step_00000002")
-    again = train(config, resume=True, device="cpu")
+    console = Console(record=True, width=200)
+    again = train(config, resume=True, device="cpu", console=console)
     assert (again.finished, again.step, again.model) == (True, 2, ended.model)
+    assert "The run has ended already; more steps, epochs or minutes" in console.export_text()
     assert [path.name for path in complete(config.out / FOLDER)] == ["step_00000002"]
     after = everything(config.out / FOLDER / "step_00000002")
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

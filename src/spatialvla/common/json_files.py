@@ -35,7 +35,7 @@ def read_json(
             raise error(f"{path} has {size / 1e6:.0f} MB, which no file of its kind has; {advice}.")
         data = path.read_bytes()
     except FileNotFoundError:
-        raise error(f"{path} does not exist; {advice}.") from None
+        raise error(f"{path} does not exist; check the folder's name, or {advice}.") from None
     except OSError as reason:
         raise error(f"{path} cannot be read ({reason.strerror}); {advice}.") from None
     return parse_json(data, str(path), advice, error)

@@ -51,9 +51,9 @@ def _found(path_or_id: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=wanted))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
+        hub = "a Hub id" if isinstance(error, HFValidationError) else "a Hub id that can be reached from here"
         raise CheckpointError(
-            f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or a Hub id that can be "
-            f"reached ({type(error).__name__})."
+            f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or {hub}; check its name."
         ) from None
 
 

@@ -58,8 +58,8 @@ def _recipe(config: TrainConfig) -> str:
 def _schedule(config: TrainConfig, samples: int, steps: int | None, done: int) -> str:
     ends = []
     if steps is not None:
-        rounds = steps * config.batch_size / samples
-        ends.append(f"{steps:,} steps ({rounds:,.1f} rounds through the samples)")
+        epochs = steps * config.batch_size / samples
+        ends.append(f"{steps:,} steps ({epochs:,.1f} epochs)")
     if config.minutes is not None:
         ends.append(f"{config.minutes:g} minutes")
     rate = f"rate {config.learning_rate:g}, {config.schedule} after a warm-up of {config.warmup:.1%}"

@@ -181,7 +181,7 @@ class OptimizationOptions:
     """End after so many steps; None sets no limit."""
 
     epochs: float | None = None
-    """End after so many rounds through the samples; None sets no limit."""
+    """End after the samples were gone through so often; None sets no limit."""
 
     minutes: float | None = None
     """End after so much time; None sets no limit."""

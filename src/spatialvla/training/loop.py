@@ -153,6 +153,8 @@ class Trainer:
         if not self.pretrain_vision(stopped):
             return RunResult(False, 0, None, {})
         validation: dict[str, float] = {}
+        if self.fraction >= 1:
+            self.progress.say("The run has ended already; more steps, epochs or minutes let it go further.")
         with self.progress, self._log() as log:
             began = time.monotonic() - self.seconds
             asked = time.monotonic()
