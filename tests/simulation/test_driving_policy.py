@@ -23,7 +23,7 @@ def record(tmp_path, monkeypatch):
         )
         asked = []
         monkeypatch.setattr(recorder, "record_episodes", lambda *args, **more: asked.append(args) or [])
-        monkeypatch.setattr(recorder, "store", lambda files, out, depth: None)
+        monkeypatch.setattr(recorder, "store", lambda *args: None)
         monkeypatch.setattr(recorder.shutil, "rmtree", lambda folder: None)
         recorder.record_demonstrations(RecordingConfig(tmp_path / "out", policy="nano", **options))
         return asked

@@ -15,6 +15,7 @@ from tiny_policy import BRIDGE
 
 from spatialvla.actions.bins import DIMENSION_RANGES
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.common.json_files import read_json
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.spatialvla import SpatialVLA
@@ -49,9 +50,9 @@ def test_a_mixture_of_kinds_is_trained_on_and_told_apart(make, dataset):
     assert {"l1/translation", "l1/rotation", "l1/gripper", "loss/gripper", "memory_gb"} <= set(row)
     assert result.validation["error/quantization"] > 0
     assert set(keys) <= set(Processor.from_pretrained(result.model).statistics)
-    saved = json.loads((config.out / "config.json").read_text())
+    saved = read_json(config.out / "config.json")
     assert saved["datasets"][0]["path"] == str(BRIDGE)
-    assert saved == json.loads((config.out / "checkpoints/step_00000003/config.json").read_text())
+    assert saved == read_json(config.out / "checkpoints/step_00000003/config.json")
     policy = Policy.from_pretrained(result.model, dataset="bridge_orig/1.0.0")
     assert policy.act(OBSERVATION).actions.shape == (2, 7)
 
