@@ -36,8 +36,9 @@ def check_fit(
     if units.unknown and not unknown_units:
         raise InputError(
             f"Nobody says the {', '.join(units.unknown)} of the policy's actions, so {taker} may move otherwise "
-            "than meant; state them under action_units in the checkpoint's processor_config.json, or in a "
-            "server's --limits, or say --unknown-units."
+            "than meant; state them by the line 'units' of the dataset's mapping or spec before training, under "
+            "action_units in the checkpoint's processor_config.json, or in a server's --limits; or say "
+            "--unknown-units."
         )
 
 

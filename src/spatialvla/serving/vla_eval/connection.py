@@ -54,7 +54,7 @@ class HarnessClient(WebsocketClient):
             case MessageType.EPISODE_END:
                 self._episode = SessionContext(self._name, "")
             case MessageType.ERROR:
-                self.service.clients.refused(self.socket.address, "client_error", str(message.payload)[:500])
+                self.service.clients.refused(self.name, "client_error", str(message.payload)[:500])
             case _:
                 await self.refuse(InputError(f"There are no messages of type {message.kind[:40]!r}."))
                 return False

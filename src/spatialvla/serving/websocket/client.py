@@ -42,6 +42,11 @@ class WebsocketClient(ABC):
         self._task = asyncio.current_task()
 
     @property
+    def name(self) -> str:
+        """Of the connection, in the log."""
+        return "{}:{}".format(*self.socket.remote_address[:2])
+
+    @property
     def party(self) -> str:
         """Who takes turns with others: an address, and where there are keys, each key at it."""
         headers = self.socket.request.headers if self.socket.request else {}
@@ -58,7 +63,7 @@ class WebsocketClient(ABC):
         closed: is told of this client once its connection has ended.
         """
         metrics = self.service.engine.metrics
-        began, name = perf_counter(), "{}:{}".format(*self.socket.remote_address[:2])
+        began, name = perf_counter(), self.name
         self.service.clients.connected(name)
         metrics.connections.inc()
         gone = asyncio.create_task(self.socket.wait_closed())
@@ -102,7 +107,7 @@ class WebsocketClient(ABC):
         if not isinstance(error, InputError | ServingError):
             log.error("A request failed", exc_info=error)
             error = InternalError("The server failed; its log has details.")
-        self.service.clients.refused(self.socket.address, outcome(error), str(error))
+        self.service.clients.refused(self.name, outcome(error), str(error))
         await asyncio.sleep(_AFTER_REFUSAL)
         return error
 
