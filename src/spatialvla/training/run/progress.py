@@ -1,4 +1,4 @@
-"""A progress bar with the time left, and a line for each validation."""
+"""A progress bar with the time left, and a table for each validation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich import progress as bars
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 from spatialvla.common.terminal import Terminal, shown
 from spatialvla.training.config import TrainConfig
@@ -43,9 +44,18 @@ class Progress:
         self.bar.update(self.task, completed=fraction, description=text)
 
     def report(self, step: int, validation: Mapping[str, float]) -> None:
-        """A line of what was measured after this step."""
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in validation.items())
-        self.console.print(f"step {step}: {numbers}", highlight=False)
+        """What was measured after this step: a row for each kind of token or dataset, a column for each measure."""
+        whole = "  ".join(f"{name} {value:.4f}" for name, value in validation.items() if "/" not in name)
+        parts = {tuple(name.split("/", 1)): value for name, value in validation.items() if "/" in name}
+        measures, rows = (
+            (list(dict.fromkeys(names)) for names in zip(*parts, strict=True)) if parts else ([], [])
+        )
+        table = Table("", *measures, box=None, padding=(0, 1))
+        for row in rows:
+            values = (parts.get((measure, row)) for measure in measures)
+            table.add_row(shown(row), *("" if value is None else f"{value:.4f}" for value in values))
+        self.console.print(f"step {step}: {whole}", highlight=False)
+        self.console.print(table, highlight=False)
 
     def say(self, message: str) -> None:
         """A line above the bar."""
