@@ -61,7 +61,7 @@ MESSAGE = """
 import sys
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla_client.codec import unpack
-mapping = ClientMapping("test", "image", "prompt", "depth", "intrinsics", "state", position=(0, 1, 2))
+mapping = ClientMapping("test", "image", "prompt", state="state", position=(0, 1, 2))
 data = open(sys.argv[1], "rb").read()
 bound(64)
 try:
@@ -233,7 +233,7 @@ def test_a_picture_of_the_harness_is_no_list_of_text(tmp_path: Path) -> None:
 
 
 def test_lists_of_numbers_are_read() -> None:
-    mapping = ClientMapping("test", "image", "prompt", "depth", "intrinsics", "state", position=(0, 1, 2))
+    mapping = ClientMapping("test", "image", "prompt", state="state", position=(0, 1, 2))
     assert mapping.gripper_position({"state": [1, 2.5, np.float32(3)]}).tolist() == [1, 2.5, 3]
     for wrong in ([True, 1, 2], [[1], [1, 2]], [1, [2]], ["1", 2, 3], [], [None] * 3):
         with pytest.raises(InputError, match="'state' must be an array of numbers"):
