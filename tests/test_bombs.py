@@ -61,7 +61,9 @@ MESSAGE = """
 import sys
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla_client.codec import unpack
-mapping = ClientMapping("test", "image", "prompt", state="state", position=(0, 1, 2))
+mapping = ClientMapping(
+    "test", "image", "prompt", depth="depth", intrinsics="intrinsics", state="state", position=(0, 1, 2)
+)
 data = open(sys.argv[1], "rb").read()
 bound(64)
 try:
