@@ -57,6 +57,7 @@ def test_a_robot_that_stands_still_or_tells_nothing_is_not_doubted(session, posi
 def test_in_python_it_is_told_from_where_the_actions_lead_and_never_refused(caplog):
     policy = Policy.from_pretrained("nano")
     seen = Observation(np.full((128, 128, 3), 90, np.uint8), "pick up the black bowl")
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "spatialvla"):
         led = [
             np.linalg.norm(policy.act(seen).actions[:, :3].sum(axis=0)) * 0.05 for _ in range(PATIENCE + 3)
