@@ -13,6 +13,7 @@ import pytest
 from fake_policy import SIZE, TOKENS, FakePolicy, expected
 from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from raw_websocket import frame
 from running import K, Running, fake_service, options, picture, plain, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -510,8 +511,10 @@ def test_an_answer_that_comes_later_than_its_client_waits_is_not_sent():
 def test_a_message_that_waits_behind_others_of_its_client_grows_old():
     service = fake_service(FakePolicy(seconds=0.3), traffic=TrafficLimits(request_timeout=0.75))
     with serving(service) as running, raw(running) as websocket:
-        for number in range(4):
-            websocket.send(pack(plain(number, request_id=number)))
+        # In one piece: what the server leaves with the operating system has no known arrival.
+        websocket.socket.sendall(
+            b"".join(frame(pack(plain(number, request_id=number))) for number in range(4))
+        )
         told = [unpack(websocket.recv(5)) for _ in range(4)]
     assert [answer["request_id"] for answer in told] == [0, 1, 2, 3]
     assert "actions" in told[0]
