@@ -14,6 +14,7 @@ NAMES = {
     "ActionChunk",
     "ActionGrid",
     "Batch",
+    "CameraImage",
     "CheckpointError",
     "Execution",
     "InputError",

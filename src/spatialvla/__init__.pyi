@@ -13,6 +13,7 @@ from .model.spatialvla import SpatialVLA as SpatialVLA
 from .policy import Policy as Policy
 from .processor import Processor as Processor
 from .types import ActionChunk as ActionChunk
+from .types import CameraImage as CameraImage
 from .types import Observation as Observation
 
 __version__: str

@@ -160,6 +160,8 @@ class Policy:
                 "A policy takes an Observation(image, instruction, intrinsics, depth, extrinsics), not a "
                 f"{type(observation).__name__}."
             )
+        if observation.image is None:
+            raise InputError("The observation has no image; pass one.")
         return self.processor.prepare(
             observation.image,
             self.processor.prompt(observation.instruction, self.prompt),
@@ -254,7 +256,7 @@ class Policy:
         camera may have stopped.
         """
         (chunk,) = self.decide([observation], [self._executor])
-        if self.units.meters is not None:
+        if self.units.meters is not None and observation.image is not None:
             self._picture.check(observation.image, self._told * self.units.meters)
         actions = self._executor(chunk)
         self._told = self._told + actions[:, :3].sum(axis=0)

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int, Real, UInt8
 from PIL.Image import Image
 
+from spatialvla.errors import InputError
+
 ACTION_AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 """What the seven numbers of an action are, in order."""
 
 
+Picture = UInt8[np.ndarray, "H W 3"] | Image
+"""RGB, or a PIL image of any mode."""
+
+
+@dataclass(frozen=True)
+class CameraImage:
+    """What one camera sees at one moment; see `Observation` for what each part is."""
+
+    image: Picture
+    intrinsics: Real[np.ndarray, "3 3"] | None = None
+    depth: Float[np.ndarray, "h w"] | None = None
+    extrinsics: Real[np.ndarray, "4 4"] | None = None
+    mirrored: bool = False
+
+
 @dataclass(frozen=True)
 class Observation:
-    """What a robot sees at one moment.
+    """What a robot sees, and how its arm stands, at one moment.
 
-    image: RGB, or a PIL image of any mode.
+    image: RGB, or a PIL image of any mode, of the model's first camera; the next four are of that camera, too.
     instruction: what to do, in plain words.
     intrinsics: K in pixels of `image`; None takes the checkpoint's own camera.
     depth: meters along the optical axis, from a sensor with the image's field of view; None lets the model
@@ -24,14 +42,32 @@ class Observation:
     extrinsics: camera -> robot base, in meters, of the real camera (x right, y down, z forward); needed by checkpoints
     whose Ego3D works in the robot's frame, and not used by others.
     mirrored: the picture is flipped left to right, as LIBERO's are; `intrinsics` are those of the flipped picture.
+    images: cameras by the names that the model has for them; the first may stand here instead of in `image`. One that
+    is left out is missing, and the model does without.
+    state: the arm's own numbers, in the layout and units of the data that the model was trained on; None where they
+    are missing.
     """
 
-    image: UInt8[np.ndarray, "H W 3"] | Image
-    instruction: str
+    image: Picture | None = None
+    instruction: str = ""
     intrinsics: Real[np.ndarray, "3 3"] | None = None
     depth: Float[np.ndarray, "h w"] | None = None
     extrinsics: Real[np.ndarray, "4 4"] | None = None
     mirrored: bool = False
+    images: Mapping[str, CameraImage] = field(default_factory=dict)
+    state: Real[np.ndarray, " S"] | None = None
+
+    def cameras(self, first: str) -> Mapping[str, CameraImage]:
+        """What each camera sees. first: the name of the one that `image` is of.
+
+        Raises InputError where that is given twice.
+        """
+        if self.image is None:
+            return self.images
+        if first in self.images:
+            raise InputError(f"The camera {first} is given twice, as image and in images; leave one out.")
+        seen = CameraImage(self.image, self.intrinsics, self.depth, self.extrinsics, self.mirrored)
+        return {first: seen, **self.images}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class FakeEpisode:
     broken_images: bool
     where: str
     columns: dict
+    other_views: dict = field(default_factory=dict)
+    state: np.ndarray | None = None
 
     def instruction_at(self, step):
         return self.instruction
@@ -58,6 +60,7 @@ class FakeSource:
     no_ops: frozenset = frozenset()
     control_hz: float = 5.0
     units: ActionUnits = UNKNOWN
+    state_names: tuple[str, ...] = ()
     reads: list = field(default_factory=list)
     left_out: tuple = ()
     doubts: tuple = ()

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ class MadeEpisode:
         return {}
 
     extrinsics = None
+    other_views: ClassVar[dict] = {}
+    state = None
 
     @property
     def starts(self):
@@ -65,6 +68,7 @@ class MadeSource:
     """
 
     key: str = "made"
+    state_names: tuple[str, ...] = ()
     control_hz: float = 5.0
     units: ActionUnits = UNKNOWN
     contents: str = "1"

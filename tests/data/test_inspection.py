@@ -1,6 +1,7 @@
 """What an inspection counts, and what it warns of."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ class MadeEpisode:
         return {} if self.timestamps is None else {"timestamp": self.timestamps}
 
     extrinsics = None
+    other_views: ClassVar = {}
+    state = None
 
     @property
     def starts(self):
@@ -64,6 +67,7 @@ def check_episode_depth(readings):
 
 class MadeSource:
     key, control_hz, units, fingerprint = "made", 5.0, UNKNOWN, "1"
+    state_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 

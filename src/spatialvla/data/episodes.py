@@ -21,6 +21,21 @@ STILL = "stands_still"
 """The column that is not 0 where nothing moves, of datasets without the samples that stand still throughout."""
 
 
+class EpisodeView(Protocol):
+    """What one more camera saw of an episode's T steps; camera, extrinsics and depth as of `Episode`."""
+
+    @property
+    def camera(self) -> Camera | None: ...
+    @property
+    def extrinsics(self) -> np.ndarray | None: ...
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB of some steps. Raises CheckpointError, naming the file, where it is broken."""
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 meters of a sensor, 0 where there is no reading; None where there was no sensor."""
+
+
 class Episode(Protocol):
     """T steps of one robot. Numbers are read at once, images when they are asked for.
 
@@ -30,6 +45,8 @@ class Episode(Protocol):
     camera: of the images, or None where it is not known.
     extrinsics: (T, 4, 4) takes points back-projected by the camera's K to the robot's frame at each step, in meters:
     camera -> robot base, mirrored (determinant −1) where the images are; None where it is not known.
+    other_views: of the cameras beside the first, by their names; empty where there is none.
+    state: (T, S) float64 how the arm stands at each step, in the dataset's units; None where it is not known.
     columns: (T, …) the dataset's other numbers of each step by their names; empty where it has no such.
     """
 
@@ -43,6 +60,10 @@ class Episode(Protocol):
     def camera(self) -> Camera | None: ...
     @property
     def extrinsics(self) -> np.ndarray | None: ...
+    @property
+    def other_views(self) -> Mapping[str, EpisodeView]: ...
+    @property
+    def state(self) -> np.ndarray | None: ...
     @property
     def columns(self) -> Mapping[str, np.ndarray]: ...
 
@@ -73,6 +94,8 @@ class EpisodeSource(Protocol):
     def control_hz(self) -> float: ...
     @property
     def units(self) -> ActionUnits: ...
+    @property
+    def state_names(self) -> tuple[str, ...]: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -137,6 +160,16 @@ class EpisodeWrapper:
         return self.episode.extrinsics
 
     @property
+    def other_views(self) -> Mapping[str, EpisodeView]:
+        """Of the cameras beside the first."""
+        return self.episode.other_views
+
+    @property
+    def state(self) -> np.ndarray | None:
+        """(T, S) how the arm stands."""
+        return self.episode.state
+
+    @property
     def columns(self) -> Mapping[str, np.ndarray]:
         """(T, …) the dataset's other numbers."""
         return self.episode.columns
@@ -174,6 +207,11 @@ class SourceWrapper:
     def units(self) -> ActionUnits:
         """Of the actions."""
         return self.source.units
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the numbers of the states are."""
+        return self.source.state_names
 
     @property
     def fingerprint(self) -> str:

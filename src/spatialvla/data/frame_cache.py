@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.common.row_files import RowFile, RowWriter, writing_rows
-from spatialvla.data.episodes import EpisodeSource, OnBad
+from spatialvla.data.episodes import EpisodeSource, EpisodeView, OnBad
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 
@@ -57,6 +57,8 @@ class CachedEpisode:
     frames: RowFile
     readings: RowFile | None
     first: int
+    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
+    state: np.ndarray | None = None
 
     @property
     def instruction(self) -> str:
@@ -100,6 +102,7 @@ class CachedSource:
         Raises CheckpointError for damaged data with on_bad="raise", and where the disk has no room.
         """
         self.key, self.control_hz, self.units, self.size = source.key, source.control_hz, source.units, size
+        self.state_names: tuple[str, ...] = ()
         self.fingerprint = f"{source.fingerprint} at {size} pixels"
         self.contents = f"{source.contents} at {size} pixels"
         self.left_out, self.doubts = tuple(source.left_out), tuple(source.doubts)

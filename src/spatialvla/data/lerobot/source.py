@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.episodes import filled, moving
+from spatialvla.data.episodes import EpisodeView, filled, moving
 from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import check_extrinsics_feature, extrinsics_of
@@ -43,6 +43,8 @@ class LeRobotEpisode:
     depth_key: str | None
     first_step: int
     calibrated_size: tuple[int, int] | None
+    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
+    state: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -121,6 +123,7 @@ class LeRobotSource:
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
+        self.state_names: tuple[str, ...] = ()
         try:
             self.image = self._image()
             self.depth = self._depth()

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spatialvla.actions.published_units import published_units
-from spatialvla.data.episodes import STILL, OnBad, filled, moving
+from spatialvla.data.episodes import STILL, EpisodeView, OnBad, filled, moving
 from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
 from spatialvla.data.oxe.named_features import check_features
 from spatialvla.data.oxe.names import spec_by_names
@@ -48,6 +48,8 @@ class OXEEpisode:
     swapped: bool
     depth_key: str | None = None
     depth_meters: float = 1.0
+    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
+    state: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -124,6 +126,7 @@ class OXESource:
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
+        self.state_names: tuple[str, ...] = ()
         self.left_out = self.dataset.broken
         try:
             check_features(self.spec, self.dataset.specs)

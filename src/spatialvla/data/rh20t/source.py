@@ -13,6 +13,7 @@ import numpy as np
 from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.json_files import read_json
+from spatialvla.data.episodes import EpisodeView
 from spatialvla.data.rh20t.layout import DESCRIPTIONS, Scene, scenes
 from spatialvla.data.rh20t.recording import Frames, SceneMetadata
 from spatialvla.data.rh20t.scene_numbers import kept_numbers, stamps
@@ -33,6 +34,8 @@ class RH20TEpisode:
     camera: Camera | None
     source: Frames = field(repr=False)
     frames: np.ndarray
+    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
+    state: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -80,6 +83,7 @@ class RH20TSource:
         self.root = Path(root).expanduser()
         self.control_hz = float(control_hz)
         self.units = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, self.control_hz)
+        self.state_names: tuple[str, ...] = ()
         self._cache = cache or cache_folder("rh20t")
         self._descriptions = _descriptions(self.root)
         self.left_out: list[str] = []

@@ -98,10 +98,12 @@ def _load(path: Path) -> tuple[KeptDecision, ...]:
     try:
         arrays = read_arrays(path)
         for number in range(len({name.split(".")[0] for name in arrays})):
-            parts = {name: arrays.get(f"{number}.{name}") for name in ("intrinsics", "depth", "extrinsics")}
+            K, depth, pose = (
+                arrays.get(f"{number}.{name}") for name in ("intrinsics", "depth", "extrinsics")
+            )
             instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
             mirrored = bool(arrays.get(f"{number}.mirrored", False))
-            seen = Observation(arrays[f"{number}.image"], instruction, **parts, mirrored=mirrored)
+            seen = Observation(arrays[f"{number}.image"], instruction, K, depth, pose, mirrored)
             chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
             decisions.append(KeptDecision(step, seen, chunk))
     except (ValueError, KeyError, TypeError):

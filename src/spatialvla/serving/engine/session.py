@@ -64,7 +64,9 @@ class Session:
         """
         began = perf_counter()
         self._limits.require_position(position)
-        self._picture.check(answer.request.observation.image, position)
+        image = answer.request.observation.image
+        if image is not None:
+            self._picture.check(image, position)
         chunk = answer.chunk
         committed = answer.request.committed
         if committed is None or committed.size == 0:
