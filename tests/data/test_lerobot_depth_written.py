@@ -48,6 +48,22 @@ def steps(quantization, meters):
     return around[nearest] - around[nearest - 1]
 
 
+def test_episodes_encoded_with_different_keyframes_are_read_from_one_file(tmp_path, monkeypatch):
+    depth = np.random.default_rng(0).uniform(0.5, 2, (3, 6, 40, 40)).astype(np.float32)
+    features = [Feature(DEPTH, "depth_video", (40, 40)), Feature("action", "float32", (7,))]
+    writer = LeRobotWriter(tmp_path / "joined", 10, features)
+    for keyframe_every, seen in zip((1, 8, 1), depth, strict=True):
+        monkeypatch.setattr(depth_video, "_KEYFRAME_EVERY", keyframe_every)
+        writer.add_episode({DEPTH: seen, "action": np.ones((6, 7), np.float32)}, "look")
+    writer.finalize()
+    dataset = LeRobotDataset(tmp_path / "joined")
+    assert (tmp_path / "joined" / VIDEO).exists()
+    for index, seen in enumerate(depth):
+        for asked in (None, range(6), [3], [5, 1]):
+            read = dataset.episode(index).frames(DEPTH, asked)
+            np.testing.assert_allclose(read, seen if asked is None else seen[list(asked)], atol=2e-3)
+
+
 quantizations = st.builds(
     DepthQuantization,
     depth_min=st.sampled_from((0.0, 0.01, 0.3)),

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,10 @@ import pytest
 from spatialvla.data.episodes import WholeChunks
 from spatialvla.data.lerobot import LeRobotDataset
 from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import InputError
-from spatialvla.simulation.libero.demonstration import Demonstration
+from spatialvla.simulation.libero.demonstration import Demonstration, RecordedView
 from spatialvla.simulation.libero.recorder import record_demonstrations, store
 from spatialvla.simulation.libero.recording_config import RecordingConfig
 
@@ -45,6 +47,51 @@ def test_an_episode_survives_its_file(tmp_path):
     loaded = Demonstration.load(tmp_path / "a.npz")
     for name, value in vars(episode).items():
         np.testing.assert_array_equal(getattr(loaded, name), value)
+
+
+def _seen_by_more(seed: int, steps: int, cameras: list[str]) -> Demonstration:
+    alone, rng = _episode(seed, steps), np.random.default_rng([seed, 1])
+    others = {}
+    for number, camera in enumerate(cameras):
+        poses = np.tile(np.eye(4, dtype=np.float32), (steps, 1, 1))
+        poses[:, 0, 3] = 0.1 * number + 0.01 * np.arange(steps)
+        others[camera] = RecordedView(
+            np.roll(alone.images, number + 1, axis=1),
+            rng.uniform(0.5, 2, (steps, 32, 32)).astype(np.float16),
+            np.array([[30 + number, 0, 16], [0, 30 + number, 16], [0, 0, 1]], np.float32),
+            poses,
+        )
+    return replace(alone, others=others)
+
+
+def test_further_cameras_survive_a_file_and_come_back_from_the_dataset(tmp_path):
+    cameras = ["random_0", "random_1", "wrist"]
+    files = [tmp_path / f"{number}.npz" for number in range(2)]
+    for number, file in enumerate(files):
+        _seen_by_more(number, 6, cameras).save(file)
+    original = Demonstration.load(files[1])
+    assert list(original.others) == cameras
+    store(files, tmp_path / "dataset", depth_video=DepthQuantization.of("log", (0.01, 10.0)))
+    for camera in cameras:
+        view = original.others[camera]
+        mapping = FeatureMapping(
+            image=f"observation.images.{camera}",
+            intrinsics=f"observation.intrinsics.{camera}",
+            extrinsics=f"observation.extrinsics.{camera}",
+        )
+        episode = LeRobotSource(tmp_path / "dataset", mapping).episode(1)
+        np.testing.assert_allclose(episode.extrinsics, view.extrinsics, atol=1e-6)
+        np.testing.assert_array_equal(episode.camera.intrinsics, view.intrinsics)
+        assert np.abs(episode.images(range(6)).astype(int) - view.images).mean() < 6
+        np.testing.assert_allclose(episode.depth(range(6)), view.depth, atol=2e-3)
+
+
+def test_episodes_seen_by_other_cameras_are_not_mixed(tmp_path):
+    files = [tmp_path / f"{number}.npz" for number in range(2)]
+    _episode(0, 5).save(files[0])
+    _seen_by_more(1, 5, ["wrist"]).save(files[1])
+    with pytest.raises(InputError, match=r"1\.npz was seen by agentview, wrist and .*0\.npz by agentview;"):
+        store(files, tmp_path / "dataset")
 
 
 def test_a_broken_file_is_named(tmp_path):

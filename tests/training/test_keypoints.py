@@ -1,13 +1,19 @@
 """Keypoints fall on the patches that show them, also after a crop moved the camera's intrinsics."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from loaded_rows import rows_of
 
 from spatialvla.data.augmentation import Augmentation, Views
+from spatialvla.data.episodes import Episode, EpisodeWrapper, SourceWrapper
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import pose_matrix, transform
+from spatialvla.geometry.rotations import matrices
 from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.step_table import Steps
 
@@ -55,6 +61,40 @@ def test_a_point_behind_the_camera_is_nowhere(source, steps):
     keypoints.points[:, :, 2] *= -1
     intrinsics = np.repeat(source.episode(0).camera.intrinsics[None], 3, 0)
     assert not keypoints.patch_shares(rows_of("squares", [0] * 3, range(3)), intrinsics, SIZE, PATCHES).any()
+
+
+@dataclass(frozen=True)
+class _SeenFrom(SourceWrapper):
+    """The same episodes, by a camera that stands where `moved` (4, 4) takes the first."""
+
+    moved: np.ndarray
+
+    def episode(self, index: int) -> Episode:
+        return _MovedEpisode(self.source.episode(index), self.moved)
+
+
+@dataclass(frozen=True)
+class _MovedEpisode(EpisodeWrapper):
+    moved: np.ndarray
+
+    @property
+    def extrinsics(self) -> np.ndarray:
+        return self.columns["observation.extrinsics"] @ self.moved
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        first = np.tile(np.eye(4), (len(self.actions), 1, 1))
+        return {**self.episode.columns, "observation.extrinsics": first}
+
+
+def test_another_camera_sees_the_points_from_where_its_extrinsics_say(source):
+    turn = matrices(np.array([[0.1, -0.2, 0.3]]), "axis_angle")[0]
+    moved = pose_matrix(np.array([0.2, -0.1, 0.4]), turn)
+    first = Keypoints(Steps(TrainingMixture.open([source])), ("observation.square",)).points
+    other = Keypoints(Steps(TrainingMixture.open([_SeenFrom(source, moved)])), ("observation.square",)).points
+    np.testing.assert_allclose(transform(moved, other), first, atol=1e-9)
+    same = Keypoints(Steps(TrainingMixture.open([_SeenFrom(source, np.eye(4))])), ("observation.square",))
+    np.testing.assert_array_equal(same.points, first)
 
 
 def test_bad_names_are_refused(source, steps, monkeypatch):

@@ -31,8 +31,9 @@ _PIXEL_FORMAT = "gray12le"
 _TWELVE_BITS = (_PIXEL_FORMAT, "yuv420p12le", "yuv422p12le", "yuv444p12le")
 _KEYFRAME_EVERY = 8
 _TOO_LARGE = 1e9  # of a length in meters or millimeters
-# Without B-frames decoding order equals display order, which lets files be joined by shifting timestamps.
-_PARAMETERS = "lossless=1:bframes=0"
+# Without B-frames decoding order equals display order, which lets files be joined by shifting timestamps. Headers
+# before each keyframe let files be joined that were encoded with different keyframe distances.
+_PARAMETERS = "lossless=1:bframes=0:repeat-headers=1"
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,8 @@ class LiberoEnv:
         return image[::-1, ::-1].copy(), depth[::-1, ::-1].astype(np.float32)
 
     def _draw(self, depth: bool) -> Any:
+        # Another environment of this process may have drawn, or been closed, since.
+        self._sim._render_context_offscreen.gl_ctx.make_current()
         return self._sim.render(
             width=self.image_size, height=self.image_size, camera_name=self.camera, depth=depth
         )
@@ -228,7 +230,27 @@ class LiberoEnv:
         turn = pose[:3, :3] @ np.diag([1.0, -1.0, -1.0])
         self.model.cam_pos[camera] = pose[:3, 3]
         self._mujoco.mju_mat2Quat(self.model.cam_quat[camera], turn.ravel())
-        self._sim.forward()
+        self._mujoco.mj_camlight(self.model, self.data)
+
+    @contextmanager
+    def looking_through(self, camera: str, pose: np.ndarray | None = None) -> Iterator[None]:
+        """All that is drawn, and said of the camera, inside the block is of another camera of the simulator's.
+
+        pose: where it stands inside the block, as in `place_camera`; None where it is. The motion of the arm is
+        not touched.
+        """
+        usual, self.camera = self.camera, camera
+        index = self.model.camera(camera).id
+        position, turn = self.model.cam_pos[index].copy(), self.model.cam_quat[index].copy()
+        try:
+            if pose is not None:
+                self.place_camera(pose)
+            yield
+        finally:
+            self.camera = usual
+            if pose is not None:
+                self.model.cam_pos[index], self.model.cam_quat[index] = position, turn
+                self._mujoco.mj_camlight(self.model, self.data)
 
     def start_arm_at(self, joints: np.ndarray) -> None:
         """The arm's initial joints (7,), in radians, in all episodes from now on.

@@ -18,18 +18,22 @@ from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS
 from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate
 from spatialvla.simulation.libero.env import FPS, LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
-from spatialvla.simulation.libero.recording_config import RecordingConfig
+from spatialvla.simulation.libero.recording_config import RecordingConfig, Views
 from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.simulation.libero.viewpoints import viewpoints
 from spatialvla.types import ACTION_AXES
 
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
+FIRST_CAMERA_ALONE = Views()
 _ATTEMPTS = 5  # start states tried for one episode before giving up
+_CAMERAS = 1  # the last part of the seed that cameras are drawn by
 
 
 def record_demonstrations(config: RecordingConfig) -> None:
@@ -57,6 +61,7 @@ def record_demonstrations(config: RecordingConfig) -> None:
         config.workers,
         policy=config.policy,
         only=config.tasks,
+        views=config.views,
     )
     store(files, out, config.depth, depth_video)
     if config.episodes is None:
@@ -79,35 +84,65 @@ def store(
     """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on.
 
     depth_video: store the depth as 12-bit video in these steps; as images in whole millimeters unless given.
+    Raises InputError where not all were seen by the same cameras.
     """
-    size = Demonstration.load(files[0]).images.shape[1:]
+    first = Demonstration.load(files[0])
+    size = first.images.shape[1:]
     features = [
         Feature("observation.images.agentview", "video", size),
         Feature("observation.state", "float32", (8,), STATE_NAMES),
-        Feature("observation.intrinsics", "float32", (3, 3)),
+        Feature(INTRINSICS, "float32", (3, 3)),
         Feature("observation.camera_pose", "float32", (4, 4)),
         Feature(EXTRINSICS, "float32", (4, 4)),
         Feature("action", "float32", (7,), ACTION_AXES),
         Feature(TAKEOVER, "float32", (1,)),
     ]
+    for camera in first.others:
+        features += [
+            Feature(f"observation.images.{camera}", "video", size),
+            Feature(f"{INTRINSICS}.{camera}", "float32", (3, 3)),
+            Feature(f"{EXTRINSICS}.{camera}", "float32", (4, 4)),
+        ]
     if depth:
-        features.append(depth_feature("observation.depth.agentview", size[:2], depth_video))
+        for camera in ("agentview", *first.others):
+            features.append(depth_feature(f"observation.depth.{camera}", size[:2], depth_video))
     writer = LeRobotWriter(out, FPS, features, robot_type="panda", resume=True, units=LIBERO)
     for file in files[writer.total_episodes :]:
         episode = Demonstration.load(file)
-        frames = {
-            "observation.images.agentview": episode.images,
-            "observation.state": episode.proprioception,
-            "observation.intrinsics": np.tile(episode.intrinsics, (len(episode), 1, 1)),
-            "observation.camera_pose": np.tile(episode.camera_pose, (len(episode), 1, 1)),
-            EXTRINSICS: np.tile(episode.extrinsics, (len(episode), 1, 1)),
-            "action": episode.actions,
-            TAKEOVER: episode.takeover,
-        }
-        if depth:
-            frames["observation.depth.agentview"] = episode.depth.astype(np.float32)
-        writer.add_episode(frames, episode.instruction)
+        if set(episode.others) != set(first.others):
+            raise InputError(
+                f"{file} was seen by {_listed(episode)} and {files[0]} by {_listed(first)}; record into another "
+                "folder of episodes."
+            )
+        writer.add_episode(_frames(episode, depth), episode.instruction)
     writer.finalize()
+
+
+def _frames(episode: Demonstration, depth: bool) -> dict[str, np.ndarray]:
+    """(T, …) each feature's values."""
+    steps = (len(episode), 1, 1)
+    frames = {
+        "observation.images.agentview": episode.images,
+        "observation.state": episode.proprioception,
+        INTRINSICS: np.tile(episode.intrinsics, steps),
+        "observation.camera_pose": np.tile(episode.camera_pose, steps),
+        EXTRINSICS: np.tile(episode.extrinsics, steps),
+        "action": episode.actions,
+        TAKEOVER: episode.takeover,
+    }
+    for camera, view in episode.others.items():
+        frames[f"observation.images.{camera}"] = view.images
+        frames[f"{INTRINSICS}.{camera}"] = np.tile(view.intrinsics, steps)
+        frames[f"{EXTRINSICS}.{camera}"] = view.extrinsics
+    if depth:
+        frames["observation.depth.agentview"] = episode.depth.astype(np.float32)
+        for camera, view in episode.others.items():
+            frames[f"observation.depth.{camera}"] = view.depth.astype(np.float32)
+    return frames
+
+
+def _listed(episode: Demonstration) -> str:
+    return ", ".join(("agentview", *episode.others))
 
 
 def record_episodes(
@@ -119,11 +154,12 @@ def record_episodes(
     image_size: int = 128,
     policy: str | None = None,
     only: Sequence[int] = (),
+    views: Views = FIRST_CAMERA_ALONE,
 ) -> list[Path]:
     """Records the missing episodes of a suite, and returns the files of all, task by task.
 
     Episode k of a task depends on `seed`, the task, k and the policy only, so a killed run goes on where it
-    stopped.
+    stopped. What happens in it does not depend on `views`.
     Raises InputError if an episode cannot be finished from several start states.
     """
     chosen = list(only) or list(range(len(tasks(suite))))
@@ -136,7 +172,7 @@ def record_episodes(
     # A fresh process for each task: the simulator never gives its drawing memory back.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = [
-            pool.submit(_record_task, suite, task, seed, image_size, missing, policy)
+            pool.submit(_record_task, suite, task, seed, image_size, missing, policy, views)
             for task, files in wanted.items()
             if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
         ]
@@ -152,6 +188,7 @@ def _record_task(
     image_size: int,
     missing: list[tuple[int, Path]],
     policy_path: str | None,
+    views: Views,
 ) -> None:
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; one core a worker
     torch.set_num_threads(1)
@@ -161,7 +198,9 @@ def _record_task(
     for episode, file in missing:
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, task, episode, attempt])
-            demonstration = demonstrate(env, expert, rng, policy=policy)
+            cameras = np.random.default_rng([seed, task, episode, attempt, _CAMERAS])
+            others = viewpoints(env, cameras, views)
+            demonstration = demonstrate(env, expert, rng, policy=policy, others=others)
             if demonstration:
                 demonstration.save(file)
                 break

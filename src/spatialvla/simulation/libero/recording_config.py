@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from spatialvla.errors import InputError
+
+MOST_RANDOM_VIEWS = 8
+
 
 @dataclass(frozen=True)
 class RecordingConfig:
@@ -30,6 +34,15 @@ class RecordingConfig:
     seed: int = 0
     """Of start states and perturbations."""
 
+    cameras: Literal["fixed", "random"] = "fixed"
+    """random sees each demonstration from further cameras, too, which it draws anew around the workspace."""
+
+    random_views: int = 2
+    """How many of them, 1 to 8."""
+
+    wrist: bool = False
+    """See each demonstration through the camera on the wrist, too."""
+
     depth: bool = True
     """Store the simulator's depth, too."""
 
@@ -47,3 +60,28 @@ class RecordingConfig:
 
     episodes: Path | None = None
     """Folder of single episodes, kept for later recordings to add to; None removes them at the end."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.random_views <= MOST_RANDOM_VIEWS:
+            raise InputError(
+                f"There can be 1 to {MOST_RANDOM_VIEWS} random views, not {self.random_views}; for none say "
+                "cameras fixed."
+            )
+
+    @property
+    def views(self) -> Views:
+        """The further cameras."""
+        return Views(self.random_views if self.cameras == "random" else 0, self.wrist)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which cameras see a demonstration beside the first. random: how many are drawn around the workspace."""
+
+    random: int = 0
+    wrist: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As features are called after them."""
+        return (*(f"random_{index}" for index in range(self.random)), *(("wrist",) if self.wrist else ()))

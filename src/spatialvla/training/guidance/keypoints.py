@@ -6,13 +6,16 @@ import numpy as np
 import torch
 
 from spatialvla.data.episodes import Episode
+from spatialvla.data.lerobot.extrinsics import EXTRINSICS
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import inverse
 from spatialvla.training.guidance.privileged import privileged_values
 from spatialvla.training.guidance.step_table import Steps
 
 CAMERA_POSE = "observation.camera_pose"
 _NEAREST = 0.05  # meters in front of the camera from which on a point counts as seen
+_SAME_PLACE = 1e-6  # of two poses
 
 
 class Keypoints:
@@ -53,12 +56,26 @@ class Keypoints:
 
 
 def _points(episode: Episode, names: tuple[str, ...]) -> np.ndarray:
-    """(T, K, 3) in the camera's frame."""
+    """(T, K, 3) in the frame of the camera that the episode is seen by."""
     if CAMERA_POSE not in episode.columns:
         raise InputError(f"Keypoints need '{CAMERA_POSE}' in the dataset; record it, or train without them.")
     positions = [privileged_values(episode, name) for name in names]
     if wrong := [name for name, values in zip(names, positions, strict=True) if values.shape[1] != 3]:
         raise InputError(f"A keypoint has 3 numbers, unlike {', '.join(wrong)}; cut it with [start:stop].")
-    pose = episode.columns[CAMERA_POSE].reshape(-1, 4, 4).astype(np.float64)
+    pose = _camera_in_world(episode)
     world = np.stack(positions, axis=1).astype(np.float64)
-    return (world - pose[:, None, :3, 3]) @ np.linalg.inv(pose[:, :3, :3]).transpose(0, 2, 1)
+    points: np.ndarray = (world - pose[:, None, :3, 3]) @ np.linalg.inv(pose[:, :3, :3]).transpose(0, 2, 1)
+    return points
+
+
+def _camera_in_world(episode: Episode) -> np.ndarray:
+    """(T, 4, 4) float64. The recorded pose is the first camera's; another one stands where its extrinsics say."""
+    first: np.ndarray = episode.columns[CAMERA_POSE].reshape(-1, 4, 4).astype(np.float64)
+    if episode.extrinsics is None or EXTRINSICS not in episode.columns:
+        return first
+    from_base = episode.columns[EXTRINSICS].reshape(-1, 4, 4).astype(np.float64)
+    if np.allclose(from_base, episode.extrinsics, atol=_SAME_PLACE):
+        return first
+    base = first @ inverse(from_base)
+    pose: np.ndarray = base @ episode.extrinsics
+    return pose
