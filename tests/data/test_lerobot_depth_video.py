@@ -64,12 +64,12 @@ def test_single_steps_are_those_of_the_episode():
 
 def test_a_source_finds_the_depth_of_its_camera():
     source = LeRobotSource(SAMPLE, THROUGH_TOP)
-    assert source.depth == DEPTH
+    assert source.camera.depth.name == DEPTH
     first = source.episode(0)
     np.testing.assert_allclose(
         first.depth(range(len(first))), without_holes_of_lerobot()[: len(first)], rtol=0, atol=2e-6
     )
-    assert LeRobotSource(SAMPLE, FeatureMapping(image="observation.images.wrist")).depth is None
+    assert LeRobotSource(SAMPLE, FeatureMapping(image="observation.images.wrist")).camera.depth is None
 
 
 def test_a_mapping_names_any_depth():
@@ -150,13 +150,17 @@ def test_a_description_that_cannot_be_is_one_sentence(copied, entries, message):
     assert str(raised.value).count(". ") == 0
     with pytest.raises(CheckpointError, match=message):
         LeRobotDataset(copied).episode(0).frames(DEPTH)
-    LeRobotSource(copied, FeatureMapping(image="observation.images.wrist"))
+    other = LeRobotSource(copied, FeatureMapping(image="observation.images.wrist"))
+    assert other.others == {}
+    assert other.doubts[0].startswith(f"The camera 'top' is left out: '{DEPTH}': ")
+    with pytest.raises(InputError, match=message):
+        LeRobotSource(copied, other.mapping, cameras=["top"])
 
 
 def test_depth_in_unknown_steps_is_left_out(copied):
     describe(copied, depth_min=None, depth_max=None, shift=None, use_log=None)
     assert DEPTH not in LeRobotDataset(copied).features
-    assert LeRobotSource(copied, THROUGH_TOP).depth is None
+    assert LeRobotSource(copied, THROUGH_TOP).camera.depth is None
     with pytest.raises(InputError, match=r"no depth 'observation.images.top_depth' but none.*how a video's"):
         LeRobotSource(copied, FeatureMapping(image=TOP, depth=DEPTH))
 
@@ -217,7 +221,7 @@ def test_images_of_an_unknown_unit_are_refused(tmp_path):
         {TOP: pictures, DEPTH: np.full((2, 16, 16), 0.8), "action": np.zeros((2, 7), np.float32)}, "look"
     )
     writer.finalize()
-    assert LeRobotSource(tmp_path).depth == DEPTH
+    assert LeRobotSource(tmp_path).camera.depth.name == DEPTH
     describe(tmp_path, depth_unit="m")
     with pytest.raises(CheckpointError, match=r"Depth reaches 800 meters.*not millimeters"):
         LeRobotSource(tmp_path).episode(0).depth([0])

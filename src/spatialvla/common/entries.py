@@ -67,6 +67,11 @@ def _value(hint: Any, value: Any, what: str, key: str) -> Any:
         if value not in get_args(hint):
             raise InputError(f"{key} is {value!r}; choose from {', '.join(map(str, get_args(hint)))}.")
         return value
+    if get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{key} needs lines of the form 'name: …', got {value!r}.")
+        inner = get_args(hint)[1]
+        return {str(name): _value(inner, item, what, _join(key, str(name))) for name, item in value.items()}
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         items = value if isinstance(value, list) else [value]

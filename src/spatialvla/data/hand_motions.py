@@ -115,19 +115,19 @@ class HandMotion:
         columns: (T, …) the numbers of each frame by feature, of `features` at least.
         """
         action = self.action
-        values = _joined(columns, self._pose_features, action.indices)
+        values = joined(columns, self._pose_features, action.indices)
         pose = values[:, : action.pose_size]
         gripper = values[:, -1]
         if self.gripper is not None:
             if self.gripper.feature is not None:
-                gripper = _joined(columns, (self.gripper.feature,), (self.gripper.index,))[:, 0]
+                gripper = joined(columns, (self.gripper.feature,), (self.gripper.index,))[:, 0]
             gripper = self.gripper.opening(gripper)
         if action.from_state:
             # A measured opening is that of the state which the motion leads to; a command is given before it.
             gripper = gripper[:-1] if self._gripper_apart else gripper[1:]
             moved = self._motion(pose[:-1], pose[1:])
         elif action.convention == "absolute" and action.relative_to:
-            moved = self._motion(_joined(columns, action.relative_to, action.relative_indices), pose)
+            moved = self._motion(joined(columns, action.relative_to, action.relative_indices), pose)
         elif action.convention == "absolute":
             gripper, moved = gripper[1:], self._motion(pose[:-1], pose[1:])
         else:
@@ -169,8 +169,8 @@ class HandMotion:
         return np.concatenate([poses[:, :3] * meters, poses[:, 3:] * angles], axis=1)
 
 
-def _joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:
-    """(T, N) float64 of several features, in order."""
+def joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:
+    """(T, N) float64 of several features in order, or the numbers of these indices among them."""
     parts = [columns[name].reshape(len(columns[name]), math.prod(columns[name].shape[1:])) for name in names]
     values = np.concatenate(parts, axis=1, dtype=np.float64)
     return values[:, list(indices)] if indices else values

@@ -1,4 +1,4 @@
-"""Lines of YAML that descriptions of datasets have in common: the action, and a camera and where it stands."""
+"""Lines of YAML that descriptions of datasets have in common: the action, cameras and where they stand, the state."""
 
 from __future__ import annotations
 
@@ -104,10 +104,66 @@ class Extrinsics:
     def __post_init__(self) -> None:
         if (self.feature is None) == (not self.matrix):
             raise InputError("extrinsics have either a feature or a matrix; give one of the two.")
-        for name, rows in (("matrix", self.matrix), ("base", self.base)):
-            if len({len(row) for row in rows}) > 1:
-                raise InputError(f"extrinsics' {name} has rows of different lengths; give 4 of 4 numbers.")
-        if self.base:
-            check_extrinsics(np.array(self.base))
-        if self.matrix and not self.base:
-            check_extrinsics(np.array(self.matrix))
+        _check_rows(self.base, "extrinsics' base")
+        _check_rows(self.matrix, "extrinsics' matrix", is_pose=not self.base)
+
+
+@dataclass(frozen=True)
+class StateMapping:
+    """Where the numbers are that say how the arm stands.
+
+    feature: the features whose numbers, joined, hold them. indices: which of those, in this order; all unless given.
+    """
+
+    feature: tuple[str, ...]
+    indices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.feature:
+            raise InputError("state has no feature; name one, or say 'state: none'.")
+        if len(set(self.indices)) < len(self.indices):
+            raise InputError(f"state indices name a number twice: {', '.join(map(str, self.indices))}.")
+
+
+@dataclass(frozen=True)
+class GripperPose:
+    """Where the pose of the gripper is, from which the place of a camera follows that the gripper carries.
+
+    feature: the features whose numbers, joined, hold it. indices: of position and rotation among them; all in order
+    unless given. rotation: its notation. meters, radians: what 1 is in the dataset. base: pose of the robot's base in
+    the frame that these are given in, where it is another, such as a simulator's world.
+    """
+
+    feature: tuple[str, ...]
+    indices: tuple[int, ...] = ()
+    rotation: Notation = "euler"
+    meters: float = 1.0
+    radians: float = 1.0
+    base: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Numbers of position and rotation."""
+        return 3 + SIZES[self.rotation]
+
+    def __post_init__(self) -> None:
+        if self.rotation == "none":
+            raise InputError(
+                "gripper_pose needs a rotation, without which no camera's place follows from it."
+            )
+        if self.indices and len(self.indices) != self.size:
+            raise InputError(
+                f"gripper_pose indices name {len(self.indices)} numbers; with rotation {self.rotation} there are "
+                f"{self.size}: 3 of the position, {self.size - 3} of the rotation."
+            )
+        for name, number in (("meters", self.meters), ("radians", self.radians)):
+            if not 0 < number < np.inf:
+                raise InputError(f"gripper_pose {name} must be positive and finite, not {number:g}.")
+        _check_rows(self.base, "gripper_pose's base")
+
+
+def _check_rows(rows: tuple[tuple[float, ...], ...], what: str, is_pose: bool = True) -> None:
+    if len({len(row) for row in rows}) > 1:
+        raise InputError(f"{what} has rows of different lengths; give 4 of 4 numbers.")
+    if rows and is_pose:
+        check_extrinsics(np.array(rows))

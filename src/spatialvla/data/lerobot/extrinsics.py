@@ -13,37 +13,37 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.extrinsics import check_extrinsics, check_picture_pose, inverse, mirror_extrinsics
 
 EXTRINSICS = "observation.extrinsics"
-"""The feature that holds them (4, 4) at each step where a mapping does not say otherwise. They take points that were
+"""The feature that holds them (4, 4) at each step where a mapping does not say otherwise; those of
+`observation.images.wrist` are `observation.extrinsics.wrist`, if there are such. They take points that were
 back-projected by K to the robot's frame, in meters: camera -> robot base, mirrored (determinant −1) where the picture
 is; zeros where they are unknown."""
 
 
-def check_extrinsics_feature(chosen: str | Extrinsics | None, features: Mapping[str, Feature]) -> None:
-    """Raises InputError where a mapping names a feature that holds no extrinsics."""
+def check_extrinsics_feature(chosen: str | Extrinsics, features: Mapping[str, Feature], line: str) -> None:
+    """Raises InputError where the `line` of a mapping names a feature that holds no extrinsics."""
     name = chosen.feature if isinstance(chosen, Extrinsics) else chosen
-    if name is None or name == "none":
+    if name is None:
         return
     feature = features.get(name)
     if feature is None or int(np.prod(feature.shape)) != 16:
         raise InputError(
-            f"there is no feature '{name}' of 4x4 numbers; give the mapping's line 'extrinsics: …' another one, a "
-            "matrix, or none."
+            f"there is no feature '{name}' of 4x4 numbers; give {line} another one, a matrix, or none."
         )
 
 
 def extrinsics_of(
-    chosen: str | Extrinsics | None, columns: Mapping[str, np.ndarray], steps: int
+    chosen: str | Extrinsics, columns: Mapping[str, np.ndarray], steps: int
 ) -> Float[np.ndarray, "steps 4 4"] | None:
     """Of each step, as `EXTRINSICS` says; None where they are not known.
 
-    chosen: a mapping's `extrinsics`. columns: of the episode, from its first step on.
+    chosen: a feature, or a mapping's `extrinsics`. columns: of the episode, from its first step on.
     Raises InputError where what is stored can be of no camera.
     """
-    told = chosen if isinstance(chosen, Extrinsics) else Extrinsics(feature=chosen or EXTRINSICS)
+    told = chosen if isinstance(chosen, Extrinsics) else Extrinsics(feature=chosen)
     if told.matrix:
         return np.broadcast_to(_pose(np.array(told.matrix), told), (steps, 4, 4))
-    stored = columns.get(str(told.feature))
-    if stored is None or not len(stored) or not stored.any():
+    stored = columns[str(told.feature)]
+    if not len(stored) or not stored.any():
         return None
     # Most cameras stand still: few of the matrices differ.
     different, of_step = np.unique(stored.reshape(-1, 16), axis=0, return_inverse=True)

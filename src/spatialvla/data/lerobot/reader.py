@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,6 +63,12 @@ def _naming(feature: str, source: Path) -> Iterator[None]:
         raise CheckpointError(f"{source}, '{feature}': {error}") from None
 
 
+def _check_there(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; copy the whole dataset folder.")
+
+
 @dataclass(frozen=True)
 class StoredEpisode:
     """One episode of T frames as it is stored.
@@ -108,7 +114,8 @@ class LeRobotDataset:
     Raises CheckpointError, naming the file, when one is missing, truncated or of another format version.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, complete: bool = True) -> None:
+        """complete: whether all video files have to be there; else `check_videos` tells of some features'."""
         self.root = Path(root)
         self.info: Info = read_info(self.root, (VERSION, *metadata_v2.VERSIONS))
         meta = metadata_v2 if self.info.version in metadata_v2.VERSIONS else metadata
@@ -116,6 +123,7 @@ class LeRobotDataset:
         self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)
         self._file_starts: dict[Path, int] = {}
         self._video_starts: dict[Path, float] = {}
+        self._videos: dict[str, dict[Path, None]] = {}
         self._following: dict[int, int] = {}
         for record, following in zip(self._records, [*self._records[1:], None], strict=True):
             path = self._data_path(record)
@@ -125,9 +133,10 @@ class LeRobotDataset:
             for camera, part in record.videos.items():
                 video = self._video_path(camera, part)
                 self._video_starts[video] = min(part.start, self._video_starts.get(video, part.start))
-        for path in (*self._file_starts, *self._video_starts):
-            if not path.is_file():
-                raise CheckpointError(f"{path} is missing; copy the whole dataset folder.")
+                self._videos.setdefault(camera, {})[video] = None
+        _check_there(self._file_starts)
+        if complete:
+            _check_there(self._video_starts)
         held = self._held_features()
         self.absent = tuple(name for name in self.features if name not in held)
         self.info = replace(self.info, features=held)
@@ -153,6 +162,11 @@ class LeRobotDataset:
 
     def __iter__(self) -> Iterator[StoredEpisode]:
         return (self.episode(index) for index in range(len(self)))
+
+    def check_videos(self, features: Iterable[str]) -> None:
+        """Raises CheckpointError, naming it, where a video file of one of these features is missing."""
+        for name in features:
+            _check_there(self._videos.get(name, {}))
 
     def instruction(self, index: int) -> str:
         """The task of an episode's first frame, or "" without frames; nothing else of it is read."""

@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.episodes import EpisodeView, filled, moving
+from spatialvla.data.arm_state import check_gripper_feature, state_names, state_of
+from spatialvla.data.episodes import filled, moving
 from spatialvla.data.hand_motions import Numbers
-from spatialvla.data.lerobot.depth_video import DepthQuantization
-from spatialvla.data.lerobot.extrinsics import check_extrinsics_feature, extrinsics_of
-from spatialvla.data.lerobot.feature_mapping import INTRINSICS, FeatureMapping
-from spatialvla.data.lerobot.features import BOOKKEEPING, Feature, meters_of_unit
+from spatialvla.data.lerobot.cameras import find_cameras
+from spatialvla.data.lerobot.feature_mapping import STATE, FeatureMapping
+from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.location import find_dataset
-from spatialvla.data.lerobot.reader import LeRobotDataset, StoredEpisode
+from spatialvla.data.lerobot.reader import LeRobotDataset
 from spatialvla.data.lerobot.units import stored_units
-from spatialvla.data.mapping_lines import Intrinsics
+from spatialvla.data.lerobot.views import LeRobotView
+from spatialvla.data.mapping_lines import StateMapping
 from spatialvla.data.motion_units import motion_units
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import Camera, check_intrinsics, check_readings
+from spatialvla.geometry.camera import Camera
 
 
 @dataclass(frozen=True)
 class LeRobotEpisode:
-    """T steps of one dataset, see `spatialvla.data.episodes.Episode`.
-
-    calibrated_size: (height, width) of the pictures that stored intrinsics are for; None where there are none.
-    """
+    """T steps of one dataset, see `spatialvla.data.episodes.Episode`. view: of the first camera."""
 
     instructions: tuple[str, ...]
     actions: np.ndarray
     starts: np.ndarray
-    camera: Camera | None
-    extrinsics: np.ndarray | None
-    stored: StoredEpisode = field(repr=False)
-    image_key: str
-    depth_key: str | None
-    first_step: int
-    calibrated_size: tuple[int, int] | None
-    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
-    state: np.ndarray | None = None
+    view: LeRobotView
+    other_views: Mapping[str, LeRobotView]
+    state_mapping: StateMapping | None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -59,47 +51,49 @@ class LeRobotEpisode:
         return self.instructions[step]
 
     @property
+    def camera(self) -> Camera | None:
+        """Of the first camera, as all below."""
+        return self.view.camera
+
+    @property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base."""
+        return self.view.extrinsics
+
+    @cached_property
+    def state(self) -> np.ndarray | None:
+        """(T, S). Raises CheckpointError where it is not finite."""
+        if self.state_mapping is None:
+            return None
+        try:
+            return state_of(self.state_mapping, self.columns)
+        except InputError as error:
+            raise CheckpointError(f"{self.view.where}: {error}") from None
+
+    @property
     def columns(self) -> Mapping[str, np.ndarray]:
         """(T, …) the numbers of each step by feature name."""
-        rows = slice(self.first_step, self.first_step + len(self.actions))
-        return {name: values[rows] for name, values in self.stored.columns.items()}
+        return {name: values[self.view.rows] for name, values in self.view.stored.columns.items()}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB.
-
-        Raises CheckpointError, naming the file, where it is broken, and for pictures of another size than
-        info.json says where the stored intrinsics are of that size.
-        """
-        found = self.stored.frames(self.image_key, [self.first_step + step for step in steps])
-        if self.calibrated_size not in (None, found.shape[1:3]):
-            raise CheckpointError(
-                f"'{self.image_key}' has pictures of {found.shape[1]}x{found.shape[2]} where info.json says "
-                f"{'x'.join(map(str, self.calibrated_size or ()))}, so it is unknown for which the intrinsics are; "
-                "correct info.json, or give the mapping's line 'intrinsics: …'."
-            )
-        return found
+        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
+        return self.view.images(steps)
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
         """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor.
 
         Raises CheckpointError for what no sensor measures.
         """
-        if self.depth_key is None:
-            return None
-        readings = self.stored.frames(self.depth_key, [self.first_step + step for step in steps])
-        try:
-            return check_readings(readings)
-        except InputError as error:
-            raise CheckpointError(f"Episode {self.stored.index}, '{self.depth_key}': {error}") from None
+        return self.view.depth(steps)
 
 
 class LeRobotSource:
     """A dataset of format v2 or v3: its folder, its name in LeRobot's cache, or a Hub id.
 
-    Without a mapping: the only camera, `action` of 7 numbers as they are, and `observation.intrinsics` where
-    there is one.
-    key: the name of its statistics in a checkpoint. units: of the actions. image, depth: the features looked
-    through.
+    Without a mapping: the only camera, `action` of 7 numbers as they are, `observation.state`, and intrinsics and
+    extrinsics where features of the usual names hold them.
+    key: the name of its statistics in a checkpoint. units: of the actions. camera: the one looked through; others:
+    further ones by name. state_names: what the numbers of the state are.
     """
 
     def __init__(
@@ -107,38 +101,47 @@ class LeRobotSource:
         root: str | Path,
         mapping: FeatureMapping | str | Path | None = None,
         cache: Path | None = None,
+        cameras: Collection[str] | None = None,
     ) -> None:
-        """mapping: one, or its YAML file. cache: folder for what is downloaded from the Hub.
+        """mapping: one, or its YAML file. cache: folder for what is downloaded from the Hub. cameras: names of
+        those beside the first that are wanted; all unless given. Files of the others need not be there.
 
         Raises InputError where the dataset leaves something open, naming the line of a mapping that helps.
         """
         self.root = find_dataset(root, cache)
-        self.dataset = LeRobotDataset(self.root)
+        self.dataset = LeRobotDataset(self.root, complete=False)
         given = (
             mapping
             if isinstance(mapping, FeatureMapping) or mapping is None
             else FeatureMapping.load(mapping)
         )
         self.mapping = given or FeatureMapping()
+        self.cameras = cameras
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
-        self.state_names: tuple[str, ...] = ()
+        known = _numbers(self.dataset.features)
+        self._left_out: list[str] = []
         try:
-            self.image = self._image()
-            self.depth = self._depth()
-            self._check_intrinsics()
-            check_extrinsics_feature(self.mapping.extrinsics, self.dataset.features)
-            self.mapping.motion.check(_numbers(self.dataset.features))
+            (self.camera, *others), self._left_out = find_cameras(
+                self.mapping, self.dataset.features, cameras
+            )
+            self.others = {camera.name: camera for camera in others}
+            if self.mapping.gripper_pose is not None:
+                check_gripper_feature(self.mapping.gripper_pose, known)
+            self.state = _state(self.mapping, known)
+            self.state_names = () if self.state is None else state_names(self.state, known)
+            self.mapping.motion.check(known)
             stored = stored_units(self.root)
             self.units = motion_units(
                 self.mapping.motion, self.mapping.units, stored, float(self.dataset.fps)
             )
         except InputError as error:
             raise InputError(" ".join((f"{self.root}: {error}", *self.doubts))) from None
+        self.dataset.check_videos(name for camera in (self.camera, *others) for name in camera.videos)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, (self.root, self.mapping, self.key)
+        return _reopened, (self.root, self.mapping, self.key, self.cameras)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -147,10 +150,10 @@ class LeRobotSource:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Features that are listed and not there."""
-        if not self.dataset.absent:
-            return ()
-        return (f"Its info.json lists {', '.join(self.dataset.absent)}, which the files do not hold.",)
+        """Features that are listed and not there, and cameras that cannot be read and that nobody named."""
+        absent = ", ".join(self.dataset.absent)
+        missing = [f"Its info.json lists {absent}, which the files do not hold."] if absent else []
+        return (*missing, *self._left_out)
 
     @property
     def control_hz(self) -> float:
@@ -175,11 +178,19 @@ class LeRobotSource:
         )
 
     def _digest(self, stamp: Callable[[Path], str]) -> str:
-        parts = [repr(self.mapping)]
+        parts = [repr(self.mapping), *self._described]
         for folder in ("meta", "data", "videos"):
             for path in sorted(_files(self.root / folder)):
                 parts.append(f"{path.relative_to(self.root)} {stamp(path)}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+    @property
+    def _described(self) -> list[str]:
+        """What is read beside what a mapping's own text tells; nothing where there is nothing."""
+        cameras = [repr(camera) for camera in (self.camera, *self.others.values()) if camera.calibrated]
+        further = [repr(self.mapping.cameras)] if self.mapping.cameras is not None else []
+        state = [repr(self.mapping.state)] if self.mapping.state is not None else []
+        return [*cameras, *further, *state]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -198,92 +209,19 @@ class LeRobotSource:
         kept = moving(actions) if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
         first, fixed = self.mapping.motion.first_step, self.mapping.instruction
         instructions = filled(episode.instructions if fixed is None else [fixed] * len(episode))
-        camera, given = self._camera(episode), self.mapping.intrinsics
+        rows, where = slice(first, first + len(actions)), f"{self.root}, episode {index}"
+        view = LeRobotView(self.camera, episode, rows, where)
+        _ = view.camera, view.extrinsics  # so that what they cannot be is said here
         return LeRobotEpisode(
             instructions=instructions[first:],
             actions=actions,
             starts=np.flatnonzero(kept),
-            camera=camera,
-            extrinsics=self._extrinsics(episode, slice(first, first + len(actions))),
-            stored=episode,
-            image_key=self.image,
-            depth_key=self.depth,
-            first_step=first,
-            calibrated_size=None
-            if camera is None or isinstance(given, Intrinsics)
-            else (camera.height, camera.width),
+            view=view,
+            other_views={
+                name: LeRobotView(camera, episode, rows, where) for name, camera in self.others.items()
+            },
+            state_mapping=self.state,
         )
-
-    def _image(self) -> str:
-        cameras = [name for name, feature in self.dataset.features.items() if feature.is_rgb]
-        wanted = self.mapping.image or (cameras[0] if len(cameras) == 1 else None)
-        if wanted not in cameras:
-            raise InputError(
-                f"there are {'the cameras ' + ', '.join(cameras) if cameras else 'no cameras'}"
-                f"{f', not {wanted}' if wanted else ''}; choose one with --camera or the mapping's line 'image: …'."
-            )
-        return str(wanted)
-
-    def _depth(self) -> str | None:
-        sensors = {name: feature for name, feature in self.dataset.features.items() if feature.is_depth}
-        if self.mapping.depth is not None and self.mapping.depth not in sensors:
-            raise InputError(
-                f"there is no depth '{self.mapping.depth}' but {', '.join(sensors) or 'none'}; correct the "
-                "mapping's line 'depth: …', or info.json where it does not say how a video's depth is stored."
-            )
-        names = (self.mapping.depth, self.image.replace("images", "depth"), f"{self.image}_depth")
-        found = next((name for name in names if name in sensors), None)
-        if found is not None:
-            _check_depth(sensors[found])
-        return found
-
-    def _check_intrinsics(self) -> None:
-        name = self.mapping.intrinsics
-        if not isinstance(name, str) or name == "none":
-            return
-        feature = self.dataset.features.get(name)
-        if feature is None or int(np.prod(feature.shape)) != 9:
-            raise InputError(
-                f"there is no feature '{name}' of 3x3 numbers; give the mapping's line 'intrinsics: …' "
-                "another one, K with height and width, or none."
-            )
-
-    def _camera(self, episode: StoredEpisode) -> Camera | None:
-        """Of the episode's first frame: cameras are taken to stay as they are."""
-        chosen = self.mapping.intrinsics
-        if isinstance(chosen, Intrinsics):
-            return chosen.camera
-        name = INTRINSICS if chosen is None else chosen
-        stored = episode.columns.get(name)
-        if stored is None or not len(stored) or not stored[0].any():
-            return None
-        height, width = self.dataset.features[self.image].shape[:2]
-        try:
-            return Camera(check_intrinsics(stored[0].reshape(3, 3)), height, width)
-        except InputError as error:
-            raise CheckpointError(
-                f"{self.root}, episode {episode.index}, '{name}': {error} A mapping's line 'intrinsics: …' says others,"
-                " or none."
-            ) from None
-
-    def _extrinsics(self, episode: StoredEpisode, steps: slice) -> np.ndarray | None:
-        columns = {name: values[steps] for name, values in episode.columns.items()}
-        try:
-            return extrinsics_of(self.mapping.extrinsics, columns, steps.stop - steps.start)
-        except InputError as error:
-            raise CheckpointError(
-                f"{self.root}, episode {episode.index}: {error} A mapping's line 'extrinsics: …' says others, or none."
-            ) from None
-
-
-def _check_depth(feature: Feature) -> None:
-    """Raises InputError where it is not said how its numbers become meters."""
-    try:
-        meters_of_unit(feature.info)
-        if feature.is_video:
-            DepthQuantization.from_info(feature.info)
-    except InputError as error:
-        raise InputError(f"'{feature.name}': {error}") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -293,8 +231,10 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if path.is_file())
 
 
-def _reopened(root: Path, mapping: FeatureMapping, key: str) -> LeRobotSource:
-    source = LeRobotSource(root, mapping)
+def _reopened(
+    root: Path, mapping: FeatureMapping, key: str, cameras: Collection[str] | None
+) -> LeRobotSource:
+    source = LeRobotSource(root, mapping, cameras=cameras)
     source.key = key
     return source
 
@@ -307,3 +247,12 @@ def _numbers(features: Mapping[str, Feature]) -> dict[str, Numbers]:
         for name, feature in features.items()
         if feature.is_number and name not in bookkeeping
     }
+
+
+def _state(mapping: FeatureMapping, known: Mapping[str, Numbers]) -> StateMapping | None:
+    """Where the arm's own numbers are, if anywhere."""
+    if mapping.state is None:
+        return StateMapping((STATE,)) if STATE in known else None
+    if isinstance(mapping.state, StateMapping):
+        return mapping.state
+    return None if mapping.state == "none" else StateMapping((mapping.state,))
