@@ -11,6 +11,7 @@ import torch
 from cameras import random_camera
 
 from spatialvla import Observation, Policy, SpatialVLA
+from spatialvla.common.json_files import write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import mirror_intrinsics
 from spatialvla.geometry.extrinsics import check_picture_pose, inverse, mirror_extrinsics, transform
@@ -190,6 +191,27 @@ def test_the_published_configuration_is_saved_as_before():
     assert (config.ego3d_frame, config.workspace) == ("camera", PUBLISHED)
     saved = json.loads(json.dumps(config.to_json()))
     assert list(saved.items()) == list(written.items())
+
+
+@pytest.mark.parametrize("published", [GOLDENS, GOLDENS.parents[1] / "published"], ids=["tiny", "4b"])
+def test_a_published_configuration_beside_its_processor_is_saved_byte_for_byte(published, tmp_path):
+    config = SpatialVLAConfig.from_folder(published)
+    assert (config.cameras, config.state_size) == (("image",), 0)
+    write_json(tmp_path / "config.json", config.to_json(beside_processor=True))
+    saved, read = ((folder / "config.json").read_bytes() for folder in (tmp_path, published))
+    assert saved.rstrip() == read.rstrip()
+    assert (
+        SpatialVLAConfig.from_folder(published).to_json()["rotation_token_num"] == config.rotation_token_num
+    )
+
+
+def test_a_checkpoint_keeps_its_configuration_beside_its_processor_and_is_whole_without(tmp_path):
+    policy = Policy.from_pretrained(GOLDENS, dataset=DATASET)
+    policy.processor.save_pretrained(tmp_path / "both")
+    for folder in ("both", "alone"):
+        policy.model.save_pretrained(tmp_path / folder)
+        assert SpatialVLAConfig.from_folder(tmp_path / folder) == policy.model.config
+    assert (tmp_path / "both" / "config.json").read_bytes() == (GOLDENS / "config.json").read_bytes()
 
 
 def test_frame_and_workspace_stay_with_the_checkpoint(robot, tmp_path):

@@ -23,6 +23,7 @@ Ego3DFrame = Literal["camera", "robot"]
 PUBLISHED_CAMERAS = ("image",)
 """The published model has one camera; this is what it is called where cameras have names."""
 
+_GRID_SIZES = ("translation_token_num", "rotation_token_num", "gripper_token_num", "action_chunk_size")
 _OURS = ("ego3d_frame", "workspace", "cameras", "state_size")
 _WRITTEN_APART = ("text", "vision", "depth", "extra", "stored", *_OURS)
 _MOST_ENTRIES, _MOST_LAYERS, _LARGEST, _MOST_STATE = 100_000, 1000, 2**31, 1000
@@ -212,10 +213,15 @@ class SpatialVLAConfig:
             _ = config.siglip, config.zoe if config.use_vision_zoe else None
         return config
 
-    def to_json(self) -> dict[str, Any]:
-        """The published layout, with our own few fields beside it; as it was read where it has not changed."""
+    def to_json(self, beside_processor: bool = False) -> dict[str, Any]:
+        """The published layout, with our own few fields beside it; as it was read where it has not changed.
+
+        beside_processor: whether a processor_config.json will lie beside it, from which published files leave the
+        reader to take the grid's sizes.
+        """
         if self.stored is not None:
-            return dict(self.stored)
+            sizes = {} if beside_processor else {name: getattr(self, name) for name in _GRID_SIZES}
+            return {**self.stored, **{name: size for name, size in sizes.items() if name not in self.stored}}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WRITTEN_APART}
         defaults = {f.name: f.default for f in fields(self)}
         own |= {name: getattr(self, name) for name in _OURS if getattr(self, name) != defaults[name]}
