@@ -5,6 +5,7 @@ import pytest
 from fakes import FakePolicy
 
 from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks import libero_plus
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
@@ -73,6 +74,32 @@ def test_suites_find_their_benchmark():
     assert type(benchmark_for("libero_spatial", 56)) is LiberoBenchmark
     with pytest.raises(InputError, match="libero_plus_camera_spatial"):
         check_suite("libero_plus_camera_spatail")
+
+
+def test_the_next_task_of_the_same_scene_plays_in_the_same_environment_as_if_it_were_new():
+    suite = "libero_plus_camera_spatial"
+    every = variations(suite)
+    first, second = [n for n, each in enumerate(every) if each.task == every[0].task][:2]
+
+    def played(task):
+        playing = opened(suite, task, 64)
+        playing.start(0)
+        for _ in range(5):
+            playing.step(np.array([0.4, -0.3, -0.2, 0, 0, 0.1, 0]))
+        seen = playing.observe(depth=True)
+        playing.close()
+        return playing._env, seen
+
+    built, seen_alone = played(second)
+    assert libero_plus._idle
+    libero_plus._close_idle()
+    other, _ = played(first)
+    again, seen_after = played(second)
+    assert again is other is not built
+    for name in ("image", "depth", "intrinsics", "extrinsics"):
+        np.testing.assert_array_equal(getattr(seen_after, name), getattr(seen_alone, name))
+    opened("libero_plus_robot_spatial", 0, 64).close()
+    assert not libero_plus._idle  # its arm starts elsewhere
 
 
 def test_the_camera_of_the_policy_is_the_moved_one():

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_policy import tiny
 
 from spatialvla.errors import InputError
-from spatialvla.model.presets import preset
+from spatialvla.model.presets import PRESETS, preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.guidance.vision_stage import VisionStage
@@ -43,6 +44,17 @@ def test_the_encoder_learns_and_the_rest_stays(make_config):
     for name, parameter in trainer.model.named_parameters():
         learns = name.startswith(("vision_tower", "position_embedding_3d"))
         assert torch.equal(before[name], parameter) != learns, name
+
+
+def test_an_encoder_without_ego3d_learns_too(make_config, monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", lambda: tiny().replace(use_vision_zoe=False))
+    config = make_config(vision_steps=20, **OPTIONS)
+    trainer = Trainer(config, World(), Progress(config, None))
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    assert trainer.pretrain_vision([])
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
+    assert changed
+    assert all(name.startswith("vision_tower") for name in changed)
 
 
 def test_making_a_trainer_trains_nothing(make_config):

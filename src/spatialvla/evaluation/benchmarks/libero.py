@@ -83,19 +83,31 @@ class LiberoBenchmark:
         return LiberoTask(tasks(suite)[task], conventions)
 
 
+def stock_environment(task: Task, image_size: int) -> LiberoEnv:
+    """A task as the benchmark has it."""
+    return LiberoEnv(task, image_size, CAMERA, rendering="stock")
+
+
 class LiberoTask:
     """One task of LIBERO, built once and played many times.
 
     start_states: how many of the stored start states are played, from the first on; all unless given.
+    env: the task's environment, as `stock_environment` builds it, where there is one already.
     """
 
     partial = None
 
-    def __init__(self, task: Task, conventions: Conventions, start_states: int | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        conventions: Conventions,
+        start_states: int | None = None,
+        env: LiberoEnv | None = None,
+    ) -> None:
         self._task = task
         self._states = task.start_states()[:start_states]
         self._settle_steps = conventions.settle_steps
-        self._env = LiberoEnv(task, conventions.image_size, CAMERA, rendering="stock")
+        self._env = env or stock_environment(task, conventions.image_size)
 
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""

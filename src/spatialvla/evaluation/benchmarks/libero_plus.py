@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from spatialvla.evaluation.benchmarks.libero import CAMERA, LiberoBenchmark, LiberoTask
+from spatialvla.evaluation.benchmarks.libero import CAMERA, LiberoBenchmark, LiberoTask, stock_environment
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.simulation.libero import picture_noise
 from spatialvla.simulation.libero.camera_move import UNMOVED
+from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.plus import Variation, arm_joints, base_suite, variations
 from spatialvla.types import Observation
 
@@ -40,7 +43,7 @@ class LiberoPlusBenchmark(LiberoBenchmark):
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoPlusTask:
-        """Builds the environment of one task, which takes some ten seconds."""
+        """Builds the environment of one task, which takes some ten seconds, or takes that of the last one."""
         return LiberoPlusTask(variations(suite)[task], conventions)
 
 
@@ -48,12 +51,15 @@ class LiberoPlusTask(LiberoTask):
     """One task of LIBERO-plus, with one start state."""
 
     def __init__(self, variation: Variation, conventions: Conventions) -> None:
-        super().__init__(variation.task, conventions, start_states=1)
+        self._scene = variation.task.bddl, conventions.image_size
+        env = _taken(self._scene) or stock_environment(variation.task, conventions.image_size)
+        super().__init__(variation.task, conventions, start_states=1, env=env)
+        self._camera, self._is_as_it_was = ExitStack(), not variation.arm_start
         if variation.camera != UNMOVED:
-            camera = mirror_extrinsics(self._env.camera_pose)
-            self._env.place_camera(variation.camera.applied(camera))
+            moved = variation.camera.applied(mirror_extrinsics(env.camera_pose))
+            self._camera.enter_context(env.looking_through(CAMERA, moved))
         if variation.arm_start:
-            self._env.start_arm_at(arm_joints(variation.arm_start))
+            env.start_arm_at(arm_joints(variation.arm_start))
         self._noise = variation.noise
 
     def start(self, start_state: int) -> None:
@@ -70,3 +76,35 @@ class LiberoPlusTask(LiberoTask):
         drawn = np.asarray(seen.image)[::-1, ::-1]
         noisy = picture_noise.disturbed(drawn, self._noise, self._rng)
         return replace(seen, image=np.ascontiguousarray(noisy[::-1, ::-1]))
+
+    def close(self) -> None:
+        """Leaves the environment, as it was built, to the next task that plays the same scene."""
+        self._camera.close()
+        if self._is_as_it_was:
+            _left(self._scene, self._env)
+        else:
+            super().close()
+
+
+_Scene = tuple[Path, int]
+"""What environments are built from: the scene's file, and the pictures' size."""
+
+_idle: dict[_Scene, LiberoEnv] = {}
+"""At most one environment of this process, which no task plays in: building one takes longer than an episode."""
+
+
+def _taken(scene: _Scene) -> LiberoEnv | None:
+    """The idle environment, if it is of this scene; one of another scene is closed."""
+    env = _idle.pop(scene, None)
+    _close_idle()
+    return env
+
+
+def _left(scene: _Scene, env: LiberoEnv) -> None:
+    _close_idle()
+    _idle[scene] = env
+
+
+def _close_idle() -> None:
+    while _idle:
+        _idle.popitem()[1].close()

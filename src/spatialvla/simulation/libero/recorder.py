@@ -206,3 +206,4 @@ def _record_task(
                 break
         else:
             raise InputError(f"The expert failed {_ATTEMPTS} times at {env.task.name}; change the seed.")
+    env.close()

@@ -85,11 +85,12 @@ class VisionStage:
         )
         width = model.config.siglip.hidden_size
         head = AttentionHead(width, len(numbers), self.targets.shape[1]).to(self.device)
-        self.trained = nn.ModuleDict(
-            {"tower": model.vision_tower, "positions": model.position_embedding_3d, "head": head}
-        )
+        encoder: dict[str, nn.Module] = {"tower": model.vision_tower}
+        if model.config.use_vision_zoe:
+            encoder["positions"] = model.position_embedding_3d
+        self.trained = nn.ModuleDict({**encoder, "head": head})
         self.head = head
-        self.encoder = [*model.vision_tower.parameters(), *model.position_embedding_3d.parameters()]
+        self.encoder = [weight for module in encoder.values() for weight in module.parameters()]
 
     def losses(self, loaded: LoadedBatch) -> dict[str, torch.Tensor]:
         """The loss of the regressed numbers, and of where the first queries look, in nats."""
