@@ -52,8 +52,9 @@ def test_the_sensors_depth_replaces_the_estimate(policy):
     features = policy.model.encode_images(batch)
     assert not np.allclose(features[0].detach(), features[1].detach())
     assert policy.predict([near, far])[0].actions.shape == (2, 7)
-    with pytest.raises(InputError, match="depth"):
-        policy.predict([near, Observation(IMAGE, "stop")])
+    estimated = Observation(IMAGE, "stop")
+    for mixed, alone in zip(policy.predict([near, estimated]), (near, estimated), strict=True):
+        np.testing.assert_array_equal(mixed.tokens, policy.predict([alone])[0].tokens)
 
 
 def test_policy_state_belongs_to_one_episode():

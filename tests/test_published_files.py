@@ -136,7 +136,7 @@ def test_prompts_get_the_ids_of_the_real_tokenizer(tmp_path):
     others = ["カップを皿の上に置く", "ضع الكوب على الطبق", "naïve café — 3½ µm", "e\u0301te\u0301"]
     image = np.zeros((224, 224, 3), np.uint8)
     for text in [*known, *others]:
-        ids = processor.prepare(image, processor.prompt(text)).prompt_ids
+        ids = processor([image], [processor.prompt(text)]).input_ids[0].tolist()
         assert ids[:257] == [257152] * 256 + [2]
         assert ids[257:] == [*merged(content, text), 108], text
         assert ids[257:-1] == known.get(text, ids[257:-1])

@@ -13,10 +13,10 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
 @pytest.mark.parametrize(
     ("way", "most"),
     [
-        ("image -> action", 13),
-        ("RLDS record -> loss", 21),
-        ("LeRobot episode -> loss", 20),
-        ("openpi message -> reply", 20),
+        ("image -> action", 14),
+        ("RLDS record -> loss", 22),
+        ("LeRobot episode -> loss", 21),
+        ("openpi message -> reply", 21),
     ],
 )
 def test_ways_stay_short(way, most):

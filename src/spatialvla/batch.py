@@ -13,27 +13,40 @@ GIVEN = -101
 """The label of an action token that is given: no loss is taken on it, and yet it is no part of the prompt."""
 
 
+_OF_IMAGES = ("pixel_values", "intrinsics", "depth", "depth_known", "extrinsics")
+
+
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, with a square image of side S each.
+    """B rows of T tokens, with V square images of side S each: N = B·V, the first row's first.
 
+    Image tokens hold the slots of a row's V images, one after another, and one more that of its state.
     input_ids: padded on the left for inference, on the right for training.
-    attention_mask: False on padding.
+    attention_mask: False on padding, and in the slots of an image or a state that is missing in a row.
     pixel_values: in [0, 1].
     intrinsics: K in pixels of `pixel_values`.
     labels: IGNORED or GIVEN where no loss is taken; None at inference.
-    depth: meters from a sensor; None lets the model estimate it.
+    depth: meters from a sensor; None lets the model estimate it. depth_known: of which images a sensor measured it,
+    where not of all; the model estimates that of the others.
     extrinsics: takes points back-projected by `intrinsics` to the robot's frame, in meters; None where the model's
     Ego3D works in the camera's.
+    state: how each arm stands, in [-1, 1]; None where no row says.
     """
 
     input_ids: Int[torch.Tensor, "B T"]
     attention_mask: Bool[torch.Tensor, "B T"]
-    pixel_values: Float[torch.Tensor, "B 3 S S"]
-    intrinsics: Float[torch.Tensor, "B 3 3"]
+    pixel_values: Float[torch.Tensor, "N 3 S S"]
+    intrinsics: Float[torch.Tensor, "N 3 3"]
     labels: Int[torch.Tensor, "B T"] | None = None
-    depth: Float[torch.Tensor, "B S S"] | None = None
-    extrinsics: Float[torch.Tensor, "B 4 4"] | None = None
+    depth: Float[torch.Tensor, "N S S"] | None = None
+    extrinsics: Float[torch.Tensor, "N 4 4"] | None = None
+    depth_known: Bool[torch.Tensor, " N"] | None = None
+    state: Float[torch.Tensor, "B size"] | None = None
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return self.pixel_values.shape[0] // self.input_ids.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -49,4 +62,11 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Batch:
         """Some of the rows."""
-        return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
+        kept = {}
+        for name, value in vars(self).items():
+            if value is None:
+                continue
+            of_images = name in _OF_IMAGES
+            by_row = value.unflatten(0, (len(self), self.views)) if of_images else value
+            kept[name] = by_row[rows].flatten(0, 1) if of_images else by_row[rows]
+        return replace(self, **kept)

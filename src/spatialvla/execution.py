@@ -63,8 +63,8 @@ WHOLE_CHUNKS = Execution()
 class Executor:
     """One episode of one robot: feed it every new chunk, execute what it returns.
 
-    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth map of this
-    episode, (S, S) meters, and how many decisions were made with it.
+    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth maps of this
+    episode, (V, S, S) meters, one a camera, and how many decisions were made with it.
     """
 
     def __init__(self, execution: Execution) -> None:

@@ -13,16 +13,18 @@ from jaxtyping import Float, Int
 
 from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import Batch
+from spatialvla.collation import Prepared
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.frozen_picture import FrozenPicture
+from spatialvla.geometry.camera import View
 from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Sampling
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.processor import Prepared, Processor
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.processor import Processor
+from spatialvla.types import ActionChunk, CameraImage, Observation
 
 T = TypeVar("T")
 Tokens = Sequence[Int[np.ndarray, "_ 3"] | None] | None
@@ -69,6 +71,12 @@ class Policy:
             raise CheckpointError(
                 f"The model's chunks have {model.config.action_chunk_size} steps, the processor's "
                 f"{processor.action_chunk_size}; they do not belong together."
+            )
+        named = processor.camera_names, len(processor.state_names)
+        if named != (model.config.cameras, model.config.state_size):
+            raise CheckpointError(
+                f"The model has the cameras {', '.join(model.config.cameras)} and {model.config.state_size} numbers of "
+                f"state, the processor {', '.join(named[0])} and {named[1]}; they do not belong together."
             )
         if "{instruction}" not in prompt:
             raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
@@ -140,6 +148,16 @@ class Policy:
         return self.processor.action_units(self.dataset)
 
     @property
+    def camera_names(self) -> tuple[str, ...]:
+        """What the model's cameras are called; `Observation.image` is the first one's."""
+        return self.model.config.cameras
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the numbers of the state are; empty where the model takes none."""
+        return self.processor.state_names
+
+    @property
     def needs_extrinsics(self) -> bool:
         """Whether observations have to say where the camera stands, because the model works in the robot's frame."""
         return self.model.config.needs_extrinsics
@@ -160,15 +178,18 @@ class Policy:
                 "A policy takes an Observation(image, instruction, intrinsics, depth, extrinsics), not a "
                 f"{type(observation).__name__}."
             )
-        if observation.image is None:
-            raise InputError("The observation has no image; pass one.")
+        first = self.camera_names[0]
+        seen = observation.cameras(first)
+        shown = seen.get(first)
         return self.processor.prepare(
-            observation.image,
+            None if shown is None else shown.image,
             self.processor.prompt(observation.instruction, self.prompt),
             self.dataset,
-            intrinsics=observation.intrinsics,
-            depth=observation.depth,
-            extrinsics=self._picture_pose(observation),
+            intrinsics=None if shown is None else shown.intrinsics,
+            depth=None if shown is None else shown.depth,
+            extrinsics=None if shown is None else self._picture_pose(first, shown),
+            other_views={name: self._view(name, one) for name, one in seen.items() if name != first},
+            state=observation.state,
             committed=committed,
         )
 
@@ -186,7 +207,7 @@ class Policy:
         drafts: a guess of the chunk or of its first steps, None for one that nothing is known of. With drafts
         the chunks are the same (but see `tolerance`) and take fewer passes; without any, not even a list,
         each token takes one.
-        Raises InputError if some observations have depth and others do not, and for tokens that cannot be.
+        Raises InputError if some images have extrinsics and others do not, and for tokens that cannot be.
         """
         rows = self._rows(observations, committed)
         guesses = None
@@ -214,25 +235,33 @@ class Policy:
             drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
         return self._predict(rows, self._with_kept_depth(self._batch(rows), executors), drafts)
 
-    def depth(self, observations: Sequence[Observation]) -> Float[np.ndarray, "B S S"]:
-        """The depth the model works with, its own estimate or the sensor's, in meters.
+    def depth(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N S S"]:
+        """The depth the model works with, its own estimate or the sensor's, in meters, of each image.
 
+        N: of each observation the images of all cameras that one of them has, in the order of `camera_names`.
         S is the side of the model's square image, which shows all of the observation's image.
         """
         batch = self._batch(self._rows(observations, None))
         return np.asarray(self.model.depth(batch).float().cpu())
 
-    def _picture_pose(self, observation: Observation) -> Float[np.ndarray, "4 4"] | None:
-        """The observation's extrinsics, checked, as they go with its picture; None where the model uses none."""
-        pose = None if observation.extrinsics is None else check_extrinsics(observation.extrinsics)
+    def _view(self, name: str, seen: CameraImage) -> View:
+        """What another camera than the first sees, checked. Raises InputError, naming the camera."""
+        try:
+            return View.of(seen.image, seen.intrinsics, seen.depth, self._picture_pose(name, seen))
+        except InputError as error:
+            raise InputError(f"Camera {name}: {error}") from None
+
+    def _picture_pose(self, name: str, seen: CameraImage) -> Float[np.ndarray, "4 4"] | None:
+        """A camera's extrinsics, checked, as they go with its picture; None where the model uses none."""
+        pose = None if seen.extrinsics is None else check_extrinsics(seen.extrinsics)
         if not self.needs_extrinsics:
             return None
         if pose is None:
             raise InputError(
-                "This policy places what it sees in the robot's frame and has to know where the camera stands; pass "
-                "Observation.extrinsics, the 4x4 matrix camera -> robot base in meters."
+                "This policy places what it sees in the robot's frame and has to know where the camera stands; "
+                f"pass extrinsics of the camera {name!r}, the 4x4 matrix camera -> robot base in meters."
             )
-        return mirror_extrinsics(pose) if observation.mirrored else pose
+        return mirror_extrinsics(pose) if seen.mirrored else pose
 
     def _rows(self, observations: Sequence[Observation | Prepared], committed: Tokens) -> list[Prepared]:
         if isinstance(observations, Observation | Prepared | Mapping):
@@ -291,20 +320,27 @@ class Policy:
         return [ActionChunk(*chunk) for chunk in zip(actions, tokens, strict=True)]
 
     def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:
-        """The batch with each episode's depth map, estimated anew where it has served long enough."""
-        if self.depth_every == 1 or batch.depth is not None or not self.model.config.use_vision_zoe:
+        """The batch with each episode's depth maps, estimated anew where they have served long enough."""
+        measured = batch.depth is not None and batch.depth_known is None
+        if self.depth_every == 1 or measured or not self.model.config.use_vision_zoe:
             return batch
+        pixels = batch.pixel_values.unflatten(0, (len(batch), batch.views))
         outdated = [
-            row for row, e in enumerate(executors) if e.depth is None or e.depth_age >= self.depth_every
+            row
+            for row, e in enumerate(executors)
+            if e.depth is None or len(e.depth) != batch.views or e.depth_age >= self.depth_every
         ]
         if outdated:
             with torch.no_grad():
-                estimates = self.model.depth_source(batch.pixel_values[outdated])
-            for row, depth in zip(outdated, estimates, strict=True):
+                estimates = self.model.depth_source(pixels[outdated].flatten(0, 1))
+            for row, depth in zip(outdated, estimates.unflatten(0, (-1, batch.views)), strict=True):
                 executors[row].depth, executors[row].depth_age = depth, 0
         for executor in executors:
             executor.depth_age += 1
-        return replace(batch, depth=torch.stack([e.depth for e in executors if e.depth is not None]))
+        kept = torch.cat([e.depth for e in executors if e.depth is not None])
+        if batch.depth is not None and batch.depth_known is not None:
+            kept = torch.where(batch.depth_known[:, None, None], batch.depth, kept)
+        return replace(batch, depth=kept, depth_known=None)
 
 
 def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T]) -> Sequence[T]:

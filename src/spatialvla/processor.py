@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from PIL import Image
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.units import ActionUnits
-from spatialvla.batch import IGNORED, Batch
+from spatialvla.batch import Batch
+from spatialvla.collation import Prepared, SlotIds, collate
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, View
@@ -26,19 +27,6 @@ MAX_PROMPT_TOKENS = 1024
 Keys = str | Sequence[str | None] | None
 """The dataset of all rows, or of each row."""
 Scaling = Callable[[ActionStatistics, np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One row of a batch to be: checked, and of the model's size.
-
-    view: a square picture with its intrinsics, and its depth where a sensor measured it. prompt_ids: the
-    prompt's vocabulary ids, the image's first. committed: tokens of the steps that are under way, P may be 0.
-    """
-
-    view: View
-    prompt_ids: Sequence[int]
-    committed: Int[np.ndarray, "P 3"]
 
 
 class Processor(StoredProcessor):
@@ -53,17 +41,22 @@ class Processor(StoredProcessor):
         intrinsics: Sequence[np.ndarray | None] | None = None,
         depth: Sequence[np.ndarray] | None = None,
         extrinsics: Sequence[np.ndarray] | None = None,
+        other_views: Sequence[Mapping[str, View]] | None = None,
+        states: Sequence[np.ndarray | None] | None = None,
         actions: Float[np.ndarray, "B chunk 7"] | None = None,
         pad_to_multiple_of: int = 1,
     ) -> Batch:
         """One row for each image and prompt.
 
-        images: PIL images or (H, W, 3) uint8; gray and RGBA are converted. prompts: used as they are.
+        images: of the first camera, PIL images or (H, W, 3) uint8; gray and RGBA are converted.
+        prompts: used as they are.
         dataset: whose camera to assume and whose statistics normalize `actions`, one for all rows or one a
         row; None or "default" takes the default camera.
         intrinsics: K (3, 3) a row in pixels of the image as given, None for the dataset's.
         depth: (h, w) meters a row, on the image's field of view. extrinsics: (4, 4) a row, takes points
         back-projected by K to the robot's frame, in meters; it mirrors where the picture is mirrored.
+        other_views: what the other cameras see, by their names, one mapping a row; those left out are missing.
+        states: (S,) a row, how the arm stands, in the dataset's units; None where it is missing.
         actions: in the dataset's units; adds labels and pads on the right instead of the left.
         pad_to_multiple_of: inference prompts are padded to a multiple of so many tokens behind the image's,
         so that instructions of many lengths make batches of few. Padding is never attended to.
@@ -81,6 +74,8 @@ class Processor(StoredProcessor):
             ("intrinsics", intrinsics),
             ("depth maps", depth),
             ("extrinsics", extrinsics),
+            ("other views", other_views),
+            ("states", states),
             ("action chunks", actions),
         ):
             if given is not None and len(given) != count:
@@ -89,10 +84,20 @@ class Processor(StoredProcessor):
         cameras = [None] * count if intrinsics is None else intrinsics
         maps = [None] * count if depth is None else depth
         poses = [None] * count if extrinsics is None else extrinsics
+        others = [None] * count if other_views is None else other_views
         rows = [
-            self.prepare(image, prompt, key, intrinsics=matrix, depth=map_, extrinsics=pose)
-            for image, prompt, key, matrix, map_, pose in zip(
-                images, prompts, keys, cameras, maps, poses, strict=True
+            self.prepare(
+                image,
+                prompt,
+                key,
+                intrinsics=matrix,
+                depth=map_,
+                extrinsics=pose,
+                other_views=views,
+                state=state,
+            )
+            for image, prompt, key, matrix, map_, pose, views, state in zip(
+                images, prompts, keys, cameras, maps, poses, others, states or [None] * count, strict=True
             )
         ]
         suffixes = None if actions is None else self._action_ids(actions, keys)
@@ -100,25 +105,37 @@ class Processor(StoredProcessor):
 
     def prepare(
         self,
-        image: np.ndarray | Image.Image,
+        image: np.ndarray | Image.Image | None,
         prompt: str,
         dataset: str | None = None,
         *,
         intrinsics: np.ndarray | None = None,
         depth: np.ndarray | None = None,
         extrinsics: np.ndarray | None = None,
+        other_views: Mapping[str, View] | None = None,
+        state: Real[np.ndarray, " S"] | None = None,
         committed: Int[np.ndarray, "P 3"] | None = None,
     ) -> Prepared:
         """One row, checked by itself, so that a bad one fails before it shares a batch with others.
 
-        Arguments are those of one row of `__call__`. committed: tokens of steps that are under way.
-        Raises InputError on anything that cannot be used.
+        Arguments are those of one row of `__call__`; without an image the first camera is missing. committed: tokens
+        of steps that are under way. Raises InputError on anything that cannot be used.
         """
-        view = View.of(image, intrinsics, depth, extrinsics).resized(self.image_size)
-        if view.intrinsics is None:
-            assumed = self.camera(dataset).scaled_to(self.image_size, self.image_size)
-            view = replace(view, intrinsics=assumed)
-        return Prepared(view, self._prompt_ids(prompt), self.checked_tokens(committed))
+        given = dict(other_views or {})
+        if unknown := given.keys() - set(self.camera_names[1:]):
+            name = sorted(unknown)[0]
+            raise InputError(f"The policy has no camera {name!r}; {did_you_mean(name, self.camera_names)}")
+        if image is not None:
+            given[self.camera_names[0]] = View.of(image, intrinsics, depth, extrinsics)
+        views = tuple(
+            self._model_sized(given[name], dataset, name) if name in given else None
+            for name in self.camera_names
+        )
+        if not given:
+            raise InputError("The observation has no image; pass that of one camera at least.")
+        return Prepared(
+            views, self._prompt_ids(prompt), self.checked_tokens(committed), self._normalized(state, dataset)
+        )
 
     def collate(
         self,
@@ -126,33 +143,10 @@ class Processor(StoredProcessor):
         suffixes: Int[np.ndarray, "B ids"] | None = None,
         pad_to_multiple_of: int = 1,
     ) -> Batch:
-        """Rows -> a batch. suffixes: 3 * chunk vocabulary ids a row, of the actions to learn.
-
-        Raises InputError if some rows have depth or extrinsics and others do not.
-        """
-        if pad_to_multiple_of < 1:
-            raise InputError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}.")
-        depth = [row.view.depth for row in rows if row.view.depth is not None]
-        if depth and len(depth) != len(rows):
-            raise InputError("Either all observations of a batch bring depth or none does.")
-        poses = [row.view.extrinsics for row in rows if row.view.extrinsics is not None]
-        if poses and len(poses) != len(rows):
-            raise InputError("Either all observations of a batch bring extrinsics or none does.")
-        input_ids, attention_mask, labels = self._tokens(
-            [row.prompt_ids for row in rows], suffixes, pad_to_multiple_of
-        )
-        pixels = torch.from_numpy(np.stack([row.view.image for row in rows]))
-        intrinsics = np.stack([row.view.intrinsics for row in rows if row.view.intrinsics is not None])
-        return Batch(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            # Compiled vision is compiled for one order in memory.
-            pixel_values=pixels.permute(0, 3, 1, 2).contiguous().float() / 255,
-            intrinsics=torch.from_numpy(intrinsics).float(),
-            labels=labels,
-            depth=torch.from_numpy(np.stack(depth)) if depth else None,
-            extrinsics=torch.from_numpy(np.stack(poses)).float() if poses else None,
-        )
+        """Rows -> a batch, as `collation.collate` says. suffixes: vocabulary ids of the actions to learn."""
+        image, pad, eos = (self._ids[token] for token in ("<image>", "<pad>", "<eos>"))
+        ids = SlotIds(image, pad, eos, self.image_token_num)
+        return collate(rows, ids, suffixes, pad_to_multiple_of)
 
     @staticmethod
     def prompt(instruction: str, template: str = "{instruction}") -> str:
@@ -165,13 +159,19 @@ class Processor(StoredProcessor):
         """Raises InputError for what cannot be trained on: an empty, reserved or too long instruction."""
         self._prompt_ids(self.prompt(instruction))
 
-    def camera(self, dataset: str | None) -> Camera:
-        """The camera of a dataset, or the default one. Raises InputError for an unknown dataset."""
-        if dataset is None or dataset == "default":
-            return self.cameras["default"]
-        if dataset not in self.cameras and dataset not in self.statistics:
-            raise self._unknown(dataset, {**self.cameras, **self.statistics})
-        return self.cameras.get(dataset, self.cameras["default"])
+    def camera(self, dataset: str | None, name: str | None = None) -> Camera:
+        """The camera of a dataset, or the default one. name: of one of `camera_names`; None is the first.
+
+        Raises InputError for an unknown dataset, and where nothing is known of the camera.
+        """
+        if dataset not in (None, "default", *self.cameras, *self.statistics):
+            raise self._unknown(str(dataset), {**self.cameras, **self.statistics})
+        first = name in (None, self.camera_names[0])
+        known = self.cameras if first else self.other_cameras.get(str(name), {})
+        found = known.get(dataset or "default", known.get("default"))
+        if found is None:
+            raise InputError(f"The policy does not know the intrinsics of the camera {name}; pass them.")
+        return found
 
     def action_units(self, dataset: str | None) -> ActionUnits:
         """What 1 in a dataset's actions is: as the checkpoint states, or as is known of a published dataset."""
@@ -188,6 +188,28 @@ class Processor(StoredProcessor):
         if dataset not in self.statistics:
             raise self._unknown(dataset, self.statistics)
         return self.statistics[dataset]
+
+    def _model_sized(self, view: View, dataset: str | None, name: str) -> View:
+        """A view of the model's size, with the intrinsics that are assumed where it brings none."""
+        view = view.resized(self.image_size)
+        if view.intrinsics is None:
+            assumed = self.camera(dataset, name).scaled_to(self.image_size, self.image_size)
+            view = replace(view, intrinsics=assumed)
+        return view
+
+    def _normalized(self, state: np.ndarray | None, dataset: str | None) -> Float[np.ndarray, " S"] | None:
+        """Raises InputError where the policy takes no state, or does not know the dataset's."""
+        if state is None:
+            return None
+        if not self.state_names:
+            raise InputError("This policy takes no state; leave it out.")
+        key = self.default_dataset if dataset is None or dataset == "default" else dataset
+        if key is None or key not in self.state_statistics:
+            raise InputError(
+                f"The policy has no statistics of the states of {key}; it has those of "
+                f"{', '.join(sorted(self.state_statistics)) or 'no dataset'}."
+            )
+        return self.state_statistics[key].normalize(state)
 
     def decode(
         self, ids: Int[torch.Tensor, "B ids"] | Int[np.ndarray, "B ids"], dataset: Keys = None
@@ -267,30 +289,6 @@ class Processor(StoredProcessor):
         normalized = self._scaled(ActionStatistics.normalize, actions, keys)
         return self.grid.encode(normalized).reshape(len(actions), -1) + self.action_token_begin_idx
 
-    def _tokens(
-        self, prompts: Sequence[Sequence[int]], suffixes: np.ndarray | None, multiple: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        rows = prompts
-        if suffixes is not None:
-            eos = self._ids["<eos>"]
-            rows = [[*row, *suffix, eos] for row, suffix in zip(prompts, suffixes.tolist(), strict=True)]
-        longest = max(map(len, rows))
-        if suffixes is None:
-            longest += (self.image_token_num - longest) % multiple
-        ids = np.full((len(rows), longest), self._ids["<pad>"])
-        mask = np.zeros((len(rows), longest), dtype=bool)
-        labels = np.full((len(rows), longest), IGNORED)
-        for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-            columns = slice(longest - len(row), longest) if suffixes is None else slice(0, len(row))
-            ids[index, columns] = row
-            mask[index, columns] = True
-            labels[index, len(prompt) : len(row)] = row[len(prompt) :]
-        return (
-            torch.from_numpy(ids),
-            torch.from_numpy(mask),
-            None if suffixes is None else torch.from_numpy(labels),
-        )
-
     def _prompt_ids(self, prompt: str) -> list[int]:
         if not isinstance(prompt, str):
             raise InputError(f"Prompts must be strings, got {type(prompt).__name__}.")
@@ -310,7 +308,7 @@ class Processor(StoredProcessor):
             raise InputError(
                 f"The instruction is too long: {len(ids)} tokens, at most {MAX_PROMPT_TOKENS} are allowed."
             )
-        return [*[self._ids["<image>"]] * self.image_token_num, self._ids["<bos>"], *ids]
+        return [self._ids["<bos>"], *ids]
 
     @staticmethod
     def _unknown(dataset: str, known: Mapping[str, Any]) -> InputError:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from tokenizers import Tokenizer
 
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.files import replacing
@@ -17,13 +18,15 @@ from spatialvla.common.json_files import read_json, write_json
 from spatialvla.common.manifest import recording
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
+from spatialvla.model.config import PUBLISHED_CAMERAS, check_camera_names
 from spatialvla.model.folders import resolve_folder
 from spatialvla.tokenizer import action_token, read_tokenizer
 
 RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
 """Tokens that no prompt may hold."""
 
-_DEFAULT = "default_dataset"
+_DEFAULT, _CAMERAS, _OTHERS = "default_dataset", "cameras", "other_intrinsic_config"
+_STATE, _PROPRIO = "state_names", "proprio"
 _PICTURES = "preprocessor_config.json"
 _LARGEST_IMAGE, _LONGEST_CHUNK = 4096, 10_000
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
@@ -38,6 +41,9 @@ class StoredProcessor:
     cameras["default"] serves datasets without their own. units: of the actions of datasets that tell.
     default_dataset: whose statistics scale the actions where none is named, the one that was trained last.
     image_size: side of the square image in pixels.
+    camera_names: of the model's cameras, in order. other_cameras: as `cameras`, of each camera behind the first.
+    state_names: what the numbers of the arm's state are; empty where the model takes none. state_statistics: by
+    dataset key.
     files: the tokenizer's and image processor's settings in Hugging Face's layout, passed on unchanged.
     """
 
@@ -50,6 +56,10 @@ class StoredProcessor:
     action_chunk_size: int
     units: Mapping[str, ActionUnits] = field(default_factory=dict)
     default_dataset: str | None = None
+    camera_names: tuple[str, ...] = PUBLISHED_CAMERAS
+    other_cameras: Mapping[str, Mapping[str, Camera]] = field(default_factory=dict)
+    state_names: tuple[str, ...] = ()
+    state_statistics: Mapping[str, StateStatistics] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
@@ -62,6 +72,13 @@ class StoredProcessor:
             )
         if "default" not in self.cameras:
             raise CheckpointError("The processor needs default intrinsics (an entry 'default').")
+        check_camera_names(self.camera_names)
+        for key, statistics in self.state_statistics.items():
+            if statistics.size != len(self.state_names):
+                raise CheckpointError(
+                    f"The statistics of the states of {key} have {statistics.size} numbers, and the processor names "
+                    f"{len(self.state_names)}; they do not belong together."
+                )
         if self.default_dataset is not None and self.default_dataset not in self.statistics:
             raise CheckpointError(
                 f"The processor has no statistics of its default dataset {self.default_dataset}."
@@ -93,6 +110,7 @@ class StoredProcessor:
             ):
                 if not 1 <= number <= most:
                     raise ValueError(f"{name} is {number}, not 1 to {most}")
+            state_names = tuple(map(str, raw.get(_STATE, [])))
             return cls(
                 tokenizer=tokenizer,
                 grid=grid,
@@ -103,6 +121,17 @@ class StoredProcessor:
                 action_chunk_size=int(raw["action_chunk_size"]),
                 units={k: ActionUnits.from_json(v) for k, v in raw.get("action_units", {}).items()},
                 default_dataset=raw.get(_DEFAULT),
+                camera_names=tuple(raw.get(_CAMERAS, PUBLISHED_CAMERAS)),
+                other_cameras={
+                    name: {k: Camera.from_json(v) for k, v in of_datasets.items()}
+                    for name, of_datasets in raw.get(_OTHERS, {}).items()
+                },
+                state_names=state_names,
+                state_statistics={
+                    key: StateStatistics.from_json(entry[_PROPRIO])
+                    for key, entry in raw["statistics"].items()
+                    if state_names and _PROPRIO in entry
+                },
                 extra=raw,
                 files=files,
             )
@@ -131,18 +160,32 @@ class StoredProcessor:
 
         What did not change is written as it was read: order, integers, and all that nothing here reads.
         """
-        parts = {
+        states = self.state_statistics
+        parts: dict[str, Any] = {
             **self.grid.to_json(),
             "action_chunk_size": self.action_chunk_size,
             "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
-            "statistics": {k: v.to_json() for k, v in self.statistics.items()},
+            "statistics": {
+                k: v.to_json() | ({_PROPRIO: states[k].to_json()} if k in states else {})
+                for k, v in self.statistics.items()
+            },
             "processor_class": "SpatialVLAProcessor",
         }
         if self.units:
             parts["action_units"] = {k: v.to_json() for k, v in self.units.items()}
+        if self.camera_names != PUBLISHED_CAMERAS:
+            parts[_CAMERAS] = list(self.camera_names)
+        if self.other_cameras:
+            parts[_OTHERS] = {
+                name: {k: v.to_json() for k, v in of_datasets.items()}
+                for name, of_datasets in self.other_cameras.items()
+            }
+        if self.state_names:
+            parts[_STATE] = list(self.state_names)
         if self.default_dataset is not None:
             parts[_DEFAULT] = self.default_dataset
-        kept = {k: v for k, v in self.extra.items() if k != _DEFAULT or k in parts}
+        changing = (_DEFAULT, _CAMERAS, _OTHERS, _STATE)
+        kept = {k: v for k, v in self.extra.items() if k not in changing or k in parts}
         return {**kept, **{k: v for k, v in parts.items() if kept.get(k) != v}}
 
     def _id(self, token: str) -> int:

@@ -65,11 +65,12 @@ def write_dataset(folder, steps, metadata, episodes, name="made"):
     return folder
 
 
-def write_steps(folder, spec, steps, kind="png", size=None, kept=(True,)):
+def write_steps(folder, spec, steps, kind="png", size=None, kept=(True,), of_episodes=None):
     """Episodes as a spec says: pictures of its size or 6x8 pixels, and `steps`: arrays by key.
 
-    Pictures are of COLOR, those of a second camera of 50 more red.
+    Pictures are of COLOR, those of each further camera of 50 more red.
     kept: for each episode, what the feature that tells of its use says; all are alike otherwise.
+    of_episodes: flags and texts by key, one for each episode.
     """
     height, width = size or spec.size or (6, 8)
     shape = {"dimensions": [str(height), str(width), "3"]}
@@ -85,6 +86,16 @@ def write_steps(folder, spec, steps, kind="png", size=None, kept=(True,)):
         is_text = values.dtype.kind == "U"
         nodes[key] = {"text": {}} if is_text else tensor(str(values.dtype), values.shape[1:])
         stored[f"steps/{key}"] = [text.encode() for text in values.tolist()] if is_text else values
-    of_episode = {} if spec.keep_if is None else {spec.keep_if: tensor("bool")}
-    episodes = [stored | dict.fromkeys(of_episode, np.array(keep)) for keep in kept]
+    told = dict(of_episodes or {}) | ({} if spec.keep_if is None else {spec.keep_if: kept})
+    of_episode = {
+        key: {"text": {}} if isinstance(values[0], str) else tensor("bool") for key, values in told.items()
+    }
+    episodes = [
+        stored
+        | {
+            key: [values[number].encode()] if isinstance(values[number], str) else np.array(values[number])
+            for key, values in told.items()
+        }
+        for number in range(len(kept))
+    ]
     return write_dataset(folder, nodes, of_episode, episodes, spec.name)

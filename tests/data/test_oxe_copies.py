@@ -101,6 +101,8 @@ def test_what_is_seen_in_other_colors_is_another_dataset(tmp_path):
 def kuka(folder, kept, spec=SPECS["kuka"]):
     steps = {key: np.full((T, 3), 0.01, np.float32) for key in spec.inputs[:2]}
     steps |= {spec.inputs[2]: np.ones((T, 1), np.float32), spec.instruction: np.array(["pick"] * T)}
+    pose, gripper = spec.state.features
+    steps |= {pose: np.ones((T, 7), np.float32), gripper: np.ones((T, 1), np.float32)}
     return write_steps(folder / "kuka", spec, steps, kept=kept)
 
 

@@ -34,6 +34,9 @@ def write_bc_z(folder, first):
         "action/future/axis_angle_residual": np.zeros((3, 30), np.float32),
         "action/future/target_close": np.zeros((3, 10), np.int64),
         "observation/natural_language_instruction": np.array(["go"] * 3),
+        "observation/present/xyz": np.zeros((3, 3), np.float32),
+        "observation/present/axis_angle": np.zeros((3, 3), np.float32),
+        "observation/present/sensed_close": np.zeros((3, 1), np.float32),
     }
     root = write_steps(folder, SPECS["bc_z"], steps)
     info = json.loads((root / "dataset_info.json").read_text())

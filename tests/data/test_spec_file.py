@@ -13,8 +13,8 @@ from rlds_writer import tensor, write_dataset, write_steps
 import spatialvla.data.oxe.spec_file as module
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.source import OXESource
+from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.data.oxe.spec_file import find_spec, load_spec
-from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.sources import open_source
 from spatialvla.data.survey import survey
 from spatialvla.errors import InputError
@@ -164,7 +164,10 @@ def test_a_file_may_differ_from_a_shipped_spec_in_some_lines(tmp_path):
     np.testing.assert_array_equal(same.episode(1).actions, shipped.episode(1).actions)
     other = described(BRIDGE, tmp_path, "like: bridge_orig\nimage: observation/image_1\nname: mine")
     assert (other.key, other.episode(0).camera, other.units) == ("mine/1.0.0", None, shipped.units)
-    assert other.episode(1).image_key == "steps/observation/image_1"
+    seen = other.episode(1)
+    assert (seen.view.found.lines.image, list(seen.other_views)) == ("observation/image_1", [])
+    assert (seen.extrinsics, shipped.episode(1).extrinsics.shape) == (None, (len(seen), 4, 4))
+    assert list(other.spec.cameras) == ["wrist"]
     moved = described(BRIDGE, tmp_path, "like: bridge_orig\naction: {convention: delta}")
     np.testing.assert_array_equal(
         moved.episode(0).actions, shipped.dataset.episode(0).numbers("steps/action")[1:]
@@ -173,8 +176,10 @@ def test_a_file_may_differ_from_a_shipped_spec_in_some_lines(tmp_path):
 
 def test_another_camera_stands_alone(tmp_path):
     spec = load_spec(file(tmp_path, "like: droid\nimage: observation/exterior_image_2_left"))
-    assert spec.images == ("observation/exterior_image_2_left",)
-    assert len(load_spec(file(tmp_path, "like: droid\ncontrol_hz: 15")).images) == 2
+    assert (spec.image, spec.other_image) == ("observation/exterior_image_2_left", None)
+    assert [camera.image for camera in spec.cameras.values()] == ["observation/wrist_image_left"]
+    same = load_spec(file(tmp_path, "like: droid\ncontrol_hz: 15"))
+    assert (same.other_image, len(same.images)) == ("observation/exterior_image_2_left", 3)
 
 
 def test_the_file_in_its_own_documentation_can_be_read(tmp_path):

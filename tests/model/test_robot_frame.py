@@ -11,6 +11,7 @@ import torch
 from cameras import random_camera
 
 from spatialvla import Observation, Policy, SpatialVLA
+from spatialvla.common.json_files import write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import mirror_intrinsics
 from spatialvla.geometry.extrinsics import check_picture_pose, inverse, mirror_extrinsics, transform
@@ -111,7 +112,9 @@ def test_the_whole_way_from_an_observation_takes_the_extrinsics_along(robot):
     moved = random_camera(np.random.default_rng(5))
     seen = Observation(IMAGE, "stop", depth=np.full((48, 64), 0.7), extrinsics=moved)
     row = robot.prepare(seen)
-    np.testing.assert_array_equal(row.view.extrinsics, moved)  # scaled to the model's size, and still there
+    np.testing.assert_array_equal(
+        row.views[0].extrinsics, moved
+    )  # scaled to the model's size, and still there
     ids = decode(robot.model.passes, batch_of(robot, moved)).ids
     expected = robot.processor.tokens(ids)[0]
     np.testing.assert_array_equal(robot.predict([seen])[0].tokens, expected)
@@ -133,7 +136,7 @@ def test_a_mirrored_picture_shows_the_same_points():
 def test_observations_say_that_a_picture_is_mirrored(robot):
     moved = random_camera(np.random.default_rng(7))
     seen = Observation(IMAGE, "stop", extrinsics=moved, mirrored=True)
-    np.testing.assert_array_equal(robot.prepare(seen).view.extrinsics, mirror_extrinsics(moved))
+    np.testing.assert_array_equal(robot.prepare(seen).views[0].extrinsics, mirror_extrinsics(moved))
     with pytest.raises(InputError, match="must not mirror"):
         robot.prepare(replace(seen, extrinsics=mirror_extrinsics(moved)))
 
@@ -149,7 +152,9 @@ def test_pictures_poses_may_mirror_and_are_rigid_otherwise():
 
 
 def test_a_policy_says_that_it_needs_extrinsics(robot):
-    with pytest.raises(InputError, match=r"pass Observation\.extrinsics.*camera -> robot base in meters"):
+    with pytest.raises(
+        InputError, match=r"pass extrinsics of the camera 'image'.*camera -> robot base in meters"
+    ):
         robot.act(Observation(IMAGE, "stop"))
     with pytest.raises(InputError, match="pass extrinsics= to the processor"):
         robot.model.image_features(batch_of(robot))
@@ -169,9 +174,10 @@ def test_extrinsics_are_checked_where_they_are_not_used_and_change_nothing():
 
 def test_a_batch_has_extrinsics_in_all_rows_or_none(robot):
     bare = robot.processor.prepare(IMAGE, "stop", DATASET)
+    placed = replace(bare, views=(replace(bare.views[0], extrinsics=np.eye(4)),))
     with pytest.raises(InputError, match="bring extrinsics or none does"):
-        robot.processor.collate([bare, replace(bare, view=replace(bare.view, extrinsics=np.eye(4)))])
-    batch = robot.processor.collate([replace(bare, view=replace(bare.view, extrinsics=np.eye(4)))] * 3)
+        robot.processor.collate([bare, placed])
+    batch = robot.processor.collate([placed] * 3)
     assert batch[:2].extrinsics.shape == (2, 4, 4)
 
 
@@ -185,6 +191,27 @@ def test_the_published_configuration_is_saved_as_before():
     assert (config.ego3d_frame, config.workspace) == ("camera", PUBLISHED)
     saved = json.loads(json.dumps(config.to_json()))
     assert list(saved.items()) == list(written.items())
+
+
+@pytest.mark.parametrize("published", [GOLDENS, GOLDENS.parents[1] / "published"], ids=["tiny", "4b"])
+def test_a_published_configuration_beside_its_processor_is_saved_byte_for_byte(published, tmp_path):
+    config = SpatialVLAConfig.from_folder(published)
+    assert (config.cameras, config.state_size) == (("image",), 0)
+    write_json(tmp_path / "config.json", config.to_json(beside_processor=True))
+    saved, read = ((folder / "config.json").read_bytes() for folder in (tmp_path, published))
+    assert saved.rstrip() == read.rstrip()
+    assert (
+        SpatialVLAConfig.from_folder(published).to_json()["rotation_token_num"] == config.rotation_token_num
+    )
+
+
+def test_a_checkpoint_keeps_its_configuration_beside_its_processor_and_is_whole_without(tmp_path):
+    policy = Policy.from_pretrained(GOLDENS, dataset=DATASET)
+    policy.processor.save_pretrained(tmp_path / "both")
+    for folder in ("both", "alone"):
+        policy.model.save_pretrained(tmp_path / folder)
+        assert SpatialVLAConfig.from_folder(tmp_path / folder) == policy.model.config
+    assert (tmp_path / "both" / "config.json").read_bytes() == (GOLDENS / "config.json").read_bytes()
 
 
 def test_frame_and_workspace_stay_with_the_checkpoint(robot, tmp_path):

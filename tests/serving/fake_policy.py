@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from spatialvla.collation import Prepared
 from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
-from spatialvla.processor import Prepared, Processor
+from spatialvla.processor import Processor
 from spatialvla.types import ActionChunk, Observation
 
 SIZE = 16
@@ -84,7 +85,7 @@ class FakePolicy:
             raise NotFiniteError("The model's logits contain NaN.")
         if text == "refuse":
             raise InputError("This instruction cannot be used.")
-        actions = expected(Observation(seen.view.image, text))
+        actions = expected(Observation(seen.views[0].image, text))
         if text == "nan":
             actions[1, 2] = np.nan
         return ActionChunk(actions, np.tile(TOKENS, (CHUNK, 1)))

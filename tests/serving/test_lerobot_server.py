@@ -280,7 +280,7 @@ def test_an_answer_that_comes_too_late_is_not_sent() -> None:
 def test_depth_in_millimeters_becomes_meters(tmp_path: Path) -> None:
     class Watching(FakePolicy):
         def decide(self, observations: Any, executors: Any) -> Any:
-            self.depth = observations[0].view.depth
+            self.depth = observations[0].views[0].depth
             return super().decide(observations, executors)
 
     depth = np.full((16, 16, 1), 1500, np.uint16)

@@ -9,7 +9,7 @@ from rlds_writer import write_steps
 from spatialvla.common.claims import claimed
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.oxe import actions
-from spatialvla.data.oxe.specs import RLDSSpec
+from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import SHIPPED
 from spatialvla.model.presets import preset

@@ -43,7 +43,7 @@ def test_a_policy_is_trained_and_asks_for_extrinsics(in_robot, tmp_path, monkeyp
         np.testing.assert_allclose(batch.extrinsics, np.tile(CAMERA_POSE, (len(batch), 1, 1)), atol=1e-6)
     policy = Policy.from_pretrained(result.model)
     assert (policy.model.config.ego3d_frame, policy.model.config.workspace) == ("robot", AROUND_BASE)
-    with pytest.raises(InputError, match=r"pass Observation\.extrinsics"):
+    with pytest.raises(InputError, match="pass extrinsics of the camera 'image'"):
         policy.act(SEEN)
     assert np.isfinite(policy.act(replace(SEEN, extrinsics=CAMERA_POSE)).actions).all()
     # What goes on from it keeps its frame, unless it is told another.

@@ -14,8 +14,8 @@ from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.oxe.copies import Copy
 from spatialvla.data.oxe.folders import INFO, holds_rlds, rlds_folder
 from spatialvla.data.oxe.source import OXESource
+from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.data.oxe.spec_file import find_spec
-from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rh20t.layout import is_rh20t
 from spatialvla.data.rh20t.source import RH20TSource
 from spatialvla.errors import InputError

@@ -7,6 +7,7 @@ import numpy as np
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.extrinsics import pose_matrix
+from spatialvla.geometry.rotations import matrices
 
 
 def _pinhole(fx: float, fy: float, cx: float, cy: float, height: int, width: int) -> Camera:
@@ -15,6 +16,16 @@ def _pinhole(fx: float, fy: float, cx: float, cy: float, height: int, width: int
 
 BRIDGE = _pinhole(623.588, 623.588, 319.501, 239.545, height=480, width=640)
 """Bridge's third-person camera, SpatialVLA's published `default`; SimplerEnv's WidowX has it too."""
+
+_BRIDGE_FORWARD_LEFT_UP = matrices(
+    np.array([[-0.09263245, 0.35892478, 0.23209205, 0.8992917]]), "quaternion_xyzw"
+)[0]
+BRIDGE_POSE = pose_matrix(
+    np.array([0.0, -0.16, 0.36]),
+    _BRIDGE_FORWARD_LEFT_UP @ np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+)
+"""Extrinsics of that camera as SimplerEnv places it over a table (ManiSkill's `WidowX250SBridgeDatasetFlatTable`, to
+the base's link). It was matched to the pictures of one rig, and rigs differ: at the sink it is placed 6 cm away."""
 
 SIMPLER_GOOGLE_ROBOT = _pinhole(425, 425, 320, 256, height=512, width=640)
 """The head camera of SimplerEnv's Google robot."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -20,7 +20,13 @@ from spatialvla.geometry.workspace import PUBLISHED, Workspace
 Ego3DFrame = Literal["camera", "robot"]
 """Whose frame Ego3D places patches in."""
 
-_MOST_ENTRIES, _MOST_LAYERS, _LARGEST = 100_000, 1000, 2**31
+PUBLISHED_CAMERAS = ("image",)
+"""The published model has one camera; this is what it is called where cameras have names."""
+
+_GRID_SIZES = ("translation_token_num", "rotation_token_num", "gripper_token_num", "action_chunk_size")
+_OURS = ("ego3d_frame", "workspace", "cameras", "state_size")
+_WRITTEN_APART = ("text", "vision", "depth", "extra", "stored", *_OURS)
+_MOST_ENTRIES, _MOST_LAYERS, _LARGEST, _MOST_STATE = 100_000, 1000, 2**31, 1000
 _AT_LEAST_1 = frozenset(
     [
         "hidden_size",
@@ -70,7 +76,10 @@ class SpatialVLAConfig:
     The vocabulary is [text … <image> …][action tokens]; the action tokens start at `action_token_begin_idx`:
     first the translation cells, then the rotation cells, then gripper closed and open.
     ego3d_frame, workspace: whose frame patches are placed in, and what their positions are encoded relative to. The
-    defaults are the published model's, which are not written.
+    defaults are the published model's, which are not written; so are those of the next two.
+    cameras: what the cameras are called, in the order in which their images stand in front of the prompt.
+    state_size: numbers of the arm's state, which becomes one token behind the images; 0 without.
+    stored: the file that it was read from, which is written back as it was where nothing changed.
     """
 
     text: Gemma2Config
@@ -87,11 +96,14 @@ class SpatialVLAConfig:
     use_vision_zoe: bool = True
     ego3d_frame: Ego3DFrame = "camera"
     workspace: Workspace = PUBLISHED
+    cameras: tuple[str, ...] = PUBLISHED_CAMERAS
+    state_size: int = 0
     depth_padding: int = 31
     pad_token_id: int = 0
     eos_token_id: int = 1
     bos_token_id: int = 2
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    stored: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         end = self.action_token_begin_idx + self.spatial_token_num
@@ -106,6 +118,9 @@ class SpatialVLAConfig:
                 f"ego3d_frame is {self.ego3d_frame!r} in the checkpoint's config.json; 'camera' and 'robot' can be "
                 "used."
             )
+        check_camera_names(self.cameras)
+        if not 0 <= self.state_size <= _MOST_STATE:
+            raise CheckpointError(f"state_size is {self.state_size}, not 0 to {_MOST_STATE} numbers.")
 
     @property
     def needs_extrinsics(self) -> bool:
@@ -143,7 +158,7 @@ class SpatialVLAConfig:
 
     @property
     def image_token_num(self) -> int:
-        """Image tokens in front of every prompt: one a patch."""
+        """Tokens of an image: one a patch."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
@@ -172,6 +187,7 @@ class SpatialVLAConfig:
             raise CheckpointError(
                 f"{path} is not a SpatialVLA configuration (model_type is {raw.get('model_type')!r})."
             )
+        stored = dict(raw)
         if "translation_token_num" not in raw:
             raw |= _grid_sizes(folder / "processor_config.json")
         with _usable(path):
@@ -179,29 +195,37 @@ class SpatialVLAConfig:
             text = raw.pop("text_config")
             known = {f.name for f in fields(cls)}
             workspace = raw.pop("workspace", asdict(PUBLISHED))
+            cameras = raw.pop("cameras", list(PUBLISHED_CAMERAS))
+            if not isinstance(cameras, list):
+                raise ValueError("cameras is no list of names")
             text_known = {f.name for f in fields(Gemma2Config)}
             config = cls(
                 text=parse(Gemma2Config, {k: v for k, v in text.items() if k in text_known}, "text_config"),
                 vision=raw.pop("vision_config"),
                 depth=raw.pop("vision_zoe_config", {}),
                 workspace=parse(Workspace, workspace, "workspace"),
+                cameras=tuple(cameras),
                 **{k: v for k, v in raw.items() if k in known},
                 extra={k: v for k, v in raw.items() if k not in known},
+                stored=stored,
             )
             # Transformers checks the towers' settings when it makes their configurations.
             _ = config.siglip, config.zoe if config.use_vision_zoe else None
         return config
 
-    def to_json(self) -> dict[str, Any]:
-        """The published layout, with our own few fields beside it."""
-        own = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("text", "vision", "depth", "extra", "ego3d_frame", "workspace")
-        }
-        if self.ego3d_frame != "camera":
-            own["ego3d_frame"] = self.ego3d_frame
-        if self.workspace != PUBLISHED:
+    def to_json(self, beside_processor: bool = False) -> dict[str, Any]:
+        """The published layout, with our own few fields beside it; as it was read where it has not changed.
+
+        beside_processor: whether a processor_config.json will lie beside it, from which published files leave the
+        reader to take the grid's sizes.
+        """
+        if self.stored is not None:
+            sizes = {} if beside_processor else {name: getattr(self, name) for name in _GRID_SIZES}
+            return {**self.stored, **{name: size for name, size in sizes.items() if name not in self.stored}}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WRITTEN_APART}
+        defaults = {f.name: f.default for f in fields(self)}
+        own |= {name: getattr(self, name) for name in _OURS if getattr(self, name) != defaults[name]}
+        if "workspace" in own:
             own["workspace"] = asdict(self.workspace)
         text = {f.name: getattr(self.text, f.name) for f in fields(self.text)}
         return {
@@ -225,7 +249,15 @@ class SpatialVLAConfig:
 
     def replace(self, **changes: Any) -> SpatialVLAConfig:
         """A copy with some fields changed."""
-        return replace(self, **changes)
+        return replace(self, **{"stored": None, **changes})
+
+
+def check_camera_names(names: Sequence[str]) -> None:
+    """Raises CheckpointError unless these are names of cameras, each once, the first camera's first."""
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise CheckpointError(f"cameras are {list(names)}; give each camera a name, the first one's first.")
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"cameras names one twice: {', '.join(names)}.")
 
 
 def _grid_sizes(path: Path) -> dict[str, int]:

@@ -60,6 +60,15 @@ class Projector(nn.Module):
         return cast(torch.Tensor, self.linear(features))
 
 
+class StateProjector(nn.Sequential):
+    """From the numbers of the arm's state to the width of the decoder."""
+
+    def __init__(self, state_size: int, hidden_size: int) -> None:
+        super().__init__(
+            nn.Linear(state_size, hidden_size), nn.GELU("tanh"), nn.Linear(hidden_size, hidden_size)
+        )
+
+
 class Network(nn.Module):
     """The network (arXiv 2501.15830). The names of its parts are the keys of published checkpoints.
 
@@ -80,6 +89,8 @@ class Network(nn.Module):
             points = config.ego3d_patch_reso**2
             self.position_embedding_3d = Ego3DPositionEncoding(points, config.n_freqs, vision_size)
             self.vision_zoe_model = ZoeDepth(config.zoe, config.depth_padding)
+        if config.state_size:
+            self.state_projector = StateProjector(config.state_size, config.text.hidden_size)
         self.regridded = False
         self._depth_source: list[DepthSource] = []
         for module in (self.language_model, self.spatial_embed_tokens):
@@ -143,19 +154,22 @@ class Network(nn.Module):
         """Whether `depth_source` is the checkpoint's own ZoeDepth."""
         return not self._depth_source
 
-    def depth(self, batch: Batch) -> Float[torch.Tensor, "B S S"]:
-        """Meters, float32: the sensor's if the batch has it, else an estimate."""
-        if batch.depth is not None:
+    def depth(self, batch: Batch) -> Float[torch.Tensor, "N S S"]:
+        """Meters, float32: the sensor's where the batch has it, else an estimate."""
+        if batch.depth is not None and batch.depth_known is None:
             return batch.depth.float()
         with torch.no_grad():
-            return self.depth_source(batch.pixel_values)
+            estimate = self.depth_source(batch.pixel_values)
+        if batch.depth is None or batch.depth_known is None:
+            return estimate
+        return torch.where(batch.depth_known[:, None, None], batch.depth.float(), estimate)
 
-    def siglip_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
+    def siglip_features(self, batch: Batch) -> Float[torch.Tensor, "N patches siglip"]:
         """What each patch shows."""
         pixels = (batch.pixel_values * 2 - 1).to(self.dtype)
         return cast(torch.Tensor, self.vision_tower(pixel_values=pixels).last_hidden_state)
 
-    def ego3d_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
+    def ego3d_features(self, batch: Batch) -> Float[torch.Tensor, "N patches siglip"]:
         """Where each patch is, in the camera's frame (§III-A), or the robot's where `ego3d_frame` says so.
 
         Raises InputError where that needs extrinsics which the batch lacks.
@@ -175,20 +189,26 @@ class Network(nn.Module):
         )
         return cast(torch.Tensor, self.position_embedding_3d(points, config.workspace))
 
-    def image_features(self, batch: Batch) -> Float[torch.Tensor, "B patches siglip"]:
+    def image_features(self, batch: Batch) -> Float[torch.Tensor, "N patches siglip"]:
         """What each patch shows and, with `use_vision_zoe`, where it is."""
         features = self.siglip_features(batch)
         return features + self.ego3d_features(batch) if self.config.use_vision_zoe else features
 
     def project(
-        self, features: Float[torch.Tensor, "B patches siglip"]
-    ) -> Float[torch.Tensor, "B patches D"]:
+        self, features: Float[torch.Tensor, "N patches siglip"]
+    ) -> Float[torch.Tensor, "N patches D"]:
         """Image features as they enter the decoder."""
         return cast(torch.Tensor, self.multi_modal_projector(features) / self.config.text.hidden_size**0.5)
 
-    def encode_images(self, batch: Batch) -> Float[torch.Tensor, "B patches D"]:
+    def encode_images(self, batch: Batch) -> Float[torch.Tensor, "N patches D"]:
         """The projected image features."""
         return self.project(self.image_features(batch))
+
+    def encode_state(self, state: Float[torch.Tensor, "B size"]) -> Float[torch.Tensor, "B D"]:
+        """How each arm stands, as it enters the decoder."""
+        return cast(
+            torch.Tensor, self.state_projector(state.to(self.dtype)) / self.config.text.hidden_size**0.5
+        )
 
     def embed_tokens(self, input_ids: Int[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T D"]:
         """Vocabulary ids -> embeddings; action tokens have an embedding of their own."""
@@ -199,25 +219,29 @@ class Network(nn.Module):
         return torch.where(is_action[..., None], actions, text)
 
     def check_image_tokens(self, batch: Batch) -> None:
-        """Raises InputError where a row has more or fewer image tokens than the image has patches."""
+        """Raises InputError where a row has more or fewer image tokens than its images and its state take."""
         counts = (batch.input_ids == self.config.image_token_index).sum(dim=1)
-        if not bool((counts == self.config.image_token_num).all()):
+        wanted = batch.views * self.config.image_token_num + (batch.state is not None)
+        if not bool((counts == wanted).all()):
             raise InputError(
-                f"Each row needs {self.config.image_token_num} image tokens, got {counts.tolist()}; "
+                f"Each row needs {wanted} image tokens, got {counts.tolist()}; "
                 "the processor and the model do not belong together."
             )
 
     def embed(
-        self, batch: Batch, images: Float[torch.Tensor, "B patches D"] | None = None
+        self, batch: Batch, images: Float[torch.Tensor, "N patches D"] | None = None
     ) -> Float[torch.Tensor, "B T D"]:
-        """Prompt and action tokens embedded, with encoded images instead of the image tokens.
+        """Prompt and action tokens embedded, with encoded images and states instead of the image tokens.
 
         images: of `encode_images`, where they are at hand.
         """
         is_image = batch.input_ids == self.config.image_token_index
         images = self.encode_images(batch) if images is None else images
         embeddings = self.embed_tokens(batch.input_ids).to(images.dtype)
-        return embeddings.masked_scatter(is_image[..., None], images)
+        seen = images.unflatten(0, (len(batch), batch.views)).flatten(1, 2)
+        if batch.state is not None:
+            seen = torch.cat([seen, self.encode_state(batch.state)[:, None].to(seen.dtype)], dim=1)
+        return embeddings.masked_scatter(is_image[..., None], seen)
 
     def hidden_states(self, batch: Batch, mask: PrefixMask) -> Float[torch.Tensor, "B T D"]:
         """One pass over the whole batch.

@@ -22,7 +22,7 @@ from spatialvla.model.decoding.passes import Passes, Sampling
 from spatialvla.model.decoding.text import generate_text
 from spatialvla.model.fast.optimize import optimize, warm_up
 from spatialvla.model.fast.options import Optimization
-from spatialvla.model.loading import load
+from spatialvla.model.loading import PROCESSOR, load
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
 from spatialvla.model.weights import MAX_SHARD_SIZE, write_tensors
@@ -75,8 +75,9 @@ class SpatialVLA(Network):
         folder = Path(path)
         tensors = {key: tensor.detach().cpu() for key, tensor in published_tensors(self).items()}
         write_tensors(tensors, folder, max_shard_size)
+        beside_processor = (folder / PROCESSOR).exists()
         with recording(folder, ["config.json"]):
-            write_json(folder / "config.json", self.config.to_json())
+            write_json(folder / "config.json", self.config.to_json(beside_processor))
 
     def optimize(self, options: Optimization | None = None) -> Self:
         """Prepares the model for inference in place and returns it. It can then neither be saved nor trained.

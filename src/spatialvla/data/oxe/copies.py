@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from spatialvla.data.oxe.specs import RLDSSpec
+from spatialvla.data.oxe.spec import RLDSCamera, RLDSSpec
 from spatialvla.data.rlds.features import FeatureSpec
 from spatialvla.errors import InputError
 
@@ -17,24 +17,26 @@ Copy = Literal["auto", "original", "repaired"]
 """Whether files have the faults that a spec tells of; "auto" finds out, where the files tell for certain."""
 
 
-def swaps_red_and_blue(spec: RLDSSpec, features: Mapping[str, FeatureSpec], copy: Copy, root: str) -> bool:
-    """Whether red and blue have to change places in the pictures as they are stored.
+def swaps_red_and_blue(
+    dataset: str, camera: RLDSCamera, features: Mapping[str, FeatureSpec], copy: Copy, root: str
+) -> bool:
+    """Whether red and blue have to change places in a camera's pictures as they are stored. dataset: its name.
 
     Pictures of the published size without loss are the published ones: what repairs them writes JPEG.
     Raises InputError, saying what to pass, where the files do not tell.
     """
-    if spec.channels == "rgb" or copy == "repaired":
+    if camera.channels == "rgb" or copy == "repaired":
         return False
-    if copy == "original" or spec.size is None:
+    if copy == "original" or camera.size is None:
         return True
-    stored = features[f"steps/{spec.image}"]
+    stored = features[f"steps/{camera.image}"]
     kind, size = stored.encoding or "png", stored.shape[:2]
-    if kind == "png" and size == spec.size:
+    if kind == "png" and size == camera.size:
         return True
     height, width = size
     raise InputError(
-        f"{root} holds {kind.upper()} pictures of {width}x{height}, but {spec.name} was published as PNG of "
-        f"{spec.size[1]}x{spec.size[0]} with red and blue swapped; say whether this copy is put right "
+        f"{root} holds {kind.upper()} pictures of {width}x{height}, but {dataset} was published as PNG of "
+        f"{camera.size[1]}x{camera.size[0]} with red and blue swapped; say whether this copy is put right "
         "(copy='repaired', --copy repaired) or still swapped (copy='original', --copy original)."
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from spatialvla.data.oxe.names import OTHER_NAMES, known_spec
-from spatialvla.data.oxe.specs import RLDSSpec
+from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.data.rlds.features import parse_info
 from spatialvla.errors import InputError
 

@@ -7,18 +7,20 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from spatialvla.data.hand_motions import Numbers
+from spatialvla.data.oxe.spec import RLDSCamera, RLDSSpec
 from spatialvla.data.oxe.spec_file import NONE, DescribedActions
-from spatialvla.data.oxe.specs import RLDSSpec
 from spatialvla.data.rlds.features import FeatureSpec, stored_key
 from spatialvla.errors import InputError
 
 
 def check_features(spec: RLDSSpec, features: Mapping[str, FeatureSpec]) -> None:
-    """Raises InputError, a sentence without the dataset's name in front, naming the closest of the right kind."""
-    for key in spec.images:
-        _find(spec, "image", key, features, _pictures(features, 3))
-    if spec.depth is not None:
-        _find(spec, "depth", spec.depth, features, [*_pictures(features, 1), *_maps(features)])
+    """Raises InputError, a sentence without the dataset's name in front, naming the closest of the right kind.
+
+    Of cameras beside the first, and of the state, see `check_camera` and `numbers_of_steps`.
+    """
+    check_camera(spec, spec.first_camera, features, "image")
+    if spec.other_image is not None:
+        _find(spec, "image", spec.other_image, features, _pictures(features, 3))
     if isinstance(spec.action, DescribedActions):
         try:
             spec.action.motion.check(_numbers(features))
@@ -28,14 +30,29 @@ def check_features(spec: RLDSSpec, features: Mapping[str, FeatureSpec]) -> None:
         _find(spec, "action", key, features, [name for name in features if _is_number(features[name])])
     if spec.instruction != NONE:
         _find(spec, "instruction", spec.instruction, features, _texts(features))
-    if spec.intrinsics is not None:
-        cameras = [name for name, feature in features.items() if feature.shape in ((3, 3), (9,))]
-        _find(spec, "intrinsics", spec.intrinsics, features, cameras)
-        if None in features[f"steps/{spec.image}"].shape:
+
+
+def check_camera(spec: RLDSSpec, camera: RLDSCamera, features: Mapping[str, FeatureSpec], line: str) -> None:
+    """The same of one camera. line: of the spec, as sentences call it."""
+    _find(spec, line, camera.image, features, _pictures(features, 3))
+    if camera.depth is not None:
+        _find(spec, "depth", camera.depth, features, [*_pictures(features, 1), *_maps(features)])
+    if camera.intrinsics is not None:
+        matrices = [name for name, feature in features.items() if feature.shape in ((3, 3), (9,))]
+        _find(spec, "intrinsics", camera.intrinsics, features, matrices)
+        if None in features[f"steps/{camera.image}"].shape:
             raise InputError(
-                f"has pictures of any size under '{spec.image}', so it is unknown for which the intrinsics are; give "
-                "the spec's line 'intrinsics: {K, height, width}'."
+                f"has pictures of any size under '{camera.image}', so it is unknown for which the intrinsics are; "
+                "give the spec's line 'intrinsics: {K, height, width}'."
             )
+    if camera.extrinsics is not None and camera.extrinsics.feature is not None:
+        matrices = [name for name, feature in features.items() if feature.shape in ((4, 4), (16,))]
+        _find(spec, "extrinsics", camera.extrinsics.feature, features, matrices)
+
+
+def numbers_of_steps(features: Mapping[str, FeatureSpec]) -> dict[str, int]:
+    """How many numbers of each step there are, by key; without those whose number varies."""
+    return {name: numbers.size for name, numbers in _numbers(features).items()}
 
 
 def _find(

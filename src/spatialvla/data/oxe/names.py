@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from spatialvla.data.oxe.specs import SPECS, RLDSSpec
+from spatialvla.data.oxe.spec import RLDSSpec
+from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {

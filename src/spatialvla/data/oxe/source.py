@@ -6,26 +6,82 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from spatialvla.actions.published_units import published_units
-from spatialvla.data.episodes import STILL, EpisodeView, OnBad, filled, moving
-from spatialvla.data.oxe.copies import Copy, kept_episodes, swaps_red_and_blue
-from spatialvla.data.oxe.named_features import check_features
+from spatialvla.data.episodes import STILL, OnBad, filled, moving
+from spatialvla.data.oxe.cameras import FoundCamera, find_cameras
+from spatialvla.data.oxe.copies import Copy, kept_episodes
+from spatialvla.data.oxe.named_features import check_features, numbers_of_steps
 from spatialvla.data.oxe.names import spec_by_names
+from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.data.oxe.spec_file import NONE, DescribedActions, find_spec
-from spatialvla.data.oxe.specs import RLDSSpec
+from spatialvla.data.oxe.states import RLDSState
 from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.features import stored_key
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import Camera, check_intrinsics, check_readings
+from spatialvla.geometry.camera import Camera, check_readings
 
 _THREADS = 32  # waiting for the storage, not for the processor
+
+
+@dataclass(frozen=True)
+class OXEView:
+    """What one camera saw in an episode's steps, see `spatialvla.data.episodes.EpisodeView`.
+
+    steps: the stored ones that are the episode's.
+    """
+
+    found: FoundCamera
+    stored: RLDSEpisode = field(repr=False)
+    steps: slice
+
+    @cached_property
+    def camera(self) -> Camera | None:
+        """Of the episode's first step. Raises BadRecord, naming shard and offset, for what is no camera's."""
+        lines = self.found.lines
+        return (
+            lines.camera
+            if lines.intrinsics is None
+            else self.found.stored_camera(self.stored, lines.intrinsics)
+        )
+
+    @cached_property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base. Raises BadRecord, naming shard and offset, for what is no rigid motion."""
+        if self.found.pose is None:
+            return self.found.stored_poses(self.stored, self.steps)
+        return np.broadcast_to(self.found.pose, (self.steps.stop - self.steps.start, 4, 4))
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""
+        key = f"steps/{self.found.lines.image}"
+        images = self.stored.images(key, [self.steps.start + step for step in steps])
+        return np.ascontiguousarray(images[..., ::-1]) if self.found.swapped else images
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 meters, 0 where there is no reading; None where the spec names no sensor.
+
+        Raises BadRecord, naming shard and offset, for a broken file, and for what no sensor measures.
+        """
+        if self.found.lines.depth is None:
+            return None
+        key, wanted = f"steps/{self.found.lines.depth}", [self.steps.start + step for step in steps]
+        if self.stored.specs[key].kind == "image":
+            raw = self.stored.images(key, wanted)
+        else:
+            raw = np.asarray(self.stored.numbers(key))[wanted]
+        meters = raw.reshape(raw.shape[:3]).astype(np.float32) * np.float32(self.found.lines.depth_meters)
+        readings = np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
+        try:
+            return check_readings(readings)
+        except InputError as error:
+            raise BadRecord(f"{self.stored.origin}, '{key}': {error}") from None
 
 
 @dataclass(frozen=True)
@@ -33,23 +89,16 @@ class OXEEpisode:
     """T steps of one dataset, see `spatialvla.data.episodes.Episode`; none where the dataset leaves it out.
 
     columns: STILL where the spec drops chunks without motion; none else, for a spec names all that is read.
-    first_step: of the stored episode's. swapped: whether red and blue have each other's place in the files.
-    depth_key: of the sensor's images, in which 1 is `depth_meters`; None where there is none.
+    view: of the camera that the episode is seen from. beside: the other cameras by name. numbers: of the state.
     """
 
     instructions: tuple[str, ...]
     actions: np.ndarray
     starts: np.ndarray
-    camera: Camera | None
     columns: Mapping[str, np.ndarray]
-    stored: RLDSEpisode = field(repr=False)
-    image_key: str
-    first_step: int
-    swapped: bool
-    depth_key: str | None = None
-    depth_meters: float = 1.0
-    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
-    state: np.ndarray | None = None
+    view: OXEView = field(repr=False)
+    beside: Mapping[str, FoundCamera] = field(repr=False)
+    numbers: RLDSState | None = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -60,45 +109,61 @@ class OXEEpisode:
         return self.instructions[0] if self.instructions else ""
 
     @property
-    def extrinsics(self) -> None:
-        """None: the specs name none yet."""
-        return None
+    def first_step(self) -> int:
+        """Of the stored episode's."""
+        return int(self.view.steps.start)
+
+    @property
+    def camera(self) -> Camera | None:
+        """As `OXEView`, as is all of images, depth and extrinsics."""
+        return self.view.camera
+
+    @property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base."""
+        return self.view.extrinsics
+
+    @cached_property
+    def other_views(self) -> Mapping[str, OXEView]:
+        """Of the cameras beside the first that were there; nothing is decoded before it is asked for."""
+        stored, steps = self.view.stored, self.view.steps
+        return {
+            name: OXEView(camera, stored, steps)
+            for name, camera in self.beside.items()
+            if camera.was_there(stored)
+        }
+
+    @cached_property
+    def state(self) -> np.ndarray | None:
+        """(T, S) float64. Raises BadRecord, naming shard and offset, for numbers that are not finite."""
+        if self.numbers is None:
+            return None
+        stored, steps = self.view.stored, self.view.steps
+        read = {key: np.asarray(stored.numbers(f"steps/{key}"))[steps] for key in self.numbers.features}
+        try:
+            return self.numbers.values(read)
+        except InputError as error:
+            raise BadRecord(f"{stored.origin}: {error}") from None
 
     def instruction_at(self, step: int) -> str:
         """Of one step."""
         return self.instructions[step]
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""
-        images = self.stored.images(self.image_key, [self.first_step + step for step in steps])
-        return np.ascontiguousarray(images[..., ::-1]) if self.swapped else images
+        """(n, H, W, 3) uint8 RGB."""
+        return self.view.images(steps)
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 meters, 0 where there is no reading; None where the spec names no sensor.
-
-        Raises BadRecord, naming shard and offset, for a broken file, and for what no sensor measures.
-        """
-        if self.depth_key is None:
-            return None
-        wanted = [self.first_step + step for step in steps]
-        if self.stored.specs[self.depth_key].kind == "image":
-            raw = self.stored.images(self.depth_key, wanted)
-        else:
-            raw = np.asarray(self.stored.numbers(self.depth_key))[wanted]
-        meters = raw.reshape(raw.shape[:3]).astype(np.float32) * np.float32(self.depth_meters)
-        readings = np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
-        try:
-            return check_readings(readings)
-        except InputError as error:
-            raise BadRecord(f"{self.stored.origin}, '{self.depth_key}': {error}") from None
+        """(n, H, W) float32 meters, or None."""
+        return self.view.depth(steps)
 
 
 class OXESource:
     """One split of an Open X-Embodiment dataset as TFDS stores it, local or at any fsspec URL.
 
     key: the name of its statistics in published checkpoints. control_hz: steps a second. units: of the actions.
-    left_out: one sentence for each shard of which only a part can be read. swapped: whether red and blue are in the
-    files' pictures.
+    state_names: of the numbers of the state. left_out: one sentence for each shard of which only a part can be read.
+    cameras: those that its files have.
     """
 
     def __init__(
@@ -126,14 +191,16 @@ class OXESource:
         self.key, self.control_hz = self.spec.key, float(self.spec.control_hz)
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
-        self.state_names: tuple[str, ...] = ()
         self.left_out = self.dataset.broken
+        root, features = self.dataset.storage.root, self.dataset.specs
         try:
-            check_features(self.spec, self.dataset.specs)
+            check_features(self.spec, features)
+            self.cameras = find_cameras(self.spec, features, copy, root)
+            self._state, self._stateless = _found_state(self.spec, numbers_of_steps(features))
         except InputError as error:
-            raise InputError(f"{self.dataset.storage.root} {error}") from None
-        self.swapped = swaps_red_and_blue(self.spec, self.dataset.specs, copy, self.dataset.storage.root)
-        self._keep_if = kept_episodes(self.spec, self.dataset.specs, copy, self.dataset.storage.root)
+            raise InputError(f"{root} {str(error).removeprefix(f'{root} ')}") from None
+        self.state_names = () if self._state is None else self._state.names
+        self._keep_if = kept_episodes(self.spec, features, copy, root)
 
     def __reduce__(self) -> tuple[object, ...]:
         return OXESource, self._arguments
@@ -141,33 +208,34 @@ class OXESource:
     @cached_property
     def fingerprint(self) -> str:
         """Of the shards' sizes and times, of the spec, and of the colors' order."""
-        return self._digest(self.dataset.storage.fingerprint)
+        return self._digest(self.dataset.storage.fingerprint, whole=True)
 
     @cached_property
     def contents(self) -> str:
-        """Of the shards' sizes, of the spec, and of the colors' order."""
+        """Of the shards' sizes, of what the spec says of the first camera and the actions, and of the colors' order."""
         storage = self.dataset.storage
-        return self._digest(lambda shard: f"{shard} {storage.size(shard)}")
+        return self._digest(lambda shard: f"{shard} {storage.size(shard)}", whole=False)
 
-    def _digest(self, stamp: Callable[[str], str]) -> str:
+    def _digest(self, stamp: Callable[[str], str], whole: bool) -> str:
         shards = self.dataset.shards
         with ThreadPoolExecutor(min(_THREADS, len(shards))) as pool:
             stamps = list(pool.map(stamp, shards))
-        parts = [*stamps, *(_described(self.spec, entry.name) for entry in fields(self.spec))]
-        return hashlib.sha256("\n".join([*parts, f"swapped {self.swapped}"]).encode()).hexdigest()[:24]
+        parts = [*stamps, *self.spec.described(whole), f"swapped {self.cameras.all[0].swapped}"]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Files of another version than the spec is of."""
-        stored = self.dataset.version
-        if stored in (None, self.spec.version) or isinstance(self.spec.action, DescribedActions):
-            return ()
-        return (
-            f"The files are of version {stored}, and the spec of {self.spec.name} is of {self.spec.version}.",
-        )
+        """Files of another version than the spec is of, and cameras or a state that they lack."""
+        stored, said = self.dataset.version, []
+        if stored not in (None, self.spec.version) and not isinstance(self.spec.action, DescribedActions):
+            said.append(
+                f"The files are of version {stored}, and the spec of {self.spec.name} is of {self.spec.version}."
+            )
+        said += [f"{self.dataset.storage.root} {why}" for why in (*self.cameras.missing, *self._stateless)]
+        return tuple(said)
 
     def episode(self, index: int) -> OXEEpisode:
         """Any episode: instruction and actions are read at once, images stay encoded. One that is to be left out
@@ -193,34 +261,31 @@ class OXESource:
         self, index: int, stored: RLDSEpisode, instructions: tuple[str, ...], actions: np.ndarray
     ) -> OXEEpisode:
         spec, moves = self.spec, moving(actions)
-        is_other = spec.other_image is not None and index % 2 == 1
+        first = spec.skip + spec.first_action
+        seen_from, beside = self.cameras.in_turn[index % len(self.cameras.in_turn)]
         return OXEEpisode(
             instructions=instructions,
             actions=actions,
             starts=np.flatnonzero(moves) if spec.drop_no_ops else np.arange(len(actions)),
-            camera=None if is_other else self._camera(stored),
             columns={STILL: ~moves} if spec.drop_still_chunks else {},
-            stored=stored,
-            image_key=f"steps/{spec.other_image if is_other else spec.image}",
-            first_step=spec.skip + spec.first_action,
-            swapped=self.swapped,
-            depth_key=None if spec.depth is None or is_other else f"steps/{spec.depth}",
-            depth_meters=spec.depth_meters,
+            view=OXEView(seen_from, stored, slice(first, first + len(actions))),
+            beside=beside,
+            numbers=self._state,
         )
 
-    def _camera(self, stored: RLDSEpisode) -> Camera | None:
-        """Of the episode's first step: cameras are taken to stay as they are."""
-        if self.spec.intrinsics is None:
-            return self.spec.camera
-        key = stored_key(self.spec.intrinsics, stored.specs)
-        first = np.asarray(stored.numbers(key)).reshape(-1, 9)[:1]
-        if not first.any():
-            return None
-        height, width, _ = stored.specs[f"steps/{self.spec.image}"].shape
-        try:
-            return Camera(check_intrinsics(first.reshape(3, 3)), int(height or 0), int(width or 0))
-        except InputError as error:
-            raise BadRecord(f"{stored.origin}, '{key}': {error}") from None
+
+def _found_state(spec: RLDSSpec, sizes: Mapping[str, int]) -> tuple[RLDSState | None, tuple[str, ...]]:
+    """The state that files have, and why they have none. Raises InputError where a user's file names it."""
+    state = spec.state
+    if state is None:
+        return None, ()
+    try:
+        state.check(sizes)
+    except InputError as error:
+        if "state" in spec.lines:
+            raise
+        return None, (f"{str(error).rstrip('.')}; the state is missing.",)
+    return state, ()
 
 
 def _instructions(stored: RLDSEpisode, spec: RLDSSpec) -> tuple[str, ...]:
@@ -232,11 +297,3 @@ def _instructions(stored: RLDSEpisode, spec: RLDSSpec) -> tuple[str, ...]:
         return filled(["".join(map(chr, points[points > 0])) for points in np.asarray(stored.numbers(key))])
     texts = stored.texts(key)
     return filled(texts if stored.specs[key].is_of_steps else texts * len(stored))
-
-
-def _described(spec: RLDSSpec, name: str) -> str:
-    """A field as text that is the same in every process: functions by name, cameras by their numbers."""
-    value = getattr(spec, name)
-    if isinstance(value, Camera):
-        value = value.to_json()
-    return f"{name} {getattr(value, '__qualname__', value)}"

@@ -36,7 +36,7 @@ from spatialvla.data.hand_motions import GripperMapping, HandMotion
 from spatialvla.data.mapping_lines import ActionMapping, Intrinsics
 from spatialvla.data.motion_units import motion_units
 from spatialvla.data.oxe.names import rlds_spec
-from spatialvla.data.oxe.specs import RLDSSpec
+from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.errors import InputError
 
 NONE = "none"
@@ -114,7 +114,7 @@ class SpecFile:
             units = self.units or shipped.units or published_units(shipped.name)
             spec = replace(shipped, units=units)
             if self.image is not None:
-                spec = replace(spec, camera=None, other_image=None)
+                spec = _seen_from(spec, self.image)
         else:
             action = self.action or ActionMapping()
             spec = RLDSSpec(str(self.name), 1.0, DescribedActions(HandMotion(action, self.gripper)))
@@ -150,6 +150,12 @@ class SpecFile:
             first_action=motion.first_step,
             units=motion_units(motion, self.units, UNKNOWN, float(spec.control_hz)),
         )
+
+
+def _seen_from(spec: RLDSSpec, image: str) -> RLDSSpec:
+    """The spec without what it says of its own first camera."""
+    beside = {name: camera for name, camera in spec.cameras.items() if camera.image != image}
+    return replace(spec, camera=None, extrinsics=None, other_image=None, cameras=beside)
 
 
 def load_spec(path: str | Path) -> RLDSSpec:

@@ -74,26 +74,29 @@ def warm_up(
 ) -> None:
     """Runs once what batches of this size will need, so that the first of them does not wait for it.
 
-    text_tokens: of the prompts, behind the image; they are padded to the multiple that the passes like.
-    depth: whether the batches bring some. drafts: whether they come with drafts, which takes passes of more
-    widths.
+    All cameras and the state are there. text_tokens: of the prompts, behind these; they are padded to the
+    multiple that the passes like. depth: whether the batches bring some. drafts: whether they come with drafts,
+    which takes passes of more widths.
     """
     network = passes.network
     config, chunk = network.config, 3 * network.config.action_chunk_size
     multiple = passes.prompt_multiple
     text = -(-text_tokens // multiple) * multiple
-    image = torch.full((batch_size, config.image_token_num), config.image_token_index)
+    views = len(config.cameras)
+    in_front = views * config.image_token_num + (config.state_size > 0)
+    image = torch.full((batch_size, in_front), config.image_token_index)
     ids = torch.cat([image, torch.full((batch_size, text), config.bos_token_id)], dim=1)
     side = config.image_size
     batch = Batch(
         input_ids=ids,
         attention_mask=torch.ones_like(ids, dtype=torch.bool),
-        pixel_values=torch.full((batch_size, 3, side, side), 0.5),
+        pixel_values=torch.full((views * batch_size, 3, side, side), 0.5),
         intrinsics=torch.tensor([[side, 0, side / 2], [0, side, side / 2], [0, 0, 1.0]]).repeat(
-            batch_size, 1, 1
+            views * batch_size, 1, 1
         ),
-        depth=torch.ones(batch_size, side, side) if depth else None,
-        extrinsics=torch.eye(4).repeat(batch_size, 1, 1) if config.needs_extrinsics else None,
+        depth=torch.ones(views * batch_size, side, side) if depth else None,
+        extrinsics=torch.eye(4).repeat(views * batch_size, 1, 1) if config.needs_extrinsics else None,
+        state=torch.zeros(batch_size, config.state_size) if config.state_size else None,
     ).to(network.device)
     ids = decode(passes, batch).ids
     if not drafts:

@@ -16,9 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
+from spatialvla.collation import Prepared
 from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import Executor
-from spatialvla.processor import Prepared
 from spatialvla.serving.engine.counters import Metrics
 from spatialvla.serving.engine.fair_threads import FairThreads
 from spatialvla.serving.engine.request_queue import RequestQueue
@@ -151,7 +151,7 @@ class Engine:
             prepared = self.policy.prepare(request.observation, request.committed)
             job = _Job(request, prepared, client, perf_counter() - began)
             # A sensor's depth comes along for all rows of a batch or for none.
-            pushed_out = self._queue.add(client, prepared.view.depth is not None, job)
+            pushed_out = self._queue.add(client, prepared.measures_depth, job)
         except Exception as error:
             self.metrics.request(outcome(error))
             raise

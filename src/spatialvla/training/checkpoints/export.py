@@ -30,7 +30,7 @@ def save_layout(model: SpatialVLA, processor: Processor, run: Path) -> None:
     folder = run / LAYOUT
     processor.save_pretrained(folder)
     with recording(folder, ["config.json"]):
-        write_json(folder / "config.json", model.config.to_json())
+        write_json(folder / "config.json", model.config.to_json(beside_processor=True))
     if has_lora(model):
         save_adapter_config(model, folder)
 
@@ -71,11 +71,11 @@ def export(
         raise InputError(f"{folder} has no LoRA adapter to merge; leave --merge out.")
     if merge:
         merge_lora(model)
+    processor.save_pretrained(out)
     if has_lora(model):
         save_adapter(model, out, dtype)
     else:
         model.to(dtype or model.dtype).save_pretrained(out, max_shard_size=max_shard_size)
-    processor.save_pretrained(out)
 
 
 def _trained(run: Path, base: str | Path | None) -> SpatialVLA:
