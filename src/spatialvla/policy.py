@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +13,13 @@ from jaxtyping import Float, Int
 from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import Batch
 from spatialvla.collation import Prepared
-from spatialvla.errors import CheckpointError, InputError
+from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.frozen_picture import FrozenPicture
 from spatialvla.geometry.camera import View
 from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics
+from spatialvla.kept_depth import with_kept_depth
+from spatialvla.matching import check_belongs
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Sampling
 from spatialvla.model.fast.options import Optimization
@@ -60,24 +61,7 @@ class Policy:
         depth_every: decisions of an episode that share one estimated depth map.
         Raises CheckpointError where model and processor do not belong together.
         """
-        first, end = model.config.grammar[0].start, model.config.grammar[2].stop
-        ranges = [(rows.start - first, rows.stop - first) for rows in model.config.grammar]
-        if list(processor.grid.ranges) != ranges or processor.action_token_begin_idx != first:
-            raise CheckpointError(
-                f"The model has action tokens {first} to {end - 1} in kinds {ranges}, the processor's grid has "
-                f"{list(processor.grid.ranges)} from {processor.action_token_begin_idx}; they do not belong together."
-            )
-        if processor.action_chunk_size != model.config.action_chunk_size:
-            raise CheckpointError(
-                f"The model's chunks have {model.config.action_chunk_size} steps, the processor's "
-                f"{processor.action_chunk_size}; they do not belong together."
-            )
-        named = processor.camera_names, len(processor.state_names)
-        if named != (model.config.cameras, model.config.state_size):
-            raise CheckpointError(
-                f"The model has the cameras {', '.join(model.config.cameras)} and {model.config.state_size} numbers of "
-                f"state, the processor {', '.join(named[0])} and {named[1]}; they do not belong together."
-            )
+        check_belongs(model.config, processor)
         if "{instruction}" not in prompt:
             raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
         if set("{}") & set(prompt.replace("{instruction}", "")):
@@ -233,7 +217,10 @@ class Policy:
         drafts = None
         if self.speculate and self.temperature == 0:
             drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
-        return self._predict(rows, self._with_kept_depth(self._batch(rows), executors), drafts)
+        batch = self._batch(rows)
+        if self.depth_every > 1:
+            batch = with_kept_depth(self.model, batch, executors, self.depth_every)
+        return self._predict(rows, batch, drafts)
 
     def depth(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N S S"]:
         """The depth the model works with, its own estimate or the sensor's, in meters, of each image.
@@ -318,29 +305,6 @@ class Policy:
         tokens = self.processor.tokens(decoded.ids)
         actions = self.processor.actions(tokens, self.dataset)
         return [ActionChunk(*chunk) for chunk in zip(actions, tokens, strict=True)]
-
-    def _with_kept_depth(self, batch: Batch, executors: Sequence[Executor]) -> Batch:
-        """The batch with each episode's depth maps, estimated anew where they have served long enough."""
-        measured = batch.depth is not None and batch.depth_known is None
-        if self.depth_every == 1 or measured or not self.model.config.use_vision_zoe:
-            return batch
-        pixels = batch.pixel_values.unflatten(0, (len(batch), batch.views))
-        outdated = [
-            row
-            for row, e in enumerate(executors)
-            if e.depth is None or len(e.depth) != batch.views or e.depth_age >= self.depth_every
-        ]
-        if outdated:
-            with torch.no_grad():
-                estimates = self.model.depth_source(pixels[outdated].flatten(0, 1))
-            for row, depth in zip(outdated, estimates.unflatten(0, (-1, batch.views)), strict=True):
-                executors[row].depth, executors[row].depth_age = depth, 0
-        for executor in executors:
-            executor.depth_age += 1
-        kept = torch.cat([e.depth for e in executors if e.depth is not None])
-        if batch.depth is not None and batch.depth_known is not None:
-            kept = torch.where(batch.depth_known[:, None, None], batch.depth, kept)
-        return replace(batch, depth=kept, depth_known=None)
 
 
 def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T]) -> Sequence[T]:
