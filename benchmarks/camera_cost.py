@@ -1,7 +1,7 @@
 """What another camera, and the arm's state, cost: whole chunks and their stages with one, two and three cameras.
 
-    python benchmarks/cameras.py --case nano --threads 1 --rounds 20
-    python benchmarks/cameras.py --case 4b --rounds 3
+    python benchmarks/camera_cost.py --case nano --threads 1 --rounds 20
+    python benchmarks/camera_cost.py --case 4b --rounds 3
 
 One model has all cameras and a state; batches bring them or not. They take turns, a chunk each, so that a busy machine
 disturbs all alike; ratios are medians over the rounds. The model is optimized as `spatialvla serve` does it.
