@@ -24,8 +24,8 @@ PUBLISHED_CAMERAS = ("image",)
 """The published model has one camera; this is what it is called where cameras have names."""
 
 _GRID_SIZES = ("translation_token_num", "rotation_token_num", "gripper_token_num", "action_chunk_size")
-_OURS = ("ego3d_frame", "workspace", "cameras", "state_size")
-_WRITTEN_APART = ("text", "vision", "depth", "extra", "stored", *_OURS)
+_INPUTS = ("ego3d_frame", "workspace", "cameras", "state_size")
+_WRITTEN_APART = ("text", "vision", "depth", "extra", "stored", *_INPUTS)
 _MOST_ENTRIES, _MOST_LAYERS, _LARGEST, _MOST_STATE = 100_000, 1000, 2**31, 1000
 _AT_LEAST_1 = frozenset(
     [
@@ -194,17 +194,13 @@ class SpatialVLAConfig:
             _check_sizes(raw)
             text = raw.pop("text_config")
             known = {f.name for f in fields(cls)}
-            workspace = raw.pop("workspace", asdict(PUBLISHED))
-            cameras = raw.pop("cameras", list(PUBLISHED_CAMERAS))
-            if not isinstance(cameras, list):
-                raise ValueError("cameras is no list of names")
+            inputs = _parsed_inputs({name: raw.pop(name) for name in _INPUTS if name in raw})
             text_known = {f.name for f in fields(Gemma2Config)}
             config = cls(
                 text=parse(Gemma2Config, {k: v for k, v in text.items() if k in text_known}, "text_config"),
                 vision=raw.pop("vision_config"),
                 depth=raw.pop("vision_zoe_config", {}),
-                workspace=parse(Workspace, workspace, "workspace"),
-                cameras=tuple(cameras),
+                **inputs,
                 **{k: v for k, v in raw.items() if k in known},
                 extra={k: v for k, v in raw.items() if k not in known},
                 stored=stored,
@@ -224,9 +220,7 @@ class SpatialVLAConfig:
             return {**self.stored, **{name: size for name, size in sizes.items() if name not in self.stored}}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WRITTEN_APART}
         defaults = {f.name: f.default for f in fields(self)}
-        own |= {name: getattr(self, name) for name in _OURS if getattr(self, name) != defaults[name]}
-        if "workspace" in own:
-            own["workspace"] = asdict(self.workspace)
+        own |= {name: value for name, value in self.inputs.items() if getattr(self, name) != defaults[name]}
         text = {f.name: getattr(self.text, f.name) for f in fields(self.text)}
         return {
             "architectures": ["SpatialVLAForConditionalGeneration"],
@@ -247,6 +241,21 @@ class SpatialVLAConfig:
             "vision_zoe_config": dict(self.depth),
         }
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What published networks have no choice of: cameras, state, frame and workspace, as in config.json."""
+        return {name: getattr(self, name) for name in _INPUTS} | {
+            "cameras": list(self.cameras),
+            "workspace": asdict(self.workspace),
+        }
+
+    def with_inputs(self, inputs: Mapping[str, Any]) -> SpatialVLAConfig:
+        """A copy with other inputs, as `inputs` gives them; those left out stay.
+
+        Raises ValueError or CheckpointError where they are none.
+        """
+        return self.replace(**_parsed_inputs(inputs))
+
     def replace(self, **changes: Any) -> SpatialVLAConfig:
         """A copy with some fields changed."""
         return replace(self, **{"stored": None, **changes})
@@ -258,6 +267,18 @@ def check_camera_names(names: Sequence[str]) -> None:
         raise CheckpointError(f"cameras are {list(names)}; give each camera a name, the first one's first.")
     if len(set(names)) < len(names):
         raise CheckpointError(f"cameras names one twice: {', '.join(names)}.")
+
+
+def _parsed_inputs(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of the configuration that `raw` has. Raises ValueError for other entries than are written."""
+    found = dict(raw)
+    if "workspace" in raw:
+        found["workspace"] = parse(Workspace, raw["workspace"], "workspace")
+    if "cameras" in raw:
+        if not isinstance(raw["cameras"], list):
+            raise ValueError("cameras is no list of names")
+        found["cameras"] = tuple(raw["cameras"])
+    return found
 
 
 def _grid_sizes(path: Path) -> dict[str, int]:

@@ -12,8 +12,9 @@ from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import base_name, is_adapter, resolve_base, resolve_folder
-from spatialvla.model.lora import REGRIDDED, is_regridded, merge_lora, restore_lora, stored_lora
+from spatialvla.model.folders import ADAPTER, base_name, is_adapter, resolve_base, resolve_folder
+from spatialvla.model.growth import give_inputs
+from spatialvla.model.lora import INPUTS, REGRIDDED, is_regridded, merge_lora, restore_lora, stored_lora
 from spatialvla.model.published import N, empty_network, mirror_action_embeddings, published_tensors
 from spatialvla.model.regrid import regrid, regridded_config
 from spatialvla.model.weights import Filling, read_shapes, read_tensors
@@ -41,7 +42,7 @@ def load(
     if is_adapter(folder):
         network = load_unmerged(kind, folder, dtype, base=base)
         merge_lora(network)
-        network.regridded = False
+        network.regridded = network.grown = False
     elif base is not None:
         raise InputError(f"{folder} is a whole checkpoint, which has no base; leave the base out.")
     else:
@@ -58,8 +59,8 @@ def load_unmerged(
 ) -> N:
     """An adapter's base, with the adapter apart from it and trainable.
 
-    An adapter that is marked as trained on a regridded base gets it so; others get the base as it is, which
-    is how the published code means them.
+    An adapter that is marked as trained on a regridded base gets it so, and one with more cameras, a state or another
+    frame gets a base that has them; others get the base as it is, which is how the published code means them.
     trained: tensors of a network with adapters by its own names, to take instead of those in the folder.
     base: in place of the one that the folder's adapter_config.json names.
     Raises CheckpointError where the base is not to be found or does not fit, InputError without peft.
@@ -73,6 +74,7 @@ def load_unmerged(
         regrid(network, old, new)
     else:
         _check_unmarked(folder, network.config)
+    give_inputs(network, _with_own_inputs(network.config, folder))
     restore_lora(network, config, folder, trained)
     network.config = _with_own_chunk(network.config, folder)
     return network
@@ -86,7 +88,29 @@ def stored_config(path_or_id: str | Path, base: str | Path | None = None) -> Spa
     config = stored_config(resolve_base(folder, base))
     if is_regridded(folder):
         config = regridded_config(config, ActionGrid.from_json(read_json(folder / PROCESSOR)))
-    return _with_own_chunk(config, folder)
+    return _with_own_chunk(_with_own_inputs(config, folder), folder)
+
+
+def _with_own_inputs(base: SpatialVLAConfig, folder: Path) -> SpatialVLAConfig:
+    """A base's configuration with the cameras, the state, the frame and the workspace that its adapter was given.
+
+    Raises CheckpointError where adapter_config.json tells none that the base can have.
+    """
+    stored = read_json(folder / ADAPTER).get(INPUTS)
+    if stored is None:
+        return base
+    try:
+        config = base.with_inputs(stored)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / ADAPTER}: {INPUTS} cannot be used ({str(error).rstrip('.')}); copy the folder again."
+        ) from None
+    if config.cameras[: len(base.cameras)] != base.cameras or base.state_size not in (0, config.state_size):
+        raise CheckpointError(
+            f"The adapter in {folder} belongs to another base: it has the cameras {', '.join(config.cameras)} and "
+            f"{config.state_size} numbers of state, the base {', '.join(base.cameras)} and {base.state_size}."
+        )
+    return config
 
 
 def _with_own_chunk(config: SpatialVLAConfig, folder: Path) -> SpatialVLAConfig:

@@ -43,29 +43,34 @@ TARGETS: Mapping[LoraTarget, str] = {
 
 REGRIDDED = "spatialvla_regridded"
 """The mark of an adapter in its adapter_config.json, see `is_regridded`."""
+INPUTS = "spatialvla_inputs"
+"""The entry of an adapter whose network has other cameras, another state, frame or workspace than its base."""
 
 _TRAINED_WITH = "spatialvla_adapter_config"
 _EDITABLE = ("base_model_name_or_path", "inference_mode")
 _PREFIX = "base_model.model."
 _BASE_LAYER = ".base_layer.weight"
 _NAME = "default"
+_STATE_PROJECTOR = "state_projector"
 
 
 def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHED) -> None:
     """Adds adapters, which do nothing until trained, and freezes the rest of the network as `options` say.
 
-    base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it.
+    base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it. What reads
+    the arm's state is small, and often new: where there is one, it is trained and saved whole.
     Raises InputError where a module to save is none of the network's, or not to be trained whole.
     """
     peft = load_peft()
     _check_saved(network, options)
+    of_state = (_STATE_PROJECTOR,) if network.config.state_size else ()
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=TARGETS[options.target],
         init_lora_weights="gaussian",
-        modules_to_save=list(options.modules_to_save) or None,
+        modules_to_save=list(dict.fromkeys([*options.modules_to_save, *of_state])) or None,
         base_model_name_or_path=lasting_name(base),
     )
     _inject(network, config)
@@ -121,7 +126,8 @@ def _config_json(network: Network) -> dict[str, Any]:
     with TemporaryDirectory() as temporary:
         _config(network).save_pretrained(temporary)
         content = read_json(Path(temporary) / ADAPTER)
-    return {**content, REGRIDDED: True} if network.regridded else content
+    marks = {REGRIDDED: True} if network.regridded else {}
+    return content | marks | ({INPUTS: network.config.inputs} if network.grown else {})
 
 
 def stored_lora(folder: Path) -> Any:
@@ -137,7 +143,9 @@ def stored_lora(folder: Path) -> Any:
         )
     _check_trained_with(folder, raw)
     # Keys of a later peft are left out, with a warning.
-    return peft.LoraConfig.from_peft_type(**{key: value for key, value in raw.items() if key != REGRIDDED})
+    return peft.LoraConfig.from_peft_type(
+        **{key: value for key, value in raw.items() if key not in (REGRIDDED, INPUTS)}
+    )
 
 
 def _check_trained_with(folder: Path, config: Mapping[str, Any]) -> None:

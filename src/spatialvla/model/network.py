@@ -72,8 +72,8 @@ class StateProjector(nn.Sequential):
 class Network(nn.Module):
     """The network (arXiv 2501.15830). The names of its parts are the keys of published checkpoints.
 
-    regridded: whether `regrid` has carried it over to another grid since it was loaded; an adapter of it says
-    so in its file, because it fits no base that was not.
+    regridded: whether `regrid` has carried it over to another grid since it was loaded; grown: whether it was given
+    other inputs. An adapter of it says so in its file, because it fits no base that was not.
     """
 
     def __init__(self, config: SpatialVLAConfig) -> None:
@@ -91,7 +91,7 @@ class Network(nn.Module):
             self.vision_zoe_model = ZoeDepth(config.zoe, config.depth_padding)
         if config.state_size:
             self.state_projector = StateProjector(config.state_size, config.text.hidden_size)
-        self.regridded = False
+        self.regridded = self.grown = False
         self._depth_source: list[DepthSource] = []
         for module in (self.language_model, self.spatial_embed_tokens):
             module.apply(_initialize)
