@@ -179,12 +179,18 @@ def test_an_episode_may_lose_and_regain_a_camera(policy):
         np.testing.assert_array_equal(one.tokens, two.tokens)
 
 
-def test_an_optimized_model_says_the_same(policy):
-    fast = grown()
-    fast.model.optimize(Optimization())
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_an_optimized_model_says_the_same(policy, weights):
+    fast, old = grown(), Policy.from_pretrained(GOLDENS, dataset=DATASET)
+    for model in (fast.model, old.model):
+        model.optimize(Optimization(weights=weights))
+    np.testing.assert_array_equal(fast.predict([seen()])[0].tokens, old.predict([seen()])[0].tokens)
     rows = [seen("wrist", state=STATE), seen("side"), seen()]
-    for one, two in zip(fast.predict(rows), policy.predict(rows), strict=True):
-        np.testing.assert_array_equal(one.tokens, two.tokens)
+    together = fast.predict(rows)
+    for row, chunk in zip(rows, together, strict=True):
+        np.testing.assert_array_equal(fast.predict([row])[0].tokens, chunk.tokens)
+        if weights is None:
+            np.testing.assert_array_equal(policy.predict([row])[0].tokens, chunk.tokens)
 
 
 @pytest.mark.slow
