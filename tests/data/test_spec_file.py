@@ -8,12 +8,12 @@ from textwrap import dedent
 import numpy as np
 import pytest
 from PIL import Image
-from rlds_writer import tensor, write_dataset, write_steps
+from rlds_writer import COLOR, tensor, write_dataset, write_steps
 
 import spatialvla.data.oxe.spec_file as module
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.source import OXESource
-from spatialvla.data.oxe.spec import RLDSSpec
+from spatialvla.data.oxe.spec import RLDSCamera, RLDSSpec
 from spatialvla.data.oxe.spec_file import find_spec, load_spec
 from spatialvla.data.sources import open_source
 from spatialvla.data.survey import survey
@@ -188,6 +188,56 @@ def test_the_file_in_its_own_documentation_can_be_read(tmp_path):
     assert spec.inputs == ("action/world_vector", "action/rotation_delta", "action/gripper")
 
 
+def test_further_cameras_and_the_state(tmp_path):
+    """All that is said of the first camera can be said of another, and what is said has to be there."""
+    kuka = RLDSSpec("mine", 1, actions.seven, cameras={"hand": RLDSCamera("observation/hand")})
+    root = write_steps(tmp_path / "mine/1.0.0", kuka, STEPS)
+    lines = AS_KUKA + (
+        "cameras:\n  hand: {image: observation/hand, channels: bgr, depth: {feature: observation/meters, meters: 1},\n"
+        "    intrinsics: observation/K,\n"
+        "    extrinsics: {matrix: [[0, 0.6, -0.8, 1.2], [1, 0, 0, 0], [0, -0.8, -0.6, 0.9], [0, 0, 0, 1]]}}\n"
+    )
+    source = described(root, tmp_path, lines + "state: {feature: observation/pose}\nskip: 1")
+    episode = source.episode(0)
+    hand = episode.other_views["hand"]
+    assert episode.images([0])[0, 0, 0].tolist() == [*COLOR]
+    assert hand.images([0])[0, 0, 0].tolist() == [COLOR[2], COLOR[1], COLOR[0] + 50]
+    np.testing.assert_array_equal(hand.depth([2]), np.full((1, 6, 8), 2, np.float32))
+    assert (hand.camera.intrinsics[0, 0], hand.extrinsics.shape, hand.extrinsics[1, 0, 3]) == (
+        9,
+        (T - 1, 4, 4),
+        1.2,
+    )
+    np.testing.assert_array_equal(episode.state, STEPS["observation/pose"][1:])
+    assert source.state_names == tuple(f"pose_{number}" for number in range(7))
+    assert source.contents != described(root, tmp_path, AS_KUKA + "skip: 1").contents
+    for line, why in (
+        (
+            "cameras: {hand: observation/wrist}",
+            r"has no .steps/observation/wrist., .* as its camera .hand.",
+        ),
+        (
+            "state: {feature: observation/poses}",
+            "no feature of numbers 'observation/poses'; the line 'state: .* none",
+        ),
+        (
+            "state: {feature: observation/pose, indices: [7]}",
+            "has the indices 0 to 6, not 7; correct the line 'state",
+        ),
+    ):
+        with pytest.raises(InputError, match=why):
+            described(root, tmp_path, AS_KUKA + line)
+
+
+def test_what_a_shipped_spec_has_beside_the_first_camera_can_be_left_out(tmp_path):
+    spec = load_spec(file(tmp_path, "like: utaustin_mutex\ncameras: {wrist: none}\nstate: none"))
+    assert (spec.cameras, spec.state, spec.lines) == ({}, None, ("cameras", "state"))
+    colors = load_spec(file(tmp_path, "like: utaustin_mutex\nchannels: rgb"))
+    assert [(camera.channels, camera.size) for camera in colors.cameras.values()] == [("rgb", None)]
+    added = load_spec(file(tmp_path, "like: viola\ncameras: {top: observation/top}"))
+    assert list(added.cameras) == ["wrist", "top"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -200,6 +250,30 @@ def test_the_file_in_its_own_documentation_can_be_read(tmp_path):
         (AS_KUKA.replace("version: 2.1.0", "version: 2.1"), "version is 2.1, which is no str"),
         (AS_KUKA + "skip: -1", "skip is a number of steps, not -1"),
         (AS_KUKA + "channels: grb", "channels is 'grb'; choose from rgb, bgr"),
+        (
+            AS_KUKA + "cameras: {image: observation/image}",
+            "the camera 'image' is the first one, whose lines stand",
+        ),
+        (
+            AS_KUKA + "cameras: {hand: observation/image}",
+            "'image' and 'hand' both look through 'observation/image'",
+        ),
+        (
+            AS_KUKA + "cameras: {a: {image: x}, b: x}",
+            "the cameras 'a' and 'b' both look through 'x'; leave one out",
+        ),
+        (AS_KUKA + "cameras: {hand: {imag: x}}", r"unknown key 'cameras\.hand\.imag'; the closest are image"),
+        (AS_KUKA + "cameras: [hand]", "cameras needs lines of the form 'name: …'"),
+        (AS_KUKA + "state: observation/pose", "state is 'observation/pose'; say which numbers it is"),
+        (
+            AS_KUKA + "state: {feature: observation/pose, indices: [1, 1]}",
+            "state indices name a number twice: 1, 1",
+        ),
+        (
+            AS_KUKA + "extrinsics: {matrix: [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]}",
+            "without scale",
+        ),
+        (AS_KUKA + "gripper_pose: {feature: p, rotation: none}", "gripper_pose needs a rotation"),
         (AS_KUKA + "units: {gripper: [1, 0]}", "say otherwise than the line 'units'"),
         ("like: bridge_data", "no spec for the dataset 'bridge_data'; the closest are bridge_orig"),
         ("like: kuka\ngripper: {open: 0}", "the gripper is that of kuka unless .* 'action: …'"),

@@ -45,6 +45,16 @@ def test_the_tree_is_that_of_the_files():
     assert "|  |" not in page, "a file without a first line"
 
 
+def test_the_table_of_datasets_is_that_of_the_specs():
+    """Where this fails, run `python docs/extensions/open_x.py`."""
+    table = runpy.run_path(str(ROOT / "docs" / "extensions" / "open_x.py"))
+    page = table["page"]()
+    assert table["PAGE"].read_text() == page
+    rows = page.split(table["BEGIN"])[1].split(table["END"])[0].strip().splitlines()[2:]
+    without = [sum(row.split(" | ")[column] == "–" for row in rows) for column in (2, 3)]
+    assert (len(rows), without) == (28, [11, 1]), "the page says so, too"
+
+
 def test_the_drawing_of_the_frames_is_that_of_the_code():
     """Where this fails, run `python docs/extensions/frames.py`."""
     drawing = runpy.run_path(str(ROOT / "docs" / "extensions" / "frames.py"))

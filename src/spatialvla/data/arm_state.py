@@ -85,5 +85,5 @@ def _indices(
 def _name(numbers: Numbers, feature: str, index: int) -> str:
     if len(numbers.names) == numbers.size:
         return numbers.names[index]
-    short = feature.rsplit(".", 1)[-1]
+    short = feature.replace("/", ".").rsplit(".", 1)[-1]
     return short if numbers.size == 1 else f"{short}_{index}"

@@ -12,6 +12,9 @@ from spatialvla.geometry.camera import Camera, check_intrinsics
 from spatialvla.geometry.extrinsics import check_extrinsics
 from spatialvla.geometry.rotations import SIZES, Frame, Notation
 
+FIRST_CAMERA = "image"
+"""What the first camera is called, whose lines stand by themselves, where a name is needed: the published model's."""
+
 
 @dataclass(frozen=True)
 class ActionMapping:

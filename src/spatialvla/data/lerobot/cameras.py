@@ -11,7 +11,6 @@ from spatialvla.common.names import did_you_mean
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS, check_extrinsics_feature
 from spatialvla.data.lerobot.feature_mapping import (
-    FIRST_CAMERA,
     INTRINSICS,
     CameraMapping,
     FeatureMapping,
@@ -19,7 +18,7 @@ from spatialvla.data.lerobot.feature_mapping import (
 )
 from spatialvla.data.lerobot.features import Feature, meters_of_unit
 from spatialvla.data.lerobot.views import CameraFeatures
-from spatialvla.data.mapping_lines import Extrinsics, Intrinsics
+from spatialvla.data.mapping_lines import FIRST_CAMERA, Extrinsics, Intrinsics
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.robot_calibration import RobotCalibration

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from spatialvla.data.camera_poses import fixed_pose, stored_poses
 from spatialvla.data.lerobot.features import Feature
 from spatialvla.data.mapping_lines import Extrinsics
 from spatialvla.errors import InputError
-from spatialvla.geometry.extrinsics import check_extrinsics, check_picture_pose, inverse, mirror_extrinsics
 
 EXTRINSICS = "observation.extrinsics"
 """The feature that holds them (4, 4) at each step where a mapping does not say otherwise; those of
@@ -40,20 +40,7 @@ def extrinsics_of(
     Raises InputError where what is stored can be of no camera.
     """
     told = chosen if isinstance(chosen, Extrinsics) else Extrinsics(feature=chosen)
-    if told.matrix:
-        return np.broadcast_to(_pose(np.array(told.matrix), told), (steps, 4, 4))
-    stored = columns[str(told.feature)]
-    if not len(stored) or not stored.any():
-        return None
-    # Most cameras stand still: few of the matrices differ.
-    different, of_step = np.unique(stored.reshape(-1, 16), axis=0, return_inverse=True)
-    poses = np.array([_pose(matrix.reshape(4, 4), told) for matrix in different])
-    found: np.ndarray = poses[of_step.reshape(-1)]
-    return found
-
-
-def _pose(matrix: np.ndarray, told: Extrinsics) -> Float[np.ndarray, "4 4"]:
-    pose = np.asarray(matrix, np.float64)
-    if told.base:
-        pose = inverse(check_extrinsics(np.array(told.base))) @ pose
-    return mirror_extrinsics(check_extrinsics(pose)) if told.mirrored else check_picture_pose(pose)
+    pose = fixed_pose(told)
+    if pose is not None:
+        return np.broadcast_to(pose, (steps, 4, 4))
+    return stored_poses(columns[str(told.feature)], told)

@@ -31,7 +31,14 @@ from typing import Any
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.entries import from_entries, load_entries
 from spatialvla.data.hand_motions import GripperMapping, HandMotion
-from spatialvla.data.mapping_lines import ActionMapping, Extrinsics, GripperPose, Intrinsics, StateMapping
+from spatialvla.data.mapping_lines import (
+    FIRST_CAMERA,
+    ActionMapping,
+    Extrinsics,
+    GripperPose,
+    Intrinsics,
+    StateMapping,
+)
 from spatialvla.errors import InputError
 
 INTRINSICS = "observation.intrinsics"
@@ -40,9 +47,6 @@ INTRINSICS = "observation.intrinsics"
 
 STATE = "observation.state"
 """The feature that holds the arm's own numbers where a mapping does not say otherwise."""
-
-FIRST_CAMERA = "image"
-"""What the first camera is called, whose lines stand by themselves, where a name is needed: the published model's."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+from spatialvla.data.arm_state import check_gripper_feature
 from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.oxe.spec import RLDSCamera, RLDSSpec
 from spatialvla.data.oxe.spec_file import NONE, DescribedActions
@@ -16,18 +17,20 @@ from spatialvla.errors import InputError
 def check_features(spec: RLDSSpec, features: Mapping[str, FeatureSpec]) -> None:
     """Raises InputError, a sentence without the dataset's name in front, naming the closest of the right kind.
 
-    Of cameras beside the first, and of the state, see `check_camera` and `numbers_of_steps`.
+    Cameras beside the first, and the state, are apart.
     """
     check_camera(spec, spec.first_camera, features, "image")
     if spec.other_image is not None:
         _find(spec, "image", spec.other_image, features, _pictures(features, 3))
     if isinstance(spec.action, DescribedActions):
         try:
-            spec.action.motion.check(_numbers(features))
+            spec.action.motion.check(numbers_of_steps(features))
         except InputError as error:
             raise InputError(f"does not fit the spec of {spec.key}: {error}") from None
     for key in spec.inputs:
         _find(spec, "action", key, features, [name for name in features if _is_number(features[name])])
+    if spec.gripper_pose is not None:
+        check_gripper_feature(spec.gripper_pose, numbers_of_steps(features))
     if spec.instruction != NONE:
         _find(spec, "instruction", spec.instruction, features, _texts(features))
 
@@ -48,11 +51,6 @@ def check_camera(spec: RLDSSpec, camera: RLDSCamera, features: Mapping[str, Feat
     if camera.extrinsics is not None and camera.extrinsics.feature is not None:
         matrices = [name for name, feature in features.items() if feature.shape in ((4, 4), (16,))]
         _find(spec, "extrinsics", camera.extrinsics.feature, features, matrices)
-
-
-def numbers_of_steps(features: Mapping[str, FeatureSpec]) -> dict[str, int]:
-    """How many numbers of each step there are, by key; without those whose number varies."""
-    return {name: numbers.size for name, numbers in _numbers(features).items()}
 
 
 def _find(
@@ -94,8 +92,8 @@ def _texts(features: Mapping[str, FeatureSpec]) -> list[str]:
     ]
 
 
-def _numbers(features: Mapping[str, FeatureSpec]) -> dict[str, Numbers]:
-    """The features of steps that an action may be made of."""
+def numbers_of_steps(features: Mapping[str, FeatureSpec]) -> dict[str, Numbers]:
+    """The features of steps that an action or the arm's state may be made of."""
     found = {}
     for name, feature in features.items():
         sizes = [size for size in feature.shape if size is not None]

@@ -14,6 +14,8 @@ import numpy as np
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import STILL, OnBad, filled, moving
+from spatialvla.data.hand_motions import Numbers
+from spatialvla.data.oxe import calibrations
 from spatialvla.data.oxe.cameras import FoundCamera, find_cameras
 from spatialvla.data.oxe.copies import Copy, kept_episodes
 from spatialvla.data.oxe.named_features import check_features, numbers_of_steps
@@ -44,19 +46,16 @@ class OXEView:
     @cached_property
     def camera(self) -> Camera | None:
         """Of the episode's first step. Raises BadRecord, naming shard and offset, for what is no camera's."""
-        lines = self.found.lines
-        return (
-            lines.camera
-            if lines.intrinsics is None
-            else self.found.stored_camera(self.stored, lines.intrinsics)
-        )
+        placement = self.found.placement
+        return self.found.camera if placement is None else placement.camera(self.stored)
 
     @cached_property
     def extrinsics(self) -> np.ndarray | None:
         """(T, 4, 4) camera -> robot base. Raises BadRecord, naming shard and offset, for what is no rigid motion."""
-        if self.found.pose is None:
-            return self.found.stored_poses(self.stored, self.steps)
-        return np.broadcast_to(self.found.pose, (self.steps.stop - self.steps.start, 4, 4))
+        if self.found.placement is not None:
+            return self.found.placement.poses(self.stored, self.steps)
+        pose = self.found.pose
+        return None if pose is None else np.broadcast_to(pose, (self.steps.stop - self.steps.start, 4, 4))
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB. Raises BadRecord, naming shard and offset, for a broken file."""
@@ -221,6 +220,7 @@ class OXESource:
         with ThreadPoolExecutor(min(_THREADS, len(shards))) as pool:
             stamps = list(pool.map(stamp, shards))
         parts = [*stamps, *self.spec.described(whole), f"swapped {self.cameras.all[0].swapped}"]
+        parts += calibrations.stamps(self.spec, timed=whole)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def __len__(self) -> int:
@@ -274,18 +274,17 @@ class OXESource:
         )
 
 
-def _found_state(spec: RLDSSpec, sizes: Mapping[str, int]) -> tuple[RLDSState | None, tuple[str, ...]]:
+def _found_state(spec: RLDSSpec, known: Mapping[str, Numbers]) -> tuple[RLDSState | None, tuple[str, ...]]:
     """The state that files have, and why they have none. Raises InputError where a user's file names it."""
     state = spec.state
     if state is None:
         return None, ()
     try:
-        state.check(sizes)
+        return state.checked(known), ()
     except InputError as error:
         if "state" in spec.lines:
             raise
         return None, (f"{str(error).rstrip('.')}; the state is missing.",)
-    return state, ()
 
 
 def _instructions(stored: RLDSEpisode, spec: RLDSSpec) -> tuple[str, ...]:

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 
 from spatialvla.actions.units import ActionUnits
-from spatialvla.data.mapping_lines import Extrinsics
+from spatialvla.data.mapping_lines import Extrinsics, GripperPose
 from spatialvla.data.oxe.states import RLDSState
 from spatialvla.geometry.camera import Camera
 
 Channels = Literal["rgb", "bgr"]
 
-_BESIDE = ("extrinsics", "cameras", "state", "calibration", "lines")
+_BESIDE = ("extrinsics", "cameras", "state", "gripper_pose")
 """Fields that what is trained without them does not depend on."""
 
 
@@ -59,8 +59,9 @@ class RLDSSpec:
     For what a user's file describes (see `spatialvla.data.oxe.spec_file`), too: first_action: steps after those of
     `skip` that `action` makes none of. depth: the sensor's image, in which 1 is `depth_meters`. intrinsics: key of
     K (3, 3) in pixels of `image`. fixed_instruction: of all steps, in place of a key. calibration: what tells where
-    the cameras stand, see `spatialvla.data.oxe.calibrations`. lines: what of `_BESIDE` the file says; files without
-    it are refused. Else what is not there is missing, and the source's `doubts` say so.
+    the cameras stand, see `spatialvla.data.oxe.calibrations`; gripper_pose: for those that the gripper carries.
+    lines: which of extrinsics, cameras, state and gripper_pose the file has; a dataset that lacks those is refused.
+    Else what is not there is missing, and the source's `doubts` say so.
     """
 
     name: str
@@ -88,6 +89,7 @@ class RLDSSpec:
     cameras: Mapping[str, RLDSCamera] = field(default_factory=dict)
     state: RLDSState | None = None
     calibration: str | None = None
+    gripper_pose: GripperPose | None = None
     lines: tuple[str, ...] = ()
 
     @property
@@ -100,7 +102,8 @@ class RLDSSpec:
 
         whole: with all that stands beside the first camera and the actions, not what a user's file says of it alone.
         """
-        names = [entry.name for entry in fields(self) if entry.name not in _BESIDE]
+        apart = (*_BESIDE, "calibration", "lines")
+        names = [entry.name for entry in fields(self) if entry.name not in apart]
         named = [name for name in _BESIDE if whole or name in self.lines]
         return [f"{name} {_text(getattr(self, name))}" for name in (*names, *named)]
 

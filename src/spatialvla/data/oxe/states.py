@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
+from spatialvla.data.arm_state import state_names
+from spatialvla.data.hand_motions import Numbers
+from spatialvla.data.mapping_lines import StateMapping
 from spatialvla.errors import InputError
 
 PAD = -1
@@ -25,28 +28,35 @@ class RLDSState:
     """Which numbers of a step say how the arm stands, in the dataset's units.
 
     features: keys of a step, whose numbers are joined. indices: which of those, in this order, PAD for a 0; all
-    unless given. names: of the state's numbers.
+    unless given. names: of the state's numbers; () before a user's features are known.
     """
 
     features: tuple[str, ...]
     indices: tuple[int, ...] = ()
     names: tuple[str, ...] = QUATERNION
 
-    def check(self, sizes: Mapping[str, int]) -> None:
-        """sizes: of the numbers of each step that a dataset has, by key.
+    def checked(self, known: Mapping[str, Numbers]) -> RLDSState:
+        """With the names of its numbers. known: the numbers of each step that a dataset has, by key.
 
         Raises InputError, a sentence without the dataset's name in front, where they are not those of the state.
         """
+        if not self.names:
+            try:
+                names = state_names(StateMapping(self.features, self.indices), known)
+            except InputError as error:
+                raise InputError(f"does not fit its spec: {error}") from None
+            return replace(self, names=names)
         for key in self.features:
-            if key not in sizes:
+            if key not in known:
                 raise InputError(f"has no numbers '{key}' at each step, which are to be the arm's state.")
-        size, keys = sum(sizes[key] for key in self.features), "', '".join(self.features)
+        size, keys = sum(known[key].size for key in self.features), "', '".join(self.features)
         if self.indices and not -1 <= max(self.indices) < size:
             raise InputError(
                 f"has a state of {size} numbers under '{keys}', of which there is no number {max(self.indices)}."
             )
         if not self.indices and size != len(self.names):
             raise InputError(f"has a state of {size} numbers under '{keys}', not of {len(self.names)}.")
+        return self
 
     def values(self, numbers: Mapping[str, np.ndarray]) -> Float[np.ndarray, "T S"]:
         """The state at each of T steps. numbers: (T, …) of each feature.

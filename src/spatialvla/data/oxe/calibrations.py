@@ -1,0 +1,102 @@
+"""The calibration that a user's file names beside an RLDS dataset: a robot's, or the files that DROID published."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from spatialvla.common.names import did_you_mean
+from spatialvla.data.mapping_lines import FIRST_CAMERA
+from spatialvla.data.oxe.droid_calibrations import PATH, DroidCalibrations
+from spatialvla.data.oxe.placements import CarriedPlacement, DroidPlacement, Placement
+from spatialvla.data.oxe.spec import RLDSCamera, RLDSSpec
+from spatialvla.data.rlds.features import FeatureSpec
+from spatialvla.errors import InputError
+from spatialvla.geometry.calibrated_camera import CalibratedCamera
+from spatialvla.geometry.robot_calibration import RobotCalibration
+
+
+def calibration_of(
+    spec: RLDSSpec, features: Mapping[str, FeatureSpec]
+) -> Mapping[str, CalibratedCamera | Placement]:
+    """Of each camera that `spec.calibration` tells of, by its name; "" is that of `other_image`.
+
+    A folder has DROID's files. A file is a `RobotCalibration`, in which a camera has its name here (the first is
+    `image`), or the last part of its key. A camera that stands still is as calibrated, for pictures of the dataset's
+    size; where the gripper carries it, or in DROID, each episode tells.
+    Raises InputError where it cannot be used, or has none of the cameras that a user's file names.
+    """
+    if spec.calibration is None:
+        return {}
+    cameras = {FIRST_CAMERA: spec.first_camera, **spec.cameras}
+    path = Path(spec.calibration)
+    if path.is_dir():
+        if PATH not in features:
+            raise InputError(
+                f"has no '{PATH}', which tells the episodes of DROID apart; leave out the line 'calibration: …'."
+            )
+        calibrations = DroidCalibrations(path)
+        if spec.other_image is not None:
+            cameras[""] = RLDSCamera(spec.other_image)
+        return {name: DroidPlacement(calibrations, camera.image) for name, camera in cameras.items()}
+    return _of_robot(RobotCalibration.load(path), cameras, spec, features)
+
+
+def stamps(spec: RLDSSpec, timed: bool) -> list[str]:
+    """What changes with the calibration that a spec names; with the times of large files, too, where `timed`."""
+    if spec.calibration is None:
+        return []
+    path = Path(spec.calibration)
+    if path.is_dir():
+        return DroidCalibrations(path).stamps(timed)
+    return [hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+def _of_robot(
+    calibration: RobotCalibration,
+    cameras: Mapping[str, RLDSCamera],
+    spec: RLDSSpec,
+    features: Mapping[str, FeatureSpec],
+) -> dict[str, CalibratedCamera | Placement]:
+    found: dict[str, CalibratedCamera | Placement] = {}
+    for name, camera in cameras.items():
+        short = camera.image.rsplit("/", 1)[-1]
+        known = next((calibration.cameras[key] for key in (name, short) if key in calibration.cameras), None)
+        if known is not None:
+            found[name] = _placed(known, name, camera, spec, features)
+        elif name == FIRST_CAMERA or "cameras" in spec.lines:
+            raise InputError(
+                f"has the camera '{name}', and {spec.calibration} has none of this name or {short!r}; "
+                f"{did_you_mean(short, calibration.cameras)} Name it so in the calibration."
+            )
+    return found
+
+
+def _placed(
+    known: CalibratedCamera,
+    name: str,
+    camera: RLDSCamera,
+    spec: RLDSSpec,
+    features: Mapping[str, FeatureSpec],
+) -> CalibratedCamera | Placement:
+    pictures = features.get(f"steps/{camera.image}")
+    height, width = (None, None) if pictures is None else pictures.shape[:2]
+    if height is None or width is None:
+        raise InputError(
+            f"has no pictures of one size under '{camera.image}', so the calibration cannot be that of the camera "
+            f"'{name}'; leave it out there."
+        )
+    try:
+        known = known.scaled_to(height, width)
+    except InputError as error:
+        raise InputError(f"has pictures of {width}x{height} under '{camera.image}': {error}") from None
+    if not known.moves:
+        return known
+    if spec.gripper_pose is None:
+        raise InputError(
+            f"has a camera '{name}' that the gripper carries, by {spec.calibration}, so its place follows from the "
+            "gripper's pose; say where that is with the spec's line 'gripper_pose: {feature: …, indices: [...], "
+            "rotation: …}'."
+        )
+    return CarriedPlacement(known, spec.gripper_pose)
