@@ -1,6 +1,6 @@
 """A dataset made up on the spot: every number and pixel tells where it is from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,9 +44,36 @@ class FakeEpisode:
         return depth
 
 
+@dataclass(frozen=True)
+class FakeView:
+    """One more camera; of its pictures the seed says episode, step and camera. index: of the episode."""
+
+    seed: int
+    camera: Camera | None = CAMERA
+    place: np.ndarray | None = None  # of every step
+    size: tuple[int, int] = (60, 80)
+    depth_meters: float | None = None
+    missing_in: frozenset = frozenset()  # episodes
+    index: int = 0
+    length: int = 0
+
+    @property
+    def extrinsics(self):
+        return None if self.place is None else np.tile(self.place, (self.length, 1, 1))
+
+    def images(self, steps):
+        rows = [np.random.default_rng([self.seed, self.index, step]) for step in steps]
+        return np.stack([rng.integers(0, 255, (*self.size, 3), dtype=np.uint8) for rng in rows])
+
+    def depth(self, steps):
+        if self.depth_meters is None:
+            return None
+        return np.full((len(steps), *self.size), self.depth_meters + self.index, np.float32)
+
+
 @dataclass
 class FakeSource:
-    """Action k of episode e: (k, e, 0, 0, 0, 0, 1 while k is even)."""
+    """Action k of episode e: (k, e, 0, 0, 0, 0, 1 while k is even). Its state: (k, e), as far as it has names."""
 
     key: str
     lengths: tuple[int, ...]
@@ -65,6 +92,8 @@ class FakeSource:
     left_out: tuple = ()
     doubts: tuple = ()
     takeover: dict = field(default_factory=dict)  # steps that were taken over, by episode
+    views: dict = field(default_factory=dict)  # FakeView by name
+    stateless: frozenset = frozenset()  # episodes
 
     @property
     def fingerprint(self):
@@ -92,10 +121,18 @@ class FakeSource:
             actions=actions,
             starts=np.array([step for step in range(length) if step not in self.no_ops]),
             camera=self.camera,
-            extrinsics=None if self.extrinsics is None else np.stack([self.extrinsics] * length),
+            extrinsics=None if self.extrinsics is None else np.tile(self.extrinsics, (length, 1, 1)),
             size=self.size,
             has_depth=self.has_depth,
             broken_images=index in self.broken_images,
             where=f"{self.key} episode {index}",
+            other_views={
+                name: replace(view, index=index, length=length)
+                for name, view in self.views.items()
+                if index not in view.missing_in
+            },
+            state=None
+            if not self.state_names or index in self.stateless
+            else actions[:, : len(self.state_names)].copy(),
             columns={"takeover": np.isin(np.arange(length), self.takeover[index])} if self.takeover else {},
         )

@@ -100,3 +100,39 @@ def test_a_dataset_without_episodes():
     found = survey(FakeSource("empty", ()))
     assert len(found.lengths) == 0
     assert found.damaged == ()
+
+
+def test_states_are_surveyed_where_the_dataset_has_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(survey_module, "_BLOCK", 2)
+    source = replace(SOURCE, state_names=("x", "y"), stateless=frozenset({0}))
+    found = survey(source, cache=tmp_path, on_bad="skip")
+    states = np.concatenate([SOURCE.episode(k).actions[:, :2] for k in (2, 3, 4, 5, 6)])
+    np.testing.assert_allclose(found.states.statistics().q99, np.quantile(states, 0.99, axis=0), atol=1e-12)
+    source.reads.clear()
+    again = survey(source, cache=tmp_path, on_bad="skip")
+    assert not source.reads
+    assert_same(again, found)
+    assert_same(survey(source, workers=2, on_bad="skip"), found)
+    for one, other in zip(vars(again.states).values(), vars(found.states).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Without them, it is what it was before there were any.
+    bare = survey(SOURCE, cache=tmp_path, on_bad="skip")
+    assert bare.states is None
+    assert bare.digest != found.digest
+    assert_same(bare, found)
+
+
+def test_a_state_that_cannot_be_is_damage():
+    class Wrong(FakeSource):
+        def episode(self, index):
+            episode = super().episode(index)
+            if index == 1:
+                episode.state[2, 0] = np.inf
+            return episode if index != 2 else replace(episode, state=episode.state[:, :1])
+
+    wrong = Wrong("w", (3, 3, 3, 3), state_names=("x", "y"))
+    found = survey(wrong, on_bad="skip")
+    assert found.samples.tolist() == [3, 0, 0, 3]
+    assert found.damaged[0] == "w episode 1: The states of an episode must be finite; leave it out."
+    assert "w episode 2: The states of an episode have the shape (T, 2), not (3, 1)." in found.damaged
+    assert found.sketch.count == 6

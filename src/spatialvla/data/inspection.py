@@ -10,10 +10,10 @@ import numpy as np
 
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
-from spatialvla.data.action_sketch import ActionSketch
 from spatialvla.data.depth_summary import DepthSummary, depth_doubt
 from spatialvla.data.episodes import Episode, EpisodeSource
 from spatialvla.data.omissions import Omissions
+from spatialvla.data.sketches import ActionSketch
 from spatialvla.data.step_times import StepTimes
 from spatialvla.data.survey import readable_episodes
 from spatialvla.errors import CheckpointError, InputError

@@ -1,4 +1,4 @@
-"""One pass over a dataset: which samples it has, what is damaged, and the statistics of its actions."""
+"""One pass over a dataset: which samples it has, what is damaged, and its actions' and states' statistics."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
-from spatialvla.data.action_sketch import SAMPLE, ActionSketch
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
+from spatialvla.data.sketches import SAMPLE, ActionSketch, Sketch, StateSketch
 from spatialvla.errors import CheckpointError, InputError
 
 _BLOCK = 256  # episodes
 _FORMAT = 4  # of the cached files
+
+_AnySketch = TypeVar("_AnySketch", bound=Sketch)
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Survey:
     may start at. tasks: (E,) uint64, a hash of the instruction, 0 where the episode does not say what to do.
     damaged: why each damaged episode could not be read, one sentence each. sketch: of the actions of all
     episodes that could be read.
+    states: the same of the arm's states; None where the dataset has no such.
     instructions: all that are given, each once. said: (N, 2) int64 number of an episode, and of one of its
     instructions. empty: episodes without steps that are not damaged, such as those that a spec leaves out.
     """
@@ -48,6 +51,7 @@ class Survey:
     instructions: tuple[str, ...] = ()
     said: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     empty: int = 0
+    states: StateSketch | None = None
 
     @property
     def instructed(self) -> np.ndarray:
@@ -62,11 +66,13 @@ class Survey:
     @property
     def digest(self) -> str:
         """Of all that is drawn from and learned: the same wherever, and whenever, the same dataset is read."""
-        sketch = self.sketch
-        # Not the mean: its last digits are the machine's.
-        arrays = (self.lengths, self.samples, self.tasks, self.said, sketch.low, sketch.high, sketch.hashes)
+        arrays = [self.lengths, self.samples, self.tasks, self.said]
+        for sketch in (self.sketch, self.states):
+            if sketch is not None:
+                # Not the mean: its last digits are the machine's.
+                arrays += [sketch.low, sketch.high, sketch.hashes, sketch.sample]
         digest = hashlib.sha256(json.dumps(self.instructions).encode())
-        for array in (*arrays, sketch.sample):
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -88,7 +94,7 @@ def survey(
     on_bad: OnBad = "raise",
     progress: Callable[[int], None] = lambda episodes: None,
 ) -> Survey:
-    """Read all actions and instructions of a dataset once, no images.
+    """Read all actions, states and instructions of a dataset once, no images.
 
     workers: processes; the result is the same bit for bit with any number of them.
     cache: folder of finished surveys, looked up by the source's fingerprint.
@@ -98,7 +104,8 @@ def survey(
     """
     path = None
     if cache is not None:
-        digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}".encode()).hexdigest()
+        of_state = f" {source.state_names}" if source.state_names else ""
+        digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}{of_state}".encode()).hexdigest()
         path = cache / f"{digest[:24]}.npz"
     found = None if path is None else _load(path)
     log.debug("%s is surveyed%s", source.key, "" if found is None else f", see {path}")
@@ -114,22 +121,35 @@ def survey(
 
 
 def readable_episodes(
-    source: EpisodeSource, episodes: Sequence[int], sketch: ActionSketch, damaged: list[str], on_bad: OnBad
+    source: EpisodeSource,
+    episodes: Sequence[int],
+    sketch: ActionSketch,
+    damaged: list[str],
+    on_bad: OnBad,
+    states: StateSketch | None = None,
 ) -> Iterator[tuple[int, Episode]]:
     """Those of the `episodes` that can be read, each with its row among them.
 
-    Their actions are added to `sketch`; why each of the others cannot be read is added to `damaged`, or
-    raised as CheckpointError with on_bad="raise".
+    Their actions are added to `sketch`, and the arm's states, which are read where they are asked for, to `states`;
+    why each of the others cannot be read is added to `damaged`, or raised as CheckpointError with on_bad="raise".
     """
     for row, number in enumerate(episodes):
         try:
             episode = source.episode(number)
-            _add(sketch, episode.actions, number, source.key)
+            for view in episode.other_views.values():
+                _ = view.camera, view.extrinsics  # read so that damage is found
+            acted = _sketched(ActionSketch(), episode.actions, number, source.key)
+            stood = None
+            if states is not None and (state := episode.state) is not None:
+                stood = _sketched(StateSketch(states.size), state, number, source.key)
         except CheckpointError as error:
             if on_bad == "raise":
                 raise
             damaged.append(str(error))
             continue
+        sketch.merge(acted)
+        if states is not None and stood is not None:
+            states.merge(stood)
         yield row, episode
 
 
@@ -167,23 +187,26 @@ def _block(source: EpisodeSource, episodes: range, on_bad: OnBad) -> Survey:
     tasks = np.zeros(len(episodes), np.uint64)
     damaged: list[str] = []
     sketch = ActionSketch()
+    states = StateSketch(len(source.state_names)) if source.state_names else None
     texts: dict[str, int] = {}
     said: list[tuple[int, int]] = []
-    for row, episode in readable_episodes(source, episodes, sketch, damaged, on_bad):
+    for row, episode in readable_episodes(source, episodes, sketch, damaged, on_bad, states):
         lengths[row], samples[row] = len(episode.actions), len(episode.starts)
         tasks[row] = zlib.crc32(episode.instruction.encode()) + 1 if episode.instruction else 0
         words = dict.fromkeys(map(episode.instruction_at, range(len(episode.actions))))
         said += [(episodes[row], texts.setdefault(text, len(texts))) for text in words if text]
     pairs = np.array(said, np.int64).reshape(-1, 2)
     empty = int((lengths == 0).sum()) - len(damaged)
-    return Survey(lengths, samples, tasks, tuple(damaged), sketch, tuple(texts), pairs, empty)
+    return Survey(lengths, samples, tasks, tuple(damaged), sketch, tuple(texts), pairs, empty, states)
 
 
-def _add(sketch: ActionSketch, actions: np.ndarray, number: int, key: str) -> None:
+def _sketched(sketch: _AnySketch, numbers: np.ndarray, number: int, key: str) -> _AnySketch:
+    """A sketch of one episode alone."""
     try:
-        sketch.add(actions, number)
+        sketch.add(numbers, number)
     except InputError as error:
         raise CheckpointError(f"{key} episode {number}: {error}") from error
+    return sketch
 
 
 def _told(parts: Iterable[Survey], progress: Callable[[int], None]) -> Iterator[Survey]:
@@ -194,6 +217,7 @@ def _told(parts: Iterable[Survey], progress: Callable[[int], None]) -> Iterator[
 
 def _joined(parts: Iterable[Survey]) -> Survey:
     sketch = ActionSketch()
+    states: StateSketch | None = None
     lengths, samples, tasks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     damaged: list[str] = []
     texts: dict[str, int] = {}
@@ -206,6 +230,9 @@ def _joined(parts: Iterable[Survey]) -> Survey:
         damaged += part.damaged
         empty += part.empty
         sketch.merge(part.sketch)
+        if part.states is not None:
+            states = states or StateSketch(part.states.size)
+            states.merge(part.states)
         numbers = np.array([texts.setdefault(text, len(texts)) for text in part.instructions], np.int64)
         said.append(np.stack([part.said[:, 0], numbers[part.said[:, 1]]], axis=1))
     return Survey(
@@ -217,6 +244,7 @@ def _joined(parts: Iterable[Survey]) -> Survey:
         tuple(texts),
         np.concatenate(said),
         empty,
+        states,
     )
 
 
@@ -229,7 +257,8 @@ def _save(found: Survey, path: Path) -> None:
         "instructions": np.frombuffer(json.dumps(found.instructions).encode(), np.uint8),
         "said": found.said,
         "empty": np.asarray(found.empty),
-        **{f"sketch_{name}": np.asarray(value) for name, value in vars(found.sketch).items()},
+        **_stored_sketch("sketch", found.sketch),
+        **_stored_sketch("states", found.states),
     }
     keep(path, lambda partial: write_arrays(partial, arrays))
 
@@ -238,10 +267,7 @@ def _load(path: Path) -> Survey | None:
     """A stored survey, or None where there is none, or a damaged one, which is then made again."""
     try:
         stored = read_arrays(path)
-        sketch: dict[str, Any] = {
-            name.removeprefix("sketch_"): stored[name] for name in stored if name[:7] == "sketch_"
-        }
-        sketch |= {name: int(sketch[name]) for name in ("episodes", "count")}
+        sketch, states = _loaded_sketch("sketch", stored), _loaded_sketch("states", stored)
         return Survey(
             stored["lengths"],
             stored["samples"],
@@ -251,6 +277,22 @@ def _load(path: Path) -> Survey | None:
             tuple(json.loads(stored["instructions"].tobytes())),
             stored["said"],
             int(stored["empty"]),
+            StateSketch(**states) if states else None,
         )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _stored_sketch(prefix: str, sketch: Sketch | None) -> dict[str, np.ndarray]:
+    entries = {} if sketch is None else vars(sketch)
+    return {f"{prefix}_{name}": np.asarray(value) for name, value in entries.items()}
+
+
+def _loaded_sketch(prefix: str, stored: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What `_stored_sketch` gives, as fields; empty where there is nothing."""
+    found: dict[str, Any] = {
+        name.removeprefix(f"{prefix}_"): array
+        for name, array in stored.items()
+        if name.startswith(f"{prefix}_")
+    }
+    return found | {name: int(found[name]) for name in ("size", "episodes", "count") if name in found}

@@ -14,12 +14,13 @@ import numpy as np
 
 from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
+from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.units import ActionUnits
-from spatialvla.data.action_sketch import SAMPLE
 from spatialvla.data.draws import EvenDraws, MixtureDraws, scrambled
-from spatialvla.data.episodes import EpisodeSource, OnBad
+from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED
+from spatialvla.data.sketches import SAMPLE
 from spatialvla.data.survey import Survey, survey
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
@@ -188,17 +189,36 @@ class TrainingMixture:
             for key, found in zip(self.keys, self.surveys, strict=True)
         }
 
+    def state_statistics(self) -> dict[str, StateStatistics]:
+        """Of the arm's states of each dataset that has them, by key."""
+        return {
+            key: found.states.statistics()
+            for key, found in zip(self.keys, self.surveys, strict=True)
+            if found.states is not None and found.states.count
+        }
+
     def units(self) -> dict[str, ActionUnits]:
         """Of the actions of each dataset, by key."""
         return {source.key: source.units for source in self.sources}
 
     def cameras(self) -> dict[str, Camera]:
         """Of the first episode of each dataset, by key; those that are known."""
-        first = {
-            source.key: source.episode(int(np.flatnonzero(found.lengths)[0])).camera
-            for source, found in zip(self.sources, self.surveys, strict=True)
-        }
+        first = {key: episode.camera for key, episode in self._first_episodes().items()}
         return {key: camera for key, camera in first.items() if camera is not None}
+
+    def other_cameras(self) -> dict[str, dict[str, Camera]]:
+        """The same of each camera beside the first, by its name and by key."""
+        found: dict[str, dict[str, Camera]] = {}
+        for key, episode in self._first_episodes().items():
+            for name, view in episode.other_views.items():
+                if view.camera is not None:
+                    found.setdefault(name, {})[key] = view.camera
+        return found
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the numbers of the arm's state are, by the first dataset that has one; empty where none has."""
+        return next((source.state_names for source in self.sources if source.state_names), ())
 
     def instructions(self) -> list[str]:
         """Those of some hundred episodes of each dataset."""
@@ -245,6 +265,13 @@ class TrainingMixture:
                 for found, sample, part in zip(statistics, samples, rows, strict=True)
             ]
         )
+
+    def _first_episodes(self) -> dict[str, Episode]:
+        """The first that can be read of each dataset, by key."""
+        return {
+            source.key: source.episode(int(np.flatnonzero(found.lengths)[0]))
+            for source, found in zip(self.sources, self.surveys, strict=True)
+        }
 
     @property
     def _counts(self) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ p_robot = E[:3, :3] p_camera + E[:3, 3], so its last column is where the camera 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from spatialvla.errors import InputError
 
@@ -70,8 +70,10 @@ def wrist_extrinsics(
     poses = np.asarray(gripper_pose, np.float64)
     if poses.ndim < 2 or poses.shape[-2:] != (4, 4):
         raise InputError(f"A gripper's pose must be a 4x4 matrix, got shape {poses.shape}.")
-    checked = np.array([check_gripper_pose(pose) for pose in poses.reshape(-1, 4, 4)]).reshape(poses.shape)
-    extrinsics: np.ndarray = checked @ check_hand_eye(hand_eye)
+    checked = poses.reshape(-1, 4, 4).copy()
+    for row in np.flatnonzero(~_exactly_rigid(checked, _FARTHEST_CAMERA)):
+        checked[row] = check_gripper_pose(checked[row])
+    extrinsics: np.ndarray = checked.reshape(poses.shape) @ check_hand_eye(hand_eye)
     return extrinsics
 
 
@@ -160,3 +162,14 @@ def _rigid(matrix: np.ndarray, what: str, farthest: float, origin: str) -> Float
         return pose
     left, _, right = np.linalg.svd(turn)
     return pose_matrix(pose[:3, 3], left @ right)
+
+
+def _exactly_rigid(poses: Float[np.ndarray, "N 4 4"], farthest: float) -> Bool[np.ndarray, " N"]:
+    """Which of many poses `_rigid` leaves as they are: it takes a hundred times as long, one after another."""
+    turns, last_row = poses[:, :3, :3], [0, 0, 0, 1]
+    with np.errstate(invalid="ignore"):
+        error = np.abs(turns.swapaxes(1, 2) @ turns - np.eye(3)).max(axis=(1, 2))
+        near = np.linalg.norm(poses[:, :3, 3], axis=1) <= farthest
+        upright = (np.linalg.det(turns) > 0) & (poses[:, 3] == last_row).all(axis=1)
+    exact: np.ndarray = (error < _EXACT) & near & upright
+    return exact

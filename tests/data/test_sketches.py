@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spatialvla.actions.statistics import ActionStatistics
-from spatialvla.data import action_sketch as statistics
-from spatialvla.data.action_sketch import ActionSketch
+from spatialvla.data import sketches
+from spatialvla.data.sketches import ActionSketch, StateSketch
 from spatialvla.errors import InputError
 
 NUMBERS = ("q01", "q99", "mean", "std", "min", "max")
@@ -49,7 +49,7 @@ def test_it_is_exact_while_all_fits():
 
 
 def test_beyond_it_is_close(monkeypatch):
-    monkeypatch.setattr(statistics, "SAMPLE", 1 << 13)
+    monkeypatch.setattr(sketches, "SAMPLE", 1 << 13)
     source = Episodes(length=1000)
     actions = everything(source, 100)
     sketch = sketch_actions(source, 100)
@@ -80,7 +80,7 @@ def test_any_split_and_order_gives_the_same(shares, order):
 
 
 def test_the_sample_does_not_depend_on_the_split(monkeypatch):
-    monkeypatch.setattr(statistics, "SAMPLE", 100)
+    monkeypatch.setattr(sketches, "SAMPLE", 100)
     source = Episodes()
     whole, merged, part = sketch_actions(source, 10), ActionSketch(), ActionSketch()
     for episode in (7, 2, 9, 0, 4):
@@ -98,3 +98,21 @@ def test_bad_input():
         ActionSketch().add(np.zeros(7), 0)
     with pytest.raises(InputError):
         ActionSketch().add(np.full((2, 7), np.nan), 0)
+
+
+def test_states_of_any_size_are_sketched_alike():
+    rng = np.random.default_rng(2)
+    states = [rng.normal(size=(20 + k, 11)) for k in range(6)]
+    whole, parts = StateSketch(11), [StateSketch(11), StateSketch(11)]
+    for number, each in enumerate(states):
+        whole.add(each, number)
+        parts[number % 2].add(each, number)
+    parts[1].merge(parts[0])
+    for sketch in (whole, parts[1]):
+        found = sketch.statistics()
+        np.testing.assert_allclose(found.q01, np.quantile(np.concatenate(states), 0.01, axis=0), atol=1e-12)
+        np.testing.assert_allclose(found.q99, np.quantile(np.concatenate(states), 0.99, axis=0), atol=1e-12)
+    with pytest.raises(InputError, match=r"The states of an episode have the shape \(T, 11\), not \(4, 3\)"):
+        whole.add(np.zeros((4, 3)), 9)
+    with pytest.raises(InputError, match="no states"):
+        StateSketch(3).statistics()
