@@ -7,11 +7,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import rh20t_writer as make
+from cameras import looking_at
+from fake_source import FakeSource, FakeView
 
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.data.convert import convert
 from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.needed_parts import NeededParts
 from spatialvla.data.rh20t import RH20TSource
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
@@ -212,3 +216,44 @@ def test_rh20t_becomes_lerobot(tmp_path):
     assert again.episode(1).camera is None
     assert np.abs(again.episode(1).images([7]).astype(int) - source.episode(1).images([7])).mean() < 2
     shutil.rmtree(tmp_path / "out")
+
+
+def test_all_cameras_and_the_state_come_back(tmp_path):
+    place = looking_at([1.3, 0.2, 0.7], [0.4, 0, 0.1])
+    small = Camera(np.diag([0.5, 0.5, 1]) @ K, 12, 16)
+    views = {
+        "wrist": FakeView(1, camera=small, place=place, size=(12, 16), depth_meters=0.5),
+        "observation.images.main": FakeView(2, camera=None, size=(13, 16)),
+    }
+    source = FakeSource("one", (4, 3), size=(12, 16), views=views, state_names=("x", "y"), has_depth=True)
+    convert(source, tmp_path / "out")
+    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    assert again.state_names == ("x", "y")
+    for index in range(2):
+        ours, theirs = again.episode(index), source.episode(index)
+        steps = range(len(theirs.actions))
+        np.testing.assert_allclose(ours.state, theirs.state)
+        np.testing.assert_allclose(ours.depth(steps), theirs.depth(steps), atol=5e-4)
+        assert list(ours.other_views) == ["wrist", "main_2"]
+        wrist, other = ours.other_views.values()
+        np.testing.assert_allclose(wrist.camera.intrinsics, small.intrinsics, rtol=1e-6)
+        np.testing.assert_allclose(wrist.extrinsics, np.stack([place] * len(steps)), atol=1e-6)
+        np.testing.assert_allclose(wrist.depth(steps), theirs.other_views["wrist"].depth(steps), atol=5e-4)
+        # An odd number of rows is no video's, and so it is kept bit for bit.
+        np.testing.assert_array_equal(
+            other.images(steps), theirs.other_views["observation.images.main"].images(steps)
+        )
+        assert (other.camera, other.extrinsics, other.depth(steps)) == (None, None, None)
+
+
+def test_what_not_all_episodes_have_is_said_and_may_be_left_out(tmp_path):
+    views = {"wrist": FakeView(1, missing_in=frozenset({1}))}
+    source = FakeSource("one", (4, 3), views=views, state_names=("x",), stateless=frozenset({1}))
+    with pytest.raises(
+        InputError, match=r"one episode 1: not all episodes have the camera 'wrist'.*--cameras"
+    ):
+        convert(source, tmp_path / "out")
+    with pytest.raises(InputError, match=r"one episode 1: not all episodes have the arm's state.*--no-state"):
+        convert(NeededParts(source, ()), tmp_path / "stateful")
+    assert convert(NeededParts(source, (), state=False), tmp_path / "bare").episodes == 2
+    assert LeRobotSource(tmp_path / "bare").episode(0).other_views == {}

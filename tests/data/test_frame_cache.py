@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_source import CAMERA, FakeSource
+from fake_source import CAMERA, FakeSource, FakeView
 
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.errors import CheckpointError, InputError
@@ -94,3 +94,34 @@ def test_damaged_frames_are_named_and_a_damaged_cache_is_made_again(tmp_path):
     images.unlink()
     np.testing.assert_array_equal(CachedSource(SOURCE, SIZE, tmp_path).episode(2).images([4]), expected)
     assert images.read_bytes() == whole
+
+
+def test_further_cameras_and_the_state_are_kept_too(tmp_path):
+    place = np.eye(4)
+    wrist = FakeView(1, place=place, size=(30, 50), depth_meters=2.0, missing_in=frozenset({1}))
+    views = {"side": FakeView(2, camera=None), "wrist": wrist}
+    source = replace(SOURCE, views=views, state_names=("x", "y"), stateless=frozenset({2}))
+    cached = pickle.loads(pickle.dumps(CachedSource(source, SIZE, tmp_path)))
+    assert cached.state_names == ("x", "y")
+    for index in range(3):
+        ours, theirs = cached.episode(index), source.episode(index)
+        steps = range(len(theirs.actions))
+        assert list(ours.other_views) == list(theirs.other_views)
+        for name, view in theirs.other_views.items():
+            expected = [View.of(image).resized(SIZE).image for image in view.images(steps)]
+            np.testing.assert_array_equal(ours.other_views[name].images(steps), expected)
+        if index == 2:
+            assert ours.state is None
+        else:
+            np.testing.assert_array_equal(ours.state, theirs.state)
+        assert ours.other_views["side"].camera is None
+        assert ours.other_views["side"].depth([0]) is None
+        if "wrist" in ours.other_views:
+            mine = ours.other_views["wrist"]
+            np.testing.assert_allclose(mine.camera.intrinsics, CAMERA.scaled_to(SIZE, SIZE))
+            np.testing.assert_array_equal(mine.extrinsics, np.stack([place] * len(steps)))
+            assert set(np.unique(mine.depth(steps)).tolist()) == {2.0 + index}
+    # Another choice of cameras is another cache, and the first one's frames are the same.
+    alone = CachedSource(replace(source, views={}), SIZE, tmp_path)
+    assert alone.folder != cached.folder
+    np.testing.assert_array_equal(alone.episode(1).images([2]), cached.episode(1).images([2]))

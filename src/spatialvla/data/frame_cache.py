@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +19,22 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 
 _FORMAT = 3  # of the cached files
-_IMAGES, _DEPTH, _DAMAGED = "images.npy", "depth.npy", "damaged.json"
+_IMAGES, _DEPTH, _DAMAGED = "images", "depth", "damaged.json"
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """All of an episode but its frames. first: the row of its first frame in the files."""
-
-    instructions: tuple[str, ...]
-    actions: np.ndarray
-    starts: np.ndarray
-    camera: Camera | None
-    extrinsics: np.ndarray | None
-    columns: Mapping[str, np.ndarray]
-    first: int
-
-    @property
-    def rows(self) -> slice:
-        """Where its frames are."""
-        return slice(self.first, self.first + len(self.actions))
-
-
-@dataclass(frozen=True)
-class CachedEpisode:
-    """T steps with their frames at hand, see `spatialvla.data.episodes.Episode`.
+class CachedView:
+    """What one camera saw in T steps, with its frames at hand, see `spatialvla.data.episodes.EpisodeView`.
 
     frames: rows (S, S, 3) uint8 RGB. readings: rows (S, S) float16 meters, 0 where there is none; None without a
     sensor. first: the row of its first frame. Reading them raises CheckpointError where the cache is damaged.
     """
 
-    instructions: tuple[str, ...]
-    actions: np.ndarray
-    starts: np.ndarray
     camera: Camera | None
     extrinsics: np.ndarray | None
-    columns: Mapping[str, np.ndarray]
     frames: RowFile
     readings: RowFile | None
     first: int
-    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
-    state: np.ndarray | None = None
-
-    @property
-    def instruction(self) -> str:
-        """Of the first step."""
-        return self.instructions[0] if self.instructions else ""
-
-    def instruction_at(self, step: int) -> str:
-        """Of one step."""
-        return self.instructions[step]
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
         """(n, S, S, 3) uint8 RGB of some steps."""
@@ -80,11 +47,64 @@ class CachedEpisode:
         return self.readings.rows([self.first + step for step in steps]).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class CachedEpisode(CachedView):
+    """T steps with their frames at hand, see `spatialvla.data.episodes.Episode`."""
+
+    instructions: tuple[str, ...]
+    actions: np.ndarray
+    starts: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    state: np.ndarray | None
+    other_views: Mapping[str, CachedView]
+
+    @property
+    def instruction(self) -> str:
+        """Of the first step."""
+        return self.instructions[0] if self.instructions else ""
+
+    def instruction_at(self, step: int) -> str:
+        """Of one step."""
+        return self.instructions[step]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is known of a camera in one episode."""
+
+    camera: Camera | None
+    extrinsics: np.ndarray | None
+
+    @classmethod
+    def of(cls, view: EpisodeView, size: int) -> _Place:
+        camera = view.camera
+        return cls(camera and Camera(camera.scaled_to(size, size), size, size), view.extrinsics)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """All of an episode but its frames. first: the row of its first frame in the files."""
+
+    instructions: tuple[str, ...]
+    actions: np.ndarray
+    starts: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    state: np.ndarray | None
+    place: _Place
+    other_places: Mapping[str, _Place]
+    first: int
+
+    @property
+    def rows(self) -> slice:
+        """Where its frames are."""
+        return slice(self.first, self.first + len(self.actions))
+
+
 class CachedSource:
     """The episodes of another source with all their numbers in memory and their frames in mapped files.
 
     Frames are squares of `size` pixels: colors scaled bicubic as the processor does, depth to the nearest pixel; the
-    cameras follow. folder: of the files, which tell by its name the dataset's content and the size.
+    cameras follow. folder: of the files, which tell by its name the dataset's content, its cameras and the size.
     """
 
     def __init__(
@@ -102,16 +122,21 @@ class CachedSource:
         Raises CheckpointError for damaged data with on_bad="raise", and where the disk has no room.
         """
         self.key, self.control_hz, self.units, self.size = source.key, source.control_hz, source.units, size
-        self.state_names: tuple[str, ...] = ()
+        self.state_names = tuple(source.state_names)
         self.fingerprint = f"{source.fingerprint} at {size} pixels"
         self.contents = f"{source.contents} at {size} pixels"
         self.left_out, self.doubts = tuple(source.left_out), tuple(source.doubts)
-        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}".encode()).hexdigest()
-        self.folder = cache / digest[:24]
         self._numbers: list[_Numbers | None] = []
         self._damaged: dict[int, str] = {}
         self._read_numbers(source, on_bad)
-        if not (self.folder / _IMAGES).is_file():
+        others = dict.fromkeys(
+            name for numbers in self._numbers if numbers is not None for name in numbers.other_places
+        )
+        self._others = tuple(others)
+        seen = f" and {self._others}" if others else ""
+        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}{seen}".encode()).hexdigest()
+        self.folder = cache / digest[:24]
+        if not self._file(_IMAGES).is_file():
             self._decode(source, on_bad, progress)
         broken = read_json(self.folder / _DAMAGED, "delete the folder")
         self._damaged |= {int(index): str(reason) for index, reason in broken.items()}
@@ -130,28 +155,43 @@ class CachedSource:
         if numbers is None or index in self._damaged:
             raise CheckpointError(self._damaged[index])
         return CachedEpisode(
+            **self._view(numbers.place, numbers.first),
             instructions=numbers.instructions,
             actions=numbers.actions,
             starts=numbers.starts,
-            camera=numbers.camera,
-            extrinsics=numbers.extrinsics,
             columns=numbers.columns,
-            frames=self._images,
-            readings=self._depth,
-            first=numbers.first,
+            state=numbers.state,
+            other_views={
+                name: CachedView(**self._view(place, numbers.first, name))
+                for name, place in numbers.other_places.items()
+            },
         )
 
+    def _view(self, place: _Place, first: int, name: str | None = None) -> dict[str, Any]:
+        frames, readings = self._files[name]
+        return {**vars(place), "frames": frames, "readings": readings, "first": first}
+
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_images": None, "_depth": None}
+        return vars(self) | {"_files": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._map()
 
     def _map(self) -> None:
-        depth, shape = self.folder / _DEPTH, self._shape
-        self._images = RowFile(self.folder / _IMAGES, (*shape, 3), np.uint8)
-        self._depth = RowFile(depth, shape, np.float16) if depth.is_file() else None
+        """Opens the files of frames and readings of each camera; the first one's under None."""
+        shape = self._shape
+        self._files: dict[str | None, tuple[RowFile, RowFile | None]] = {}
+        for name in (None, *self._others):
+            depth = self._file(_DEPTH, name)
+            self._files[name] = (
+                RowFile(self._file(_IMAGES, name), (*shape, 3), np.uint8),
+                RowFile(depth, shape, np.float16) if depth.is_file() else None,
+            )
+
+    def _file(self, what: str, name: str | None = None) -> Path:
+        number = "" if name is None else f"_{self._others.index(name) + 1}"
+        return self.folder / f"{what}{number}.npy"
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -163,50 +203,59 @@ class CachedSource:
         for index in range(len(source)):
             try:
                 episode = source.episode(index)
+                others = {name: _Place.of(view, self.size) for name, view in episode.other_views.items()}
+                state = episode.state if self.state_names else None
             except CheckpointError as error:
                 if on_bad == "raise":
                     raise
                 self._damaged[index] = str(error)
                 self._numbers.append(None)
                 continue
-            camera, size = episode.camera, self.size
             self._numbers.append(
                 _Numbers(
                     instructions=tuple(map(episode.instruction_at, range(len(episode.actions)))),
                     actions=episode.actions,
                     starts=episode.starts,
-                    camera=camera and Camera(camera.scaled_to(size, size), size, size),
-                    extrinsics=episode.extrinsics,
                     columns=episode.columns,
+                    state=state,
+                    place=_Place.of(episode, self.size),
+                    other_places=others,
                     first=first,
                 )
             )
             first += len(episode.actions)
 
     def _decode(self, source: EpisodeSource, on_bad: OnBad, progress: Callable[[int], None]) -> None:
-        shape = self._shape
         damaged: dict[int, str] = {}
         with ExitStack() as files:
-            # Left last and so named last: where it is, the others are.
-            images = files.enter_context(writing_rows(self.folder / _IMAGES, (*shape, 3), np.uint8))
-            depth: RowWriter | None = None
+            # The first camera's images are left last and so named last: where they are, the others are.
+            images = {
+                name: files.enter_context(
+                    writing_rows(self._file(_IMAGES, name), (*self._shape, 3), np.uint8)
+                )
+                for name in (None, *self._others)
+            }
+            depth: dict[str | None, RowWriter] = {}
             for index, numbers in enumerate(self._numbers):
                 if numbers is None or not len(numbers.actions):
                     continue
                 rows, steps = numbers.rows, range(len(numbers.actions))
                 try:
                     episode = source.episode(index)
-                    images[rows] = _scaled(episode.images(steps), self.size, Image.Resampling.BICUBIC)
-                    readings = episode.depth(steps)
+                    for name, view in [(None, episode), *episode.other_views.items()]:
+                        images[name][rows] = _scaled(view.images(steps), self.size, Image.Resampling.BICUBIC)
+                        readings = view.depth(steps)
+                        if readings is None:
+                            continue
+                        if name not in depth:
+                            writing = writing_rows(self._file(_DEPTH, name), self._shape, np.float16)
+                            depth[name] = files.enter_context(writing)
+                        depth[name][rows] = _scaled(readings, self.size, Image.Resampling.NEAREST)
                 except CheckpointError as error:
                     if on_bad == "raise":
                         raise
                     damaged[index] = str(error)
                     continue
-                if readings is not None:
-                    if depth is None:
-                        depth = files.enter_context(writing_rows(self.folder / _DEPTH, shape, np.float16))
-                    depth[rows] = _scaled(readings, self.size, Image.Resampling.NEAREST)
                 progress(1)
             write_json(self.folder / _DAMAGED, damaged, checksum=True)
 

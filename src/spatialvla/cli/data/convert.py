@@ -15,7 +15,8 @@ from spatialvla.cli.verb import Verb
 class Convert(Verb):
     """Write a dataset in LeRobot's form.
 
-    It holds images, depth, actions and intrinsics, as LeRobot v3. A conversion that was interrupted goes on.
+    It holds images and depth of all cameras, with their intrinsics and places, the arm's state and the actions, as
+    LeRobot v3. A conversion that was interrupted goes on.
     """
 
     source: FlatSourceOptions

@@ -31,6 +31,12 @@ class SourceOptions:
     copy: Literal["auto", "original", "repaired"] = "auto"
     """Whether RLDS files have the published ones' known faults; auto finds out, where they tell."""
 
+    cameras: tuple[str, ...] | None = None
+    """Further cameras to read, by name; None reads all."""
+
+    state: bool = True
+    """Read how the arm stands, where the dataset says so."""
+
     on_bad: Literal["raise", "skip"] = "skip"
     """Whether damaged RLDS shards end the reading, or what can be read of them is read."""
 
@@ -42,7 +48,15 @@ class SourceOptions:
         mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
         if self.camera is not None:
             mapping = replace(mapping or FeatureMapping(), image=self.camera)
-        return open_source(self.dataset, mapping=mapping, spec=self.spec, on_bad=self.on_bad, copy=self.copy)
+        return open_source(
+            self.dataset,
+            mapping=mapping,
+            spec=self.spec,
+            on_bad=self.on_bad,
+            copy=self.copy,
+            cameras=self.cameras,
+            state=self.state,
+        )
 
 
 FlatSourceOptions = Annotated[SourceOptions, OmitArgPrefixes, arg(name="dataset")]
