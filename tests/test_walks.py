@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
     ("way", "most"),
     [
         ("image -> action", 14),
-        ("RLDS record -> loss", 22),
-        ("LeRobot episode -> loss", 21),
+        ("RLDS record -> loss", 24),
+        ("LeRobot episode -> loss", 23),
         ("openpi message -> reply", 21),
     ],
 )

@@ -17,8 +17,9 @@ from fake_source import CAMERA, FakeSource
 
 from spatialvla import Processor
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.data.batches import Batches, ReadOptions, evaluation_batches, training_batches
+from spatialvla.data.batches import Batches, evaluation_batches, training_batches
 from spatialvla.data.oxe.source import OXESource
+from spatialvla.data.samples import ReadOptions
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 

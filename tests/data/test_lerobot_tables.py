@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.data.batches import Batches, ReadOptions
+from spatialvla.data.batches import Batches
 from spatialvla.data.convert import convert
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.metadata import read_tasks
+from spatialvla.data.samples import ReadOptions
 from spatialvla.data.sources import open_source
 from spatialvla.data.survey import survey
 from spatialvla.data.training_mixture import TrainingMixture

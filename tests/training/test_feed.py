@@ -1,5 +1,6 @@
 """A run's batches: options mean the same whether or not its datasets are held in memory."""
 
+import pickle
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -185,3 +186,35 @@ def test_guidance_needs_no_memory(make_config, depth_weights):
     rlds = replace(config, datasets=(DatasetConfig(str(BRIDGE)),), out=config.out / "rlds")
     with pytest.raises(InputError, match="nor other numbers beside its actions"):
         train(replace(rlds, depth="estimate", depth_weights=depth_weights), device="cpu")
+
+
+def test_depth_is_estimated_of_each_camera_of_the_model(tmp_path):
+    from fake_source import FakeSource, FakeView
+    from tiny_policy import tiny
+
+    from spatialvla.model.spatialvla import SpatialVLA
+    from spatialvla.training.feed.estimated_depth import with_estimated_depth
+
+    model = SpatialVLA(tiny().replace(cameras=("image", "wrist")))
+    size = model.config.image_size
+    views = {"wrist": FakeView(1, size=(size, size), missing_in=frozenset({1}))}
+    source = FakeSource("one", (4, 3, 5), size=(size, size), views=views)
+    told = []
+    for _ in range(2):  # made, and then found
+        seen = pickle.loads(
+            pickle.dumps(with_estimated_depth(source, np.array([4, 3, 5]), model, tmp_path, told.append))
+        )
+        assert sum(told) == 12 + 9
+        for index in range(3):
+            episode = source.episode(index)
+            ours = seen.episode(index)
+            assert ours.other_views.keys() == episode.other_views.keys()
+            pairs = [
+                (ours, episode),
+                *zip(ours.other_views.values(), episode.other_views.values(), strict=True),
+            ]
+            for mine, view in pairs:
+                pixels = torch.from_numpy(view.images([2])).permute(0, 3, 1, 2).float() / 255
+                with torch.no_grad():
+                    expected = model.vision_zoe_model.estimate(pixels)
+                np.testing.assert_allclose(mine.depth([2]), expected, rtol=2e-3, atol=2e-3)

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,54 +14,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from spatialvla.common.worker_signals import leave_signals, signals_held_back
-from spatialvla.data.augmentation import Augmentation, Views
+from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.draws import Drawing, Draws, ShardedSampler
-from spatialvla.data.episodes import Episode, EpisodeSource, OnBad, action_chunks
+from spatialvla.data.episodes import Episode
 from spatialvla.data.loaded_batch import LoadedBatch
+from spatialvla.data.samples import ReadOptions, Sample, SampleReader
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import fill_holes
 from spatialvla.processor import Processor
 
 _MOST_REPLACEMENTS = 100
 _SEARCHED, _MOST_SEARCHED = 256, 1 << 18
 """Draws looked at in one go for one of the same dataset, at first and at most."""
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How samples are read.
-
-    augmentation: of the images. depth: whether the depth sensor is read, too.
-    on_bad: whether a damaged sample is an error, or the next draw of the same dataset stands in for it.
-    other_sources, other_share: the same datasets seen in another way, and the share of the draws that see them so.
-    extrinsics: whether the camera's place is read, too.
-    """
-
-    augmentation: Augmentation
-    depth: bool = False
-    on_bad: OnBad = "raise"
-    other_sources: tuple[EpisodeSource, ...] = ()
-    other_share: float = 0.0
-    extrinsics: bool = False
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """image: (H, W, 3). intrinsics: K (3, 3) in its pixels. depth: (H, W) meters, all positive, or None.
-
-    extrinsics: (4, 4) camera -> robot base, or None.
-    """
-
-    image: np.ndarray
-    intrinsics: np.ndarray
-    depth: np.ndarray | None
-    extrinsics: np.ndarray | None
-    prompt: str
-    actions: np.ndarray
-    episode: int
-    step: int
-    replaced: tuple[str, ...]
 
 
 class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
@@ -101,15 +65,16 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         samples = [self._sample_or_next(number, draws, row) for row, number in enumerate(numbers)]
         keys = [self.sources[source].key for source in draws.source]
         actions = np.stack([sample.actions for sample in samples])
-        depth = [sample.depth for sample in samples if sample.depth is not None]
-        extrinsics = [sample.extrinsics for sample in samples if sample.extrinsics is not None]
+        views = [sample.view for sample in samples]
         batch = self.processor(
-            [sample.image for sample in samples],
+            [view.image for view in views],
             [sample.prompt for sample in samples],
             keys,
-            intrinsics=[sample.intrinsics for sample in samples],
-            depth=depth or None,
-            extrinsics=extrinsics or None,
+            intrinsics=[view.intrinsics for view in views],
+            depth=[view.depth for view in views if view.depth is not None] or None,
+            extrinsics=[view.extrinsics for view in views if view.extrinsics is not None] or None,
+            other_views=[sample.other_views for sample in samples],
+            states=[sample.state for sample in samples],
             actions=actions,
         )
         return LoadedBatch(
@@ -134,7 +99,7 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
             self.sources, self.options = pickle.loads(pickle.dumps((self.sources, self.options)))
             self._episodes, self._process = OrderedDict(), os.getpid()
 
-    def _sample_or_next(self, number: int, draws: Draws, row: int) -> _Sample:
+    def _sample_or_next(self, number: int, draws: Draws, row: int) -> Sample:
         source = int(draws.source[row])
         reasons: list[str] = []
         for episode, start in self._candidates(number, draws, row):
@@ -161,7 +126,7 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
                 yield int(following.episode[other]), int(following.start[other])
             first, many = first + many, min(2 * many, _MOST_SEARCHED)
 
-    def _sample(self, number: int, source: int, index: int, start: int, replaced: tuple[str, ...]) -> _Sample:
+    def _sample(self, number: int, source: int, index: int, start: int, replaced: tuple[str, ...]) -> Sample:
         # Of the draw, not of the sample: the same one looks different each time.
         rng = np.random.default_rng([self.seed, number])
         is_other = self.options.other_share > 0 and rng.random() < self.options.other_share
@@ -171,57 +136,8 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
                 f"{key} episode {index} has changed since it was surveyed; survey it again."
             )
         step = int(episode.starts[start])
-        image = episode.images([step])
-        camera = episode.camera or self.processor.camera(key)
-        views = self.options.augmentation(
-            Views(
-                image,
-                camera.scaled_to(*image.shape[1:3])[None],
-                self._depth(episode, step, key, image.shape[1:3]),
-            ),
-            self.processor.image_size,
-            rng,
-        )
-        return _Sample(
-            image=views.images[0],
-            intrinsics=views.intrinsics[0],
-            depth=None if views.depth is None else views.depth[0],
-            extrinsics=self._extrinsics(episode, step, key),
-            prompt=self.processor.prompt(episode.instruction_at(step) or self.missing_instruction or ""),
-            actions=action_chunks(episode.actions, np.array([step]), self.processor.action_chunk_size)[0],
-            episode=index,
-            step=step,
-            replaced=replaced,
-        )
-
-    def _depth(self, episode: Episode, step: int, key: str, size: tuple[int, ...]) -> np.ndarray | None:
-        """(1, H, W) of the picture's `size`: a sensor of another one sees the same, in other pixels."""
-        if not self.options.depth:
-            return None
-        readings = episode.depth([step])
-        if readings is None:
-            raise InputError(f"{key} has no depth sensor; train with estimated depth.")
-        if not readings.any():
-            raise CheckpointError(
-                f"{key} has no depth at all at step {step} of an episode, 0 everywhere; leave such samples out "
-                "(--on-bad skip), or train with estimated depth."
-            )
-        rows, columns = (
-            (np.arange(wanted) + 0.5) * stored // wanted
-            for wanted, stored in zip(size, readings.shape[1:], strict=True)
-        )
-        return fill_holes(readings[0][np.ix_(rows.astype(int), columns.astype(int))])[None]
-
-    def _extrinsics(self, episode: Episode, step: int, key: str) -> np.ndarray | None:
-        """As the images are, however much of them a crop keeps."""
-        if not self.options.extrinsics:
-            return None
-        if episode.extrinsics is None:
-            raise InputError(
-                f"{key} does not tell where its camera stands, which Ego3D in the robot's frame has to know; give a "
-                "mapping with the line 'extrinsics: …', or train with the camera's frame (--ego3d-frame camera)."
-            )
-        return np.asarray(episode.extrinsics[step])
+        reader = SampleReader(self.processor, self.options, key, step, rng)
+        return reader.sample(episode, index, self.missing_instruction or "", replaced)
 
     def _episode(self, source: int, index: int, is_other: bool) -> Episode:
         wanted = (source, index, is_other)

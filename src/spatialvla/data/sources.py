@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.needed_parts import NeededParts
 from spatialvla.data.oxe.copies import Copy
 from spatialvla.data.oxe.folders import INFO, holds_rlds, rlds_folder
 from spatialvla.data.oxe.source import OXESource
@@ -33,6 +35,8 @@ def open_source(
     on_bad: OnBad = "raise",
     cache: Path | None = None,
     copy: Copy = "auto",
+    cameras: Collection[str] | None = None,
+    state: bool = True,
 ) -> EpisodeSource:
     """An RLDS folder, or the folder around its versions, local or at an fsspec URL; a LeRobot folder, its
     name in LeRobot's cache or a Hub id; or an RH20T folder.
@@ -40,7 +44,8 @@ def open_source(
     mapping: of a LeRobot dataset, or its YAML file. spec: of an RLDS dataset, its name, or its YAML file; of
     several versions the spec's is read. on_bad: what becomes of RLDS shards that break off. cache: folder for what
     is indexed or downloaded, the user's own unless given. copy: whether RLDS files have the known faults of the
-    published ones; others ignore it.
+    published ones; others ignore it. cameras: names of those beside the first to read; all unless given. state:
+    whether the arm's state is read.
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)
@@ -49,14 +54,17 @@ def open_source(
         _refuse(name, kind, mapping=mapping)
     if kind != "RLDS":
         _refuse(name, kind, spec=spec)
+    source: EpisodeSource
     if kind == "RH20T":
-        return RH20TSource(name, cache=cache)
-    if kind == "LeRobot":
-        return LeRobotSource(name, mapping, cache)
-    found = find_spec(spec) if isinstance(spec, str) else spec
-    folder = rlds_folder(name, found)
-    assert folder is not None
-    return OXESource(folder, found, on_bad=on_bad, cache=cache, copy=copy)
+        source = RH20TSource(name, cache=cache)
+    elif kind == "LeRobot":
+        source = LeRobotSource(name, mapping, cache, cameras)
+    else:
+        found = find_spec(spec) if isinstance(spec, str) else spec
+        folder = rlds_folder(name, found)
+        assert folder is not None
+        source = OXESource(folder, found, on_bad=on_bad, cache=cache, copy=copy)
+    return source if cameras is None and state else NeededParts(source, cameras, state)
 
 
 def dataset_kind(path: str) -> DatasetKind:

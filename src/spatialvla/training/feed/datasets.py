@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import EpisodeSource, OnBad, SourceWrapper, WholeChunks
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.needed_parts import check_parts
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.config import SpatialVLAConfig
@@ -26,7 +28,9 @@ def open_mixture(
     Raises InputError or CheckpointError where one cannot be used.
     """
     cache = config.cache or cache_folder()
-    sources = [open_dataset(dataset, cache, config.on_bad) for dataset in config.datasets]
+    others, state = network.cameras[1:], network.state_size > 0
+    sources = [open_dataset(dataset, cache, config.on_bad, others, state) for dataset in config.datasets]
+    check_parts(sources, network.cameras, network.state_size, network.needs_extrinsics)
     if config.in_memory:
         sources = [_in_memory(source, config, network.image_size, world, progress) for source in sources]
     sources = [WholeChunks(source, network.action_chunk_size) for source in sources]
@@ -49,16 +53,30 @@ def open_mixture(
     return replace(mixture, given_statistics=read_statistics(config.statistics, mixture.keys))
 
 
-def open_dataset(dataset: DatasetConfig, cache: Path, on_bad: OnBad = "raise") -> EpisodeSource:
+def open_dataset(
+    dataset: DatasetConfig,
+    cache: Path,
+    on_bad: OnBad = "raise",
+    cameras: Collection[str] = (),
+    state: bool = False,
+) -> EpisodeSource:
     """One dataset, with its mapping and under its key. Raises InputError where it is none or they do not fit.
 
-    cache: folder of what is downloaded or indexed. on_bad: what becomes of RLDS shards that break off.
+    cache: folder of what is downloaded or indexed. on_bad: what becomes of RLDS shards that break off. cameras: names
+    of those beside the first to read. state: whether the arm's state is read.
     """
     mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
     if dataset.camera is not None:
         mapping = replace(mapping or FeatureMapping(), image=dataset.camera)
     source = open_source(
-        dataset.path, mapping=mapping, spec=dataset.spec, on_bad=on_bad, cache=cache, copy=dataset.copy
+        dataset.path,
+        mapping=mapping,
+        spec=dataset.spec,
+        on_bad=on_bad,
+        cache=cache,
+        copy=dataset.copy,
+        cameras=cameras,
+        state=state,
     )
     return source if dataset.key is None else _Renamed(source, dataset.key)
 

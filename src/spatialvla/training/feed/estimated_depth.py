@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from spatialvla.common.row_files import RowFile, writing_rows
-from spatialvla.data.episodes import EpisodeSource, EpisodeWrapper, SourceWrapper
+from spatialvla.common.row_files import RowFile, RowWriter, writing_rows
+from spatialvla.data.episodes import EpisodeSource, EpisodeView, EpisodeWrapper, SourceWrapper
+from spatialvla.geometry.camera import Camera
 from spatialvla.model.spatialvla import SpatialVLA
 
 ESTIMATE_BATCH = 32
@@ -20,11 +21,26 @@ _FORMAT = 2  # of the files
 
 
 @dataclass(frozen=True)
-class EstimatedEpisode(EpisodeWrapper):
-    """An episode whose depth was estimated. estimates: rows (S, S) float16 meters, its own from `first` on."""
+class EstimatedView:
+    """What a camera saw, its depth estimated. estimates: rows (S, S) float16 meters, the episode's from `first` on."""
 
+    view: EpisodeView
     estimates: RowFile
     first: int
+
+    @property
+    def camera(self) -> Camera | None:
+        """Of the images."""
+        return self.view.camera
+
+    @property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base."""
+        return self.view.extrinsics
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB."""
+        return self.view.images(steps)
 
     def depth(self, steps: Sequence[int]) -> np.ndarray:
         """(n, S, S) float32 meters, as the model would estimate them from the whole images.
@@ -35,16 +51,34 @@ class EstimatedEpisode(EpisodeWrapper):
 
 
 @dataclass(frozen=True)
+class EstimatedEpisode(EpisodeWrapper):
+    """An episode whose depth was estimated. first_view: of its first camera. views: of the others by name."""
+
+    first_view: EstimatedView
+    views: Mapping[str, EstimatedView]
+
+    @property
+    def other_views(self) -> Mapping[str, EstimatedView]:
+        """Of the cameras beside the first."""
+        return self.views
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, S, S) float32 meters. Raises CheckpointError, naming the file, where it is damaged."""
+        return self.first_view.depth(steps)
+
+
+@dataclass(frozen=True)
 class EstimatedDepth(SourceWrapper):
     """A dataset with the estimator's depth instead of a sensor's.
 
-    ends: (E,) one past the last row of each episode in the array in the file `path`, (N, S, S) float16
-    meters. size: S.
+    ends: (E,) one past the last row of each episode in the arrays in files, (N, S, S) float16 meters: `path` is the
+    first camera's, `others` are those of the others by name. size: S.
     """
 
     ends: np.ndarray
     path: Path
     size: int
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -53,20 +87,28 @@ class EstimatedDepth(SourceWrapper):
 
     def episode(self, index: int) -> EstimatedEpisode:
         """Any episode. Raises CheckpointError, naming the file, for damaged data."""
-        episode, end = self.source.episode(index), int(self.ends[index])
-        return EstimatedEpisode(episode, self._estimates, end - len(episode.actions))
+        episode, first = self.source.episode(index), self.first_row(index)
+        views = {
+            name: EstimatedView(view, self._files[self.others[name]], first)
+            for name, view in episode.other_views.items()
+        }
+        return EstimatedEpisode(episode, EstimatedView(episode, self._files[self.path], first), views)
+
+    def first_row(self, index: int) -> int:
+        """Of an episode."""
+        return int(self.ends[index - 1]) if index else 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the array in the file."""
+        """Of the array in each file."""
         return max(int(self.ends[-1]), 1), self.size, self.size
 
     @cached_property
-    def _estimates(self) -> RowFile:
-        return RowFile(self.path, self.shape, np.float16)
+    def _files(self) -> dict[Path, RowFile]:
+        return {path: RowFile(path, self.shape, np.float16) for path in (self.path, *self.others.values())}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return EstimatedDepth, (self.source, self.ends, self.path, self.size)
+        return EstimatedDepth, (self.source, self.ends, self.path, self.size, self.others)
 
 
 def with_estimated_depth(
@@ -76,27 +118,53 @@ def with_estimated_depth(
     cache: Path,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> EstimatedDepth:
-    """The depth of every frame, on the model's device; the frames have the size of the model's images.
+    """The depth of every frame of the model's cameras, on its device; the frames have the size of its images.
 
     lengths: (E,) steps of each episode, 0 for those that cannot be read. cache: folder of finished estimates.
     progress: told the number of frames after each batch. Raises CheckpointError where the disk has no room.
     """
-    # The file's name tells the frames and the estimator's weights, so neither can change unnoticed.
+    # The files' names tell the frames and the estimator's weights, so neither can change unnoticed.
     digest = hashlib.sha256(f"{_FORMAT} {source.fingerprint}".encode())
     for name, tensor in model.vision_zoe_model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    path = cache / f"{digest.hexdigest()[:24]}.npy"
-    found = EstimatedDepth(source, np.cumsum(lengths), path, model.config.image_size)
-    if not found.path.is_file():
-        with writing_rows(found.path, found.shape, np.float16) as estimates:
-            for index in np.flatnonzero(lengths).tolist():
-                episode, first = source.episode(index), int(found.ends[index] - lengths[index])
-                for start in range(0, int(lengths[index]), ESTIMATE_BATCH):
-                    steps = range(start, min(start + ESTIMATE_BATCH, int(lengths[index])))
-                    pixels = torch.from_numpy(episode.images(steps)).permute(0, 3, 1, 2)
-                    with torch.no_grad():
-                        depth = model.vision_zoe_model.estimate(pixels.to(model.device).float() / 255)
-                    estimates[first + steps.start : first + steps.stop] = depth.cpu().numpy()
-                    progress(len(steps))
+    stem = digest.hexdigest()[:24]
+    others = {
+        name: cache / f"{stem}_{hashlib.sha256(name.encode()).hexdigest()[:8]}.npy"
+        for name in model.config.cameras[1:]
+    }
+    found = EstimatedDepth(source, np.cumsum(lengths), cache / f"{stem}.npy", model.config.image_size, others)
+    for camera, path in ((None, found.path), *others.items()):
+        if not path.is_file():
+            with writing_rows(path, found.shape, np.float16) as estimates:
+                for index in np.flatnonzero(lengths).tolist():
+                    episode = source.episode(index)
+                    view = episode if camera is None else episode.other_views.get(camera)
+                    if view is not None:
+                        _estimate(
+                            view,
+                            range(int(lengths[index])),
+                            found.first_row(index),
+                            model,
+                            estimates,
+                            progress,
+                        )
     return found
+
+
+def _estimate(
+    view: EpisodeView,
+    steps: range,
+    first: int,
+    model: SpatialVLA,
+    estimates: RowWriter,
+    progress: Callable[[int], None],
+) -> None:
+    """Of all steps of an episode, whose first row is `first`."""
+    for start in range(0, len(steps), ESTIMATE_BATCH):
+        part = steps[start : start + ESTIMATE_BATCH]
+        pixels = torch.from_numpy(view.images(part)).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            depth = model.vision_zoe_model.estimate(pixels.to(model.device).float() / 255)
+        estimates[first + part.start : first + part.stop] = depth.cpu().numpy()
+        progress(len(part))

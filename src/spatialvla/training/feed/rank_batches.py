@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from spatialvla.common.cache_folder import cache_folder
-from spatialvla.data.batches import ReadOptions, evaluation_batches, training_batches
+from spatialvla.data.batches import evaluation_batches, training_batches
 from spatialvla.data.episodes import EpisodeSource
 from spatialvla.data.loaded_batch import LoadedBatch
+from spatialvla.data.samples import ReadOptions
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
@@ -48,6 +49,8 @@ class Feed:
             other,
             mix if estimated else 0.0,
             model.config.needs_extrinsics,
+            model.config.cameras[1:],
+            model.config.state_size > 0,
         )
 
     def training(self, first_step: int, batch_size: int | None = None) -> Iterator[LoadedBatch]:
@@ -86,7 +89,7 @@ def _with_estimated_depth(
     mixture: TrainingMixture, model: SpatialVLA, config: TrainConfig, world: World, progress: Progress
 ) -> tuple[EpisodeSource, ...]:
     cache = (config.cache or cache_folder()) / "depth"
-    frames = sum(int(found.lengths.sum()) for found in mixture.surveys)
+    frames = sum(int(found.lengths.sum()) for found in mixture.surveys) * len(model.config.cameras)
     with progress.counting("depth of every frame", frames) as told:
         return world.on_main_first(
             lambda: tuple(

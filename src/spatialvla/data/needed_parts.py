@@ -1,0 +1,124 @@
+"""Which of a dataset's cameras, and whether its state, a run reads; and whether its datasets have what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, EpisodeWrapper, SourceWrapper
+from spatialvla.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True)
+class NeededParts(SourceWrapper):
+    """A dataset as if it had no other parts than a run reads.
+
+    cameras: names of those beside the first; None keeps all. state: whether the arm's state is read.
+    """
+
+    cameras: Collection[str] | None = None
+    state: bool = True
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the numbers of the states are; empty where they are not read."""
+        return self.source.state_names if self.state else ()
+
+    def episode(self, index: int) -> Episode:
+        """Any episode. Raises CheckpointError, naming the file, for damaged data."""
+        return _Part(self.source.episode(index), self.cameras, self.state)
+
+
+@dataclass(frozen=True)
+class _Part(EpisodeWrapper):
+    cameras: Collection[str] | None
+    has_state: bool
+
+    @property
+    def other_views(self) -> Mapping[str, EpisodeView]:
+        """Of the cameras that are read."""
+        views = self.episode.other_views
+        return (
+            views if self.cameras is None else {name: views[name] for name in views if name in self.cameras}
+        )
+
+    @property
+    def state(self) -> np.ndarray | None:
+        """(T, S) how the arm stands, where that is read."""
+        return self.episode.state if self.has_state else None
+
+
+def check_parts(
+    sources: Sequence[EpisodeSource],
+    cameras: Sequence[str],
+    state_size: int = 0,
+    extrinsics: bool = False,
+) -> None:
+    """Raises InputError, naming dataset and line, where datasets lack what a run needs of them.
+
+    By each dataset's first episode with steps. cameras: names of the model's, the first one's first; each of the others
+    has to be in some dataset, with its intrinsics. state_size: the model's numbers; those of each dataset that has a
+    state have to be as many, and some dataset has to have one; 0 asks for none. extrinsics: whether each camera's
+    place has to be known.
+    """
+    first, *others = cameras
+    found: set[str] = set()
+    for source in sources:
+        episode = _first_episode(source)
+        if episode is None:
+            continue
+        views = {
+            first: episode,
+            **{name: view for name, view in episode.other_views.items() if name in others},
+        }
+        found |= views.keys()
+        for name, view in views.items():
+            if name != first and view.camera is None:
+                raise InputError(
+                    f"{source.key} does not tell the intrinsics of its camera '{name}'; give a mapping with the line "
+                    f"'cameras: {{{name}: {{intrinsics: …}}}}' or 'calibration: …', or train without it (--cameras)."
+                )
+            if extrinsics and view.extrinsics is None:
+                raise InputError(unplaced(source.key, name, name == first))
+        if state_size and source.state_names and len(source.state_names) != state_size:
+            raise InputError(
+                f"The state of {source.key} has {len(source.state_names)} numbers ({', '.join(source.state_names)}), "
+                f"and the policy takes {state_size}; choose them with a mapping's line 'state: {{feature: …, "
+                "indices: [...]}'."
+            )
+    keys = ", ".join(source.key for source in sources)
+    for name in others:
+        if name not in found:
+            raise InputError(
+                f"None of the datasets has the camera '{name}' ({keys}); name its feature with a mapping's line "
+                f"'cameras: {{{name}: …}}', or train without it (--cameras)."
+            )
+    if state_size and not any(source.state_names for source in sources):
+        raise InputError(
+            f"None of the datasets has the arm's state ({keys}); name its features with a mapping's line "
+            "'state: {feature: …}', or train without it."
+        )
+
+
+def unplaced(key: str, camera: str, is_first: bool) -> str:
+    """That a dataset does not tell where a camera stands, and what to do, in a sentence."""
+    line = "extrinsics: …" if is_first else f"cameras: {{{camera}: {{extrinsics: …}}}}"
+    return (
+        f"{key} does not tell where its camera{'' if is_first else f' {camera!r}'} stands, which Ego3D in the robot's "
+        f"frame has to know; give a mapping with the line '{line}' or 'calibration: …', or train with the camera's "
+        "frame (--ego3d-frame camera)."
+    )
+
+
+def _first_episode(source: EpisodeSource) -> Episode | None:
+    """The first one with steps that can be read; None where there is none, which the survey will say."""
+    for index in range(len(source)):
+        try:
+            episode = source.episode(index)
+        except CheckpointError:
+            continue
+        if len(episode.actions):
+            return episode
+    return None
