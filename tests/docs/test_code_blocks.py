@@ -43,7 +43,7 @@ YAML_READERS = {
 NOT_CODE = {"text", "mermaid", "bibtex"}
 SKIPPED = {"needs a certificate": 1}
 PARSED_ALONE = {
-    "takes minutes in the simulator": 14,
+    "takes minutes in the simulator": 15,
     "takes minutes": 1,
     "takes hours": 1,
     "serves until it is stopped": 5,

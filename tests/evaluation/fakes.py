@@ -50,6 +50,7 @@ class FakeBenchmark:
     played: Path | None = None
 
     takes = UNKNOWN
+    left_out = ()
 
     def instructions(self, suite: str) -> list[str]:
         if suite != "fake":

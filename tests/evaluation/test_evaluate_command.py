@@ -25,7 +25,7 @@ def evaluate(tmp_path, monkeypatch):
     """Runs the verb on the fake benchmark with the tiny checkpoint."""
 
     def run(benchmark: FakeBenchmark, *arguments: str) -> Path:
-        monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units: benchmark)
+        monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units, inputs: benchmark)
         common = ["--policy", str(CHECKPOINT), "--dataset", "bridge_orig/1.0.0", "--out", str(tmp_path)]
         main(
             ["evaluate", *common, "--suite", "fake", "--workers", "1", "--episodes-per-task", "1", *arguments]
@@ -94,7 +94,7 @@ def test_a_policy_whose_actions_the_suite_does_not_take_is_refused(
 
 
 def test_unknown_units_are_played_only_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units: FakeBenchmark())
+    monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units, inputs: FakeBenchmark())
     folder = shutil.copytree(CHECKPOINT, tmp_path / "unsaid")
     file = folder / "processor_config.json"
     unsaid = {"action_units": {"bridge_orig/1.0.0": None}}

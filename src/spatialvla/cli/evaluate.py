@@ -51,6 +51,9 @@ class Evaluate(Verb):
     depth: Literal["estimate", "simulator"] = "estimate"
     """Let the model estimate depth, or give it the simulator's."""
 
+    without: tuple[str, ...] = ()
+    """Cameras that the policy is to do without, by name, and state: what comes of it where they fail."""
+
     tolerance: int = 0
     """Cells by which a guess of a token may be off and still be taken; 0 changes no action."""
 
@@ -109,6 +112,7 @@ class Evaluate(Verb):
 
         from spatialvla.actions.fitting import check_fit
         from spatialvla.common.terminal import Terminal
+        from spatialvla.evaluation.benchmarks.protocol import Inputs
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.resume import results_file
@@ -126,7 +130,8 @@ class Evaluate(Verb):
         # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
         policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
-        benchmark = benchmark_for(self.suite, policy.processor.image_size, policy.units)
+        inputs = Inputs(policy.camera_names[1:], policy.state_names).without(self.without)
+        benchmark = benchmark_for(self.suite, policy.processor.image_size, policy.units, inputs)
         check_fit(
             policy.units,
             replace(benchmark.takes, control_hz=None) if self.other_rate else benchmark.takes,
@@ -137,6 +142,9 @@ class Evaluate(Verb):
         )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         Terminal(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
+        if benchmark.left_out:
+            told = f"{self.suite}: the policy plays without {' and '.join(benchmark.left_out)}, which the suite lacks"
+            Terminal(stderr=True).print(told, highlight=False, markup=False)
         try:
             results = evaluate(
                 policy,

@@ -203,13 +203,15 @@ def _rollout(suite: str, episodes: int) -> Rollout:
 
     def play(folder: Path, out: Path) -> Mapping[str, float]:
         from spatialvla.actions.fitting import check_fit
+        from spatialvla.evaluation.benchmarks.protocol import Inputs
         from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.runner import evaluate
         from spatialvla.evaluation.results.provenance import settings_of
         from spatialvla.policy import Policy
 
         policy = Policy.from_pretrained(folder)
-        benchmark = benchmark_for(suite, policy.processor.image_size, policy.units)
+        inputs = Inputs(policy.camera_names[1:], policy.state_names)
+        benchmark = benchmark_for(suite, policy.processor.image_size, policy.units, inputs)
         check_fit(policy.units, benchmark.takes, suite, unknown_units=True)
         results = evaluate(
             policy,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,10 +11,11 @@ import numpy as np
 
 from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Conventions, Inputs
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
 from spatialvla.simulation.libero.tasks import Task, tasks
-from spatialvla.types import Observation
+from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
+from spatialvla.types import CameraImage, Observation
 
 # Steps after settling, as the LIBERO evaluations since OpenVLA count them: the longest human demonstration of
 # the suite, rounded up. A suite derived from another one (libero_spatial_with_mug) has that one's limit.
@@ -27,6 +30,10 @@ _OTHER_TIME_LIMIT = 520
 
 CAMERA = "agentview"
 
+_STATE_SIZE = 8
+_OTHER_STATES = re.compile(r"roll|pitch|yaw|q[xyzw]|joint|pad")
+"""In the names of states with another meaning, such as Euler angles, quaternions or joints."""
+
 
 def time_limit(suite: str) -> int:
     """How many steps an episode of this suite may take after settling."""
@@ -39,14 +46,37 @@ class LiberoBenchmark:
     """Every suite of the installed LIBERO, with stored start states and stock rendering.
 
     image_size: side of the rendered image in pixels; 128 and 256 are what LIBERO's datasets have.
+    inputs: what the policy takes beside its first camera, which is the scene's own. A camera whose name has `wrist`
+    or `eye_in_hand` in it is the one on the hand.
     """
 
     image_size: int = 128
+    inputs: Inputs = FIRST_CAMERA_ALONE
 
     @classmethod
-    def for_policy(cls, image_size: int, units: ActionUnits) -> Self:
+    def for_policy(cls, image_size: int, units: ActionUnits, inputs: Inputs) -> Self:
         """Pictures of the datasets' size that is nearest above the policy's."""
-        return cls(128 if image_size <= 128 else 256)
+        return cls(128 if image_size <= 128 else 256, inputs)
+
+    @property
+    def others(self) -> dict[str, str]:
+        """The policy's further cameras that there are -> what the simulator calls them."""
+        wrists = [name for name in self.inputs.cameras if "wrist" in name or "eye_in_hand" in name]
+        return dict.fromkeys(wrists[:1], WRIST_CAMERA)
+
+    @property
+    def gives_state(self) -> bool:
+        """Whether the policy takes the state that LIBERO's datasets have, as far as its names tell."""
+        names = self.inputs.state_names
+        return len(names) == _STATE_SIZE and not any(_OTHER_STATES.search(name.lower()) for name in names)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Cameras that LIBERO has not, and a state of another layout."""
+        cameras = [f"the camera {name!r}" for name in self.inputs.cameras if name not in self.others]
+        names = self.inputs.state_names
+        state = [f"the arm's state ({', '.join(names)})"] if names and not self.gives_state else []
+        return (*cameras, *state)
 
     @property
     def takes(self) -> ActionUnits:
@@ -59,9 +89,10 @@ class LiberoBenchmark:
 
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite, as LIBERO evaluations since OpenVLA have them."""
+        others = "".join(f"; {name}: {camera}" for name, camera in self.others.items())
         return Conventions(
             time_limit=time_limit(suite),
-            camera=CAMERA,
+            camera=f"{CAMERA}{others}",
             image_size=self.image_size,
             image="RGB as rendered, rotated by 180 degrees; intrinsics are those of the rotated image",
             rendering="stock: shadows and reflections as LIBERO ships them",
@@ -76,11 +107,14 @@ class LiberoBenchmark:
             "no quaternion is involved",
             crop="none: all of the rendered image is resized to the model's",
             seeds="fixtures are placed with a seed drawn from the start state; nothing else is random",
+            state="gripper position (m) and rotation vector in the world's frame, two finger joints (m)"
+            if self.gives_state
+            else "",
         )
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoTask:
         """Builds the environment of one task, which takes some ten seconds."""
-        return LiberoTask(tasks(suite)[task], conventions)
+        return LiberoTask(tasks(suite)[task], conventions, self)
 
 
 def stock_environment(task: Task, image_size: int) -> LiberoEnv:
@@ -91,6 +125,7 @@ def stock_environment(task: Task, image_size: int) -> LiberoEnv:
 class LiberoTask:
     """One task of LIBERO, built once and played many times.
 
+    benchmark: says what the policy is given.
     start_states: how many of the stored start states are played, from the first on; all unless given.
     env: the task's environment, as `stock_environment` builds it, where there is one already.
     """
@@ -101,12 +136,15 @@ class LiberoTask:
         self,
         task: Task,
         conventions: Conventions,
+        benchmark: LiberoBenchmark,
         start_states: int | None = None,
         env: LiberoEnv | None = None,
     ) -> None:
         self._task = task
         self._states = task.start_states()[:start_states]
         self._settle_steps = conventions.settle_steps
+        self._others: Mapping[str, str] = benchmark.others
+        self._gives_state = benchmark.gives_state
         self._env = env or stock_environment(task, conventions.image_size)
 
     def start(self, start_state: int) -> None:
@@ -124,10 +162,27 @@ class LiberoTask:
         return self._env.step(action)
 
     def observe(self, depth: bool) -> Observation:
-        """The camera's picture, upright and mirrored, its intrinsics and place and, if asked for, depth in meters."""
-        image, meters = self._env.render_rgbd() if depth else (self._env.render(), None)
+        """What each camera of the policy's sees, with depth in meters if asked for, and how the arm stands."""
+        first, others = self._seen(depth), {}
+        for name, camera in self._others.items():
+            with self._env.looking_through(camera):
+                others[name] = self._seen(depth)
+        return Observation(
+            first.image,
+            self._task.language,
+            first.intrinsics,
+            first.depth,
+            first.extrinsics,
+            first.mirrored,
+            images=others,
+            state=self._env.proprioception() if self._gives_state else None,
+        )
+
+    def _seen(self, depth: bool) -> CameraImage:
+        """The picture of the environment's present camera, upright and mirrored, its intrinsics and place."""
         env = self._env
-        return Observation(image, self._task.language, env.intrinsics, meters, env.extrinsics, mirrored=True)
+        image, meters = env.render_rgbd() if depth else (env.render(), None)
+        return CameraImage(image, env.intrinsics, meters, env.extrinsics, mirrored=True)
 
     def close(self) -> None:
         """Gives the renderer back."""

@@ -28,9 +28,12 @@ class LiberoPlusBenchmark(LiberoBenchmark):
 
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite that is changed."""
+        usual = super().conventions(base_suite(suite))
         rules = replace(
-            super().conventions(base_suite(suite)),
-            camera=f"{CAMERA}, moved where the task's name in LIBERO-plus says so",
+            usual,
+            camera=usual.camera.replace(
+                CAMERA, f"{CAMERA}, moved where the task's name in LIBERO-plus says so", 1
+            ),
             start_states="the only episode of a task starts from the benchmark's stored start state 0",
         )
         if not suite.startswith("libero_plus_noise_"):
@@ -44,16 +47,16 @@ class LiberoPlusBenchmark(LiberoBenchmark):
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoPlusTask:
         """Builds the environment of one task, which takes some ten seconds, or takes that of the last one."""
-        return LiberoPlusTask(variations(suite)[task], conventions)
+        return LiberoPlusTask(variations(suite)[task], conventions, self)
 
 
 class LiberoPlusTask(LiberoTask):
     """One task of LIBERO-plus, with one start state."""
 
-    def __init__(self, variation: Variation, conventions: Conventions) -> None:
+    def __init__(self, variation: Variation, conventions: Conventions, benchmark: LiberoBenchmark) -> None:
         self._scene = variation.task.bddl, conventions.image_size
         env = _taken(self._scene) or stock_environment(variation.task, conventions.image_size)
-        super().__init__(variation.task, conventions, start_states=1, env=env)
+        super().__init__(variation.task, conventions, benchmark, start_states=1, env=env)
         self._camera, self._is_as_it_was = ExitStack(), not variation.arm_start
         if variation.camera != UNMOVED:
             moved = variation.camera.applied(mirror_extrinsics(env.camera_pose))
@@ -68,7 +71,7 @@ class LiberoPlusTask(LiberoTask):
         super().start(start_state)
 
     def observe(self, depth: bool) -> Observation:
-        """As `LiberoTask.observe`, with noise in the picture, but not in the depth, where the task has it."""
+        """As `LiberoTask.observe`, with noise in the first camera's picture, not its depth, where the task has it."""
         seen = super().observe(depth)
         if not self._noise:
             return seen

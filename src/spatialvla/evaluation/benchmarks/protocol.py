@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from spatialvla.actions.units import ActionUnits
+from spatialvla.errors import InputError
 from spatialvla.types import Observation
 
 DepthOrigin = Literal["estimate", "simulator"]
 """Where the policy's depth comes from: its own estimate, or the simulator's true one."""
 DEPTH_ORIGINS = get_args(DepthOrigin)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a policy takes beside what its first camera sees.
+
+    cameras: names of the further ones. state_names: what the numbers of the arm's state are, () where it takes none.
+    """
+
+    cameras: tuple[str, ...] = ()
+    state_names: tuple[str, ...] = ()
+
+    def without(self, names: Collection[str]) -> Inputs:
+        """Without some of the cameras, or without `state`. Raises InputError for what is not among them."""
+        known = (*self.cameras, *(["state"] if self.state_names else []))
+        if unknown := sorted(set(names) - set(known)):
+            raise InputError(
+                f"The policy takes no {unknown[0]!r} that it could play without; it takes "
+                f"{', '.join(known) or 'its first camera alone'}."
+            )
+        cameras = tuple(name for name in self.cameras if name not in names)
+        return Inputs(cameras, () if "state" in names else self.state_names)
+
+
+FIRST_CAMERA_ALONE = Inputs()
 
 
 @dataclass(frozen=True)
@@ -27,7 +54,7 @@ class Conventions:
     ends.
     partial: what counts as partial success, where the benchmark knows one.
     rotation, crop, seeds: how rotations are written, what part of the image the policy sees, and what is
-    drawn at random; empty where a file does not say.
+    drawn at random; empty where a file does not say. state: what is told of the arm; empty where nothing is.
 
     The sentences are stored with results and compared when an evaluation goes on. Do not reword them: results
     that are there already would no longer fit.
@@ -50,6 +77,7 @@ class Conventions:
     rotation: str = ""
     crop: str = ""
     seeds: str = ""
+    state: str = ""
 
     def limit(self, task: int) -> int:
         """The time limit of one task."""
@@ -82,6 +110,10 @@ class Benchmark(Protocol):
     @property
     def takes(self) -> ActionUnits:
         """The units of the actions that its environments' `step` takes."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the policy takes and its environments cannot give, in words: it plays without."""
 
     def instructions(self, suite: str) -> list[str]:
         """Each task's instruction, by task number; InputError for an unknown suite."""

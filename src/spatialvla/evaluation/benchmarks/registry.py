@@ -10,17 +10,17 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks import simpler
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
-from spatialvla.evaluation.benchmarks.protocol import Benchmark
+from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Benchmark, Inputs
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.simulation.libero import plus
 
-BENCHMARKS: dict[str, Callable[[int, ActionUnits], Benchmark]] = {
+BENCHMARKS: dict[str, Callable[[int, ActionUnits, Inputs], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,
     "libero_plus": LiberoPlusBenchmark.for_policy,
     "simpler": SimplerBenchmark.for_policy,
 }
-"""Name -> how the benchmark is made for a policy, from its image size in pixels and its actions' units.
+"""Name -> how the benchmark is made for a policy: from its image size in pixels, its actions' units, its inputs.
 
 The names of a benchmark's suites begin with its own. A new benchmark is one line here, one adapter beside
 this file and one test."""
@@ -42,17 +42,20 @@ def episodes_for(suite: str) -> int:
     return 1 if _name(suite) == "libero_plus" else 10
 
 
-def benchmark_for(suite: str, image_size: int, units: ActionUnits = UNKNOWN) -> Benchmark:
+def benchmark_for(
+    suite: str, image_size: int, units: ActionUnits = UNKNOWN, inputs: Inputs = FIRST_CAMERA_ALONE
+) -> Benchmark:
     """The benchmark that has this suite, made for a policy.
 
-    image_size: side of the policy's image, pixels. units: of the policy's actions.
+    image_size: side of the policy's image, pixels. units: of the policy's actions. inputs: what it takes beside its
+    first camera.
     Raises InputError where no benchmark's name begins the suite's.
     """
     name = _name(suite)
     if name not in BENCHMARKS:
         known = [*TIME_LIMITS, *simpler.SUITES, *plus.SUITES]
         raise InputError(f"No benchmark has a suite {suite!r}; {did_you_mean(suite, known)}")
-    return BENCHMARKS[name](image_size, units)
+    return BENCHMARKS[name](image_size, units, inputs)
 
 
 def check_suite(suite: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Conventions, Inputs
 from spatialvla.geometry.rotations import euler, matrices
 from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, START_STATES, TASKS, WidowXEnv
 from spatialvla.types import Observation
@@ -25,14 +25,23 @@ class SimplerBenchmark:
     """The four WidowX tasks of SimplerEnv (Li et al. 2024, arXiv 2405.05941) in ManiSkill 3, visual matching.
 
     units: of the policy's actions; lengths and angles are scaled, and rotation vectors turned into angles.
+    inputs: what it takes beside its first camera, of which there is nothing here.
     """
 
     units: ActionUnits = IN_METERS
+    inputs: Inputs = FIRST_CAMERA_ALONE
 
     @classmethod
-    def for_policy(cls, image_size: int, units: ActionUnits) -> SimplerBenchmark:
-        """What the policy does not say is taken to be as the controller has it."""
-        return cls(replace(units.filled(IN_METERS), frame="base", gripper=STANDARD_GRIPPER, control_hz=None))
+    def for_policy(cls, image_size: int, units: ActionUnits, inputs: Inputs) -> SimplerBenchmark:
+        """What the policy does not say of its actions is taken to be as the controller has it."""
+        filled = units.filled(IN_METERS)
+        return cls(replace(filled, frame="base", gripper=STANDARD_GRIPPER, control_hz=None), inputs)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """All but the first camera: SimplerEnv shows one picture, and tells no state."""
+        state = ("the arm's state",) if self.inputs.state_names else ()
+        return (*(f"the camera {name!r}" for name in self.inputs.cameras), *state)
 
     @property
     def takes(self) -> ActionUnits:

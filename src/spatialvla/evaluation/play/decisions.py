@@ -11,7 +11,10 @@ import numpy as np
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
 from spatialvla.evaluation.results.plan import EpisodeId
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.types import ActionChunk, CameraImage, Observation
+
+_CAMERAS = "cameras"
+"""Arrays of further cameras are called `<number>.cameras/<camera>/<part>` in a file."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,22 @@ def _save(path: Path, decisions: Iterable[KeptDecision]) -> None:
         seen, chunk = decision.observation, decision.chunk
         parts = {
             "step": decision.step,
-            "image": seen.image,
             "instruction": seen.instruction,
-            "intrinsics": seen.intrinsics,
-            "depth": seen.depth,
-            "extrinsics": seen.extrinsics,
-            "mirrored": seen.mirrored,
+            "state": seen.state,
             "actions": chunk.actions,
             "tokens": chunk.tokens,
+            **_parts(seen),
         }
+        for name, camera in seen.images.items():
+            parts |= {f"{_CAMERAS}/{name}/{part}": value for part, value in _parts(camera).items()}
         arrays |= {f"{number}.{name}": np.asarray(part) for name, part in parts.items() if part is not None}
     with replacing(path) as partial:
         write_arrays(partial, arrays, compress=True)
+
+
+def _parts(seen: Observation | CameraImage) -> dict[str, object]:
+    """What one camera saw, by the names of the fields."""
+    return {part: getattr(seen, part) for part in CameraImage.__dataclass_fields__}
 
 
 def _load(path: Path) -> tuple[KeptDecision, ...]:
@@ -98,14 +105,26 @@ def _load(path: Path) -> tuple[KeptDecision, ...]:
     try:
         arrays = read_arrays(path)
         for number in range(len({name.split(".")[0] for name in arrays})):
-            K, depth, pose = (
-                arrays.get(f"{number}.{name}") for name in ("intrinsics", "depth", "extrinsics")
-            )
             instruction, step = str(arrays[f"{number}.instruction"]), int(arrays[f"{number}.step"])
-            mirrored = bool(arrays.get(f"{number}.mirrored", False))
-            seen = Observation(arrays[f"{number}.image"], instruction, K, depth, pose, mirrored)
+            first, cameras = _camera(arrays, f"{number}."), f"{number}.{_CAMERAS}/"
+            names = dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith(cameras))
+            seen = Observation(
+                first.image,
+                instruction,
+                first.intrinsics,
+                first.depth,
+                first.extrinsics,
+                first.mirrored,
+                {name: _camera(arrays, f"{cameras}{name}/") for name in names},
+                arrays.get(f"{number}.state"),
+            )
             chunk = ActionChunk(arrays[f"{number}.actions"], arrays[f"{number}.tokens"])
             decisions.append(KeptDecision(step, seen, chunk))
     except (ValueError, KeyError, TypeError):
         return ()
     return tuple(decisions)
+
+
+def _camera(arrays: Mapping[str, np.ndarray], prefix: str) -> CameraImage:
+    K, depth, pose = (arrays.get(f"{prefix}{name}") for name in ("intrinsics", "depth", "extrinsics"))
+    return CameraImage(arrays[f"{prefix}image"], K, depth, pose, bool(arrays.get(f"{prefix}mirrored", False)))

@@ -115,7 +115,7 @@ def _play_episode(
     step, success, frames, moved = 0, False, [], False
     while step < limit and not (success and ends_on_success):
         observation = environment.observe(setup.depth)
-        frames.append((step, np.asarray(observation.image)))
+        frames.append((step, _shown(observation)))
         connection.send(Decide(observation, start_state, step))
         for action in connection.recv()[: limit - step]:
             success = bool(environment.step(action))
@@ -133,10 +133,19 @@ def _play_episode(
         )
     video = None
     if setup.videos is not None:
-        frames.append((step, np.asarray(environment.observe(depth=False).image)))
+        frames.append((step, _shown(environment.observe(depth=False))))
         video = video_name(EpisodeId(task, start_state))
         write_video(setup.videos / video, frames, setup.conventions.control_hz)
         video = f"{setup.videos.name}/{video}"
     seconds = round(time.monotonic() - began, 3)
     partial = None if environment.partial is None else bool(environment.partial)
     return EpisodeResult(task, start_state, success, step, seconds, video, partial)
+
+
+def _shown(observation: Observation) -> np.ndarray:
+    """(H, W, 3) what all cameras see, side by side, the first one at the left."""
+    pictures = [
+        np.asarray(observation.image),
+        *(np.asarray(seen.image) for seen in observation.images.values()),
+    ]
+    return np.concatenate(pictures, axis=1)

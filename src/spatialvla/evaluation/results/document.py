@@ -129,6 +129,8 @@ class Results:
             ],
             "episodes": [asdict(episode) for episode in self.episodes],
         }
+        if not self.conventions.state:  # as files of policies without one always were
+            del document["conventions"]["state"]
         return {name: value for name, value in document.items() if value or name not in _HOW_IT_WAS_ASKED}
 
     @classmethod
