@@ -57,22 +57,33 @@ for kind in (ClientMapping, FeatureMapping):
         print(f"{type(error).__name__}: {error}")
 """
 
-MESSAGE = """
+INTERFACE = """
+from types import SimpleNamespace
+from spatialvla.actions.units import UNKNOWN
+from spatialvla.serving.engine.client_interface import ClientInterface
+from spatialvla.serving.engine.client_mapping import CameraKeys, ClientMapping, GripperKeys
+from spatialvla.serving.guard.limits import Limits
+camera = CameraKeys("image", depth="depth", intrinsics="intrinsics")
+gripper = GripperKeys("state", (0, 1, 2))
+mapping = ClientMapping("test", camera, "prompt", state=("state",), gripper=gripper)
+policy = SimpleNamespace(camera_names=("image",), state_names=("x", "y", "z"), needs_extrinsics=False)
+service = SimpleNamespace(policy=policy, limits=Limits(), units=UNKNOWN, calibration=None, require_all=False)
+interface = ClientInterface(mapping, service)
+"""
+
+MESSAGE = f"""
 import sys
-from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla_client.codec import unpack
-mapping = ClientMapping(
-    "test", "image", "prompt", depth="depth", intrinsics="intrinsics", state="state", position=(0, 1, 2)
-)
+{INTERFACE}
 data = open(sys.argv[1], "rb").read()
 bound(64)
 try:
     message = unpack(data)
-    mapping.observation(message)
-    mapping.gripper_position(message)
+    interface.observation(message)
+    interface.gripper_position(message)
     print("read")
 except Exception as error:
-    print(f"{type(error).__name__}: {error}")
+    print(f"{{type(error).__name__}}: {{error}}")
 """
 
 TABLE = """
@@ -215,12 +226,12 @@ HARNESS = """
 import sys
 from pathlib import Path
 from spatialvla.errors import InputError
-from spatialvla.serving.vla_eval.conventions import BENCHMARKS
+from spatialvla.serving.vla_eval.conventions import BENCHMARKS, PolicyNeeds
 from spatialvla.serving.vla_eval.messages import read
 data = Path(sys.argv[1]).read_bytes()
 bound(64)
 try:
-    BENCHMARKS["libero"].observation(read(data).payload, own_camera=False)
+    BENCHMARKS["libero"].observation(read(data).payload, PolicyNeeds("image"))
 except InputError as error:
     print(f"InputError: {error}")
 """
@@ -235,11 +246,16 @@ def test_a_picture_of_the_harness_is_no_list_of_text(tmp_path: Path) -> None:
 
 
 def test_lists_of_numbers_are_read() -> None:
-    mapping = ClientMapping("test", "image", "prompt", state="state", position=(0, 1, 2))
-    assert mapping.gripper_position({"state": [1, 2.5, np.float32(3)]}).tolist() == [1, 2.5, 3]
+    named: dict = {}
+    exec(INTERFACE, named)
+    interface, seen = named["interface"], {"image": np.zeros((4, 4, 3), np.uint8), "prompt": "pick"}
+    for numbers in ([1, 2.5, np.float32(3)], np.array([1, 2.5, 3])):
+        assert interface.gripper_position({"state": numbers}).tolist() == [1, 2.5, 3]
+        assert interface.observation({**seen, "state": numbers}).state.tolist() == [1, 2.5, 3]
     for wrong in ([True, 1, 2], [[1], [1, 2]], [1, [2]], ["1", 2, 3], [], [None] * 3):
-        with pytest.raises(InputError, match="'state' must be an array of numbers"):
-            mapping.gripper_position({"state": wrong})
+        for read in (interface.gripper_position, interface.observation):
+            with pytest.raises(InputError, match="'state' must be an array of numbers"):
+                read({**seen, "state": wrong})
 
 
 def test_path_templates_cannot_be_wider_than_a_name(tmp_path: Path) -> None:

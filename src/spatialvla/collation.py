@@ -28,11 +28,6 @@ class Prepared:
     committed: Int[np.ndarray, "P 3"]
     state: Float[np.ndarray, " S"] | None = None
 
-    @property
-    def measures_depth(self) -> bool:
-        """Whether a sensor measured the depth of one of the images."""
-        return any(view is not None and view.depth is not None for view in self.views)
-
 
 @dataclass(frozen=True)
 class SlotIds:

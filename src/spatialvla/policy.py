@@ -85,7 +85,7 @@ class Policy:
         self.tolerance = tolerance
         self.depth_every = depth_every
         self._executor = self.new_executor()
-        self._picture = FrozenPicture(measured=False)
+        self._pictures = FrozenPicture(measured=False)
         self._told = np.zeros(3)
 
     @classmethod
@@ -272,8 +272,8 @@ class Policy:
         camera may have stopped.
         """
         (chunk,) = self.decide([observation], [self._executor])
-        if self.units.meters is not None and observation.image is not None:
-            self._picture.check(observation.image, self._told * self.units.meters)
+        if self.units.meters is not None:
+            self._pictures.check(observation.cameras(self.camera_names[0]), self._told * self.units.meters)
         actions = self._executor(chunk)
         self._told = self._told + actions[:, :3].sum(axis=0)
         return ActionChunk(actions, chunk.tokens[: len(actions)])
@@ -287,7 +287,7 @@ class Policy:
     def reset(self) -> None:
         """Starts a new episode: forgets the chunks and the depth of the last one."""
         self._executor.reset()
-        self._picture.reset()
+        self._pictures.reset()
 
     def _predict(self, rows: Sequence[Prepared], batch: Batch, drafts: Tokens) -> list[ActionChunk]:
         if len(batch) > MOST_DRAFTED and self.model.device.type == "cpu":

@@ -41,12 +41,12 @@ YAML_READERS = {
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}
-SKIPPED = {"needs a certificate": 1}
+SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 1}
 PARSED_ALONE = {
     "takes minutes in the simulator": 15,
     "takes minutes": 1,
     "takes hours": 1,
-    "serves until it is stopped": 5,
+    "serves until it is stopped": 6,
     "needs results of evaluations": 3,
     "needs SimplerEnv's scenes": 1,
     "needs pictures of a board": 1,

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.collation import Prepared
 from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
+from spatialvla.geometry.camera import View
 from spatialvla.processor import Processor
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.types import ActionChunk, CameraImage, Observation
 
 SIZE = 16
 PROCESSOR = replace(Processor.from_pretrained("nano"), image_size=SIZE)
+DATASET = next(iter(PROCESSOR.statistics))
 CHUNK = PROCESSOR.action_chunk_size
 TOKENS = np.array([start + 1 for start, _ in PROCESSOR.grid.ranges])
 """(3,) of each step that the policy answers."""
@@ -27,7 +30,7 @@ TOKENS = np.array([start + 1 for start, _ in PROCESSOR.grid.ranges])
 class Seen(Prepared):
     """A prepared observation, and the instruction that it came with."""
 
-    instruction: str
+    instruction: str = ""
 
 
 def expected(observation: Observation) -> np.ndarray:
@@ -41,13 +44,30 @@ class FakePolicy:
     """Answers after `seconds`. Instructions work mischief: "nan", "not finite", "crash", "refuse",
     "batch crash".
 
+    cameras, state_size: of what it looks at. seen: the observations that it was asked about.
     batches, drafts, committed: of each batch its rows' instructions, their drafts and their committed steps.
     """
 
-    needs_extrinsics = False
-
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        seconds: float = 0.0,
+        *,
+        cameras: tuple[str, ...] = ("image",),
+        state_size: int = 0,
+        needs_extrinsics: bool = False,
+    ) -> None:
         self.seconds = seconds
+        self.camera_names, self.needs_extrinsics = cameras, needs_extrinsics
+        self.state_names = tuple(f"s{number}" for number in range(state_size))
+        self.seen: list[Observation] = []
+        statistics = StateStatistics(-np.ones(state_size), np.ones(state_size)) if state_size else None
+        self._processor = replace(
+            PROCESSOR,
+            camera_names=cameras,
+            state_names=self.state_names,
+            state_statistics={DATASET: statistics} if statistics else {},
+            other_cameras=dict.fromkeys(cameras[1:], PROCESSOR.cameras),
+        )
         self.execution = Execution()
         self.batches: list[list[str]] = []
         self.drafts: list[list[np.ndarray | None]] = []
@@ -58,11 +78,15 @@ class FakePolicy:
 
     def prepare(self, observation: Observation, committed: np.ndarray | None = None) -> Seen:
         """Checked as by a real policy, with pictures of SIZE pixels."""
-        prepared = PROCESSOR.prepare(
+        self.seen.append(observation)
+        prepared = self._processor.prepare(
             observation.image,
             observation.instruction,
+            DATASET,
             intrinsics=observation.intrinsics,
             depth=observation.depth,
+            other_views={name: _view(name, seen) for name, seen in observation.images.items()},
+            state=observation.state,
             committed=committed,
         )
         return Seen(**vars(prepared), instruction=observation.instruction)
@@ -93,6 +117,13 @@ class FakePolicy:
     def new_executor(self) -> CountingExecutor:
         self.executors.append(CountingExecutor())
         return self.executors[-1]
+
+
+def _view(name: str, seen: CameraImage) -> View:
+    try:
+        return View.of(seen.image, seen.intrinsics, seen.depth)
+    except InputError as error:
+        raise InputError(f"Camera {name}: {error}") from None
 
 
 class CountingExecutor(Executor):

@@ -13,6 +13,7 @@ import numpy as np
 from fake_policy import CHUNK, SIZE, FakePolicy
 
 from spatialvla.actions.units import UNKNOWN, ActionUnits
+from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
@@ -47,6 +48,8 @@ def fake_service(
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
     units: ActionUnits = UNKNOWN,
+    calibration: RobotCalibration | None = None,
+    require_all: bool = False,
 ) -> Service:
     traffic = replace(traffic or TrafficLimits(), stop_notice=0.01)
     engine = Engine(policy, check=traffic.check, settings=settings)
@@ -61,6 +64,8 @@ def fake_service(
         units=units,
         access=access or Access(),
         traffic=traffic,
+        calibration=calibration,
+        require_all=require_all,
     )
 
 

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_policy import CHUNK, TOKENS, FakePolicy, expected
+from fake_policy import CHUNK, SIZE, TOKENS, FakePolicy, expected
+from running import picture
 
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
@@ -17,7 +19,7 @@ from spatialvla.serving.engine.requests import PolicyRequest
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.failures import Busy, DeadlineExceeded, Draining, InternalError, UnsafeAction
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.types import ActionChunk, CameraImage, Observation
 
 
 def observation(text: str, value: int = 0, depth: bool = False) -> Observation:
@@ -126,6 +128,34 @@ def test_requests_with_and_without_depth_do_not_share_a_batch(engine, policy):
     policy.gate.set()
     wait(futures, 5)
     assert policy.batches[1:] == [["0", "2"], ["1", "3"]]
+
+
+def test_rows_share_a_batch_with_those_of_the_same_cameras_and_sensors():
+    policy = FakePolicy(cameras=("image", "wrist"), state_size=2)
+    engine = Engine(policy)
+    engine.start()
+    depth = np.ones((SIZE, SIZE), np.float32)
+    wrist = CameraImage(picture(1))
+    both = {"wrist": wrist}
+    rows = [
+        Observation(picture(0), "alone", state=np.zeros(2)),
+        Observation(picture(0), "both", images=both, state=np.zeros(2)),
+        Observation(picture(0), "front depth", depth=depth, images=both),
+        Observation(picture(0), "wrist depth", images={"wrist": replace(wrist, depth=depth)}),
+        Observation(picture(0), "alone, no state"),
+        Observation(picture(0), "both, no state", images=both),
+    ]
+    futures = [hold(engine, policy)]
+    futures += [engine.submit(request(seen), client=Client(n)) for n, seen in enumerate(rows)]
+    policy.gate.set()
+    wait(futures, 5)
+    engine.drain(1)
+    assert policy.batches[1:] == [
+        ["alone", "alone, no state"],
+        ["both", "both, no state"],
+        ["front depth"],
+        ["wrist depth"],
+    ]
 
 
 def test_a_request_that_waited_too_long_is_not_run(engine, policy):

@@ -1,6 +1,7 @@
 """What we say of vla-eval's benchmarks, against the harness's own classes."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from spatialvla.serving.vla_eval.conventions import (
     SIMPLER_GOOGLE_ROBOT,
     SIMPLER_WIDOWX,
     HarnessBenchmark,
+    PolicyNeeds,
     benchmark_called,
 )
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS
 
+OWN = PolicyNeeds("image")
 each = pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
 
 
@@ -40,10 +43,10 @@ def test_the_benchmarks_constructor_takes_our_parameters(benchmark: HarnessBench
 
 @each
 def test_its_observation_becomes_ours_with_its_camera(benchmark: HarnessBenchmark) -> None:
-    seen = benchmark.observation(message(benchmark), own_camera=True)
+    seen = benchmark.observation(message(benchmark), OWN)
     assert seen.instruction == "pick it up"
     assert np.array_equal(seen.intrinsics, benchmark.camera.intrinsics)
-    assert benchmark.observation(message(benchmark), own_camera=False).intrinsics is None
+    assert benchmark.observation(message(benchmark), replace(OWN, own_cameras=False)).intrinsics is None
 
 
 @each
@@ -62,14 +65,14 @@ def test_what_is_missing_is_named(
     benchmark: HarnessBenchmark, changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        benchmark.observation(message(benchmark, **changes), own_camera=True)
+        benchmark.observation(message(benchmark, **changes), OWN)
 
 
 @each
 def test_a_picture_of_another_size_is_refused_for_its_intrinsics(benchmark: HarnessBenchmark) -> None:
     small = message(benchmark, images={benchmark.image: np.zeros((224, 224, 3), np.uint8)})
     with pytest.raises(InputError, match="intrinsics would not fit"):
-        benchmark.observation(small, own_camera=True)
+        benchmark.observation(small, OWN)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_what_a_client_says_makes_no_long_sentence() -> None:
     assert len(str(refused.value)) < 300
     for images in ({"k" * 10**6: 1}, {str(number): 1 for number in range(10**4)}):
         with pytest.raises(InputError, match=r"sends images\.agentview") as refused:
-            LIBERO.observation({"images": images}, own_camera=False)
+            LIBERO.observation({"images": images}, OWN)
         assert len(str(refused.value)) < 300
 
 

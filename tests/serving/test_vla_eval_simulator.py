@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spatialvla.serving.vla_eval.commands import Commands
-from spatialvla.serving.vla_eval.conventions import LIBERO
+from spatialvla.serving.vla_eval.conventions import LIBERO, PolicyNeeds
 
 pytestmark = pytest.mark.sim
 
@@ -26,7 +26,7 @@ def test_the_harness_moves_the_arm_as_our_evaluation_does() -> None:
     ours.settle()
     theirs = harness._env.env.sim.data
 
-    seen = LIBERO.observation(harness.make_obs(raw, task), own_camera=True)
+    seen = LIBERO.observation(harness.make_obs(raw, task), PolicyNeeds("image"))
     assert seen.instruction == ours.task.language
     assert np.allclose(seen.intrinsics, ours.intrinsics)
     # Fixtures stand elsewhere, within a centimeter or two: the stored start states do not say where.

@@ -11,6 +11,7 @@ from running import fake_service, running
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import LIBERO, HarnessBenchmark
@@ -24,8 +25,8 @@ EPISODE = {"task": {"suite": "libero_spatial", "name": "pick", "task_id": 0}}
 class RobotPolicy(FakePolicy):
     """A fake with a dataset, a camera and a way of execution."""
 
-    def __init__(self, dataset: str, seconds: float = 0.0, own_camera: bool = True) -> None:
-        super().__init__(seconds)
+    def __init__(self, dataset: str, seconds: float = 0.0, own_camera: bool = True, **more: Any) -> None:
+        super().__init__(seconds, **more)
         self.dataset = dataset
         self.execution: Execution = WHOLE_CHUNKS
         self.processor = SimpleNamespace(cameras={"default": None, dataset if own_camera else "other": None})
@@ -45,10 +46,12 @@ def served(
     benchmark: HarnessBenchmark = LIBERO,
     policy: RobotPolicy | None = None,
     traffic: TrafficLimits | None = None,
+    calibration: RobotCalibration | None = None,
 ) -> Iterator[Any]:
     """Yields the server's address and the policy behind it."""
     policy = policy or policy_for(benchmark)
-    service = fake_service(policy, traffic=traffic, units=published_units(policy.dataset))
+    units = published_units(policy.dataset)
+    service = fake_service(policy, traffic=traffic, units=units, calibration=calibration)
     model = VlaEvalServer(service, benchmark)
     with running(service, protocol.websocket_server(service, model)) as found:
         yield SimpleNamespace(

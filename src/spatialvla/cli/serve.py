@@ -65,6 +65,12 @@ class Serve(Verb):
     unknown_units: bool = False
     """Serve a policy though nobody says what 1 in its actions is, how it turns, or in whose frame."""
 
+    calibration: Path | None = None
+    """The robot's calibration file: K and place of cameras that clients say nothing of."""
+
+    require_all: bool = False
+    """Refuse observations without all of the policy's cameras and its state; else it does without what is missing."""
+
     pad_chunk: Literal["none", "hold"] = "none"
     """For openpi clients that insist on longer chunks than the policy's: append steps that stand still."""
 
@@ -177,6 +183,7 @@ class Serve(Verb):
         import torch
 
         from spatialvla.common.cpu import tune_cpu
+        from spatialvla.geometry.robot_calibration import RobotCalibration
         from spatialvla.serving.engine.service import service_for
         from spatialvla.serving.guard.access import Access
         from spatialvla.serving.guard.limits import Limits
@@ -202,6 +209,8 @@ class Serve(Verb):
             access=access,
             traffic=self.traffic,
             settings=self.batching,
+            calibration=None if self.calibration is None else RobotCalibration.load(self.calibration),
+            require_all=self.require_all,
         )
 
 

@@ -5,12 +5,13 @@ from importlib.metadata import version
 from spatialvla_client.asynchronous import AsynchronousLoop, LoopStatistics
 from spatialvla_client.connection import Backoff, Client
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
-from spatialvla_client.types import ActionChunk, Observation
+from spatialvla_client.types import ActionChunk, CameraImage, Observation
 
 __all__ = [
     "ActionChunk",
     "AsynchronousLoop",
     "Backoff",
+    "CameraImage",
     "Client",
     "ClientError",
     "LoopStatistics",

@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from spatialvla_client.codec import CodecError, pack, unpack
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
-from spatialvla_client.types import ActionChunk, Observation
+from spatialvla_client.types import ActionChunk, CameraImage, Observation
 
 _LARGEST_ANSWER = 16 * 2**20
 _WORTH_RETRYING = ("busy", "draining")
@@ -215,23 +215,52 @@ class Client:
             return reply
 
     def _message(self, observation: Observation) -> dict[str, Any]:
-        keys = self._metadata["keys"]
-        values = {
-            "image": np.asarray(observation.image),
-            "prompt": observation.instruction,
-            "intrinsics": observation.intrinsics,
-            "extrinsics": observation.extrinsics,
-            "depth": observation.depth,
-            "state": getattr(observation, "position", None),
-        }
-        message: dict[str, Any] = {}
-        for name, value in values.items():
-            if value is None:
-                continue
-            if name not in keys:
-                raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
-            message[keys[name]] = value if name == "prompt" else np.asarray(value)
+        keys, policy_state = self._metadata["keys"], self._metadata.get("state")
+        position, state = getattr(observation, "position", None), observation.state
+        if state is not None:
+            if keys.get("position") == keys.get("state"):
+                position = None  # the state has it
+            elif policy_state is None:
+                raise Refused("The server's policy takes no state; leave it out.")
+        parts = {"image": observation.image, **_parts(observation), "position": position, "state": state}
+        message = _under(keys, parts)
+        message.update(_under(keys, {"prompt": observation.instruction}))
+        for name, seen in observation.images.items():
+            more = _under(self._keys_of(name), {"image": seen.image, **_parts(seen)})
+            if set(more) & set(message):
+                raise Refused(f"The camera {name} is given twice, as image and in images; leave one out.")
+            message.update(more)
         return message
+
+    def _keys_of(self, camera: str) -> Mapping[str, str]:
+        """What the server calls the parts of a camera. Raises Refused for one that it does not look through."""
+        try:
+            known = {entry["name"]: dict(entry["keys"]) for entry in self._metadata.get("cameras", [])}
+        except (TypeError, KeyError, ValueError):
+            raise ProtocolError(f"{self._url} does not say what it calls its cameras; update it.") from None
+        if camera not in known:
+            raise Refused(
+                f"The server does not look through a camera {camera!r}, but through {', '.join(known) or 'one'}; leave "
+                "it out, or start the server with another --policy or --mapping."
+            )
+        return known[camera]
+
+
+def _parts(seen: Observation | CameraImage) -> dict[str, np.ndarray | None]:
+    """What may come with a picture."""
+    return {"intrinsics": seen.intrinsics, "extrinsics": seen.extrinsics, "depth": seen.depth}
+
+
+def _under(keys: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is, under the server's names. Raises Refused where it has none for a part."""
+    message: dict[str, Any] = {}
+    for name, value in parts.items():
+        if value is None:
+            continue
+        if name not in keys:
+            raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
+        message[keys[name]] = value if isinstance(value, str) else np.asarray(value)
+    return message
 
 
 def _binary(message: str | bytes) -> bytes:

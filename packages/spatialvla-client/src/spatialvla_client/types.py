@@ -9,24 +9,40 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What the robot sees now.
+class CameraImage:
+    """What one camera sees now; the parts are as in `Observation`."""
 
-    image: (H, W, 3) uint8 RGB.
+    image: np.ndarray
+    intrinsics: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    extrinsics: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot sees now, and how its arm stands.
+
+    image: (H, W, 3) uint8 RGB of the policy's first camera; None where that is in `images`.
     instruction: what to do, in plain words.
     intrinsics: K, (3, 3), in pixels of the image; None takes the camera the policy was trained with.
     depth: (H, W) meters along the optical axis, from a sensor; None lets the policy estimate it.
     position: (3,) meters of the gripper, in the frame of the server's workspace limits.
     extrinsics: (4, 4) camera -> robot base, in meters, with the camera's axes x right, y down, z forward; needed by
-    policies that work in the robot's frame.
+    policies that work in the robot's frame, unless the server has a calibration.
+    images: more cameras by the names that `Client.metadata` has for them under `cameras`. One that is left out is
+    missing, and the policy does without.
+    state: (S,) the arm's own numbers, as the policy's data has them; `metadata["state"]` names them. None where they
+    are missing.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     instruction: str
     intrinsics: np.ndarray | None = None
     depth: np.ndarray | None = None
     position: np.ndarray | None = None
     extrinsics: np.ndarray | None = None
+    images: Mapping[str, CameraImage] = field(default_factory=dict)
+    state: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

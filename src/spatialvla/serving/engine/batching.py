@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -150,8 +150,7 @@ class Engine:
             self._check(request.observation)
             prepared = self.policy.prepare(request.observation, request.committed)
             job = _Job(request, prepared, client, perf_counter() - began)
-            # A sensor's depth comes along for all rows of a batch or for none.
-            pushed_out = self._queue.add(client, prepared.measures_depth, job)
+            pushed_out = self._queue.add(client, _kind(prepared), job)
         except Exception as error:
             self.metrics.request(outcome(error))
             raise
@@ -219,6 +218,14 @@ class Engine:
     def _fail(self, job: _Job, error: Exception) -> None:
         self.metrics.request(outcome(error))
         job.future.set_exception(error)
+
+
+def _kind(prepared: Prepared) -> Hashable:
+    """Of a row's cameras, which are missing, and of which a sensor measured depth.
+
+    Rows of one kind share batches: none waits for another's depth to be estimated, or for a camera that it lacks.
+    """
+    return tuple(None if view is None else view.depth is not None for view in prepared.views)
 
 
 def require_finite(chunk: ActionChunk) -> None:

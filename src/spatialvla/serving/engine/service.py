@@ -10,6 +10,7 @@ from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import STANDARD_GRIPPER, UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.execution import Executor
+from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.policy import Policy
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
@@ -51,6 +52,8 @@ class Service:
     name: of the checkpoint. limits: what the robot may be told in one step. units: of the policy's actions, as
     the checkpoint and the limits say.
     access: who is let in. clients: where their coming and going is told.
+    calibration: of the robot's cameras, for what clients do not send. require_all: refuse observations without a part
+    of the policy's input, in place of going on without it.
     """
 
     policy: Policy
@@ -64,6 +67,8 @@ class Service:
     access: Access = field(default_factory=Access)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
     clients: ClientLog = field(default_factory=ClientLog)
+    calibration: RobotCalibration | None = None
+    require_all: bool = False
 
     def refused(self, reason: str, client: str) -> None:
         """Counts and tells a connection that was not let in, or was thrown out. reason: a word."""
@@ -85,7 +90,8 @@ class Service:
 
         executor: of its episode, by default the policy's own kind. address: of the client's machine.
         """
-        return Session(self.engine, executor or self.policy.new_executor(), self.limits, address)
+        executor = executor or self.policy.new_executor()
+        return Session(self.engine, executor, self.limits, self.policy.camera_names[0], address)
 
 
 def service_for(
@@ -98,6 +104,8 @@ def service_for(
     access: Access | None = None,
     traffic: TrafficLimits | None = None,
     settings: EngineSettings | None = None,
+    calibration: RobotCalibration | None = None,
+    require_all: bool = False,
 ) -> Service:
     """The service of a policy, warmed up and accepting requests.
 
@@ -129,4 +137,6 @@ def service_for(
         units=limits.units.filled(policy.units),
         access=access or Access(),
         traffic=traffic,
+        calibration=calibration,
+        require_all=require_all,
     )

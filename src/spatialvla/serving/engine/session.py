@@ -30,20 +30,23 @@ class Decision:
 class Session:
     """State of one connection; requests of a session come one after the other.
 
-    client: whose turns its requests take.
+    client: whose turns its requests take. first_camera: what the policy calls the one that `image` is of.
     """
 
-    def __init__(self, engine: Engine, executor: Executor, limits: Limits, address: str = "") -> None:
+    def __init__(
+        self, engine: Engine, executor: Executor, limits: Limits, first_camera: str, address: str = ""
+    ) -> None:
         self.client = Client(id(self), address)
+        self._first_camera = first_camera
         self._engine = engine
         self._executor = executor
         self._limits = limits
-        self._picture = FrozenPicture()
+        self._pictures = FrozenPicture()
 
     def reset(self) -> None:
         """A new episode: what was seen and decided before counts no more."""
         self._executor.reset()
-        self._picture.reset()
+        self._pictures.reset()
 
     def submit(
         self, observation: Observation, *, committed: np.ndarray | None = None, timeout: float = 30.0
@@ -59,14 +62,12 @@ class Session:
         """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
 
         A client that committed steps merges chunks itself, so it gets the whole chunk. Raises InputError
-        where the limits need a position and there is none, and where the camera has stopped; UnsafeAction for
+        where the limits need a position and there is none, and where a camera has stopped; UnsafeAction for
         actions that are not finite.
         """
         began = perf_counter()
         self._limits.require_position(position)
-        image = answer.request.observation.image
-        if image is not None:
-            self._picture.check(image, position)
+        self._pictures.check(answer.request.observation.cameras(self._first_camera), position)
         chunk = answer.chunk
         committed = answer.request.committed
         if committed is None or committed.size == 0:

@@ -87,7 +87,11 @@ class TrafficLimits:
         length = len(observation.instruction)
         if length > MAX_INSTRUCTION:
             raise InputError(f"The instruction has {length} characters; {MAX_INSTRUCTION} are allowed.")
-        for name, picture in (("image", observation.image), ("depth map", observation.depth)):
+        pictures = [("image", observation.image), ("depth map", observation.depth)]
+        for camera, seen in observation.images.items():
+            pictures += [(f"image of the camera {camera}", seen.image)]
+            pictures += [(f"depth map of the camera {camera}", seen.depth)]
+        for name, picture in pictures:
             if picture is None:
                 continue
             shape = picture.shape if isinstance(picture, np.ndarray) else picture.size

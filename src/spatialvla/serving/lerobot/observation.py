@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +44,6 @@ def has_numbers(message: dict[str, Any], names: tuple[str, ...]) -> bool:
     return all(isinstance(message.get(name), int | float) for name in names)
 
 
-def names_of_numbers(feature: Any) -> tuple[str, ...]:
-    """Names of the robot's numbers, in the order they have in its state."""
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
-
-
 def read_observation(data: bytes) -> TimedObservation:
     """An observation without its state. Raises InputError for a message that is none."""
     fields = read_object(data, "TimedObservation")
@@ -62,12 +57,14 @@ def read_observation(data: bytes) -> TimedObservation:
     return TimedObservation(timestamp, timestep, fields.get("must_go") is True, message)
 
 
-def with_depth(message: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The message with its depth picture in meters.
+def with_depth(message: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The message with its depth pictures in meters.
 
     LeRobot's depth cameras give (H, W) or (H, W, 1) whole millimeters, 0 where they see nothing.
     """
-    depth = message.get(name or "")
-    if not isinstance(depth, np.ndarray) or depth.dtype.kind != "u" or not depth.size:
-        return message
-    return {**message, str(name): depth.reshape(depth.shape[:2]) / _MILLIMETERS}
+    meters = {}
+    for name in names:
+        depth = message.get(name)
+        if isinstance(depth, np.ndarray) and depth.dtype.kind == "u" and depth.size:
+            meters[name] = depth.reshape(depth.shape[:2]) / _MILLIMETERS
+    return {**message, **meters}

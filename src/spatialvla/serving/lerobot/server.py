@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.failures import Stale, outcome
@@ -30,12 +31,12 @@ from spatialvla.serving.lerobot.observation import (
     STATE,
     TimedObservation,
     has_numbers,
-    names_of_numbers,
     read_observation,
     with_depth,
     with_state,
 )
 from spatialvla.serving.lerobot.reply import actions_pickle
+from spatialvla.serving.lerobot.robot_features import check_features, names_of_numbers
 from spatialvla.serving.lerobot.uploads import Upload, Uploads, address_of_peer
 from spatialvla.serving.lerobot.wire import Listener, listen
 
@@ -70,9 +71,9 @@ class LeRobotServer:
         control_hz = control_hz or service.units.control_hz or _CONTROL_HZ
         if not control_hz > 0:
             raise InputError(f"control_hz must be positive, got {control_hz}.")
-        mapping.check(service.limits, service.units, service.policy.needs_extrinsics)
+        self._interface = ClientInterface(mapping, service)
+        self._depths = [keys.depth for keys in self._interface.cameras.values() if keys.depth is not None]
         self._service = service
-        self._mapping = mapping
         self._step = 1 / control_hz
         self._wait = wait
         self._similar = similar
@@ -98,19 +99,13 @@ class LeRobotServer:
         new.numbers, new.actions, new.began, new.answers = old.numbers, old.actions, old.began, old.answers
 
     async def send_policy_instructions(self, data: bytes, peer: str) -> None:
-        """Checks that the robot has the mapping's camera. Which policy the client wants is only logged."""
+        """Checks that the robot has what the policy looks at. Which policy the client wants is only logged."""
         client = self._client(peer)
         config = await self._in_thread(client, partial(read_object, data, "RemotePolicyConfig"))
         features, steps = config.get("lerobot_features"), config.get("actions_per_chunk")
         if not isinstance(features, dict) or type(steps) is not int or steps < 1:
             raise InputError("The RemotePolicyConfig lacks lerobot_features or actions_per_chunk.")
-        cameras = [key.removeprefix("observation.images.") for key in map(str, features) if ".images." in key]
-        if self._mapping.image not in cameras:
-            raise InputError(
-                f"The robot has the cameras {', '.join(cameras) or 'none'}, but the server's mapping "
-                f"{self._mapping.name!r} looks through {self._mapping.image!r}; write a mapping that names "
-                "one of them."
-            )
+        check_features(features, self._interface)
         client.numbers, client.actions = names_of_numbers(features.get(STATE)), steps
         self._remember_robot(client.numbers)
         log.debug(
@@ -148,8 +143,8 @@ class LeRobotServer:
         client.decided, client.state = seen.timestep, seen.message.get(STATE)
         try:
             decision = await client.session.act(
-                self._mapping.observation(with_depth(seen.message, self._mapping.depth)),
-                position=self._mapping.gripper_position(seen.message),
+                self._interface.observation(with_depth(seen.message, self._depths)),
+                position=self._interface.gripper_position(seen.message),
                 timeout=min(self._service.traffic.request_timeout, self._time_left(arrived)),
             )
             self._time_left(arrived)
@@ -160,7 +155,7 @@ class LeRobotServer:
             if message is not None:
                 message.close()
         client.answers += 1
-        actions = self._mapping.actions(decision.actions)[: client.actions]
+        actions = self._interface.actions(decision.actions)[: client.actions]
         # The last action had been executed when the observation was made: these are for the steps after it.
         steps = np.arange(1, len(actions) + 1)
         return actions_pickle(

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
 
-from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.requests import Answer
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.failures import Stale, outcome
@@ -23,14 +23,14 @@ class OpenPiClient(WebsocketClient):
         self,
         socket: GuardedConnection,
         service: Service,
-        mapping: ClientMapping,
+        interface: ClientInterface,
         greeting: bytes,
         *,
         pad_to: int,
     ) -> None:
         super().__init__(socket, service)
         self.greeting = greeting
-        self._mapping = mapping
+        self._interface = interface
         self._pad_to = pad_to
         self._session = service.session(address=self.party)
         self._total_ms: float | None = None
@@ -60,7 +60,7 @@ class OpenPiClient(WebsocketClient):
             decision = self._session.finish(answer, position=message.position)
             return reply(
                 decision,
-                self._mapping,
+                self._interface,
                 pad_to=self._pad_to,
                 request_id=message.request_id,
                 infer_ms=(perf_counter() - began) * 1000,
@@ -85,7 +85,7 @@ class OpenPiClient(WebsocketClient):
         metrics = self.service.engine.metrics
         with metrics.timed("decode"):
             try:
-                message = read(data, self._mapping, self.service.traffic.request_timeout)
+                message = read(data, self._interface, self.service.traffic.request_timeout)
             except MessageRefused as refused:
                 metrics.request(outcome(refused.error))
                 raise

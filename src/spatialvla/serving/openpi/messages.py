@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.session import Decision
 from spatialvla.serving.failures import ServingError, outcome
@@ -46,14 +46,16 @@ class MessageRefused(Exception):
     request_id: RequestId = None
 
 
-def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes:
+def metadata(service: Service, interface: ClientInterface, pad_to: int = 0) -> bytes:
     """What a client is told on connecting: keys, units and length of what it sends and gets."""
+    mapping = interface.mapping
     return pack(
         {
             "server": "spatialvla",
             "policy": service.name,
             "mapping": mapping.name,
             "keys": mapping.keys(),
+            **interface.describe(),
             "options": ["reset", "committed", "request_id", "timeout"],
             "chunk": service.chunk,
             "horizon": max(service.horizon, pad_to),
@@ -72,7 +74,7 @@ def metadata(service: Service, mapping: ClientMapping, pad_to: int = 0) -> bytes
     )
 
 
-def read(message: str | bytes, mapping: ClientMapping, longest_wait: float) -> ClientMessage:
+def read(message: str | bytes, interface: ClientInterface, longest_wait: float) -> ClientMessage:
     """A client's message. Raises MessageRefused for anything that is not an observation by the mapping."""
     request_id: RequestId = None
     try:
@@ -84,8 +86,8 @@ def read(message: str | bytes, mapping: ClientMapping, longest_wait: float) -> C
         if committed is not None and not isinstance(committed, np.ndarray):
             raise InputError("'committed' must be an array (P, 3) of tokens.")
         return ClientMessage(
-            observation=mapping.observation(content),
-            position=mapping.gripper_position(content),
+            observation=interface.observation(content),
+            position=interface.gripper_position(content),
             committed=committed,
             reset=_reset(content),
             timeout=_timeout(content, longest_wait),
@@ -99,7 +101,7 @@ def read(message: str | bytes, mapping: ClientMapping, longest_wait: float) -> C
 
 def reply(
     decision: Decision,
-    mapping: ClientMapping,
+    interface: ClientInterface,
     *,
     pad_to: int,
     request_id: RequestId,
@@ -121,7 +123,7 @@ def reply(
     if prev_total_ms is not None:
         server_timing["prev_total_ms"] = prev_total_ms
     content: dict[str, Any] = {
-        "actions": mapping.actions(actions),
+        "actions": interface.actions(actions),
         "tokens": tokens,
         "policy_timing": {"infer_ms": timings.infer_ms},
         "server_timing": server_timing,

@@ -7,6 +7,7 @@ requests (`request_id`) is told by a map with `error` instead, and may go on.
 
 from __future__ import annotations
 
+from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.guard.websocket import GuardedConnection
@@ -19,12 +20,12 @@ class OpenPiServer(WebsocketServer):
     """Serves one policy to openpi clients. pad_to: steps that they want at least."""
 
     def __init__(self, service: Service, mapping: ClientMapping, *, pad_to: int = 0) -> None:
-        """Raises InputError where these clients' messages cannot keep the limits, or they take other actions."""
-        mapping.check(service.limits, service.units, service.policy.needs_extrinsics)
-        greeting = metadata(service, mapping, pad_to)
+        """Raises InputError where the policy and these clients do not fit, as `ClientInterface`."""
+        interface = ClientInterface(mapping, service)
+        greeting = metadata(service, interface, pad_to)
 
         def welcome(socket: GuardedConnection) -> OpenPiClient:
-            return OpenPiClient(socket, service, mapping, greeting, pad_to=pad_to)
+            return OpenPiClient(socket, service, interface, greeting, pad_to=pad_to)
 
         super().__init__(service, welcome)
 

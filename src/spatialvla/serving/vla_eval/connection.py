@@ -13,7 +13,7 @@ from spatialvla.errors import InputError
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.guard.websocket import GuardedConnection
-from spatialvla.serving.vla_eval.messages import read, with_picture
+from spatialvla.serving.vla_eval.messages import read, with_pictures
 from spatialvla.serving.vla_eval.model_server import VlaEvalServer
 from spatialvla.serving.websocket.client import WebsocketClient
 
@@ -61,10 +61,8 @@ class HarnessClient(WebsocketClient):
         return True
 
     async def _act(self, payload: dict[str, Any], number: int) -> None:
-        camera = self._model.benchmark.camera
-        name = self._model.benchmark.image
         try:
-            seen = await self._in_thread(partial(with_picture, payload, name, camera.height, camera.width))
+            seen = await self._in_thread(partial(with_pictures, payload, self._model.picture_sizes))
             command = await self._model.command(seen, self._episode)
         except Exception as error:
             told = await self.refuse(error)

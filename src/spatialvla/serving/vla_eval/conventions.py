@@ -22,10 +22,51 @@ from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry import known_cameras
 from spatialvla.geometry.camera import Camera
-from spatialvla.types import Observation
+from spatialvla.types import CameraImage, Observation
 
 RotationConvention = Literal["as_trained", "rotation_vector"]
 GripperConvention = Literal["minus_one_opens", "one_opens", "sticky"]
+
+
+@dataclass(frozen=True)
+class HarnessCamera:
+    """One more camera that a benchmark shows where it is asked to.
+
+    image: key of its picture among the observation's images. camera: of that picture, which has its height and width.
+    parameter: of the benchmark's constructor, that has to be true.
+    """
+
+    image: str
+    camera: Camera
+    parameter: str
+
+
+@dataclass(frozen=True)
+class HarnessState:
+    """The arm's numbers that a benchmark sends where it is asked to.
+
+    key: in the observation. size: how many they are. layout: what they are, as the harness's specs call it.
+    parameters: of the benchmark's constructor.
+    """
+
+    key: str
+    size: int
+    layout: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PolicyNeeds:
+    """What a policy takes of what a benchmark has: its first camera, others by its names for them, and the state.
+
+    own_cameras: with the benchmark's intrinsics, not the checkpoint's. required: whether all of it has to come.
+    """
+
+    first: str
+    cameras: tuple[str, ...] = ()
+    state: bool = False
+    own_cameras: bool = True
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,7 +74,9 @@ class HarnessBenchmark:
     """What one benchmark of the harness sends and expects.
 
     harness_class: its import path in vla-eval. image: key of the picture among the observation's images.
-    camera: of that picture, which has the camera's height and width. orientation: how the picture lies.
+    camera: of that picture, which has the camera's height and width. orientation: how the pictures lie.
+    mirrored: they are flipped left to right. cameras: more that it can show, by the names that policies have for them.
+    state: that it can send.
     units: of the actions that the benchmark takes.
     task_prefixes: beginnings of the suites or task names that belong to it.
     rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch,
@@ -57,6 +100,9 @@ class HarnessBenchmark:
     rotation_spec: tuple[str, float, float]
     gripper_spec: tuple[str, float, float]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    mirrored: bool = False
+    cameras: Mapping[str, HarnessCamera] = field(default_factory=dict)
+    state: HarnessState | None = None
 
     def check_policy(self, units: ActionUnits, *, unknown_units: bool = False) -> None:
         """Raises InputError where the policy's actions are another robot's.
@@ -75,34 +121,81 @@ class HarnessBenchmark:
                 "the --benchmark that fits."
             )
 
-    def observation(self, message: Mapping[str, Any], *, own_camera: bool) -> Observation:
+    def sizes(self, needs: PolicyNeeds) -> dict[str, tuple[int, int]]:
+        """Height and width of the pictures that a policy takes, by their keys."""
+        cameras = {self.image: self.camera}
+        cameras |= {self.cameras[name].image: self.cameras[name].camera for name in needs.cameras}
+        return {key: (camera.height, camera.width) for key, camera in cameras.items()}
+
+    def parameters_for(self, needs: PolicyNeeds) -> dict[str, Any]:
+        """Of the benchmark's constructor, so that it sends what a policy takes."""
+        parameters = {**self.parameters, **{self.cameras[name].parameter: True for name in needs.cameras}}
+        return {**parameters, **self.state.parameters} if needs.state and self.state else parameters
+
+    def observation(self, message: Mapping[str, Any], needs: PolicyNeeds) -> Observation:
         """The harness's observation as ours.
 
-        own_camera: with the benchmark's intrinsics, not the checkpoint's.
-        Raises InputError where something is missing or the picture is not this benchmark's.
+        Raises InputError where something is missing or a picture is not this benchmark's.
         """
         images = message.get("images")
         if not isinstance(images, Mapping) or self.image not in images:
             found = _shown(images) if isinstance(images, Mapping) else "none"
             raise InputError(f"{self.name} sends images.{self.image}, but the observation has {found}.")
-        picture = images[self.image]
-        # Of lists NumPy would make an array, in which each text is as long as the longest.
-        if not isinstance(picture, np.ndarray):
-            raise InputError(
-                f"{self.name} sends images.{self.image} as a picture, but it came as a {type(picture).__name__}."
-            )
-        expected = (self.camera.height, self.camera.width, 3)
-        if picture.shape != expected or picture.dtype != np.uint8:
-            raise InputError(
-                f"{self.name} sends images.{self.image} as {expected} uint8, but it came as {picture.shape} "
-                f"{picture.dtype}; the camera's intrinsics would not fit."
-            )
+        first = self._seen(images, self.image, self.camera, needs)
+        others = {
+            name: self._seen(images, self.cameras[name].image, self.cameras[name].camera, needs)
+            for name in needs.cameras
+            if needs.required or self.cameras[name].image in images
+        }
         instruction = message.get("task_description")
         if not isinstance(instruction, str):
             raise InputError(
                 f"The observation has no task_description; {self.name} sends it with every step."
             )
-        return Observation(picture, instruction, self.camera.intrinsics if own_camera else None)
+        state = self._numbers(message, needs) if needs.state else None
+        return Observation(**vars(first), instruction=instruction, images=others, state=state)
+
+    def _seen(self, images: Mapping[Any, Any], key: str, camera: Camera, needs: PolicyNeeds) -> CameraImage:
+        if key not in images:
+            raise InputError(
+                f"The policy needs images.{key}, but the observation has {_shown(images)}; leave the benchmark's "
+                "parameters to the server."
+            )
+        picture = images[key]
+        # Of lists NumPy would make an array, in which each text is as long as the longest.
+        if not isinstance(picture, np.ndarray):
+            raise InputError(
+                f"{self.name} sends images.{key} as a picture, but it came as a {type(picture).__name__}."
+            )
+        expected = (camera.height, camera.width, 3)
+        if picture.shape != expected or picture.dtype != np.uint8:
+            raise InputError(
+                f"{self.name} sends images.{key} as {expected} uint8, but it came as {picture.shape} "
+                f"{picture.dtype}; the camera's intrinsics would not fit."
+            )
+        intrinsics = camera.intrinsics if needs.own_cameras else None
+        return CameraImage(picture, intrinsics, mirrored=self.mirrored)
+
+    def _numbers(self, message: Mapping[str, Any], needs: PolicyNeeds) -> np.ndarray | None:
+        """(S,) the state. Raises InputError where it is missing and required, or something else."""
+        assert self.state is not None  # else no policy takes it
+        numbers = message.get(self.state.key)
+        if numbers is None:
+            if needs.required:
+                raise InputError(
+                    f"The policy needs {self.state.key}, which the observation lacks; leave the benchmark's parameters "
+                    "to the server."
+                )
+            return None
+        if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "fiu":
+            raise InputError(f"{self.name} sends {self.state.key} as an array of numbers.")
+        if numbers.shape != (self.state.size,):
+            raise InputError(
+                f"{self.name} sends {self.state.key} as {self.state.size} numbers, but it came as {numbers.shape}."
+            )
+        if not np.isfinite(numbers).all():
+            raise InputError(f"{self.state.key} contains NaN or infinity.")
+        return numbers.astype(np.float64)
 
 
 def _shown(names: Mapping[Any, Any]) -> str:
@@ -129,6 +222,12 @@ LIBERO = HarnessBenchmark(
     rotation_spec=("axis_angle", -_TURN, _TURN),
     gripper_spec=("binary_close_positive", -1, 1),
     parameters={"num_steps_wait": 10, "absolute_action": False},
+    mirrored=True,
+    cameras={"wrist": HarnessCamera("wrist", known_cameras.LIBERO_WRIST.camera, "send_wrist_image")},
+    # As in LIBERO's datasets: rotation vectors as robosuite makes them, which may be longer than a half turn.
+    state=HarnessState(
+        "states", 8, "eef_pos3_axisangle3_gripper2", {"send_state": True, "quat_no_antipodal": True}
+    ),
 )
 
 

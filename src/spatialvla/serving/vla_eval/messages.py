@@ -91,13 +91,21 @@ def read(data: str | bytes) -> HarnessMessage:
     raise InputError("The message lacks its type, payload or seq.")
 
 
-def with_picture(payload: Mapping[str, Any], name: str, height: int, width: int) -> dict[str, Any]:
-    """An observation with one of its pictures decoded. Raises InputError where that has another size."""
+def with_pictures(payload: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """An observation with some of its pictures decoded, and without the others that would have to be.
+
+    sizes: height and width of those that are looked at, by name. Raises InputError where one has another size.
+    """
     images = payload.get("images")
-    picture = images.get(name) if isinstance(images, Mapping) else None
-    if not isinstance(picture, EncodedPicture):
+    if not isinstance(images, Mapping):
         return dict(payload)
-    return {**payload, "images": {name: picture.decoded(height, width)}}
+    looked_at = {}
+    for name, picture in images.items():
+        if not isinstance(picture, EncodedPicture):
+            looked_at[name] = picture
+        elif name in sizes:
+            looked_at[name] = picture.decoded(*sizes[name])
+    return {**payload, "images": looked_at}
 
 
 def _value(content: dict[Any, Any]) -> Any:

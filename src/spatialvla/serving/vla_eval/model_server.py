@@ -16,6 +16,7 @@ from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.vla_eval.commands import Commands
 from spatialvla.serving.vla_eval.conventions import HarnessBenchmark
+from spatialvla.serving.vla_eval.needs import calibration_for, needs_of
 
 with needs_extra("vla-eval", "The protocol vla-eval"):
     from vla_eval.model_servers.base import ModelServer, SessionContext
@@ -51,16 +52,12 @@ class VlaEvalServer(ModelServer):
         ones do not know the Google Robot's, was trained with one camera for all, and its published evaluation
         went on with that. Where the benchmark has a published ensemble and the policy executes whole chunks,
         its default, the ensemble takes their place. unknown_units: serve though nobody says what 1 in the
-        actions is. Raises InputError where the policy's actions are another robot's, where it needs the camera's
-        extrinsics, and for limits with a workspace.
+        actions is. Cameras and state that the benchmark does not have are masked, unless all are required.
+        Raises InputError where the policy's actions are another robot's, where it needs a camera's extrinsics
+        that no calibration tells, where what is required is not there, and for limits with a workspace.
         """
         policy = service.policy
         benchmark.check_policy(service.units, unknown_units=unknown_units)
-        if policy.needs_extrinsics:
-            raise InputError(
-                "vla-eval's harness does not tell where the camera stands, which this policy has to know; choose a "
-                "checkpoint that works in the camera's frame, or play with spatialvla evaluate."
-            )
         if service.limits.workspace is not None:
             raise InputError(
                 "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
@@ -68,13 +65,22 @@ class VlaEvalServer(ModelServer):
             )
         self._service = service
         self._benchmark = benchmark
-        self._own_camera = policy.dataset in policy.processor.cameras if own_camera is None else own_camera
+        self._calibration = calibration_for(service)
+        if own_camera is None:
+            own_camera = policy.dataset in policy.processor.cameras
+        self._needs = needs_of(service, benchmark, self._calibration, own_camera)
+        self._picture_sizes = benchmark.sizes(self._needs)
         self._episodes: WeakKeyDictionary[SessionContext, _Episode] = WeakKeyDictionary()
 
     @property
     def benchmark(self) -> HarnessBenchmark:
         """Whose conventions hold."""
         return self._benchmark
+
+    @property
+    def picture_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Height and width of the pictures that are looked at, by their keys."""
+        return self._picture_sizes
 
     # ------------------------------------------------------------ what it is
 
@@ -92,11 +98,14 @@ class VlaEvalServer(ModelServer):
     def get_observation_spec(self) -> dict[str, DimSpec]:
         """What has to come."""
         picture = replace(IMAGE_RGB, description=self._benchmark.orientation)
-        return {self._benchmark.image: picture, "language": LANGUAGE}
+        specs = {**dict.fromkeys(self._picture_sizes, picture), "language": LANGUAGE}
+        if self._needs.state and self._benchmark.state is not None:
+            specs["state"] = DimSpec("state", self._benchmark.state.size, self._benchmark.state.layout)
+        return specs
 
     def get_observation_params(self) -> dict[str, Any]:
         """What the harness hands to its benchmark's constructor where its configuration says nothing."""
-        return dict(self._benchmark.parameters)
+        return self._benchmark.parameters_for(self._needs)
 
     # ---------------------------------------------------------------- episodes
 
@@ -128,7 +137,9 @@ class VlaEvalServer(ModelServer):
             self._benchmark.check_task(episode.task)
             episode.checked = True
         if not episode.commands:
-            observation = self._benchmark.observation(obs, own_camera=self._own_camera)
+            observation = self._benchmark.observation(obs, self._needs)
+            if self._calibration is not None:
+                observation = self._calibration.observation(observation, self._needs.first)
             timeout = self._service.traffic.request_timeout
             decision = await episode.session.act(observation, timeout=timeout)
             episode.commands.extend(decision.actions)

@@ -1,0 +1,299 @@
+"""Both ways between one kind of client and the policy: messages to observations, actions to what the client takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spatialvla.actions.fitting import check_fit
+from spatialvla.calibration.policy_calibration import PolicyCalibration
+from spatialvla.errors import InputError
+from spatialvla.geometry.camera import turn_intrinsics
+from spatialvla.geometry.extrinsics import pose_matrix, turn_extrinsics
+from spatialvla.geometry.rotations import matrices
+from spatialvla.serving.engine.client_mapping import CameraKeys, ClientMapping, GripperKeys
+from spatialvla.serving.guard.limits import require_sendable
+from spatialvla.types import CameraImage, Observation
+
+if TYPE_CHECKING:
+    from spatialvla.serving.engine.service import Service
+
+log = logging.getLogger(__name__)
+_NUMBER = (int, float, np.integer, np.floating)
+
+
+class ClientInterface:
+    """Reads the messages of a mapping's clients for one policy, and writes its actions for them.
+
+    What a client sends beside the policy's inputs is not looked at. Raises InputError where the two do not fit: where
+    the policy has to know where a camera stands and neither client nor calibration tells it, where the limits need the
+    gripper's position, and where the client takes other actions, as far as both are known.
+    """
+
+    def __init__(self, mapping: ClientMapping, service: Service) -> None:
+        self.mapping = mapping
+        self.required = service.require_all
+        policy = service.policy
+        self._first, *others = policy.camera_names
+        self.cameras = {self._first: mapping.first}
+        self.cameras |= {name: keys for name in others if (keys := mapping.camera(name)) is not None}
+        self.state_names = policy.state_names
+        self._needs_extrinsics = policy.needs_extrinsics
+        self._calibration = None
+        if service.calibration is not None:
+            called = {
+                name: keys.calibrated for name, keys in self.cameras.items() if keys.calibrated is not None
+            }
+            self._calibration = PolicyCalibration(
+                service.calibration,
+                policy.camera_names,
+                needs_extrinsics=self._needs_extrinsics,
+                called=called,
+            )
+        self._check_inputs(policy.camera_names, service)
+        self._check_actions(service)
+
+    def describe(self) -> dict[str, Any]:
+        """What the policy looks at, for a server's metadata: each camera and the state, and what they are called."""
+        cameras = [self._described(name, keys) for name, keys in self.cameras.items()]
+        state = None
+        if self.state_names:
+            state = {
+                "names": list(self.state_names),
+                "keys": list(self.mapping.state),
+                "required": self.required,
+            }
+        return {"cameras": cameras, "state": state, "needs_extrinsics": self._needs_extrinsics}
+
+    def observation(self, message: Mapping[str, Any]) -> Observation:
+        """What the policy sees. Raises InputError where a key is missing or holds something else."""
+        pose = self._gripper_pose(message)
+        images = {
+            name: self._camera_image(message, name, keys, pose)
+            for name, keys in self.cameras.items()
+            if name == self._first or self.required or message.get(keys.image) is not None
+        }
+        first = images.pop(self._first)
+        prompt = self._needed(message, self.mapping.prompt)
+        if not isinstance(prompt, str):
+            raise InputError(f"{self.mapping.prompt!r} must be a string, got {type(prompt).__name__}.")
+        return Observation(**vars(first), instruction=prompt, images=images, state=self._state(message))
+
+    def gripper_position(self, message: Mapping[str, Any]) -> np.ndarray | None:
+        """(3,) meters, None where the client does not tell it. Raises InputError for a pose without it."""
+        gripper = self.mapping.gripper
+        return None if gripper is None else _entries(message, gripper.key, gripper.position)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """(k, 7) as the policy says them (gripper 1 = open) -> as the client takes them.
+
+        Raises UnsafeAction where one is not finite.
+        """
+        mapping, sent = self.mapping, actions.copy()
+        sent[:, 6] = mapping.gripper_closed + (mapping.gripper_open - mapping.gripper_closed) * actions[:, 6]
+        return require_sendable(sent)
+
+    # ---------------------------------------------------------------- inside
+
+    def _check_inputs(self, cameras: Sequence[str], service: Service) -> None:
+        mapping, calibrated = self.mapping, self._calibration.cameras if self._calibration else {}
+        missing = [name for name in cameras if name not in self.cameras]
+        missing += ["state"] if self.state_names and not mapping.state else []
+        if missing and self.required:
+            raise InputError(
+                f"All of the policy's input is required, but the mapping {mapping.name!r} says nothing of "
+                f"{', '.join(missing)}; add the keys that the client sends, or leave out --require-all."
+            )
+        if missing:
+            log.warning(
+                "The mapping %r says nothing of %s; the policy does without.",
+                mapping.name,
+                ", ".join(missing),
+            )
+        for name, keys in self.cameras.items():
+            if keys.mirrored and name in calibrated and not calibrated[name].mirrored:
+                raise InputError(
+                    f"The mapping {mapping.name!r} says that pictures of the camera {name} are mirrored, and the "
+                    "calibration that they are not; correct one of them."
+                )
+        if not self._needs_extrinsics:
+            return
+        unknown = [
+            name for name, keys in self.cameras.items() if not keys.extrinsics and name not in calibrated
+        ]
+        if unknown:
+            raise InputError(
+                f"The policy has to know where its cameras stand, but the mapping {mapping.name!r} does not say under "
+                f"which key the client sends it for {', '.join(unknown)}; add extrinsics to it (4x4, camera -> robot "
+                "base, meters), or give a --calibration of the robot."
+            )
+        told = _tells_pose(mapping.gripper)
+        carried = [
+            name
+            for name, keys in self.cameras.items()
+            if not keys.extrinsics and name in calibrated and calibrated[name].moves and not told
+        ]
+        if carried:
+            raise InputError(
+                f"The gripper carries the camera {', '.join(carried)}, so its place follows from the gripper's pose in "
+                f"the robot's frame, which the mapping {mapping.name!r} does not tell; add position, rotation and, "
+                "where the position is in another frame, base to it."
+            )
+
+    def _check_actions(self, service: Service) -> None:
+        mapping = self.mapping
+        if service.limits.workspace is not None and mapping.gripper is None:
+            raise InputError(
+                f"The limits have a workspace, but the mapping {mapping.name!r} does not say where the gripper's "
+                "position is; add state and position to it, or choose limits without a workspace."
+            )
+        advice = "choose a checkpoint and --dataset that fit, or copy the mapping and correct its units"
+        taker = f"The client of the mapping {mapping.name!r}"
+        check_fit(service.units, mapping.units, taker, unknown_units=True, advice=advice)
+
+    def _described(self, name: str, keys: CameraKeys) -> dict[str, Any]:
+        calibrated = None if self._calibration is None else self._calibration.cameras.get(name)
+        return {
+            "name": name,
+            "keys": keys.keys(),
+            "mirrored": keys.mirrored or (calibrated is not None and calibrated.mirrored),
+            "calibrated": calibrated is not None,
+            "required": name == self._first or self.required,
+        }
+
+    def _camera_image(
+        self, message: Mapping[str, Any], name: str, keys: CameraKeys, pose: np.ndarray | None
+    ) -> CameraImage:
+        image = self._needed(message, keys.image)
+        if not isinstance(image, np.ndarray):
+            raise InputError(
+                f"{keys.image!r} must be an array (H, W, 3) of uint8, got {type(image).__name__}."
+            )
+        intrinsics, depth, extrinsics = (
+            _array(message, key) for key in (keys.intrinsics, keys.depth, keys.extrinsics)
+        )
+        if extrinsics is not None and extrinsics.shape != (4, 4):
+            raise InputError(f"{keys.extrinsics!r} must be a 4x4 matrix, got shape {extrinsics.shape}.")
+        seen = CameraImage(image, intrinsics, depth, extrinsics, keys.mirrored)
+        if self._calibration is not None:
+            seen = self._calibration.filled(name, seen, pose)
+        return _turned(seen) if keys.rotate_180 else seen
+
+    def _gripper_pose(self, message: Mapping[str, Any]) -> np.ndarray | None:
+        """(4, 4) gripper -> robot base, where a calibration needs it and the client tells it."""
+        gripper = self.mapping.gripper
+        if self._calibration is None or not self._calibration.moves or not _tells_pose(gripper):
+            return None
+        assert gripper is not None
+        numbers = _entries(message, gripper.key, (*gripper.position, *gripper.rotation))
+        if numbers is None:
+            return None
+        if gripper.notation == "quaternion_xyzw" and not np.linalg.norm(numbers[3:]) > 0.5:
+            raise InputError(f"{gripper.key!r} has a quaternion of length 0; send the gripper's rotation.")
+        position = numbers[:3] - np.array(gripper.base)
+        return pose_matrix(position, matrices(numbers[None, 3:], gripper.notation)[0])
+
+    def _state(self, message: Mapping[str, Any]) -> np.ndarray | None:
+        """(S,) the numbers of all of the state's keys, None where the policy has none or the client sends none."""
+        if not self.state_names or not self.mapping.state:
+            return None
+        parts = {key: _numbers(message, key) for key in self.mapping.state}
+        missing = [key for key, part in parts.items() if part is None]
+        if missing and (self.required or len(missing) < len(parts)):
+            raise InputError(
+                f"The observation lacks {', '.join(map(repr, missing))} of the arm's state; it has {_shown(message)}."
+            )
+        if missing:
+            return None
+        state = np.concatenate([part for part in parts.values() if part is not None])
+        if len(state) != len(self.state_names):
+            raise InputError(
+                f"{' and '.join(map(repr, parts))} must be the policy's state of {len(self.state_names)} numbers, got "
+                f"{len(state)}; send them as the data has them."
+            )
+        return state
+
+    def _needed(self, message: Mapping[str, Any], key: str) -> Any:
+        if key not in message:
+            raise InputError(
+                f"The observation lacks {key!r}; it has {_shown(message)}. "
+                f"The server's mapping is {self.mapping.name!r} (--mapping)."
+            )
+        return message[key]
+
+
+def _tells_pose(gripper: GripperKeys | None) -> bool:
+    """Whether the client tells how the gripper stands in the robot's frame."""
+    return gripper is not None and bool(gripper.rotation) and gripper.base is not None
+
+
+def _entries(message: Mapping[str, Any], key: str, indices: tuple[int, ...]) -> np.ndarray | None:
+    """Some of a key's numbers, None where the message lacks it."""
+    numbers = _array(message, key)
+    if numbers is None:
+        return None
+    if numbers.ndim != 1 or len(numbers) <= max(indices):
+        raise InputError(f"{key!r} has shape {numbers.shape}, but its entries {indices} are needed.")
+    found = numbers[list(indices)].astype(np.float64)
+    if not np.isfinite(found).all():
+        raise InputError(f"{key!r} contains NaN or infinity.")
+    return found
+
+
+def _numbers(message: Mapping[str, Any], key: str) -> np.ndarray | None:
+    """(n,) a key's number or numbers, None where the message lacks it."""
+    value = message.get(key)
+    if isinstance(value, _NUMBER) and not isinstance(value, bool):
+        value = [value]
+    numbers = _array({key: value}, key)
+    if numbers is None:
+        return None
+    if numbers.ndim != 1:
+        raise InputError(f"{key!r} must be a row of numbers, got shape {numbers.shape}.")
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{key!r} contains NaN or infinity.")
+    return numbers.astype(np.float64)
+
+
+def _array(message: Mapping[str, Any], key: str | None) -> np.ndarray | None:
+    value = message.get(key) if key else None
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray | list | tuple):
+        raise InputError(f"{key!r} must be an array of numbers, got {type(value).__name__}.")
+    # NumPy makes each string in a list as long as the longest, so it never sees one.
+    if not isinstance(value, np.ndarray) and not _only_numbers(value):
+        raise InputError(f"{key!r} must be an array of numbers, or lists of numbers of one length.")
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.size == 0:
+        raise InputError(f"{key!r} must be an array of numbers, got {array.dtype} of shape {array.shape}.")
+    return array
+
+
+def _shown(message: Mapping[str, Any]) -> str:
+    """The first of a message's keys, however many and long they are."""
+    return ", ".join(key[:40] for key in sorted(message)[:12]) or "nothing"
+
+
+def _only_numbers(values: Sequence[Any], deepest: int = 4) -> bool:
+    """Whether values are numbers, or lists of one length of such."""
+    lists = [value for value in values if isinstance(value, list | tuple)]
+    if not lists:
+        return all(isinstance(value, _NUMBER) and not isinstance(value, bool) for value in values)
+    alike = len(lists) == len(values) and len({len(value) for value in lists}) == 1
+    return deepest > 1 and alike and all(_only_numbers(value, deepest - 1) for value in lists)
+
+
+def _turned(seen: CameraImage) -> CameraImage:
+    """The same scene seen by a camera held the other way up."""
+    image = np.asarray(seen.image)
+    intrinsics = seen.intrinsics
+    if intrinsics is not None and np.shape(intrinsics) == (3, 3) and image.ndim >= 2:
+        intrinsics = turn_intrinsics(np.asarray(intrinsics), image.shape[:2])
+    depth = None if seen.depth is None else seen.depth[::-1, ..., ::-1]
+    extrinsics = None if seen.extrinsics is None else turn_extrinsics(seen.extrinsics)
+    return replace(seen, image=image[::-1, ::-1], intrinsics=intrinsics, depth=depth, extrinsics=extrinsics)
