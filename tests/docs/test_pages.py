@@ -26,14 +26,53 @@ OTHERS_OPTIONS = {
     *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
     *("--alone", "--batch", "--case", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
     *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
-    *("--adapt_emb", "--adpt_feature", "--modules_to_save"),  # the published fine-tuning script
     "--traffic",  # a group of options
     *(
+        "--action_forward_steps",
         "--adapt_emb",
         "--adpt_feature",
+        "--bf16",
+        "--data_mix",
+        "--data_root_dir",
+        "--dataloader_num_workers",
+        "--deepspeed",
+        "--flash_attn",
+        "--freeze_llm_embed",
+        "--freeze_vision_tower",
+        "--grad_checkpoint",
+        "--gradient_accumulation_steps",
+        "--intrinsic_config_path",
+        "--learning_rate",
+        "--lora",
+        "--lora_alpha",
         "--lora_target",
-        "--action_forward_steps",
-    ),  # the published fine-tuning script
+        "--lr_scheduler_type",
+        "--max_grad_norm",
+        "--max_seq_length",
+        "--max_steps",
+        "--min_sigma",
+        "--model_name_or_path",
+        "--modules_to_save",
+        "--normalized_statistic_path",
+        "--num_train_epochs",
+        "--obs_backward_delta",
+        "--obs_backward_steps",
+        "--overwrite_output_dir",
+        "--per_device_train_batch_size",
+        "--read_thread_muti",
+        "--report_to",
+        "--resume_from_checkpoint",
+        "--save_steps",
+        "--save_total_limit",
+        "--shuffle_buffer_size",
+        "--tf32",
+        "--tsfm_thread_muti",
+        "--use_vision_zoe",
+        "--vision_zoe_path",
+        "--vlm_path",
+        "--warmup_ratio",
+        "--weight_decay",
+    ),  # the published training scripts
 }
 
 
