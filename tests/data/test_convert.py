@@ -246,14 +246,32 @@ def test_all_cameras_and_the_state_come_back(tmp_path):
         assert (other.camera, other.extrinsics, other.depth(steps)) == (None, None, None)
 
 
-def test_what_not_all_episodes_have_is_said_and_may_be_left_out(tmp_path):
-    views = {"wrist": FakeView(1, missing_in=frozenset({1}))}
-    source = FakeSource("one", (4, 3), views=views, state_names=("x",), stateless=frozenset({1}))
-    with pytest.raises(
-        InputError, match=r"one episode 1: not all episodes have the camera 'wrist'.*--cameras"
-    ):
-        convert(source, tmp_path / "out")
+def test_a_camera_that_is_not_always_there_comes_back_so(tmp_path):
+    views = {
+        "wrist": FakeView(1, depth_meters=2.0, missing_in=frozenset({0, 2})),
+        "side": FakeView(2, camera=None),
+    }
+    source = FakeSource("one", (4, 3, 5), views=views)
+    convert(source, tmp_path / "out")
+    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    assert [list(again.episode(index).other_views) for index in range(3)] == [
+        ["side"],
+        ["side", "wrist"],
+        ["side"],
+    ]
+    wrist, theirs = again.episode(1).other_views["wrist"], source.episode(1).other_views["wrist"]
+    np.testing.assert_allclose(wrist.depth([2]), theirs.depth([2]), atol=5e-4)
+    np.testing.assert_allclose(wrist.camera.scaled_to(60, 80), theirs.camera.intrinsics, rtol=1e-6)
+    # Looked through first, it has samples only where it is.
+    first = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.wrist"))
+    assert [len(first.episode(index).starts) for index in range(3)] == [0, 3, 0]
+
+
+def test_a_state_that_not_all_episodes_have_is_said_and_may_be_left_out(tmp_path):
+    source = FakeSource(
+        "one", (4, 3), views={"wrist": FakeView(1)}, state_names=("x",), stateless=frozenset({1})
+    )
     with pytest.raises(InputError, match=r"one episode 1: not all episodes have the arm's state.*--no-state"):
-        convert(NeededParts(source, ()), tmp_path / "stateful")
+        convert(source, tmp_path / "stateful")
     assert convert(NeededParts(source, (), state=False), tmp_path / "bare").episodes == 2
     assert LeRobotSource(tmp_path / "bare").episode(0).other_views == {}

@@ -12,6 +12,7 @@ from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS, check_extrinsics_feature
 from spatialvla.data.lerobot.feature_mapping import (
     INTRINSICS,
+    PRESENT,
     CameraMapping,
     FeatureMapping,
     mapping_line,
@@ -126,6 +127,7 @@ def _found(
         _depth(name, line, features),
         _intrinsics(name, line, features, images),
         _extrinsics(name, line, features, images),
+        present=_present(line, features),
     )
     needed = line.intrinsics is None or line.extrinsics is None
     return _calibrated(camera, line, mapping, calibration) if calibration is not None and needed else camera
@@ -184,6 +186,12 @@ def _extrinsics(
         return None
     check_extrinsics_feature(chosen, features, f"the mapping's {mapping_line(name, 'extrinsics')}")
     return chosen
+
+
+def _present(line: CameraMapping, features: Mapping[str, Feature]) -> str | None:
+    name = f"{PRESENT}.{_short(line.image)}"
+    feature = features.get(name)
+    return name if feature is not None and feature.is_number and feature.shape == (1,) else None
 
 
 def _usual(base: str, image: str, features: Mapping[str, Feature], images: Sequence[str]) -> str | None:

@@ -45,6 +45,10 @@ INTRINSICS = "observation.intrinsics"
 """The feature that holds K (3, 3) of the image where a mapping does not say otherwise. That of the image
 `observation.images.wrist` is `observation.intrinsics.wrist`, if there is one."""
 
+PRESENT = "observation.present"
+"""The feature `observation.present.wrist`, if there is one, is false where the image `observation.images.wrist` is
+black because the camera was not there."""
+
 STATE = "observation.state"
 """The feature that holds the arm's own numbers where a mapping does not say otherwise."""
 

@@ -210,6 +210,7 @@ class LeRobotSource:
         first, fixed = self.mapping.motion.first_step, self.mapping.instruction
         instructions = filled(episode.instructions if fixed is None else [fixed] * len(episode))
         rows, where = slice(first, first + len(actions)), f"{self.root}, episode {index}"
+        kept &= self.camera.was_there(episode.columns)[rows]
         view = LeRobotView(self.camera, episode, rows, where)
         _ = view.camera, view.extrinsics  # so that what they cannot be is said here
         return LeRobotEpisode(
@@ -218,7 +219,9 @@ class LeRobotSource:
             starts=np.flatnonzero(kept),
             view=view,
             other_views={
-                name: LeRobotView(camera, episode, rows, where) for name, camera in self.others.items()
+                name: LeRobotView(camera, episode, rows, where)
+                for name, camera in self.others.items()
+                if camera.was_there(episode.columns)[rows][:1].all()
             },
             state_mapping=self.state,
         )

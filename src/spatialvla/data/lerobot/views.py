@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,7 +26,8 @@ class CameraFeatures:
     name: a model's for it. image, depth: its features; depth None without a sensor.
     intrinsics: the feature that holds K, or K itself; extrinsics: the same of where it stands; None where neither
     is known. calibrated: tells both in place of features, for pictures of the image feature's size, and if the
-    gripper carries the camera, then `gripper` says where the gripper's pose is.
+    gripper carries the camera, then `gripper` says where the gripper's pose is. present: the feature that says at
+    which steps the camera was there; None where it always was.
     """
 
     name: str
@@ -36,11 +37,17 @@ class CameraFeatures:
     extrinsics: str | Extrinsics | None
     calibrated: CalibratedCamera | None = None
     gripper: GripperPose | None = None
+    present: str | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of its pictures, as info.json says."""
         return self.image.shape[0], self.image.shape[1]
+
+    def was_there(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(T,) bool, at which steps of an episode's `columns`."""
+        steps = len(columns["frame_index"])
+        return np.ones(steps, bool) if self.present is None else columns[self.present].reshape(-1) != 0
 
     @property
     def videos(self) -> tuple[str, ...]:
