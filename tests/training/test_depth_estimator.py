@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from rlds_writer import write_steps
 
 from spatialvla.common.claims import claimed
 from spatialvla.data.augmentation import Augmentation
+from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.errors import CheckpointError, InputError
@@ -59,6 +61,51 @@ def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_confi
     assert again.abs_rel == pytest.approx(quality.abs_rel, rel=1e-4)
 
 
+def _two_cameras(root):
+    """A bright wall 0.6 m in front of the left camera, a dark one 1.8 m in front of the right."""
+    sides = {"left": (220, 0.6), "right": (30, 1.8)}
+    features = [Feature("action", "float32", (7,))]
+    for side in sides:
+        features.append(Feature(f"observation.images.{side}", "image", (32, 32, 3)))
+        features.append(Feature(f"observation.depth.{side}", "depth", (32, 32)))
+    writer = LeRobotWriter(root, 10, features)
+    for _ in range(3):
+        frames = {"action": np.ones((6, 7), np.float32)}
+        for side, (brightness, meters) in sides.items():
+            frames[f"observation.images.{side}"] = np.full((6, 32, 32, 3), brightness, np.uint8)
+            frames[f"observation.depth.{side}"] = np.full((6, 32, 32), meters, np.float32)
+        writer.add_episode(frames, "look")
+    writer.finalize()
+    return root
+
+
+def test_it_looks_through_several_cameras_and_goes_on_from_an_estimator(tmp_path):
+    config = DepthConfig(
+        str(_two_cameras(tmp_path / "walls")),
+        tmp_path / "depth",
+        camera=("observation.images.left", "observation.images.right"),
+        cache=tmp_path / "cache",
+        preset="tiny",
+        steps=60,
+        minutes=None,
+        batch_size=8,
+        held_out=0.3,
+        learning_rate=5e-3,
+    )
+    mixture = depth_frames(config, preset("tiny"))
+    assert [source.key for source in mixture.sources] == list(config.camera)
+    draws = mixture.training(np.arange(24))
+    assert set(draws.source.tolist()) == {0, 1}
+    quality = train_depth(config)
+    assert quality.abs_rel < 0.2  # one depth for both would be off by half
+    again = replace(config, out=tmp_path / "more", depth_weights=config.out, steps=1, learning_rate=1e-12)
+    assert train_depth(again).abs_rel == pytest.approx(quality.abs_rel, rel=1e-4)
+    with pytest.raises(CheckpointError, match="no depth estimator of the size"):
+        train_depth(replace(again, out=tmp_path / "other", depth_weights=SHIPPED / "nano"))
+    with pytest.raises(InputError, match=r"cameras .*left, .*right, not front"):
+        depth_frames(replace(config, camera=("front",)), preset("tiny"))
+
+
 def test_the_loss_ignores_missing_readings_and_punishes_a_wrong_scale():
     truth = torch.rand(2, 8, 8) + 0.5
     holes = truth.clone()
@@ -78,7 +125,7 @@ def test_an_estimator_of_another_size_is_refused(make_config):
 
 def test_a_policy_s_estimator_is_taken():
     model = SpatialVLA(preset("nano"))
-    load_depth(model, Path("nano"))
+    load_depth(model.vision_zoe_model, Path("nano"))
     shipped = SpatialVLA.from_pretrained("nano").vision_zoe_model.state_dict()
     loaded = model.vision_zoe_model.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in shipped.items())

@@ -28,14 +28,18 @@ class DepthConfig:
     mapping: Path | None = None
     """YAML file that says what a LeRobot dataset's features mean."""
 
-    camera: str | None = None
-    """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one."""
+    camera: tuple[str, ...] = ()
+    """RGB features of a LeRobot dataset to look through, each with its depth; the mapping's, or the only one, unless
+    given."""
 
     spec: str | None = None
     """Spec of an RLDS dataset, by name or YAML file, which names its depth; shipped ones have none."""
 
     cache: Path | None = None
     """Folder for decoded frames; None takes the user's cache folder."""
+
+    depth_weights: Path | None = None
+    """Depth estimator to go on from: by `train-depth`, or a policy's; None starts from random weights."""
 
     preset: str = "nano"
     """Whose depth estimator."""

@@ -31,6 +31,7 @@ from spatialvla.training.config import DatasetConfig
 from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.feed.datasets import open_dataset
 from spatialvla.training.optimizer import run_fraction
+from spatialvla.training.start.build import load_depth
 from spatialvla.vision.depth import ZoeDepth
 
 SILOG_VARIANCE = 0.85
@@ -51,7 +52,8 @@ def train_depth(
 ) -> DepthQuality:
     """Writes the weights to `config.out`/model.safetensors; returns their quality on held-out episodes.
 
-    Raises InputError where the dataset has no depth of its camera, and where another process writes there.
+    Raises InputError where the dataset has no depth of its camera, and where another process writes there;
+    CheckpointError where there is no estimator of this size to go on from.
     """
     tune_cpu()
     on = find_device(device)
@@ -60,6 +62,8 @@ def train_depth(
     mixture = depth_frames(config, network)
     sampler = ShardedSampler(config.batch_size)
     estimator = untrained_estimator(network)
+    if config.depth_weights is not None:
+        load_depth(estimator, config.depth_weights)
     nn.Module.to(estimator, on)
     optimizer = torch.optim.AdamW(
         estimator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -97,14 +101,30 @@ def train_depth(
 def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixture:
     """The dataset in memory, in the size of the model's images. Raises InputError where it has no depth."""
     cache = config.cache or cache_folder()
-    dataset = DatasetConfig(config.dataset, mapping=config.mapping, camera=config.camera, spec=config.spec)
-    source = CachedSource(open_dataset(dataset, cache), network.image_size, cache / "frames")
+    sources = [
+        CachedSource(
+            open_dataset(
+                DatasetConfig(
+                    config.dataset,
+                    mapping=config.mapping,
+                    camera=camera,
+                    spec=config.spec,
+                    key=camera if len(config.camera) > 1 else None,
+                ),
+                cache,
+            ),
+            network.image_size,
+            cache / "frames",
+        )
+        for camera in config.camera or (None,)
+    ]
     mixture = TrainingMixture.open(
-        [source], held_out=config.held_out, seed=config.seed, missing_instruction="", cache=cache / "surveys"
+        sources, held_out=config.held_out, seed=config.seed, missing_instruction="", cache=cache / "surveys"
     )
-    (found,) = mixture.surveys
-    if source.episode(int(np.flatnonzero(found.lengths)[0])).depth([0]) is None:
-        raise InputError(f"{config.dataset} has no depth of its camera to learn from.")
+    for source, found in zip(sources, mixture.surveys, strict=True):
+        if source.episode(int(np.flatnonzero(found.lengths)[0])).depth([0]) is None:
+            camera = f" {source.key}" if len(sources) > 1 else ""
+            raise InputError(f"{config.dataset} has no depth of its camera{camera} to learn from.")
     return mixture
 
 
@@ -157,10 +177,11 @@ def depth_quality(
 
 def _frames(mixture: TrainingMixture, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """(B, H, W, 3) uint8 and (B, H, W) float32 meters, 0 where there is no reading."""
-    (source,) = mixture.sources
     images, depth = [], []
-    for index, start in zip(draws.episode.tolist(), draws.start.tolist(), strict=True):
-        episode = source.episode(index)
+    for number, index, start in zip(
+        draws.source.tolist(), draws.episode.tolist(), draws.start.tolist(), strict=True
+    ):
+        episode = mixture.sources[number].episode(index)
         steps = [int(episode.starts[start])]
         readings = episode.depth(steps)
         assert readings is not None

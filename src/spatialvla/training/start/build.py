@@ -31,6 +31,7 @@ from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
+from spatialvla.vision.depth import ZoeDepth
 
 LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
 """What LIBERO's tasks ask for (MIT)."""
@@ -98,7 +99,7 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
     model = SpatialVLA.from_pretrained(config.policy, base=config.base)
     processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
-        load_depth(model, config.depth_weights)
+        load_depth(model.vision_zoe_model, config.depth_weights)
     if config.new_grid or config.mode == "adapt":
         grid = _grid(config, mixture, processor.grid.bins)
         processor = adapt(model, processor, grid, mixture.statistics(), mixture.cameras())
@@ -141,9 +142,9 @@ def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spatia
     scale_residuals(model)
     shipped = SHIPPED / config.preset
     if config.depth_weights is not None:
-        load_depth(model, config.depth_weights)
+        load_depth(model.vision_zoe_model, config.depth_weights)
     elif shipped.is_dir():
-        load_depth(model, shipped)
+        load_depth(model.vision_zoe_model, shipped)
     elif config.depth == "estimate" or config.guidance.depth_mix > 0:
         raise InputError(
             "The depth estimator of a new model is untrained; give --depth-weights, a policy or a folder that "
@@ -179,12 +180,12 @@ def scale_residuals(model: SpatialVLA) -> None:
             parameter.mul_(factor)
 
 
-def load_depth(model: SpatialVLA, source: Path) -> None:
-    """Copies a depth estimator's weights into the model. source: what `train_depth` wrote, or a policy.
+def load_depth(estimator: ZoeDepth, source: Path) -> None:
+    """Copies a depth estimator's weights. source: what `train_depth` wrote, or a policy.
 
     Raises CheckpointError where it holds none of the model's size.
     """
-    estimator, folder = model.vision_zoe_model, resolve_folder(source)
+    folder = resolve_folder(source)
     if is_adapter(folder) or (folder / "config.json").exists():
         weights = SpatialVLA.from_pretrained(folder).vision_zoe_model.state_dict()
     else:
