@@ -227,7 +227,7 @@ def test_all_cameras_and_the_state_come_back(tmp_path):
     }
     source = FakeSource("one", (4, 3), size=(12, 16), views=views, state_names=("x", "y"), has_depth=True)
     convert(source, tmp_path / "out")
-    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    again = LeRobotSource(tmp_path / "out")
     assert again.state_names == ("x", "y")
     for index in range(2):
         ours, theirs = again.episode(index), source.episode(index)
@@ -253,7 +253,7 @@ def test_a_camera_that_is_not_always_there_comes_back_so(tmp_path):
     }
     source = FakeSource("one", (4, 3, 5), views=views)
     convert(source, tmp_path / "out")
-    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    again = LeRobotSource(tmp_path / "out")
     assert [list(again.episode(index).other_views) for index in range(3)] == [
         ["side"],
         ["side", "wrist"],

@@ -12,6 +12,7 @@ from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS, check_extrinsics_feature
 from spatialvla.data.lerobot.feature_mapping import (
     INTRINSICS,
+    MAIN_IMAGE,
     PRESENT,
     CameraMapping,
     FeatureMapping,
@@ -78,8 +79,10 @@ def _further(
 
 
 def _first_image(mapping: FeatureMapping, features: Mapping[str, Feature]) -> str:
+    """The feature that a mapping names, the only one, or that of the usual name."""
     cameras = [name for name, feature in features.items() if feature.is_rgb]
-    wanted = mapping.image or (cameras[0] if len(cameras) == 1 else None)
+    usual = cameras if len(cameras) == 1 else [name for name in cameras if name == MAIN_IMAGE]
+    wanted = mapping.image or next(iter(usual), None)
     if wanted not in cameras:
         raise InputError(
             f"there are {'the cameras ' + ', '.join(cameras) if cameras else 'no cameras'}"
