@@ -13,6 +13,7 @@ from fake_source import FakeSource, FakeView
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.data.convert import convert
 from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
+from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.needed_parts import NeededParts
@@ -244,6 +245,19 @@ def test_all_cameras_and_the_state_come_back(tmp_path):
             other.images(steps), theirs.other_views["observation.images.main"].images(steps)
         )
         assert (other.camera, other.extrinsics, other.depth(steps)) == (None, None, None)
+
+
+def test_depth_of_each_camera_becomes_video(tmp_path):
+    views = {"wrist": FakeView(1, depth_meters=2.0)}
+    source = FakeSource("one", (4, 3), views=views, has_depth=True)
+    convert(source, tmp_path / "out", depth_video=DepthQuantization())
+    again = LeRobotSource(tmp_path / "out")
+    assert again.camera.depth.dtype == again.others["wrist"].depth.dtype == "depth_video"
+    for index in range(2):
+        ours, theirs = again.episode(index), source.episode(index)
+        np.testing.assert_allclose(ours.depth([1]), theirs.depth([1]), atol=3e-3)
+        wrist = ours.other_views["wrist"].depth([1])
+        np.testing.assert_allclose(wrist, theirs.other_views["wrist"].depth([1]), atol=3e-3)
 
 
 def test_a_camera_that_is_not_always_there_comes_back_so(tmp_path):

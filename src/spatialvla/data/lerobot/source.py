@@ -197,7 +197,9 @@ class LeRobotSource:
     @property
     def _described(self) -> list[str]:
         """What is read beside what a mapping's own text tells; nothing where there is nothing."""
-        cameras = [repr(camera) for camera in (self.camera, *self.others.values()) if camera.calibrated]
+        calibrated = self.mapping.calibration is not None
+        with np.printoptions(floatmode="unique"):
+            cameras = [repr(camera) for camera in (self.camera, *self.others.values()) if calibrated]
         further = [repr(self.mapping.cameras)] if self.mapping.cameras is not None else []
         state = [repr(self.mapping.state)] if self.mapping.state is not None else []
         return [*cameras, *further, *state]
