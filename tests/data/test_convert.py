@@ -211,7 +211,11 @@ def test_rh20t_becomes_lerobot(tmp_path):
     make.write_scene(tmp_path / make.scene(1, 2), times, calib=-1)
     source = RH20TSource(tmp_path)
     assert convert(source, tmp_path / "out").episodes == 2
-    again = LeRobotSource(tmp_path / "out")
+    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    wrist = again.episode(1).other_views["wrist"].images([7]).astype(int)
+    assert np.abs(wrist - source.episode(1).other_views["wrist"].images([7])).mean() < 2
+    np.testing.assert_allclose(again.episode(0).state, source.episode(0).state, atol=1e-6)
+    assert again.state_names == source.state_names
     np.testing.assert_allclose(again.episode(0).actions, source.episode(0).actions, atol=1e-6)
     np.testing.assert_allclose(again.episode(0).camera.intrinsics[0, 0], 45)
     assert again.episode(1).camera is None

@@ -126,7 +126,7 @@ def told(robot, tool):
 
 def written(root, number=1, late=0, **changed):
     """A scene of one of the robots; and what marker -> camera its calibration says."""
-    robot, hands, tool_camera, tool_axes, base_axes = ROBOTS[number]
+    robot, hands, tool_camera, _, base_axes = ROBOTS[number]
     tool_camera = np.array(tool_camera, float)
     base = np.eye(4) if base_axes is None else np.array(base_axes, float)  # aligned base -> the robot's own
     tool = base @ TOOL  # the tool's own axes, in the robot's own base
