@@ -62,6 +62,7 @@ def test_export_writes_the_card_into_the_folder(tmp_path, capsys):
     assert card.data.model_name == "robots/nano"
     assert card.data.eval_results[0].metric_value == pytest.approx(0.6667)
     assert (out / "model.safetensors").exists()
+    assert "| parameters | 5,765,330 |" in card.text
     with pytest.raises(SystemExit):
         main(["export", "--policy", "nano", "--out", str(tmp_path / "bare"), "--license", "mit"])
     assert "add --to hub-folder" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -85,7 +84,7 @@ class Export(Verb):
         from spatialvla.evaluation.report.model_card import CardFacts, model_card
         from spatialvla.evaluation.results.merging import load_results
         from spatialvla.model.hub import is_hub_id
-        from spatialvla.model.weights import read_shapes
+        from spatialvla.model.weights import count_numbers
         from spatialvla.processor import Processor
         from spatialvla.training.config_file import kept_config
 
@@ -94,7 +93,7 @@ class Export(Verb):
             name=self.name or self.push or self.out.name,
             license=self.license,
             base=None if run is None else run.policy,
-            parameters=sum(prod(shape) for _, _, shape in read_shapes(self.out)),
+            parameters=count_numbers(self.out),
             chunk=processor.action_chunk_size,
             cameras=processor.camera_names,
             state=processor.state_names,
