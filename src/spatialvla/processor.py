@@ -34,7 +34,7 @@ class Processor(StoredProcessor):
 
     def __call__(
         self,
-        images: Sequence[np.ndarray | Image.Image],
+        images: Sequence[np.ndarray | Image.Image | None],
         prompts: Sequence[str],
         dataset: Keys = None,
         *,
@@ -48,7 +48,8 @@ class Processor(StoredProcessor):
     ) -> Batch:
         """One row for each image and prompt.
 
-        images: of the first camera, PIL images or (H, W, 3) uint8; gray and RGBA are converted.
+        images: of the first camera, PIL images or (H, W, 3) uint8; gray and RGBA are converted. None where it is
+        missing, or stands in `other_views`.
         prompts: used as they are.
         dataset: whose camera to assume and whose statistics normalize `actions`, one for all rows or one a
         row; None or "default" takes the default camera.
@@ -85,6 +86,7 @@ class Processor(StoredProcessor):
         maps = [None] * count if depth is None else depth
         poses = [None] * count if extrinsics is None else extrinsics
         others = [None] * count if other_views is None else other_views
+        arms = [None] * count if states is None else states
         rows = [
             self.prepare(
                 image,
@@ -97,7 +99,7 @@ class Processor(StoredProcessor):
                 state=state,
             )
             for image, prompt, key, matrix, map_, pose, views, state in zip(
-                images, prompts, keys, cameras, maps, poses, others, states or [None] * count, strict=True
+                images, prompts, keys, cameras, maps, poses, others, arms, strict=True
             )
         ]
         suffixes = None if actions is None else self._action_ids(actions, keys)
@@ -122,11 +124,16 @@ class Processor(StoredProcessor):
         of steps that are under way. Raises InputError on anything that cannot be used.
         """
         given = dict(other_views or {})
-        if unknown := given.keys() - set(self.camera_names[1:]):
+        first = self.camera_names[0]
+        if unknown := given.keys() - set(self.camera_names):
             name = sorted(unknown)[0]
             raise InputError(f"The policy has no camera {name!r}; {did_you_mean(name, self.camera_names)}")
         if image is not None:
-            given[self.camera_names[0]] = View.of(image, intrinsics, depth, extrinsics)
+            if first in given:
+                raise InputError(
+                    f"The camera {first} is given twice, also as the image; leave out one of the two."
+                )
+            given[first] = View.of(image, intrinsics, depth, extrinsics)
         views = tuple(
             self._model_sized(given[name], dataset, name) if name in given else None
             for name in self.camera_names

@@ -182,7 +182,7 @@ def test_a_point_stays_on_what_the_picture_shows_of_it(processor, seed, point, n
     )
     episode.images, episode.camera = views["image"].images, views["image"].camera
     sample = reader.sample(episode, 0, "", ())
-    view = sample.view if name == "image" else sample.other_views["wrist"]
+    view = sample.views[name]
     u, v = project(np.array([point]), view.intrinsics, view.extrinsics)[0][0]
     size = processor.image_size
     if not (1 < u < size - 1 and 1 < v < size - 1):

@@ -13,6 +13,7 @@ import torch
 from tiny_policy import TEXT, tiny
 
 from spatialvla.batch import IGNORED, Batch
+from spatialvla.model.growth import grow
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment
 from spatialvla.training.checkpoints.tensors import Trained
@@ -35,34 +36,54 @@ class Run:
     resume: str | None = None
     bf16: bool = False
     recompute: bool = False
+    several: bool = False
 
 
-def make_batch(number: int) -> tuple[Batch, np.ndarray]:
-    """Global batch: rows of 16 image tokens, 3 of text and up to 7 action tokens; every third row has fewer labels."""
+def make_batch(number: int, several: bool = False) -> tuple[Batch, np.ndarray]:
+    """Global batch: rows of 16 image tokens, 3 of text and up to 7 action tokens; every third row has fewer labels.
+
+    several: with a second camera, which some rows lack, and a state, which all of the second half lack.
+    """
     rng = np.random.default_rng([5, number])
-    ids = np.full((BATCH, 16 + 3 + LABELS), 4)
-    ids[:, 16:19] = rng.integers(5, TEXT, (BATCH, 3))
-    ids[:, 19:] = TEXT + rng.integers(0, 42, (BATCH, LABELS))
-    labels = np.where(np.arange(ids.shape[1]) < 19, IGNORED, ids)
-    labels[::3, 21:] = IGNORED
+    views = 2 if several else 1
+    front = 16 * views + several
+    ids = np.full((BATCH, front + 3 + LABELS), 4)
+    ids[:, front : front + 3] = rng.integers(5, TEXT, (BATCH, 3))
+    ids[:, front + 3 :] = TEXT + rng.integers(0, 42, (BATCH, LABELS))
+    labels = np.where(np.arange(ids.shape[1]) < front + 3, IGNORED, ids)
+    labels[::3, front + 5 :] = IGNORED
+    mask = np.ones(ids.shape, bool)
+    if several:
+        mask[::2, 16:32], mask[BATCH // 2 :, 32] = False, False
     intrinsics = np.array([[40, 0, 16], [0, 40, 16], [0, 0, 1]], np.float32)
     batch = Batch(
         input_ids=torch.from_numpy(ids),
-        attention_mask=torch.ones(ids.shape, dtype=torch.bool),
-        pixel_values=torch.from_numpy(rng.random((BATCH, 3, 32, 32), dtype=np.float32)),
-        intrinsics=torch.from_numpy(np.repeat(intrinsics[None], BATCH, 0)),
+        attention_mask=torch.from_numpy(mask),
+        pixel_values=torch.from_numpy(rng.random((views * BATCH, 3, 32, 32), dtype=np.float32)),
+        intrinsics=torch.from_numpy(np.repeat(intrinsics[None], views * BATCH, 0)),
         labels=torch.from_numpy(labels),
+        state=torch.from_numpy(rng.random((BATCH, 3), dtype=np.float32)) if several else None,
     )
     return batch, np.arange(BATCH)
 
 
 def rows(batch: Batch, chosen: np.ndarray) -> Batch:
-    return Batch(**{name: value[chosen] for name, value in vars(batch).items() if value is not None})
+    """Some rows, one after another; without the slot of a state that none of them has, as batches are made."""
+    part = batch[slice(int(chosen[0]), int(chosen[-1]) + 1)]
+    slot = 16 * part.views
+    if part.state is None or bool(part.attention_mask[:, slot].any()):
+        return part
+    kept = [column for column in range(part.input_ids.shape[1]) if column != slot]
+    tokens = ("input_ids", "attention_mask", "labels")
+    cut = {name: None if (value := getattr(part, name)) is None else value[:, kept] for name in tokens}
+    return replace(part, state=None, **cut)
 
 
 def run(world: World, job: Run) -> None:
     torch.manual_seed(3)
     model = SpatialVLA(tiny())
+    if job.several:
+        grow(model, ("wrist",), 3)
     model.language_model.model.embed_tokens.requires_grad_(False)
     model.train()
     if job.recompute:
@@ -85,7 +106,7 @@ def run(world: World, job: Run) -> None:
     while step < job.steps:
         passes = []
         for index in range(PASSES):
-            batch, order = make_batch(PASSES * step + index)
+            batch, order = make_batch(PASSES * step + index, job.several)
             passes.append(rows(batch, world.part(order)))
         weights = token_weights([int((batch.labels != IGNORED).sum()) for batch in passes], world)
         losses = []
@@ -101,15 +122,16 @@ def run(world: World, job: Run) -> None:
         average.update(step)
         (loss,) = world.sum([sum(losses)])
         with average.applied(), torch.no_grad():
-            batch, order = make_batch(1000)
+            batch, order = make_batch(1000, job.several)
             part = rows(batch, world.part(order))
             output = model.training_loss(part)
             count = len(output.labels)
             held_out = combined([{"loss": (float(output.loss) * count, count)}], world)["loss"]
+            end = batch.input_ids.shape[1] - LABELS
             prompt = {
                 "labels": None,
-                "input_ids": batch.input_ids[:, :19],
-                "attention_mask": batch.attention_mask[:, :19],
+                "input_ids": batch.input_ids[:, :end],
+                "attention_mask": batch.attention_mask[:, :end],
             }
             tokens = model.generate(rows(replace(batch, **prompt), order[:1])).tolist()
         noise = world.gather(float(torch.rand(())))

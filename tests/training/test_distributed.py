@@ -55,7 +55,10 @@ def as_processes(count, jobs):
 def runs(tmp_path_factory):
     """Folders of runs of four steps by their processes: "1-2" began as one and went on as two."""
     root = tmp_path_factory.mktemp("runs")
-    folders = {name: root / name for name in ("1", "2", "1 half", "2 half", "1-2", "2-1", "2-2", "2 bf16")}
+    folders = {
+        name: root / name
+        for name in ("1", "2", "1 half", "2 half", "1-2", "2-1", "2-2", "2 bf16", "several", "several 2")
+    }
     for folder in folders.values():
         folder.mkdir()
 
@@ -64,6 +67,7 @@ def runs(tmp_path_factory):
 
     run(World(), job("1"))
     run(World(), job("1 half", steps=2))
+    run(World(), job("several", several=True))
     as_processes(
         2,
         [
@@ -72,6 +76,7 @@ def runs(tmp_path_factory):
             job("1-2", resume=str(folders["1 half"])),
             job("2-2", resume=str(folders["2 half"])),
             job("2 bf16", bf16=True),
+            job("several 2", several=True, recompute=True),
         ],
     )
     run(World(), job("2-1", resume=str(folders["2 half"])))
@@ -82,16 +87,19 @@ def lines(folder):
     return json.loads((folder / "lines.json").read_text())
 
 
-@pytest.mark.parametrize("other", ["2", "1-2", "2-1", "2-2"])
-def test_any_number_of_processes_learns_the_same(runs, other):
-    ours, theirs = lines(runs["1"]), lines(runs[other])
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "2"), ("1", "1-2"), ("1", "2-1"), ("1", "2-2"), ("several", "several 2")]
+)
+def test_any_number_of_processes_learns_the_same(runs, one, other):
+    """Also of several cameras and a state that all rows of one process lack."""
+    ours, theirs = lines(runs[one]), lines(runs[other])
     for mine, others in zip(ours[-len(theirs) :], theirs, strict=True):
         assert mine["step"] == others["step"]
         assert mine["tokens"] == others["tokens"]
         for name in ("loss", "norm", "held_out"):
             assert others[name] == pytest.approx(mine[name], rel=2e-6), name
     for average in (False, True):
-        expected = load_weights(runs["1"], average)
+        expected = load_weights(runs[one], average)
         found = load_weights(runs[other], average)
         assert set(found) == set(expected)
         for name, tensor in expected.items():

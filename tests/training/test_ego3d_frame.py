@@ -58,23 +58,21 @@ def test_the_workspace_goes_into_the_checkpoint(in_robot):
     assert stored_config(result.model).workspace == Workspace((0.4, 0.0, 0.1), 0.5)
 
 
-def test_a_dataset_without_extrinsics_says_what_is_missing(make_config, monkeypatch):
-    # Before anything is read, decoded or loaded.
-    for name in (
-        "data.training_mixture.survey",
-        "training.feed.datasets.CachedSource",
-        "training.loop.build",
-    ):
-        monkeypatch.setattr(f"spatialvla.{name}", None)
+def test_a_dataset_without_extrinsics_says_what_is_missing(make_config):
     with pytest.raises(InputError, match=r"does not tell where its camera stands.*--ego3d-frame camera"):
         train(make_config(ego3d_frame="robot"), device="cpu")
 
 
-def test_the_frame_is_learned_by_all_weights_alone(make_config, start):
-    config = make_config(policy=str(start), mode="lora", ego3d_frame="robot")
-    with pytest.raises(InputError, match="An adapter has the frame and the workspace of its base"):
-        network_config(config)
-    kept = network_config(replace(config, ego3d_frame="camera"))
+def test_an_adapter_has_a_frame_of_its_own(in_robot, start):
+    config = in_robot(policy=str(start), mode="lora", workspace=(0.4, 0.0, 0.1, 0.5))
+    adapter = train(config, device="cpu").model
+    found = stored_config(adapter)
+    assert (found.ego3d_frame, found.workspace) == ("robot", Workspace((0.4, 0.0, 0.1), 0.5))
+    assert stored_config(start).ego3d_frame == "camera"
+    policy = Policy.from_pretrained(adapter)
+    with pytest.raises(InputError, match="pass extrinsics of the camera 'image'"):
+        policy.act(SEEN)
+    kept = network_config(replace(config, ego3d_frame=None, workspace=None))
     assert (kept.ego3d_frame, kept.workspace) == ("camera", PUBLISHED)
     with pytest.raises(InputError, match="scale is a positive length"):
-        network_config(replace(config, mode="full", workspace=(0, 0, 0, 0)))
+        network_config(replace(config, workspace=(0, 0, 0, 0)))

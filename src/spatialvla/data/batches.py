@@ -65,15 +65,11 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         samples = [self._sample_or_next(number, draws, row) for row, number in enumerate(numbers)]
         keys = [self.sources[source].key for source in draws.source]
         actions = np.stack([sample.actions for sample in samples])
-        views = [sample.view for sample in samples]
         batch = self.processor(
-            [view.image for view in views],
+            [None] * len(samples),
             [sample.prompt for sample in samples],
             keys,
-            intrinsics=[view.intrinsics for view in views],
-            depth=[view.depth for view in views if view.depth is not None] or None,
-            extrinsics=[view.extrinsics for view in views if view.extrinsics is not None] or None,
-            other_views=[sample.other_views for sample in samples],
+            other_views=[sample.views for sample in samples],
             states=[sample.state for sample in samples],
             actions=actions,
         )
@@ -85,6 +81,11 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
             episode=np.array([sample.episode for sample in samples]),
             step=np.array([sample.step for sample in samples]),
             replaced=tuple(reason for sample in samples for reason in sample.replaced),
+            cameras=tuple(
+                name
+                for name in self.processor.camera_names
+                if any(name in sample.views for sample in samples)
+            ),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,7 +192,9 @@ def evaluation_batches(
     draws = mixture.evaluation(limit)
     numbers = range(rank, len(draws) // ranks * ranks, ranks)
     options = options or ReadOptions(Augmentation.off())
-    options = replace(options, augmentation=Augmentation.off(), other_share=0.0)
+    options = replace(
+        options, augmentation=Augmentation.off(), other_share=0.0, camera_dropout=0.0, state_dropout=0.0
+    )
     parts = [list(numbers[start : start + batch_size]) for start in range(0, len(numbers), batch_size)]
     return _loaded(Batches(mixture, draws, processor, options), parts, workers)
 

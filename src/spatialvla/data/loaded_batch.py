@@ -8,6 +8,7 @@ import numpy as np
 
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
+from spatialvla.model.config import PUBLISHED_CAMERAS
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class LoadedBatch:
 
     actions: (B, chunk, 7) in the datasets' units. keys: of each sample's dataset. source, episode, step: (B,)
     int64 number of the dataset, of its episode and of the step. replaced: why samples were replaced by
-    others.
+    others. cameras: of the batch's V images, in order; those that no sample has are not among them.
     """
 
     batch: Batch
@@ -26,6 +27,7 @@ class LoadedBatch:
     episode: np.ndarray
     step: np.ndarray
     replaced: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = PUBLISHED_CAMERAS
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -57,4 +59,5 @@ class LoadedBatch:
             self.episode[rows],
             self.step[rows],
             self.replaced,
+            self.cameras,
         )

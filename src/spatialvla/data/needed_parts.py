@@ -55,13 +55,16 @@ def check_parts(
     cameras: Sequence[str],
     state_size: int = 0,
     extrinsics: bool = False,
+    needed: Collection[str] | None = None,
+    state_needed: bool = True,
 ) -> None:
     """Raises InputError, naming dataset and line, where datasets lack what a run needs of them.
 
-    By each dataset's first episode with steps. cameras: names of the model's, the first one's first; each of the others
-    has to be in some dataset, with its intrinsics. state_size: the model's numbers; those of each dataset that has a
-    state have to be as many, and some dataset has to have one; 0 asks for none. extrinsics: whether each camera's
-    place has to be known.
+    By each dataset's first episode with steps. cameras: names of the model's, the first one's first; where a dataset
+    has one of the others, its intrinsics have to be known. state_size: the model's numbers; those of each dataset that
+    has a state have to be as many; 0 asks for none. extrinsics: whether each camera's place has to be known. needed,
+    state_needed: the cameras that some dataset has to have, all of the others unless given, and whether some has to
+    have a state.
     """
     first, *others = cameras
     found: set[str] = set()
@@ -89,13 +92,13 @@ def check_parts(
                 "indices: [...]}'."
             )
     keys = ", ".join(source.key for source in sources)
-    for name in others:
+    for name in others if needed is None else needed:
         if name not in found:
             raise InputError(
                 f"None of the datasets has the camera '{name}' ({keys}); name its feature with a mapping's line "
                 f"'cameras: {{{name}: …}}', or train without it (--cameras)."
             )
-    if state_size and not any(source.state_names for source in sources):
+    if state_size and state_needed and not any(source.state_names for source in sources):
         raise InputError(
             f"None of the datasets has the arm's state ({keys}); name its features with a mapping's line "
             "'state: {feature: …}', or train without it."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,8 @@ class ReadOptions:
     other_sources, other_share: the same datasets seen in another way, and the share of the draws that see them so.
     extrinsics: whether the cameras' places are read, too.
     cameras: names of the cameras to read beside the first, as far as the datasets have them. state: whether the arm's
-    state is read.
+    state is read. camera_dropout, state_dropout: probabilities that one of a sample's cameras, or its state, is left
+    out as if the dataset did not have it; one camera always stays.
     """
 
     augmentation: Augmentation
@@ -35,18 +36,19 @@ class ReadOptions:
     extrinsics: bool = False
     cameras: tuple[str, ...] = ()
     state: bool = False
+    camera_dropout: float = 0.0
+    state_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sample:
     """One step of an episode.
 
-    view: of the first camera. other_views: of the others by name, those that there are. state: (S,) or None.
+    views: of the cameras by name, those that there are. state: (S,) or None.
     actions: (chunk, 7) from this step on, in the dataset's units. replaced: why damaged ones do not stand here.
     """
 
-    view: View
-    other_views: Mapping[str, View]
+    views: Mapping[str, View]
     state: np.ndarray | None
     prompt: str
     actions: np.ndarray
@@ -74,21 +76,33 @@ class SampleReader:
         asked for.
         """
         step, chunk = self.step, self.processor.action_chunk_size
-        return Sample(
-            # The first one is drawn first: so it looks the same however many others there are.
-            view=self._view(episode, self.processor.camera_names[0]),
-            other_views={
-                name: self._view(episode.other_views[name], name)
+        # The first one is drawn first: so it looks the same however many others there are.
+        seen: dict[str, EpisodeView] = {
+            self.processor.camera_names[0]: episode,
+            **{
+                name: episode.other_views[name]
                 for name in self.options.cameras
                 if name in episode.other_views
             },
-            state=episode.state[step] if self.options.state and episode.state is not None else None,
+        }
+        state = episode.state[step] if self.options.state and episode.state is not None else None
+        return Sample(
+            views={name: self._view(seen[name], name) for name in self._kept(tuple(seen))},
+            state=None if self._drops(self.options.state_dropout) else state,
             prompt=self.processor.prompt(episode.instruction_at(step) or missing_instruction),
             actions=action_chunks(episode.actions, np.array([step]), chunk)[0],
             episode=index,
             step=step,
             replaced=replaced,
         )
+
+    def _kept(self, cameras: Sequence[str]) -> list[str]:
+        """Those that dropout leaves."""
+        kept = [name for name in cameras if not self._drops(self.options.camera_dropout)]
+        return kept or [cameras[int(self.rng.integers(len(cameras)))]]
+
+    def _drops(self, probability: float) -> bool:
+        return probability > 0 and bool(self.rng.random() < probability)
 
     def _view(self, seen: EpisodeView, name: str) -> View:
         """What the camera of this name saw, augmented: a crop moves K and leaves the camera where it is."""

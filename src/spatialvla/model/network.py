@@ -241,6 +241,10 @@ class Network(nn.Module):
         seen = images.unflatten(0, (len(batch), batch.views)).flatten(1, 2)
         if batch.state is not None:
             seen = torch.cat([seen, self.encode_state(batch.state)[:, None].to(seen.dtype)], dim=1)
+        elif self.config.state_size and self.training and torch.is_grad_enabled():
+            # Its weights get a gradient, of zero, in every pass: the ranks have to sum up the same ones.
+            nothing = self.encode_state(seen.new_zeros(1, self.config.state_size))
+            seen = seen + 0 * nothing.to(seen.dtype)
         return embeddings.masked_scatter(is_image[..., None], seen)
 
     def hidden_states(self, batch: Batch, mask: PrefixMask) -> Float[torch.Tensor, "B T D"]:

@@ -109,6 +109,12 @@ class StartOptions:
     workspace: tuple[float, float, float, float] | None = None
     """Center x y z and unit of Ego3D's positions, in meters; None keeps the policy's, and gives a new frame its own."""
 
+    add_camera: tuple[str, ...] = ()
+    """Cameras that the policy gets behind its own, by the names that the datasets have for them."""
+
+    add_state: int = 0
+    """Numbers of the arm's state that a policy without one gets, as many as the datasets have; 0 adds none."""
+
     freeze_text_embeddings: bool = True
     """Keep the words' embeddings as they are, where everything else is trained."""
 
@@ -138,6 +144,12 @@ class NetworkOptions:
     zoedepth: str | None = None
     """Folder or Hub id of the ZoeDepth that goes with it."""
 
+    cameras: tuple[str, ...] = ()
+    """Names of its cameras: first that of each dataset's main one, then the datasets' own of others; none is one."""
+
+    state: bool = False
+    """Let it see the arm's state, as the datasets have it."""
+
     instructions: Path | None = None
     """Texts that a new tokenizer learns beside the datasets' own: a JSON list's file, or libero for its tasks."""
 
@@ -147,7 +159,7 @@ class AdaptationOptions:
     """How much of a policy changes."""
 
     mode: FineTuning = "full"
-    """All weights but ZoeDepth's, LoRA adapters, or a new grid's embeddings and Ego3D's MLP alone."""
+    """All weights but ZoeDepth's, LoRA adapters, or a new grid's embeddings, Ego3D's MLP and the state's alone."""
 
     new_grid: bool = False
     """Carry the policy over to a new grid in the modes full and lora, too; adapt always does."""
@@ -162,6 +174,12 @@ class ObjectiveOptions:
 
     depth: Literal["estimate", "sensor"] = "estimate"
     """Which depth Ego3D sees: the frozen estimator's or the dataset's."""
+
+    camera_dropout: float = 0.0
+    """Probability that a sample's camera is hidden from the model; of several, one always stays."""
+
+    state_dropout: float = 0.0
+    """Probability that a sample's state is hidden from the model."""
 
     committed_steps: int = 0
     """Give up to so many first steps of a chunk as already under way, without a loss; 0 gives none."""
@@ -312,6 +330,8 @@ class TrainConfig(
             held_out=self.held_out,
             committed_share=self.committed_share,
             committed_jitter=self.committed_jitter,
+            camera_dropout=self.camera_dropout,
+            state_dropout=self.state_dropout,
         )
         if self.committed_steps < 0:
             raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
@@ -342,6 +362,17 @@ class TrainConfig(
             )
         if (self.mode != "full" or self.new_grid) and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
+        if self.add_state < 0:
+            raise InputError(f"add_state must be 0 or more, not {self.add_state}.")
+        if self.policy is None and (self.add_camera or self.add_state):
+            raise InputError(
+                "add_camera and add_state are for a policy to go on from; give a new network cameras and state."
+            )
+        if self.policy is not None and (self.cameras or self.state):
+            raise InputError(
+                "cameras and state are for a new network; a policy to go on from is given others by add_camera and "
+                "add_state."
+            )
 
     def parts(self, processes: int) -> int:
         """Parts in which each of so many processes goes through its share of a batch.

@@ -18,6 +18,10 @@ from spatialvla.model.network import LossOutput, PrefixMask
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.parallel.world import ALONE, World
+from spatialvla.training.presence import further_parts, present, slots, without
+
+_WITHOUT = ("loss", *(f"l1/{part}" for part in ("translation", "rotation", "gripper")))
+"""What a validation tells of batches without a camera or the state."""
 
 Tallies = Mapping[str, tuple[float, float]]
 """By name: a sum, and how much it counts. Adding both up gives exact means over parts, ranks and datasets."""
@@ -35,6 +39,7 @@ def token_metrics(
 
     Tokens are chosen among their own kind, as constrained decoding does. l1/translation, l1/rotation: in the
     datasets' units; l1/gripper: share of wrong states. keys: of all datasets, also those not in the batch.
+    present/…: the share of samples that have each camera and the state, of a network that can have several.
     """
     logits, labels = output.logits.detach(), output.labels
     losses = F.cross_entropy(logits, labels, reduction="none")
@@ -54,6 +59,11 @@ def token_metrics(
     assert wanted is not None
     said[:, 1:][wanted[:, 1:] >= 0] = chosen.cpu()
     is_action = (wanted != IGNORED) & (loaded.batch.input_ids >= network.action_token_begin_idx)
+    if further_parts(network):
+        there = present(loaded, network)
+        absent = torch.zeros(len(loaded))
+        for name in (network.cameras[0], *further_parts(network)):
+            numbers[f"present/{name}"] = _tally(there.get(name, absent).float())
     free = wanted[is_action].view(len(said), -1, 3)[..., 0] >= 0
     tokens = said[is_action].view(len(said), -1)
     return numbers | action_errors("l1", tokens, loaded, processor, free.numpy())
@@ -89,6 +99,7 @@ def validate(
 
     error/…: as l1/…, but of actions that the model generates going on from its own tokens.
     error/quantization: the translation error of the grid alone, which no model beats.
+    without_…/…: the loss, and the errors as l1/…, where no sample had one of the further cameras, or the state.
     """
     rows: list[Tallies] = []
     was_training = model.training
@@ -98,16 +109,35 @@ def validate(
         with autocast():
             output = model.training_loss(batch, mask=mask)
             tokens = model.generate(prompts_of(batch))
+            hidden = _without_each(model, batch, loaded, mask)
         assert batch.labels is not None
         true = batch.labels[batch.labels >= model.config.action_token_begin_idx].view(len(batch), -1)
         quantized = action_errors("error", true, loaded, processor)["error/translation"]
+        measured = token_metrics(output, loaded, processor, model.config, keys)
+        for name in further_parts(model.config):
+            # What no sample of these has cannot be missed.
+            missed = hidden.get(name)
+            numbers = (
+                measured if missed is None else token_metrics(missed, loaded, processor, model.config, keys)
+            )
+            measured |= {f"without_{name}/{kind}": numbers[kind] for kind in _WITHOUT}
         rows.append(
-            token_metrics(output, loaded, processor, model.config, keys)
-            | action_errors("error", tokens, loaded, processor)
-            | {"error/quantization": quantized}
+            measured | action_errors("error", tokens, loaded, processor) | {"error/quantization": quantized}
         )
     model.train(was_training)
     return rows
+
+
+def _without_each(
+    model: SpatialVLA, batch: Batch, loaded: LoadedBatch, mask: PrefixMask
+) -> dict[str, LossOutput]:
+    """What the model says where each of the further cameras, or the state, is hidden; of those that are there."""
+    where = slots(loaded, model.config)
+    return {
+        name: model.training_loss(without(batch, where[name]), mask=mask)
+        for name in further_parts(model.config)
+        if name in where
+    }
 
 
 def combined(rows: Iterable[Tallies], world: World = ALONE) -> dict[str, float]:
@@ -131,14 +161,15 @@ def combined(rows: Iterable[Tallies], world: World = ALONE) -> dict[str, float]:
 def prompts_of(batch: Batch) -> Batch:
     """A training batch without its actions, padded on the left as for inference."""
     assert batch.labels is not None
-    is_prompt = batch.attention_mask & (batch.labels == IGNORED)
-    longest = int(is_prompt.sum(dim=1).max())
+    # The first action token, given or not, stands behind the prompt's last token.
+    lengths = (batch.labels != IGNORED).int().argmax(dim=1).tolist()
+    longest = max(lengths)
     ids = batch.input_ids.new_zeros(len(batch), longest)
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (tokens, wanted) in enumerate(zip(batch.input_ids, is_prompt, strict=True)):
-        prompt = tokens[wanted]
-        ids[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = True
+    for row, length in enumerate(lengths):
+        ids[row, longest - length :] = batch.input_ids[row, :length]
+        # Slots of what is missing remain, hidden as they are.
+        mask[row, longest - length :] = batch.attention_mask[row, :length]
     return replace(batch, input_ids=ids, attention_mask=mask, labels=None)
 
 

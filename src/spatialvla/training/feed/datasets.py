@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,9 +28,9 @@ def open_mixture(
     Raises InputError or CheckpointError where one cannot be used.
     """
     cache = config.cache or cache_folder()
-    others, state = network.cameras[1:], network.state_size > 0
+    others, state = network.cameras[1:], config.state or network.state_size > 0
     sources = [open_dataset(dataset, cache, config.on_bad, others, state) for dataset in config.datasets]
-    check_parts(sources, network.cameras, network.state_size, network.needs_extrinsics)
+    _check_parts(sources, config, network)
     if config.in_memory:
         sources = [_in_memory(source, config, network.image_size, world, progress) for source in sources]
     sources = [WholeChunks(source, network.action_chunk_size) for source in sources]
@@ -51,6 +51,16 @@ def open_mixture(
     if config.statistics is None:
         return mixture
     return replace(mixture, given_statistics=read_statistics(config.statistics, mixture.keys))
+
+
+def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network: SpatialVLAConfig) -> None:
+    """Raises InputError where no dataset has what the run asks for; what a policy had before may be missing."""
+    new = config.cameras[1:] or config.add_camera
+    state_needed = config.state or config.add_state > 0
+    # A new network's state is as the datasets have it; where none has any, each size is too much.
+    sizes = [network.state_size, *(len(source.state_names) for source in sources), int(state_needed)]
+    size = next(filter(None, sizes), 0)
+    check_parts(sources, network.cameras, size, network.needs_extrinsics, new, state_needed)
 
 
 def open_dataset(

@@ -51,6 +51,8 @@ class Feed:
             model.config.needs_extrinsics,
             model.config.cameras[1:],
             model.config.state_size > 0,
+            config.camera_dropout,
+            config.state_dropout,
         )
 
     def training(self, first_step: int, batch_size: int | None = None) -> Iterator[LoadedBatch]:

@@ -52,13 +52,16 @@ class AttentionHead(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Sequential(nn.Linear(QUERIES * width, 256), nn.GELU(), nn.Linear(256, targets))
 
-    def forward(self, features: torch.Tensor, tasks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, N, width) features, (B,) task numbers -> (B, targets), and where queries looked, (B, QUERIES, N).
+    def forward(
+        self, features: torch.Tensor, there: torch.Tensor, tasks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, width) features of all images, (B,) task numbers -> (B, targets), and where queries looked.
 
-        The latter as logarithms of shares.
+        there: (B, N) bool, which images are. Looks are (B, QUERIES, N), as logarithms of shares.
         """
         queries = self.queries(tasks).unflatten(1, (QUERIES, -1))
-        looks = F.log_softmax(queries @ self.key(features).mT / features.shape[-1] ** 0.5, dim=-1)
+        scores = queries @ self.key(features).mT / features.shape[-1] ** 0.5
+        looks = F.log_softmax(scores.masked_fill(~there[:, None], float("-inf")), dim=-1)
         return self.out((looks.exp() @ self.value(features)).flatten(1)), looks
 
 
@@ -93,22 +96,27 @@ class VisionStage:
         self.encoder = [weight for module in encoder.values() for weight in module.parameters()]
 
     def losses(self, loaded: LoadedBatch) -> dict[str, torch.Tensor]:
-        """The loss of the regressed numbers, and of where the first queries look, in nats."""
-        rows = self.steps.rows(loaded)
+        """The loss of the regressed numbers, and of where the first queries look, in nats.
+
+        Numbers are read off the images of all cameras; keypoints are looked for in the first camera's.
+        """
+        rows, batch, network = self.steps.rows(loaded), loaded.batch, self.model.config
         with autocast(self.config.precision, self.device):
-            features = self.model.image_features(loaded.batch.to(self.device)).float()
-        predicted, looks = self.head(features, self.tasks[rows].to(self.device))
+            features = self.model.image_features(batch.to(self.device)).float()
+        features = features.unflatten(0, (len(batch), batch.views)).flatten(1, 2)
+        there = batch.attention_mask[:, : features.shape[1]].to(self.device)
+        predicted, looks = self.head(features, there, self.tasks[rows].to(self.device))
         targets = self.targets[rows].to(self.device)
         losses = {"regression": F.smooth_l1_loss(predicted, targets, beta=LINEAR_FROM)}
-        if self.keypoints is not None:
-            network = self.model.config
+        first = network.cameras[0]
+        if self.keypoints is not None and first in loaded.cameras:
             patches = network.image_size // network.patch_size
-            shares = self.keypoints.patch_shares(
-                loaded, loaded.batch.intrinsics.double().numpy(), network.image_size, patches
-            ).to(self.device)
+            intrinsics = batch.intrinsics.unflatten(0, (len(batch), batch.views))[:, 0].double().numpy()
+            shares = self.keypoints.patch_shares(loaded, intrinsics, network.image_size, patches)
+            shares = shares.to(self.device)
             # Less the targets' own entropy, so that looking exactly there costs nothing.
-            surplus = torch.special.xlogy(shares, shares) - shares * looks[:, : shares.shape[1]]
-            losses["looking"] = surplus.sum(dim=-1).mean()
+            surplus = torch.special.xlogy(shares, shares) - shares * looks[:, : shares.shape[1], : patches**2]
+            losses["looking"] = surplus[there[:, 0]].sum(dim=-1).mean()
         return losses
 
     def run(

@@ -16,9 +16,9 @@ from spatialvla.common.schema import parse
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
-from spatialvla.geometry.workspace import AROUND_BASE, PUBLISHED, Workspace
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import SHIPPED, is_adapter, resolve_folder
+from spatialvla.model.growth import give_inputs
 from spatialvla.model.loading import stored_config
 from spatialvla.model.lora import add_lora
 from spatialvla.model.lora_options import LoraOptions
@@ -31,6 +31,7 @@ from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
+from spatialvla.training.start.inputs import asked_inputs, with_inputs
 from spatialvla.vision.depth import ZoeDepth
 
 LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
@@ -40,10 +41,12 @@ LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
     """The configuration of the network that a run starts from.
 
-    Raises InputError where adapters would be added onto an adapter or need another frame than their base, and
+    A state that a new network is to have as the datasets have it is not in there yet.
+    Raises InputError where adapters would be added onto an adapter, or a policy has what it is to be given, and
     CheckpointError where a folder cannot be used.
     """
-    return _as_asked(config, _own_network_config(config))
+    network = asked_inputs(config, _own_network_config(config))
+    return network.replace(action_chunk_size=config.chunk_size or network.action_chunk_size)
 
 
 def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
@@ -58,25 +61,14 @@ def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Pr
         model, processor = _from_parts(config, mixture)
     else:
         model, processor = _from_nothing(config, mixture)
-    model.config = _as_asked(config, model.config)
-    return model, replace(processor, action_chunk_size=model.config.action_chunk_size)
+    chunk = config.chunk_size or model.config.action_chunk_size
+    model.config = model.config.replace(action_chunk_size=chunk)
+    return model, replace(with_inputs(processor, model.config, mixture), action_chunk_size=chunk)
 
 
-def _as_asked(config: TrainConfig, network: SpatialVLAConfig) -> SpatialVLAConfig:
-    """The network with what the run changes of it, none of which any weight's shape depends on."""
-    frame, workspace = config.ego3d_frame or network.ego3d_frame, network.workspace
-    if frame != network.ego3d_frame:
-        workspace = AROUND_BASE if frame == "robot" else PUBLISHED
-    if config.workspace is not None:
-        x, y, z, unit = config.workspace
-        workspace = Workspace((x, y, z), unit)
-    if config.mode == "lora" and (frame, workspace) != (network.ego3d_frame, network.workspace):
-        raise InputError(
-            "An adapter has the frame and the workspace of its base; leave out ego3d_frame and workspace, or train all "
-            "weights (mode full)."
-        )
-    chunk = config.chunk_size or network.action_chunk_size
-    return network.replace(ego3d_frame=frame, workspace=workspace, action_chunk_size=chunk)
+def _give_asked(model: SpatialVLA, config: TrainConfig, mixture: TrainingMixture) -> None:
+    """Gives a network what the run asks for that its own does not have, before anything is added to it."""
+    give_inputs(model, asked_inputs(config, model.config, len(mixture.state_names)))
 
 
 def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
@@ -97,6 +89,7 @@ def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
 def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     assert config.policy is not None
     model = SpatialVLA.from_pretrained(config.policy, base=config.base)
+    _give_asked(model, config, mixture)
     processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
         load_depth(model.vision_zoe_model, config.depth_weights)
@@ -131,6 +124,7 @@ def _lora_options(config: TrainConfig) -> LoraOptions:
 def _from_parts(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     assert config.paligemma is not None
     model = initial_model(config.paligemma, _zoedepth(config), bins=config.bins)
+    _give_asked(model, config, mixture)
     grid = _grid(config, mixture, config.bins)
     cameras = _with_default(mixture)
     processor = initial_processor(config.paligemma, model.config, grid, mixture.statistics(), cameras)
@@ -140,6 +134,7 @@ def _from_parts(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialV
 def _from_nothing(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
     model = SpatialVLA(preset(config.preset, config.bins))
     scale_residuals(model)
+    _give_asked(model, config, mixture)
     shipped = SHIPPED / config.preset
     if config.depth_weights is not None:
         load_depth(model.vision_zoe_model, config.depth_weights)

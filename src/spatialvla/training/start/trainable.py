@@ -10,7 +10,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 Mode = Literal["full", "lora", "adapt"]
 
 TEXT_EMBEDDINGS = "language_model.model.embed_tokens.weight"
-ADAPTED = ("spatial_embed_tokens.", "position_embedding_3d.")
+ADAPTED = ("spatial_embed_tokens.", "position_embedding_3d.", "state_projector.")
 
 
 def select_trainable(
@@ -19,10 +19,10 @@ def select_trainable(
     """Freezes every parameter that the mode does not train; ZoeDepth is frozen in all of them.
 
     full: everything but the text embeddings, which `text_embeddings` trains too (for models from scratch).
-    lora: the adapters that `add_lora` added, and the spatial embeddings where its options say so.
-    adapt: the spatial embeddings and Ego3D's MLP. The head is not trained: a gradient for its action rows
-    alone is one for all of its 265k rows, with optimizer state to match, and would let fine-tuning for a new
-    robot no longer fit a small GPU.
+    lora: the adapters that `add_lora` added, what it trains whole of the state, and of others where its options say so.
+    adapt: the spatial embeddings, Ego3D's MLP and what reads the state. The head is not trained: a gradient for its
+    action rows alone is one for all of its 265k rows, with optimizer state to match, and would let fine-tuning for a
+    new robot no longer fit a small GPU.
     vision_tower: whether SigLIP, or its adapters, are trained in the modes full and lora.
     Modules without a trainable parameter are put, and by `SpatialVLA.train` kept, in eval mode.
     Raises InputError for "lora" without adapters.
