@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
         ("image -> action", 14),
         ("RLDS record -> loss", 24),
         ("LeRobot episode -> loss", 23),
-        ("openpi message -> reply", 21),
+        ("openpi message -> reply", 22),
     ],
 )
 def test_ways_stay_short(way, most):

@@ -157,8 +157,8 @@ def test_what_no_client_can_take_is_not_sent(number, interface):
         ("{image: a, prompt: b, state: [1]}", "state must be a string"),
         ("{image: a, prompt: b, position: [0, 1, 2]}", "position is of the key that pose names"),
         ("{image: a, prompt: b, state: [s, t], position: [0, 1, 2]}", "position is of the key that pose"),
-        ("{image: a, prompt: b, state: s, rotation: {indices: [3, 4, 5]}}", "need a position"),
-        ("{image: a, prompt: b, pose: p}", "need a position"),
+        ("{image: a, prompt: b, state: s, rotation: {indices: [3, 4, 5]}}", "rotation needs a position"),
+        ("{image: a, prompt: b, pose: p}", "pose needs a position"),
         (
             "{image: a, prompt: b, state: s, position: [0, 1, 2], rotation: [3, 4, 5]}",
             "rotation has indices and a notation",
@@ -174,7 +174,7 @@ def test_what_no_client_can_take_is_not_sent(number, interface):
         ),
         (
             "{image: a, prompt: b, state: s, position: [0, 1, 2], base: [0, 1]}",
-            "base is where the arm's base is",
+            "base must be x, y, z in meters",
         ),
         ("{image: a, prompt: b, state: s, position: [0, 1]}", "three different indices"),
         ("{image: a, prompt: b, state: s, position: [0, 1, 1]}", "three different indices"),
@@ -189,6 +189,10 @@ def test_what_no_client_can_take_is_not_sent(number, interface):
         ("{image: a, prompt: b, units: 1}", "units has the entries"),
         ("{image: a, prompt: b, units: {gripper: [0, 1]}}", "units has the entries"),
         ("{image: a, prompt: b, units: {meters: .nan}}", "positive and finite, but meters is nan. See"),
+        (
+            "{image: a, prompt: b, state: s, position: [0, 1, 2], fingertips: [0, 0, 0.1]}",
+            "they need its rotation",
+        ),
         ("[]", "no entries"),
         ("{", "no YAML"),
     ],

@@ -13,9 +13,10 @@ from spatialvla.actions.fitting import check_fit
 from spatialvla.calibration.policy_calibration import PolicyCalibration
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import turn_intrinsics
-from spatialvla.geometry.extrinsics import pose_matrix, turn_extrinsics
+from spatialvla.geometry.extrinsics import pose_matrix, transform, turn_extrinsics
 from spatialvla.geometry.rotations import matrices
-from spatialvla.serving.engine.client_mapping import CameraKeys, ClientMapping, GripperKeys
+from spatialvla.serving.engine.client_mapping import CameraKeys, ClientMapping
+from spatialvla.serving.engine.message_values import array, entries, numbers, shown
 from spatialvla.serving.guard.limits import require_sendable
 from spatialvla.types import CameraImage, Observation
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from spatialvla.serving.engine.service import Service
 
 log = logging.getLogger(__name__)
-_NUMBER = (int, float, np.integer, np.floating)
 
 
 class ClientInterface:
@@ -71,7 +71,8 @@ class ClientInterface:
 
     def observation(self, message: Mapping[str, Any]) -> Observation:
         """What the policy sees. Raises InputError where a key is missing or holds something else."""
-        pose = self._gripper_pose(message)
+        carried = self._calibration is not None and self._calibration.moves
+        pose = self._gripper_pose(message) if carried else None
         images = {
             name: self._camera_image(message, name, keys, pose)
             for name, keys in self.cameras.items()
@@ -86,7 +87,21 @@ class ClientInterface:
     def gripper_position(self, message: Mapping[str, Any]) -> np.ndarray | None:
         """(3,) meters, None where the client does not tell it. Raises InputError for a pose without it."""
         gripper = self.mapping.gripper
-        return None if gripper is None else _entries(message, gripper.key, gripper.position)
+        return None if gripper is None else entries(message, gripper.key, gripper.position)
+
+    def fingertips(self, message: Mapping[str, Any]) -> np.ndarray | None:
+        """(3,) meters in the robot's frame; None where that does not follow from the message.
+
+        Raises InputError as `gripper_position`.
+        """
+        gripper = self.mapping.gripper
+        if gripper is None or gripper.base is None:
+            return None
+        if gripper.fingertips is None:
+            position = entries(message, gripper.key, gripper.position)
+            return None if position is None else position - np.array(gripper.base)
+        pose = self._gripper_pose(message)
+        return None if pose is None else transform(pose, np.array([gripper.fingertips]))[0]
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
         """(k, 7) as the policy says them (gripper 1 = open) -> as the client takes them.
@@ -131,7 +146,7 @@ class ClientInterface:
                 f"which key the client sends it for {', '.join(unknown)}; add extrinsics to it (4x4, camera -> robot "
                 "base, meters), or give a --calibration of the robot."
             )
-        told = _tells_pose(mapping.gripper)
+        told = mapping.gripper is not None and mapping.gripper.tells_pose
         carried = [
             name
             for name, keys in self.cameras.items()
@@ -174,7 +189,7 @@ class ClientInterface:
                 f"{keys.image!r} must be an array (H, W, 3) of uint8, got {type(image).__name__}."
             )
         intrinsics, depth, extrinsics = (
-            _array(message, key) for key in (keys.intrinsics, keys.depth, keys.extrinsics)
+            array(message, key) for key in (keys.intrinsics, keys.depth, keys.extrinsics)
         )
         if extrinsics is not None and extrinsics.shape != (4, 4):
             raise InputError(f"{keys.extrinsics!r} must be a 4x4 matrix, got shape {extrinsics.shape}.")
@@ -184,28 +199,29 @@ class ClientInterface:
         return _turned(seen) if keys.rotate_180 else seen
 
     def _gripper_pose(self, message: Mapping[str, Any]) -> np.ndarray | None:
-        """(4, 4) gripper -> robot base, where a calibration needs it and the client tells it."""
+        """(4, 4) gripper -> robot base, in meters; None where that does not follow from the message."""
         gripper = self.mapping.gripper
-        if self._calibration is None or not self._calibration.moves or not _tells_pose(gripper):
+        if gripper is None or gripper.base is None or not gripper.tells_pose:
             return None
-        assert gripper is not None
-        numbers = _entries(message, gripper.key, (*gripper.position, *gripper.rotation))
-        if numbers is None:
+        found = entries(message, gripper.key, (*gripper.position, *gripper.rotation))
+        if found is None:
             return None
-        if gripper.notation == "quaternion_xyzw" and not np.linalg.norm(numbers[3:]) > 0.5:
-            raise InputError(f"{gripper.key!r} has a quaternion of length 0; send the gripper's rotation.")
-        position = numbers[:3] - np.array(gripper.base)
-        return pose_matrix(position, matrices(numbers[None, 3:], gripper.notation)[0])
+        position, rotation = found[:3] - np.array(gripper.base), found[3:]
+        if gripper.notation == "quaternion_xyzw" and not 0.5 < np.linalg.norm(rotation) < 2:
+            raise InputError(
+                f"{gripper.key!r} has a quaternion that is no rotation; send x, y, z, w of length 1."
+            )
+        return pose_matrix(position, matrices(rotation[None], gripper.notation)[0])
 
     def _state(self, message: Mapping[str, Any]) -> np.ndarray | None:
         """(S,) the numbers of all of the state's keys, None where the policy has none or the client sends none."""
         if not self.state_names or not self.mapping.state:
             return None
-        parts = {key: _numbers(message, key) for key in self.mapping.state}
+        parts = {key: numbers(message, key) for key in self.mapping.state}
         missing = [key for key, part in parts.items() if part is None]
         if missing and (self.required or len(missing) < len(parts)):
             raise InputError(
-                f"The observation lacks {', '.join(map(repr, missing))} of the arm's state; it has {_shown(message)}."
+                f"The observation lacks {', '.join(map(repr, missing))} of the arm's state; it has {shown(message)}."
             )
         if missing:
             return None
@@ -220,72 +236,10 @@ class ClientInterface:
     def _needed(self, message: Mapping[str, Any], key: str) -> Any:
         if key not in message:
             raise InputError(
-                f"The observation lacks {key!r}; it has {_shown(message)}. "
+                f"The observation lacks {key!r}; it has {shown(message)}. "
                 f"The server's mapping is {self.mapping.name!r} (--mapping)."
             )
         return message[key]
-
-
-def _tells_pose(gripper: GripperKeys | None) -> bool:
-    """Whether the client tells how the gripper stands in the robot's frame."""
-    return gripper is not None and bool(gripper.rotation) and gripper.base is not None
-
-
-def _entries(message: Mapping[str, Any], key: str, indices: tuple[int, ...]) -> np.ndarray | None:
-    """Some of a key's numbers, None where the message lacks it."""
-    numbers = _array(message, key)
-    if numbers is None:
-        return None
-    if numbers.ndim != 1 or len(numbers) <= max(indices):
-        raise InputError(f"{key!r} has shape {numbers.shape}, but its entries {indices} are needed.")
-    found = numbers[list(indices)].astype(np.float64)
-    if not np.isfinite(found).all():
-        raise InputError(f"{key!r} contains NaN or infinity.")
-    return found
-
-
-def _numbers(message: Mapping[str, Any], key: str) -> np.ndarray | None:
-    """(n,) a key's number or numbers, None where the message lacks it."""
-    value = message.get(key)
-    if isinstance(value, _NUMBER) and not isinstance(value, bool):
-        value = [value]
-    numbers = _array({key: value}, key)
-    if numbers is None:
-        return None
-    if numbers.ndim != 1:
-        raise InputError(f"{key!r} must be a row of numbers, got shape {numbers.shape}.")
-    if not np.isfinite(numbers).all():
-        raise InputError(f"{key!r} contains NaN or infinity.")
-    return numbers.astype(np.float64)
-
-
-def _array(message: Mapping[str, Any], key: str | None) -> np.ndarray | None:
-    value = message.get(key) if key else None
-    if value is None:
-        return None
-    if not isinstance(value, np.ndarray | list | tuple):
-        raise InputError(f"{key!r} must be an array of numbers, got {type(value).__name__}.")
-    # NumPy makes each string in a list as long as the longest, so it never sees one.
-    if not isinstance(value, np.ndarray) and not _only_numbers(value):
-        raise InputError(f"{key!r} must be an array of numbers, or lists of numbers of one length.")
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or array.size == 0:
-        raise InputError(f"{key!r} must be an array of numbers, got {array.dtype} of shape {array.shape}.")
-    return array
-
-
-def _shown(message: Mapping[str, Any]) -> str:
-    """The first of a message's keys, however many and long they are."""
-    return ", ".join(key[:40] for key in sorted(message)[:12]) or "nothing"
-
-
-def _only_numbers(values: Sequence[Any], deepest: int = 4) -> bool:
-    """Whether values are numbers, or lists of one length of such."""
-    lists = [value for value in values if isinstance(value, list | tuple)]
-    if not lists:
-        return all(isinstance(value, _NUMBER) and not isinstance(value, bool) for value in values)
-    alike = len(lists) == len(values) and len({len(value) for value in lists}) == 1
-    return deepest > 1 and alike and all(_only_numbers(value, deepest - 1) for value in lists)
 
 
 def _turned(seen: CameraImage) -> CameraImage:

@@ -63,6 +63,7 @@ class GripperKeys:
     where it is not told.
     base: where the arm's base is in the frame of the position, whose axes are along it (meters); None where that is
     not known, as of scenes in which it differs.
+    fingertips: where they are in the gripper's frame (meters); None where the position is theirs.
     """
 
     key: str
@@ -70,6 +71,12 @@ class GripperKeys:
     rotation: tuple[int, ...] = ()
     notation: Notation = "none"
     base: tuple[float, float, float] | None = (0.0, 0.0, 0.0)
+    fingertips: tuple[float, float, float] | None = None
+
+    @property
+    def tells_pose(self) -> bool:
+        """Whether it is known how the gripper stands in the robot's frame."""
+        return bool(self.rotation) and self.base is not None
 
 
 @dataclass(frozen=True)
@@ -121,8 +128,8 @@ class ClientMapping:
 
 _OF_CAMERA = {entry.name for entry in fields(CameraKeys)}
 _ENTRIES = _OF_CAMERA | {
-    *("prompt", "cameras", "state", "pose", "position", "rotation", "base", "gripper_open", "gripper_closed"),
-    *("units", "horizon", "limits", "ignored"),
+    *["prompt", "cameras", "state", "pose", "position", "rotation", "base", "fingertips"],
+    *["gripper_open", "gripper_closed", "units", "horizon", "limits", "ignored"],
 }
 
 
@@ -173,8 +180,8 @@ def _other_camera(name: str, raw: object) -> CameraKeys:
 
 def _gripper_keys(raw: dict[str, Any], state: tuple[str, ...]) -> GripperKeys | None:
     if "position" not in raw:
-        if {"rotation", "pose", "base"} & set(raw):
-            raise ValueError("rotation, pose and base need a position, the indices of the gripper's x, y, z")
+        if stray := {"rotation", "pose", "base", "fingertips"} & set(raw):
+            raise ValueError(f"{min(stray)} needs a position, the indices of the gripper's x, y, z")
         return None
     position = _position(raw["position"])
     key = _optional_text(raw, "pose")
@@ -182,8 +189,11 @@ def _gripper_keys(raw: dict[str, Any], state: tuple[str, ...]) -> GripperKeys | 
         if len(state) != 1:
             raise ValueError("position is of the key that pose names, or of the one that state does")
         key = state[0]
-    base = _base(raw.get("base", [0, 0, 0]))
+    base = None if raw.get("base") == "unknown" else _place(raw.get("base", [0, 0, 0]), "base")
+    fingertips = _place(raw["fingertips"], "fingertips") if "fingertips" in raw else None
     if "rotation" not in raw:
+        if fingertips is not None:
+            raise ValueError("fingertips are in the gripper's frame, so they need its rotation")
         return GripperKeys(key, position, base=base)
     rotation = raw["rotation"]
     if not isinstance(rotation, dict) or set(rotation) != {"indices", "notation"}:
@@ -194,7 +204,7 @@ def _gripper_keys(raw: dict[str, Any], state: tuple[str, ...]) -> GripperKeys | 
     indices = _indices(rotation["indices"], "rotation")
     if len(set(indices)) != SIZES[notation]:
         raise ValueError(f"a rotation in {notation} has {SIZES[notation]} different indices, from 0")
-    return GripperKeys(key, position, indices, notation, base)
+    return GripperKeys(key, position, indices, notation, base, fingertips)
 
 
 def _text(value: object, entry: str) -> str:
@@ -245,12 +255,10 @@ def _units(raw: Any) -> ActionUnits:
     return ActionUnits(**raw)
 
 
-def _base(raw: object) -> tuple[float, float, float] | None:
-    if raw == "unknown":
-        return None
-    where = [number(entry, "base") for entry in raw] if isinstance(raw, list) else []
+def _place(raw: object, entry: str) -> tuple[float, float, float]:
+    where = [number(each, entry) for each in raw] if isinstance(raw, list) else []
     if len(where) != 3 or not np.isfinite(where).all():
-        raise ValueError("base is where the arm's base is, x, y, z in meters, or unknown")
+        raise ValueError(f"{entry} must be x, y, z in meters, three finite numbers")
     return (where[0], where[1], where[2])
 
 

@@ -44,6 +44,18 @@ class Metrics:
         self._refused = Counter(
             "spatialvla_refused_connections", "Connections refused, by reason.", ["reason"], registry=registry
         )
+        self._offsets = Gauge(
+            "spatialvla_gripper_offset_pixels",
+            "How far from where it should be a camera has last seen the gripper.",
+            ["camera"],
+            registry=registry,
+        )
+        self._drifted = Counter(
+            "spatialvla_drifted_sightings",
+            "Times a camera has seen the gripper elsewhere than its calibration says.",
+            ["camera"],
+            registry=registry,
+        )
         self.queued = Gauge(
             "spatialvla_queued_requests", "Requests waiting for the model.", registry=registry
         )
@@ -76,6 +88,11 @@ class Metrics:
     def clamped(self, limit: str, steps: int) -> None:
         """Counts steps that a limit of the robot changed."""
         self._clamps.labels(limit).inc(steps)
+
+    def sighted(self, camera: str, pixels: float, *, drifted: bool) -> None:
+        """Records how far from where it should be a camera has seen the gripper."""
+        self._offsets.labels(camera).set(pixels)
+        self._drifted.labels(camera).inc(drifted)
 
     def refused(self, reason: str) -> None:
         """Counts a connection that was not let in, or was thrown out."""

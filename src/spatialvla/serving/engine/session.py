@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from spatialvla.execution import Executor
 from spatialvla.frozen_picture import FrozenPicture
 from spatialvla.serving.engine.batching import Engine
+from spatialvla.serving.engine.drift_watch import DriftWatch
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.guard.limits import Limits
@@ -42,11 +44,17 @@ class Session:
         self._executor = executor
         self._limits = limits
         self._pictures = FrozenPicture()
+        self._drift = DriftWatch(engine.metrics, partial(engine.threads.submit, self.client), address)
 
     def reset(self) -> None:
         """A new episode: what was seen and decided before counts no more."""
+        self.end()
         self._executor.reset()
         self._pictures.reset()
+
+    def end(self) -> None:
+        """Says what there is to say of an episode that is over."""
+        self._drift.conclude()
 
     def submit(
         self, observation: Observation, *, committed: np.ndarray | None = None, timeout: float = 30.0
@@ -58,16 +66,26 @@ class Session:
         request = PolicyRequest(observation, self._executor, committed, timeout)
         return self._engine.submit(request, client=self.client)
 
-    def finish(self, answer: Answer, *, position: np.ndarray | None = None) -> Decision:
+    def finish(
+        self,
+        answer: Answer,
+        *,
+        position: np.ndarray | None = None,
+        fingertips: np.ndarray | None = None,
+    ) -> Decision:
         """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
 
+        fingertips: (3,) meters in the robot's frame, where that follows from what the client tells.
         A client that committed steps merges chunks itself, so it gets the whole chunk. Raises InputError
         where the limits need a position and there is none, and where a camera has stopped; UnsafeAction for
         actions that are not finite.
         """
         began = perf_counter()
         self._limits.require_position(position)
-        self._pictures.check(answer.request.observation.cameras(self._first_camera), position)
+        cameras = answer.request.observation.cameras(self._first_camera)
+        self._pictures.check(cameras, position)
+        if fingertips is not None:
+            self._drift.add(cameras, fingertips)
         chunk = answer.chunk
         committed = answer.request.committed
         if committed is None or committed.size == 0:
@@ -82,11 +100,17 @@ class Session:
         return Decision(limited, chunk.tokens[: len(limited)], answer.timings)
 
     async def act(
-        self, observation: Observation, *, position: np.ndarray | None = None, timeout: float = 30.0
+        self,
+        observation: Observation,
+        *,
+        position: np.ndarray | None = None,
+        fingertips: np.ndarray | None = None,
+        timeout: float = 30.0,
     ) -> Decision:
         """Observation in, actions out, as `submit` and `finish`. Raises InputError or ServingError."""
         submitted = self._engine.threads.submit(
             self.client, lambda: self.submit(observation, timeout=timeout)
         )
         future = await asyncio.wrap_future(submitted)
-        return self.finish(await asyncio.wrap_future(future), position=position)
+        answer = await asyncio.wrap_future(future)
+        return self.finish(answer, position=position, fingertips=fingertips)

@@ -95,6 +95,7 @@ class LeRobotServer:
             self._client(peer)
             return
         old.forget()
+        old.session.end()
         new = self._clients[peer] = self._new_client(peer)
         new.numbers, new.actions, new.began, new.answers = old.numbers, old.actions, old.began, old.answers
 
@@ -145,6 +146,7 @@ class LeRobotServer:
             decision = await client.session.act(
                 self._interface.observation(with_depth(seen.message, self._depths)),
                 position=self._interface.gripper_position(seen.message),
+                fingertips=self._interface.fingertips(seen.message),
                 timeout=min(self._service.traffic.request_timeout, self._time_left(arrived)),
             )
             self._time_left(arrived)

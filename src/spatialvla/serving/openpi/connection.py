@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
@@ -36,6 +37,13 @@ class OpenPiClient(WebsocketClient):
         self._total_ms: float | None = None
         self._arrived = 0.0
 
+    async def serve(self, stopping: asyncio.Event, closed: Callable[[WebsocketClient], None]) -> None:
+        """As every client; the episode is over with the connection."""
+        try:
+            await super().serve(stopping, closed)
+        finally:
+            self._session.end()
+
     async def answer(self, data: str | bytes) -> bool:
         """Answers one message; False once the connection is closed."""
         began, self._arrived = perf_counter(), self.socket.arrived
@@ -57,7 +65,7 @@ class OpenPiClient(WebsocketClient):
             answer = await asyncio.wrap_future(pending)
             # Behind others that its client has sent, a message waits before it is looked at.
             self._require_fresh(perf_counter() - self._arrived, message.timeout)
-            decision = self._session.finish(answer, position=message.position)
+            decision = self._session.finish(answer, position=message.position, fingertips=message.fingertips)
             return reply(
                 decision,
                 self._interface,

@@ -26,12 +26,14 @@ _LONGEST_ID = 64
 class ClientMessage:
     """What a client sent.
 
-    position: (3,) meters of the gripper. committed: (P, 3) tokens of steps under way.
+    position: (3,) meters of the gripper. fingertips: (3,) meters of them, in the robot's frame.
+    committed: (P, 3) tokens of steps under way.
     reset: a new episode begins. timeout: seconds it may wait. request_id: comes back with the answer.
     """
 
     observation: Observation
     position: np.ndarray | None
+    fingertips: np.ndarray | None
     committed: np.ndarray | None
     reset: bool
     timeout: float
@@ -88,6 +90,7 @@ def read(message: str | bytes, interface: ClientInterface, longest_wait: float) 
         return ClientMessage(
             observation=interface.observation(content),
             position=interface.gripper_position(content),
+            fingertips=interface.fingertips(content),
             committed=committed,
             reset=_reset(content),
             timeout=_timeout(content, longest_wait),
