@@ -54,8 +54,8 @@ format: $(VENV)/test-ready ## format the code, and mend what ruff can mend
 docs: $(VENV)/docs-ready ## build the documentation into site/; a broken link is an error
 	$(BIN)/mkdocs build --strict
 
-wheels: $(VENV)/test-ready ## build both distributions into dist/, and predict with them in a clean environment
-	$(BIN)/python -m pytest -q -m slow tests/test_wheels.py
+wheels: $(VENV)/test-ready ## build both distributions into dist/, and use them in clean environments, as the images do
+	$(BIN)/python -m pytest -q -m slow tests/test_wheels.py tests/test_docker.py
 
 clean: ## remove what was built, the environment included
 	rm -rf $(VENV) dist site build src/*.egg-info packages/*/build packages/*/src/*.egg-info
