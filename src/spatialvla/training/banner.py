@@ -10,10 +10,12 @@ from rich.text import Text
 
 from spatialvla.common.terminal import shown
 from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.parallel.world import World
 from spatialvla.training.precision import computes_bfloat16
+from spatialvla.training.presence import further_parts
 
 
 def banner(
@@ -32,6 +34,7 @@ def banner(
         "recipe": _recipe(config),
         "schedule": _schedule(config, len(mixture.training), steps, done),
         "device": _device(config, world),
+        **_inputs(config, mixture, model.config),
         "trained": _trained(model),
         "output": str(config.out),
     }
@@ -89,6 +92,20 @@ def _trained(model: SpatialVLA) -> str:
     parts = ", ".join(f"{part} {_short(count)}" for part, count in trained.items())
     many = sum(trained.values())
     return f"{_short(many)} of {_short(total)} parameters ({parts}); {_short(total - many)} are frozen"
+
+
+def _inputs(config: TrainConfig, mixture: TrainingMixture, network: SpatialVLAConfig) -> dict[str, str]:
+    """What a network sees, and how many datasets have it; nothing of a published one, which sees one image."""
+    if not further_parts(network):
+        return {}
+    many, cameras, states = len(mixture.keys), mixture.other_cameras(), mixture.state_statistics()
+    parts = [f"{name} (in {len(cameras.get(name, {}))} of {many} datasets)" for name in network.cameras[1:]]
+    if network.state_size:
+        parts.append(f"a state of {network.state_size} numbers (in {len(states)} of {many})")
+    hidden = {"a camera": config.camera_dropout, "the state": config.state_dropout}
+    dropout = [f"{what} in {share:.0%}" for what, share in hidden.items() if share]
+    told = f"; hidden: {' and '.join(dropout)} of the samples" if dropout else ""
+    return {"sees": f"{network.cameras[0]}, {', '.join(parts)}{told}"}
 
 
 def _short(count: int) -> str:
