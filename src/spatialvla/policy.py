@@ -104,19 +104,23 @@ class Policy:
         device: torch.device | str = "cpu",
         optimization: Optimization | None = None,
         base: str | Path | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
     ) -> Policy:
         """Loads a checkpoint folder, a shipped model ("nano") or a Hub id.
 
         dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.
-        base: of an adapter, in place of the one that its adapter_config.json names.
+        base: of an adapter, in place of the one that its adapter_config.json names. revision, token: of the Hub's.
         """
-        model = SpatialVLA.from_pretrained(path_or_id, dtype=dtype, device=device, base=base)
+        model = SpatialVLA.from_pretrained(
+            path_or_id, dtype=dtype, device=device, base=base, revision=revision, token=token
+        )
         if optimization is not None:
             model = model.optimize(optimization)
         return cls(
             model,
-            Processor.from_pretrained(path_or_id),
+            Processor.from_pretrained(path_or_id, revision=revision, token=token),
             dataset=dataset,
             execution=execution,
             prompt=prompt,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from tokenizers import Tokenizer
@@ -20,6 +21,7 @@ from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import PUBLISHED_CAMERAS, check_camera_names
 from spatialvla.model.folders import resolve_folder
+from spatialvla.model.hub import upload_folder
 from spatialvla.tokenizer import action_token, read_tokenizer
 
 RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
@@ -85,12 +87,14 @@ class StoredProcessor:
             )
 
     @classmethod
-    def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> Self:
         """Loads the processor saved beside a model: a folder, a shipped model's name, or a Hub id.
 
         Raises CheckpointError if a file is missing or broken.
         """
-        folder = resolve_folder(path_or_id, revision)
+        folder = resolve_folder(path_or_id, revision, token)
         raw = read_json(folder / "processor_config.json")
         files = {name: read_json(folder / name) for name in PASSED_ON if (folder / name).exists()}
         # transformers 5 keeps the image processor's settings inside the processor's.
@@ -143,6 +147,19 @@ class StoredProcessor:
             raise CheckpointError(
                 f"The processor's configuration in {folder} cannot be used ({error}); download it again."
             ) from None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        private: bool = False,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hub, as `upload_folder` says; gives the address."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_folder(Path(folder), repo_id, token=token, revision=revision, private=private)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the processor in the published layout, each file at once or not at all."""

@@ -71,6 +71,7 @@ class SpatialVLAForConditionalGeneration(nn.Module):
         torch_dtype: torch.dtype | str | None = None,
         device_map: str | torch.device | None = None,
         revision: str | None = None,
+        token: str | bool | None = None,
         config: SpatialVLAConfig | None = None,
         **others: object,
     ) -> Self:
@@ -87,6 +88,7 @@ class SpatialVLAForConditionalGeneration(nn.Module):
                 dtype="float32" if wanted in (None, "auto") else wanted,
                 device="cpu" if device_map is None else device_map,
                 revision=revision,
+                token=token,
             )
         )
 
@@ -157,11 +159,16 @@ class SpatialVLAProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | Path, *, revision: str | None = None, **others: object
+        cls,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **others: object,
     ) -> SpatialVLAProcessor:
         """As `Processor.from_pretrained`. Raises InputError for arguments that would change what is loaded."""
         _check_known(others)
-        return cls(Processor.from_pretrained(path_or_id, revision=revision))
+        return cls(Processor.from_pretrained(path_or_id, revision=revision, token=token))
 
     def save_pretrained(self, path: str | Path) -> None:
         """As `Processor.save_pretrained`."""

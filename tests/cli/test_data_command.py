@@ -41,14 +41,19 @@ def test_inspect_prints_and_draws_rlds(capsys, tmp_path):
     out = capsys.readouterr().out
     assert "bridge_orig/1.0.0: 4 episodes, 30 steps at 5 Hz" in out
     assert "2  put the red block on plate 0" in out
-    assert "Camera: 256x256, fx 249.4, fy 332.6" in out
+    assert "Camera image: 256x256, fx 249.4, fy 332.6" in out
     # The sample's numbers are drawn at random, and as motions of an arm they are doubted.
     warnings = [line for line in out.splitlines() if line.startswith("Warning")]
     assert [line.split(" reaches")[0] for line in warnings] == [
         "Warning: the translation",
         "Warning: the rotation",
+        *warnings[2:],
     ]
-    rows = {line.split()[1]: line.split("│")[2:-1] for line in out.splitlines() if line.startswith("│")}
+    assert "the camera 'image' should hardly see the gripper in 2 of the 4 episodes" in warnings[2]
+    assert "the intrinsics of the camera 'secondary' are unknown in 4 of 4 episodes" in warnings[3]
+    actions, state = out.split("State of the arm")
+    assert state.count("│") > 8
+    rows = {line.split()[1]: line.split("│")[2:-1] for line in actions.splitlines() if line.startswith("│")}
     assert list(rows) == ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
     assert [float(cell) for cell in rows["gripper"]] == [0, 1, 0.5, 0.5, 0, 1]
     for name in ("actions.png", "frames.png"):
@@ -97,10 +102,11 @@ def test_inspect_warns_of_what_the_sample_of_lerobot_lacks(capsys):
     run("inspect", "--dataset", LEROBOT, *CAMERA, "--episodes", "2")
     out = capsys.readouterr().out
     assert "lerobot_v3: 2 episodes, 120 steps at 5 Hz" in out
-    assert "Camera: 256x256, intrinsics unknown" in out
+    assert "Camera image: 256x256, intrinsics unknown" in out
+    assert "Camera wrist: 256x256, intrinsics unknown" in out
     assert "Units of actions: unknown meters, radians, rotation, frame (a mapping's" in out
     assert "Warning: the gripper lies outside of [0, 1]" in out
-    assert "Warning: the intrinsics are unknown in 2 of 2 episodes" in out
+    assert "Warning: the intrinsics of the camera 'image' are unknown in 2 of 2 episodes" in out
 
 
 def test_inspect_takes_a_mapping_and_sees_depth(capsys, tmp_path):

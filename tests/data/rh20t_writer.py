@@ -83,3 +83,10 @@ def write_descriptions(root, **tasks):
 
 def write_calibration(root, serials=(FRONT, WRIST)):
     pickled(root / "calib" / str(START) / "intrinsics.npy", dict.fromkeys(serials, K))
+
+
+def write_places(root, markers, tool):
+    """markers: (4, 4) marker -> camera by serial. tool: the tool's pose, as the robot says it."""
+    folder = root / "calib" / str(START)
+    pickled(folder / "extrinsics.npy", {serial: matrix[None] for serial, matrix in markers.items()})
+    np.save(folder / "tcp.npy", np.asarray(tool, np.float64))

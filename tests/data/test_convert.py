@@ -13,6 +13,7 @@ from fake_source import FakeSource, FakeView
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.data.convert import convert
 from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
+from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.needed_parts import NeededParts
@@ -210,7 +211,11 @@ def test_rh20t_becomes_lerobot(tmp_path):
     make.write_scene(tmp_path / make.scene(1, 2), times, calib=-1)
     source = RH20TSource(tmp_path)
     assert convert(source, tmp_path / "out").episodes == 2
-    again = LeRobotSource(tmp_path / "out")
+    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    wrist = again.episode(1).other_views["wrist"].images([7]).astype(int)
+    assert np.abs(wrist - source.episode(1).other_views["wrist"].images([7])).mean() < 2
+    np.testing.assert_allclose(again.episode(0).state, source.episode(0).state, atol=1e-6)
+    assert again.state_names == source.state_names
     np.testing.assert_allclose(again.episode(0).actions, source.episode(0).actions, atol=1e-6)
     np.testing.assert_allclose(again.episode(0).camera.intrinsics[0, 0], 45)
     assert again.episode(1).camera is None
@@ -227,7 +232,7 @@ def test_all_cameras_and_the_state_come_back(tmp_path):
     }
     source = FakeSource("one", (4, 3), size=(12, 16), views=views, state_names=("x", "y"), has_depth=True)
     convert(source, tmp_path / "out")
-    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    again = LeRobotSource(tmp_path / "out")
     assert again.state_names == ("x", "y")
     for index in range(2):
         ours, theirs = again.episode(index), source.episode(index)
@@ -246,6 +251,19 @@ def test_all_cameras_and_the_state_come_back(tmp_path):
         assert (other.camera, other.extrinsics, other.depth(steps)) == (None, None, None)
 
 
+def test_depth_of_each_camera_becomes_video(tmp_path):
+    views = {"wrist": FakeView(1, depth_meters=2.0)}
+    source = FakeSource("one", (4, 3), views=views, has_depth=True)
+    convert(source, tmp_path / "out", depth_video=DepthQuantization())
+    again = LeRobotSource(tmp_path / "out")
+    assert again.camera.depth.dtype == again.others["wrist"].depth.dtype == "depth_video"
+    for index in range(2):
+        ours, theirs = again.episode(index), source.episode(index)
+        np.testing.assert_allclose(ours.depth([1]), theirs.depth([1]), atol=3e-3)
+        wrist = ours.other_views["wrist"].depth([1])
+        np.testing.assert_allclose(wrist, theirs.other_views["wrist"].depth([1]), atol=3e-3)
+
+
 def test_a_camera_that_is_not_always_there_comes_back_so(tmp_path):
     views = {
         "wrist": FakeView(1, depth_meters=2.0, missing_in=frozenset({0, 2})),
@@ -253,7 +271,7 @@ def test_a_camera_that_is_not_always_there_comes_back_so(tmp_path):
     }
     source = FakeSource("one", (4, 3, 5), views=views)
     convert(source, tmp_path / "out")
-    again = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.main"))
+    again = LeRobotSource(tmp_path / "out")
     assert [list(again.episode(index).other_views) for index in range(3)] == [
         ["side"],
         ["side", "wrist"],

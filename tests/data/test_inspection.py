@@ -111,8 +111,9 @@ def test_numbers_are_those_of_all_actions():
     assert found.warnings == ()
     assert found.lengths.tolist() == [12, 8, 12]
     assert found.instructions == (("push", 2), ("pull", 1))
-    assert (found.size, found.has_depth, found.key) == ((12, 16), False, "made")
-    np.testing.assert_allclose(found.intrinsics, [[30, 0, 8], [0, 30, 6], [0, 0, 1]])
+    (camera,) = found.cameras
+    assert (camera.size, camera.has_depth, found.key) == ((12, 16), False, "made")
+    np.testing.assert_allclose(camera.intrinsics, [[30, 0, 8], [0, 30, 6], [0, 0, 1]])
     np.testing.assert_allclose(found.statistics.mean, everything.mean(axis=0))
     np.testing.assert_allclose(found.statistics.q99, np.quantile(everything, 0.99, axis=0))
     assert sorted(map(tuple, found.sample)) == sorted(map(tuple, everything))
@@ -296,12 +297,14 @@ def test_cameras_and_sensors_that_have_stopped_are_doubted(options, warning):
 
 def test_depth_is_summed_up_and_drawn():
     found = inspected(meters=2.0)
-    assert found.depth.size == (4, 4)
-    assert (found.depth.nearest, found.depth.farthest) == pytest.approx((2.0, 2.5), abs=0.01)
-    assert found.depth.holes == 0
+    assert found.cameras[0].depth.size == (4, 4)
+    assert (found.cameras[0].depth.nearest, found.cameras[0].depth.farthest) == pytest.approx(
+        (2.0, 2.5), abs=0.01
+    )
+    assert found.cameras[0].depth.holes == 0
     assert len(contact_sheet(found).axes) > len(contact_sheet(inspected()).axes)
-    assert inspected().depth is None
-    blind = inspected(meters=0.0).depth
+    assert inspected().cameras[0].depth is None
+    blind = inspected(meters=0.0).cameras[0].depth
     assert (blind.nearest, blind.farthest, blind.holes) == (0, 0, 1)
 
 

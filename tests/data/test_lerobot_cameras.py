@@ -223,6 +223,38 @@ def test_mirrored_pictures_of_a_calibrated_camera(tmp_path, robot):
     np.testing.assert_allclose(episode.extrinsics, tiled(mirror_extrinsics(STANDING)), atol=1e-12)
 
 
+def test_depth_that_a_calibration_does_not_believe_is_not_measured(tmp_path, robot):
+    calibration = RobotCalibration.load(robot)
+    near = CalibratedCamera(calibration.camera("wrist").camera, hand_eye=HAND_EYE, depth_range=(0.1, 0.6))
+    calibration.with_camera("wrist", near).save(robot)
+    readings = np.full((T, H, W), 0.5, np.float32)
+    readings[:, :2], readings[:, 2:4] = 0.05, 0.9
+    root = written(tmp_path / "d", state=np.zeros((T, 6)), depth__wrist=readings, depth__front=readings)
+    pose = {"feature": "observation.state", "rotation": "axis_angle"}
+    episode = opened(root, calibration=str(robot), gripper_pose=pose).episode(0)
+    np.testing.assert_allclose(episode.depth([1]), readings[:1], atol=1e-6)
+    depth = episode.other_views["wrist"].depth([1])[0]
+    assert depth.dtype == np.float32
+    np.testing.assert_allclose(depth[:, 0], [0, 0, 0, 0, *[0.5] * 8], atol=1e-6)
+
+
+def test_the_first_camera_may_be_the_only_one_that_stands_still(tmp_path, robot):
+    images = ("observation.images.top", WRIST)
+    root, lines = (
+        written(tmp_path / "d", images),
+        {"image": images[0], "calibration": str(robot), "cameras": {}},
+    )
+    np.testing.assert_allclose(opened(root, **lines).episode(0).extrinsics, tiled(STANDING), atol=1e-12)
+    calibration = RobotCalibration.load(robot)
+    calibration.with_camera("side", calibration.camera("front")).save(robot)
+    with pytest.raises(InputError, match="has no camera 'image' or 'top'; choose from front, wrist, side"):
+        opened(root, **lines)
+    # One that is another's is not taken.
+    root = written(tmp_path / "e", (*images, "observation.images.side"))
+    views = opened(root, **(lines | {"cameras": {"side": "observation.images.side"}})).episode(0)
+    np.testing.assert_allclose(views.extrinsics, tiled(STANDING), atol=1e-12)
+
+
 def test_only_files_of_cameras_that_are_wanted_have_to_be_there(tmp_path):
     root = Path(shutil.copytree(TWO_CAMERAS, tmp_path / "d"))
     shutil.rmtree(root / "videos" / "observation.images.top_depth")
@@ -249,7 +281,9 @@ def test_the_fingerprint_tells_other_lines_and_another_calibration(tmp_path, rob
     moved = shutil.copy(robot, tmp_path / "elsewhere.yaml")
     assert opened(root, **(lines | {"calibration": str(moved)})).contents == before
     calibration = RobotCalibration.load(robot)
-    nearer = CalibratedCamera(calibration.camera("front").camera, looking_at([1.2, 0.2, 0.7], [0.4, 0, 0.1]))
+    place = STANDING.copy()
+    place[0, 3] += 1e-10
+    nearer = CalibratedCamera(calibration.camera("front").camera, place)
     calibration.with_camera("front", nearer).save(robot)
     assert opened(root, **lines).contents != before
 

@@ -9,6 +9,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
@@ -315,8 +316,8 @@ def test_steps_outside_of_the_episode_are_errors():
 def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
     asked = []
 
-    def download(name, repo_type, cache_dir):
-        asked.append((name, repo_type, cache_dir))
+    def download(name, repo_type, cache_dir, ignore_patterns):
+        asked.append((name, repo_type, cache_dir, ignore_patterns))
         if name == "someone/absent":
             raise OSError("no network")
         return str(SAMPLE)
@@ -327,21 +328,31 @@ def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
             raise EntryNotFoundError("404")
         if name == "someone/offline":
             raise LocalEntryNotFoundError("no network, and nothing kept")
+        return str(SAMPLE / file)
 
     monkeypatch.setattr("spatialvla.data.lerobot.location.snapshot_download", download)
     monkeypatch.setattr("spatialvla.data.lerobot.location.hf_hub_download", download_file)
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
     source = LeRobotSource("someone/blocks", FeatureMapping(image=TOP), cache=tmp_path / "cache")
     assert (source.key, len(source)) == ("someone/blocks", 5)
-    assert asked == [("someone/blocks", "dataset", tmp_path / "cache")]
+    assert asked == [("someone/blocks", "dataset", tmp_path / "cache", None)]
     assert pickle.loads(pickle.dumps(source)).key == "someone/blocks"
     assert len(asked) == 1, "another process opens what was downloaded"
     with pytest.raises(InputError, match=r"'someone/absent', neither as a folder.*from the Hub \(OSError\)"):
         LeRobotSource("someone/absent")
     with pytest.raises(InputError, match="no dataset 'a/b/c'"):
         LeRobotSource("a/b/c")
-    # Something else on the Hub is not downloaded to find out.
+    # Nor are videos of cameras that nobody wants.
     asked.clear()
+    LeRobotSource("someone/blocks", FeatureMapping(image=TOP), cameras=())
+    ((*_, left_out),) = asked
+    files = [str(path.relative_to(SAMPLE)) for path in SAMPLE.rglob("*") if path.is_file()]
+    kept = list(filter_repo_objects(files, ignore_patterns=left_out))
+    assert {path for path in files if "wrist" in path} == set(files) - set(kept) != set()
+    # Nor anything where the mapping does not fit, or where there is something else on the Hub.
+    asked.clear()
+    with pytest.raises(InputError, match="there are the cameras"):
+        LeRobotSource("someone/blocks", cameras=())
     with pytest.raises(InputError, match=r"no LeRobot dataset: .* such as hf://datasets/someone/rlds/FOLDER"):
         LeRobotSource("someone/rlds")
     with pytest.raises(InputError, match=r"'someone/offline'.*\(LocalEntryNotFoundError\)"):

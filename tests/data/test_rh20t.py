@@ -9,7 +9,7 @@ import pytest
 import rh20t_writer as make
 from rh20t_writer import FRONT, START, WRIST
 
-from spatialvla.data.rh20t import RH20TSource, recording
+from spatialvla.data.rh20t import RH20TSource, calibration, recording
 from spatialvla.data.rh20t.dictionaries import read_dictionary
 from spatialvla.errors import CheckpointError, InputError
 
@@ -104,12 +104,17 @@ def test_what_was_read_once_is_kept(root, tmp_path, monkeypatch):
     cache = tmp_path / "kept"
     first = [RH20TSource(root, cache=cache).episode(index) for index in range(3)]
     assert len(list(cache.iterdir())) == 3
-    monkeypatch.setattr(recording, "read_dictionary", unreadable)
+    for module in (recording, calibration):
+        monkeypatch.setattr(module, "read_dictionary", unreadable)
     again = RH20TSource(root, cache=cache)
     for index, before in enumerate(first):
         after = again.episode(index)
-        for name in ("actions", "starts", "frames"):
+        for name in ("actions", "starts", "state"):
             np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+        assert list(after.other_views) == list(before.other_views)
+        for view, other in zip(after.other_views.values(), before.other_views.values(), strict=True):
+            np.testing.assert_array_equal(view.images([5]), other.images([5]))
+            assert (view.camera is None) == (other.camera is None)
         np.testing.assert_array_equal(after.images([5]), before.images([5]))
         assert after.instruction == before.instruction
         assert (after.camera is None) == (before.camera is None)
@@ -153,8 +158,8 @@ def test_what_was_kept_is_read_again_where_something_changed(tmp_path, changed):
 def test_the_front_camera_is_taken_and_never_the_hands(root, tmp_path):
     make.write_descriptions(tmp_path)
     make.write_scene(tmp_path / make.scene(1, 1), TIMES, serials=(WRIST, "038522063145"))
-    assert "038522063145" in str(RH20TSource(tmp_path).episode(0).source.folder)
-    assert FRONT in str(RH20TSource(root).episode(0).source.folder)
+    assert "038522063145" in str(RH20TSource(tmp_path).episode(0).view.numbers.images.folder)
+    assert FRONT in str(RH20TSource(root).episode(0).view.numbers.images.folder)
     make.write_scene(tmp_path / make.scene(1, 2), TIMES, serials=(WRIST,))
     with pytest.raises(CheckpointError, match="has no fixed camera"):
         RH20TSource(tmp_path).episode(1)

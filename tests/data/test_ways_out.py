@@ -10,7 +10,7 @@ import pytest
 import rh20t_writer as make
 
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
-from spatialvla.data.rh20t.layout import Scene, calibration_file
+from spatialvla.data.rh20t.layout import Scene, calibration_folder
 from spatialvla.errors import CheckpointError
 
 TOP = "observation.images.top"
@@ -68,8 +68,8 @@ def test_a_camera_named_as_a_way_out(dataset):
 def test_rh20ts_calibration(tmp_path, name):
     scene = Scene(tmp_path / "cfg" / make.scene(1, 1), *_rest_of_scene())
     with pytest.raises(CheckpointError, match=r"metadata\.json names a calibration elsewhere"):
-        calibration_file(scene, name)
-    assert calibration_file(scene, "1234") == tmp_path / "cfg/calib/1234/intrinsics.npy"
+        calibration_folder(scene, name)
+    assert calibration_folder(scene, "1234") == tmp_path / "cfg/calib/1234"
 
 
 def _rest_of_scene() -> tuple[object, ...]:

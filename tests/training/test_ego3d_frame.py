@@ -58,7 +58,14 @@ def test_the_workspace_goes_into_the_checkpoint(in_robot):
     assert stored_config(result.model).workspace == Workspace((0.4, 0.0, 0.1), 0.5)
 
 
-def test_a_dataset_without_extrinsics_says_what_is_missing(make_config):
+def test_a_dataset_without_extrinsics_says_what_is_missing(make_config, monkeypatch):
+    # Before anything is read, decoded or loaded.
+    for name in (
+        "data.training_mixture.survey",
+        "training.feed.datasets.CachedSource",
+        "training.loop.build",
+    ):
+        monkeypatch.setattr(f"spatialvla.{name}", None)
     with pytest.raises(InputError, match=r"does not tell where its camera stands.*--ego3d-frame camera"):
         train(make_config(ego3d_frame="robot"), device="cpu")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spatialvla.cli.verb import Verb
+from spatialvla.errors import InputError
+
+if TYPE_CHECKING:
+    from spatialvla.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,33 @@ class Export(Verb):
     max_shard_size: str = "5GB"
     """Above this the weights are split over several files with an index."""
 
+    to: Literal["folder", "hub-folder"] = "folder"
+    """hub-folder also writes README.md, a model card with data, training, results and license."""
+
+    name: str | None = None
+    """Of the model, on its card; the folder's name unless given."""
+
+    license: str | None = None
+    """Of the weights, on the card, as the Hub writes it: apache-2.0, gemma …"""
+
+    results: tuple[Path, ...] = ()
+    """Results of `spatialvla evaluate` for the card: folders or files."""
+
+    push: str | None = None
+    """Hub id to upload the folder to, with its card; HF_TOKEN or `hf auth login` says who you are."""
+
+    private: bool = False
+    """Make a repository that --push creates private."""
+
     def run(self) -> None:
         """Writes, and says where."""
         import torch
 
         from spatialvla.training.checkpoints.export import export
 
+        card = self.to == "hub-folder" or self.push is not None
+        if not card and (self.license or self.results or self.name):
+            raise InputError("--name, --license and --results are for the model card; add --to hub-folder.")
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         export(
             self.policy,
@@ -46,4 +71,51 @@ class Export(Verb):
             dtype=dtypes[self.dtype],
             max_shard_size=self.max_shard_size,
         )
+        if card:
+            self._write_card()
         print(f"Wrote {self.out}")
+        if self.push is not None:
+            from spatialvla.model.hub import upload_folder
+
+            print(f"Uploaded it to {upload_folder(self.out, self.push, private=self.private)}")
+
+    def _write_card(self) -> None:
+        from spatialvla.common.files import replacing
+        from spatialvla.evaluation.report.model_card import CardFacts, model_card
+        from spatialvla.evaluation.results.merging import load_results
+        from spatialvla.model.hub import is_hub_id
+        from spatialvla.model.weights import count_numbers
+        from spatialvla.processor import Processor
+        from spatialvla.training.config_file import kept_config
+
+        processor, run = Processor.from_pretrained(self.out), kept_config(Path(self.policy).expanduser())
+        facts = CardFacts(
+            name=self.name or self.push or self.out.name,
+            license=self.license,
+            base=None if run is None else run.policy,
+            parameters=count_numbers(self.out),
+            chunk=processor.action_chunk_size,
+            cameras=processor.camera_names,
+            state=processor.state_names,
+            datasets={key: processor.action_units(key) for key in processor.statistics},
+            hub_datasets=[] if run is None else [d.path for d in run.datasets if is_hub_id(d.path)],
+            training={} if run is None else _training(run),
+        )
+        text = model_card(facts, load_results(self.results))
+        with replacing(self.out / "README.md") as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _training(run: TrainConfig) -> dict[str, str]:
+    """What a run was made of, in words."""
+    lengths = {"steps": run.steps, "epochs": run.epochs, "minutes": run.minutes}
+    return {
+        "datasets": ", ".join(dataset.key or dataset.path for dataset in run.datasets),
+        "mode": run.mode,
+        "length": ", ".join(f"{value:g} {name}" for name, value in lengths.items() if value is not None),
+        "batch size": str(run.batch_size),
+        "learning rate": f"{run.learning_rate:g}, {run.schedule}",
+        "attention mask": run.mask,
+        "depth": run.depth,
+        "seed": str(run.seed),
+    }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
-from spatialvla.data.depth_summary import DepthSummary, depth_doubt
+from spatialvla.data.camera_strips import STILL, Strip, cameras_of, strip_of
+from spatialvla.data.camera_summary import CameraSummary, CameraTally, picture_warnings, summarize
 from spatialvla.data.episodes import Episode, EpisodeSource
+from spatialvla.data.gripper_track import gripper_positions, position_indices
 from spatialvla.data.omissions import Omissions
-from spatialvla.data.sketches import ActionSketch
+from spatialvla.data.sketches import ActionSketch, StateSketch
 from spatialvla.data.step_times import StepTimes
 from spatialvla.data.survey import readable_episodes
 from spatialvla.errors import CheckpointError, InputError
@@ -24,25 +26,8 @@ SHORT = 5
 
 _MOSTLY = 0.8  # of the episodes
 _IDLE = 0.3  # of the steps
-_STILL = 1e-5  # meters or radians
+_REACH = 5.0  # meters
 _FARTHEST = (0.25, 1.0)  # meters and radians of one step of an arm
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Frames of one episode, evenly spread. images: (n, H, W, 3) uint8. steps: (n,).
-
-    frozen: whether a picture comes again, bit for bit, after motions. depth: why its depth cannot be, or "".
-    readings: (n, h, w) float32 meters, 0 where nothing was measured; None where there are none.
-    """
-
-    episode: int
-    instruction: str
-    images: np.ndarray
-    steps: np.ndarray
-    frozen: bool = False
-    depth: str = ""
-    readings: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +36,9 @@ class Inspection:
 
     units: of the actions, as far as dataset, mapping or spec say them.
     lengths: (episodes,) steps of the episodes that can be read. instructions: how many episodes have each,
-    most frequent first; "" is none. size: (height, width) of the images. intrinsics: K (3, 3) in pixels of an
-    image of `size`, of the first episode that has one. statistics: of all actions. sample: (n, 7) actions, a
-    uniform sample.
-    depth: of the frames shown; None without a sensor whose depth can be read.
+    most frequent first; "" is none. cameras: the first one first. statistics: of all actions. sample: (n, 7) actions,
+    a uniform sample.
+    state: (S,) names and statistics of the arm's own numbers; None where it has no such.
     omissions: what a run would leave out. warnings: one sentence each.
     """
 
@@ -63,15 +47,26 @@ class Inspection:
     units: ActionUnits
     lengths: np.ndarray
     instructions: tuple[tuple[str, int], ...]
-    size: tuple[int, int]
-    intrinsics: np.ndarray | None
-    has_depth: bool
-    depth: DepthSummary | None
+    cameras: tuple[CameraSummary, ...]
     statistics: ActionStatistics
     sample: np.ndarray
+    state: StateRanges | None
     strips: tuple[Strip, ...]
     omissions: Omissions
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StateRanges:
+    """The arm's own numbers, in the dataset's units: (S,) each."""
+
+    names: tuple[str, ...]
+    q01: np.ndarray
+    q99: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
 
 
 @dataclass
@@ -80,7 +75,6 @@ class _Tally:
 
     starts_closed: int = 0
     gripper_still: int = 0
-    without_camera: int = 0
     idle_steps: int = 0
     gripper_outside: int = 0
 
@@ -102,12 +96,15 @@ def inspect(
     """
     chosen = _spread(len(source), episodes)
     sketch, tally = ActionSketch(), _Tally()
+    states = StateSketch(len(source.state_names)) if source.state_names else None
+    cameras: dict[str, CameraTally] = {}
     lengths: list[int] = []
     words: Counter[str] = Counter()
     omissions, times = Omissions(tuple(source.left_out)), StepTimes(source.control_hz)
     readable: list[int] = []
-    camera = None
-    for row, episode in readable_episodes(source, chosen, sketch, omissions.damaged, on_bad="skip"):
+    for row, episode in readable_episodes(
+        source, chosen, sketch, omissions.damaged, on_bad="skip", states=states
+    ):
         progress(row, len(chosen))
         if not len(episode.actions):
             omissions.steps += 1
@@ -118,7 +115,8 @@ def inspect(
         _count(tally, episode)
         lengths.append(len(episode.actions))
         words[episode.instruction] += 1
-        camera = camera or episode.camera
+        for name, view in cameras_of(episode).items():
+            cameras.setdefault(name, CameraTally()).add(chosen[row], view)
     progress(len(chosen), len(chosen))
     if not readable:
         raise InputError(
@@ -131,20 +129,17 @@ def inspect(
         except CheckpointError as error:
             if not decode:
                 omissions.pictures.append(f"Episode {readable[number]}: {error}")
-    size = (shown[0].images.shape[1], shown[0].images.shape[2]) if shown else (0, 0)
-    statistics = sketch.statistics()
+    statistics, depths = sketch.statistics(), _have_depth(source, readable[0])
     return Inspection(
         key=source.key,
         control_hz=source.control_hz,
         units=source.units,
         lengths=np.array(lengths),
         instructions=tuple(words.most_common()),
-        size=size,
-        intrinsics=None if camera is None else camera.scaled_to(*size) if shown else camera.intrinsics,
-        has_depth=_has_depth(source, readable[0]),
-        depth=DepthSummary.of([strip.readings for strip in shown if strip.readings is not None]),
+        cameras=tuple(summarize(name, one, shown, name in depths) for name, one in cameras.items()),
         statistics=statistics,
         sample=sketch.sample,
+        state=_ranges(source.state_names, states),
         strips=tuple(shown),
         omissions=omissions,
         warnings=(
@@ -152,7 +147,8 @@ def inspect(
             *times.warnings(),
             *_warnings(np.array(lengths), words, statistics, tally),
             *_far_motions(statistics, source.units),
-            *_odd_pictures(shown),
+            *_far_positions(source.state_names, states),
+            *_of_cameras(cameras, shown, len(lengths)),
         ),
     )
 
@@ -169,37 +165,33 @@ def _count(tally: _Tally, episode: Episode) -> None:
     tally.starts_closed += bool(gripper[0] < 0.5)
     tally.gripper_still += bool(np.ptp(gripper) == 0)
     tally.gripper_outside += int(((gripper < 0) | (gripper > 1)).sum())
-    tally.without_camera += episode.camera is None
-    tally.idle_steps += int((np.abs(episode.actions[:, :6]) <= _STILL).all(axis=1).sum())
+    tally.idle_steps += int((np.abs(episode.actions[:, :6]) <= STILL).all(axis=1).sum())
 
 
 def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
     episode = source.episode(index)
     steps = _spread(len(episode.actions), frames)
-    images = episode.images(steps)
-    frozen = any(
-        np.array_equal(images[row], images[row + 1])
-        and bool((np.abs(episode.actions[steps[row] : steps[row + 1], :6]) > _STILL).any())
-        for row in range(len(steps) - 1)
-    )
-    readings, doubt = _depth(episode, steps)
-    return Strip(index, episode.instruction, images, np.array(steps), frozen, doubt, readings)
+    return strip_of(index, episode, steps, gripper_positions(source.state_names, episode))
 
 
-def _depth(episode: Episode, steps: Sequence[int]) -> tuple[np.ndarray | None, str]:
-    """Readings, if there are any, and why they cannot be used, or ""."""
-    try:
-        readings = episode.depth(steps)
-    except CheckpointError as error:
-        return None, str(error)
-    return readings, "" if readings is None else depth_doubt(readings)
+def _have_depth(source: EpisodeSource, index: int) -> set[str]:
+    """The cameras with a sensor's depth, also if it cannot be read."""
+    found = set()
+    for name, view in cameras_of(source.episode(index)).items():
+        try:
+            has_depth = view.depth([0]) is not None
+        except CheckpointError:
+            has_depth = True
+        if has_depth:
+            found.add(name)
+    return found
 
 
-def _has_depth(source: EpisodeSource, index: int) -> bool:
-    try:
-        return source.episode(index).depth([0]) is not None
-    except CheckpointError:
-        return True
+def _ranges(names: tuple[str, ...], states: StateSketch | None) -> StateRanges | None:
+    if states is None or not states.count:
+        return None
+    found, spread = states.statistics(), np.sqrt(states.squares / states.count)
+    return StateRanges(names, found.q01, found.q99, states.mean, spread, states.low, states.high)
 
 
 def _warnings(
@@ -230,8 +222,6 @@ def _warnings(
         )
     if short := int((lengths < SHORT).sum()):
         found.append(f"{short} of {episodes} episodes have fewer than {SHORT} steps")
-    if tally.without_camera:
-        found.append(f"the intrinsics are unknown in {tally.without_camera} of {episodes} episodes")
     if tally.idle_steps > _IDLE * steps:
         found.append(
             f"nothing moves in {tally.idle_steps / steps:.0%} of the steps; leave them out as no-ops"
@@ -239,17 +229,26 @@ def _warnings(
     return found
 
 
-def _odd_pictures(shown: Sequence[Strip]) -> Iterator[str]:
-    """Cameras and depth sensors that have stopped, or count in something else."""
-    if frozen := [strip.episode for strip in shown if strip.frozen]:
+def _of_cameras(cameras: Mapping[str, CameraTally], shown: Sequence[Strip], episodes: int) -> Iterator[str]:
+    for name, tally in cameras.items():
+        which = f" '{name}'" if len(cameras) > 1 else ""
+        if missing := tally.without_intrinsics:
+            of = which and f" of the camera{which}"
+            yield f"the intrinsics{of} are unknown in {missing} of {episodes} episodes"
+        yield from tally.warnings(which)
+        yield from picture_warnings(name, which, shown)
+
+
+def _far_positions(names: tuple[str, ...], states: StateSketch | None) -> Iterator[str]:
+    """A gripper that is where no arm reaches, so that its position is likely in other units."""
+    indices = position_indices(names)
+    if indices is None or states is None or not states.count:
+        return
+    farthest = float(np.abs(np.quantile(states.sample[:, indices], (0.01, 0.99), axis=0)).max())
+    if farthest > _REACH:
         yield (
-            f"the picture stays the same, bit for bit, while the arm moves, in {len(frozen)} of the {len(shown)} "
-            f"episodes looked at (first in {frozen[0]}); the camera may have stopped"
-        )
-    if odd := [strip for strip in shown if strip.depth]:
-        yield (
-            f"the depth cannot be used in {len(odd)} of the {len(shown)} episodes looked at, as in "
-            f"{odd[0].episode}: {odd[0].depth}"
+            f"the state's {', '.join(names[index] for index in indices)} reach {farthest:.3g}, and no arm reaches "
+            "so many meters; their unit may be millimeters"
         )
 
 
@@ -271,12 +270,12 @@ def _lost_motions(statistics: ActionStatistics) -> Iterator[str]:
     for axis, name in enumerate(ACTION_AXES[:6]):
         lowest, highest = statistics.min[axis], statistics.max[axis]
         span = statistics.q99[axis] - statistics.q01[axis]
-        if span < _STILL < highest - lowest:
+        if span < STILL < highest - lowest:
             yield (
                 f"{name} moves in fewer than 1 % of the steps, from {lowest:g} to {highest:g}, but q01 is "
                 f"{statistics.q01[axis]:g} and q99 {statistics.q99[axis]:g}; what lies outside of them is not learned"
             )
-        elif MIN_SPAN <= span < _STILL:
+        elif MIN_SPAN <= span < STILL:
             yield (
                 f"{name} hardly moves: from {statistics.q01[axis]:g} (q01) to {statistics.q99[axis]:g} "
                 "(q99), which normalization makes the full range; it may be rounding noise, to be set to 0"

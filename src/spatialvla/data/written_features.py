@@ -12,13 +12,14 @@ from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView
 from spatialvla.data.lerobot import Feature
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS
-from spatialvla.data.lerobot.feature_mapping import INTRINSICS, PRESENT, STATE
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS, MAIN_IMAGE, PRESENT, STATE
 from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.types import ACTION_AXES
 
-_FIRST, _IMAGES, _DEPTHS = "main", "observation.images", "observation.depth"
-IMAGE, DEPTH = f"{_IMAGES}.{_FIRST}", f"{_DEPTHS}.{_FIRST}"
+_IMAGES, _FIRST = MAIN_IMAGE.rsplit(".", 1)
+_DEPTHS = "observation.depth"
+DEPTH = f"{_DEPTHS}.{_FIRST}"
 _LOOKED_THROUGH = 50
 
 
@@ -108,11 +109,11 @@ class WrittenFeatures:
     def frames(self, episode: Episode) -> dict[str, np.ndarray]:
         """(T, …) of each feature. Raises InputError where the episode has no state and others have."""
         steps = range(len(episode.actions))
-        frames = {IMAGE: episode.images(steps), "action": episode.actions.astype(np.float32)}
+        frames = {MAIN_IMAGE: episode.images(steps), "action": episode.actions.astype(np.float32)}
         depth = episode.depth(steps)
         if depth is not None:
             frames[DEPTH] = depth
-        frames |= self._place("", episode, frames[IMAGE].shape)
+        frames |= self._place("", episode, frames[MAIN_IMAGE].shape)
         for camera in self.cameras:
             seen = episode.other_views.get(camera.view)
             frames |= camera.frames(seen, steps)
@@ -143,7 +144,7 @@ class WrittenFeatures:
         self, frames: Mapping[str, np.ndarray], depth_video: DepthQuantization | None
     ) -> list[Feature]:
         """Of all episodes, by the first one's frames."""
-        features = [_picture(IMAGE, frames[IMAGE].shape[1:3])]
+        features = [_picture(MAIN_IMAGE, frames[MAIN_IMAGE].shape[1:3])]
         if DEPTH in frames:
             features.append(depth_feature(DEPTH, frames[DEPTH].shape[1:], depth_video))
         for camera in self.cameras:

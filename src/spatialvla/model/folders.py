@@ -28,19 +28,22 @@ MODEL = "model"
 _NAME_IT = "name the right one with base=, on the command line --base"
 
 
-def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
+def resolve_folder(
+    path_or_id: str | Path, revision: str | None = None, token: str | bool | None = None
+) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
 
-    The folder of a training run stands for its newest model.
+    The folder of a training run stands for its newest model. revision, token: of the Hub's; without a token it takes
+    HF_TOKEN or what `hf auth login` left, and with HF_HUB_OFFLINE only what was fetched before.
     Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, for a run
     that has no model yet, and where documents are not as the folder's manifest says, if it has one.
     """
-    folder = _found(path_or_id, revision)
+    folder = _found(path_or_id, revision, token)
     check_files(folder)
     return folder
 
 
-def _found(path_or_id: str | Path, revision: str | None) -> Path:
+def _found(path_or_id: str | Path, revision: str | None, token: str | bool | None) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return _newest_model(folder) if is_run(folder) else folder
@@ -48,7 +51,7 @@ def _found(path_or_id: str | Path, revision: str | None) -> Path:
         return SHIPPED / str(path_or_id)
     try:
         wanted = ["*.json", "*.safetensors", MANIFEST]
-        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=wanted, token=token))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
         hub = "a Hub id" if isinstance(error, HFValidationError) else "a Hub id that can be reached from here"

@@ -30,6 +30,7 @@ def load(
     dtype: torch.dtype,
     revision: str | None = None,
     base: str | Path | None = None,
+    token: str | bool | None = None,
 ) -> N:
     """The network in a folder or Hub id, on the CPU and in eval mode; an adapter is merged into its base.
 
@@ -37,7 +38,7 @@ def load(
     Raises CheckpointError if a file is missing or truncated, or a tensor is missing, extra, misshapen or not
     finite, InputError if a base is given for a whole checkpoint.
     """
-    folder = resolve_folder(path_or_id, revision)
+    folder = resolve_folder(path_or_id, revision, token)
     log.debug("%s of %s is in %s", "an adapter" if is_adapter(folder) else "a network", path_or_id, folder)
     if is_adapter(folder):
         network = load_unmerged(kind, folder, dtype, base=base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import torch
@@ -22,6 +23,7 @@ from spatialvla.model.decoding.passes import Passes, Sampling
 from spatialvla.model.decoding.text import generate_text
 from spatialvla.model.fast.optimize import optimize, warm_up
 from spatialvla.model.fast.options import Optimization
+from spatialvla.model.hub import upload_folder
 from spatialvla.model.loading import PROCESSOR, load
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
@@ -50,17 +52,19 @@ class SpatialVLA(Network):
         device: torch.device | str = "cpu",
         revision: str | None = None,
         base: str | Path | None = None,
+        token: str | bool | None = None,
     ) -> Self:
         """Loads a folder or Hub id in the published layout, in eval mode.
 
         Of an adapter (see `spatialvla.model.lora`) it loads the base and merges the adapter into it. base: in
         place of the one that its adapter_config.json names.
         dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
+        revision, token: of the Hub's; see `resolve_folder`.
         Raises InputError for a dtype or device that is not there,
         CheckpointError if a file is missing or truncated, or a tensor is missing, extra or misshapen.
         """
         place = find_device(device)
-        return load(cls, path_or_id, find_dtype(dtype), revision, base).to(place).eval()
+        return load(cls, path_or_id, find_dtype(dtype), revision, base, token).to(place).eval()
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = MAX_SHARD_SIZE) -> None:
         """Writes config.json and model.safetensors in the published layout, each at once or not at all.
@@ -78,6 +82,24 @@ class SpatialVLA(Network):
         beside_processor = (folder / PROCESSOR).exists()
         with recording(folder, ["config.json"]):
             write_json(folder / "config.json", self.config.to_json(beside_processor))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        private: bool = False,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hub, as `upload_folder` says; gives the address.
+
+        Users of the model need its processor, too: `Processor.push_to_hub`. `spatialvla export --push` uploads both
+        and a model card.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return upload_folder(Path(folder), repo_id, token=token, revision=revision, private=private)
 
     def optimize(self, options: Optimization | None = None) -> Self:
         """Prepares the model for inference in place and returns it. It can then neither be saved nor trained.

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spatialvla.common.terminal import shown
+from spatialvla.data.camera_strips import CameraStrip, Strip
+from spatialvla.data.camera_summary import CameraSummary
 from spatialvla.data.depth_summary import DepthSummary
-from spatialvla.data.inspection import Inspection, Strip
+from spatialvla.data.inspection import Inspection
 from spatialvla.types import ACTION_AXES
 from spatialvla.viz.drawing import INK, new_figure
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DATA, _QUANTILE = "#5b8dd9", "#e08a3c"
+_PATH = "#ff3d7f"
+_MOST_ROWS, _FEWEST_EPISODES = 16, 2  # of a contact sheet
 _WORDS_A_LINE = 26
 
 
@@ -53,37 +57,79 @@ def action_figure(inspection: Inspection) -> Figure:
 
 
 def contact_sheet(inspection: Inspection) -> Figure:
-    """A row of frames for each episode shown, its instruction at the left, and their depth below them."""
-    strips, depth = inspection.strips, inspection.depth
-    columns = max((len(strip.images) for strip in strips), default=1)
-    height, width = inspection.size if strips else (1, 1)
+    """A row of frames for each camera of some episodes, the instruction at the left, and depth below them.
+
+    Where calibration and state tell, the gripper's path is drawn into them, with a ring where it should be now.
+    """
+    rows = [
+        (camera, is_depth)
+        for camera in inspection.cameras
+        for is_depth in (False, True)
+        if camera.depth or not is_depth
+    ]
+    strips = inspection.strips[: max(_MOST_ROWS // len(rows), _FEWEST_EPISODES)]
+    columns = max((len(strip.steps) for strip in strips), default=1)
     frame = 1.5  # inches wide
-    row = max(frame * height / width, 0.9) + 0.22
-    of_a_strip = 1 if depth is None else 2
-    rows = max(len(strips), 1) * of_a_strip
-    with new_figure(2.2 + columns * frame, rows * row) as figure:
-        axes = figure.subplots(rows, columns + 1, squeeze=False, width_ratios=[2.0, *[frame] * columns])
+    heights = [
+        max(frame * camera.size[0] / camera.size[1], 0.9) + 0.22 if strips else 1.0 for camera, _ in rows
+    ] * max(len(strips), 1)
+    with new_figure(2.2 + columns * frame, sum(heights)) as figure:
+        axes = figure.subplots(
+            len(heights),
+            columns + 1,
+            squeeze=False,
+            width_ratios=[2.0, *[frame] * columns],
+            height_ratios=heights,
+        )
         for axis in axes.ravel():
             axis.set_axis_off()
-        for line, strip in zip(axes[::of_a_strip], strips, strict=False):
-            words = textwrap.shorten(shown(strip.instruction or "(no instruction)"), 120, placeholder="…")
-            _write(line[0], f"episode {strip.episode}\n" + textwrap.fill(words, _WORDS_A_LINE))
-            for axis, image, step in zip(line[1:], strip.images, strip.steps, strict=False):
-                axis.imshow(np.asarray(image))
-                axis.set_title(f"step {step}", fontsize=7, pad=2)
-        if depth is not None:
-            for line, strip in zip(axes[1::2], strips, strict=False):
-                _draw_depth(line, strip, depth)
+        for number, strip in enumerate(strips):
+            for line, (camera, is_depth) in zip(axes[number * len(rows) :], rows, strict=False):
+                _draw_row(line, strip, camera, is_depth, inspection)
     return figure
 
 
-def _draw_depth(line: Sequence[Axes], strip: Strip, depth: DepthSummary) -> None:
-    """Near is bright, far is dark, and holes stay blank; all episodes share one scale."""
-    if strip.readings is None:
-        _write(line[0], "depth cannot be read")
+def _draw_row(
+    line: Sequence[Axes], strip: Strip, camera: CameraSummary, is_depth: bool, inspection: Inspection
+) -> None:
+    seen = strip.cameras.get(camera.name)
+    name = camera.name if len(inspection.cameras) > 1 else ""
+    if seen is None:
+        _write(line[0], f"{shown(name)}\nnot in this episode")
         return
-    _write(line[0], f"depth, {depth.nearest:.2g} m (bright)\nto {depth.farthest:.2g} m (dark)")
-    for axis, readings in zip(line[1:], strip.readings, strict=False):
+    if is_depth and camera.depth is not None:
+        _draw_depth(line, seen, camera.depth, name)
+        return
+    if camera is inspection.cameras[0]:
+        words = textwrap.shorten(shown(strip.instruction or "(no instruction)"), 120, placeholder="…")
+        name = f"episode {strip.episode}\n{textwrap.fill(words, _WORDS_A_LINE)}\n{shown(name)}".rstrip()
+    _write(line[0], name)
+    for axis, image, step in zip(line[1:], seen.images, strip.steps, strict=False):
+        axis.imshow(np.asarray(image))
+        axis.set_title(f"step {step}", fontsize=7, pad=2)
+        if seen.path is not None:
+            _draw_path(axis, seen.path, int(step), image.shape[:2])
+
+
+def _draw_path(axis: Axes, path: np.ndarray, step: int, size: tuple[int, int]) -> None:
+    """The path as far as it lies in the picture, whose frame it must not widen."""
+    height, width = size
+    # imshow has the center of the first pixel at 0.
+    u, v = path.T - 0.5
+    axis.plot(u, v, color=_PATH, lw=0.8, alpha=0.8)
+    axis.plot(u[step], v[step], "o", ms=7, mfc="none", mec=_PATH, mew=1.4)
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+
+
+def _draw_depth(line: Sequence[Axes], seen: CameraStrip, depth: DepthSummary, name: str) -> None:
+    """Near is bright, far is dark, and holes stay blank; all episodes share one scale."""
+    what = f"{shown(name)}: depth" if name else "depth"
+    if seen.readings is None:
+        _write(line[0], f"{what} cannot be read")
+        return
+    _write(line[0], f"{what}, {depth.nearest:.2g} m (bright)\nto {depth.farthest:.2g} m (dark)")
+    for axis, readings in zip(line[1:], seen.readings, strict=False):
         measured = np.where(readings > 0, readings, np.nan)
         axis.imshow(measured, cmap="viridis_r", vmin=depth.nearest, vmax=depth.farthest)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from spatialvla.actions.statistics import ActionStatistics
     from spatialvla.actions.units import ActionUnits
-    from spatialvla.data.inspection import Inspection
+    from spatialvla.data.camera_summary import CameraSummary
+    from spatialvla.data.inspection import Inspection, StateRanges
     from spatialvla.data.omissions import Omissions
 
 _INSTRUCTIONS = 5  # printed
@@ -27,8 +31,8 @@ _NAMED = 20  # of what is left out, for each reason
 class Inspect(Verb):
     """Print what a dataset holds, with warnings.
 
-    Shows episodes, instructions, camera, depth and actions, and what a run with --on-bad skip would leave out;
-    with --out it draws histograms and a contact sheet.
+    Shows episodes, instructions, cameras, depth, actions and the arm's state, and what a run with --on-bad skip would
+    leave out; with --out it draws histograms and a contact sheet with the gripper's path.
     """
 
     source: FlatSourceOptions
@@ -71,6 +75,7 @@ class Inspect(Verb):
 
 def _print(inspection: Inspection, console: Console) -> None:
     from spatialvla.common.terminal import shown
+    from spatialvla.types import ACTION_AXES
 
     def line(text: str) -> None:
         console.print(shown(text), soft_wrap=True)
@@ -82,26 +87,43 @@ def _print(inspection: Inspection, console: Console) -> None:
     line(f"Instructions: {len(told)} different" + (", most frequent" if len(told) > _INSTRUCTIONS else ""))
     for words, count in told[:_INSTRUCTIONS]:
         line(f"  {count:6d}  {words}")
-    height, width = inspection.size
-    depth = ", with depth" if inspection.has_depth else ""
-    k = inspection.intrinsics
+    for camera in inspection.cameras:
+        _print_camera(camera, "" if len(inspection.cameras) == 1 else f" {camera.name}", line)
+    line(f"Units of actions: {_units(inspection.units)}")
+    console.print(_table("Actions", ACTION_AXES, inspection.statistics))
+    if inspection.state is not None:
+        console.print(
+            _table("State of the arm, in the dataset's units", inspection.state.names, inspection.state)
+        )
+    for warning in inspection.warnings:
+        line(f"Warning: {warning}")
+    _print_omissions(inspection.omissions, line)
+
+
+def _print_camera(camera: CameraSummary, name: str, line: Callable[[str], None]) -> None:
+    height, width = camera.size
+    k, sensor = camera.intrinsics, camera.depth
     known = (
         "intrinsics unknown"
         if k is None
         else f"fx {k[0, 0]:.1f}, fy {k[1, 1]:.1f}, cx {k[0, 2]:.1f}, cy {k[1, 2]:.1f}"
     )
-    line(f"Camera: {width}x{height}{depth}, {known}")
-    if (sensor := inspection.depth) is not None:
+    line(f"Camera{name}: {width}x{height}{', with depth' if camera.has_depth else ''}, {known}")
+    if (place := camera.place) is not None:
+        x, y, z = place[:3, 3]
+        mirrored = ", pictures mirrored" if np.linalg.det(place[:3, :3]) < 0 else ""
+        where = f"({x:.3f}, {y:.3f}, {z:.3f}) m in the robot's frame"
+        if camera.moves:
+            line(f"  moves; the first episode begins with it at {where}{mirrored}")
+        else:
+            many = f" in the first episode, and at {camera.places} places in all" if camera.places > 1 else ""
+            line(f"  stands at {where}{many}{mirrored}")
+    if sensor is not None:
         height, width = sensor.size
         line(
-            f"Depth: {width}x{height}, {sensor.nearest:.3g} to {sensor.farthest:.3g} m (q01 to q99), "
+            f"Depth{name}: {width}x{height}, {sensor.nearest:.3g} to {sensor.farthest:.3g} m (q01 to q99), "
             f"{sensor.holes:.1%} not measured, in the frames looked at"
         )
-    line(f"Units of actions: {_units(inspection.units)}")
-    console.print(_table(inspection))
-    for warning in inspection.warnings:
-        line(f"Warning: {warning}")
-    _print_omissions(inspection.omissions, line)
 
 
 def _print_omissions(omissions: Omissions, line: Callable[[str], None]) -> None:
@@ -136,19 +158,19 @@ def _units(units: ActionUnits) -> str:
     return "; ".join(words)
 
 
-def _table(inspection: Inspection) -> Table:
+def _table(title: str, names: Sequence[str], statistics: ActionStatistics | StateRanges) -> Table:
     from rich.table import Table
 
-    from spatialvla.types import ACTION_AXES
+    from spatialvla.common.terminal import shown
 
-    table = Table(title="Actions")
-    names = ("q01", "q99", "mean", "std", "min", "max")
-    table.add_column("dimension")
-    for name in names:
-        table.add_column(name, justify="right")
-    for number, dimension in enumerate(ACTION_AXES):
-        values = (getattr(inspection.statistics, name)[number] for name in names)
-        table.add_row(dimension, *(f"{value:.4g}" for value in values))
+    table = Table(title=title)
+    columns = ("q01", "q99", "mean", "std", "min", "max")
+    table.add_column("dimension", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for number, dimension in enumerate(names):
+        values = (getattr(statistics, column)[number] for column in columns)
+        table.add_row(shown(dimension), *(f"{value:.4g}" for value in values))
     return table
 
 

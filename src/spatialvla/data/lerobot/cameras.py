@@ -12,6 +12,7 @@ from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS, check_extrinsics_feature
 from spatialvla.data.lerobot.feature_mapping import (
     INTRINSICS,
+    MAIN_IMAGE,
     PRESENT,
     CameraMapping,
     FeatureMapping,
@@ -78,8 +79,10 @@ def _further(
 
 
 def _first_image(mapping: FeatureMapping, features: Mapping[str, Feature]) -> str:
+    """The feature that a mapping names, the only one, or that of the usual name."""
     cameras = [name for name, feature in features.items() if feature.is_rgb]
-    wanted = mapping.image or (cameras[0] if len(cameras) == 1 else None)
+    usual = cameras if len(cameras) == 1 else [name for name in cameras if name == MAIN_IMAGE]
+    wanted = mapping.image or next(iter(usual), None)
     if wanted not in cameras:
         raise InputError(
             f"there are {'the cameras ' + ', '.join(cameras) if cameras else 'no cameras'}"
@@ -129,8 +132,7 @@ def _found(
         _extrinsics(name, line, features, images),
         present=_present(line, features),
     )
-    needed = line.intrinsics is None or line.extrinsics is None
-    return _calibrated(camera, line, mapping, calibration) if calibration is not None and needed else camera
+    return camera if calibration is None else _calibrated(camera, line, mapping, calibration, images)
 
 
 def _depth(name: str, line: CameraMapping, features: Mapping[str, Feature]) -> Feature | None:
@@ -212,20 +214,26 @@ def _usual(base: str, image: str, features: Mapping[str, Feature], images: Seque
 
 
 def _calibrated(
-    camera: CameraFeatures, line: CameraMapping, mapping: FeatureMapping, calibration: RobotCalibration
+    camera: CameraFeatures,
+    line: CameraMapping,
+    mapping: FeatureMapping,
+    calibration: RobotCalibration,
+    images: Sequence[str],
 ) -> CameraFeatures:
     """The camera with what a robot's calibration file tells of it, where no lines of its own do."""
-    names = (camera.name, _short(line.image))
-    known = next((calibration.cameras[name] for name in names if name in calibration.cameras), None)
-    if known is None and mapping.cameras is None and camera.name != FIRST_CAMERA:
+    known = calibration.cameras.get(_calibrated_name(camera, mapping, calibration, images))
+    nobody_asked = mapping.cameras is None and camera.name != FIRST_CAMERA
+    if known is None and (nobody_asked or (line.intrinsics is not None and line.extrinsics is not None)):
         return camera
     if known is None:
+        short = _short(line.image)
         raise InputError(
             f"{mapping.calibration} has no camera '{camera.name}'"
-            f"{f' or {names[1]!r}' if names[1] != names[0] else ''}; {did_you_mean(names[1], calibration.cameras)} "
+            f"{f' or {short!r}' if short != camera.name else ''}; {did_you_mean(short, calibration.cameras)} "
             f"Name it so, or give {mapping_line(camera.name, 'intrinsics')} and "
             f"{mapping_line(camera.name, 'extrinsics')}, which may be none."
         )
+    camera = replace(camera, depth_range=known.depth_range)
     try:
         known = known.scaled_to(*camera.size)
     except InputError as error:
@@ -241,6 +249,21 @@ def _calibrated(
             "rotation: …}'."
         )
     return replace(camera, extrinsics=None, calibrated=known, gripper=mapping.gripper_pose)
+
+
+def _calibrated_name(
+    camera: CameraFeatures, mapping: FeatureMapping, calibration: RobotCalibration, images: Sequence[str]
+) -> str:
+    """What a camera is called in the calibration: by its name here, or by its feature's.
+
+    The first one may be the file's only one that stands still and is no other's.
+    """
+    for name in (camera.name, _short(camera.image.name)):
+        if name in calibration.cameras:
+            return name
+    others = {*(mapping.cameras or ()), *map(_short, images)}
+    standing = [name for name, one in calibration.cameras.items() if not one.moves and name not in others]
+    return standing[0] if camera.name == FIRST_CAMERA and len(standing) == 1 else ""
 
 
 def _short(feature: str) -> str:

@@ -41,6 +41,9 @@ from spatialvla.data.mapping_lines import (
 )
 from spatialvla.errors import InputError
 
+MAIN_IMAGE = "observation.images.main"
+"""The feature that is looked through first where there are several and a mapping does not say which."""
+
 INTRINSICS = "observation.intrinsics"
 """The feature that holds K (3, 3) of the image where a mapping does not say otherwise. That of the image
 `observation.images.wrist` is `observation.intrinsics.wrist`, if there is one."""
@@ -67,17 +70,17 @@ class CameraMapping:
 class FeatureMapping:
     """How to read one LeRobot dataset; see the top of this file.
 
-    image: the RGB feature; the only one unless given. depth: the depth feature; unless given that of the same
-    camera, if there is one: observation.depth.front or observation.images.front_depth of
-    observation.images.front. gripper: None leaves the stored number as it is. units: of the actions that come
-    out, where neither the dataset nor `action` says them. intrinsics: a feature, a camera, or "none"; None
-    takes `observation.intrinsics` where there is one. extrinsics: the same of where it stands, see `Extrinsics`;
-    None takes `observation.extrinsics` where there is one.
-    cameras: beside this one, by the names that a model has for them; the dataset's other RGB features by the last
-    parts of their names unless given. calibration: a `RobotCalibration`'s file, which tells intrinsics and extrinsics
-    of the cameras without lines of their own. There a camera has its name here (the first is `image`), or the last
-    part of its feature's. gripper_pose: needed for cameras that the gripper carries.
-    state: the features of the arm's own numbers, or "none"; None takes `observation.state` where there is one.
+    image: the RGB feature; the only one, or `observation.images.main`, unless given. depth: the depth feature;
+    unless given that of the same camera, if there is one: observation.depth.front or observation.images.front_depth
+    of observation.images.front. gripper: None leaves the stored number as it is. units: of the actions that come
+    out, where neither the dataset nor `action` says them. intrinsics: a feature, a camera, or "none"; None takes
+    `observation.intrinsics` where there is one. extrinsics: the same of where it stands, see `Extrinsics`; None
+    takes `observation.extrinsics` where there is one. cameras: beside this one, by the names that a model has for
+    them; the dataset's other RGB features by the last parts of their names unless given. calibration: a
+    `RobotCalibration`'s file, which tells intrinsics and extrinsics of the cameras without lines of their own.
+    There a camera has its name here (the first is `image`), or the last part of its feature's. gripper_pose: needed
+    for cameras that the gripper carries. state: the features of the arm's own numbers, or "none"; None takes
+    `observation.state` where there is one.
     instruction: of all episodes; the task unless given.
     drop_no_ops: leave out the samples that start without motion. key: the name of the statistics; the
     dataset's unless given.

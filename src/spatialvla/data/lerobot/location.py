@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -25,10 +26,15 @@ def lerobot_home() -> Path:
     return Path(os.path.expanduser(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")))
 
 
-def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
+def find_dataset(
+    path_or_name: str | Path,
+    cache: Path | None = None,
+    unneeded: Callable[[Path], Collection[str]] = lambda folder: (),
+) -> Path:
     """The folder of a dataset: a path, a name in LeRobot's cache, or a Hub id, which is downloaded.
 
-    cache: folder for what is downloaded; the Hub's own unless given. Raises InputError where there is none.
+    cache: folder for what is downloaded; the Hub's own unless given. unneeded: features whose videos are not
+    downloaded, told by a folder that holds info.json alone. Raises InputError where there is none.
     """
     home = lerobot_home()
     for folder in (Path(os.path.expanduser(path_or_name)), home / path_or_name):
@@ -38,8 +44,13 @@ def find_dataset(path_or_name: str | Path, cache: Path | None = None) -> Path:
         raise InputError(f"There is no dataset {str(path_or_name)!r}, neither as a folder nor in {home}.")
     try:
         # Before gigabytes of something else are.
-        hf_hub_download(str(path_or_name), _INFO, repo_type="dataset", cache_dir=cache)
-        return Path(snapshot_download(str(path_or_name), repo_type="dataset", cache_dir=cache))
+        info = Path(hf_hub_download(str(path_or_name), _INFO, repo_type="dataset", cache_dir=cache))
+        left_out = [f"videos/*{feature}/*" for feature in unneeded(info.parents[1])]
+        return Path(
+            snapshot_download(
+                str(path_or_name), repo_type="dataset", cache_dir=cache, ignore_patterns=left_out or None
+            )
+        )
     except (
         EntryNotFoundError,
         HfHubHTTPError,

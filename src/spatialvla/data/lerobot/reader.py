@@ -20,6 +20,9 @@ from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, I
 from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet
 from spatialvla.errors import CheckpointError, InputError
 
+VERSIONS = (VERSION, *metadata_v2.VERSIONS)
+"""Of the format, those that can be read."""
+
 
 @dataclass(frozen=True)
 class _ImageColumn:
@@ -117,7 +120,7 @@ class LeRobotDataset:
     def __init__(self, root: str | Path, complete: bool = True) -> None:
         """complete: whether all video files have to be there; else `check_videos` tells of some features'."""
         self.root = Path(root)
-        self.info: Info = read_info(self.root, (VERSION, *metadata_v2.VERSIONS))
+        self.info: Info = read_info(self.root, VERSIONS)
         meta = metadata_v2 if self.info.version in metadata_v2.VERSIONS else metadata
         self.tasks: tuple[str, ...] = meta.read_tasks(self.root)
         self._records: tuple[EpisodeRecord, ...] = meta.read_episodes(self.root, self.info)

@@ -18,7 +18,8 @@ from spatialvla.data.lerobot.cameras import find_cameras
 from spatialvla.data.lerobot.feature_mapping import STATE, FeatureMapping
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
 from spatialvla.data.lerobot.location import find_dataset
-from spatialvla.data.lerobot.reader import LeRobotDataset
+from spatialvla.data.lerobot.metadata import read_info
+from spatialvla.data.lerobot.reader import VERSIONS, LeRobotDataset
 from spatialvla.data.lerobot.units import stored_units
 from spatialvla.data.lerobot.views import LeRobotView
 from spatialvla.data.mapping_lines import StateMapping
@@ -108,8 +109,6 @@ class LeRobotSource:
 
         Raises InputError where the dataset leaves something open, naming the line of a mapping that helps.
         """
-        self.root = find_dataset(root, cache)
-        self.dataset = LeRobotDataset(self.root, complete=False)
         given = (
             mapping
             if isinstance(mapping, FeatureMapping) or mapping is None
@@ -117,6 +116,8 @@ class LeRobotSource:
         )
         self.mapping = given or FeatureMapping()
         self.cameras = cameras
+        self.root = find_dataset(root, cache, self._unneeded)
+        self.dataset = LeRobotDataset(self.root, complete=False)
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
@@ -139,6 +140,15 @@ class LeRobotSource:
         except InputError as error:
             raise InputError(" ".join((f"{self.root}: {error}", *self.doubts))) from None
         self.dataset.check_videos(name for camera in (self.camera, *others) for name in camera.videos)
+
+    def _unneeded(self, folder: Path) -> list[str]:
+        """The features whose videos nobody wants, by the description in a folder. Raises InputError as `__init__`."""
+        if self.cameras is None:
+            return []
+        features = read_info(folder, VERSIONS).features
+        found, _ = find_cameras(self.mapping, features, self.cameras)
+        needed = {name for camera in found for name in camera.videos}
+        return [name for name, feature in features.items() if feature.is_video and name not in needed]
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopened, (self.root, self.mapping, self.key, self.cameras)
@@ -187,7 +197,9 @@ class LeRobotSource:
     @property
     def _described(self) -> list[str]:
         """What is read beside what a mapping's own text tells; nothing where there is nothing."""
-        cameras = [repr(camera) for camera in (self.camera, *self.others.values()) if camera.calibrated]
+        calibrated = self.mapping.calibration is not None
+        with np.printoptions(floatmode="unique"):
+            cameras = [repr(camera) for camera in (self.camera, *self.others.values()) if calibrated]
         further = [repr(self.mapping.cameras)] if self.mapping.cameras is not None else []
         state = [repr(self.mapping.state)] if self.mapping.state is not None else []
         return [*cameras, *further, *state]

@@ -26,8 +26,9 @@ class CameraFeatures:
     name: a model's for it. image, depth: its features; depth None without a sensor.
     intrinsics: the feature that holds K, or K itself; extrinsics: the same of where it stands; None where neither
     is known. calibrated: tells both in place of features, for pictures of the image feature's size, and if the
-    gripper carries the camera, then `gripper` says where the gripper's pose is. present: the feature that says at
-    which steps the camera was there; None where it always was.
+    gripper carries the camera, then `gripper` says where the gripper's pose is. depth_range: nearest and farthest
+    meters that its depth is to be believed. present: the feature that says at which steps the camera was there; None
+    where it always was.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CameraFeatures:
     extrinsics: str | Extrinsics | None
     calibrated: CalibratedCamera | None = None
     gripper: GripperPose | None = None
+    depth_range: tuple[float, float] | None = None
     present: str | None = None
 
     @property
@@ -119,7 +121,7 @@ class LeRobotView:
         return found
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor.
+        """(n, H, W) float32 meters, 0 where there is no reading to be believed; None where there was no sensor.
 
         Raises CheckpointError for what no sensor measures.
         """
@@ -128,9 +130,13 @@ class LeRobotView:
         name = self.features.depth.name
         readings = self.stored.frames(name, [self.rows.start + step for step in steps])
         try:
-            return check_readings(readings)
+            meters = check_readings(readings)
         except InputError as error:
             raise CheckpointError(f"Episode {self.stored.index}, '{name}': {error}") from None
+        if self.features.depth_range is None:
+            return meters
+        nearest, farthest = self.features.depth_range
+        return np.where((meters >= nearest) & (meters <= farthest), meters, np.float32(0))
 
     def _damaged(self, why: str, line: str) -> CheckpointError:
         return CheckpointError(

@@ -1,4 +1,4 @@
-"""What one RH20T scene recorded: its frames' times, the tool's pose, the gripper, and the camera."""
+"""What one RH20T scene recorded: its frames' times, the tool's pose and the gripper."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from spatialvla.common.json_files import read_json
 from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.data.frames import decode_frames
 from spatialvla.data.rh20t.dictionaries import read_dictionary
-from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene, calibration_file
-from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import Camera, check_intrinsics
+from spatialvla.data.rh20t.layout import CONFIGURATIONS, Scene
+from spatialvla.errors import CheckpointError
+from spatialvla.geometry.rotations import interpolated
+
+_WIDTHS = ("gripper_command", "gripper_info")
+"""Commanded, as it tells a closed gripper from a full one; and measured."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Frames:
 @dataclass(frozen=True)
 class Recording:
     """Of the same camera: poses (P, 7) x y z meters, quaternion x y z w, at pose_times (P,) ms, in the base's
-    frame; openings (G,) in [0, 1] with 1 = open at opening_times (G,) ms.
+    frame; openings (G,) in [0, 1] with 1 = open at opening_times (G,) ms, as commanded; measured: (G,) the same.
     """
 
     frames: Frames
@@ -72,6 +75,7 @@ class Recording:
     poses: np.ndarray
     opening_times: np.ndarray
     openings: np.ndarray
+    measured: np.ndarray
 
     @classmethod
     def of(cls, scene: Scene, serial: str) -> Recording:
@@ -84,7 +88,8 @@ class Recording:
             poses = np.array([entries[int(time)] for time in pose_times], dtype=np.float64)[
                 :, [0, 1, 2, 4, 5, 6, 3]
             ]
-            widths = {int(time): _width(entry) for time, entry in gripper.items()}
+            widths = {int(time): _width(entry, *_WIDTHS) for time, entry in gripper.items()}
+            measured = {int(time): _width(entry, *_WIDTHS[::-1]) for time, entry in gripper.items()}
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise CheckpointError(
                 f"{scene.folder}/transformed is not as published ({error!r}); copy it again."
@@ -92,10 +97,24 @@ class Recording:
         known = sorted(time for time, width in widths.items() if width is not None)
         if not known or not np.isfinite(poses).all():
             raise CheckpointError(f"{scene.folder}/transformed has no gripper or poses that are not finite.")
-        opened = np.array([widths[time] for time in known], dtype=np.float64)
-        openings = np.clip(opened / CONFIGURATIONS[scene.configuration].width, 0, 1)
+        openings, stood = (
+            np.clip(
+                np.array([found[time] for time in known], np.float64)
+                / CONFIGURATIONS[scene.configuration].width,
+                0,
+                1,
+            )
+            for found in (widths, measured)
+        )
         frames = Frames.of(scene.camera_folder(serial))
-        return cls(frames, pose_times, poses, np.array(known, dtype=np.float64), openings)
+        return cls(frames, pose_times, poses, np.array(known, dtype=np.float64), openings, stood)
+
+    def poses_at(self, times: np.ndarray) -> np.ndarray:
+        """(T, 7) x y z meters, quaternion x y z w, between the poses that were recorded. times: (T,) ms."""
+        positions = [np.interp(times, self.pose_times, self.poses[:, axis]) for axis in range(3)]
+        return np.concatenate(
+            [np.stack(positions, axis=1), interpolated(self.pose_times, self.poses[:, 3:], times)], axis=1
+        )
 
 
 @dataclass(frozen=True)
@@ -122,20 +141,6 @@ class SceneMetadata:
         )
 
 
-def read_camera(scene: Scene, serial: str, calibration: str | None) -> Camera | None:
-    """The calibrated camera, K in pixels of 1280x720; None where this camera was not calibrated."""
-    path = calibration_file(scene, calibration)
-    if path is None or not path.exists():
-        return None
-    stored = read_dictionary(path).get(serial)
-    try:
-        return (
-            None if stored is None else Camera(check_intrinsics(np.asarray(stored)[:3, :3]), *CALIBRATED_SIZE)
-        )
-    except (InputError, IndexError, TypeError) as error:
-        raise CheckpointError(f"{path} has no usable camera {serial} ({error}); copy it again.") from error
-
-
 def _of_camera(path: Path, serial: str) -> Any:
     content = read_dictionary(path)
     if serial not in content:
@@ -143,9 +148,9 @@ def _of_camera(path: Path, serial: str) -> Any:
     return content[serial]
 
 
-def _width(entry: Any) -> float | None:
-    """The commanded width in millimeters, as it tells a closed gripper from a full one; measured else."""
-    for key in ("gripper_command", "gripper_info"):
+def _width(entry: Any, *keys: str) -> float | None:
+    """In millimeters, of the first key that an entry has."""
+    for key in keys:
         if entry.get(key) is not None and len(entry[key]):
             return float(entry[key][0])
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,28 +11,48 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
-from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene, calibration_file
-from spatialvla.data.rh20t.recording import Frames, Recording, SceneMetadata, read_camera
+from spatialvla.data.rh20t.calibration import FILES, CalibratedView, Calibration
+from spatialvla.data.rh20t.layout import CALIBRATED_SIZE, CONFIGURATIONS, Scene, calibration_folder
+from spatialvla.data.rh20t.recording import Frames, Recording, SceneMetadata
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
-from spatialvla.geometry.rotations import interpolated, matrices, motion
+from spatialvla.geometry.rotations import matrices, motion
 
-_FORMAT = 1  # of the kept files
+_FORMAT = 2  # of the kept files
 _STALE_MS = 150.0  # an image this far from its step shows something else
+_FRESH = 0.95  # of the starts of a scene; a camera with fewer is missing there
+_EMPTY = np.zeros(0)
+
+STATE = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper")
+"""The tool's position in meters and its quaternion with qx ≥ 0, both in the base's frame, and the measured opening of
+the gripper as a share of its width."""
+
+
+@dataclass(frozen=True)
+class ViewNumbers:
+    """Of one camera. frames: (T,) which of its images belongs to each step. calibrated: as far as it was.
+
+    tool_poses: (T, 7) x y z, quaternion x y z w, of the tool when those images were taken; of in-hand cameras alone.
+    """
+
+    images: Frames
+    frames: np.ndarray
+    calibrated: CalibratedView
+    tool_poses: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class SceneNumbers:
-    """T steps. actions: (T, 7). starts: (N,) steps whose image is fresh. frames: (T,) the image of each step.
+    """T steps. actions: (T, 7). starts: (N,) steps whose image is fresh. state: (T, 8), see `STATE`.
 
-    images: of the camera that is taken. camera: its intrinsics, where it was calibrated.
+    view: of the camera that is taken. others: of those beside it, by name.
     """
 
     actions: np.ndarray
     starts: np.ndarray
-    frames: np.ndarray
-    images: Frames
-    camera: Camera | None
+    state: np.ndarray
+    view: ViewNumbers
+    others: Mapping[str, ViewNumbers]
 
     @classmethod
     def of(cls, scene: Scene, metadata: SceneMetadata, control_hz: float) -> SceneNumbers:
@@ -39,15 +60,16 @@ class SceneNumbers:
         serial = _serial(scene)
         recording = Recording.of(scene, serial)
         times = _times(scene, recording, metadata.finish, control_hz)
-        nearest = _nearest(recording.frames.times, times[:-1])
-        fresh = np.abs(recording.frames.times[nearest] - times[:-1]) <= _STALE_MS
-        return cls(
-            actions=_actions(recording, times),
-            starts=np.flatnonzero(fresh),
-            frames=nearest,
-            images=recording.frames,
-            camera=read_camera(scene, serial, metadata.calibration),
-        )
+        calibration = Calibration.of(scene, metadata.calibration)
+        view, fresh = _view(scene, serial, recording, times[:-1], recording.frames, calibration)
+        starts = np.flatnonzero(fresh)
+        others = {}
+        for other in scene.cameras:
+            if other != serial and (images := _images(scene, other)) is not None:
+                found, fresh = _view(scene, other, recording, times[:-1], images, calibration)
+                if len(starts) and fresh[starts].mean() >= _FRESH:
+                    others[scene.camera_name(other)] = found
+        return cls(_actions(recording, times), starts, _state(recording, times[:-1]), view, others)
 
 
 def kept_numbers(scene: Scene, control_hz: float, cache: Path) -> SceneNumbers:
@@ -72,9 +94,9 @@ def stamps(scene: Scene, metadata: SceneMetadata, timed: bool = True) -> list[st
     """Names and sizes of the files that a scene's numbers are made of, and, where `timed`, their times."""
     folder = scene.folder
     paths = [folder / "metadata.json", *folder.glob("transformed/*.npy"), *folder.glob("cam_*/*")]
-    calibration = calibration_file(scene, metadata.calibration)
-    if calibration is not None and calibration.exists():
-        paths.append(calibration)
+    calibration = calibration_folder(scene, metadata.calibration)
+    if calibration is not None:
+        paths += [calibration / name for name in FILES if (calibration / name).exists()]
     statuses = [(path, path.stat()) for path in sorted(paths)]
     return [
         f"{path.parent.name}/{path.name} {found.st_size} {found.st_mtime_ns if timed else ''}"
@@ -83,27 +105,70 @@ def stamps(scene: Scene, metadata: SceneMetadata, timed: bool = True) -> list[st
 
 
 def _as_arrays(numbers: SceneNumbers) -> dict[str, np.ndarray]:
-    return {
-        "actions": numbers.actions,
-        "starts": numbers.starts,
-        "frames": numbers.frames,
-        "folder": np.asarray(numbers.images.folder.name),
-        "times": numbers.images.times,
-        "numbers": numbers.images.numbers,
-        "intrinsics": np.zeros((0, 3)) if numbers.camera is None else numbers.camera.intrinsics,
-    }
+    views = {"": numbers.view, **numbers.others}
+    found = {"actions": numbers.actions, "starts": numbers.starts, "state": numbers.state}
+    found["views"] = np.asarray(list(views))
+    for row, view in enumerate(views.values()):
+        told = view.calibrated
+        parts = {
+            "folder": np.asarray(view.images.folder.name),
+            "times": view.images.times,
+            "numbers": view.images.numbers,
+            "frames": view.frames,
+            "intrinsics": None if told.camera is None else told.camera.intrinsics,
+            "extrinsics": told.extrinsics,
+            "hand_eye": told.hand_eye,
+            "tool_poses": view.tool_poses,
+        }
+        found |= {f"{row}_{name}": _EMPTY if part is None else part for name, part in parts.items()}
+    return found
 
 
-def _from_arrays(scene: Scene, stored: dict[str, np.ndarray]) -> SceneNumbers:
+def _from_arrays(scene: Scene, stored: Mapping[str, np.ndarray]) -> SceneNumbers:
     """Raises KeyError or ValueError for other arrays than `_as_arrays` makes."""
-    intrinsics = stored["intrinsics"]
-    return SceneNumbers(
-        actions=stored["actions"],
-        starts=stored["starts"],
-        frames=stored["frames"],
-        images=Frames(scene.folder / str(stored["folder"]), stored["times"], stored["numbers"]),
-        camera=Camera(intrinsics, *CALIBRATED_SIZE) if len(intrinsics) else None,
+    names = stored["views"].tolist()
+    view, *others = (_view_from_arrays(scene, stored, row) for row in range(len(names)))
+    named = dict(zip(names[1:], others, strict=True))
+    return SceneNumbers(stored["actions"], stored["starts"], stored["state"], view, named)
+
+
+def _view_from_arrays(scene: Scene, stored: Mapping[str, np.ndarray], row: int) -> ViewNumbers:
+    def part(name: str) -> np.ndarray | None:
+        found = stored[f"{row}_{name}"]
+        return found if found.size else None
+
+    images = Frames(
+        scene.folder / str(stored[f"{row}_folder"]), stored[f"{row}_times"], stored[f"{row}_numbers"]
     )
+    intrinsics = part("intrinsics")
+    camera = None if intrinsics is None else Camera(intrinsics, *CALIBRATED_SIZE)
+    calibrated = CalibratedView(camera, part("extrinsics"), part("hand_eye"))
+    return ViewNumbers(images, stored[f"{row}_frames"], calibrated, part("tool_poses"))
+
+
+def _view(
+    scene: Scene,
+    serial: str,
+    recording: Recording,
+    times: np.ndarray,
+    images: Frames,
+    calibration: Calibration | None,
+) -> tuple[ViewNumbers, np.ndarray]:
+    """One camera at the steps' times (T,) in ms, and which of them have a fresh image of it."""
+    robot = CONFIGURATIONS[scene.configuration]
+    nearest = _nearest(images.times, times)
+    taken = images.times[nearest].astype(np.float64)
+    calibrated = CalibratedView() if calibration is None else calibration.view(serial, robot)
+    poses = None if calibrated.hand_eye is None else recording.poses_at(taken)
+    return ViewNumbers(images, nearest, calibrated, poses), np.abs(taken - times) <= _STALE_MS
+
+
+def _images(scene: Scene, serial: str) -> Frames | None:
+    """Of a camera beside the first; None where it has none that can be read, so that the camera is missing."""
+    try:
+        return Frames.of(scene.camera_folder(serial))
+    except CheckpointError:
+        return None
 
 
 def _times(scene: Scene, recording: Recording, finish: float | None, control_hz: float) -> np.ndarray:
@@ -120,15 +185,24 @@ def _times(scene: Scene, recording: Recording, finish: float | None, control_hz:
 
 def _actions(recording: Recording, times: np.ndarray) -> np.ndarray:
     """(T, 7) of the steps between T + 1 times in ms."""
-    positions = np.stack(
-        [np.interp(times, recording.pose_times, recording.poses[:, axis]) for axis in range(3)], axis=1
-    )
-    turns = interpolated(recording.pose_times, recording.poses[:, 3:], times)
-    rotations = matrices(turns, "quaternion_xyzw")
+    poses = recording.poses_at(times)
+    positions, rotations = poses[:, :3], matrices(poses[:, 3:], "quaternion_xyzw")
     moved = motion(positions[:-1], rotations[:-1], positions[1:], rotations[1:], "base")
-    # A command holds until the next.
-    held = np.maximum(np.searchsorted(recording.opening_times, times[:-1], side="right") - 1, 0)
+    held = _held(recording, times[:-1])
     return np.concatenate([moved, recording.openings[held][:, None]], axis=1)
+
+
+def _state(recording: Recording, times: np.ndarray) -> np.ndarray:
+    """(T, 8), see `STATE`."""
+    poses = recording.poses_at(times)
+    # A quaternion and its negative are the same turn. A tool that points down has qx or qy far from 0.
+    poses[:, 3:] *= np.where(poses[:, 3:4] < 0, -1.0, 1.0)
+    return np.concatenate([poses, recording.measured[_held(recording, times)][:, None]], axis=1)
+
+
+def _held(recording: Recording, times: np.ndarray) -> np.ndarray:
+    """(T,) the last command or reading of the gripper at each time: it holds until the next."""
+    return np.maximum(np.searchsorted(recording.opening_times, times, side="right") - 1, 0)
 
 
 def _nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:

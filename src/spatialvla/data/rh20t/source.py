@@ -13,37 +13,82 @@ import numpy as np
 from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.json_files import read_json
-from spatialvla.data.episodes import EpisodeView
 from spatialvla.data.rh20t.layout import DESCRIPTIONS, Scene, scenes
-from spatialvla.data.rh20t.recording import Frames, SceneMetadata
-from spatialvla.data.rh20t.scene_numbers import kept_numbers, stamps
+from spatialvla.data.rh20t.recording import SceneMetadata
+from spatialvla.data.rh20t.scene_numbers import STATE, ViewNumbers, kept_numbers, stamps
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.extrinsics import check_extrinsics, pose_matrix, wrist_extrinsics
+from spatialvla.geometry.rotations import matrices
 
 _SUCCESS = 2  # ratings below are failures and emergency stops
-_KEPT = 1024  # scenes in memory: 50 kB each
+_KEPT = 512  # scenes in memory: a quarter of a megabyte each
+
+
+@dataclass(frozen=True)
+class RH20TView:
+    """What one camera saw in a scene's T steps, see `data.episodes.EpisodeView`. where: the scene."""
+
+    numbers: ViewNumbers = field(repr=False)
+    where: Path
+
+    @property
+    def camera(self) -> Camera | None:
+        """K in pixels of 1280x720; None where it was not calibrated."""
+        return self.numbers.calibrated.camera
+
+    @cached_property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base; of an in-hand camera when its images were taken.
+
+        Raises CheckpointError, naming the scene, where the calibration is no rigid motion.
+        """
+        told, steps = self.numbers.calibrated, len(self.numbers.frames)
+        try:
+            if told.extrinsics is not None:
+                return np.broadcast_to(check_extrinsics(told.extrinsics), (steps, 4, 4))
+            if told.hand_eye is None or self.numbers.tool_poses is None:
+                return None
+            poses = self.numbers.tool_poses
+            tool = pose_matrix(poses[:, :3], matrices(poses[:, 3:], "quaternion_xyzw"))
+            return wrist_extrinsics(tool, told.hand_eye)
+        except InputError as error:
+            raise CheckpointError(
+                f"{self.where}: the calibration of {self.numbers.images.folder.name} cannot be used ({error}); copy it "
+                "again, or take its extrinsics.npy away."
+            ) from None
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
+        return self.numbers.images.images([int(self.numbers.frames[step]) for step in steps])
+
+    def depth(self, steps: Sequence[int]) -> None:
+        """None: depth is a download of its own, in lossy videos."""
 
 
 @dataclass(frozen=True)
 class RH20TEpisode:
-    """T steps of one scene, see `data.episodes.Episode`. frames: (T,) the camera's frame of each step."""
+    """T steps of one scene, see `data.episodes.Episode`."""
 
     instruction: str
     actions: np.ndarray
     starts: np.ndarray
-    camera: Camera | None
-    source: Frames = field(repr=False)
-    frames: np.ndarray
-    other_views: Mapping[str, EpisodeView] = field(default_factory=dict)
-    state: np.ndarray | None = None
+    state: np.ndarray
+    view: RH20TView
+    other_views: Mapping[str, RH20TView]
 
     def __len__(self) -> int:
         return len(self.actions)
 
     @property
-    def extrinsics(self) -> None:
-        """None: they are not read yet."""
-        return None
+    def camera(self) -> Camera | None:
+        """As `RH20TView`, as is all of images, depth and extrinsics."""
+        return self.view.camera
+
+    @property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base."""
+        return self.view.extrinsics
 
     def instruction_at(self, step: int) -> str:
         """A scene has one task."""
@@ -55,20 +100,22 @@ class RH20TEpisode:
         return {}
 
     def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
-        return self.source.images([int(self.frames[step]) for step in steps])
+        """(n, H, W, 3) uint8 RGB."""
+        return self.view.images(steps)
 
     def depth(self, steps: Sequence[int]) -> None:
-        """None: depth is a download of its own, in lossy videos."""
+        """None, as of all its cameras."""
 
 
 class RH20TSource:
     """The scenes of a RH20T_cfg<n> folder, or of the folder around several, that a robot finished well.
 
-    Of each scene one camera: the front one of its robot, or the first fixed one where that is missing. The
-    motion is that of the tool in the base's axes between poses interpolated at `control_hz`; the gripper is
-    the commanded width as a share of the opened one's; a step's image is the closest in time. Steps whose
-    closest image is more than 150 ms away are no starts. See `layout` for what is where and who says so.
+    The first camera of each scene is the front one of its robot, or the first fixed one where that is missing. The
+    others are called by their places: secondary (on the right), wrist, overhead, side_left, shoulder, or camera_ and
+    their serial; one that has a fresh image at fewer than 95 % of the starts is missing. The motion is that of the
+    tool in the base's axes between poses interpolated at `control_hz`; the gripper is the commanded width as a share
+    of the opened one's; a step's image is the closest in time. Steps whose closest image is more than 150 ms away are
+    no starts. See `layout` for what is where and who says so.
     control_hz: steps a second. units: of the actions. left_out: why each other scene is none.
     """
 
@@ -83,7 +130,7 @@ class RH20TSource:
         self.root = Path(root).expanduser()
         self.control_hz = float(control_hz)
         self.units = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, self.control_hz)
-        self.state_names: tuple[str, ...] = ()
+        self.state_names = STATE
         self._cache = cache or cache_folder("rh20t")
         self._descriptions = _descriptions(self.root)
         self.left_out: list[str] = []
@@ -143,9 +190,9 @@ class RH20TSource:
             instruction=self._descriptions.get(scene.task, "").strip(),
             actions=numbers.actions,
             starts=numbers.starts,
-            camera=numbers.camera,
-            source=numbers.images,
-            frames=numbers.frames,
+            state=numbers.state,
+            view=RH20TView(numbers.view, scene.folder),
+            other_views={name: RH20TView(view, scene.folder) for name, view in numbers.others.items()},
         )
 
 

@@ -1,0 +1,178 @@
+"""What an inspection says of several cameras, their calibration and the arm's state."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from cameras import rotation
+from moving_arm import FRONT, SIDE, K, path, pictures
+
+from spatialvla.actions.units import UNKNOWN
+from spatialvla.data.gripper_track import gripper_positions, position_indices
+from spatialvla.data.inspection import inspect
+from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.extrinsics import pose_matrix, transform
+from spatialvla.viz.dataset import contact_sheet
+from spatialvla.viz.drawing import png
+
+SIDEWAYS = FRONT @ pose_matrix(np.zeros(3), rotation(np.radians([0, 8.0, 0])))
+CAMERA = Camera(K, SIDE, SIDE)
+NAMES = ("x", "y", "z", "finger")
+
+
+@dataclass(frozen=True)
+class ArmView:
+    """A camera that stands at `where` and is told to stand at `told`."""
+
+    where: np.ndarray = field(default_factory=lambda: FRONT)
+    told: np.ndarray | None = field(default_factory=lambda: FRONT)
+    camera: Camera | None = CAMERA
+
+    @property
+    def extrinsics(self):
+        return None if self.told is None else np.broadcast_to(self.told, (len(path()), 4, 4))
+
+    def images(self, steps):
+        return pictures(self.where, path()[list(steps)])
+
+    def depth(self, steps):
+        return None
+
+
+@dataclass(frozen=True)
+class ArmEpisode(ArmView):
+    number: int = 0
+    scale: float = 1.0
+    shift: float = 0.0
+    other_views: dict = field(default_factory=dict)
+    columns: dict = field(default_factory=dict)
+    instruction = "go around"
+
+    @property
+    def actions(self):
+        actions = 0.01 * np.random.default_rng(self.number).normal(size=(len(path()), 7))
+        actions[:, 6] = np.arange(len(actions)) < 30
+        return actions
+
+    @property
+    def starts(self):
+        return np.arange(len(path()))
+
+    @property
+    def state(self):
+        return self.scale * np.hstack([path() + self.shift, np.full((len(path()), 1), 0.02)])
+
+    def instruction_at(self, step):
+        return self.instruction
+
+
+class ArmSource:
+    key, control_hz, units, fingerprint, state_names = "arm", 5.0, UNKNOWN, "1", NAMES
+    left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    def __init__(self, episodes):
+        self.episodes = episodes
+
+    def __len__(self):
+        return len(self.episodes)
+
+    def episode(self, index):
+        return self.episodes[index]
+
+
+def inspected(*changed, count=3, **options):
+    """Episodes like each other, but for those that are `changed`, which come last."""
+    alike = [ArmEpisode(number=number, **options) for number in range(count - len(changed))]
+    return inspect(ArmSource([*alike, *changed]), strips=count)
+
+
+def test_cameras_and_state_are_summed_up_and_drawn():
+    views = {"wrist": ArmView(told=None, camera=None), "side": ArmView(SIDEWAYS, SIDEWAYS)}
+    found = inspected(other_views=views)
+    assert [camera.name for camera in found.cameras] == ["image", "wrist", "side"]
+    first, wrist, side = found.cameras
+    np.testing.assert_allclose(first.place, FRONT)
+    assert (first.moves, first.places, wrist.place, wrist.intrinsics) == (False, 1, None, None)
+    np.testing.assert_allclose(side.intrinsics, K)
+    assert found.state.names == NAMES
+    np.testing.assert_allclose(found.state.max, [*path().max(axis=0), 0.02])
+    assert found.warnings == ("the intrinsics of the camera 'wrist' are unknown in 3 of 3 episodes",)
+    seen = found.strips[0].cameras
+    assert seen["wrist"].path is None
+    assert seen["side"].path.shape == (60, 2)
+    assert not seen["image"].sighting.drifted
+    assert png(contact_sheet(found))
+
+
+def test_a_pushed_camera_is_noticed_by_its_background_and_by_the_gripper():
+    found = inspected(ArmEpisode(SIDEWAYS, number=2))
+    assert any("the background is shifted by -4" in warning for warning in found.warnings)
+    assert any("sees the gripper elsewhere than its calibration says in 1 of 3" in w for w in found.warnings)
+    without_calibration = inspected(ArmEpisode(SIDEWAYS, None, number=2), told=None)
+    (warning,) = without_calibration.warnings
+    assert "in episode 2 against 0; the camera seems to have been moved in between" in warning
+
+
+def test_a_wrong_calibration_is_noticed_by_the_gripper_alone():
+    (warning,) = inspected(told=SIDEWAYS).warnings
+    assert (
+        "the camera sees the gripper elsewhere than its calibration says in 3 of 3 episodes looked at"
+        in warning
+    )
+    assert "to the right" in warning
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({"where": SIDEWAYS, "told": SIDEWAYS}, "the camera stands elsewhere in episode 5 than in the others"),
+        ({"camera": Camera(np.diag([1.2, 1.2, 1]) @ K, SIDE, SIDE)}, "has other intrinsics in episode 5 than in the"),
+    ],
+)  # fmt: skip
+def test_a_camera_that_is_told_to_be_another_in_a_few_episodes_is_named(change, warning):
+    assert any(warning in found for found in inspected(ArmEpisode(number=5, **change), count=6).warnings)
+
+
+def test_cameras_that_stand_elsewhere_in_every_episode_are_meant_so():
+    turned = [FRONT @ pose_matrix(np.zeros(3), rotation(np.radians([0, 2.0 * n, 0]))) for n in range(4)]
+    found = inspected(*(ArmEpisode(pose, pose, number=n) for n, pose in enumerate(turned)), count=4)
+    assert (found.cameras[0].places, found.warnings) == (4, ())
+
+
+def test_positions_in_millimeters_are_noticed():
+    assert any("x, y, z reach 55" in w and "millimeters" in w for w in inspected(scale=1000.0).warnings)
+
+
+def test_positions_in_another_frame_are_noticed():
+    assert any("should hardly see the gripper in 3 of the 3" in w for w in inspected(shift=1.5).warnings)
+
+
+@pytest.mark.parametrize(
+    ("names", "indices"),
+    [
+        (NAMES, (0, 1, 2)),
+        (("joint_1", "eef_X", "eef_Y", "eef_Z"), (1, 2, 3)),
+        (("gripper", "tcp.x", "tcp.y", "tcp.z"), (1, 2, 3)),
+        (("left_x", "right_y", "left_z"), None),
+        (("joint_1", "joint_2", "joint_3"), None),
+        ((), None),
+    ],
+)
+def test_the_gripper_is_found_by_the_names_of_the_state(names, indices):
+    assert position_indices(names) == indices
+
+
+def test_a_state_in_the_world_is_brought_to_the_robots_base():
+    """As LIBERO's recordings have it, whose camera's pose is known in both."""
+    world = pose_matrix(np.array([0.6, 0.0, -0.9]), rotation([0, 0, 0.3]))  # base -> world
+    columns = {"observation.camera_pose": np.broadcast_to(world @ FRONT, (60, 4, 4))}
+
+    class InWorld(ArmEpisode):
+        @property
+        def state(self):
+            return np.hstack([transform(world, path()), np.zeros((60, 1))])
+
+    found = gripper_positions(NAMES, InWorld(columns=columns))
+    np.testing.assert_allclose(found, path(), atol=1e-3)
+    assert gripper_positions(NAMES, InWorld(told=None, columns=columns)) is None
