@@ -51,7 +51,10 @@ def published():
     }
 
 
-def droid(tmp_path, contents=None, size=(18, 32), lines="", recorded=EPISODES):
+FULL = "/nfs/kun2/datasets/r2d2/r2d2-data-full/"
+
+
+def droid(tmp_path, contents=None, recorded=EPISODES, before=FULL):
     """A source of four episodes, whose spec file names the folder of these files."""
     contents = published() if contents is None else contents
     folder = tmp_path / "calibrations"
@@ -59,7 +62,7 @@ def droid(tmp_path, contents=None, size=(18, 32), lines="", recorded=EPISODES):
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
     spec = tmp_path / "droid.yaml"
-    spec.write_text(f"like: droid\ncalibration: calibrations\n{lines}")
+    spec.write_text("like: droid\ncalibration: calibrations\n")
     steps = {
         "action_dict/cartesian_velocity": np.ones((T, 6)),
         "action_dict/gripper_position": np.zeros((T, 1)),
@@ -67,10 +70,10 @@ def droid(tmp_path, contents=None, size=(18, 32), lines="", recorded=EPISODES):
         "observation/gripper_position": np.zeros((T, 1)),
         "language_instruction": np.array(["go"] * T),
     }
-    paths = [f"/nfs/kun2/datasets/r2d2/r2d2-data-full/{path}/trajectory.h5" for path in recorded]
+    paths = [f"{before}{path}/trajectory.h5" for path in recorded]
     told = {"episode_metadata/file_path": paths} if recorded else {}
     root = write_steps(
-        tmp_path / "droid", SPECS["droid"], steps, size=size, kept=(True,) * 4, of_episodes=told
+        tmp_path / "droid", SPECS["droid"], steps, size=(18, 32), kept=(True,) * 4, of_episodes=told
     )
     return OXESource(root, str(spec), cache=tmp_path / "cache")
 
@@ -127,7 +130,7 @@ def test_other_calibrations_are_other_contents(tmp_path):
     [
         (
             "episode_id_to_path.json",
-            r"calibrations lacks episode_id_to_path\.json; put the files of huggingface\.co",
+            r"^\S+calibrations lacks episode_id_to_path\.json; put the files of huggingface\.co",
         ),
         ("intrinsics.json", r"lacks intrinsics\.json"),
         ("cam2base", r"lacks cam2base_extrinsic_superset\.json or cam2base_extrinsics\.json"),
@@ -170,6 +173,12 @@ def test_droid_entries_that_can_be_of_no_camera(tmp_path, file, entry, message):
         CheckpointError, match=rf"{name}.* of observation/exterior_image_1_left in {EPISODES[0]}.*{message}"
     ):
         _ = (episode.camera, episode.extrinsics)
+
+
+@pytest.mark.parametrize("before", ["/data/r2d2-data/", "", "/mnt/r2d2-data-full/old/r2d2-data-full/"])
+def test_wherever_droid_s_episodes_were_recorded(tmp_path, before):
+    source = droid(tmp_path, recorded=EPISODES, before=before)
+    np.testing.assert_allclose(source.episode(0).extrinsics[0], EXT_1, atol=1e-12)
 
 
 def test_files_that_do_not_tell_droid_s_episodes_apart(tmp_path):
@@ -241,7 +250,7 @@ def test_a_robot_s_calibration_tells_of_its_cameras(tmp_path):
         ),
         (
             "like: bridge_orig\ncalibration: other.yaml",
-            r"other\.yaml does not exist; name the calibration's YAML file",
+            r"^\S+other\.yaml does not exist; name the calibration's YAML file",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,8 +174,6 @@ def test_cameras_and_state_are_the_published_ones(tmp_path, name):
 
 def test_the_state_that_is_stored_packed(tmp_path):
     """kuka's tensors are zlib streams, one for each step."""
-    import zlib
-
     spec, steps = SPECS["kuka"], actions(SPECS["kuka"]) | observed("kuka")
     root = write_steps(tmp_path / "plain", spec, steps)
     expected = OXESource(root, cache=tmp_path / "cache").episode(0).state

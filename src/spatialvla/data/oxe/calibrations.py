@@ -16,31 +16,38 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
 from spatialvla.geometry.robot_calibration import RobotCalibration
 
+Calibration = RobotCalibration | DroidCalibrations
 
-def calibration_of(
-    spec: RLDSSpec, features: Mapping[str, FeatureSpec]
-) -> Mapping[str, CalibratedCamera | Placement]:
-    """Of each camera that `spec.calibration` tells of, by its name; "" is that of `other_image`.
 
-    A folder has DROID's files. A file is a `RobotCalibration`, in which a camera has its name here (the first is
-    `image`), or the last part of its key. A camera that stands still is as calibrated, for pictures of the dataset's
-    size; where the gripper carries it, or in DROID, each episode tells.
-    Raises InputError where it cannot be used, or has none of the cameras that a user's file names.
-    """
+def load_calibration(spec: RLDSSpec) -> Calibration | None:
+    """What `spec.calibration` names: a folder has DROID's files, a file is a robot's. Raises InputError, naming it."""
     if spec.calibration is None:
-        return {}
-    cameras = {FIRST_CAMERA: spec.first_camera, **spec.cameras}
+        return None
     path = Path(spec.calibration)
-    if path.is_dir():
-        if PATH not in features:
-            raise InputError(
-                f"has no '{PATH}', which tells the episodes of DROID apart; leave out the line 'calibration: …'."
-            )
-        calibrations = DroidCalibrations(path)
-        if spec.other_image is not None:
-            cameras[""] = RLDSCamera(spec.other_image)
-        return {name: DroidPlacement(calibrations, camera.image) for name, camera in cameras.items()}
-    return _of_robot(RobotCalibration.load(path), cameras, spec, features)
+    return DroidCalibrations(path) if path.is_dir() else RobotCalibration.load(path)
+
+
+def calibrated_cameras(
+    calibration: Calibration | None, spec: RLDSSpec, features: Mapping[str, FeatureSpec]
+) -> Mapping[str, CalibratedCamera | Placement]:
+    """Of each camera that a calibration tells of, by its name; "" is that of `other_image`.
+
+    In a robot's a camera has its name here (the first is `image`), or the last part of its key. One that stands still
+    is as calibrated, for pictures of the dataset's size; where the gripper carries it, or in DROID, each episode tells.
+    Raises InputError, a sentence without the dataset's name in front, where it is not of these cameras.
+    """
+    cameras = {FIRST_CAMERA: spec.first_camera, **spec.cameras}
+    if calibration is None:
+        return {}
+    if isinstance(calibration, RobotCalibration):
+        return _of_robot(calibration, cameras, spec, features)
+    if PATH not in features:
+        raise InputError(
+            f"has no '{PATH}', which tells the episodes of DROID apart; leave out the line 'calibration: …'."
+        )
+    if spec.other_image is not None:
+        cameras[""] = RLDSCamera(spec.other_image)
+    return {name: DroidPlacement(calibration, camera.image) for name, camera in cameras.items()}
 
 
 def stamps(spec: RLDSSpec, timed: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""A dataset's cameras: those of its spec, as they are found in its files, and what they saw in an episode."""
+"""A dataset's cameras: those of its spec that its files have, each with what is known of where it stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from spatialvla.data.camera_poses import fixed_pose
 from spatialvla.data.mapping_lines import FIRST_CAMERA
-from spatialvla.data.oxe.calibrations import calibration_of
+from spatialvla.data.oxe.calibrations import Calibration, calibrated_cameras
 from spatialvla.data.oxe.copies import Copy, swaps_red_and_blue
 from spatialvla.data.oxe.named_features import check_camera
 from spatialvla.data.oxe.placements import Placement, StoredPlacement
@@ -64,17 +64,23 @@ class FoundCameras:
         return (first, *others.values())
 
 
-def find_cameras(spec: RLDSSpec, features: Mapping[str, FeatureSpec], copy: Copy, root: str) -> FoundCameras:
+def find_cameras(
+    spec: RLDSSpec,
+    features: Mapping[str, FeatureSpec],
+    calibration: Calibration | None,
+    copy: Copy,
+    root: str,
+) -> FoundCameras:
     """The cameras of a dataset with these features; `check_features` has found the first one.
 
     Raises InputError where one that a user's file names is not there, it cannot be told which copy the files are, or
     the calibration is not of these cameras.
     """
-    calibration = calibration_of(spec, features)
+    calibrated = calibrated_cameras(calibration, spec, features)
 
     def found(name: str, lines: RLDSCamera) -> FoundCamera:
         swapped = swaps_red_and_blue(spec.name, lines, features, copy, root)
-        known = calibration.get(name)
+        known = calibrated.get(name)
         if isinstance(known, CalibratedCamera):
             return FoundCamera(lines, swapped, known.camera, known.picture_pose(), None)
         if known is not None:

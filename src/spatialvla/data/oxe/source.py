@@ -191,15 +191,16 @@ class OXESource:
         units = self.spec.units or published_units(self.spec.name)
         self.units = replace(units, control_hz=self.control_hz)
         self.left_out = self.dataset.broken
-        root, features = self.dataset.storage.root, self.dataset.specs
+        calibration = calibrations.load_calibration(self.spec)
+        stored, features = self.dataset.storage.root, self.dataset.specs
         try:
             check_features(self.spec, features)
-            self.cameras = find_cameras(self.spec, features, copy, root)
+            self.cameras = find_cameras(self.spec, features, calibration, copy, stored)
             self._state, self._stateless = _found_state(self.spec, numbers_of_steps(features))
         except InputError as error:
-            raise InputError(f"{root} {str(error).removeprefix(f'{root} ')}") from None
+            raise InputError(f"{stored} {str(error).removeprefix(f'{stored} ')}") from None
         self.state_names = () if self._state is None else self._state.names
-        self._keep_if = kept_episodes(self.spec, features, copy, root)
+        self._keep_if = kept_episodes(self.spec, features, copy, stored)
 
     def __reduce__(self) -> tuple[object, ...]:
         return OXESource, self._arguments
