@@ -35,9 +35,10 @@ from rich.console import Console
 
 from spatialvla.common.json_files import write_json
 from spatialvla.data.augmentation import Augmentation
-from spatialvla.data.batches import ReadOptions, evaluation_batches
+from spatialvla.data.batches import evaluation_batches
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.samples import ReadOptions
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.config import Ego3DFrame
 from spatialvla.model.folders import resolve_folder

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
+import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
@@ -23,7 +25,7 @@ from spatialvla.common.json_files import write_json
 from spatialvla.data.lerobot import LeRobotDataset
 from spatialvla.evaluation.results.comparison import compare
 from spatialvla.evaluation.results.document import Results
-from spatialvla.viz.drawing import new_figure
+from spatialvla.viz.drawing import INK, new_figure
 
 CAMERAS = ("agentview", "random_0", "random_1", "wrist")
 COLORS = {"robot": "#1b7f79", "camera": "#c8553d", "none": "#6c757d"}
@@ -47,7 +49,7 @@ def main(options: Options) -> None:
     tables(options.runs)
     options.out.mkdir(parents=True, exist_ok=True)
     cameras(LeRobotDataset(options.demos)).save(options.out / "moving_cameras.webp", quality=85, method=6)
-    with new_figure(7.2, 2.9) as figure:
+    with new_figure(7.2, 2.9) as figure, matplotlib.rc_context({"svg.fonttype": "none"}):
         draw_errors(figure, json.loads((options.runs / "rows.json").read_text()))
         figure.savefig(options.out / "moving_cameras_errors.svg", metadata={"Date": None})
 
@@ -56,22 +58,19 @@ def tables(runs: Path) -> None:
     """Writes <runs>/table.md and <runs>/rows.json."""
     files = {name: runs / name / "errors.json" for name in ROWS}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    seen = [cameras + depth for depth in DEPTHS for cameras in SEEN_BY]
-    lines = [
-        f"| Ego3D's frame, trained on | {' | '.join(seen)} | camera tasks |",
-        f"|---|{'---|' * len(seen)}---|",
-    ]
-    for name, by_cameras in found.items():
-        row = ROWS[name]
-        cells = [
-            f"{_cell(by_cameras[each], 'translation')}; {_cell(by_cameras[each], 'gripper')}"
-            if each in by_cameras
-            else "–"
-            for each in seen
+    seen = [cameras + depth for cameras in SEEN_BY for depth in DEPTHS]
+    lines: list[str] = []
+    for part in PARTS:
+        lines += [
+            f"| {part}: Ego3D's frame, trained on | {' | '.join(seen)} |",
+            f"|---|{'---:|' * len(seen)}",
         ]
-        title = f"{row.frame or 'none'}, {row.cameras or 'nano itself'}"
-        lines.append(f"| {title} | {' | '.join(cells)} | {success(runs / name)} |")
-    lines += ["", *differences(found), "", *paired(runs)]
+        for name, by_cameras in found.items():
+            row = ROWS[name]
+            cells = (_cell(by_cameras[each], part) if each in by_cameras else "–" for each in seen)
+            lines.append(f"| {row.frame or 'none'}, {row.cameras or 'nano itself'} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += [*differences(found), "", *(f"{name}: {success(runs / name)}" for name in ROWS), *paired(runs)]
     numbers = {
         name: {each: {part: interval(errors, part) for part in PARTS} for each, errors in by_cameras.items()}
         for name, by_cameras in found.items()
@@ -87,12 +86,12 @@ def _cell(errors: dict[str, dict[str, list[float]]], part: str) -> str:
 
 
 def differences(found: dict[str, Any]) -> Iterator[str]:
-    """Paired by episode: the robot's frame against the others, trained and seen alike."""
-    yield "| trained on | seen by | robot's frame less | translation | rotation | gripper wrong |"
+    """Paired by episode: each frame against the others, trained and seen alike."""
+    yield "| trained on | seen by | difference | translation | rotation | gripper wrong |"
     yield "|---|---|---|---:|---:|---:|"
     for trained in SEEN_BY:
-        for other in ("camera", "none"):
-            pair = f"robot-{trained}", f"{other}-{trained}"
+        for first, second in combinations(COLORS, 2):
+            pair = f"{first}-{trained}", f"{second}-{trained}"
             if any(name not in found for name in pair):
                 continue
             for seen in SEEN_BY:
@@ -100,7 +99,7 @@ def differences(found: dict[str, Any]) -> Iterator[str]:
                 for part in PARTS:
                     mean, low, high = interval(found[pair[0]][seen], part, found[pair[1]][seen])
                     cells.append(f"{mean:+.3f} ({low:+.3f} – {high:+.3f})")
-                yield f"| {trained} | {seen} | {other} | {' | '.join(cells)} |"
+                yield f"| {trained} | {seen} | {first} less {second} | {' | '.join(cells)} |"
 
 
 def interval(
@@ -178,7 +177,9 @@ def draw_errors(figure: Figure, rows: dict[str, Any]) -> None:
         axis.set_xlim(-0.5, 1.5)
         axis.set_xlabel("trained on")
         axis.set_title("seen by the fixed camera" if seen == "fixed" else "seen by unseen random cameras")
-        axis.set_ylim(bottom=0)
+        if (shipped := rows.get("nano")) is not None:
+            axis.axhline(shipped[seen]["translation"][0], color=INK, linestyle=":", label="nano as shipped")
+    axes[0].set_ylim(0, 0.75)
     axes[0].set_ylabel("translation error (1 = 5 cm)")
     axes[1].legend(frameon=False, fontsize=8)
 

@@ -45,7 +45,7 @@ SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 1}
 PARSED_ALONE = {
     "takes minutes in the simulator": 15,
     "takes minutes": 1,
-    "takes hours": 1,
+    "takes hours": 2,
     "serves until it is stopped": 6,
     "needs results of evaluations": 3,
     "needs SimplerEnv's scenes": 1,
