@@ -188,14 +188,14 @@ def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, mad
     monkeypatch.setattr("spatialvla.viz.action_grid.plot_grid", plot_grid)
     run("grid", "--dataset", RLDS, "--recipe", recipe, "--out", tmp_path / "grid.png", "--workers", 0)
     # The network is small in both: its size does not change the grid, whose bins are the recipe's.
-    config = replace(made(), preset="nano", datasets=(DatasetConfig(str(RLDS)),), workers=0, depth="sensor")
+    config = replace(made(), preset="nano", datasets=(DatasetConfig(str(RLDS)),), workers=0)
     with join_world("cpu") as world:
         network = network_config(config)
         mixture = open_mixture(config, network, world, Progress(config, None))
     if recipe == "pretrain":
         assert drawn == [mixture.fit_grid(Bins(), min_sigma=0.5)]
     else:
-        _, processor = build(config, mixture)
+        _, processor = build(replace(config, depth="sensor"), mixture)
         assert drawn == [processor.grid]
 
 

@@ -244,6 +244,12 @@ def test_needs_of_a_run_are_checked_by_a_look_at_each_dataset():
     ):  # fmt: skip
         with pytest.raises(InputError, match=sentence):
             check_parts(sources, *wanted)
+    with pytest.raises(InputError, match="two has no depth sensor; train with estimated depth"):
+        check_parts([replace(ONE, has_depth=True), TWO], ("image",), depth=True)
+    check_parts([replace(ONE, has_depth=True)], ("image",), depth=True)
+    # One that only some episodes have is found.
+    rare = replace(ONE, views={"wrist": replace(WRIST, missing_in=frozenset({0, 1}))})
+    check_parts([rare, TWO], cameras, 2, extrinsics=True)
     # Damaged and empty episodes are passed over.
     check_parts([replace(ONE, lengths=(0, 3, 4), damaged=frozenset({1}))], cameras, 2, extrinsics=True)
 

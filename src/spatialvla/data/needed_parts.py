@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, EpisodeWrapper, SourceWrapper
 from spatialvla.errors import CheckpointError, InputError
+
+_LOOKED_THROUGH = 50  # episodes
 
 
 @dataclass(frozen=True)
@@ -55,33 +58,31 @@ def check_parts(
     cameras: Sequence[str],
     state_size: int = 0,
     extrinsics: bool = False,
+    depth: bool = False,
     needed: Collection[str] | None = None,
     state_needed: bool = True,
 ) -> None:
     """Raises InputError, naming dataset and line, where datasets lack what a run needs of them.
 
-    By each dataset's first episode with steps. cameras: names of the model's, the first one's first; where a dataset
-    has one of the others, its intrinsics have to be known. state_size: the model's numbers; those of each dataset that
-    has a state have to be as many; 0 asks for none. extrinsics: whether each camera's place has to be known. needed,
+    By each dataset's first episode with steps, and for cameras that none of these has by 50. cameras: names of the
+    model's, the first one's first; where a dataset has one of the others, its intrinsics have to be known.
+    state_size: the model's numbers; those of each dataset that has a state have to be as many; 0 asks for none.
+    extrinsics: whether each camera's place has to be known. depth: whether the first has to have a sensor. needed,
     state_needed: the cameras that some dataset has to have, all of the others unless given, and whether some has to
     have a state.
     """
     first, *others = cameras
     found: set[str] = set()
     for source in sources:
-        episode = _first_episode(source)
-        if episode is None:
-            continue
-        views = {
-            first: episode,
-            **{name: view for name, view in episode.other_views.items() if name in others},
-        }
+        views = next(_seen(source, first, others), {})
         found |= views.keys()
+        if depth and first in views and not _measures(views[first]):
+            raise InputError(without_sensor(source.key))
         for name, view in views.items():
             if name != first and view.camera is None:
                 raise InputError(
                     f"{source.key} does not tell the intrinsics of its camera '{name}'; give a mapping with the line "
-                    f"'cameras: {{{name}: {{intrinsics: …}}}}' or 'calibration: …', or train without it (--cameras)."
+                    f"'cameras: {{{name}: {{intrinsics: …}}}}' or 'calibration: …', or train without it."
                 )
             if extrinsics and view.extrinsics is None:
                 raise InputError(unplaced(source.key, name, name == first))
@@ -93,10 +94,11 @@ def check_parts(
             )
     keys = ", ".join(source.key for source in sources)
     for name in others if needed is None else needed:
-        if name not in found:
+        looks = (islice(_seen(source, first, others), _LOOKED_THROUGH) for source in sources)
+        if name not in found and not any(name in views for look in looks for views in look):
             raise InputError(
                 f"None of the datasets has the camera '{name}' ({keys}); name its feature with a mapping's line "
-                f"'cameras: {{{name}: …}}', or train without it (--cameras)."
+                f"'cameras: {{{name}: …}}', or train without it."
             )
     if state_size and state_needed and not any(source.state_names for source in sources):
         raise InputError(
@@ -115,13 +117,28 @@ def unplaced(key: str, camera: str, is_first: bool) -> str:
     )
 
 
-def _first_episode(source: EpisodeSource) -> Episode | None:
-    """The first one with steps that can be read; None where there is none, which the survey will say."""
+def without_sensor(key: str) -> str:
+    """That a dataset has no depth sensor, and what to do, in a sentence."""
+    return f"{key} has no depth sensor; train with estimated depth."
+
+
+def _measures(view: EpisodeView) -> bool:
+    """Whether the camera has a depth sensor; a broken picture is said when it is needed."""
+    try:
+        return view.depth([0]) is not None
+    except CheckpointError:
+        return True
+
+
+def _seen(source: EpisodeSource, first: str, others: Collection[str]) -> Iterator[dict[str, EpisodeView]]:
+    """The cameras by name of each episode with steps that can be read. What is damaged the survey will say."""
     for index in range(len(source)):
         try:
             episode = source.episode(index)
+            beside = {name: view for name, view in episode.other_views.items() if name in others}
+            for view in beside.values():
+                _ = view.camera, view.extrinsics
         except CheckpointError:
             continue
         if len(episode.actions):
-            return episode
-    return None
+            yield {first: episode, **beside}

@@ -9,7 +9,7 @@ import numpy as np
 
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, OnBad, action_chunks
-from spatialvla.data.needed_parts import unplaced
+from spatialvla.data.needed_parts import unplaced, without_sensor
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import View, fill_holes
 from spatialvla.processor import Processor
@@ -132,7 +132,7 @@ class SampleReader:
             if not self._is_first(name):
                 return None
             if readings is None:
-                raise InputError(f"{self.key} has no depth sensor; train with estimated depth.")
+                raise InputError(without_sensor(self.key))
             raise CheckpointError(
                 f"{self.key} has no depth at all at step {self.step} of an episode, 0 everywhere; leave such samples "
                 "out (--on-bad skip), or train with estimated depth."

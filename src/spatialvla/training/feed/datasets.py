@@ -60,7 +60,15 @@ def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network:
     # A new network's state is as the datasets have it; where none has any, each size is too much.
     sizes = [network.state_size, *(len(source.state_names) for source in sources), int(state_needed)]
     size = next(filter(None, sizes), 0)
-    check_parts(sources, network.cameras, size, network.needs_extrinsics, new, state_needed)
+    check_parts(
+        sources,
+        network.cameras,
+        size,
+        network.needs_extrinsics,
+        config.depth == "sensor",
+        new,
+        state_needed,
+    )
 
 
 def open_dataset(
