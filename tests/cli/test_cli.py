@@ -13,7 +13,7 @@ from PIL import Image
 import spatialvla
 from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.cli.main import VERBS, main
-from spatialvla.cli.predict import read_depth, read_extrinsics
+from spatialvla.cli.predict import read_depth, read_pose
 from spatialvla.data.oxe.mixtures import MIXTURES
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
@@ -227,7 +227,7 @@ def test_extrinsics_files(tmp_path, capsys):
     np.save(tmp_path / "a.npy", matrix)
     (tmp_path / "a.txt").write_text("0 0.6 -0.8 1.2\n1 0 0 0\n0 -0.8 -0.6 0.9\n0 0 0 1\n")
     for name in ("a.npy", "a.txt"):
-        np.testing.assert_array_equal(read_extrinsics(tmp_path / name), matrix)
+        np.testing.assert_array_equal(read_pose(tmp_path / name), matrix)
     main([*PREDICT, "--dataset", "tiny_robot/0.1.0", "--extrinsics", str(tmp_path / "a.txt"), "--mirrored"])
     assert "gripper" in capsys.readouterr().out
     (tmp_path / "text.txt").write_text("0 a\n")
@@ -242,7 +242,7 @@ def test_a_policy_in_the_robots_frame_asks_for_extrinsics(tmp_path, capsys):
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"ego3d_frame": "robot"}))
     said = fails(capsys, *PREDICT[:3], "--policy", folder, "--dataset", "tiny_robot/0.1.0")
-    assert "pass Observation.extrinsics" in said
+    assert "pass extrinsics of the camera 'image'" in said
 
 
 @pytest.fixture
@@ -347,3 +347,26 @@ def test_a_terminal_without_greek_letters_gets_the_numbers_all_the_same(encoding
     monkeypatch.setattr("spatialvla.cli.predict.Predict.run", lambda self: print("Δx +0.0012"))
     main(["predict", "picture.png", "pick it up", "--policy", "nano"])
     assert written.getvalue().strip() == b"?x +0.0012"
+
+
+def test_predict_takes_further_cameras_a_state_and_a_calibration(tmp_path, capsys):
+    """The reference checkpoint has neither: it says so. What its one camera lacks comes from the file."""
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(
+        "cameras:\n  front: {K: [[200, 0, 100], [0, 200, 140], [0, 0, 1]], height: 280, width: 200,\n"
+        "    extrinsics: [[0, 0.6, -0.8, 1.2], [1, 0, 0, 0], [0, -0.8, -0.6, 0.9], [0, 0, 0, 1]]}\n"
+    )
+    predict = [*PREDICT, "--dataset", "tiny_robot/0.1.0", "--json"]
+    main([*predict, "--calibration", str(robot)])
+    filled = json.loads(capsys.readouterr().out)["tokens"]
+    main([*predict, "--intrinsics", "100", "100", "50", "70"])
+    assert json.loads(capsys.readouterr().out)["tokens"] == filled
+    for options, sentence in (
+        (["--views", f"wrist={PICTURE}"], "The policy has no camera 'wrist'"),
+        (["--views", "wrist"], "--views takes NAME=PICTURE, each name once, not 'wrist'"),
+        (["--views", "wrist=absent.png"], "absent.png does not exist"),
+        (["--state", "0.1", "0.2"], "This policy takes no state; leave it out"),
+        (["--calibration", "absent.yaml"], "absent.yaml"),
+        (["--gripper-pose", str(PICTURE)], "holds no 4x4 matrix of numbers"),
+    ):
+        assert sentence in fails(capsys, *predict, *options)

@@ -23,6 +23,8 @@ UNSET = {
     "--ego3d-frame": "the policy's, or the camera's",
     "--workspace": "the policy's, or the published one",
     "--extrinsics": "not known",
+    "--calibration": "not known but from clients and options",
+    "--gripper-pose": "not known",
     "--statistics": "the datasets' own",
     "--spec": "the dataset's own name finds it",
     "--mixture": "--dataset instead",

@@ -101,6 +101,7 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
         (["--mapping", "aloha"], "nor a shipped mapping called 'aloha'; choose from"),
         (["--limits", "fetch"], "nor a shipped set of limits called 'fetch'"),
         (["--limits", ""], "nor a shipped set of limits called ''"),
+        (["--calibration", "absent.yaml"], "absent.yaml does not exist"),
         (["--pad-chunk", "hold", "--execution.mode", "ensemble"], "Only whole chunks are padded"),
         (["--pad-chunk", "hold"], "say --pad-to"),
         (["--protocol", "vla-eval", "--pad-chunk", "hold"], "for openpi clients"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from spatialvla.actions.units import ActionUnits
     from spatialvla.policy import Policy
-    from spatialvla.types import ActionChunk, Observation
+    from spatialvla.types import ActionChunk, CameraImage, Observation
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,18 @@ class Predict(Verb):
     mirrored: bool = False
     """The image is flipped left to right, as LIBERO's are."""
 
+    views: tuple[str, ...] = ()
+    """Pictures of the policy's further cameras, such as wrist=wrist.png; one that is left out is missing."""
+
+    state: tuple[float, ...] = ()
+    """The arm's own numbers, as the policy's data has them."""
+
+    calibration: Path | None = None
+    """The robot's calibration file: K and place of the cameras, where they are not given."""
+
+    gripper_pose: Path | None = None
+    """How the gripper stood, gripper -> robot base, a file like --extrinsics; for cameras that it carries."""
+
     figures: Path | None = None
     """Folder for depth.png, points.png and grid.png."""
 
@@ -57,8 +70,12 @@ class Predict(Verb):
 
     def run(self) -> None:
         """Prints the actions."""
+        import numpy as np
+
+        from spatialvla.calibration.policy_calibration import PolicyCalibration
         from spatialvla.common.pictures import to_rgb
         from spatialvla.common.terminal import Terminal
+        from spatialvla.geometry.robot_calibration import RobotCalibration
         from spatialvla.types import Observation
 
         image = to_rgb(_open(self.image))
@@ -67,10 +84,18 @@ class Predict(Verb):
             self.instruction,
             None if self.intrinsics is None else _matrix(*self.intrinsics),
             None if self.depth is None else read_depth(self.depth),
-            None if self.extrinsics is None else read_extrinsics(self.extrinsics),
+            None if self.extrinsics is None else read_pose(self.extrinsics),
             self.mirrored,
+            images=_views(self.views),
+            state=np.array(self.state) if self.state else None,
         )
+        gripper_pose = None if self.gripper_pose is None else read_pose(self.gripper_pose)
+        calibration = None if self.calibration is None else RobotCalibration.load(self.calibration)
         policy = self.options.load()
+        if calibration is not None:
+            cameras, first = policy.camera_names, policy.camera_names[0]
+            known = PolicyCalibration(calibration, cameras, needs_extrinsics=policy.needs_extrinsics)
+            observation = known.observation(observation, first, gripper_pose)
         (chunk,) = policy.predict([observation])
         if self.json:
             print(_document(self, policy, chunk))
@@ -100,10 +125,10 @@ def read_depth(path: Path) -> np.ndarray:
     return np.asarray(picture).astype(np.float32) / 1000
 
 
-def read_extrinsics(path: Path) -> np.ndarray:
-    """(4, 4) camera -> robot base from a .npy file, or from a text file of 4 rows.
+def read_pose(path: Path) -> np.ndarray:
+    """(4, 4) camera or gripper -> robot base from a .npy file, or from a text file of 4 rows.
 
-    Raises InputError for what is no camera's place.
+    Raises InputError for what is no place near a robot.
     """
     import numpy as np
 
@@ -118,6 +143,20 @@ def read_extrinsics(path: Path) -> np.ndarray:
         raise InputError(
             f"{path} holds no 4x4 matrix of numbers ({error}); give .npy or 4 rows of text."
         ) from None
+
+
+def _views(given: Sequence[str]) -> dict[str, CameraImage]:
+    """What NAME=FILE stands for."""
+    from spatialvla.common.pictures import to_rgb
+    from spatialvla.types import CameraImage
+
+    views = {}
+    for one in given:
+        name, separator, file = one.partition("=")
+        if not (name and separator and file) or name in views:
+            raise InputError(f"--views takes NAME=PICTURE, each name once, not {one!r}.")
+        views[name] = CameraImage(to_rgb(_open(Path(file))))
+    return views
 
 
 def _open(path: Path) -> Image:

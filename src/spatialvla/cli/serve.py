@@ -198,6 +198,7 @@ class Serve(Verb):
         # An empty name, as of a variable that is not set, is no robot without limits.
         robot = options.mapping.limits if self.limits is None else self.limits
         limits = Limits() if robot is None else Limits.load(robot)
+        calibration = None if self.calibration is None else RobotCalibration.load(self.calibration)
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(
@@ -209,7 +210,7 @@ class Serve(Verb):
             access=access,
             traffic=self.traffic,
             settings=self.batching,
-            calibration=None if self.calibration is None else RobotCalibration.load(self.calibration),
+            calibration=calibration,
             require_all=self.require_all,
         )
 

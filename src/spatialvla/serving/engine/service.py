@@ -21,7 +21,7 @@ from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.logs import ClientLog
-from spatialvla.types import Observation
+from spatialvla.types import CameraImage, Observation
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,7 @@ def service_for(
     limits = (limits or Limits()).in_units(policy.units)
     traffic = traffic or TrafficLimits()
     engine = Engine(policy, check=traffic.check, settings=settings)
-    image = np.zeros((policy.processor.image_size, policy.processor.image_size, 3), np.uint8)
-    placed = np.eye(4) if policy.needs_extrinsics else None
-    seen = Observation(image, "pick up the black bowl and place it on the plate", extrinsics=placed)
-    engine.start([PolicyRequest(seen, policy.new_executor())])
+    engine.start([PolicyRequest(_in_the_dark(policy), policy.new_executor())])
     return Service(
         policy=policy,
         engine=engine,
@@ -139,4 +136,18 @@ def service_for(
         traffic=traffic,
         calibration=calibration,
         require_all=require_all,
+    )
+
+
+def _in_the_dark(policy: Policy) -> Observation:
+    """Black pictures of all of a policy's cameras, and a state of zeros."""
+    side = policy.processor.image_size
+    K = np.array([[side, 0, side / 2], [0, side, side / 2], [0, 0, 1.0]])
+    black = CameraImage(
+        np.zeros((side, side, 3), np.uint8), K, extrinsics=np.eye(4) if policy.needs_extrinsics else None
+    )
+    return Observation(
+        instruction="pick up the black bowl and place it on the plate",
+        images=dict.fromkeys(policy.camera_names, black),
+        state=np.zeros(len(policy.state_names)) if policy.state_names else None,
     )
