@@ -41,13 +41,14 @@ YAML_READERS = {
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}
-SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 1}
+SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 2}
 PARSED_ALONE = {
     "takes minutes in the simulator": 15,
     "takes minutes": 1,
     "takes hours": 2,
     "serves until it is stopped": 6,
     "needs results of evaluations": 3,
+    "needs a dataset with a wrist camera": 2,
     "needs SimplerEnv's scenes": 1,
     "needs pictures of a board": 1,
     "8 GPUs": 1,
