@@ -18,6 +18,7 @@ from spatialvla.training.recipes import finetune, nano, pretrain
 UNSET = {
     "--cache": "beside the dataset, and the user's cache folder",
     "--camera": "the dataset's only one",
+    "--cameras": "all that the dataset has",
     "--mapping": "a dataset that needs none",
     "--chunk-size": "the policy's, or 4",
     "--ego3d-frame": "the policy's, or the camera's",

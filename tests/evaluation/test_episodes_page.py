@@ -67,7 +67,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     )
     policy = SimpleNamespace(
-        processor=SimpleNamespace(grid=grid), depth=lambda seen: rng.uniform(0.5, 1.5, (len(seen), 32, 32))
+        processor=SimpleNamespace(grid=grid),
+        camera_names=("image",),
+        depth=lambda seen: rng.uniform(0.5, 1.5, (len(seen), 32, 32)),
     )
     write_report(results, {0: [decision]}, policy, folder / "report.html")
     return folder

@@ -63,7 +63,8 @@ class Predict(Verb):
     """How the gripper stood, gripper -> robot base, a file like --extrinsics; for cameras that it carries."""
 
     figures: Path | None = None
-    """Folder for depth.png, points.png and grid.png."""
+    """Folder for depth.png, points.png and grid.png; of other cameras depth_wrist.png, say, and for all of them
+    points_by_camera.png."""
 
     json: bool = False
     """Print one JSON object: the actions, each number's unit and frame (null is unknown), and the tokens."""
@@ -102,7 +103,7 @@ class Predict(Verb):
         else:
             _print(chunk, policy.units, Terminal())
         if self.figures:
-            _draw(policy, observation, image, chunk, self.figures)
+            _draw(policy, observation, chunk, self.figures)
 
 
 def read_depth(path: Path) -> np.ndarray:
@@ -210,19 +211,28 @@ def _print(chunk: ActionChunk, units: ActionUnits, console: Console) -> None:
     console.print(table)
 
 
-def _draw(policy: Policy, observation: Observation, image: Image, chunk: ActionChunk, folder: Path) -> None:
-    import numpy as np
-
+def _draw(policy: Policy, observation: Observation, chunk: ActionChunk, folder: Path) -> None:
     from spatialvla.viz.action_grid import plot_grid
     from spatialvla.viz.drawing import png
-    from spatialvla.viz.figures import depth_figure, point_cloud_figure
+    from spatialvla.viz.figures import depth_figure, joint_cloud_figure, point_cloud_figure
+    from spatialvla.viz.scenes import seen_scenes
 
-    pixels = np.asarray(image)
-    intrinsics = observation.intrinsics
-    if intrinsics is None:
-        intrinsics = policy.processor.camera(policy.dataset).scaled_to(*pixels.shape[:2])
-    depth = policy.depth([observation])[0]
+    ((first, *others),) = seen_scenes(policy, [observation])
+    name = first.name if others else "image"
+    drawn = {
+        "depth": png(depth_figure(first.depth, first.image, name)),
+        "points": png(point_cloud_figure(first.image, first.depth, first.intrinsics)),
+        "grid": plot_grid(policy.processor.grid, tokens=chunk.tokens),
+    }
+    for scene in others:
+        drawn[f"depth_{scene.name}"] = png(depth_figure(scene.depth, scene.image, scene.name))
+    if others and all(scene.pose is not None for scene in (first, *others)):
+        drawn["points"] = png(joint_cloud_figure([first, *others]))
+        drawn["points_by_camera"] = png(joint_cloud_figure([first, *others], by_camera=True))
+    else:
+        for scene in others:
+            cloud = point_cloud_figure(scene.image, scene.depth, scene.intrinsics)
+            drawn[f"points_{scene.name}"] = png(cloud)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "depth.png").write_bytes(png(depth_figure(depth, pixels)))
-    (folder / "points.png").write_bytes(png(point_cloud_figure(pixels, depth, intrinsics)))
-    (folder / "grid.png").write_bytes(plot_grid(policy.processor.grid, tokens=chunk.tokens))
+    for file, content in drawn.items():
+        (folder / f"{file}.png").write_bytes(content)

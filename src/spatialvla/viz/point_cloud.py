@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from spatialvla.geometry.camera import check_intrinsics
+from spatialvla.geometry.extrinsics import inverse, transform
 from spatialvla.vision.ego3d import back_project
 
 # Walls further than this many times the median depth are left out: they would dwarf what is in front of them.
@@ -17,7 +19,7 @@ _FAR = 1.6
 
 @dataclass(frozen=True)
 class PointCloud:
-    """points: (N, 3) meters in the camera frame (x right, y down, z forward). colors: (N, 3) uint8 RGB."""
+    """points: (N, 3) meters in a camera's frame (x right, y down, z forward). colors: (N, 3) uint8 RGB."""
 
     points: np.ndarray
     colors: np.ndarray
@@ -35,6 +37,21 @@ class PointCloud:
         colors = Image.fromarray(image).resize(depth.shape[::-1], Image.Resampling.BOX)
         near = points[:, 2] <= _FAR * np.median(points[:, 2])
         return cls(points[near], np.asarray(colors).reshape(-1, 3)[near])
+
+    @classmethod
+    def joined(cls, clouds: Sequence[PointCloud], poses: Sequence[np.ndarray]) -> PointCloud:
+        """The clouds of several cameras in the frame of the first one, by way of the robot's.
+
+        poses: (4, 4) each, which take the points of each cloud to the robot's frame, in meters.
+        """
+        to_first = inverse(poses[0])
+        points = [transform(to_first @ pose, cloud.points) for cloud, pose in zip(clouds, poses, strict=True)]
+        return cls(np.concatenate(points), np.concatenate([cloud.colors for cloud in clouds]))
+
+    def painted(self, color: tuple[int, int, int]) -> PointCloud:
+        """All in one color, but for shades."""
+        shade = self.colors.mean(axis=1, keepdims=True) / 255
+        return PointCloud(self.points, (np.asarray(color) * (0.45 + 0.55 * shade)).astype(np.uint8))
 
     def render(self, yaw: float, pitch: float, size: tuple[int, int]) -> tuple[np.ndarray, float]:
         """Looks at the cloud, orthographically, from a camera turned around the cloud's center.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
-import numpy as np
 from PIL import Image
 
 from spatialvla.actions.grids import ActionGrid
@@ -32,7 +31,8 @@ from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.policy import Policy
 from spatialvla.viz.action_grid import grid_figure
 from spatialvla.viz.drawing import webp
-from spatialvla.viz.figures import depth_figure, point_cloud_figure
+from spatialvla.viz.figures import depth_figure, joint_cloud_figure, point_cloud_figure
+from spatialvla.viz.scenes import SeenScene, seen_scenes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +55,10 @@ def write_report(
     """
     chosen = {
         task: "".join(
-            _decision(results.first_start_states[task], decision, depth, policy.processor.grid)
-            for decision, depth in zip(kept, policy.depth([each.observation for each in kept]), strict=True)
+            _decision(results.first_start_states[task], decision, scenes, policy.processor.grid)
+            for decision, scenes in zip(
+                kept, seen_scenes(policy, [each.observation for each in kept]), strict=True
+            )
         )
         for task, kept in decisions.items()
         if kept
@@ -73,13 +75,21 @@ def write_report(
 {facts_list(facts(results))}"""
     html = page(
         f"{results.policy} on {results.suite}",
-        f"Image, instruction and camera intrinsics in, actions out; {_DEPTH[results.depth]}.",
+        f"{_inputs(results)} in, actions out; {_DEPTH[results.depth]}.",
         body,
         beside=_score(results),
         styles=("style.css",),
         script="script.js",
     )
     write_page(path, html)
+
+
+def _inputs(results: Results) -> str:
+    """What the policy was given."""
+    rules = results.conventions
+    images = "Image" if ";" not in rules.camera else "Images of several cameras"
+    state = ", the arm's state" if rules.state else ""
+    return f"{images}, instruction{state} and camera intrinsics"
 
 
 def _asked(results: Results) -> str:
@@ -169,14 +179,11 @@ def _jpeg(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _decision(start_state: int, decision: KeptDecision, depth: np.ndarray, grid: ActionGrid) -> str:
-    """What the policy saw and chose. depth: (h, w) meters over the same view."""
-    image = np.asarray(decision.observation.image)
-    cloud = point_cloud_figure(image, depth, np.asarray(decision.observation.intrinsics))
+def _decision(start_state: int, decision: KeptDecision, scenes: Sequence[SeenScene], grid: ActionGrid) -> str:
+    """What the policy saw and chose."""
     gripper = ", ".join("open" if action[6] >= 0.5 else "closed" for action in decision.chunk.actions)
     figures = (
-        _figure(depth_figure(depth, image), "What the policy saw, and how far each pixel is, in meters"),
-        _figure(cloud, "The same pixels as points in space, from two sides; the bar is a length there"),
+        *_pictures(scenes),
         _figure(
             grid_figure(grid, tokens=decision.chunk.tokens),
             f"The chosen tokens on the action grid, marked by their step. Gripper by step: {gripper}",
@@ -184,6 +191,38 @@ def _decision(start_state: int, decision: KeptDecision, depth: np.ndarray, grid:
     )
     return f"""<div class="decision"><p class="muted">Start {start_state}, decision at step {decision.step}</p>
 <div class="figures">{"".join(figures)}</div></div>"""
+
+
+def _pictures(scenes: Sequence[SeenScene]) -> Iterator[str]:
+    """Depth of each camera, and the points of all: in one space where it is known where each one stands."""
+    if len(scenes) == 1:
+        (only,) = scenes
+        cloud = point_cloud_figure(only.image, only.depth, only.intrinsics)
+        yield _figure(
+            depth_figure(only.depth, only.image), "What the policy saw, and how far each pixel is, in meters"
+        )
+        yield _figure(cloud, "The same pixels as points in space, from two sides; the bar is a length there")
+        return
+    for scene in scenes:
+        yield _figure(
+            depth_figure(scene.depth, scene.image, scene.name),
+            f"What the camera {scene.name} saw, and how far each pixel is, in meters",
+        )
+    if all(scene.pose is not None for scene in scenes):
+        yield _figure(
+            joint_cloud_figure(scenes),
+            "The pixels of all cameras as points in one space, the robot's, from two sides; the bar is a length there",
+        )
+        yield _figure(
+            joint_cloud_figure(scenes, by_camera=True),
+            "The same points, in one color for each camera that saw them",
+        )
+        return
+    for scene in scenes:
+        yield _figure(
+            point_cloud_figure(scene.image, scene.depth, scene.intrinsics),
+            f"The pixels of the camera {scene.name} as points in space, from two sides; the bar is a length there",
+        )
 
 
 def _figure(figure: Figure, caption: str) -> str:

@@ -28,7 +28,8 @@ PICTURES = _legend(
         "Depth": "Distance along the optical axis in meters: the model's estimate, or the simulator's. Yellow is "
         "near, dark blue is far.",
         "Points": "Each pixel as far away as its depth says, in parallel projection: turned by 34 degrees to "
-        "either side and seen from 20 degrees above. What is far behind the scene is left out.",
+        "either side and seen from 20 degrees above. What is far behind the scene is left out. Several cameras "
+        "share one space, in which a thing is at one place for all of them if they are calibrated well.",
         "Axes": "x, y and z are those of the actions, of LIBERO and SimplerEnv the robot base's: x forward, y to "
         "its left, z up.",
         "θ, φ, r": "A step's translation as a direction and a length: θ is its angle from +z, φ its direction "
