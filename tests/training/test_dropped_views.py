@@ -262,6 +262,12 @@ def test_the_vision_stage_reads_numbers_off_all_cameras(grown, tmp_path):
     assert seen < 0.7 * unseen
 
 
+def test_guidance_and_given_tokens_work_beside_hidden_parts(grown):
+    options = {"privileged": ("observation.state",), "privileged_weight": 0.1, "soft_targets": 0.1}
+    config = grown(datasets=2, steps=2, foreign_tokens=0.3, committed_steps=1, ema_decay=0.9, **options)
+    assert train(config, device="cpu").finished
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_depth_is_estimated_for_every_camera(grown, in_memory):
     config = grown(in_memory=in_memory, depth="estimate", camera_dropout=0.0)

@@ -10,6 +10,9 @@ from told_dataset import FRONT_POSE, GRAY, STATES, WAYS, WRIST_POSE, K, wrist_pi
 from torch.nn import functional as F
 
 from spatialvla import CameraImage, Observation, Policy, Processor, SpatialVLA
+from spatialvla.cli.finetune import Finetune
+from spatialvla.cli.main import main
+from spatialvla.cli.train import Train
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import View
 from spatialvla.model.loading import load_unmerged
@@ -22,6 +25,7 @@ from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import build, network_config
 
+CAMERA = "observation.images.front"
 DEPTH = np.full((32, 32), 1.2, np.float32)
 
 
@@ -33,7 +37,7 @@ def told(tmp_path_factory):
 
 
 def front(folder) -> DatasetConfig:
-    return DatasetConfig(str(folder), camera="observation.images.front")
+    return DatasetConfig(str(folder), camera=CAMERA)
 
 
 @pytest.fixture
@@ -55,8 +59,12 @@ def grown(make_config, start, told):
     return make
 
 
+def opened(config):
+    return open_mixture(config, network_config(config), World(), Progress(config, None))
+
+
 def built(config):
-    mixture = open_mixture(config, network_config(config), World(), Progress(config, None))
+    mixture = opened(config)
     torch.manual_seed(config.seed)
     return build(config, mixture)
 
@@ -215,6 +223,54 @@ def test_a_new_network_sees_what_it_is_told_to(make_config, told, tmp_path):
     (tmp_path / "mute.yaml").write_text("state: none\n")
     with pytest.raises(InputError, match="None of the datasets has the arm's state"):
         train(replace(config, datasets=(mute,), out=tmp_path / "mute"), device="cpu")
+
+
+def test_states_that_are_called_otherwise_are_told(grown, told, tmp_path):
+    (tmp_path / "other.yaml").write_text("state: {feature: observation.state, indices: [2, 1, 0]}\n")
+    other = DatasetConfig(str(told["state"]), camera=CAMERA, key="other", mapping=tmp_path / "other.yaml")
+    config = grown("state", datasets=(front(told["state"]), other))
+    (sentence,) = opened(config).left_out
+    assert "other: state_2, state_1, state_0). The policy will call them as the first does" in sentence
+    assert opened(grown("state")).left_out == ()
+
+
+def test_the_command_line_gives_the_same_run(told, start, tmp_path):
+    words = [
+        "--policy",
+        str(start),
+        "--dataset",
+        str(told["wrist"]),
+        "--camera",
+        CAMERA,
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    words += [
+        "--mode",
+        "full",
+        "--steps",
+        "1",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--depth",
+        "sensor",
+        "--in-memory",
+    ]
+    given = ["--add-camera", "wrist", "--add-state", "3", "--ego3d-frame", "robot"]
+    dropout = ["--camera-dropout", "0.2", "--state-dropout", "0.1"]
+    config = Finetune.parse([*words, *given, *dropout], "spatialvla finetune").configuration()
+    assert (config.add_camera, config.add_state, config.ego3d_frame) == (("wrist",), 3, "robot")
+    assert (config.camera_dropout, config.state_dropout) == (0.2, 0.1)
+    main(["finetune", *words, *given, *dropout])
+    policy = Policy.from_pretrained(tmp_path / "run")
+    assert (policy.camera_names, len(policy.state_names), policy.needs_extrinsics) == (
+        ("image", "wrist"),
+        3,
+        True,
+    )
+    new = ["--dataset", str(told["wrist"]), "--cameras", "image", "wrist", "--state"]
+    config = Train.parse([*new, "--out", str(tmp_path / "new")], "spatialvla train").configuration()
+    assert (config.cameras, config.state, config.add_camera) == (("image", "wrist"), True, ())
 
 
 @pytest.mark.parametrize(

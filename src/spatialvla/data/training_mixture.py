@@ -159,6 +159,13 @@ class TrainingMixture:
                 said.append(
                     f"{found.empty} of {total} episodes of {key} have no steps, or the dataset leaves them out."
                 )
+        layouts = {source.key: source.state_names for source in self.sources if source.state_names}
+        if len(set(layouts.values())) > 1:
+            named = "; ".join(f"{key}: {', '.join(names)}" for key, names in layouts.items())
+            said.append(
+                f"The datasets call the numbers of their states differently ({named}). The policy will call them as "
+                "the first does; check that they are the same numbers in the same order."
+            )
         return tuple(said)
 
     @cached_property
