@@ -232,11 +232,12 @@ def test_needs_of_a_run_are_checked_by_a_look_at_each_dataset():
     check_parts([replace(TWO, extrinsics=None)], ("image",))
     unplaced = replace(ONE, views={"wrist": replace(WRIST, place=None)})
     without_k = replace(ONE, views={"wrist": replace(WRIST, camera=None)})
+    check_parts([without_k], cameras)
     for sources, wanted, sentence in (
         ([ONE, replace(TWO, extrinsics=None)], (cameras, 0, True),
          r"two does not tell where its camera stands.*'extrinsics: …' or 'calib"),
         ([unplaced], (cameras, 0, True), r"one does not tell where its camera 'wrist' stands"),
-        ([without_k], (cameras, 0, False),
+        ([without_k], (cameras, 0, True),
          r"one does not tell the intrinsics of its camera 'wrist'; .*'cameras: \{wrist: \{intr"),
         ([TWO], (cameras, 0, False), r"None of the datasets has the camera 'wrist' \(two\).*'cameras: \{wrist: …\}'"),
         ([TWO], (("image",), 2, False), r"None of the datasets has the arm's state \(two\).*'state: \{feature: …\}'"),

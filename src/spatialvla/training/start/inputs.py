@@ -36,17 +36,16 @@ def asked_inputs(config: TrainConfig, network: SpatialVLAConfig, state_size: int
 def with_inputs(processor: Processor, network: SpatialVLAConfig, mixture: TrainingMixture) -> Processor:
     """The processor of such a network, with what the datasets tell of their further cameras and states.
 
-    What it knows of other datasets it keeps.
+    What it knows of other datasets it keeps. Where a dataset does not tell a camera's K, as most of Open X-Embodiment
+    do not, the default one stands in, as it does for first cameras.
     """
-    cameras = mixture.other_cameras()
-    processor = replace(
-        processor,
-        camera_names=network.cameras,
-        other_cameras={
-            name: {**processor.other_cameras.get(name, {}), **cameras.get(name, {})}
-            for name in network.cameras[1:]
-        },
-    )
+    told = mixture.other_cameras()
+    other_cameras = {}
+    for name in network.cameras[1:]:
+        known = {**processor.other_cameras.get(name, {}), **told.get(name, {})}
+        untold = not known.keys() >= set(mixture.keys) and "default" in processor.cameras
+        other_cameras[name] = {"default": processor.cameras["default"], **known} if untold else known
+    processor = replace(processor, camera_names=network.cameras, other_cameras=other_cameras)
     if not network.state_size:
         return processor
     return replace(
