@@ -65,11 +65,10 @@ def check_parts(
     """Raises InputError, naming dataset and line, where datasets lack what a run needs of them.
 
     By each dataset's first episode with steps, and for cameras that none of these has by 50. cameras: names of the
-    model's, the first one's first; where a dataset has one of the others, its intrinsics have to be known.
-    state_size: the model's numbers; those of each dataset that has a state have to be as many; 0 asks for none.
-    extrinsics: whether each camera's place has to be known. depth: whether the first has to have a sensor. needed,
-    state_needed: the cameras that some dataset has to have, all of the others unless given, and whether some has to
-    have a state.
+    model's, the first one's first. state_size: the model's numbers; those of each dataset that has a state have to be
+    as many; 0 asks for none. extrinsics: whether each camera's place has to be known, and with it the intrinsics of
+    those beside the first. depth: whether the first has to have a sensor. needed, state_needed: the cameras that some
+    dataset has to have, all of the others unless given, and whether some has to have a state.
     """
     first, *others = cameras
     found: set[str] = set()
@@ -79,7 +78,7 @@ def check_parts(
         if depth and first in views and not _measures(views[first]):
             raise InputError(without_sensor(source.key))
         for name, view in views.items():
-            if name != first and view.camera is None:
+            if extrinsics and name != first and view.camera is None:
                 raise InputError(
                     f"{source.key} does not tell the intrinsics of its camera '{name}'; give a mapping with the line "
                     f"'cameras: {{{name}: {{intrinsics: …}}}}' or 'calibration: …', or train without it."
@@ -105,6 +104,17 @@ def check_parts(
             f"None of the datasets has the arm's state ({keys}); name its features with a mapping's line "
             "'state: {feature: …}', or train without it."
         )
+
+
+def untold_cameras(sources: Sequence[EpisodeSource], cameras: Collection[str]) -> set[str]:
+    """Those of the cameras beside the first that some dataset has without telling the intrinsics; by 50 episodes."""
+    return {
+        name
+        for source in sources
+        for views in islice(_seen(source, "", cameras), _LOOKED_THROUGH)
+        for name in cameras
+        if name in views and views[name].camera is None
+    }
 
 
 def unplaced(key: str, camera: str, is_first: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from spatialvla.data.needed_parts import untold_cameras
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.geometry.workspace import AROUND_BASE, PUBLISHED, Workspace
 from spatialvla.model.config import SpatialVLAConfig
@@ -39,12 +40,11 @@ def with_inputs(processor: Processor, network: SpatialVLAConfig, mixture: Traini
     What it knows of other datasets it keeps. Where a dataset does not tell a camera's K, as most of Open X-Embodiment
     do not, the default one stands in, as it does for first cameras.
     """
-    told = mixture.other_cameras()
+    told, untold = mixture.other_cameras(), untold_cameras(mixture.sources, network.cameras[1:])
     other_cameras = {}
     for name in network.cameras[1:]:
-        known = {**processor.other_cameras.get(name, {}), **told.get(name, {})}
-        untold = not known.keys() >= set(mixture.keys) and "default" in processor.cameras
-        other_cameras[name] = {"default": processor.cameras["default"], **known} if untold else known
+        default = {"default": processor.camera(None)} if name in untold else {}
+        other_cameras[name] = {**default, **processor.other_cameras.get(name, {}), **told.get(name, {})}
     processor = replace(processor, camera_names=network.cameras, other_cameras=other_cameras)
     if not network.state_size:
         return processor
