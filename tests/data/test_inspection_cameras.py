@@ -10,6 +10,11 @@ from moving_arm import FRONT, SIDE, K, path, pictures
 from spatialvla.actions.units import UNKNOWN
 from spatialvla.data.gripper_track import gripper_positions, position_indices
 from spatialvla.data.inspection import inspect
+from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.mapping_lines import GripperPose
+from spatialvla.data.needed_parts import NeededParts
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.extrinsics import pose_matrix, transform
 from spatialvla.viz.dataset import contact_sheet
@@ -173,6 +178,24 @@ def test_a_state_in_the_world_is_brought_to_the_robots_base():
         def state(self):
             return np.hstack([transform(world, path()), np.zeros((60, 1))])
 
-    found = gripper_positions(NAMES, InWorld(columns=columns))
+    found = gripper_positions(ArmSource([]), InWorld(columns=columns))
     np.testing.assert_allclose(found, path(), atol=1e-3)
-    assert gripper_positions(NAMES, InWorld(told=None, columns=columns)) is None
+    assert gripper_positions(ArmSource([]), InWorld(told=None, columns=columns)) is None
+
+
+def test_a_mappings_gripper_pose_tells_unit_and_frame(tmp_path):
+    features = [
+        Feature("observation.images.front", "video", (16, 16, 3)),
+        Feature("pose", "float32", (6,)),
+        Feature("action", "float32", (7,)),
+    ]
+    writer = LeRobotWriter(tmp_path / "d", 10, features)
+    poses = np.hstack([1000 * (path() + np.array([0.1, 0, 0.9])), np.zeros((60, 3))]).astype(np.float32)
+    images, actions = np.zeros((60, 16, 16, 3), np.uint8), np.zeros((60, 7), np.float32)
+    writer.add_episode({"observation.images.front": images, "pose": poses, "action": actions}, "go")
+    writer.finalize()
+    base = pose_matrix(np.array([0.1, 0, 0.9]), np.eye(3)).tolist()
+    told = GripperPose(("pose",), meters=0.001, base=tuple(map(tuple, base)))
+    source = LeRobotSource(tmp_path / "d", FeatureMapping(gripper_pose=told))
+    for opened in (source, NeededParts(source, None, state=False)):
+        np.testing.assert_allclose(gripper_positions(opened, opened.episode(0)), path(), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Where the gripper is at each step of an episode, as far as the names of its state's numbers tell."""
+"""Where the gripper is at each step of an episode: by a mapping, or as far as the names of the state's numbers tell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from spatialvla.data.episodes import Episode
+from spatialvla.data.arm_state import gripper_poses
+from spatialvla.data.episodes import Episode, EpisodeSource, SourceWrapper
+from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.mapping_lines import GripperPose
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.extrinsics import inverse, transform
 
 CAMERA_POSE = "observation.camera_pose"
@@ -27,9 +31,19 @@ def position_indices(names: Sequence[str]) -> tuple[int, int, int] | None:
     return None
 
 
-def gripper_positions(names: Sequence[str], episode: Episode) -> Float[np.ndarray, "T 3"] | None:
-    """In the robot's frame, in the state's unit, which is taken to be meters; None where nothing tells."""
-    indices, state = position_indices(names), episode.state
+def gripper_positions(source: EpisodeSource, episode: Episode) -> Float[np.ndarray, "T 3"] | None:
+    """In the robot's frame, in meters; None where nothing tells.
+
+    A mapping's line `gripper_pose` tells where, in which unit and in which frame it is. Without one it is the state's
+    x, y and z, which are taken to be meters. Raises CheckpointError for poses that can be of no gripper.
+    """
+    told = _told_pose(source)
+    if told is not None:
+        try:
+            return gripper_poses(told, episode.columns)[:, :3, 3]
+        except InputError as error:
+            raise CheckpointError(f"gripper_pose: {error}") from None
+    indices, state = position_indices(source.state_names), episode.state
     if indices is None or state is None or not len(state):
         return None
     positions = np.asarray(state[:, indices], np.float64)
@@ -40,6 +54,12 @@ def gripper_positions(names: Sequence[str], episode: Episode) -> Float[np.ndarra
     in_frame_of_state = np.asarray(episode.columns[CAMERA_POSE], np.float64).reshape(-1, 4, 4)
     moved: np.ndarray = transform(episode.extrinsics @ inverse(in_frame_of_state), positions[:, None])
     return moved[:, 0]
+
+
+def _told_pose(source: EpisodeSource) -> GripperPose | None:
+    while isinstance(source, SourceWrapper):
+        source = source.source
+    return source.mapping.gripper_pose if isinstance(source, LeRobotSource) else None
 
 
 def _split(name: str) -> tuple[str, str]:

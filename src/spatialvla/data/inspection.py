@@ -171,7 +171,7 @@ def _count(tally: _Tally, episode: Episode) -> None:
 def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
     episode = source.episode(index)
     steps = _spread(len(episode.actions), frames)
-    return strip_of(index, episode, steps, gripper_positions(source.state_names, episode))
+    return strip_of(index, episode, steps, gripper_positions(source, episode))
 
 
 def _have_depth(source: EpisodeSource, index: int) -> set[str]:
