@@ -25,6 +25,7 @@ NAMES = {
     "Processor",
     "SpatialVLA",
     "SpatialVLAConfig",
+    "Uncertainty",
     "adapt_embeddings",
 }
 

@@ -15,5 +15,6 @@ from .processor import Processor as Processor
 from .types import ActionChunk as ActionChunk
 from .types import CameraImage as CameraImage
 from .types import Observation as Observation
+from .types import Uncertainty as Uncertainty
 
 __version__: str

@@ -25,7 +25,8 @@ from spatialvla.model.decoding.passes import Sampling
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.types import ActionChunk, CameraImage, Observation
+from spatialvla.types import ActionChunk, CameraImage, Observation, Uncertainty
+from spatialvla.uncertainty import uncertainties
 
 T = TypeVar("T")
 Tokens = Sequence[Int[np.ndarray, "_ 3"] | None] | None
@@ -50,6 +51,7 @@ class Policy:
         speculate: bool = True,
         tolerance: int = 0,
         depth_every: int = 1,
+        uncertainty: bool = False,
     ) -> None:
         """dataset: whose statistics scale the actions; None takes those of the dataset that the checkpoint was
         trained on last, or the only ones it has.
@@ -59,6 +61,7 @@ class Policy:
         come sooner.
         tolerance: cells by which a guess may miss each coordinate and still be taken; above 0 chunks differ.
         depth_every: decisions of an episode that share one estimated depth map.
+        uncertainty: tell with each chunk how sure the model was, which takes one pass of the decoder more.
         Raises CheckpointError where model and processor do not belong together.
         """
         check_belongs(model.config, processor)
@@ -84,6 +87,7 @@ class Policy:
         self.speculate = speculate
         self.tolerance = tolerance
         self.depth_every = depth_every
+        self.uncertainty = uncertainty
         self._executor = self.new_executor()
         self._pictures = FrozenPicture(measured=False)
         self._told = np.zeros(3)
@@ -100,6 +104,7 @@ class Policy:
         speculate: bool = True,
         tolerance: int = 0,
         depth_every: int = 1,
+        uncertainty: bool = False,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
         optimization: Optimization | None = None,
@@ -128,6 +133,7 @@ class Policy:
             speculate=speculate,
             tolerance=tolerance,
             depth_every=depth_every,
+            uncertainty=uncertainty,
         )
 
     @property
@@ -280,7 +286,7 @@ class Policy:
             self._pictures.check(observation.cameras(self.camera_names[0]), self._told * self.units.meters)
         actions = self._executor(chunk)
         self._told = self._told + actions[:, :3].sum(axis=0)
-        return ActionChunk(actions, chunk.tokens[: len(actions)])
+        return ActionChunk(actions, chunk.tokens[: len(actions)], chunk.uncertainty)
 
     def infer(self, observation: Observation, committed: Int[np.ndarray, "P 3"] | None = None) -> ActionChunk:
         """The whole next chunk, for `AsynchronousLoop(policy.infer, control_hz)`, which decides what is executed."""
@@ -305,10 +311,14 @@ class Policy:
             tolerance=self.tolerance,
             cells=self.processor.grid.cells,
             sampling=Sampling.at(self.temperature),
+            probabilities=self.uncertainty,
         )
         tokens = self.processor.tokens(decoded.ids)
         actions = self.processor.actions(tokens, self.dataset)
-        return [ActionChunk(*chunk) for chunk in zip(actions, tokens, strict=True)]
+        unsure: Sequence[Uncertainty | None] = [None] * len(rows)
+        if decoded.probabilities is not None:
+            unsure = uncertainties(decoded.probabilities, self.processor, self.dataset)
+        return [ActionChunk(*chunk) for chunk in zip(actions, tokens, unsure, strict=True)]
 
 
 def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T]) -> Sequence[T]:

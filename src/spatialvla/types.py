@@ -71,12 +71,27 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """How sure a policy was of each step's cells.
+
+    entropy: in bits, of the translation's, rotation's and gripper's probabilities over all cells of their kind; 0 is
+    sure. spread_mm: root mean square distance, in millimeters, of the translations that it thought possible from their
+    mean; NaN where the units of the actions are not known.
+    """
+
+    entropy: Float[np.ndarray, "T 3"]
+    spread_mm: Float[np.ndarray, " T"]
+
+
+@dataclass(frozen=True)
 class ActionChunk:
     """Actions for the next steps, first to last.
 
     actions: Δx, Δy, Δz, Δroll, Δpitch, Δyaw in the dataset's units, gripper in [0, 1] with 1 = open; float64.
     tokens: translation, rotation and gripper token on the action grid.
+    uncertainty: of the policy; None unless it was asked for.
     """
 
     actions: Float[np.ndarray, "T 7"]
     tokens: Int[np.ndarray, "T 3"]
+    uncertainty: Uncertainty | None = None

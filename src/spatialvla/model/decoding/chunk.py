@@ -33,11 +33,13 @@ class Decoded:
 
     ids: 3 * chunk vocabulary ids a row. passes: how often the decoder ran, the prefill included.
     accepted: how many of a row's draft ids were right before the first that was not.
+    probabilities: of the cells of each kind, (B, steps, cells) float32; None unless asked for.
     """
 
     ids: Int[torch.Tensor, "B ids"]
     passes: int
     accepted: Int[torch.Tensor, " B"]
+    probabilities: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
 @torch.no_grad()
@@ -49,8 +51,11 @@ def decode(
     tolerance: int = 0,
     cells: Cells | None = None,
     sampling: Sampling | None = None,
+    probabilities: bool = False,
 ) -> Decoded:
     """See `SpatialVLA.decode`.
+
+    probabilities: also give those of all cells, which takes a pass more; not of chunks that are committed throughout.
 
     What waits for the device comes before the first pass, or once after the last.
     """
@@ -79,12 +84,16 @@ def decode(
         prompt = passes.embed(batch)
         if drafts is None:
             ids = one_by_one(passes, prompt, layout, cache, committed, known, sampling)
-            return Decoded(require_finite(ids), shape[1] - known, ids.new_zeros(len(batch)))
-        near: Near = torch.eq
-        if tolerance > 0 and cells is not None:
-            near = within(tolerance, cells, config.action_token_begin_idx, device)
-        ids, count, accepted = speculate(passes, prompt, layout, cache, committed, drafts, near)
-        return Decoded(require_finite(ids), count, accepted)
+            count, accepted = shape[1] - known, ids.new_zeros(len(batch))
+        else:
+            near: Near = torch.eq
+            if tolerance > 0 and cells is not None:
+                near = within(tolerance, cells, config.action_token_begin_idx, device)
+            ids, count, accepted = speculate(passes, prompt, layout, cache, committed, drafts, near)
+        ids = require_finite(ids)
+        if not probabilities:
+            return Decoded(ids, count, accepted)
+        return Decoded(ids, count + 1, accepted, passes.probabilities(prompt, ids, layout, cache))
 
 
 def one_by_one(

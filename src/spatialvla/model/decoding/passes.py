@@ -147,6 +147,25 @@ class Passes:
             chosen[:, offset::3] = pick(self.network.language_model, hidden_BTD[:, offset::3], rows, sampling)
         return chosen
 
+    def probabilities(
+        self, prompt_BPD: torch.Tensor, ids_BT: torch.Tensor, layout: Layout, cache: KVCache
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T / 3, cells), float32: of each kind's cells, in each step of a chunk that has been decoded.
+
+        ids_BT: the whole chunk. One pass as wide as it, over a cache that holds the prompt.
+        """
+        given = torch.cat(
+            [prompt_BPD[:, -1:], self._embed_actions(ids_BT[:, :-1]).to(prompt_BPD.dtype)], dim=1
+        )
+        slots = torch.arange(layout.prompt - 1, layout.prompt - 1 + ids_BT.shape[1], device=ids_BT.device)
+        hidden = self.run(given, slots, layout, cache)
+        model = self.network.language_model
+        first, second, third = (
+            torch.softmax(model.logits(hidden[:, kind::3], rows), dim=-1)
+            for kind, rows in enumerate(self.network.config.grammar)
+        )
+        return first, second, third
+
     def _embed_actions(self, ids: torch.Tensor) -> torch.Tensor:
         # A chunk with a token that is NOT_FINITE is refused in the end; until then any embedding does.
         tokens = (ids - self.network.config.action_token_begin_idx).clamp(min=0)

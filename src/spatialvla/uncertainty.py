@@ -1,0 +1,45 @@
+"""How sure a policy was of a chunk, from the probabilities of the action grid's cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from spatialvla.processor import Processor
+from spatialvla.types import Uncertainty
+
+
+def uncertainties(
+    probabilities: tuple[torch.Tensor, torch.Tensor, torch.Tensor], processor: Processor, dataset: str | None
+) -> list[Uncertainty]:
+    """One for each row. probabilities: (B, steps, cells) of the translation's, rotation's and gripper's cells."""
+    entropy = torch.stack([_bits(each) for each in probabilities], dim=-1).double().cpu().numpy()
+    translation = probabilities[0].double().cpu().numpy()
+    spread = _spread(translation, translation_cells(processor, dataset))
+    meters = processor.action_units(dataset).meters
+    millimeters = spread * (np.nan if meters is None else 1e3 * meters)
+    return [Uncertainty(*row) for row in zip(entropy, millimeters, strict=True)]
+
+
+def translation_cells(processor: Processor, dataset: str | None) -> Float[np.ndarray, "cells 3"]:
+    """The middle of each translation cell, in the dataset's units."""
+    (first, end), (rotation, _), (gripper, _) = processor.grid.ranges
+    tokens = np.array([[token, rotation, gripper] for token in range(first, end)])
+    return processor.actions(tokens[None], dataset)[0, :, :3]
+
+
+def _bits(probabilities: torch.Tensor) -> torch.Tensor:
+    bits: torch.Tensor = -torch.xlogy(probabilities, probabilities).sum(dim=-1) / np.log(2)
+    return bits
+
+
+def _spread(
+    probabilities: Float[np.ndarray, "B T cells"], cells: Float[np.ndarray, "cells 3"]
+) -> Float[np.ndarray, "B T"]:
+    """Root mean square distance from the mean, without the difference of two large numbers."""
+    weights = probabilities / probabilities.sum(axis=-1, keepdims=True)
+    mean = weights @ cells
+    distances = np.square(cells - mean[..., None, :]).sum(axis=-1)
+    spread: np.ndarray = np.sqrt((weights * distances).sum(axis=-1))
+    return spread
