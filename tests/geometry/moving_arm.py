@@ -1,6 +1,7 @@
 """Pictures of an arm that moves above a table, by a camera that is told, or has been pushed."""
 
 import numpy as np
+from cameras import rotation
 
 from spatialvla.geometry.extrinsics import pose_matrix, project
 
@@ -34,3 +35,7 @@ def pictures(camera: np.ndarray, positions: np.ndarray) -> np.ndarray:
         shade = stripes[np.minimum((up.clip(0) * 60).astype(int), 39)]
         seen.append((np.where(arm[..., None], shade[..., None], grain) + noise).clip(0, 255).astype(np.uint8))
     return np.array(seen)
+
+
+def turned(degrees: float, axis: list[float]) -> np.ndarray:
+    return FRONT @ pose_matrix(np.zeros(3), rotation(np.radians(degrees) * np.array(axis)))

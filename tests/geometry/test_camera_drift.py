@@ -1,14 +1,9 @@
 import numpy as np
 import pytest
-from cameras import rotation
-from moving_arm import FRONT, K, path, pictures
+from moving_arm import FRONT, K, path, pictures, turned
 
 from spatialvla.geometry.camera_drift import CLEAR, DriftDetector, Sighting, find_gripper
 from spatialvla.geometry.extrinsics import mirror_extrinsics, pose_matrix, project
-
-
-def turned(degrees: float, axis: list[float]) -> np.ndarray:
-    return FRONT @ pose_matrix(np.zeros(3), rotation(np.radians(degrees) * np.array(axis)))
 
 
 @pytest.mark.parametrize("mirror", [False, True])

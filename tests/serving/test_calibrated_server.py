@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cameras import rotation
 from fake_policy import SIZE, FakePolicy
+from moving_arm import FRONT, SIDE, K, path, pictures, turned
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from running import Running, fake_service, picture, serving
-from test_camera_drift import FRONT, SIDE, K, path, pictures, turned
 
 from spatialvla.errors import InputError
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
