@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spatialvla import Processor
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.batches import training_batches
-from spatialvla.data.needed_parts import NeededParts, check_parts
+from spatialvla.data.needed_parts import NeededParts, check_parts, datasets_with, untold_cameras
 from spatialvla.data.samples import ReadOptions, SampleReader
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
@@ -233,6 +233,8 @@ def test_needs_of_a_run_are_checked_by_a_look_at_each_dataset():
     unplaced = replace(ONE, views={"wrist": replace(WRIST, place=None)})
     without_k = replace(ONE, views={"wrist": replace(WRIST, camera=None)})
     check_parts([without_k], cameras)
+    assert [datasets_with([TWO, without_k, ONE], name) for name in ("wrist", "side", "top")] == [2, 1, 0]
+    assert untold_cameras([TWO, without_k, ONE], ("wrist", "side")) == {"wrist"}
     for sources, wanted, sentence in (
         ([ONE, replace(TWO, extrinsics=None)], (cameras, 0, True),
          r"two does not tell where its camera stands.*'extrinsics: …' or 'calib"),

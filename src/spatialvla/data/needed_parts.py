@@ -117,6 +117,12 @@ def untold_cameras(sources: Sequence[EpisodeSource], cameras: Collection[str]) -
     }
 
 
+def datasets_with(sources: Sequence[EpisodeSource], camera: str) -> int:
+    """How many datasets have this camera beside the first; by 50 episodes."""
+    looks = (islice(_seen(source, "", (camera,)), _LOOKED_THROUGH) for source in sources)
+    return sum(any(camera in views for views in look) for look in looks)
+
+
 def unplaced(key: str, camera: str, is_first: bool) -> str:
     """That a dataset does not tell where a camera stands, and what to do, in a sentence."""
     line = "extrinsics: …" if is_first else f"cameras: {{{camera}: {{extrinsics: …}}}}"

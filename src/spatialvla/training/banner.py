@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spatialvla.common.terminal import shown
+from spatialvla.data.needed_parts import datasets_with
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.spatialvla import SpatialVLA
@@ -98,8 +99,9 @@ def _inputs(config: TrainConfig, mixture: TrainingMixture, network: SpatialVLACo
     """What a network sees, and how many datasets have it; nothing of a published one, which sees one image."""
     if not further_parts(network):
         return {}
-    many, cameras, states = len(mixture.keys), mixture.other_cameras(), mixture.state_statistics()
-    parts = [f"{name} (in {len(cameras.get(name, {}))} of {many} datasets)" for name in network.cameras[1:]]
+    many, states = len(mixture.keys), mixture.state_statistics()
+    counts = {name: datasets_with(mixture.sources, name) for name in network.cameras[1:]}
+    parts = [f"{name} (in {count} of {many} datasets)" for name, count in counts.items()]
     if network.state_size:
         parts.append(f"a state of {network.state_size} numbers (in {len(states)} of {many})")
     hidden = {"a camera": config.camera_dropout, "the state": config.state_dropout}
