@@ -338,6 +338,8 @@ def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     main(["record", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
     assert calls == [RecordingConfig(tmp_path, episodes_per_task=3, workers=4, depth=False)]
     assert str(tmp_path) in capsys.readouterr().out
+    main(["record", "--out", str(tmp_path), "--cameras", "random", "--random-views", "3", "--wrist"])
+    assert calls[1] == RecordingConfig(tmp_path, cameras="random", random_views=3, wrist=True)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
