@@ -67,12 +67,18 @@ the estimator in <out>/depth, if there is one."""
 class Row:
     """frame: of Ego3D, None without it. cameras: what it is trained on, "" for the start itself.
 
-    workspace: of the robot's frame, the table's unless given.
+    workspace: of the robot's frame, the published scale's unless given. wrist: whether it has the wrist's camera, too.
     """
 
     frame: Ego3DFrame | None
     cameras: str
     workspace: tuple[float, float, float, float] | None = None
+    wrist: bool = False
+
+    @property
+    def more_cameras(self) -> tuple[str, ...]:
+        """Beside the first."""
+        return ("wrist",) if self.wrist else ()
 
 
 _FRAMES: tuple[Ego3DFrame | None, ...] = ("robot", "camera", None)
@@ -84,6 +90,8 @@ ROWS = {
         for frame in _FRAMES
     },
     "robot2m-random": Row("robot", "random"),
+    "robot-random-wrist": Row("robot", "random", WORKSPACE, wrist=True),
+    "none-random-wrist": Row(None, "random", wrist=True),
 }
 
 
@@ -125,7 +133,7 @@ def row_config(row: Row, out: Path, options: argparse.Namespace) -> TrainConfig:
         datasets=tuple(
             DatasetConfig(
                 str(options.demos),
-                mapping=mapping(camera, options.out),
+                mapping=mapping(camera, options.out, row.wrist),
                 key=KEY if number == 0 else f"{KEY}/{number}",
             )
             for number, camera in enumerate(SEEN_BY[row.cameras])
@@ -133,6 +141,7 @@ def row_config(row: Row, out: Path, options: argparse.Namespace) -> TrainConfig:
         out=out,
         cache=options.out / "cache",
         ego3d_frame=row.frame,
+        add_camera=row.more_cameras,
         workspace=row.workspace,
         depth="sensor",
         steps=options.steps,
@@ -166,20 +175,23 @@ def start(ego3d: bool, out: Path, seed: int) -> Path:
     return folder
 
 
-def mapping(camera: str, out: Path) -> Path:
-    """The file that chooses one of the recorded cameras."""
-    file = out / "mappings" / f"{camera}.yaml"
-    suffix = "" if camera == "agentview" else f".{camera}"
+def mapping(camera: str, out: Path, wrist: bool = False) -> Path:
+    """The file that chooses one of the recorded cameras, with the wrist's as another one."""
+    file = out / "mappings" / f"{camera}{'-wrist' if wrist else ''}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = {
+    lines = {**_lines(camera), "cameras": {"wrist": _lines("wrist")} if wrist else {}, "key": KEY}
+    file.write_text(yaml.safe_dump(lines, sort_keys=False))
+    return file
+
+
+def _lines(camera: str) -> dict[str, str]:
+    suffix = "" if camera == "agentview" else f".{camera}"
+    return {
         "image": f"observation.images.{camera}",
         "depth": f"observation.depth.{camera}",
         "intrinsics": f"observation.intrinsics{suffix}",
         "extrinsics": f"observation.extrinsics{suffix}",
-        "key": KEY,
     }
-    file.write_text(yaml.safe_dump(lines, sort_keys=False))
-    return file
 
 
 # ---------------------------------------------------------------- held-out error
@@ -199,7 +211,7 @@ def measure_rows(options: argparse.Namespace) -> None:
         for cameras in SEEN_BY:
             for depth, weights in estimators(options.out).items():
                 if (seen := cameras + depth) not in found and (weights is None or ROWS[name].frame):
-                    found[seen] = errors(model, cameras, weights, options)
+                    found[seen] = errors(ROWS[name], model, cameras, weights, options)
                     write_json(file, found)
 
 
@@ -216,7 +228,7 @@ def estimators(out: Path) -> dict[str, Path | None]:
 
 @torch.no_grad()
 def errors(
-    folder: Path, cameras: str, estimator: Path | None, options: argparse.Namespace
+    row: Row, folder: Path, cameras: str, estimator: Path | None, options: argparse.Namespace
 ) -> dict[str, dict[str, list[float]]]:
     """Mean absolute errors of each frame's chunk, by episode, in the dataset's units; gripper: share wrong.
 
@@ -225,11 +237,16 @@ def errors(
     model, processor = SpatialVLA.from_pretrained(folder), Processor.from_pretrained(folder)
     if estimator is not None:
         load_depth(model.vision_zoe_model, estimator)
-    read = ReadOptions(Augmentation.off(), depth=estimator is None, extrinsics=model.config.needs_extrinsics)
+    read = ReadOptions(
+        Augmentation.off(),
+        depth=estimator is None,
+        extrinsics=model.config.needs_extrinsics,
+        cameras=row.more_cameras,
+    )
     frames = options.frames // len(SEEN_BY[cameras])
     found: dict[str, dict[str, list[float]]] = {}
     for camera in SEEN_BY[cameras]:
-        mixture = everything(options.held_out, camera, options.out)
+        mixture = everything(options.held_out, camera, options.out, row.wrist)
         for loaded in evaluation_batches(mixture, processor, 32, frames, read):
             tokens = model.generate(prompts_of(loaded.batch))
             error = np.abs(processor.decode(tokens, [KEY] * len(loaded.batch)) - loaded.actions)
@@ -240,9 +257,9 @@ def errors(
     return found
 
 
-def everything(dataset: Path, camera: str, out: Path) -> TrainingMixture:
+def everything(dataset: Path, camera: str, out: Path, wrist: bool = False) -> TrainingMixture:
     """All of a dataset as held out."""
-    source = LeRobotSource(dataset, FeatureMapping.load(mapping(camera, out)))
+    source = LeRobotSource(dataset, FeatureMapping.load(mapping(camera, out, wrist)))
     mixture = TrainingMixture.open([source], cache=out / "cache" / "surveys")
     return replace(mixture, held_out=tuple(np.ones_like(found) for found in mixture.held_out))
 

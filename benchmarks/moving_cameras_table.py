@@ -68,7 +68,8 @@ def tables(runs: Path) -> None:
         for name, by_cameras in found.items():
             row = ROWS[name]
             cells = (_cell(by_cameras[each], part) if each in by_cameras else "–" for each in seen)
-            lines.append(f"| {row.frame or 'none'}, {row.cameras or 'nano itself'} | {' | '.join(cells)} |")
+            title = ", ".join((row.frame or "none", row.cameras or "nano itself", *row.more_cameras))
+            lines.append(f"| {title} | {' | '.join(cells)} |")
         lines.append("")
     lines += [*differences(found), "", *(f"{name}: {success(runs / name)}" for name in ROWS), *paired(runs)]
     numbers = {
