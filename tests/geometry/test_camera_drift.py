@@ -110,6 +110,22 @@ def test_another_size_of_pictures_begins_anew():
     assert not found.drifted
 
 
+def test_pictures_of_another_size_with_the_same_camera_begin_anew():
+    detector, positions = DriftDetector(), path()
+    images = pictures(FRONT, positions)
+    for step in range(20):
+        detector.add(images[step], positions[step], K, FRONT)
+    for step in range(20, 60):
+        detector.add(np.ascontiguousarray(images[step, :200]), positions[step], K, FRONT)
+    found = detector.sighting()
+    assert found is not None
+    assert 30 < found.pictures <= 40
+
+
+def test_nothing_is_said_of_nothing():
+    assert find_gripper(np.zeros((0, 64, 64, 3), np.uint8), np.zeros((0, 3)), K, FRONT) is None
+
+
 def test_a_sighting_says_where():
     found = Sighting(np.array([0.12, -0.05]), np.array([20.0, -8.0]), CLEAR, 48)
     assert str(found) == "13 cm (22 pixels) to the right and above"

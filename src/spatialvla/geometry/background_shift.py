@@ -25,7 +25,9 @@ def background(images: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "h w"]
     """What stands still in pictures of one episode: their median, gray and small."""
     factor = max(images.shape[2] // _SIDE, 1)
     height, width = (max(side // factor, 1) for side in images.shape[1:3])
-    squares = images[:, : height * factor, : width * factor].reshape(-1, height, factor, width, factor, 3)
+    squares = images[:, : height * factor, : width * factor].reshape(
+        len(images), height, factor, width, factor, 3
+    )
     still: np.ndarray = np.median(squares.mean(axis=(2, 4, 5), dtype=np.float32), axis=0)
     return still
 

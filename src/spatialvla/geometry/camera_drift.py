@@ -109,7 +109,7 @@ class DriftDetector:
         self._pictures: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
         self._camera: tuple[np.ndarray, np.ndarray] | None = None
-        self._side = 0
+        self._shape: tuple[int, ...] = ()
 
     def add(
         self,
@@ -125,9 +125,12 @@ class DriftDetector:
         """
         camera = (np.asarray(intrinsics, np.float64), np.asarray(extrinsics, np.float64))
         known = self._camera
-        if known is None or not all(np.allclose(a, b, atol=1e-6) for a, b in zip(camera, known, strict=True)):
+        same = known is not None and all(
+            np.allclose(one, other, atol=1e-6) for one, other in zip(camera, known, strict=True)
+        )
+        if not same or image.shape != self._shape:
             self.reset()
-            self._camera, self._side = camera, image.shape[1]
+            self._camera, self._shape = camera, image.shape
         position = np.asarray(position, np.float64)
         if self._positions and np.linalg.norm(position - self._positions[-1]) < _STEP:
             return None
@@ -139,7 +142,7 @@ class DriftDetector:
         """What `find_gripper` says of the pictures since the last time, which are then forgotten."""
         if self._camera is None:
             return None
-        found = _find(np.array(self._pictures), np.array(self._positions), *self._camera, self._side)
+        found = _find(np.array(self._pictures), np.array(self._positions), *self._camera, self._shape[1])
         self.reset()
         return found
 
@@ -202,7 +205,9 @@ def _shrunk(images: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w"]:
     """Gray pictures, each pixel the mean of a square; what is left over at the right and below is cut off."""
     factor = _factor(images.shape[2])
     height, width = (side // factor for side in images.shape[1:3])
-    squares = images[:, : height * factor, : width * factor].reshape(-1, height, factor, width, factor, 3)
+    squares = images[:, : height * factor, : width * factor].reshape(
+        len(images), height, factor, width, factor, 3
+    )
     means: np.ndarray = squares.mean(axis=(2, 4, 5), dtype=np.float32)
     return means.astype(np.uint8)
 
