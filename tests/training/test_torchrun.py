@@ -1,5 +1,6 @@
 """Runs under the real torchrun that are told to stop, and go on: two ranks over gloo, each with workers."""
 
+import json
 import os
 import pickle
 import signal
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from told_dataset import write_told
 
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete, load_weights
+from spatialvla.training.config import DatasetConfig
+from spatialvla.training.loop import train
 
 SCRIPT = Path(__file__).with_name("paced_run.py")
 PATIENCE = 300.0
@@ -91,3 +95,38 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(make_config, tmp_path, ask):
     for average in (False, True):
         expected, found = load_weights(straight.out, average), load_weights(config.out, average)
         assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_from_several_cameras_what_one_does(make_config, request, tmp_path):
+    """Each part of a rank's batch is one sample, so in many of them there is no state, or no wrist camera."""
+    folders = write_told(tmp_path / "wrist"), write_told(tmp_path / "blind", wrist=False)
+    config = make_config(
+        datasets=tuple(DatasetConfig(str(folder), camera="observation.images.front") for folder in folders),
+        policy=str(request.getfixturevalue("start")),
+        add_camera=("wrist",),
+        add_state=3,
+        camera_dropout=0.3,
+        state_dropout=0.5,
+        accumulation=4,
+        learning_rate=1e-3,
+        steps=3,
+        eval_every=1,
+        held_out=0.5,
+        precision="fp32",
+    )
+    alone = replace(config, out=tmp_path / "alone")
+    train(alone, device="cpu")
+    _, errors = (process := start(config, 0)).communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    expected, found = load_weights(alone.out), load_weights(config.out)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=3e-4, msg=name)
+    told = [read(run)[-1] for run in (alone, config)]
+    for name in ("loss", "loss/without_wrist", "loss/without_state", "present/wrist"):
+        assert told[1][name] == pytest.approx(told[0][name], rel=1e-3), name
+
+
+def read(config):
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["kind"] == "validation"]

@@ -20,9 +20,6 @@ from spatialvla.processor import Processor
 from spatialvla.training.parallel.world import ALONE, World
 from spatialvla.training.presence import further_parts, present, slots, without
 
-_WITHOUT = ("loss", *(f"l1/{part}" for part in ("translation", "rotation", "gripper")))
-"""What a validation tells of batches without a camera or the state."""
-
 Tallies = Mapping[str, tuple[float, float]]
 """By name: a sum, and how much it counts. Adding both up gives exact means over parts, ranks and datasets."""
 
@@ -99,7 +96,8 @@ def validate(
 
     error/…: as l1/…, but of actions that the model generates going on from its own tokens.
     error/quantization: the translation error of the grid alone, which no model beats.
-    without_…/…: the loss, and the errors as l1/…, where no sample had one of the further cameras, or the state.
+    loss/without_…, l1_without_…/…: the loss, and the errors as l1/…, where one of the further cameras, or the state,
+    is hidden from all samples.
     """
     rows: list[Tallies] = []
     was_training = model.training
@@ -114,13 +112,13 @@ def validate(
         true = batch.labels[batch.labels >= model.config.action_token_begin_idx].view(len(batch), -1)
         quantized = action_errors("error", true, loaded, processor)["error/translation"]
         measured = token_metrics(output, loaded, processor, model.config, keys)
-        for name in further_parts(model.config):
-            # What no sample of these has cannot be missed.
-            missed = hidden.get(name)
-            numbers = (
-                measured if missed is None else token_metrics(missed, loaded, processor, model.config, keys)
-            )
-            measured |= {f"without_{name}/{kind}": numbers[kind] for kind in _WITHOUT}
+        for name, missed in hidden.items():
+            numbers = token_metrics(missed, loaded, processor, model.config, keys)
+            measured[f"loss/without_{name}"] = numbers["loss"]
+            measured |= {
+                f"l1_without_{name}/{part}": numbers[f"l1/{part}"]
+                for part in ("translation", "rotation", "gripper")
+            }
         rows.append(
             measured | action_errors("error", tokens, loaded, processor) | {"error/quantization": quantized}
         )
@@ -131,12 +129,14 @@ def validate(
 def _without_each(
     model: SpatialVLA, batch: Batch, loaded: LoadedBatch, mask: PrefixMask
 ) -> dict[str, LossOutput]:
-    """What the model says where each of the further cameras, or the state, is hidden; of those that are there."""
+    """What the model says where each of the further cameras, or the state, is hidden.
+
+    What is not there is asked for all the same: all ranks have to ask as often.
+    """
     where = slots(loaded, model.config)
     return {
-        name: model.training_loss(without(batch, where[name]), mask=mask)
+        name: model.training_loss(without(batch, where[name]) if name in where else batch, mask=mask)
         for name in further_parts(model.config)
-        if name in where
     }
 
 
