@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.camera import View
 from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora_options import LoraOptions
+from spatialvla.model.presets import spatialvla_4b
+from spatialvla.model.published import published_tensors
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.feed.datasets import open_mixture
@@ -25,6 +28,7 @@ from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import build, network_config
 
+PUBLISHED, OLD = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint", "tiny_robot/0.1.0"
 CAMERA = "observation.images.front"
 DEPTH = np.full((32, 32), 1.2, np.float32)
 
@@ -120,6 +124,38 @@ def test_at_first_it_says_what_the_policy_says(grown, start, changes):
     assert (mine.camera_names, mine.state_names) == (("image", "wrist"), ("state_0", "state_1", "state_2"))
     assert processor.state_statistics["wrist"].size == 3
     np.testing.assert_array_equal(processor.other_cameras["wrist"]["wrist"].intrinsics, K)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_published_checkpoint_says_what_it_said(grown, mode):
+    """With all options of the command that gives it a wrist camera, a state and the robot's frame."""
+    model, processor = built(grown(policy=str(PUBLISHED), mode=mode, **PUBLISHED_PLACE))
+    policy = Policy.from_pretrained(PUBLISHED, dataset=OLD)
+    mine = Policy(model.eval(), processor, dataset=OLD)
+    with torch.no_grad():
+        found = model(processor.collate([mine.prepare(seen(extrinsics=np.eye(4)))])).logits
+        expected = policy.model(policy.processor.collate([policy.prepare(seen())])).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert {OLD, "wrist"} < set(processor.statistics)
+    layout = {key.partition(".lora_")[0] for key in published_tensors(model) if ".lora_" not in key}
+    new = {f"state_projector.{layer}" for layer in ("0.weight", "0.bias", "2.weight", "2.bias")}
+    assert {key.replace(".base_layer", "") for key in layout} == {*published_tensors(policy.model), *new}
+
+
+def test_the_published_size_gets_a_few_tensors_more():
+    with torch.device("meta"):
+        before = published_tensors(SpatialVLA(spatialvla_4b()))
+        after = published_tensors(
+            SpatialVLA(spatialvla_4b().replace(cameras=("image", "wrist"), state_size=8))
+        )
+    new = {key: tuple(tensor.shape) for key, tensor in after.items() if key not in before}
+    assert new == {
+        "state_projector.0.weight": (2304, 8),
+        "state_projector.0.bias": (2304,),
+        "state_projector.2.weight": (2304, 2304),
+        "state_projector.2.bias": (2304,),
+    }
+    assert before.keys() < after.keys()
 
 
 @pytest.mark.parametrize("part", ["wrist", "state"])
