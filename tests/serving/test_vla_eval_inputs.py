@@ -78,6 +78,15 @@ def test_libero_is_asked_for_the_wrist_picture_and_the_state_and_the_specs_fit()
     assert check_specs(action, harness.get_action_spec(), wanted, harness.get_observation_spec()) == []
 
 
+def test_a_policy_that_learned_from_recordings_gets_the_state_that_they_have() -> None:
+    policy = two_cameras()
+    policy.state_names = tuple(f"axis_angle_{number}" for number in range(8))
+    with served(policy=policy) as running:
+        told = ask(running.url, message(controller_states=-STATE))
+    assert np.array_equal(policy.seen[0].state, -STATE)
+    assert "quat_no_antipodal" not in told["observation_params"]
+
+
 def test_a_policy_of_one_camera_asks_for_nothing_more() -> None:
     policy = policy_for(LIBERO)
     with served(policy=policy) as running:

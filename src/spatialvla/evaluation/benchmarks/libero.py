@@ -34,6 +34,9 @@ _STATE_SIZE = 8
 _OTHER_STATES = re.compile(r"roll|pitch|yaw|q[xyzw]|joint|pad")
 """In the names of states with another meaning, such as Euler angles, quaternions or joints."""
 
+_RECORDED = "axis_angle"
+"""In the names of states that `record` writes."""
+
 
 def time_limit(suite: str) -> int:
     """How many steps an episode of this suite may take after settling."""
@@ -69,6 +72,11 @@ class LiberoBenchmark:
         """Whether the policy takes the state that LIBERO's datasets have, as far as its names tell."""
         names = self.inputs.state_names
         return len(names) == _STATE_SIZE and not any(_OTHER_STATES.search(name.lower()) for name in names)
+
+    @property
+    def published_state(self) -> bool:
+        """Whether the state is that of LIBERO's own datasets; `record` names the rotation of its own differently."""
+        return not any(_RECORDED in name for name in self.inputs.state_names)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -145,6 +153,7 @@ class LiberoTask:
         self._settle_steps = conventions.settle_steps
         self._others: Mapping[str, str] = benchmark.others
         self._gives_state = benchmark.gives_state
+        self._published_state = benchmark.published_state
         self._env = env or stock_environment(task, conventions.image_size)
 
     def start(self, start_state: int) -> None:
@@ -175,7 +184,7 @@ class LiberoTask:
             first.extrinsics,
             first.mirrored,
             images=others,
-            state=self._env.proprioception() if self._gives_state else None,
+            state=self._env.proprioception(published=self._published_state) if self._gives_state else None,
         )
 
     def _seen(self, depth: bool) -> CameraImage:

@@ -7,7 +7,7 @@ Read from vla-eval 0.8.0's benchmark classes, SimplerEnv's published evaluation 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,13 +46,15 @@ class HarnessState:
     """The arm's numbers that a benchmark sends where it is asked to.
 
     key: in the observation. size: how many they are. layout: what they are, as the harness's specs call it.
-    parameters: of the benchmark's constructor.
+    parameters: of the benchmark's constructor. word: in the names of the numbers of policies that take this state;
+    empty for the others.
     """
 
     key: str
     size: int
     layout: str
     parameters: Mapping[str, Any]
+    word: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class PolicyNeeds:
 
     first: str
     cameras: tuple[str, ...] = ()
-    state: bool = False
+    state: HarnessState | None = None
     own_cameras: bool = True
     required: bool = False
 
@@ -76,7 +78,7 @@ class HarnessBenchmark:
     harness_class: its import path in vla-eval. image: key of the picture among the observation's images.
     camera: of that picture, which has the camera's height and width. orientation: how the pictures lie.
     mirrored: they are flipped left to right. cameras: more that it can show, by the names that policies have for them.
-    state: that it can send.
+    states: of which it can send any; the first whose word fits is a policy's.
     units: of the actions that the benchmark takes.
     task_prefixes: beginnings of the suites or task names that belong to it.
     rotation: "as_trained" sends the policy's three numbers as they are, "rotation_vector" turns roll, pitch,
@@ -102,7 +104,12 @@ class HarnessBenchmark:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     mirrored: bool = False
     cameras: Mapping[str, HarnessCamera] = field(default_factory=dict)
-    state: HarnessState | None = None
+    states: tuple[HarnessState, ...] = ()
+
+    def state_for(self, names: Sequence[str]) -> HarnessState | None:
+        """The state of a policy whose numbers have these names; None where the benchmark has none for it."""
+        fitting = (one for one in self.states if any(one.word in name for name in names))
+        return next((one for one in fitting if one.size == len(names)), None)
 
     def check_policy(self, units: ActionUnits, *, unknown_units: bool = False) -> None:
         """Raises InputError where the policy's actions are another robot's.
@@ -130,7 +137,7 @@ class HarnessBenchmark:
     def parameters_for(self, needs: PolicyNeeds) -> dict[str, Any]:
         """Of the benchmark's constructor, so that it sends what a policy takes."""
         parameters = {**self.parameters, **{self.cameras[name].parameter: True for name in needs.cameras}}
-        return {**parameters, **self.state.parameters} if needs.state and self.state else parameters
+        return {**parameters, **needs.state.parameters} if needs.state else parameters
 
     def observation(self, message: Mapping[str, Any], needs: PolicyNeeds) -> Observation:
         """The harness's observation as ours.
@@ -152,7 +159,7 @@ class HarnessBenchmark:
             raise InputError(
                 f"The observation has no task_description; {self.name} sends it with every step."
             )
-        state = self._numbers(message, needs) if needs.state else None
+        state = self._numbers(message, needs)
         return Observation(**vars(first), instruction=instruction, images=others, state=state)
 
     def _seen(self, images: Mapping[Any, Any], key: str, camera: Camera, needs: PolicyNeeds) -> CameraImage:
@@ -178,23 +185,25 @@ class HarnessBenchmark:
 
     def _numbers(self, message: Mapping[str, Any], needs: PolicyNeeds) -> np.ndarray | None:
         """(S,) the state. Raises InputError where it is missing and required, or something else."""
-        assert self.state is not None  # else no policy takes it
-        numbers = message.get(self.state.key)
+        state = needs.state
+        if state is None:
+            return None
+        numbers = message.get(state.key)
         if numbers is None:
             if needs.required:
                 raise InputError(
-                    f"The policy needs {self.state.key}, which the observation lacks; leave the benchmark's parameters "
+                    f"The policy needs {state.key}, which the observation lacks; leave the benchmark's parameters "
                     "to the server."
                 )
             return None
         if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "fiu":
-            raise InputError(f"{self.name} sends {self.state.key} as an array of numbers.")
-        if numbers.shape != (self.state.size,):
+            raise InputError(f"{self.name} sends {state.key} as an array of numbers.")
+        if numbers.shape != (state.size,):
             raise InputError(
-                f"{self.name} sends {self.state.key} as {self.state.size} numbers, but it came as {numbers.shape}."
+                f"{self.name} sends {state.key} as {state.size} numbers, but it came as {numbers.shape}."
             )
         if not np.isfinite(numbers).all():
-            raise InputError(f"{self.state.key} contains NaN or infinity.")
+            raise InputError(f"{state.key} contains NaN or infinity.")
         return numbers.astype(np.float64)
 
 
@@ -205,6 +214,8 @@ def _shown(names: Mapping[Any, Any]) -> str:
 
 # The bound of a rotation in the harness's specs, a little more than π.
 _TURN = 3.15
+
+_LIBERO_STATE = "eef_pos3_axisangle3_gripper2"
 
 LIBERO = HarnessBenchmark(
     name="libero",
@@ -224,9 +235,11 @@ LIBERO = HarnessBenchmark(
     parameters={"num_steps_wait": 10, "absolute_action": False},
     mirrored=True,
     cameras={"wrist": HarnessCamera("wrist", known_cameras.LIBERO_WRIST.camera, "send_wrist_image")},
-    # As in LIBERO's datasets: rotation vectors as robosuite makes them, which may be longer than a half turn.
-    state=HarnessState(
-        "states", 8, "eef_pos3_axisangle3_gripper2", {"send_state": True, "quat_no_antipodal": True}
+    # Rotations are the fingertips', as `record` has them, or the hand's, as LIBERO's datasets do: robosuite's vectors,
+    # which may be longer than a half turn.
+    states=(
+        HarnessState("controller_states", 8, _LIBERO_STATE, {"send_state": True}, word="axis_angle"),
+        HarnessState("states", 8, _LIBERO_STATE, {"send_state": True, "quat_no_antipodal": True}),
     ),
 )
 

@@ -99,8 +99,8 @@ class VlaEvalServer(ModelServer):
         """What has to come."""
         picture = replace(IMAGE_RGB, description=self._benchmark.orientation)
         specs = {**dict.fromkeys(self._picture_sizes, picture), "language": LANGUAGE}
-        if self._needs.state and self._benchmark.state is not None:
-            specs["state"] = DimSpec("state", self._benchmark.state.size, self._benchmark.state.layout)
+        if state := self._needs.state:
+            specs["state"] = DimSpec("state", state.size, state.layout)
         return specs
 
     def get_observation_params(self) -> dict[str, Any]:

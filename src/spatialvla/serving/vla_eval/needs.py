@@ -46,9 +46,9 @@ def needs_of(
         for name in others
         if name in benchmark.cameras and (name in standing or not policy.needs_extrinsics)
     )
-    state = benchmark.state is not None and benchmark.state.size == len(policy.state_names)
+    state = benchmark.state_for(policy.state_names)
     missing = [name for name in others if name not in cameras]
-    missing += ["state"] if policy.state_names and not state else []
+    missing += ["state"] if policy.state_names and state is None else []
     if missing and service.require_all:
         raise InputError(
             f"{benchmark.name} lacks what the policy has to have: {', '.join(missing)}; leave out --require-all."

@@ -260,11 +260,18 @@ class LiberoEnv:
         """
         self._robot.init_qpos = np.array(joints, np.float64)
 
-    def proprioception(self) -> np.ndarray:
-        """(8,) float64: gripper position in the world (m), axis-angle orientation, two finger joints."""
-        from robosuite.utils.transform_utils import mat2quat, quat2axisangle
+    def proprioception(self, *, published: bool = False) -> np.ndarray:
+        """(8,) float64: gripper position in the world (m), axis-angle orientation, two finger joints.
 
-        orientation = quat2axisangle(mat2quat(self.gripper_rotation))
+        The orientation is `gripper_rotation`. published: as in LIBERO's own datasets and of stock clients, it is the
+        hand's, whose axes stand otherwise, and its vector may be longer than a half turn.
+        """
+        from robosuite.utils.transform_utils import convert_quat, mat2quat, quat2axisangle
+
+        quaternion = mat2quat(self.gripper_rotation)
+        if published:
+            quaternion = convert_quat(self.data.body(self._robot.robot_model.eef_name).xquat, to="xyzw")
+        orientation = quat2axisangle(np.array(quaternion))
         fingers = self.data.qpos[self._robot._ref_gripper_joint_pos_indexes]
         return np.concatenate([self.gripper_position, orientation, fingers])
 
