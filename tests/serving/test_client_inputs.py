@@ -14,6 +14,7 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from running import K, fake_service, picture, serving
 
 from spatialvla import types
+from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
@@ -186,6 +187,52 @@ def test_pictures_of_all_cameras_are_held_against_the_limits() -> None:
     ):
         with pytest.raises(InputError, match=f"The {told} has shape"):
             small.check(types.Observation(picture(1), "pick", images={"wrist": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "dataset"),
+    [("libero", "libero_spatial_no_noops"), ("droid", "droid"), ("bridge", "bridge_orig")],
+)
+def test_mappings_send_the_state_as_the_datasets_have_it(mapping: str, dataset: str) -> None:
+    """By the names of its numbers: what a policy learned from is what it is given."""
+    spec = SPECS[dataset].state
+    assert spec is not None
+    policy = FakePolicy(state_size=len(spec.names))
+    policy.state_names = spec.names
+    service = fake_service(policy)
+    interface = ClientInterface(ClientMapping.load(mapping), service)
+    service.engine.drain(1)
+    sent = {
+        "libero": {"observation/state": np.arange(1.0, 9)},
+        "droid": {"observation/cartesian_position": np.arange(1.0, 7), "observation/gripper_position": [7]},
+        "bridge": {"observation/state": np.arange(1.0, 8)},
+    }[mapping]
+    wanted = {
+        "libero": np.arange(1.0, 9),
+        "droid": [1, 2, 3, 4, 5, 6, 0, 7],
+        "bridge": [1, 2, 3, 4, 5, 6, 0, 7],
+    }[mapping]
+    first = interface.mapping.first.image
+    seen = interface.observation({**sent, first: picture(1), "prompt": "pick"})
+    assert seen.state.tolist() == list(wanted)
+
+
+def test_a_state_of_another_layout_is_not_taken_for_the_policys(caplog: Any) -> None:
+    """What `record` writes of LIBERO has as many numbers, and its rotation is the fingertips', not the hand's."""
+    policy = two_cameras()
+    policy.state_names = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "left", "right")
+    with caplog.at_level(logging.WARNING), serving(fake_service(policy), "libero") as running:
+        client = WebsocketClientPolicy("127.0.0.1", running.port)
+        assert client.get_server_metadata()["state"]["keys"] == []
+        client.infer(libero())
+    assert policy.seen[0].state is None
+    (told,) = [line for line in caplog.messages if "says nothing of a state" in line]
+    assert "axis_angle_x" in told
+    assert "rx, ry, rz" in told
+    service = fake_service(policy, require_all=True)
+    with pytest.raises(InputError, match="says nothing of a state of x, y, z, axis_angle_x"):
+        ClientInterface(ClientMapping.load("libero"), service)
+    service.engine.drain(1)
 
 
 # ------------------------------------------------------------ our own client

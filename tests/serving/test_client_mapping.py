@@ -13,7 +13,8 @@ from running import fake_service
 from spatialvla.actions.units import LIBERO
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_interface import ClientInterface
-from spatialvla.serving.engine.client_mapping import CameraKeys, ClientMapping
+from spatialvla.serving.engine.client_keys import CameraKeys
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.failures import UnsafeAction
 from spatialvla.serving.guard.limits import Limits
 
@@ -152,9 +153,16 @@ def test_what_no_client_can_take_is_not_sent(number, interface):
             "{image: a, prompt: b, cameras: {wrist: {image: w, mirrored: 2}}}",
             r"cameras\.wrist: mirrored must be true",
         ),
-        ("{image: a, prompt: b, state: []}", "state is a key, or a list of different ones"),
-        ("{image: a, prompt: b, state: [s, s]}", "state is a key, or a list of different ones"),
+        ("{image: a, prompt: b, state: []}", "state is a key, or a list of different ones, of keys"),
+        ("{image: a, prompt: b, state: [s, s]}", "state is a key, or a list of different ones, of keys"),
         ("{image: a, prompt: b, state: [1]}", "state must be a string"),
+        ("{image: a, prompt: b, state: [0]}", "state is a key, or a list of different ones"),
+        ("{image: a, prompt: b, state: [{key: s}]}", "has a key and indices"),
+        ("{image: a, prompt: b, state: [{key: s, indices: 1}]}", "has a key and indices"),
+        ("{image: a, prompt: b, state: s, states: [{keys: s, names: [x]}]}", "in place of state"),
+        ("{image: a, prompt: b, states: {keys: s, names: [x]}}", "states is a list of layouts"),
+        ("{image: a, prompt: b, states: [{keys: s}]}", "each of the states has keys and names"),
+        ("{image: a, prompt: b, states: [{keys: s, names: [1]}]}", "names must be a string"),
         ("{image: a, prompt: b, position: [0, 1, 2]}", "position is of the key that pose names"),
         ("{image: a, prompt: b, state: [s, t], position: [0, 1, 2]}", "position is of the key that pose"),
         ("{image: a, prompt: b, state: s, rotation: {indices: [3, 4, 5]}}", "rotation needs a position"),

@@ -37,7 +37,7 @@ def grown(frame: str = "camera") -> Policy:
         policy.processor,
         camera_names=("image", "wrist"),
         other_cameras={"wrist": {"default": LIBERO_WRIST.camera}},
-        state_names=("x", "y", "z", "rx", "ry", "rz", "left", "right"),
+        state_names=("x", "y", "z", "rx", "ry", "rz", "gripper_1", "gripper_2"),
         state_statistics={policy.dataset: StateStatistics(-np.ones(8), np.ones(8))},
     )
     return Policy(policy.model, processor, dataset=policy.dataset)
@@ -74,7 +74,7 @@ def test_one_checkpoint_is_served_with_and_without_its_wrist_camera_and_state(se
         alone = tokens(running.port)
     assert served[1] == alone, "as nano, which has neither"
     assert served[0] != alone, "they are seen"
-    assert told["state"]["names"] == ["x", "y", "z", "rx", "ry", "rz", "left", "right"]
+    assert told["state"]["names"] == ["x", "y", "z", "rx", "ry", "rz", "gripper_1", "gripper_2"]
 
 
 def test_a_policy_in_the_robots_frame_is_served_with_a_calibration_file() -> None:

@@ -15,7 +15,8 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.camera import turn_intrinsics
 from spatialvla.geometry.extrinsics import pose_matrix, transform, turn_extrinsics
 from spatialvla.geometry.rotations import matrices
-from spatialvla.serving.engine.client_mapping import CameraKeys, ClientMapping
+from spatialvla.serving.engine.client_keys import CameraKeys, StatePart
+from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.message_values import array, entries, numbers, shown
 from spatialvla.serving.guard.limits import require_sendable
 from spatialvla.types import CameraImage, Observation
@@ -42,6 +43,7 @@ class ClientInterface:
         self.cameras = {self._first: mapping.first}
         self.cameras |= {name: keys for name in others if (keys := mapping.camera(name)) is not None}
         self.state_names = policy.state_names
+        self._state_layout = mapping.state_for(policy.state_names) if policy.state_names else None
         self._needs_extrinsics = policy.needs_extrinsics
         self._calibration = None
         if service.calibration is not None:
@@ -64,7 +66,7 @@ class ClientInterface:
         if self.state_names:
             state = {
                 "names": list(self.state_names),
-                "keys": list(self.mapping.state),
+                "keys": list(self._state_layout.keys) if self._state_layout else [],
                 "required": self.required,
             }
         return {"cameras": cameras, "state": state, "needs_extrinsics": self._needs_extrinsics}
@@ -117,7 +119,7 @@ class ClientInterface:
     def _check_inputs(self, cameras: Sequence[str], service: Service) -> None:
         mapping, calibrated = self.mapping, self._calibration.cameras if self._calibration else {}
         missing = [name for name in cameras if name not in self.cameras]
-        missing += ["state"] if self.state_names and not mapping.state else []
+        missing += [self._told_state()] if self.state_names and self._state_layout is None else []
         if missing and self.required:
             raise InputError(
                 f"All of the policy's input is required, but the mapping {mapping.name!r} says nothing of "
@@ -213,22 +215,30 @@ class ClientInterface:
             )
         return pose_matrix(position, matrices(rotation[None], gripper.notation)[0])
 
+    def _told_state(self) -> str:
+        """The policy's state, where the client's is another."""
+        others = [", ".join(layout.names) for layout in self.mapping.states]
+        names = ", ".join(self.state_names)
+        return f"a state of {names} (only of {'; '.join(others)})" if others else "the state"
+
     def _state(self, message: Mapping[str, Any]) -> np.ndarray | None:
-        """(S,) the numbers of all of the state's keys, None where the policy has none or the client sends none."""
-        if not self.state_names or not self.mapping.state:
+        """(S,) the numbers of the state's parts, None where the policy has none or the client sends none."""
+        layout = self._state_layout
+        if layout is None:
             return None
-        parts = {key: numbers(message, key) for key in self.mapping.state}
-        missing = [key for key, part in parts.items() if part is None]
-        if missing and (self.required or len(missing) < len(parts)):
+        sent = {key: numbers(message, key) for key in layout.keys}
+        missing = [key for key, found in sent.items() if found is None]
+        if missing and (self.required or len(missing) < len(sent)):
             raise InputError(
                 f"The observation lacks {', '.join(map(repr, missing))} of the arm's state; it has {shown(message)}."
             )
         if missing:
             return None
-        state = np.concatenate([part for part in parts.values() if part is not None])
+        parts = [_of_state(part, sent) for part in layout.parts]
+        state = np.concatenate(parts)
         if len(state) != len(self.state_names):
             raise InputError(
-                f"{' and '.join(map(repr, parts))} must be the policy's state of {len(self.state_names)} numbers, got "
+                f"{' and '.join(map(repr, sent))} must be the policy's state of {len(self.state_names)} numbers, got "
                 f"{len(state)}; send them as the data has them."
             )
         return state
@@ -240,6 +250,18 @@ class ClientInterface:
                 f"The server's mapping is {self.mapping.name!r} (--mapping)."
             )
         return message[key]
+
+
+def _of_state(part: StatePart, sent: Mapping[str, np.ndarray | None]) -> np.ndarray:
+    """The numbers of one part. Raises InputError where its key has too few."""
+    found = None if part.key is None else sent[part.key]
+    if found is None:
+        return np.zeros(1)
+    if not part.indices:
+        return found
+    if len(found) <= max(part.indices):
+        raise InputError(f"{part.key!r} has {len(found)} numbers, but its entries {part.indices} are needed.")
+    return found[list(part.indices)]
 
 
 def _turned(seen: CameraImage) -> CameraImage:

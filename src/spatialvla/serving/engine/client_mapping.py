@@ -6,8 +6,8 @@ A mapping is a small file in assets/mappings, or one of your own; docs/how-to/se
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,67 +16,10 @@ import numpy as np
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.yaml_files import load, number, whole_number
 from spatialvla.geometry.rotations import SIZES, Notation
+from spatialvla.serving.engine.client_keys import CameraKeys, GripperKeys, StateLayout, StatePart
 
 ANY = "*"
 """Stands for each camera that has no entry of its own."""
-
-_KEYS = ("image", "depth", "intrinsics", "extrinsics")
-
-
-@dataclass(frozen=True)
-class CameraKeys:
-    """What a client calls what one of its cameras sees, and how the picture lies.
-
-    image: the key of the picture. depth, intrinsics, extrinsics: of what it may send along, None where it has none.
-    mirrored: the picture is flipped left to right.
-    rotate_180: turn the picture (and depth, K and extrinsics with it) before the policy sees it.
-    calibrated: the camera's name in the robot's calibration file, where that is not the policy's name for it.
-    """
-
-    image: str
-    depth: str | None = None
-    intrinsics: str | None = None
-    extrinsics: str | None = None
-    mirrored: bool = False
-    rotate_180: bool = False
-    calibrated: str | None = None
-
-    def keys(self) -> dict[str, str]:
-        """What the client calls each thing it may send, by our name for it."""
-        return {name: key for name in _KEYS if (key := getattr(self, name)) is not None}
-
-    def of(self, camera: str) -> CameraKeys:
-        """The same with a camera's name for {camera} in the keys."""
-        depth, intrinsics, extrinsics = (
-            None if key is None else key.replace("{camera}", camera)
-            for key in (self.depth, self.intrinsics, self.extrinsics)
-        )
-        image = self.image.replace("{camera}", camera)
-        return replace(self, image=image, depth=depth, intrinsics=intrinsics, extrinsics=extrinsics)
-
-
-@dataclass(frozen=True)
-class GripperKeys:
-    """Where the client says how the gripper stands.
-
-    key: of the numbers. position: indices of x, y, z (meters). rotation: indices of its rotation in `notation`, none
-    where it is not told.
-    base: where the arm's base is in the frame of the position, whose axes are along it (meters); None where that is
-    not known, as of scenes in which it differs.
-    fingertips: where they are in the gripper's frame (meters); None where the position is theirs.
-    """
-
-    key: str
-    position: tuple[int, int, int]
-    rotation: tuple[int, ...] = ()
-    notation: Notation = "none"
-    base: tuple[float, float, float] | None = (0.0, 0.0, 0.0)
-    fingertips: tuple[float, float, float] | None = None
-
-    @property
-    def tells_pose(self) -> bool:
-        """Whether it is known how the gripper stands in the robot's frame."""
-        return bool(self.rotation) and self.base is not None
 
 
 @dataclass(frozen=True)
@@ -84,7 +27,7 @@ class ClientMapping:
     """One kind of client.
 
     first: of the policy's first camera. cameras: of its other ones, by the policy's names for them, or `ANY`.
-    prompt: the instruction's key. state: keys of the arm's own numbers, one after the other; none where it has none.
+    prompt: the instruction's key. states: how the arm stands, in each layout that its messages have the numbers of.
     gripper: where it says how the gripper stands, None where it does not.
     gripper_open, gripper_closed: the numbers that the client takes.
     units: of the actions that the client takes, as far as it is known; policies of other units are refused.
@@ -97,7 +40,7 @@ class ClientMapping:
     first: CameraKeys
     prompt: str
     cameras: Mapping[str, CameraKeys] = field(default_factory=dict)
-    state: tuple[str, ...] = ()
+    states: tuple[StateLayout, ...] = ()
     gripper: GripperKeys | None = None
     gripper_open: float = 1.0
     gripper_closed: float = 0.0
@@ -116,19 +59,29 @@ class ClientMapping:
         keys = self.cameras.get(name, self.cameras.get(ANY))
         return None if keys is None else keys.of(name)
 
+    def state_for(self, names: Sequence[str]) -> StateLayout | None:
+        """The layout of a policy whose numbers have these names; None where the client has none, or only others.
+
+        Names that only count, as in state_0, state_1, say nothing: then it is the first layout.
+        """
+        counted = len({name.rstrip("0123456789") for name in names}) == 1
+        fitting = (one for one in self.states if counted or one.names in ((), tuple(names)))
+        return next(fitting, None)
+
     def keys(self) -> dict[str, str]:
         """What the client calls the first camera's parts, the prompt and the numbers, by our name for each."""
         keys = {**self.first.keys(), "prompt": self.prompt}
         if self.gripper is not None:
             keys["position"] = self.gripper.key
-        if len(self.state) == 1:
-            keys["state"] = self.state[0]
+        if self.states and len(self.states[0].keys) == 1:
+            (keys["state"],) = self.states[0].keys
         return keys
 
 
+_ZERO = StatePart(None)
 _OF_CAMERA = {entry.name for entry in fields(CameraKeys)}
 _ENTRIES = _OF_CAMERA | {
-    *["prompt", "cameras", "state", "pose", "position", "rotation", "base", "fingertips"],
+    *["prompt", "cameras", "state", "states", "pose", "position", "rotation", "base", "fingertips"],
     *["gripper_open", "gripper_closed", "units", "horizon", "limits", "ignored"],
 }
 
@@ -139,14 +92,14 @@ def _parse(path: Path, raw: dict[str, Any]) -> ClientMapping:
     others = raw.get("cameras", {})
     if not isinstance(others, dict):
         raise ValueError("cameras has an entry for each further camera, by the policy's name for it")
-    state = _keys(raw["state"]) if "state" in raw else ()
+    states = _states(raw)
     return ClientMapping(
         path.stem,
         first=_camera({name: value for name, value in raw.items() if name in _OF_CAMERA}),
         prompt=_text(raw["prompt"], "prompt"),
         cameras={str(name): _other_camera(str(name), entries) for name, entries in others.items()},
-        state=state,
-        gripper=_gripper_keys(raw, state),
+        states=states,
+        gripper=_gripper_keys(raw, states),
         **_gripper_ends(raw),
         units=_units(raw.get("units", {})),
         horizon=whole_number(raw.get("horizon", 0), "horizon"),
@@ -178,7 +131,7 @@ def _other_camera(name: str, raw: object) -> CameraKeys:
         raise ValueError(f"cameras.{name}: {error}") from None
 
 
-def _gripper_keys(raw: dict[str, Any], state: tuple[str, ...]) -> GripperKeys | None:
+def _gripper_keys(raw: dict[str, Any], states: tuple[StateLayout, ...]) -> GripperKeys | None:
     if "position" not in raw:
         if stray := {"rotation", "pose", "base", "fingertips"} & set(raw):
             raise ValueError(f"{min(stray)} needs a position, the indices of the gripper's x, y, z")
@@ -186,9 +139,9 @@ def _gripper_keys(raw: dict[str, Any], state: tuple[str, ...]) -> GripperKeys | 
     position = _position(raw["position"])
     key = _optional_text(raw, "pose")
     if key is None:
-        if len(state) != 1:
+        if len(states) != 1 or len(states[0].keys) != 1:
             raise ValueError("position is of the key that pose names, or of the one that state does")
-        key = state[0]
+        (key,) = states[0].keys
     base = None if raw.get("base") == "unknown" else _place(raw.get("base", [0, 0, 0]), "base")
     fingertips = _place(raw["fingertips"], "fingertips") if "fingertips" in raw else None
     if "rotation" not in raw:
@@ -217,11 +170,36 @@ def _optional_text(raw: dict[str, Any], entry: str) -> str | None:
     return _text(raw[entry], entry) if entry in raw else None
 
 
-def _keys(value: object) -> tuple[str, ...]:
-    keys = value if isinstance(value, list) else [value]
-    if not keys or len(set(map(str, keys))) != len(keys):
-        raise ValueError("state is a key, or a list of different ones")
-    return tuple(_text(key, "state") for key in keys)
+def _states(raw: dict[str, Any]) -> tuple[StateLayout, ...]:
+    if "states" not in raw:
+        return (StateLayout(_parts(raw["state"])),) if "state" in raw else ()
+    layouts = raw["states"]
+    if "state" in raw or not isinstance(layouts, list) or not layouts:
+        raise ValueError("states is a list of layouts, in place of state")
+    return tuple(_layout(layout) for layout in layouts)
+
+
+def _layout(raw: object) -> StateLayout:
+    if not isinstance(raw, dict) or set(raw) != {"keys", "names"} or not isinstance(raw["names"], list):
+        raise ValueError("each of the states has keys and names")
+    return StateLayout(_parts(raw["keys"]), tuple(_text(name, "names") for name in raw["names"]))
+
+
+def _parts(value: object) -> tuple[StatePart, ...]:
+    parts = tuple(_part(one) for one in (value if isinstance(value, list) else [value]))
+    if not any(part.key for part in parts) or len(set(parts) - {_ZERO}) + parts.count(_ZERO) < len(parts):
+        raise ValueError("state is a key, or a list of different ones, of keys with indices, and of 0")
+    return parts
+
+
+def _part(raw: object) -> StatePart:
+    if raw == 0 and not isinstance(raw, bool):
+        return _ZERO
+    if not isinstance(raw, dict):
+        return StatePart(_text(raw, "state"))
+    if set(raw) != {"key", "indices"} or not _indices(raw["indices"], "state"):
+        raise ValueError("a part of the state is a key, or has a key and indices")
+    return StatePart(_text(raw["key"], "state"), _indices(raw["indices"], "state"))
 
 
 def _flag(raw: dict[str, Any], entry: str) -> bool:

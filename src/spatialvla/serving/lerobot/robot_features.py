@@ -7,6 +7,7 @@ from typing import Any
 
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_interface import ClientInterface
+from spatialvla.serving.engine.client_keys import StateLayout, StatePart
 from spatialvla.serving.lerobot.observation import STATE
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def check_features(features: dict[Any, Any], interface: ClientInterface) -> None
             f"{mapping.first.image!r}; write a mapping that names one of them."
         )
     missing = [name for name, keys in interface.cameras.items() if keys.image not in cameras]
-    if mapping.state == (STATE,) and interface.state_names:
+    if mapping.states == (StateLayout((StatePart(STATE),)),) and interface.state_names:
         if names and len(names) != len(interface.state_names):
             raise InputError(
                 f"The robot's state has {len(names)} numbers ({', '.join(names)[:200]}), and the policy's "
