@@ -88,12 +88,13 @@ def test_the_frame_cache_keeps_depth_and_its_holes(tmp_path):
 
 def test_an_inspection_tells_range_and_holes():
     found = inspect(LeRobotSource(SAMPLE, THROUGH_TOP))
+    depth = found.cameras[0].depth
     readings = without_holes_of_lerobot()
-    assert found.depth.size == (48, 64)
-    assert (found.depth.nearest, found.depth.farthest) == pytest.approx(
+    assert depth.size == (48, 64)
+    assert (depth.nearest, depth.farthest) == pytest.approx(
         np.quantile(readings[readings > 0], (0.01, 0.99)), abs=0.02
     )
-    assert found.depth.holes == pytest.approx((readings == 0).mean(), abs=0.02)
+    assert depth.holes == pytest.approx((readings == 0).mean(), abs=0.02)
     assert not any("depth" in warning for warning in found.warnings)
     assert png(contact_sheet(found)).startswith(b"\x89PNG")
 
