@@ -10,7 +10,8 @@ from tyro.conf import OmitArgPrefixes
 from spatialvla.cli.training_run import TrainingRun, common_options, part
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
-from spatialvla.training.config import AdaptationOptions, FineTuning, TrainConfig
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.options import AdaptationOptions, FineTuning
 from spatialvla.training.recipes import finetune
 
 

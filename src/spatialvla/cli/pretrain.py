@@ -9,7 +9,8 @@ from tyro.conf import OmitArgPrefixes
 
 from spatialvla.actions.bins import Bins
 from spatialvla.cli.training_run import TrainingRun, common_options, part
-from spatialvla.training.config import FineTuning, NetworkOptions, TrainConfig
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.options import FineTuning, NetworkOptions
 from spatialvla.training.recipes import pretrain
 
 

@@ -17,17 +17,17 @@ from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
-from spatialvla.training.config import (
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.config_file import kept_config, read_entries, with_entries, write_config
+from spatialvla.training.guidance_config import Guidance
+from spatialvla.training.options import (
     DataOptions,
     FineTuning,
     LoggingOptions,
     ObjectiveOptions,
     OptimizationOptions,
     StartOptions,
-    TrainConfig,
 )
-from spatialvla.training.config_file import kept_config, read_entries, with_entries, write_config
-from spatialvla.training.guidance_config import Guidance
 
 if TYPE_CHECKING:
     from spatialvla.training.loop import Rollout

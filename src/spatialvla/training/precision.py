@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from spatialvla.training.config import Precision
+from spatialvla.training.options import Precision
 
 
 def computes_bfloat16(precision: Precision, device: torch.device) -> bool:

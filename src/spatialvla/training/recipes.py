@@ -14,8 +14,9 @@ from spatialvla.common.json_files import read_json
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import CheckpointError
 from spatialvla.model.lora_options import LoraOptions
-from spatialvla.training.config import FineTuning, TrainConfig
+from spatialvla.training.config import TrainConfig
 from spatialvla.training.guidance_config import Guidance
+from spatialvla.training.options import FineTuning
 
 PUBLISHED = "IPEC-COMMUNITY/spatialvla-4b-224-pt"
 """The checkpoint that the published scripts fine-tune."""

@@ -14,7 +14,8 @@ from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.training_run import part
 from spatialvla.cli.verb import Verb
-from spatialvla.training.config import DataOptions, TrainConfig
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.options import DataOptions
 from spatialvla.training.recipes import nano, pretrain
 
 if TYPE_CHECKING:

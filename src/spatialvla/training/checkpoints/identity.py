@@ -12,7 +12,8 @@ from typing import Any
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
 from spatialvla.model.folders import resolve_folder
-from spatialvla.training.config import DatasetConfig, LoggingOptions, TrainConfig
+from spatialvla.training.config import DatasetConfig, TrainConfig
+from spatialvla.training.options import LoggingOptions
 
 MAY_DIFFER = frozenset(
     {

@@ -14,7 +14,7 @@ from spatialvla.common.files import replacing
 from spatialvla.common.json_files import parse_value
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
-from spatialvla.training.config import TrackerName
+from spatialvla.training.options import TrackerName
 
 PROJECT = "spatialvla"
 
