@@ -11,7 +11,7 @@ from spatialvla import Policy
 from spatialvla.errors import InputError
 from spatialvla.frozen_picture import PATIENCE
 from spatialvla.serving.engine.session import Session
-from spatialvla.types import Observation
+from spatialvla.types import CameraImage, Observation
 
 
 @pytest.fixture
@@ -37,6 +37,27 @@ def test_a_camera_that_has_stopped_is_doubted_then_refused(session, caplog):
         see(session, 1, 0.04)
     see(session, 2, 0.05)
     see(session, 2, 0.06)
+
+
+def test_each_camera_is_watched_and_named(caplog):
+    service = fake_service(FakePolicy(cameras=("image", "wrist")))
+    session = service.session()
+    with caplog.at_level(logging.WARNING):
+        for step in range(PATIENCE + 1):
+            images = {"wrist": CameraImage(picture(99))} if step != 1 else {}
+            answer = session.submit(Observation(picture(step), "pick", images=images)).result(10)
+            session.finish(answer, position=np.array([0.01 * step, 0.0, 0.0]))
+    assert len(caplog.messages) == PATIENCE - 1, "a picture that is missing says nothing"
+    assert all("The picture of the camera wrist is the same" in told for told in caplog.messages)
+    for step in range(9, 10 + PATIENCE):
+        seen = Observation(picture(step), "pick", images={"wrist": CameraImage(picture(99))})
+        answer = session.submit(seen).result(10)
+        if step > 9:
+            with pytest.raises(InputError, match="of the camera wrist is the same"):
+                session.finish(answer, position=np.array([0.01 * step, 0.0, 0.0]))
+        else:
+            session.finish(answer, position=np.array([0.01 * step, 0.0, 0.0]))
+    service.engine.drain(5)
 
 
 def test_a_new_episode_may_begin_with_the_same_picture(session):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve
 
-from spatialvla_client import Backoff, Client, Observation, ProtocolError, Unavailable
+from spatialvla_client import Backoff, CameraImage, Client, Observation, ProtocolError, Refused, Unavailable
 from spatialvla_client.codec import pack, unpack
 
 QUICK = Backoff(first=0.02, longest=0.1)
@@ -96,6 +96,29 @@ def test_servers_of_another_kind_are_told_apart():
             pytest.raises(ProtocolError, match="another kind"),
         ):
             robot.act(SEEN)
+
+
+@pytest.mark.parametrize("cameras", [[{"name": "wrist"}], ["wrist"], [{"name": "wrist", "keys": 3}], 7])
+def test_a_server_that_does_not_say_its_cameras_names_is_an_error(cameras):
+    keys = {"image": "image", "prompt": "instruction"}
+    metadata = pack({"server": "spatialvla", "keys": keys, "cameras": cameras})
+    wrist = {"wrist": CameraImage(SEEN.image)}
+    with (
+        bad_server(lambda message: b"", metadata) as url,
+        Client(url) as robot,
+        pytest.raises(ProtocolError, match="does not say what it calls its cameras"),
+    ):
+        robot.act(Observation(SEEN.image, "pick", images=wrist))
+
+
+def test_a_server_that_names_no_cameras_has_one():
+    def reply(message: dict) -> bytes:
+        return pack({**GOOD, "request_id": message["request_id"]})
+
+    with bad_server(reply) as url, Client(url) as robot:
+        with pytest.raises(Refused, match="does not look through a camera 'wrist', but through one"):
+            robot.act(Observation(SEEN.image, "pick", images={"wrist": CameraImage(SEEN.image)}))
+        robot.act(SEEN)
 
 
 # ----------------------------------------------------------------- the package
