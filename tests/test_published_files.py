@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +21,9 @@ from published_folder import (
     write_small_files,
 )
 from spatialvla import Observation, Policy, Processor
+from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.cli.main import main
+from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
@@ -140,3 +143,17 @@ def test_prompts_get_the_ids_of_the_real_tokenizer(tmp_path):
         assert ids[:257] == [257152] * 256 + [2]
         assert ids[257:] == [*merged(content, text), 108], text
         assert ids[257:-1] == known.get(text, ids[257:-1])
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_published_statistics_of_states_are_not_those_of_a_state_that_was_added(processor, tmp_path, size):
+    """They are of 7 numbers each, in layouts that no file tells."""
+    own = StateStatistics(np.zeros(size), np.ones(size))
+    names = tuple(f"joint_{number}" for number in range(size))
+    grown = replace(processor, state_names=names, state_statistics={"kuka/0.1.0": own})
+    grown.save_pretrained(tmp_path)
+    loaded = Processor.from_pretrained(tmp_path)
+    assert loaded.state_statistics.keys() == {"kuka/0.1.0"}
+    np.testing.assert_array_equal(loaded.state_statistics["kuka/0.1.0"].q99, np.ones(size))
+    with pytest.raises(InputError, match="no statistics of the states of bridge_orig"):
+        loaded.prepare(Image.new("RGB", (9, 9)), "stop", "bridge_orig/1.0.0", state=np.zeros(size))

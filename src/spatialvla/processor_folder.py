@@ -177,15 +177,11 @@ class StoredProcessor:
 
         What did not change is written as it was read: order, integers, and all that nothing here reads.
         """
-        states = self.state_statistics
         parts: dict[str, Any] = {
             **self.grid.to_json(),
             "action_chunk_size": self.action_chunk_size,
             "intrinsic_config": {k: v.to_json() for k, v in self.cameras.items()},
-            "statistics": {
-                k: v.to_json() | ({_PROPRIO: states[k].to_json()} if k in states else {})
-                for k, v in self.statistics.items()
-            },
+            "statistics": {k: self._statistics_entry(k) for k in self.statistics},
             "processor_class": "SpatialVLAProcessor",
         }
         if self.units:
@@ -204,6 +200,15 @@ class StoredProcessor:
         changing = (_DEFAULT, _CAMERAS, _OTHERS, _STATE)
         kept = {k: v for k, v in self.extra.items() if k not in changing or k in parts}
         return {**kept, **{k: v for k, v in parts.items() if kept.get(k) != v}}
+
+    def _statistics_entry(self, key: str) -> dict[str, Any]:
+        """Of one dataset. Those of states in another layout than the policy's are left out where it takes a state."""
+        entry = self.statistics[key].to_json()
+        if not self.state_names:
+            return entry
+        states = self.state_statistics.get(key)
+        of_states = {} if states is None else {_PROPRIO: states.to_json()}
+        return {name: value for name, value in entry.items() if name != _PROPRIO} | of_states
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.token_to_id(token)
