@@ -236,7 +236,7 @@ def test_episodes_of_one_policy_keep_their_own_depth():
     assert sizes == [1, 1], "the early one's third decision, the late one's first"
     policy.decide([first, first], [early, late])
     assert sizes == [1, 1, 1]
-    assert early.depth is not None
+    assert early.depth
     late.reset()
     policy.decide([first, first], [early, late])
     assert sizes == [1, 1, 1, 1]

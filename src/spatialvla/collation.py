@@ -54,7 +54,7 @@ def collate(
     """
     if pad_to_multiple_of < 1:
         raise InputError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}.")
-    cameras = [c for c in range(len(rows[0].views)) if any(row.views[c] is not None for row in rows)]
+    cameras = batch_cameras(rows)
     if not cameras:
         raise InputError("An observation has no image; pass that of one camera at least.")
     views = [row.views[camera] for row in rows for camera in cameras]
@@ -72,6 +72,11 @@ def collate(
         state=None if state is None else torch.from_numpy(state),
         **_images(views),
     )
+
+
+def batch_cameras(rows: Sequence[Prepared]) -> list[int]:
+    """The numbers of the cameras that have slots in a batch of these rows: those that some row has."""
+    return [c for c in range(len(rows[0].views)) if any(row.views[c] is not None for row in rows)]
 
 
 def _images(views: Sequence[View | None]) -> dict[str, torch.Tensor]:

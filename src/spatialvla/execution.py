@@ -63,8 +63,8 @@ WHOLE_CHUNKS = Execution()
 class Executor:
     """One episode of one robot: feed it every new chunk, execute what it returns.
 
-    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth maps of this
-    episode, (V, S, S) meters, one a camera, and how many decisions were made with it.
+    Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth maps of this episode,
+    (S, S) meters each, by the number of the camera, and how many decisions were made with them.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -78,7 +78,7 @@ class Executor:
         self._executed = 0
         self._schedule = Schedule()
         self._request: ChunkRequest | None = None
-        self.depth: torch.Tensor | None = None
+        self.depth: dict[int, torch.Tensor] = {}
         self.depth_age = 0
 
     def __call__(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:

@@ -229,7 +229,7 @@ class Policy:
             drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
         batch = self._batch(rows)
         if self.depth_every > 1:
-            batch = with_kept_depth(self.model, batch, executors, self.depth_every)
+            batch = with_kept_depth(self.model, batch, rows, executors, self.depth_every)
         return self._predict(rows, batch, drafts)
 
     def depth(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N S S"]:

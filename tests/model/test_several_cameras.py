@@ -153,6 +153,27 @@ def test_kept_depth_is_of_the_cameras_that_are_there():
     assert sizes == [2, 1, 3]
 
 
+@pytest.mark.parametrize("beside", [(), ("wrist",)])
+def test_kept_depth_is_never_that_of_another_camera(monkeypatch, beside):
+    """Whether as many cameras as before are others, or a neighbor in the batch had the camera and this one had not."""
+    policy, depths = grown(depth_every=9), []
+
+    def recorded(passes, batch, **options):
+        depths.append(batch.depth)
+        return decode(passes, batch, **options)
+
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
+    executors = [policy.new_executor(), policy.new_executor()]
+    policy.decide([seen(*beside), seen("wrist")], executors)
+    policy.decide([seen("wrist"), seen("side")], executors)
+    policy.decide([seen("wrist"), seen("wrist")], executors)
+    fresh = policy.model.depth(policy.processor.collate([policy.prepare(seen("wrist", "side"))]))
+    first, wrist, side = fresh
+    torch.testing.assert_close(depths[1][[0, 1]], torch.stack([first, wrist]))
+    torch.testing.assert_close(depths[1][[3, 5]], torch.stack([first, side]))
+    torch.testing.assert_close(depths[2], torch.stack([first, wrist, first, wrist]))
+
+
 def test_drafts_and_committed_steps_are_as_without_new_parts(policy):
     rows = [policy.prepare(seen("wrist", state=STATE)), policy.prepare(seen("side"))]
     batch = policy.processor.collate(rows)
