@@ -2,7 +2,7 @@
 
 import pytest
 
-from spatialvla.cli.arguments import sentence
+from spatialvla.cli.arguments import gathered, sentence
 from spatialvla.cli.main import main
 
 CASES = {
@@ -50,3 +50,17 @@ def test_a_box_of_another_kind_is_told_in_its_own_words():
     expected = "This and that do not mix; see spatialvla predict --help."
     assert sentence(box, [], "spatialvla predict") == expected
     assert sentence("no box", [], "spatialvla predict") == "No box; see spatialvla predict --help."
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--a 1 --add-camera wrist side -h", "--a 1 -h --add-camera wrist side"),
+        ("--add-camera wrist --a 1 --add_camera=side --b", "--a 1 --b --add-camera wrist side"),
+        ("--add-camera=wrist other", "other --add-camera wrist"),
+        ("--a --add-camera --b 2", "--a --add-camera --b 2"),
+        ("--a 1", "--a 1"),
+    ],
+)
+def test_an_option_that_is_given_several_times_has_all_its_values(words, expected):
+    assert gathered(words.split(), "--add-camera") == expected.split()

@@ -297,6 +297,8 @@ def test_the_command_line_gives_the_same_run(told, start, tmp_path):
     config = Finetune.parse([*words, *given, *dropout], "spatialvla finetune").configuration()
     assert (config.add_camera, config.add_state, config.ego3d_frame) == (("wrist",), 3, "robot")
     assert (config.camera_dropout, config.state_dropout) == (0.2, 0.1)
+    twice = Finetune.parse([*words, *given, "--add-camera", "side"], "spatialvla finetune").configuration()
+    assert (twice.add_camera, twice.add_state) == (("wrist", "side"), 3)
     main(["finetune", *words, *given, *dropout])
     policy = Policy.from_pretrained(tmp_path / "run")
     assert (policy.camera_names, len(policy.state_names), policy.needs_extrinsics) == (

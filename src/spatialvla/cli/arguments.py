@@ -45,6 +45,27 @@ def read_first(kind: type[T], arguments: Sequence[str], program: str) -> T:
     return found[0]
 
 
+def gathered(arguments: Sequence[str], option: str) -> list[str]:
+    """The same words where an option of several values may be given several times: all its values behind one of them.
+
+    Otherwise the last one alone would count.
+    """
+    others: list[str] = []
+    values: list[str] = []
+    taking = False
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option:
+            taking = not equals
+            values += [value] if equals else []
+        elif taking and not word.startswith("-"):
+            values.append(word)
+        else:
+            taking = False
+            others.append(word)
+    return [*others, option, *values] if values else list(arguments)
+
+
 @contextmanager
 def _one_sentence(arguments: Sequence[str], program: str) -> Iterator[None]:
     """Raises InputError for what tyro would draw a box of, and exit."""

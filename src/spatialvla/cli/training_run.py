@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 from tyro.conf import OmitArgPrefixes
 
-from spatialvla.cli.arguments import parse_options, read_first
+from spatialvla.cli.arguments import gathered, parse_options, read_first
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.data.augmentation import Augmentation
@@ -92,6 +92,7 @@ class TrainingRun(Verb):
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
         """Reads first what the other values follow from."""
+        arguments = gathered(arguments, "--add-camera")
         default = cls.options(cls.beginning(read_first(Start, arguments, program)))
         return parse_options(cls, arguments, program, default)
 
