@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from moving_arm import FRONT, SIDE, K, path, pictures, turned
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from running import Running, fake_service, picture, serving
 
+from spatialvla import types
 from spatialvla.errors import InputError
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
 from spatialvla.geometry.camera import Camera
@@ -23,6 +25,8 @@ from spatialvla.geometry.extrinsics import inverse, pose_matrix, transform
 from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.engine.counters import Metrics
+from spatialvla.serving.engine.drift_watch import DriftWatch
 from spatialvla_client import CameraImage, Client, Observation
 
 CAMERA = Camera(K, SIDE, SIDE)
@@ -196,6 +200,24 @@ def test_a_camera_that_stands_where_it_should_is_not_told(front_alone: Running, 
         assert settled(front_alone, "gripper_offset_pixels", camera="image") < 20, "at the episode's end"
     assert front_alone.value("drifted_sightings_total", camera="image") == 0
     assert not [line for line in caplog.messages if "sees the gripper" in line]
+
+
+def test_pictures_of_another_size_begin_anew(caplog: Any) -> None:
+    """A client that sends K with each picture may change the size in the middle of an episode."""
+
+    def at_once(call: Callable[[], None]) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(call())
+        return done
+
+    metrics = Metrics()
+    watch = DriftWatch(metrics, at_once, "robot")
+    seen = pictures(turned(8, [0, 1, 0]), path(60))
+    for number, (image, position) in enumerate(zip(seen, path(60), strict=True)):
+        shown = image if number > 5 else image[: SIDE // 2]
+        watch.add({"front": types.CameraImage(shown, K, extrinsics=FRONT)}, position)
+    assert metrics.value("drifted_sightings_total", camera="front") == 1
+    watch.conclude()
 
 
 def test_the_fingertips_are_where_the_mapping_says(tmp_path: Path) -> None:

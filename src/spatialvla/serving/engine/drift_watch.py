@@ -35,6 +35,7 @@ class DriftWatch:
     ) -> None:
         self._metrics, self._submit, self._client = metrics, submit, client
         self._detectors: dict[str, DriftDetector] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
         self._told: dict[str, int] = {}
         self._one_at_a_time = threading.Lock()
         self._looking: Future[None] | None = None
@@ -63,6 +64,9 @@ class DriftWatch:
     def _look(self, cameras: Mapping[str, _Placed], fingertips: np.ndarray) -> None:
         with self._one_at_a_time:
             for name, (image, intrinsics, pose) in cameras.items():
+                if image.shape != self._sizes.setdefault(name, image.shape):
+                    self._sizes[name] = image.shape
+                    self._detectors.pop(name, None)
                 detector = self._detectors.setdefault(name, DriftDetector())
                 self._tell(name, detector.add(image, fingertips, intrinsics, pose))
 
