@@ -60,9 +60,28 @@ class Observation:
     def cameras(self, first: str) -> Mapping[str, CameraImage]:
         """What each camera sees. first: the name of the one that `image` is of.
 
-        Raises InputError where that is given twice.
+        Raises InputError where that is given twice, or what belongs to an image without it, and where `images` holds
+        something else than a CameraImage by name.
         """
+        if not isinstance(self.images, Mapping):
+            raise InputError(
+                f"An Observation's images are CameraImages by name, not a {type(self.images).__name__}."
+            )
+        for name, one in self.images.items():
+            if not isinstance(name, str) or not isinstance(one, CameraImage):
+                raise InputError(
+                    f"An Observation's images are CameraImages by name; write {{{name!r}: CameraImage(...)}} where now "
+                    f"is a {type(one).__name__}, and leave out cameras that are missing."
+                )
         if self.image is None:
+            parts = ("intrinsics", "depth", "extrinsics")
+            stray = [name for name in parts if getattr(self, name) is not None]
+            stray += ["mirrored"] if self.mirrored else []
+            if stray:
+                raise InputError(
+                    f"The observation has {stray[0]} of the first camera without its image; give it to the "
+                    "CameraImage that it is of."
+                )
             return self.images
         if first in self.images:
             raise InputError(f"The camera {first} is given twice, as image and in images; leave one out.")

@@ -171,6 +171,16 @@ def test_numbers_of_the_usual_name_are_those_of_the_camera_without_its_own(tmp_p
     assert (swapped.camera.intrinsics[0, 0], swapped.other_views["front"].camera.intrinsics[0, 0]) == (24, 20)
 
 
+@pytest.mark.parametrize("gone", [[], [0], [T - 1], range(T)])
+def test_a_camera_that_was_gone_for_a_while_is_missing_from_the_episode(tmp_path, gone):
+    """Its pictures are black then, and nothing else says so."""
+    there = np.ones((T, 1))
+    there[list(gone)] = 0
+    episode = opened(written(tmp_path / "d", present__wrist=there)).episode(0)
+    assert list(episode.other_views) == ([] if gone else ["wrist"])
+    assert len(episode.starts) == T
+
+
 def test_a_calibration_file_tells_of_each_camera(tmp_path, robot):
     euler = np.stack([np.arctan2(GRIPPER[:, 2, 1], GRIPPER[:, 2, 2]), np.arcsin(-GRIPPER[:, 2, 0]),
                       np.arctan2(GRIPPER[:, 1, 0], GRIPPER[:, 0, 0])], axis=1)  # fmt: skip

@@ -11,6 +11,7 @@ from spatialvla.geometry.camera import mirror_intrinsics, turn_intrinsics
 from spatialvla.geometry.extrinsics import (
     check_extrinsics,
     check_hand_eye,
+    check_picture_pose,
     inverse,
     mirror_extrinsics,
     pose_matrix,
@@ -124,3 +125,9 @@ def test_a_mirrored_picture_is_flipped_left_to_right(skew):
     np.testing.assert_allclose(flipped, np.stack([640 - pixels[:, 0], pixels[:, 1]], axis=1))
     np.testing.assert_allclose(same_depth, depth)
     np.testing.assert_array_equal(mirror_extrinsics(mirror_extrinsics(STANDING)), STANDING)
+
+
+def test_texts_are_no_matrix():
+    for check in (check_extrinsics, check_picture_pose):
+        with pytest.raises(InputError, match="must be a 4x4 matrix of numbers"):
+            check(np.full((4, 4), "place"))

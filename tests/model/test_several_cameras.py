@@ -153,6 +153,27 @@ def test_kept_depth_is_of_the_cameras_that_are_there():
     assert sizes == [2, 1, 3]
 
 
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"images": {"wrist": WRIST}}, "CameraImage.* where now is a ndarray"),
+        ({"images": {"wrist": None}}, "leave out cameras that are missing"),
+        ({"images": {1: of(WRIST)}}, "CameraImages by name"),
+        ({"images": [of(WRIST)]}, "CameraImages by name, not a list"),
+        ({"images": None}, "CameraImages by name, not a NoneType"),
+        ({"image": None, "intrinsics": K, "images": {"wrist": of(WRIST)}}, "intrinsics of the first camera without"),
+        ({"image": None, "mirrored": True, "images": {"wrist": of(WRIST)}}, "has mirrored of the first camera without"),
+    ],
+)  # fmt: skip
+def test_observations_that_are_none(policy, parts, message):
+    observation = seen()
+    for name, value in parts.items():
+        object.__setattr__(observation, name, value)  # what is checked in tests alone stays unchecked
+    for use in (policy.prepare, policy.act):
+        with pytest.raises(InputError, match=message):
+            use(observation)
+
+
 @pytest.mark.parametrize("beside", [(), ("wrist",)])
 def test_kept_depth_is_never_that_of_another_camera(monkeypatch, beside):
     """Whether as many cameras as before are others, or a neighbor in the batch had the camera and this one had not."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Real
 
+from spatialvla.common.pictures import to_rgb
 from spatialvla.errors import InputError
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
 from spatialvla.geometry.robot_calibration import RobotCalibration
@@ -131,4 +132,5 @@ def _size(seen: CameraImage) -> tuple[int, int]:
         if seen.image.ndim < 2:
             raise InputError(f"its picture must be (H, W, 3), got shape {seen.image.shape}.")
         return seen.image.shape[0], seen.image.shape[1]
-    return seen.image.height, seen.image.width
+    picture = to_rgb(seen.image)  # turned as its EXIF says
+    return picture.height, picture.width

@@ -41,7 +41,7 @@ def check_picture_pose(matrix: np.ndarray) -> Float[np.ndarray, "4 4"]:
 
     It mirrors (determinant −1) where the picture is flipped left to right, see `mirror_extrinsics`. Raises InputError.
     """
-    pose = np.asarray(matrix, np.float64)
+    pose = _numbers(matrix, "Extrinsics")
     if pose.shape == (4, 4) and np.isfinite(pose).all() and np.linalg.det(pose[:3, :3]) < 0:
         return mirror_extrinsics(check_extrinsics(mirror_extrinsics(pose)))
     return check_extrinsics(pose)
@@ -131,7 +131,7 @@ def turn_extrinsics(extrinsics: Real[np.ndarray, "*steps 4 4"]) -> Float[np.ndar
 
 
 def _rigid(matrix: np.ndarray, what: str, farthest: float, origin: str) -> Float[np.ndarray, "4 4"]:
-    pose = np.asarray(matrix, dtype=np.float64)
+    pose = _numbers(matrix, what)
     if pose.shape != (4, 4):
         raise InputError(f"{what} must be a 4x4 matrix, got shape {pose.shape}.")
     if not np.isfinite(pose).all():
@@ -162,6 +162,13 @@ def _rigid(matrix: np.ndarray, what: str, farthest: float, origin: str) -> Float
         return pose
     left, _, right = np.linalg.svd(turn)
     return pose_matrix(pose[:3, 3], left @ right)
+
+
+def _numbers(matrix: np.ndarray, what: str) -> np.ndarray:
+    try:
+        return np.asarray(matrix, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} must be a 4x4 matrix of numbers.") from None
 
 
 def _exactly_rigid(poses: Float[np.ndarray, "N 4 4"], farthest: float) -> Bool[np.ndarray, " N"]:

@@ -233,7 +233,7 @@ class LeRobotSource:
             other_views={
                 name: LeRobotView(camera, episode, rows, where)
                 for name, camera in self.others.items()
-                if camera.was_there(episode.columns)[rows][:1].all()
+                if camera.was_there(episode.columns)[rows].all()
             },
             state_mapping=self.state,
         )
