@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cameras import CAMERA, looking_at, random_gripper_poses
 from PIL import Image
+from PIL.ExifTags import Base
 
 from spatialvla.calibration.policy_calibration import PolicyCalibration
 from spatialvla.errors import InputError
@@ -34,6 +35,13 @@ def test_a_standing_camera_gets_its_k_for_the_pictures_size_and_its_place():
         seen = filling().filled("front", CameraImage(picture))
         np.testing.assert_allclose(seen.intrinsics, np.diag([0.5, 0.5, 1]) @ CAMERA.intrinsics)
         np.testing.assert_array_equal(seen.extrinsics, STANDS)
+
+
+def test_a_picture_counts_as_it_is_after_its_exif_turned_it():
+    stored = Image.new("RGB", (240, 320))
+    stored.getexif()[Base.Orientation] = 6
+    seen = filling().filled("front", CameraImage(stored))
+    np.testing.assert_allclose(seen.intrinsics, np.diag([0.5, 0.5, 1]) @ CAMERA.intrinsics)
 
 
 def test_a_camera_in_the_hand_goes_with_the_gripper():
