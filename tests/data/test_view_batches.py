@@ -41,7 +41,7 @@ def opened(*sources, cameras=("image", "wrist"), state=True, **options):
         processor,
         statistics={**processor.statistics, **mixture.statistics()},
         camera_names=cameras,
-        other_cameras=mixture.other_cameras(),
+        other_cameras=mixture.other_cameras(cameras[1:]),
         state_names=mixture.state_names if state else (),
         state_statistics=mixture.state_statistics() if state else {},
     )
@@ -81,8 +81,17 @@ def test_statistics_of_states_are_of_the_whole_dataset():
     found = mixture.state_statistics()
     assert set(found) == {"one"}
     np.testing.assert_allclose(found["one"].q99, np.quantile(states, 0.99, axis=0), atol=1e-12)
-    assert mixture.other_cameras() == {"wrist": {"one": SMALL}, "side": {"one": CAMERA}}
+    assert mixture.other_cameras(("wrist", "side")) == {"wrist": {"one": SMALL}, "side": {"one": CAMERA}}
+    assert mixture.other_cameras(("wrist",)) == {"wrist": {"one": SMALL}}
     assert mixture.state_names == ("x", "y")
+
+
+def test_a_camera_that_came_later_is_known_by_its_first_episode():
+    """Else the policy could not be asked without its intrinsics, as with those of the others."""
+    late = replace(ONE, views={"wrist": replace(WRIST, missing_in=frozenset({0, 1})), "side": SIDE})
+    mixture, _ = opened(late, TWO)
+    assert mixture.other_cameras(("wrist", "side")) == {"wrist": {"one": SMALL}, "side": {"one": CAMERA}}
+    assert mixture.other_cameras(()) == {}
 
 
 def test_the_first_camera_looks_the_same_however_many_others_there_are():

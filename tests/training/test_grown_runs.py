@@ -27,6 +27,7 @@ from spatialvla.training.loop import train
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import build, network_config
+from spatialvla.training.start.inputs import with_inputs
 
 PUBLISHED, OLD = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint", "tiny_robot/0.1.0"
 CAMERA = "observation.images.front"
@@ -268,6 +269,18 @@ def test_states_that_are_called_otherwise_are_told(grown, told, tmp_path):
     (sentence,) = opened(config).left_out
     assert "other: state_2, state_1, state_0). The policy will call them as the first does" in sentence
     assert opened(grown("state")).left_out == ()
+
+
+def test_a_state_that_a_policy_called_otherwise_is_told(grown, caplog):
+    config = grown("state")
+    mixture, network = opened(config), network_config(config)
+    processor = replace(Processor.from_pretrained(PUBLISHED), state_names=("a", "b", "c"))
+    found = with_inputs(processor, network, mixture)
+    assert found.state_names == mixture.state_names
+    assert "policy's state was a, b, c, and the datasets' is state_0, state_1, state_2." in caplog.text
+    caplog.clear()
+    with_inputs(found, network, mixture)
+    assert not caplog.text
 
 
 def test_the_command_line_gives_the_same_run(told, start, tmp_path):

@@ -29,6 +29,7 @@ Shares = Literal["samples", "published"]
 """What a dataset's weight is times: its samples, or all its steps, also those that no sample starts at."""
 
 _NAMED = 5  # of the episodes left out
+_LOOKED_THROUGH = 50  # episodes, for a camera
 _SOME_EPISODES = 1_000
 """Of a dataset, whose instructions a new tokenizer is made from."""
 
@@ -213,13 +214,21 @@ class TrainingMixture:
         first = {key: episode.camera for key, episode in self._first_episodes().items()}
         return {key: camera for key, camera in first.items() if camera is not None}
 
-    def other_cameras(self) -> dict[str, dict[str, Camera]]:
-        """The same of each camera beside the first, by its name and by key."""
+    def other_cameras(self, wanted: Collection[str]) -> dict[str, dict[str, Camera]]:
+        """The same of each of the `wanted` cameras beside the first, by its name and by key.
+
+        Of the first episode that tells it: one may have been there only later.
+        """
         found: dict[str, dict[str, Camera]] = {}
-        for key, episode in self._first_episodes().items():
-            for name, view in episode.other_views.items():
-                if view.camera is not None:
-                    found.setdefault(name, {})[key] = view.camera
+        for source, surveyed in zip(self.sources, self.surveys, strict=True):
+            missing = set(wanted)
+            for index in np.flatnonzero(surveyed.lengths)[:_LOOKED_THROUGH].tolist():
+                views = source.episode(index).other_views if missing else {}
+                told = {name: views[name].camera for name in missing & views.keys()}
+                for name, camera in told.items():
+                    if camera is not None:
+                        found.setdefault(name, {})[source.key] = camera
+                        missing.remove(name)
         return found
 
     @property

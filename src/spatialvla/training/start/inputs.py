@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from spatialvla.data.needed_parts import untold_cameras
@@ -11,6 +12,8 @@ from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.growth import grown_config
 from spatialvla.processor import Processor
 from spatialvla.training.config import TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 def asked_inputs(config: TrainConfig, network: SpatialVLAConfig, state_size: int = 0) -> SpatialVLAConfig:
@@ -40,16 +43,24 @@ def with_inputs(processor: Processor, network: SpatialVLAConfig, mixture: Traini
     What it knows of other datasets it keeps. Where a dataset does not tell a camera's K, as most of Open X-Embodiment
     do not, the default one stands in, as it does for first cameras.
     """
-    told, untold = mixture.other_cameras(), untold_cameras(mixture.sources, network.cameras[1:])
+    others = network.cameras[1:]
+    told, untold = mixture.other_cameras(others), untold_cameras(mixture.sources, others)
     other_cameras = {}
-    for name in network.cameras[1:]:
+    for name in others:
         default = {"default": processor.camera(None)} if name in untold else {}
         other_cameras[name] = {**default, **processor.other_cameras.get(name, {}), **told.get(name, {})}
     processor = replace(processor, camera_names=network.cameras, other_cameras=other_cameras)
     if not network.state_size:
         return processor
+    before, names = processor.state_names, mixture.state_names or processor.state_names
+    if before and names != before:
+        log.warning(
+            "The policy's state was %s, and the datasets' is %s. The policy will call it as they do; check that it "
+            "is the same numbers in the same order.",
+            *(", ".join(before), ", ".join(names)),
+        )
     return replace(
         processor,
-        state_names=mixture.state_names or processor.state_names,
+        state_names=names,
         state_statistics={**processor.state_statistics, **mixture.state_statistics()},
     )
