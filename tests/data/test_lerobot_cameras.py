@@ -171,6 +171,19 @@ def test_numbers_of_the_usual_name_are_those_of_the_camera_without_its_own(tmp_p
     assert (swapped.camera.intrinsics[0, 0], swapped.other_views["front"].camera.intrinsics[0, 0]) == (24, 20)
 
 
+@pytest.mark.parametrize("further", [{}, {"cameras": {}}, {"cameras": {"other": FRONT}}])
+def test_what_a_conversion_tells_of_its_main_camera_is_no_other_cameras(tmp_path, further):
+    """A converted dataset whose wrist camera is not known, looked through the wrist."""
+    main = "observation.images.main"
+    root = written(tmp_path / "d", (main, WRIST, FRONT), intrinsics=tiled(K), extrinsics=tiled(STANDING))
+    episode = LeRobotSource(root, FeatureMapping.from_dict({"image": WRIST, **further})).episode(0)
+    assert (episode.camera, episode.extrinsics) == (None, None)
+    assert all(view.camera is None for name, view in episode.other_views.items() if name != "main")
+    through_main = LeRobotSource(root).episode(0)
+    np.testing.assert_array_equal(through_main.camera.intrinsics, K)
+    np.testing.assert_allclose(through_main.extrinsics[0], STANDING, atol=1e-6)
+
+
 @pytest.mark.parametrize("gone", [[], [0], [T - 1], range(T)])
 def test_a_camera_that_was_gone_for_a_while_is_missing_from_the_episode(tmp_path, gone):
     """Its pictures are black then, and nothing else says so."""
@@ -212,6 +225,23 @@ def test_a_calibration_file_tells_of_each_camera(tmp_path, robot):
     assert episode.extrinsics is None
     np.testing.assert_allclose(episode.other_views["wrist"].extrinsics, tiled(STANDING), atol=1e-12)
     np.testing.assert_allclose(episode.camera.scaled_to(H, W), K)
+
+
+def test_the_first_camera_is_found_by_its_feature_before_it_is_called_image(tmp_path):
+    """A file that calls its main camera as policies do, looked through another one."""
+    other = looking_at([0.3, -0.9, 0.6], [0.5, 0, 0.1])
+    cameras = {
+        "image": CalibratedCamera(Camera(K, H, W), STANDING),
+        "side": CalibratedCamera(Camera(K, H, W), other),
+    }
+    RobotCalibration(cameras).save(tmp_path / "named.yaml")
+    side, main = "observation.images.side", "observation.images.main"
+    root = written(tmp_path / "d", (main, side))
+    for image, place in ((side, other), (main, STANDING)):
+        mapping = FeatureMapping.from_dict(
+            {"image": image, "calibration": str(tmp_path / "named.yaml"), "cameras": {}}
+        )
+        np.testing.assert_allclose(LeRobotSource(root, mapping).episode(0).extrinsics[0], place, atol=1e-9)
 
 
 def test_gripper_poses_of_other_notations_and_frames(tmp_path, robot):

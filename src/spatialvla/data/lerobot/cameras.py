@@ -199,8 +199,9 @@ def _present(line: CameraMapping, features: Mapping[str, Feature]) -> str | None
 def _usual(base: str, image: str, features: Mapping[str, Feature], images: Sequence[str]) -> str | None:
     """The feature of the usual name that tells something of a camera.
 
-    That of `observation.images.wrist` is `<base>.wrist`. `<base>` itself is that of the first camera if it has no
-    such, else of the only camera that has none.
+    That of `observation.images.wrist` is `<base>.wrist`. `<base>` itself is that of `observation.images.main`, which
+    conversions write first, whichever camera is looked through; where there is no such image, of the first camera if
+    it has none of its own, else of the only camera that has none.
     """
 
     def own(camera: str) -> str:
@@ -208,6 +209,8 @@ def _usual(base: str, image: str, features: Mapping[str, Feature], images: Seque
 
     if own(image) in features:
         return own(image)
+    if MAIN_IMAGE in features and own(MAIN_IMAGE) not in features:
+        return base if base in features and image == MAIN_IMAGE else None
     others = [camera for camera in images if own(camera) not in features]
     owner = images[0] if images[0] in others or len(others) != 1 else others[0]
     return base if base in features and image == owner else None
@@ -256,9 +259,11 @@ def _calibrated_name(
 ) -> str:
     """What a camera is called in the calibration: by its name here, or by its feature's.
 
-    The first one may be the file's only one that stands still and is no other's.
+    That of the first one says only that it is the first, so its feature's counts before. It may be the file's only one
+    that stands still and is no other's.
     """
-    for name in (camera.name, _short(camera.image.name)):
+    names = (camera.name, _short(camera.image.name))
+    for name in reversed(names) if camera.name == FIRST_CAMERA else names:
         if name in calibration.cameras:
             return name
     others = {*(mapping.cameras or ()), *map(_short, images)}

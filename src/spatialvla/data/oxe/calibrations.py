@@ -69,7 +69,9 @@ def _of_robot(
     found: dict[str, CalibratedCamera | Placement] = {}
     for name, camera in cameras.items():
         short = camera.image.rsplit("/", 1)[-1]
-        known = next((calibration.cameras[key] for key in (name, short) if key in calibration.cameras), None)
+        # What the first one is called says only that it is the first.
+        keys = (short, name) if name == FIRST_CAMERA else (name, short)
+        known = next((calibration.cameras[key] for key in keys if key in calibration.cameras), None)
         if known is not None:
             found[name] = _placed(known, name, camera, spec, features)
         elif name == FIRST_CAMERA or "cameras" in spec.lines:
