@@ -231,6 +231,8 @@ def test_pictures_can_be_drawn_of_anything(make):
         found = inspected(make, **options)
         for figure in (action_figure(found), contact_sheet(found)):
             assert png(figure).startswith(b"\x89PNG")
+        # Whatever the counts are, their axes begin below one step, so no bar is cut off.
+        assert all(axis.get_ylim()[0] == 0.5 for axis in action_figure(found).axes[:7])
 
 
 def test_rare_motions_and_noise_are_told_with_their_numbers():

@@ -107,7 +107,10 @@ def test_cameras_and_state_are_summed_up_and_drawn():
     assert seen["wrist"].path is None
     assert seen["side"].path.shape == (60, 2)
     assert not seen["image"].sighting.drifted
-    assert png(contact_sheet(found))
+    figure = contact_sheet(found)
+    assert png(figure)
+    words = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert sum("ring: where it is now" in one for one in words) == 3  # once an episode
 
 
 def test_a_pushed_camera_is_noticed_by_its_background_and_by_the_gripper():

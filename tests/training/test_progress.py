@@ -6,8 +6,8 @@ from spatialvla.training.config import TrainConfig
 from spatialvla.training.run.progress import Progress
 
 
-def shown(numbers: dict[str, float]) -> list[list[str]]:
-    console = Console(record=True, width=100)
+def shown(numbers: dict[str, float], width: int = 100) -> list[list[str]]:
+    console = Console(record=True, width=width)
     Progress(TrainConfig(), console).report(7, numbers)
     return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
@@ -24,3 +24,12 @@ def test_a_validation_is_a_table_of_measures_by_kind() -> None:
 
 def test_a_validation_without_kinds_is_a_line() -> None:
     assert shown({"loss": 1.5}) == [["step", "7:", "loss", "1.5000"]]
+
+
+def test_what_a_hidden_camera_costs_is_a_table_of_its_own_that_is_not_cut_off() -> None:
+    measures = ("accuracy/translation", "error/quantization", "l1/gripper", "loss/gripper", "present/wrist")
+    hidden = {f"without_{name}/l1/translation": 0.5 for name in ("state", "wrist")}
+    lines = shown({**dict.fromkeys(measures, 0.25), **hidden}, width=80)
+    assert lines[1] == ["accuracy", "error", "l1", "loss", "present"]
+    assert ["quantization", "0.2500"] in lines
+    assert lines[-2:] == [["without_state", "without_wrist"], ["l1/translation", "0.5000", "0.5000"]]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DATA, _QUANTILE = "#5b8dd9", "#e08a3c"
 _PATH = "#ff3d7f"
+_PATH_LEGEND = "(pink: the gripper's path;\nring: where it is now)"
 _MOST_ROWS, _FEWEST_EPISODES = 16, 2  # of a contact sheet
 _WORDS_A_LINE = 26
 
@@ -38,9 +39,14 @@ def action_figure(inspection: Inspection) -> Figure:
             axis.hist(values, bins=60, range=(low - margin, high + margin), color=_DATA, log=True)
             for value in (statistics.q01[number], statistics.q99[number]):
                 axis.axvline(value, color=_QUANTILE, lw=1.2)
+            # A bar of one step is seen, and the longest is not cut off by where the scale begins.
+            axis.set_ylim(0.5, max(10.5, axis.get_ylim()[1]))
+            axis.yaxis.set_minor_formatter("")
             axis.set_title(name)
             axis.spines[["top", "right"]].set_visible(False)
             axis.locator_params(axis="x", nbins=5)
+        for axis in axes[::4]:
+            axis.set_ylabel("steps")
         axes[-1].set_axis_off()
         axes[-1].text(
             0,
@@ -103,6 +109,8 @@ def _draw_row(
     if camera is inspection.cameras[0]:
         words = textwrap.shorten(shown(strip.instruction or "(no instruction)"), 120, placeholder="…")
         name = f"episode {strip.episode}\n{textwrap.fill(words, _WORDS_A_LINE)}\n{shown(name)}".rstrip()
+        if any(shown_too.path is not None for shown_too in strip.cameras.values()):
+            name += f"\n{_PATH_LEGEND}"
     _write(line[0], name)
     for axis, image, step in zip(line[1:], seen.images, strip.steps, strict=False):
         axis.imshow(np.asarray(image))

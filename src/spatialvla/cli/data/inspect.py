@@ -159,15 +159,17 @@ def _units(units: ActionUnits) -> str:
 
 
 def _table(title: str, names: Sequence[str], statistics: ActionStatistics | StateRanges) -> Table:
+    from rich import box
     from rich.table import Table
 
     from spatialvla.common.terminal import shown
 
-    table = Table(title=title)
+    # Narrow enough for 80 columns.
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
     columns = ("q01", "q99", "mean", "std", "min", "max")
     table.add_column("dimension", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=9)
     for number, dimension in enumerate(names):
         values = (getattr(statistics, column)[number] for column in columns)
         table.add_row(shown(dimension), *(f"{value:.4g}" for value in values))

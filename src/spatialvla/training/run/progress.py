@@ -47,14 +47,22 @@ class Progress:
         """What was measured after this step: a row for each kind of token or dataset, a column for each measure."""
         whole = "  ".join(f"{name} {value:.4f}" for name, value in validation.items() if "/" not in name)
         parts = {tuple(name.split("/", 1)): value for name, value in validation.items() if "/" in name}
-        measures, rows = (
-            (list(dict.fromkeys(names)) for names in zip(*parts, strict=True)) if parts else ([], [])
-        )
-        table = Table("", *measures, box=None, padding=(0, 1))
+        self.console.print(f"step {step}: {whole}", highlight=False)
+        # Two tables: one with the columns of both would be too wide for 80 columns.
+        for hidden in (False, True):
+            self._print_parts({key: parts[key] for key in parts if key[0].startswith("without_") == hidden})
+
+    def _print_parts(self, parts: Mapping[tuple[str, ...], float]) -> None:
+        """A row and a column for each (measure, row)."""
+        if not parts:
+            return
+        measures, rows = (list(dict.fromkeys(names)) for names in zip(*parts, strict=True))
+        table = Table(box=None, padding=(0, 1))
+        for measure in ("", *measures):
+            table.add_column(measure, no_wrap=True)
         for row in rows:
             values = (parts.get((measure, row)) for measure in measures)
             table.add_row(shown(row), *("" if value is None else f"{value:.4f}" for value in values))
-        self.console.print(f"step {step}: {whole}", highlight=False)
         self.console.print(table, highlight=False)
 
     def say(self, message: str) -> None:
