@@ -256,7 +256,8 @@ class Policy:
         if pose is None:
             raise InputError(
                 "This policy places what it sees in the robot's frame and has to know where the camera stands; "
-                f"pass extrinsics of the camera {name!r}, the 4x4 matrix camera -> robot base in meters."
+                f"pass extrinsics of the camera {name!r}, the 4x4 matrix camera -> robot base in meters, or give "
+                "`predict` or `serve` the robot's calibration file (--calibration)."
             )
         return mirror_extrinsics(pose) if seen.mirrored else pose
 

@@ -107,7 +107,8 @@ class PolicyCalibration:
         if extrinsics is None and self._needs_extrinsics:
             raise InputError(
                 "the gripper carries it, so its place follows from the gripper's pose, which is missing; tell where "
-                "the gripper is and how it is turned, or the camera's extrinsics."
+                "the gripper is and how it is turned (`predict --gripper-pose`, or the lines 'position' and "
+                "'rotation' of a server's mapping and what they name), or the camera's extrinsics."
             )
         if depth is not None and camera.depth_range is not None:
             depth = _believed(depth, *camera.depth_range)
