@@ -49,6 +49,7 @@ PARSED_ALONE = {
     "serves until it is stopped": 6,
     "needs results of evaluations": 3,
     "needs a dataset with a wrist camera": 2,
+    "needs a policy with a wrist camera": 1,
     "needs SimplerEnv's scenes": 1,
     "needs pictures of a board": 1,
     "8 GPUs": 1,
