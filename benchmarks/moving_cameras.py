@@ -208,8 +208,8 @@ def measure_rows(options: argparse.Namespace) -> None:
         if not (model / "config.json").exists():
             continue
         found = json.loads(file.read_text()) if file.exists() else {}
-        for cameras in SEEN_BY:
-            for depth, weights in estimators(options.out).items():
+        for depth, weights in estimators(options.out).items():
+            for cameras in SEEN_BY:
                 if (seen := cameras + depth) not in found and (weights is None or ROWS[name].frame):
                     found[seen] = errors(ROWS[name], model, cameras, weights, options)
                     write_json(file, found)

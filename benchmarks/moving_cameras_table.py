@@ -174,8 +174,11 @@ def draw_errors(figure: Figure, rows: dict[str, Any]) -> None:
                     capsize=3,
                     label=NAMES[frame] if place == 0 or f"{frame}-fixed" not in rows else None,
                 )
-        axis.set_xticks(range(2), ["one fixed camera", "random cameras"])
-        axis.set_xlim(-0.5, 1.5)
+        if (wrist := rows.get("robot-random-wrist")) is not None:
+            mean, low, high = wrist[seen]["translation"]
+            axis.errorbar(2, mean, [[mean - low], [high - mean]], fmt="o", color=COLORS["robot"], capsize=3)
+        axis.set_xticks(range(3), ["one fixed\ncamera", "random\ncameras", "random and\nthe wrist's"])
+        axis.set_xlim(-0.5, 2.5)
         axis.set_xlabel("trained on")
         axis.set_title("seen by the fixed camera" if seen == "fixed" else "seen by unseen random cameras")
         if (shipped := rows.get("nano")) is not None:
