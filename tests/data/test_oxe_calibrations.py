@@ -297,3 +297,27 @@ def test_gripper_poses_that_are_none(tmp_path):
         BadRecord, match=r"offset 0: A gripper's pose cannot lead .* pass meters, not millimeters"
     ):
         _ = episode.other_views["hand"].extrinsics
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_depth_that_a_robot_s_calibration_does_not_believe_is_not_measured(tmp_path, stands):
+    camera = {"extrinsics": STANDING} if stands else {"hand_eye": HAND_EYE}
+    known = CalibratedCamera(square(8), **camera, depth_range=(0.2, 2.0))
+    RobotCalibration({"image": known}).save(tmp_path / "robot.yaml")
+    (tmp_path / "spec.yaml").write_text(
+        "like: dobbe\nimage: observation/image\ncalibration: robot.yaml\n"
+        "depth: {feature: observation/meters, meters: 1}\ngripper_pose: {feature: observation/pose}\n"
+    )
+    spec = load_spec(tmp_path / "spec.yaml")
+    meters = np.full((T, 8, 8), 1.5, np.float32)
+    meters[1, 0, :3] = 0.1, 2.0, 5.0
+    steps = {
+        "action": np.ones((T, 7), np.float32),
+        "observation/pose": np.zeros((T, 6), np.float32),
+        "observation/meters": meters,
+        "language_instruction": np.array(["go"] * T),
+    }
+    root = write_steps(tmp_path / "mine", spec, steps, size=(8, 8))
+    episode = OXESource(root, spec, cache=tmp_path / "cache").episode(0)
+    (depth,) = episode.depth([1 - episode.first_step])
+    np.testing.assert_array_equal(depth[0, :4], np.float32([0, 2, 0, 1.5]))

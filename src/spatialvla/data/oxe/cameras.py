@@ -12,7 +12,7 @@ from spatialvla.data.mapping_lines import FIRST_CAMERA
 from spatialvla.data.oxe.calibrations import Calibration, calibrated_cameras
 from spatialvla.data.oxe.copies import Copy, swaps_red_and_blue
 from spatialvla.data.oxe.named_features import check_camera
-from spatialvla.data.oxe.placements import Placement, StoredPlacement
+from spatialvla.data.oxe.placements import CarriedPlacement, Placement, StoredPlacement
 from spatialvla.data.oxe.spec import RLDSCamera, RLDSSpec
 from spatialvla.data.rlds.features import FeatureSpec
 from spatialvla.data.rlds.reader import RLDSEpisode
@@ -27,7 +27,7 @@ class FoundCamera:
 
     swapped: whether red and blue have each other's place in the files. camera: its intrinsics, pose: (4, 4) camera ->
     robot base, mirrored where the pictures are; both where they are the same in all episodes. placement: tells both
-    of each episode where they are not.
+    of each episode where they are not. depth_range: nearest and farthest meters that its depth is to be believed.
     """
 
     lines: RLDSCamera
@@ -35,11 +35,19 @@ class FoundCamera:
     camera: Camera | None
     pose: np.ndarray | None
     placement: Placement | None
+    depth_range: tuple[float, float] | None = None
 
     def was_there(self, stored: RLDSEpisode) -> bool:
         """Whether an episode has its pictures; where the files do not say, it has."""
         key = self.lines.present
         return key is None or key not in stored.specs or bool(np.any(stored.numbers(key)))
+
+    def believed(self, meters: np.ndarray) -> np.ndarray:
+        """Depth with 0, "not measured", for what lies outside of its range."""
+        if self.depth_range is None:
+            return meters
+        nearest, farthest = self.depth_range
+        return np.where((meters >= nearest) & (meters <= farthest), meters, np.float32(0))
 
 
 SeenFrom = tuple[FoundCamera, Mapping[str, FoundCamera]]
@@ -82,9 +90,10 @@ def find_cameras(
         swapped = swaps_red_and_blue(spec.name, lines, features, copy, root)
         known = calibrated.get(name)
         if isinstance(known, CalibratedCamera):
-            return FoundCamera(lines, swapped, known.camera, known.picture_pose(), None)
+            return FoundCamera(lines, swapped, known.camera, known.picture_pose(), None, known.depth_range)
         if known is not None:
-            return FoundCamera(lines, swapped, None, None, known)
+            carried = known.calibrated.depth_range if isinstance(known, CarriedPlacement) else None
+            return FoundCamera(lines, swapped, None, None, known, carried)
         told = lines.extrinsics
         if lines.intrinsics is None and (told is None or told.feature is None):
             return FoundCamera(lines, swapped, lines.camera, None if told is None else fixed_pose(told), None)

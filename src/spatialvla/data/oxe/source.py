@@ -64,7 +64,7 @@ class OXEView:
         return np.ascontiguousarray(images[..., ::-1]) if self.found.swapped else images
 
     def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 meters, 0 where there is no reading; None where the spec names no sensor.
+        """(n, H, W) float32 meters, 0 where there is no reading to be believed; None where the spec names no sensor.
 
         Raises BadRecord, naming shard and offset, for a broken file, and for what no sensor measures.
         """
@@ -78,7 +78,7 @@ class OXEView:
         meters = raw.reshape(raw.shape[:3]).astype(np.float32) * np.float32(self.found.lines.depth_meters)
         readings = np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
         try:
-            return check_readings(readings)
+            return self.found.believed(check_readings(readings))
         except InputError as error:
             raise BadRecord(f"{self.stored.origin}, '{key}': {error}") from None
 
