@@ -251,6 +251,28 @@ def test_all_cameras_and_the_state_come_back(tmp_path):
         assert (other.camera, other.extrinsics, other.depth(steps)) == (None, None, None)
 
 
+@dataclass
+class LateSource(FakeSource):
+    """A dataset that tells of its first episode's cameras K alone, as DROID's calibrations do of many."""
+
+    def episode(self, index):
+        episode = super().episode(index)
+        if index:
+            return episode
+        unplaced = {name: replace(view, place=None) for name, view in episode.other_views.items()}
+        return replace(episode, extrinsics=None, other_views=unplaced)
+
+
+def test_places_that_the_first_episode_does_not_tell_come_back(tmp_path):
+    front, wrist = looking_at([1.3, 0.2, 0.7], [0.4, 0, 0.1]), looking_at([0.5, 0.1, 0.5], [0.4, 0, 0.1])
+    views = {"wrist": FakeView(1, place=wrist)}
+    convert(LateSource("late", (4, 3), extrinsics=front, views=views), tmp_path / "out")
+    unplaced, placed = map(LeRobotSource(tmp_path / "out").episode, range(2))
+    assert (unplaced.extrinsics, unplaced.other_views["wrist"].extrinsics) == (None, None)
+    np.testing.assert_allclose(placed.extrinsics[2], front, atol=1e-6)
+    np.testing.assert_allclose(placed.other_views["wrist"].extrinsics[2], wrist, atol=1e-6)
+
+
 def test_depth_of_each_camera_becomes_video(tmp_path):
     views = {"wrist": FakeView(1, depth_meters=2.0)}
     source = FakeSource("one", (4, 3), views=views, has_depth=True)

@@ -82,7 +82,7 @@ class WrittenFeatures:
 
     @classmethod
     def of(cls, source: EpisodeSource) -> WrittenFeatures:
-        """By the first 50 episodes, up to the one by which intrinsics are known of all cameras so far."""
+        """By the first 50 episodes, up to the one by which intrinsics and places are known of all cameras so far."""
         cameras: dict[str, _Camera] = {}
         calibrated, placed = set(), set()
         for index in range(min(len(source), _LOOKED_THROUGH)):
@@ -100,7 +100,7 @@ class WrittenFeatures:
             ]:
                 calibrated |= {name} if seen.camera is not None else set()
                 placed |= {name} if seen.extrinsics is not None else set()
-            if len(calibrated) > len(cameras):
+            if min(len(calibrated), len(placed)) > len(cameras):
                 break
         return cls(
             tuple(cameras.values()), tuple(source.state_names), frozenset(calibrated), frozenset(placed)
