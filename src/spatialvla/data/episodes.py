@@ -128,6 +128,30 @@ def moving(actions: np.ndarray) -> np.ndarray:
     return np.asarray((np.abs(actions[:, :6]) > 1e-5).any(axis=1))
 
 
+class SeenThroughView:
+    """What an episode says of its first camera, said by the view of it."""
+
+    view: EpisodeView
+
+    @property
+    def camera(self) -> Camera | None:
+        """Of the first camera, as all below."""
+        return self.view.camera
+
+    @property
+    def extrinsics(self) -> np.ndarray | None:
+        """(T, 4, 4) camera -> robot base."""
+        return self.view.extrinsics
+
+    def images(self, steps: Sequence[int]) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
+        return self.view.images(steps)
+
+    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
+        """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor."""
+        return self.view.depth(steps)
+
+
 @dataclass(frozen=True)
 class EpisodeWrapper:
     """An episode of which a subclass changes something; the rest is the wrapped one's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.data.arm_state import check_gripper_feature, state_names, state_of
-from spatialvla.data.episodes import filled, moving
+from spatialvla.data.episodes import SeenThroughView, filled, moving
 from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.lerobot.cameras import find_cameras
 from spatialvla.data.lerobot.feature_mapping import STATE, FeatureMapping
@@ -25,11 +25,10 @@ from spatialvla.data.lerobot.views import LeRobotView
 from spatialvla.data.mapping_lines import StateMapping
 from spatialvla.data.motion_units import motion_units
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.geometry.camera import Camera
 
 
 @dataclass(frozen=True)
-class LeRobotEpisode:
+class LeRobotEpisode(SeenThroughView):
     """T steps of one dataset, see `spatialvla.data.episodes.Episode`. view: of the first camera."""
 
     instructions: tuple[str, ...]
@@ -51,16 +50,6 @@ class LeRobotEpisode:
         """Of one step."""
         return self.instructions[step]
 
-    @property
-    def camera(self) -> Camera | None:
-        """Of the first camera, as all below."""
-        return self.view.camera
-
-    @property
-    def extrinsics(self) -> np.ndarray | None:
-        """(T, 4, 4) camera -> robot base."""
-        return self.view.extrinsics
-
     @cached_property
     def state(self) -> np.ndarray | None:
         """(T, S). Raises CheckpointError where it is not finite."""
@@ -75,17 +64,6 @@ class LeRobotEpisode:
     def columns(self) -> Mapping[str, np.ndarray]:
         """(T, …) the numbers of each step by feature name."""
         return {name: values[self.view.rows] for name, values in self.view.stored.columns.items()}
-
-    def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB. Raises CheckpointError, naming the file, where it is broken."""
-        return self.view.images(steps)
-
-    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 meters, 0 where there is no reading; None where there was no sensor.
-
-        Raises CheckpointError for what no sensor measures.
-        """
-        return self.view.depth(steps)
 
 
 class LeRobotSource:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spatialvla.actions.published_units import published_units
-from spatialvla.data.episodes import STILL, OnBad, filled, moving
+from spatialvla.data.episodes import STILL, OnBad, SeenThroughView, filled, moving
 from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.oxe import calibrations
 from spatialvla.data.oxe.cameras import FoundCamera, find_cameras
@@ -84,7 +84,7 @@ class OXEView:
 
 
 @dataclass(frozen=True)
-class OXEEpisode:
+class OXEEpisode(SeenThroughView):
     """T steps of one dataset, see `spatialvla.data.episodes.Episode`; none where the dataset leaves it out.
 
     columns: STILL where the spec drops chunks without motion; none else, for a spec names all that is read.
@@ -112,16 +112,6 @@ class OXEEpisode:
         """Of the stored episode's."""
         return int(self.view.steps.start)
 
-    @property
-    def camera(self) -> Camera | None:
-        """As `OXEView`, as is all of images, depth and extrinsics."""
-        return self.view.camera
-
-    @property
-    def extrinsics(self) -> np.ndarray | None:
-        """(T, 4, 4) camera -> robot base."""
-        return self.view.extrinsics
-
     @cached_property
     def other_views(self) -> Mapping[str, OXEView]:
         """Of the cameras beside the first that were there; nothing is decoded before it is asked for."""
@@ -147,14 +137,6 @@ class OXEEpisode:
     def instruction_at(self, step: int) -> str:
         """Of one step."""
         return self.instructions[step]
-
-    def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB."""
-        return self.view.images(steps)
-
-    def depth(self, steps: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W) float32 meters, or None."""
-        return self.view.depth(steps)
 
 
 class OXESource:

@@ -13,6 +13,7 @@ import numpy as np
 from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.common.json_files import read_json
+from spatialvla.data.episodes import SeenThroughView
 from spatialvla.data.rh20t.layout import DESCRIPTIONS, Scene, scenes
 from spatialvla.data.rh20t.recording import SceneMetadata
 from spatialvla.data.rh20t.scene_numbers import STATE, ViewNumbers, kept_numbers, stamps
@@ -67,7 +68,7 @@ class RH20TView:
 
 
 @dataclass(frozen=True)
-class RH20TEpisode:
+class RH20TEpisode(SeenThroughView):
     """T steps of one scene, see `data.episodes.Episode`."""
 
     instruction: str
@@ -80,16 +81,6 @@ class RH20TEpisode:
     def __len__(self) -> int:
         return len(self.actions)
 
-    @property
-    def camera(self) -> Camera | None:
-        """As `RH20TView`, as is all of images, depth and extrinsics."""
-        return self.view.camera
-
-    @property
-    def extrinsics(self) -> np.ndarray | None:
-        """(T, 4, 4) camera -> robot base."""
-        return self.view.extrinsics
-
     def instruction_at(self, step: int) -> str:
         """A scene has one task."""
         return self.instruction
@@ -98,13 +89,6 @@ class RH20TEpisode:
     def columns(self) -> Mapping[str, np.ndarray]:
         """None: a recording's other numbers have clocks of their own."""
         return {}
-
-    def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB."""
-        return self.view.images(steps)
-
-    def depth(self, steps: Sequence[int]) -> None:
-        """None, as of all its cameras."""
 
 
 class RH20TSource:
