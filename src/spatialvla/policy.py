@@ -148,8 +148,8 @@ class Policy:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """What the numbers of the state are; empty where the model takes none."""
-        return self.processor.state_names
+        """What the numbers of the state are; empty where the model takes none, or has seen none of its dataset."""
+        return self.processor.state_names if self.dataset in self.processor.state_statistics else ()
 
     @property
     def needs_extrinsics(self) -> bool:

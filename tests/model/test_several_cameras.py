@@ -153,6 +153,14 @@ def test_kept_depth_is_of_the_cameras_that_are_there():
     assert sizes == [2, 1, 3]
 
 
+def test_a_policy_of_a_dataset_without_a_state_has_none(policy):
+    """Such as one that got its state from another dataset's training."""
+    old = Policy(policy.model, replace(policy.processor, state_statistics={}), dataset=DATASET)
+    assert (old.state_names, policy.state_names) == ((), NAMES)
+    with pytest.raises(InputError, match="no statistics of the states of tiny_robot"):
+        old.act(seen(state=STATE))
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

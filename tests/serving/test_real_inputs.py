@@ -77,6 +77,16 @@ def test_one_checkpoint_is_served_with_and_without_its_wrist_camera_and_state(se
     assert told["state"]["names"] == ["x", "y", "z", "rx", "ry", "rz", "gripper_1", "gripper_2"]
 
 
+def test_a_dataset_without_a_state_is_served_without_one() -> None:
+    """What its clients send of the state is not looked at; the statistics that it would need are another's."""
+    policy = grown()
+    others = {"another": StateStatistics(-np.ones(8), np.ones(8))}
+    policy = Policy(policy.model, replace(policy.processor, state_statistics=others), dataset=policy.dataset)
+    with serving(service_for(policy), "libero") as running:
+        assert WebsocketClientPolicy("127.0.0.1", running.port).get_server_metadata()["state"] is None
+        assert tokens(running.port) == tokens(running.port, **{"observation/state": None})
+
+
 def test_a_policy_in_the_robots_frame_is_served_with_a_calibration_file() -> None:
     """What the server fills in is what a client would have sent."""
     wrist = {"observation/wrist_extrinsics": PLACE, "observation/wrist_intrinsics": np.diag([62.6, 62.6, 1])}
