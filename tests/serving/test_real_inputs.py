@@ -65,7 +65,9 @@ def tokens(port: int, **changes: object) -> list[list[int]]:
     return found.tolist()
 
 
-def test_one_checkpoint_is_served_with_and_without_its_wrist_camera_and_state(service: Service) -> None:
+def test_one_checkpoint_is_served_with_and_without_its_wrist_camera_and_state(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     nothing = {"observation/wrist_image": None, "observation/state": None}
     with serving(service, "libero") as running:
         served = [tokens(running.port, **changes) for changes in ({}, nothing)]
@@ -74,6 +76,9 @@ def test_one_checkpoint_is_served_with_and_without_its_wrist_camera_and_state(se
         alone = tokens(running.port)
     assert served[1] == alone, "as nano, which has neither"
     assert served[0] != alone, "they are seen"
+    # Said once a connection, and not where everything comes.
+    (lacking,) = [line for line in caplog.messages if "sends nothing of" in line]
+    assert "sends nothing of wrist, the arm's state; the policy does without." in lacking
     assert told["state"]["names"] == ["x", "y", "z", "rx", "ry", "rz", "gripper_1", "gripper_2"]
 
 

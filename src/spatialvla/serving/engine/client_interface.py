@@ -86,6 +86,12 @@ class ClientInterface:
             raise InputError(f"{self.mapping.prompt!r} must be a string, got {type(prompt).__name__}.")
         return Observation(**vars(first), instruction=prompt, images=images, state=self._state(message))
 
+    def lacking(self, seen: Observation) -> list[str]:
+        """What the mapping has keys for and this observation lacks: names of cameras, "the arm's state"."""
+        brought = seen.cameras(self._first)
+        lacking = [name for name in self.cameras if name not in brought]
+        return lacking + (["the arm's state"] if self._state_layout and seen.state is None else [])
+
     def gripper_position(self, message: Mapping[str, Any]) -> np.ndarray | None:
         """(3,) meters, None where the client does not tell it. Raises InputError for a pose without it."""
         gripper = self.mapping.gripper

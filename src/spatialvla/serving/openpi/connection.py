@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -15,6 +16,8 @@ from spatialvla.serving.failures import Stale, outcome
 from spatialvla.serving.guard.websocket import GuardedConnection
 from spatialvla.serving.openpi.messages import ClientMessage, MessageRefused, read, refusal, reply
 from spatialvla.serving.websocket.client import ERROR, WebsocketClient
+
+log = logging.getLogger(__name__)
 
 
 class OpenPiClient(WebsocketClient):
@@ -34,6 +37,7 @@ class OpenPiClient(WebsocketClient):
         self._interface = interface
         self._pad_to = pad_to
         self._session = service.session(address=self.party)
+        self._told: set[str] = set()  # what the log has said that the client does not send
         self._total_ms: float | None = None
         self._arrived = 0.0
 
@@ -97,6 +101,7 @@ class OpenPiClient(WebsocketClient):
             except MessageRefused as refused:
                 metrics.request(outcome(refused.error))
                 raise
+        self._tell_lacking(message)
         if message.reset:
             self._session.reset()
         try:
@@ -105,6 +110,13 @@ class OpenPiClient(WebsocketClient):
             )
         except Exception as error:
             raise MessageRefused(error, message.request_id) from None
+
+    def _tell_lacking(self, message: ClientMessage) -> None:
+        """Each part of the policy's input that does not come is said once a connection."""
+        lacking = [name for name in self._interface.lacking(message.observation) if name not in self._told]
+        if lacking:
+            self._told.update(lacking)
+            log.warning("%s sends nothing of %s; the policy does without.", self.party, ", ".join(lacking))
 
     async def _refuse(self, refused: MessageRefused) -> bool:
         """Says why; False where that closes the connection."""
