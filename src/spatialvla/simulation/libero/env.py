@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spatialvla.errors import InputError
+from spatialvla.geometry.camera import LARGEST_DEPTH
 from spatialvla.geometry.extrinsics import check_extrinsics, inverse, mirror_extrinsics, pose_matrix
 from spatialvla.simulation.action import checked_action
 from spatialvla.simulation.libero.rendering import meters, thin_meshes
@@ -172,10 +173,12 @@ class LiberoEnv:
         return self.render_rgbd()[1]
 
     def render_rgbd(self) -> tuple[np.ndarray, np.ndarray]:
-        """`render` and `render_depth` for the price of one."""
+        """`render` and `render_depth` for the price of one; depth is 0 where there is nothing."""
         image, z_buffer = self._draw(depth=True)
         extent = self.model.stat.extent
         depth = meters(z_buffer, self.model.vis.map.znear * extent, self.model.vis.map.zfar * extent)
+        # What is further away than sensors see is empty space, where nothing was measured.
+        depth = np.where(depth > LARGEST_DEPTH, 0, depth)
         return image[::-1, ::-1].copy(), depth[::-1, ::-1].astype(np.float32)
 
     def _draw(self, depth: bool) -> Any:
