@@ -141,8 +141,14 @@ def test_everything_comes_back(tmp_path, source):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.fixture
+def writes_at_once(monkeypatch):
+    """One episode is looked at for cameras before the first is written, so that what fails does so while writing."""
+    monkeypatch.setattr("spatialvla.data.written_features._LOOKED_THROUGH", 1)
+
+
 @pytest.mark.parametrize("place", range(5))
-def test_an_interrupted_conversion_goes_on(tmp_path, place):
+def test_an_interrupted_conversion_goes_on(tmp_path, writes_at_once, place):
     source = MadeSource(damaged=(1,))
     with pytest.raises(KeyboardInterrupt):
         convert(replace(source, fails_at=place), tmp_path / "out")
@@ -154,7 +160,9 @@ def test_an_interrupted_conversion_goes_on(tmp_path, place):
 
 
 @pytest.mark.parametrize("place", range(12))
-def test_episodes_that_a_dataset_leaves_out_are_counted_and_passed_over(tmp_path, monkeypatch, place):
+def test_episodes_that_a_dataset_leaves_out_are_counted_and_passed_over(
+    tmp_path, monkeypatch, writes_at_once, place
+):
     """Of kuka's 580,392 episodes 64 % are left out: each by itself is neither noted nor printed."""
     monkeypatch.setattr("spatialvla.data.convert._NOTED_EVERY", 3)
     source = MadeSource(count=12, empty=(0, 2, 3, 7, 10, 11), damaged=(5,))
@@ -185,7 +193,7 @@ def test_nothing_is_written_twice_when_killed_between_two_episodes(tmp_path, mon
     check(tmp_path / "out", source, [0, 1, 3, 4])
 
 
-def test_what_cannot_be_converted_is_said(tmp_path):
+def test_what_cannot_be_converted_is_said(tmp_path, writes_at_once):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="Episode 0 has no instruction"):
         convert(MadeSource(words=""), out)
