@@ -11,7 +11,7 @@ from spatialvla.actions.published_units import published_units
 from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
-from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.evaluation.benchmarks.protocol import Conventions, Inputs
 from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite
 from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask, in_meters
 from spatialvla.evaluation.play.jobs import Job
@@ -58,7 +58,7 @@ def test_a_mistyped_suite_is_answered_with_the_closest(suite, meant):
 def test_actions_in_other_units_become_meters_and_angles():
     action = np.array([0.02, -0.01, 0.01, 0.3, -0.2, 0.4, 1.0])
     turned = np.array([*action[:3], *rotation_vector(action[3:6]), 1.0])
-    units = SimplerBenchmark.for_policy(56, LIBERO).units
+    units = SimplerBenchmark.for_policy(56, LIBERO, Inputs()).units
     found = in_meters(turned / np.repeat([0.05, 0.5, 1], [3, 3, 1]), units)
     np.testing.assert_allclose(found, action, atol=1e-12)
     np.testing.assert_array_equal(in_meters(action, SimplerBenchmark().units), action)
