@@ -130,7 +130,7 @@ def test_other_calibrations_are_other_contents(tmp_path):
     [
         (
             "episode_id_to_path.json",
-            r"^\S+calibrations lacks episode_id_to_path\.json; put the files of huggingface\.co",
+            r"^\S+calibrations lacks episode_id_to_path\.json; put the files of the dataset KarlP/droid",
         ),
         ("intrinsics.json", r"lacks intrinsics\.json"),
         ("cam2base", r"lacks cam2base_extrinsic_superset\.json or cam2base_extrinsics\.json"),

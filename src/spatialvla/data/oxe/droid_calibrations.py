@@ -1,6 +1,6 @@
 """Where DROID's cameras stood in each episode, by the files that its authors published afterwards.
 
-A folder with the files of huggingface.co/datasets/KarlP/droid (its README, "Camera Calibrations"):
+A folder with the files of the dataset KarlP/droid on the Hub (its README, "Camera Calibrations"):
 
     episode_id_to_path.json            {episode: the folder it was recorded in}
     camera_serials.json                {episode: {"ext1_cam_serial": serial, "ext2_cam_serial", "wrist_cam_serial"}}
@@ -66,7 +66,7 @@ class DroidCalibrations:
             missing.append(" or ".join(_POSES))
         if missing:
             raise InputError(
-                f"{self.folder} lacks {', '.join(missing)}; put the files of huggingface.co/datasets/KarlP/droid there."
+                f"{self.folder} lacks {', '.join(missing)}; put the files of the dataset KarlP/droid on the Hub there."
             )
 
     def stamps(self, timed: bool) -> list[str]:
