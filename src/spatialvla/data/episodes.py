@@ -129,7 +129,7 @@ def moving(actions: np.ndarray) -> np.ndarray:
 
 
 class SeenThroughView:
-    """What an episode says of its first camera, said by the view of it."""
+    """What an episode says of its first camera, or a view of another one, said by a view."""
 
     view: EpisodeView
 

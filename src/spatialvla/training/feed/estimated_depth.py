@@ -12,8 +12,13 @@ import numpy as np
 import torch
 
 from spatialvla.common.row_files import RowFile, RowWriter, writing_rows
-from spatialvla.data.episodes import EpisodeSource, EpisodeView, EpisodeWrapper, SourceWrapper
-from spatialvla.geometry.camera import Camera
+from spatialvla.data.episodes import (
+    EpisodeSource,
+    EpisodeView,
+    EpisodeWrapper,
+    SeenThroughView,
+    SourceWrapper,
+)
 from spatialvla.model.spatialvla import SpatialVLA
 
 ESTIMATE_BATCH = 32
@@ -21,26 +26,12 @@ _FORMAT = 2  # of the files
 
 
 @dataclass(frozen=True)
-class EstimatedView:
+class EstimatedView(SeenThroughView):
     """What a camera saw, its depth estimated. estimates: rows (S, S) float16 meters, the episode's from `first` on."""
 
     view: EpisodeView
     estimates: RowFile
     first: int
-
-    @property
-    def camera(self) -> Camera | None:
-        """Of the images."""
-        return self.view.camera
-
-    @property
-    def extrinsics(self) -> np.ndarray | None:
-        """(T, 4, 4) camera -> robot base."""
-        return self.view.extrinsics
-
-    def images(self, steps: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB."""
-        return self.view.images(steps)
 
     def depth(self, steps: Sequence[int]) -> np.ndarray:
         """(n, S, S) float32 meters, as the model would estimate them from the whole images.
