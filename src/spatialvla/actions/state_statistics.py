@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real
 
+from spatialvla.actions.statistics import between_quantiles
 from spatialvla.errors import CheckpointError, InputError
-
-_MIN_SPAN = 1e-8
-"""Numbers whose q01 and q99 lie closer do not change: they normalize to 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +68,7 @@ class StateStatistics:
             )
         if not np.isfinite(values).all():
             raise InputError("The state contains NaN or infinity; leave it out where it is not known.")
-        span = self.q99 - self.q01
-        moves = span >= _MIN_SPAN
-        scaled = np.clip(2 * (values - self.q01) / np.where(moves, span, 1) - 1, -1, 1)
-        return np.where(moves, scaled, 0.0)
+        return between_quantiles(values, self.q01, self.q99)
 
     def to_json(self) -> dict[str, Any]:
         """As published statistics have it under `proprio`; floats are exact."""

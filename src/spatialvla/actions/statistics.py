@@ -99,10 +99,7 @@ class ActionStatistics:
         Dimensions that do not move (q99 - q01 < MIN_SPAN) become 0; unmasked ones pass as they are.
         """
         values = checked_actions(actions).astype(np.float64)
-        span = self.q99 - self.q01
-        moves = span >= MIN_SPAN
-        scaled = np.clip(2 * (values - self.q01) / np.where(moves, span, 1) - 1, -1, 1)
-        return np.where(self.mask, np.where(moves, scaled, 0), values)
+        return np.where(self.mask, between_quantiles(values, self.q01, self.q99), values)
 
     def denormalize(self, actions: Float[np.ndarray, "*steps 7"]) -> Float[np.ndarray, "*steps 7"]:
         """The inverse between q01 and q99: normalized actions (..., 7) -> float64 in the dataset's units."""
@@ -140,6 +137,16 @@ class ActionStatistics:
             raise CheckpointError(
                 f"The action statistics cannot be read ({error!r}); download them again."
             ) from error
+
+
+def between_quantiles(
+    values: Float[np.ndarray, "*n S"], q01: Float[np.ndarray, " S"], q99: Float[np.ndarray, " S"]
+) -> Float[np.ndarray, "*n S"]:
+    """q01 to q99 -> -1 to 1, and what lies beyond clipped to that; 0 in dimensions that do not move."""
+    span = q99 - q01
+    moves = span >= MIN_SPAN
+    scaled = np.clip(2 * (values - q01) / np.where(moves, span, 1) - 1, -1, 1)
+    return np.where(moves, scaled, 0.0)
 
 
 def _seven_numbers(stored: object) -> Float[np.ndarray, "7"]:
