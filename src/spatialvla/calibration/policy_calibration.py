@@ -12,6 +12,7 @@ from jaxtyping import Real
 from spatialvla.common.pictures import to_rgb
 from spatialvla.errors import InputError
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
+from spatialvla.geometry.camera import believed_depth
 from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.types import CameraImage, Observation
 
@@ -111,20 +112,21 @@ class PolicyCalibration:
                 "'rotation' of a server's mapping and what they name), or the camera's extrinsics."
             )
         if depth is not None and camera.depth_range is not None:
-            depth = _believed(depth, *camera.depth_range)
+            depth = _believed(depth, camera.depth_range)
         return replace(
             seen, intrinsics=intrinsics, extrinsics=extrinsics, depth=depth, mirrored=camera.mirrored
         )
 
 
-def _believed(depth: np.ndarray, nearest: float, farthest: float) -> np.ndarray:
+def _believed(depth: np.ndarray, depth_range: tuple[float, float]) -> np.ndarray:
     """Depth with 0, "not measured", for what the sensor is not to be believed."""
-    within = (depth >= nearest) & (depth <= farthest)
-    if not within.any():
+    believed = believed_depth(depth, depth_range)
+    if not believed.any():
+        nearest, farthest = depth_range
         raise InputError(
             f"no depth lies within {nearest:g} to {farthest:g} m, its range in the calibration; pass meters."
         )
-    return np.where(within, depth, 0).astype(np.float32)
+    return believed.astype(np.float32)
 
 
 def _size(seen: CameraImage) -> tuple[int, int]:

@@ -257,3 +257,16 @@ def check_readings(readings: Real[np.ndarray, "*frames H W"]) -> Real[np.ndarray
 def fill_holes(readings: Real[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
     """A sensor's depth in meters, 0 without a reading -> all positive: holes take the largest reading."""
     return np.maximum(np.where(readings > 0, readings, readings.max()), SMALLEST_DEPTH, dtype=np.float32)
+
+
+def believed_depth(
+    readings: Real[np.ndarray, "*frames H W"], depth_range: tuple[float, float] | None
+) -> Real[np.ndarray, "*frames H W"]:
+    """Depth with 0, "not measured", for what lies outside of a sensor's range.
+
+    depth_range: nearest and farthest meters; None believes all.
+    """
+    if depth_range is None:
+        return readings
+    nearest, farthest = depth_range
+    return np.where((readings >= nearest) & (readings <= farthest), readings, np.float32(0))

@@ -16,7 +16,7 @@ from spatialvla.data.lerobot.reader import StoredEpisode
 from spatialvla.data.mapping_lines import Extrinsics, GripperPose
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.calibrated_camera import CalibratedCamera
-from spatialvla.geometry.camera import Camera, check_intrinsics, check_readings
+from spatialvla.geometry.camera import Camera, believed_depth, check_intrinsics, check_readings
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,7 @@ class LeRobotView:
             meters = check_readings(readings)
         except InputError as error:
             raise CheckpointError(f"Episode {self.stored.index}, '{name}': {error}") from None
-        if self.features.depth_range is None:
-            return meters
-        nearest, farthest = self.features.depth_range
-        return np.where((meters >= nearest) & (meters <= farthest), meters, np.float32(0))
+        return believed_depth(meters, self.features.depth_range)
 
     def _damaged(self, why: str, line: str) -> CheckpointError:
         return CheckpointError(

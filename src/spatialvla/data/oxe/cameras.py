@@ -42,13 +42,6 @@ class FoundCamera:
         key = self.lines.present
         return key is None or key not in stored.specs or bool(np.any(stored.numbers(key)))
 
-    def believed(self, meters: np.ndarray) -> np.ndarray:
-        """Depth with 0, "not measured", for what lies outside of its range."""
-        if self.depth_range is None:
-            return meters
-        nearest, farthest = self.depth_range
-        return np.where((meters >= nearest) & (meters <= farthest), meters, np.float32(0))
-
 
 SeenFrom = tuple[FoundCamera, Mapping[str, FoundCamera]]
 """The camera that an episode is seen from, and the others by name."""

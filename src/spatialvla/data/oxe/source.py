@@ -27,7 +27,7 @@ from spatialvla.data.rlds import RLDSDataset, RLDSEpisode
 from spatialvla.data.rlds.features import stored_key
 from spatialvla.data.rlds.tfrecord import BadRecord
 from spatialvla.errors import InputError
-from spatialvla.geometry.camera import Camera, check_readings
+from spatialvla.geometry.camera import Camera, believed_depth, check_readings
 
 _THREADS = 32  # waiting for the storage, not for the processor
 
@@ -78,7 +78,7 @@ class OXEView:
         meters = raw.reshape(raw.shape[:3]).astype(np.float32) * np.float32(self.found.lines.depth_meters)
         readings = np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
         try:
-            return self.found.believed(check_readings(readings))
+            return believed_depth(check_readings(readings), self.found.depth_range)
         except InputError as error:
             raise BadRecord(f"{self.stored.origin}, '{key}': {error}") from None
 
