@@ -11,13 +11,11 @@ from jaxtyping import Float, Int, UInt8
 
 from spatialvla.data.depth_summary import depth_doubt
 from spatialvla.data.episodes import Episode, EpisodeView
+from spatialvla.data.mapping_lines import FIRST_CAMERA
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.background_shift import background
 from spatialvla.geometry.camera_drift import Sighting, find_gripper
 from spatialvla.geometry.extrinsics import project
-
-FIRST_CAMERA = "image"
-"""What the first camera of an episode is called beside the others."""
 
 STILL = 1e-5
 """Meters or radians of a motion, below which nothing moves."""

@@ -65,7 +65,7 @@ class CameraTally:
         if poses is not None and len(poses):
             self.place = poses[0] if self.place is None else self.place
             self.moves |= not stands_still(poses)
-            self._places.setdefault((np.round(poses[0], _DIGITS) + 0.0).tobytes(), []).append(episode)
+            self._places.setdefault(_place_key(poses[0]), []).append(episode)
 
     @property
     def places(self) -> int:
@@ -160,7 +160,7 @@ def _pushed(of: str, seen: list[tuple[int, CameraStrip]]) -> Iterator[str]:
         return
     firsts: dict[bytes, tuple[int, CameraStrip]] = {}
     for episode, one in seen:
-        place = b"" if one.place is None else (np.round(one.place, _DIGITS) + 0.0).tobytes()
+        place = b"" if one.place is None else _place_key(one.place)
         before, other = firsts.setdefault(place, (episode, one))
         if other.still.shape != one.still.shape:
             continue
@@ -172,6 +172,11 @@ def _pushed(of: str, seen: list[tuple[int, CameraStrip]]) -> Iterator[str]:
                 f"in episode {episode} against {before}; the camera seems to have been moved in between"
             )
             return
+
+
+def _place_key(pose: Float[np.ndarray, "4 4"]) -> bytes:
+    """The same for poses that differ by less than is told apart; -0 is 0."""
+    return (np.round(pose, _DIGITS) + 0.0).tobytes()
 
 
 def _exceptions(groups: dict[bytes, list[int]]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spatialvla.data.arm_state import state_names
-from spatialvla.data.hand_motions import Numbers
+from spatialvla.data.hand_motions import Numbers, joined
 from spatialvla.data.mapping_lines import StateMapping
 from spatialvla.errors import InputError
 
@@ -63,12 +62,10 @@ class RLDSState:
 
         Raises InputError for numbers that are not finite, naming the step.
         """
-        parts = [
-            numbers[key].reshape(len(numbers[key]), math.prod(numbers[key].shape[1:]))
-            for key in self.features
-        ]
-        joined = np.concatenate([*parts, np.zeros((len(parts[0]), 1))], axis=1, dtype=np.float64)
-        found = joined[:, list(self.indices)] if self.indices else joined[:, :-1]
+        found = joined(numbers, self.features, ())
+        if self.indices:
+            padded = np.pad(found, ((0, 0), (0, 1)))  # PAD is the last
+            found = padded[:, list(self.indices)]
         if not (finite := np.isfinite(found).all(axis=1)).all():
             raise InputError(
                 f"the state of step {int(np.argmin(finite))} is not finite; leave the episode out, or give a spec file "
