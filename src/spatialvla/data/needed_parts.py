@@ -108,6 +108,8 @@ def check_parts(
 
 def untold_cameras(sources: Sequence[EpisodeSource], cameras: Collection[str]) -> set[str]:
     """Those of the cameras beside the first that some dataset has without telling the intrinsics; by 50 episodes."""
+    if not cameras:  # a run of one camera reads nothing for it
+        return set()
     return {
         name
         for source in sources
