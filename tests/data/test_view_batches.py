@@ -280,3 +280,11 @@ def test_what_a_run_does_not_read_is_not_there():
     broken = TrainingMixture.open([NeededParts(replace(ONE, state_names=("x", "y", "z")), (), state=False)])
     assert broken.state_statistics() == {}
     assert broken.contents == TrainingMixture.open([replace(ONE, views={}, state_names=())]).contents
+
+
+def test_a_run_of_one_camera_reads_nothing_for_further_ones():
+    reads = []
+    source = replace(ONE)
+    source.episode = reads.append
+    assert untold_cameras([source], ()) == set()
+    assert not reads
