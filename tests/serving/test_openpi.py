@@ -4,17 +4,15 @@ import re
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import msgpack
 import numpy as np
 import pytest
 from fake_policy import SIZE, TOKENS, FakePolicy, expected
 from openpi_client.action_chunk_broker import ActionChunkBroker
-from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from openpi_clients import answer_to, client_of, raw
 from raw_websocket import frame
-from running import K, Running, fake_service, options, picture, plain, serving
+from running import K, fake_service, picture, plain, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -23,38 +21,9 @@ from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
-from spatialvla.serving.openpi.server import OpenPiServer, run
-from spatialvla.serving.status_pages import pages
+from spatialvla.serving.openpi.server import OpenPiServer
 from spatialvla.types import Observation
 from spatialvla_client.codec import pack, unpack
-
-
-@pytest.fixture
-def policy() -> FakePolicy:
-    return FakePolicy()
-
-
-@pytest.fixture
-def server(policy):
-    with serving(fake_service(policy)) as running:
-        yield running
-        policy.gate.set()
-
-
-def client_of(running: Running) -> WebsocketClientPolicy:
-    return WebsocketClientPolicy(running.url)
-
-
-def answer_to(message: dict) -> np.ndarray:
-    return expected(Observation(message["image"], message["instruction"]))
-
-
-def raw(running: Running, **options):
-    """A websocket past the server's metadata."""
-    websocket = connect(running.url, compression=None, max_size=None, **options).__enter__()
-    websocket.recv()
-    return websocket
-
 
 # --------------------------------------------------------------- the protocol
 
@@ -414,87 +383,7 @@ def test_a_page_in_a_browser_cannot_reach_the_robot(server):
         connect(server.url, origin="https://example.org").__enter__()
 
 
-# ----------------------------------------------------------------- stopping
-
-
-def test_stopping_answers_what_is_under_way(policy):
-    replies = []
-    with serving(fake_service(policy)) as running:
-        policy.gate.clear()
-        idle, busy = client_of(running), client_of(running)
-        thread = threading.Thread(target=lambda: replies.append(busy.infer(plain(6))))
-        thread.start()
-        while not running.value("stage_seconds_count", stage="prepare"):
-            time.sleep(0.01)
-        threading.Timer(0.3, policy.gate.set).start()
-    thread.join(5)
-    assert np.array_equal(replies[0]["actions"], answer_to(plain(6)))
-    with pytest.raises(ConnectionClosed) as closed:
-        idle.infer(plain(7))
-    assert closed.value.rcvd.code == 1001
-    with pytest.raises(OSError, match="refused"):
-        client_of(running)
-
-
-def test_a_model_that_hangs_does_not_keep_the_server_from_stopping(policy):
-    traffic = TrafficLimits(drain_timeout=0.3)
-    with serving(fake_service(policy, traffic=traffic)) as running:
-        policy.gate.clear()
-        websocket = raw(running)
-        websocket.send(pack(plain(1)))
-        while not running.value("stage_seconds_count", stage="prepare"):
-            time.sleep(0.01)
-        threading.Timer(3, policy.gate.set).start()
-        began = time.monotonic()
-    assert time.monotonic() - began < 10
-    with pytest.raises(ConnectionClosed):
-        websocket.recv(5)
-
-
-# --------------------------------------------------------------------- pages
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-            return reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def test_health_and_metrics_on_the_same_port(server):
-    from prometheus_client.parser import text_string_to_metric_families
-
-    assert get(server.port, "/healthz") == (200, "OK\n")
-    client_of(server).infer(plain(1))
-    status, text = get(server.port, "/metrics")
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    assert status == 200
-    stages = {
-        s.labels["stage"] for s in families["spatialvla_stage_seconds"].samples if s.name.endswith("_count")
-    }
-    assert stages == {"decode", "prepare", "queue", "infer", "post"}
-    assert families["spatialvla_ready"].samples[0].value == 1
-    server.service.engine.stop_accepting()
-    assert get(server.port, "/healthz")[0] == 503
-
-
-def test_the_pages_on_a_port_of_their_own(server):
-    with pages(server.service, 0) as port:
-        assert get(port, "/healthz") == (200, "OK\n")
-        assert "spatialvla_ready 1.0" in get(port, "/metrics")[1]
-        assert get(port, "/etc/passwd")[0] == 404
-    with pytest.raises(OSError, match="refused"):
-        get(port, "/healthz")
-
-
-def test_a_port_that_is_taken_is_one_sentence(server, policy):
-    second = fake_service(policy, port=server.port)
-    with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{server.port}"):
-        run(second, options())
-    with pytest.raises(InputError, match="cannot be served"), pages(second, server.port):
-        pass
-    second.engine.drain(1)
+# ----------------------------------------------------------------------- time
 
 
 def test_an_answer_that_comes_later_than_its_client_waits_is_not_sent():
