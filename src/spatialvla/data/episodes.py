@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from spatialvla.actions.units import ActionUnits
+from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
 
 OnBad = Literal["raise", "skip"]
@@ -126,6 +127,14 @@ def filled(texts: Sequence[str]) -> tuple[str, ...]:
 def moving(actions: np.ndarray) -> np.ndarray:
     """(T,) whether the arm is told to move at all in each of the `actions` (T, 7), the gripper aside."""
     return np.asarray((np.abs(actions[:, :6]) > 1e-5).any(axis=1))
+
+
+def has_sensor(view: EpisodeView) -> bool:
+    """Whether the camera has a depth sensor, also if what it measured cannot be read."""
+    try:
+        return view.depth([0]) is not None
+    except CheckpointError:
+        return True
 
 
 class SeenThroughView:

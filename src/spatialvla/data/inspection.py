@@ -12,7 +12,7 @@ from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.data.camera_strips import STILL, Strip, cameras_of, strip_of
 from spatialvla.data.camera_summary import CameraSummary, CameraTally, picture_warnings, summarize
-from spatialvla.data.episodes import Episode, EpisodeSource
+from spatialvla.data.episodes import Episode, EpisodeSource, has_sensor
 from spatialvla.data.gripper_track import gripper_positions, position_indices
 from spatialvla.data.omissions import Omissions
 from spatialvla.data.sketches import ActionSketch, StateSketch
@@ -176,15 +176,7 @@ def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
 
 def _have_depth(source: EpisodeSource, index: int) -> set[str]:
     """The cameras with a sensor's depth, also if it cannot be read."""
-    found = set()
-    for name, view in cameras_of(source.episode(index)).items():
-        try:
-            has_depth = view.depth([0]) is not None
-        except CheckpointError:
-            has_depth = True
-        if has_depth:
-            found.add(name)
-    return found
+    return {name for name, view in cameras_of(source.episode(index)).items() if has_sensor(view)}
 
 
 def _ranges(names: tuple[str, ...], states: StateSketch | None) -> StateRanges | None:

@@ -8,7 +8,14 @@ from itertools import islice
 
 import numpy as np
 
-from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, EpisodeWrapper, SourceWrapper
+from spatialvla.data.episodes import (
+    Episode,
+    EpisodeSource,
+    EpisodeView,
+    EpisodeWrapper,
+    SourceWrapper,
+    has_sensor,
+)
 from spatialvla.errors import CheckpointError, InputError
 
 _LOOKED_THROUGH = 50  # episodes
@@ -75,7 +82,7 @@ def check_parts(
     for source in sources:
         views = next(_seen(source, first, others), {})
         found |= views.keys()
-        if depth and first in views and not _measures(views[first]):
+        if depth and first in views and not has_sensor(views[first]):
             raise InputError(without_sensor(source.key))
         for name, view in views.items():
             if extrinsics and name != first and view.camera is None:
@@ -138,14 +145,6 @@ def unplaced(key: str, camera: str, is_first: bool) -> str:
 def without_sensor(key: str) -> str:
     """That a dataset has no depth sensor, and what to do, in a sentence."""
     return f"{key} has no depth sensor; train with estimated depth."
-
-
-def _measures(view: EpisodeView) -> bool:
-    """Whether the camera has a depth sensor; a broken picture is said when it is needed."""
-    try:
-        return view.depth([0]) is not None
-    except CheckpointError:
-        return True
 
 
 def _seen(source: EpisodeSource, first: str, others: Collection[str]) -> Iterator[dict[str, EpisodeView]]:
