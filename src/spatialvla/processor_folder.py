@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from tokenizers import Tokenizer
@@ -21,7 +20,7 @@ from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import PUBLISHED_CAMERAS, check_camera_names
 from spatialvla.model.folders import resolve_folder
-from spatialvla.model.hub import upload_folder
+from spatialvla.model.hub import upload_saved
 from spatialvla.tokenizer import action_token, read_tokenizer
 
 RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
@@ -157,9 +156,7 @@ class StoredProcessor:
         private: bool = False,
     ) -> str:
         """Uploads what `save_pretrained` writes to the Hub, as `upload_folder` says; gives the address."""
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return upload_folder(Path(folder), repo_id, token=token, revision=revision, private=private)
+        return upload_saved(self.save_pretrained, repo_id, token=token, revision=revision, private=private)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the processor in the published layout, each file at once or not at all."""

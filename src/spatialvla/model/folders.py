@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from spatialvla.common.json_files import read_json
@@ -33,8 +33,9 @@ def resolve_folder(
 ) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
 
-    The folder of a training run stands for its newest model. revision, token: of the Hub's; without a token it takes
-    HF_TOKEN or what `hf auth login` left, and with HF_HUB_OFFLINE only what was fetched before.
+    The folder of a training run stands for its newest model. revision, token: of the Hub's; the revision may also
+    stand behind the id, owner/name@revision. Without a token it takes HF_TOKEN or what `hf auth login` left, and with
+    HF_HUB_OFFLINE only what was fetched before.
     Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, for a run
     that has no model yet, and where documents are not as the folder's manifest says, if it has one.
     """
@@ -49,12 +50,19 @@ def _found(path_or_id: str | Path, revision: str | None, token: str | bool | Non
         return _newest_model(folder) if is_run(folder) else folder
     if is_at_hand(path_or_id):
         return SHIPPED / str(path_or_id)
+    repo_id, _, named = str(path_or_id).partition("@")
     try:
         wanted = ["*.json", "*.safetensors", MANIFEST]
-        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=wanted, token=token))
+        return Path(
+            snapshot_download(repo_id, revision=named or revision, allow_patterns=wanted, token=token)
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
-        hub = "a Hub id" if isinstance(error, HFValidationError) else "a Hub id that can be reached from here"
+        hub = "a Hub id that can be reached from here"
+        if isinstance(error, HFValidationError):
+            hub = "a Hub id"
+        elif is_offline_mode():
+            hub = "a Hub id that was fetched before (HF_HUB_OFFLINE is set)"
         raise CheckpointError(
             f"{path_or_id!s} is not a checkpoint folder, a shipped model ({names}) or {hub}; check its name."
         ) from None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 import torch
@@ -23,7 +23,7 @@ from spatialvla.model.decoding.passes import Passes, Sampling
 from spatialvla.model.decoding.text import generate_text
 from spatialvla.model.fast.optimize import optimize, warm_up
 from spatialvla.model.fast.options import Optimization
-from spatialvla.model.hub import upload_folder
+from spatialvla.model.hub import upload_saved
 from spatialvla.model.loading import PROCESSOR, load
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
@@ -97,9 +97,8 @@ class SpatialVLA(Network):
         Users of the model need its processor, too: `Processor.push_to_hub`. `spatialvla export --push` uploads both
         and a model card.
         """
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            return upload_folder(Path(folder), repo_id, token=token, revision=revision, private=private)
+        save = partial(self.save_pretrained, max_shard_size=max_shard_size)
+        return upload_saved(save, repo_id, token=token, revision=revision, private=private)
 
     def optimize(self, options: Optimization | None = None) -> Self:
         """Prepares the model for inference in place and returns it. It can then neither be saved nor trained.
