@@ -269,6 +269,16 @@ def test_a_kept_depth_map_is_used(policy, monkeypatch):
     assert [float(depth.mean()) for depth in depths] == [1.0, 1.0, 2.0]
 
 
+def test_depth_is_kept_for_whoever_wants_to_see_it_and_changes_nothing(policy):
+    unseen, seen = policy.new_executor(), policy.new_executor()
+    seen.keeps_depth = True
+    for observation in OBSERVATIONS[:2]:
+        (hidden,), (shown,) = policy.decide([observation], [unseen]), policy.decide([observation], [seen])
+        assert np.array_equal(hidden.actions, shown.actions)
+        np.testing.assert_allclose(seen.depth[0], policy.depth([observation])[0], rtol=1e-5)
+    assert not unseen.depth
+
+
 def test_a_policy_in_an_asynchronous_loop(policy):
     policy.reset()
     executed = []

@@ -228,7 +228,7 @@ class Policy:
         if self.speculate and self.temperature == 0:
             drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
         batch = self._batch(rows)
-        if self.depth_every > 1:
+        if self.depth_every > 1 or any(executor.keeps_depth for executor in executors):
             batch = with_kept_depth(self.model, batch, rows, executors, self.depth_every)
         return self._predict(rows, batch, drafts)
 

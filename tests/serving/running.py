@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,7 @@ from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.engine.watching import Watcher
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
@@ -50,6 +51,7 @@ def fake_service(
     units: ActionUnits = UNKNOWN,
     calibration: RobotCalibration | None = None,
     require_all: bool = False,
+    watchers: Sequence[Watcher] = (),
 ) -> Service:
     traffic = replace(traffic or TrafficLimits(), stop_notice=0.01)
     engine = Engine(policy, check=traffic.check, settings=settings)
@@ -66,6 +68,7 @@ def fake_service(
         traffic=traffic,
         calibration=calibration,
         require_all=require_all,
+        watchers=watchers,
     )
 
 

@@ -1,6 +1,6 @@
 """A policy behind vla-eval's protocol, and observations of its harness."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from running import fake_service, running
 from spatialvla.actions.published_units import published_units
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry.robot_calibration import RobotCalibration
+from spatialvla.serving.engine.watching import Watcher
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import LIBERO, HarnessBenchmark
@@ -47,11 +48,12 @@ def served(
     policy: RobotPolicy | None = None,
     traffic: TrafficLimits | None = None,
     calibration: RobotCalibration | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Iterator[Any]:
     """Yields the server's address and the policy behind it."""
     policy = policy or policy_for(benchmark)
     units = published_units(policy.dataset)
-    service = fake_service(policy, traffic=traffic, units=units, calibration=calibration)
+    service = fake_service(policy, traffic=traffic, units=units, calibration=calibration, watchers=watchers)
     model = VlaEvalServer(service, benchmark)
     with running(service, protocol.websocket_server(service, model)) as found:
         yield SimpleNamespace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.requests import PolicyRequest
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.engine.watching import Watcher
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import TrafficLimits
@@ -53,7 +55,7 @@ class Service:
     the checkpoint and the limits say.
     access: who is let in. clients: where their coming and going is told.
     calibration: of the robot's cameras, for what clients do not send. require_all: refuse observations without a part
-    of the policy's input, in place of going on without it.
+    of the policy's input, in place of going on without it. watchers: are told of each decision.
     """
 
     policy: Policy
@@ -69,6 +71,7 @@ class Service:
     clients: ClientLog = field(default_factory=ClientLog)
     calibration: RobotCalibration | None = None
     require_all: bool = False
+    watchers: Sequence[Watcher] = ()
 
     def refused(self, reason: str, client: str) -> None:
         """Counts and tells a connection that was not let in, or was thrown out. reason: a word."""
@@ -91,7 +94,8 @@ class Service:
         executor: of its episode, by default the policy's own kind. address: of the client's machine.
         """
         executor = executor or self.policy.new_executor()
-        return Session(self.engine, executor, self.limits, self.policy.camera_names[0], address)
+        first = self.policy.camera_names[0]
+        return Session(self.engine, executor, self.limits, first, address, self.watchers)
 
 
 def service_for(
@@ -106,6 +110,7 @@ def service_for(
     settings: EngineSettings | None = None,
     calibration: RobotCalibration | None = None,
     require_all: bool = False,
+    watchers: Sequence[Watcher] = (),
 ) -> Service:
     """The service of a policy, warmed up and accepting requests.
 
@@ -136,6 +141,7 @@ def service_for(
         traffic=traffic,
         calibration=calibration,
         require_all=require_all,
+        watchers=watchers,
     )
 
 

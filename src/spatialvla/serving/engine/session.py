@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.drift_watch import DriftWatch
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.turns import Client
+from spatialvla.serving.engine.watching import Decided, Watcher
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.types import Observation
 
@@ -33,16 +35,24 @@ class Session:
     """State of one connection; requests of a session come one after the other.
 
     client: whose turns its requests take. first_camera: what the policy calls the one that `image` is of.
+    watchers: are told of each decision.
     """
 
     def __init__(
-        self, engine: Engine, executor: Executor, limits: Limits, first_camera: str, address: str = ""
+        self,
+        engine: Engine,
+        executor: Executor,
+        limits: Limits,
+        first_camera: str,
+        address: str = "",
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.client = Client(id(self), address)
         self._first_camera = first_camera
         self._engine = engine
         self._executor = executor
         self._limits = limits
+        self._watchers = watchers
         self._pictures = FrozenPicture()
         self._drift = DriftWatch(engine.metrics, partial(engine.threads.submit, self.client), address)
 
@@ -63,6 +73,7 @@ class Session:
 
         committed: (P, 3) tokens of steps already on their way to the robot. timeout: seconds it may wait.
         """
+        self._executor.keeps_depth = any(watcher.watching for watcher in self._watchers)
         request = PolicyRequest(observation, self._executor, committed, timeout)
         return self._engine.submit(request, client=self.client)
 
@@ -96,6 +107,9 @@ class Session:
         limited, changed = self._limits.apply(actions, position)
         for limit, steps in changed.items():
             self._engine.metrics.clamped(limit, steps)
+        for watcher in self._watchers:
+            depth = dict(self._executor.depth) if watcher.watching else {}
+            watcher.decided(Decided(self.client, answer, limited, changed, fingertips, depth))
         self._engine.metrics.stage("post", perf_counter() - began)
         return Decision(limited, chunk.tokens[: len(limited)], answer.timings)
 
