@@ -12,7 +12,7 @@ from spatialvla.actions.units import UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.execution import WHOLE_CHUNKS, Executor
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.types import ActionChunk, Observation, Uncertainty
 
 K = np.array([[16.0, 0, 8], [0, 16, 8], [0, 0, 1]])
 INSTRUCTIONS = ["pick up the bowl", "open the drawer", "push the plate"]
@@ -103,9 +103,13 @@ class FakeEnvironment:
 
 
 class FakePolicy:
-    """x = 1 in every step; remembers batch sizes and whether depth came along."""
+    """x = 1 in every step; remembers batch sizes and whether depth came along.
 
-    def __init__(self) -> None:
+    unsure: tells an uncertainty that is the brightness of the picture, which is the number of steps done.
+    """
+
+    def __init__(self, unsure: bool = False) -> None:
+        self.unsure = unsure
         self.batches: list[int] = []
         self.depths: list[bool] = []
         self.resets = 0
@@ -115,7 +119,16 @@ class FakePolicy:
         self.depths += [observation.depth is not None for observation in observations]
         actions = np.zeros((CHUNK, 7))
         actions[:, 0] = 1.0
-        return [ActionChunk(actions, np.zeros((CHUNK, 3), np.int64)) for _ in observations]
+        tokens = np.zeros((CHUNK, 3), np.int64)
+        return [ActionChunk(actions, tokens, self._uncertainty(seen)) for seen in observations]
+
+    def _uncertainty(self, seen: Observation) -> Uncertainty | None:
+        if not self.unsure:
+            return None
+        steps = float(np.asarray(seen.image).max())
+        # Means over the chunk: 1, 2 and 3 times the steps, and 10 times.
+        around = np.array([-0.5, 0.5, 0.0, 0.0])
+        return Uncertainty((steps + around)[:, None].clip(0) * [1, 2, 3], 10 * steps + around)
 
     def decide(self, observations: list[Observation], executors: list[FakeExecutor]) -> list[ActionChunk]:
         return self.predict(observations)

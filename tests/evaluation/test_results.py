@@ -16,6 +16,7 @@ from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.report.terminal import print_success
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.episode_uncertainty import EpisodeUncertainty
 from spatialvla.evaluation.results.identity import differences
 from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.evaluation.results.outcomes import EpisodeResult
@@ -27,6 +28,8 @@ from spatialvla.model.fast.options import Optimization
 from spatialvla.policy import Policy
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "evaluation"
+
+SURE = EpisodeUncertainty((0, 4), (1.5, 2.0), (0.25, 0.5), (0.0, 1.0), (3.5, 40.0))
 
 RESULTS = Results(
     suite="fake",
@@ -41,7 +44,7 @@ RESULTS = Results(
     seconds=12.5,
     episodes=(
         EpisodeResult(3, 0, True, 80, 4.0, "videos/a.mp4"),
-        EpisodeResult(3, 1, True, 100, 4.5, None),
+        EpisodeResult(3, 1, True, 100, 4.5, None, uncertainty=SURE),
         EpisodeResult(5, 0, False, 220, 9.0, None, partial=True),
     ),
     settings=PolicySettings(Execution("receding", steps=2), dataset="fake", tolerance=1),

@@ -37,6 +37,28 @@ def test_every_episode_is_played_once_and_ends_as_soon_as_it_succeeds(tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_how_sure_the_policy_was_goes_with_the_episode_it_was_sure_of(tmp_path):
+    results = play(tmp_path, policy=FakePolicy(unsure=True), episodes_per_task=4, workers=2)
+    assert Results.load(tmp_path / "results.json") == results
+    for episode in results.episodes:
+        told = episode.uncertainty
+        assert told.steps == tuple(range(0, episode.steps, 4))
+        assert told.translation[1:] == told.steps[1:]
+        assert told.rotation[1:] == tuple(2 * step for step in told.steps[1:])
+        assert told.gripper[1:] == tuple(3 * step for step in told.steps[1:])
+        assert told.spread_mm[1:] == tuple(10 * step for step in told.steps[1:])
+
+
+def test_a_run_goes_on_with_and_without_uncertainty(tmp_path):
+    same = {"checkpoint": "ab", "tasks": [0]}
+    play(tmp_path, policy=FakePolicy(unsure=True), episodes_per_task=1, **same)
+    play(tmp_path, episodes_per_task=2, **same)
+    results = play(tmp_path, policy=FakePolicy(unsure=True), episodes_per_task=3, **same)
+    assert [episode.uncertainty is not None for episode in results.episodes] == [True, False, True]
+    entries = json.loads((tmp_path / "results.json").read_text())["episodes"]
+    assert "uncertainty" not in entries[1]
+
+
 def test_the_time_limit_ends_an_episode_as_a_failure(tmp_path):
     results = play(tmp_path, episodes_per_task=5, tasks=[1])
     assert [e.success for e in results.episodes] == [True, True, True, True, False]

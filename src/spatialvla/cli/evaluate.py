@@ -60,6 +60,9 @@ class Evaluate(Verb):
     depth_every: int = 1
     """Decisions that share one estimated depth map."""
 
+    uncertainty: bool = False
+    """Note how sure the policy was of each chunk, which takes one pass of its decoder more."""
+
     unknown_units: bool = False
     """Play a policy though nobody says what 1 in its actions is, how it turns, or in whose frame."""
 
@@ -129,7 +132,12 @@ class Evaluate(Verb):
         keeper = DecisionKeeper(self.decisions, out / "decisions")
         # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
-        policy = self.options.load(self.execution, tolerance=self.tolerance, depth_every=self.depth_every)
+        policy = self.options.load(
+            self.execution,
+            tolerance=self.tolerance,
+            depth_every=self.depth_every,
+            uncertainty=self.uncertainty,
+        )
         inputs = Inputs(policy.camera_names[1:], policy.state_names).without(self.without)
         benchmark = benchmark_for(self.suite, policy.processor.image_size, policy.units, inputs)
         check_fit(

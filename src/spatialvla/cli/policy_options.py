@@ -45,11 +45,16 @@ class PolicyOptions:
     """Let torch compile the model, minutes when it is loaded, and on a GPU record CUDA graphs."""
 
     def load(
-        self, execution: Execution = WHOLE_CHUNKS, *, tolerance: int = 0, depth_every: int = 1
+        self,
+        execution: Execution = WHOLE_CHUNKS,
+        *,
+        tolerance: int = 0,
+        depth_every: int = 1,
+        uncertainty: bool = False,
     ) -> Policy:
         """The policy, ready to predict; it executes whole chunks unless told otherwise.
 
-        tolerance, depth_every: as of `Policy`.
+        tolerance, depth_every, uncertainty: as of `Policy`.
         """
         import torch
 
@@ -76,6 +81,7 @@ class PolicyOptions:
             execution=execution,
             tolerance=tolerance,
             depth_every=depth_every,
+            uncertainty=uncertainty,
             dtype=dtype,
             device=device,
             optimization=Optimization(

@@ -14,6 +14,19 @@ for (const video of videos) {
   for (const event of ["pointerenter", "focus"]) video.addEventListener(event, () => (video.controls = true));
   video.addEventListener("pointerleave", () => (video.controls = false));
 }
+// Below a video, a line in its curve follows it.
+for (const video of videos) {
+  const curve = video.closest("li").querySelector(".curve");
+  if (!curve) continue;
+  const { left, end, perSecond } = curve.dataset;
+  const now = curve.querySelector(".now");
+  video.addEventListener("timeupdate", () => {
+    const x = Math.min(Number(left) + video.currentTime * perSecond, end);
+    now.setAttribute("x1", x);
+    now.setAttribute("x2", x);
+    now.style.visibility = "visible";
+  });
+}
 const button = document.querySelector("button");
 if (button) {
   button.hidden = false;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -23,14 +24,19 @@ from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_proc
 from spatialvla.evaluation.play.resume import results_file, resumed, sweep
 from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.episode_uncertainty import EpisodeUncertainty
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import Shard
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.evaluation.results.provenance import installed_versions
 from spatialvla.execution import Executor
-from spatialvla.types import ActionChunk, Observation
+from spatialvla.types import ActionChunk, Observation, Uncertainty
 
 __all__ = ["EvaluationError", "Player", "evaluate"]
+
+
+_Unsure = defaultdict[int, list[tuple[int, Uncertainty]]]
+"""Worker number -> step and uncertainty of each decision of the episode it plays."""
 
 
 class Player(Protocol):
@@ -130,6 +136,7 @@ def _play(
     queue = deque(jobs)
     active = {worker.connection: worker for worker in pool}
     executors = {worker.number: policy.new_executor() for worker in pool}
+    unsure: _Unsure = defaultdict(list)
     while active:
         waiting: list[tuple[Worker, Decide]] = []
         for connection in wait(list(active)):
@@ -150,15 +157,18 @@ def _play(
                 case EpisodeResult() as result:
                     if keeper:
                         keeper.ended(result.task, result.start_state)
+                    if told := unsure.pop(worker.number, None):
+                        result = replace(result, uncertainty=EpisodeUncertainty.of(told))
                     yield result
         if waiting:
-            _decide(policy, waiting, executors, keeper)
+            _decide(policy, waiting, executors, unsure, keeper)
 
 
 def _decide(
     policy: Player,
     waiting: list[tuple[Worker, Decide]],
     executors: dict[int, Executor],
+    unsure: _Unsure,
     keeper: DecisionKeeper | None,
 ) -> None:
     """One batch for all that wait; each worker's executor turns its chunk into steps."""
@@ -169,6 +179,8 @@ def _decide(
     chunks = policy.decide([request.observation for _, request in waiting], own)
     for (worker, request), executor, chunk in zip(waiting, own, chunks, strict=True):
         worker.send(executor(chunk))
+        if chunk.uncertainty is not None:
+            unsure[worker.number].append((request.step, chunk.uncertainty))
         if keeper and worker.job:
             decision = KeptDecision(request.step, request.observation, chunk)
             keeper.add(worker.job.task, request.start_state, decision)

@@ -16,7 +16,7 @@ from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.files import inside
 from spatialvla.evaluation.play.decisions import KeptDecision
 from spatialvla.evaluation.report.facts import checkpoint_words, facts
-from spatialvla.evaluation.report.legends import NUMBERS, PICTURES
+from spatialvla.evaluation.report.legends import CURVES, NUMBERS, PICTURES
 from spatialvla.evaluation.report.page import (
     facts_list,
     html_table,
@@ -26,6 +26,7 @@ from spatialvla.evaluation.report.page import (
     write_page,
 )
 from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.report.uncertainty_curves import Scale, episode_curve, uncertainty_section
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.policy import Policy
@@ -68,6 +69,7 @@ def write_report(
 <h2>Success by task</h2>
 {html_table(success_table(results), [_task_label(results, task) for task in results.planned_tasks])}
 {NUMBERS}
+{_unsure(results)}
 <div class="toolbar"><h2>Episodes</h2><button type="button" hidden>Play all</button></div>
 {PICTURES if chosen else ""}
 {"".join(sections)}
@@ -82,6 +84,11 @@ def write_report(
         script="script.js",
     )
     write_page(path, html)
+
+
+def _unsure(results: Results) -> str:
+    section = uncertainty_section(results)
+    return section and section + CURVES
 
 
 def _inputs(results: Results) -> str:
@@ -118,7 +125,8 @@ def _task_label(results: Results, task: int) -> str:
 def _task(results: Results, task: int, out: Path, decisions: str) -> str:
     tally = results.tally(task)
     played = _episodes(results, task)
-    episodes = "".join(_episode(episode, out) for episode in played)
+    scale = Scale.of(results)
+    episodes = "".join(_episode(episode, out, scale) for episode in played)
     many = " many" if len(played) > _MANY else ""
     return f"""<section id="task{task}">
 <h3>{escape(results.tasks[task])}</h3>
@@ -140,12 +148,13 @@ def _outcome(episode: EpisodeResult) -> str:
     return "✓ Success" if episode.success else "× Failure"
 
 
-def _episode(episode: EpisodeResult, out: Path) -> str:
+def _episode(episode: EpisodeResult, out: Path, scale: Scale) -> str:
     halfway = ", partial success" if episode.partial and not episode.success else ""
     note = f"Start {episode.start_state} · {episode.steps} steps, {episode.seconds:.0f} s{halfway}"
+    curve = episode_curve(episode, scale)
     return f"""<li id="{_anchor(episode)}">{_video(out, episode)}
 <div class="caption"><b class="{"good" if episode.success else "bad"}">{_outcome(episode)}</b>
-<span class="muted">{note}</span></div></li>"""
+<span class="muted">{note}</span></div>{curve}</li>"""
 
 
 def _video(out: Path, episode: EpisodeResult) -> str:

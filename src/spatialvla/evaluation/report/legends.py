@@ -41,6 +41,18 @@ PICTURES = _legend(
         "share a mark.",
     },
 )
+CURVES = _legend(
+    "What the curves mean",
+    {
+        "Entropy": "In bits, of the probabilities of all cells of the action grid, averaged over the steps of a chunk; "
+        "below a video the sum of translation, rotation and gripper. 0 is sure; 1 is a choice between two equal cells.",
+        "Spread": "How far, in millimeters, the translations that the policy thought possible for a step lie from "
+        "their mean (root mean square), averaged over the steps of a chunk.",
+        "Vertical line": "Where the video is.",
+        "Limits": "A policy can be sure and wrong. What the curves say of failures has to be measured for each policy; "
+        "benchmarks/failure_prediction.py does.",
+    },
+)
 PAIRS = _legend(
     "What the numbers mean",
     {

@@ -121,13 +121,13 @@ class Results:
             "schema": SCHEMA,
             "complete": self.complete,
             "total": _summary(self.total),
-            **asdict(self),
+            **asdict(replace(self, episodes=())),
             "shard": str(self.shard) if self.shard else None,
             "tasks": [
                 {"task": task, "instruction": text, **_summary(self.tally(task))}
                 for task, text in self.tasks.items()
             ],
-            "episodes": [asdict(episode) for episode in self.episodes],
+            "episodes": [_entry(episode) for episode in self.episodes],
         }
         if not self.conventions.state:  # as files of policies without one always were
             del document["conventions"]["state"]
@@ -204,6 +204,13 @@ def _without_rates(tasks: object) -> object:
         }
         for entry in tasks
     ]
+
+
+def _entry(episode: EpisodeResult) -> dict[str, Any]:
+    entry = asdict(episode)
+    if episode.uncertainty is None:  # as files of policies that were not asked always were
+        del entry["uncertainty"]
+    return entry
 
 
 def _summary(tally: Tally) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from spatialvla.evaluation.results.episode_uncertainty import EpisodeUncertainty
 from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.evaluation.results.plan import EpisodeId
 
@@ -15,6 +16,7 @@ class EpisodeResult:
 
     steps: after settling. seconds: wall time. video: path relative to the JSON file.
     partial: came part of the way at least (`Conventions.partial`); None where the benchmark does not say.
+    uncertainty: of the policy; None unless it was asked for.
     """
 
     task: int
@@ -24,6 +26,7 @@ class EpisodeResult:
     seconds: float
     video: str | None = None
     partial: bool | None = None
+    uncertainty: EpisodeUncertainty | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "start_state", "steps", "seconds"):
