@@ -35,7 +35,6 @@ from spatialvla.batch import Batch
 from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding.passes import Layout
 from spatialvla.model.fast.options import EIGHT_BITS, Optimization
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
@@ -171,7 +170,7 @@ def our_stages(model: SpatialVLA, batch: Batch, done: Callable[[str], None]) -> 
     embedded = model.passes.embed(Batch(**{**vars(batch), "depth": depth}))
     done("siglip")
     passes, chunk = model.passes, 3 * model.config.action_chunk_size
-    layout = Layout.behind(batch.attention_mask, chunk - 1)
+    layout = model.passes.layout(batch.attention_mask, chunk - 1)
     cache = passes.cache(*layout.real_BS.shape)
     ids = [passes.first_ids(embedded, batch.input_ids[:, :0], layout, cache, 1)]
     done("prefill")

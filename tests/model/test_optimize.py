@@ -17,6 +17,7 @@ from spatialvla.model.fast import linear as precision
 from spatialvla.model.fast.decoder import KernelAttention
 from spatialvla.model.fast.linear import ScaledLinear, quantize
 from spatialvla.model.fast.options import Optimization
+from spatialvla.model.fast.towers import suit_gpu
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]
@@ -54,6 +55,13 @@ def test_fused_float32_changes_nothing(options, rows):
             for model in (fast, plain)
         ]
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_depth_suits_a_gpu_with_the_same_result():
+    batch, other = a_batch(3), a_model()
+    suit_gpu(other.vision_zoe_model)
+    with torch.no_grad():
+        torch.testing.assert_close(other.depth(batch), plain.depth(batch), atol=1e-5, rtol=1e-5)
 
 
 def test_bfloat16_stays_close():
@@ -202,6 +210,15 @@ def test_compiled_equals_eager_and_compiles_once_a_bucket():
     shifted = replace(others, pixel_values=others.pixel_values.flip(3))
     assert torch.equal(fast.decode(shifted).ids, plain.decode(shifted).ids)
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+def test_8_bit_weights_compile():
+    """A product of 8 bits that the compiler has for CPUs alone would fail here, where it is given three dimensions."""
+    layer = ScaledLinear(torch.randn(48, 64), None, torch.int8)
+    x = torch.randn(1, 4, 64, dtype=torch.bfloat16)
+    fast = torch.compile(layer, fullgraph=True, dynamic=False)
+    torch.testing.assert_close(fast(x), layer(x), atol=0.1, rtol=0.02)
 
 
 class PretendedGraph:

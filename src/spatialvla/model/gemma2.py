@@ -276,10 +276,23 @@ class Gemma2Decoder(nn.Module):
         full = near = attention_bias(visible_BTS, x_BTD.dtype)
         if self.config.sliding_window < visible_BTS.shape[2]:
             near = attention_bias(visible_BTS & self._window(visible_BTS, slots_T), x_BTD.dtype)
+        return self.run_layers(x_BTD, rotary, near, full, cache, slots_T, wanted)
+
+    def run_layers(
+        self,
+        x_BTD: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        near_B1TS: torch.Tensor,
+        full_B1TS: torch.Tensor,
+        cache: KVCache | None,
+        slots_T: torch.Tensor,
+        wanted: int | None,
+    ) -> torch.Tensor:
+        """All layers and the last norm. near_B1TS, full_B1TS: the bias of layers with and without a window."""
         for index, layer in enumerate(self.layers):
             last = wanted if layer is self.layers[-1] else None
             kept = None if cache is None else cache.layer(index)
-            x_BTD = layer(x_BTD, rotary, near if layer.slides else full, kept, slots_T, last)
+            x_BTD = layer(x_BTD, rotary, near_B1TS if layer.slides else full_B1TS, kept, slots_T, last)
         return cast(torch.Tensor, self.norm(x_BTD))
 
     def _window(self, visible_BTS: torch.Tensor, slots_T: torch.Tensor) -> torch.Tensor:

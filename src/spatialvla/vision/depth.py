@@ -119,13 +119,19 @@ class PerImageHeads(nn.Module):
 class KeptPositionBias(nn.Module):
     """A layer's relative position bias of one window size, looked up once instead of for every image."""
 
+    bias: torch.Tensor
+
     def __init__(self, bias: torch.Tensor) -> None:
         super().__init__()
+        self.tokens = bias.shape[-1]
+        if bias.is_cuda:
+            # Attention there wants rows that begin at multiples of 16 bytes, and would copy the bias every time.
+            bias = F.pad(bias, (0, -self.tokens % 8))
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, *window: Any, **options: Any) -> torch.Tensor:
-        """The bias (heads, tokens, tokens), whatever the window."""
-        return cast(torch.Tensor, self.bias)
+        """The bias (1, heads, tokens, tokens), whatever the window."""
+        return self.bias[..., : self.tokens]
 
 
 class ZoeDepth(ZoeDepthForDepthEstimation):

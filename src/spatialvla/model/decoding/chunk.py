@@ -79,7 +79,7 @@ def decode(
     if known == shape[1]:
         return Decoded(committed, 0, torch.zeros_like(lengths).to(device))
     with memory_for(len(batch), device):
-        layout = Layout.behind(batch.attention_mask, shape[1] - 1)
+        layout = passes.layout(batch.attention_mask, shape[1] - 1)
         cache = passes.cache_for(layout)
         prompt = passes.embed(batch)
         if drafts is None:

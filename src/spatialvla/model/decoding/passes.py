@@ -68,8 +68,16 @@ class Passes:
     prompt_multiple: int = 1
     """What to pad prompts to a multiple of: more than 1 where each length is compiled on its own."""
 
+    slot_multiple: int = 1
+    """The number of slots is a multiple of this: more than 1 where odd strides cost a product its speed."""
+
     def __init__(self, network: Network) -> None:
         self.network = network
+
+    def layout(self, attention_mask: torch.Tensor, new: int) -> Layout:
+        """Room for at least `new` ids behind prompts with this attention mask (B, P)."""
+        slots = attention_mask.shape[1] + new
+        return Layout.behind(attention_mask, new + -slots % self.slot_multiple)
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """(B, P, D): the embedded prompts."""

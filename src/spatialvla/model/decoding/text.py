@@ -7,7 +7,7 @@ import torch
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.model.decoding.chunk import check_prompts, memory_for
-from spatialvla.model.decoding.passes import Layout, Passes, Sampling, pick, require_finite
+from spatialvla.model.decoding.passes import Passes, Sampling, pick, require_finite
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def generate_text(
     network = passes.network
     check_prompts(network, batch)
     with memory_for(len(batch), network.device):
-        layout = Layout.behind(batch.attention_mask, max_new_tokens - 1)
+        layout = passes.layout(batch.attention_mask, max_new_tokens - 1)
         cache = passes.cache_for(layout)
         hidden = passes.prefill(passes.embed(batch), batch.input_ids[:, :0], layout, cache, 1)
         running = torch.ones_like(batch.attention_mask[:, :1])

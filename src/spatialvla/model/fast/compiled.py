@@ -69,7 +69,7 @@ def compile_vision(network: Network) -> None:
 
 
 def compile_decoder_layers(network: Network) -> None:
-    """Compiles the decoder's layers for inference on a GPU, in place: all together once for each width of a pass.
+    """Compiles the decoder's layers for inference on a GPU, in place: all together once for each length of a prompt.
 
     The towers' layers stay as they are: few of their operators are small, and CUDA graphs launch those.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import cast
 
 import torch
@@ -11,13 +12,13 @@ from spatialvla.batch import Batch
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available, serve
 from spatialvla.model.decoding.chunk import decode
-from spatialvla.model.decoding.passes import Layout, Passes
+from spatialvla.model.decoding.passes import Passes
 from spatialvla.model.fast.compiled import CompiledPasses, CudaGraphs, compile_decoder_layers, compile_vision
 from spatialvla.model.fast.decoder import ActionHead, fuse_layer, replace_norms
 from spatialvla.model.fast.linear import replace_linears
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.fast.streams import TwoStreamPasses
-from spatialvla.model.fast.towers import speed_up
+from spatialvla.model.fast.towers import speed_up, suit_gpu
 from spatialvla.model.fast.zoedepth import replace_maps
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.network import Network
@@ -52,8 +53,21 @@ def _optimize_decoder(network: Network, options: Optimization) -> None:
         fuse_layer(cast(Layer, layer), network.config.text, options.weights, options.activation_bits, kernels)
     if kernels:
         replace_norms(decoder)
+    if _has_gpu_kernels(network):
+        from spatialvla.model.fast.gpu_decoder import GPUDecoder  # Triton comes with PyTorch for GPUs only
+
+        decoder.set_submodule("model", GPUDecoder(decoder.model))
     first = 0 if options.text_head else network.config.action_token_begin_idx
     decoder.set_submodule("lm_head", ActionHead(decoder.lm_head, network.config.grammar, first))
+
+
+def _has_gpu_kernels(network: Network) -> bool:
+    text = network.config.text
+    groups = text.num_attention_heads // text.num_key_value_heads
+    half = network.dtype in (torch.bfloat16, torch.float16)
+    return (
+        network.device.type == "cuda" and half and groups.bit_count() == 1 and find_spec("triton") is not None
+    )
 
 
 def _optimize_vision(network: Network, options: Optimization) -> None:
@@ -64,7 +78,11 @@ def _optimize_vision(network: Network, options: Optimization) -> None:
     for tower in towers:
         replace_linears(tower, options.weights if options.activations else None, options.activation_bits)
         speed_up(tower)
-    if network.config.use_vision_zoe and not options.compile:
+    if not network.config.use_vision_zoe:
+        return
+    if network.device.type == "cuda":
+        suit_gpu(network.vision_zoe_model)
+    elif not options.compile:
         replace_maps(network.vision_zoe_model)
 
 
@@ -102,7 +120,7 @@ def warm_up(
     if not drafts:
         return
     decode(passes, batch, draft_ids=ids)
-    layout = Layout.behind(batch.attention_mask, chunk - 1)
+    layout = passes.layout(batch.attention_mask, chunk - 1)
     cache = passes.cache(*layout.real_BS.shape)
     slots = torch.arange(layout.prompt, layout.prompt + chunk, device=network.device)
     for begin in range(0, chunk, 3):

@@ -1,4 +1,4 @@
-"""Attention and activations of the vision towers for inference, by our kernels on CPUs that have them."""
+"""The vision towers for inference: our kernels on CPUs that have them, few and fast launches on a GPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from transformers.activations import GELUTanh
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.beit.modeling_beit import BeitAttention
 from transformers.models.siglip.modeling_siglip import SiglipAttention, SiglipMLP
+from transformers.models.zoedepth.modeling_zoedepth import ZoeDepthAttractorLayerUnnormed
 
 from spatialvla.kernels.attention import attention
 from spatialvla.kernels.layers import gelu_tanh
 from spatialvla.kernels.library import serve
+from spatialvla.vision.depth import ZoeDepth
 
 _NAME = "spatialvla_cpu"
 
@@ -30,6 +32,19 @@ def speed_up(tower: nn.Module) -> None:
             part.config._attn_implementation = _NAME
         elif isinstance(part, SiglipMLP) and isinstance(part.activation_fn, GELUTanh):
             part.activation_fn = KernelGELU()
+
+
+def suit_gpu(depth: ZoeDepth) -> None:
+    """Lets ZoeDepth, in place, move all attractors at once and keep the channels of a pixel together.
+
+    The attractors of a level cost four launches each otherwise. Convolutions and resizings want this order of
+    their maps on a GPU.
+    """
+    for part in depth.modules():
+        if isinstance(part, ZoeDepthAttractorLayerUnnormed):
+            part.memory_efficient = False
+    for stage in (depth.neck, depth.relative_head, depth.metric_head):
+        stage.to(memory_format=torch.channels_last)
 
 
 class KernelGELU(nn.Module):
