@@ -21,7 +21,10 @@ PROMPT_TOKENS = 16
 
 
 class Speeds:
-    """What a device can do, in the best of several ways; measured in every round, since others may share its memory."""
+    """What a device can do, in the best of several ways; measured in every round, since others may share its memory.
+
+    gpu_gb: of a GPU's memory are held for that.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, options: Optimization) -> None:
         self.device = device
@@ -33,6 +36,7 @@ class Speeds:
         self.operations = 2 * rows * K * N
         x, w = (torch.rand(size, K, device=device).to(dtype) for size in (rows, N))
         self.multiplying: list[Callable[[], Any]] = [lambda: F.linear(x, w)]
+        self.gpu_gb = sum(part.nbytes for part in (large, x, w)) / 1e9 if on_gpu else 0.0
         if not on_gpu and available() and dtype == torch.bfloat16:
             half, packed = pack_bf16(w), large.view(torch.bfloat16).view(-1, 2048, 64, 2)
             self.reading.append(lambda: bf16_product(x[:1], packed, None, 64 * len(packed)))

@@ -34,26 +34,31 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="cpu", help="cuda: in bfloat16 where autocast has it")
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, in turns")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tune_cpu()
+    device = torch.device(options.device)
     network = preset("nano")
-    model = SpatialVLA(network).train()
+    model = SpatialVLA(network).train().to(device)
     batch = random_batch(network, options.batch_size)
+    on_host, batch = batch, batch.to(device)
     optimizer = build_optimizer(model, nano())
 
     def step(model: SpatialVLA = model, optimizer: Optimizer = optimizer) -> None:
-        model.training_loss(batch).loss.backward()
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            loss = model.training_loss(batch).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     views = Views(
         np.random.default_rng(0).integers(0, 256, (options.batch_size, 128, 128, 3), dtype=np.uint8),
-        batch.intrinsics.double().numpy(),
-        batch.depth.numpy() if batch.depth is not None else None,
+        on_host.intrinsics.double().numpy(),
+        on_host.depth.numpy() if on_host.depth is not None else None,
     )
-    estimator = untrained_estimator(network)
+    estimator = untrained_estimator(network).to(device)
     parts: dict[str, Callable[[], object]] = {
         "training step": step,
         "augmentation": lambda: Augmentation()(views, network.image_size, np.random.default_rng(0)),
@@ -63,7 +68,7 @@ def main() -> None:
         "depth estimate": torch.no_grad()(lambda: estimator.estimate(batch.pixel_values)),
     }
     if options.compile:
-        compiled = SpatialVLA(network).train()
+        compiled = SpatialVLA(network).train().to(device)
         compile_layers(compiled)
         its = build_optimizer(compiled, nano())
         parts |= {"compiled step": lambda: step(compiled, its), "training step again": step}
@@ -71,7 +76,7 @@ def main() -> None:
         part()
         times, samples = Times(), options.steps * options.batch_size
         for _ in range(options.steps):
-            times.run(part)
+            times.run(part, device)
         speed, cpu = samples / sum(times.wall), 1e3 * sum(times.cpu) / samples
         print(f"{name:20} {speed:8.1f} samples/s   {cpu:7.2f} ms of CPU a sample")
 

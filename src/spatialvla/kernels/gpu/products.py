@@ -26,12 +26,10 @@ def _tiling(outputs: int, inputs: int, warps: int, stages: int, dot: bool) -> tr
 
 TILINGS = [
     _tiling(16, 256, 4, 4, True),
-    _tiling(16, 256, 4, 6, True),
     _tiling(32, 128, 4, 6, True),
     _tiling(64, 128, 4, 5, True),
     _tiling(4, 512, 4, 1, False),
     _tiling(8, 512, 4, 1, False),
-    _tiling(8, 1024, 8, 1, False),
     _tiling(16, 256, 4, 1, False),
 ]
 
