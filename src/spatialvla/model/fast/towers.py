@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ def suit_gpu(depth: ZoeDepth) -> None:
         if isinstance(part, ZoeDepthAttractorLayerUnnormed):
             part.memory_efficient = False
     for stage in (depth.neck, depth.relative_head, depth.metric_head):
-        stage.to(memory_format=torch.channels_last)
+        cast(Any, stage).to(memory_format=torch.channels_last)
 
 
 class KernelGELU(nn.Module):
