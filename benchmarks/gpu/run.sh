@@ -15,33 +15,35 @@ patience=1
 failed=0
 
 part() {  # NAME LIMIT COMMAND...
-  local name=$1 limit=$(($2 * patience)) left=$((total - SECONDS)) code
+  local name=$1 limit=$(($2 * patience)) left=$((total - SECONDS))
   shift 2
-  [ "$left" -lt "$((limit < 15 ? limit : 15))" ] && { echo "== $name: left out"; return; }
+  [ "$left" -lt "$((limit < 15 ? limit : 15))" ] && { echo "== $name: left out"; code=124; return; }
   timeout "$((limit < left ? limit : left))" "$@" >"$out/$name.log" 2>&1
   code=$?
   tail -n 18 "$out/$name.log" | cut -c -300
   echo "== $name: code $code at ${SECONDS} s"
-  [ "$code" = 0 ] || { failed=1; return "$code"; }
+  [ "$code" = 0 ] || failed=1
 }
 inference() {  # NAME LIMIT OPTIONS...
   local name=$1 limit=$2
   shift 2
   part "$name" "$limit" python3 benchmarks/inference.py --case $case --device "$device" $compile \
-    --speculation benchmarks/gpu/speculation.json --out "$out/$name" "$@"
+    --out "$out/$name" "$@"
 }
 
 [ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python3 -c "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
 if [ "$device" != cpu ]; then
-  part kernels 60 python3 benchmarks/gpu/decode.py || {
+  part kernels 75 python3 benchmarks/gpu/decode.py
+  if [ "$code" != 0 ] && [ "$code" != 124 ]; then
     export SPATIALVLA_EARLY_LAUNCH=0
-    part kernels_late 30 python3 benchmarks/gpu/decode.py --tokens 1 --late || export SPATIALVLA_GPU_KERNELS=0
-  }
+    part kernels_late 40 python3 benchmarks/gpu/decode.py --tokens 1 --late
+    [ "$code" = 0 ] || [ "$code" = 124 ] || export SPATIALVLA_GPU_KERNELS=0
+  fi
 fi
-inference alone 70 --batch 1 --rounds $rounds --alone
+inference alone 75 --batch 1 --rounds $rounds --alone --speculation benchmarks/gpu/speculation.json
 inference beside 60 --batch 1 --rounds $((rounds / 2 + 1))
-inference int8 50 --batch 1 --rounds $((rounds / 2 + 1)) --alone --precision int8
+inference int8 60 --batch 1 --rounds $((rounds / 2 + 1)) --alone --precision int8
 inference batch 45 --batch $batch --rounds 3 --alone
 part training 40 python3 benchmarks/training.py --device "$device" --batch-size $samples --steps 3 $compile
 [ "$device" = cpu ] || inference fp8 40 --batch 1 --rounds 3 --alone --precision fp8
