@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers.activations import GELUTanh
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.beit.modeling_beit import BeitAttention
@@ -16,6 +17,7 @@ from transformers.models.zoedepth.modeling_zoedepth import ZoeDepthAttractorLaye
 from spatialvla.kernels.attention import attention
 from spatialvla.kernels.layers import gelu_tanh
 from spatialvla.kernels.library import serve
+from spatialvla.model.fast.zoedepth import ATTRACTION
 from spatialvla.vision.depth import ZoeDepth
 
 _NAME = "spatialvla_cpu"
@@ -35,16 +37,39 @@ def speed_up(tower: nn.Module) -> None:
 
 
 def suit_gpu(depth: ZoeDepth) -> None:
-    """Lets ZoeDepth, in place, move all attractors at once and keep the channels of a pixel together.
+    """Lets ZoeDepth, in place, sum up attractors at once and keep the channels of a pixel together.
 
-    The attractors of a level cost four launches each otherwise. Convolutions and resizings want this order of
-    their maps on a GPU.
+    Convolutions and resizings want this order of their maps on a GPU.
     """
-    for part in depth.modules():
+    for name, part in list(depth.named_modules()):
         if isinstance(part, ZoeDepthAttractorLayerUnnormed):
-            part.memory_efficient = False
+            depth.set_submodule(name, AttractorsAtOnce(part))
     for stage in (depth.neck, depth.relative_head, depth.metric_head):
         cast(Any, stage).to(memory_format=torch.channels_last)
+
+
+class AttractorsAtOnce(nn.Module):
+    """Moves the bin centers of each pixel; one by one, each attractor would cost four launches."""
+
+    def __init__(self, layer: ZoeDepthAttractorLayerUnnormed) -> None:
+        super().__init__()
+        self.conv1, self.act1, self.conv2, self.act2 = layer.conv1, layer.act1, layer.conv2, layer.act2
+        self.mean = layer.kind == "mean"
+
+    def forward(
+        self, x: torch.Tensor, prev_bin: torch.Tensor, prev_bin_embedding: torch.Tensor, interpolate: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, E, H, W), bins (B, N, h, w) and their embedding (B, E, h, w) -> bins (B, N, H, W), twice."""
+        size = tuple(x.shape[-2:])
+        bins, embedding = (
+            F.interpolate(part, size, mode="bilinear", align_corners=True)
+            for part in (prev_bin, prev_bin_embedding)
+        )
+        attractors = self.act2(self.conv2(self.act1(self.conv1(x + embedding))))
+        apart = attractors[:, :, None] - bins[:, None]
+        moved = apart / (1 + ATTRACTION * apart.square())
+        bins = bins + (moved.mean(dim=1) if self.mean else moved.sum(dim=1))
+        return bins, bins
 
 
 class KernelGELU(nn.Module):
