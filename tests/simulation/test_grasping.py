@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spatialvla.simulation.libero.grasping import RADIUS, Boxes, rim_grasp
+from spatialvla.simulation.libero.grasping import DEPTH, RADIUS, Boxes, body_grasp, rim_grasp
 
 BOWL = np.array([0.1, 0.2, 0.9])
 FAR_AWAY = Boxes(np.array([[5.0, 5, 5]]), np.eye(3)[None], np.full((1, 3), 0.1))
@@ -36,6 +36,39 @@ def test_a_bowl_on_its_side_is_taken_above_the_floor():
     lying = np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])
     grasp = rim_grasp(BOWL + np.array([0, 0, 0.05]), lying, FAR_AWAY, GRIPPER, floor=0.91)
     assert grasp.position[2] > 0.91
+
+
+def test_a_box_is_taken_across_its_narrow_side():
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    box = Boxes(BOWL[None], turn[None], np.array([[0.04, 0.02, 0.009]]))
+    grasp = body_grasp(turn, box, FAR_AWAY, fingertip=0.012)
+    assert grasp.yaw == pytest.approx(np.arctan2(0.6, 0.8))
+    np.testing.assert_allclose(grasp.position, BOWL + np.array([0, 0, 0.003]), atol=1e-9)
+
+
+def test_a_round_thing_is_taken_without_turning_the_hand_and_below_its_top():
+    turns = [np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) for c, s in ((1, 0), (np.sqrt(0.5), np.sqrt(0.5)))]
+    can = Boxes(np.stack([BOWL, BOWL]), np.stack(turns), np.full((2, 3), [0.02, 0.02, 0.06]))
+    grasp = body_grasp(np.eye(3), can, FAR_AWAY, fingertip=0.012)
+    assert grasp.yaw == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(grasp.position, BOWL + np.array([0, 0, 0.06 - DEPTH]), atol=1e-9)
+
+
+def test_what_stands_upright_along_another_axis_is_taken_the_same():
+    upright = np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])
+    bottle = Boxes(BOWL[None], upright[None], np.array([[0.04, 0.06, 0.015]]))
+    grasp = body_grasp(upright, bottle, FAR_AWAY, fingertip=0.012)
+    assert abs(grasp.yaw) == pytest.approx(np.pi / 2)
+
+
+def test_neighbors_beside_both_ends_of_a_can_turn_the_hand():
+    can = Boxes(BOWL[None], np.eye(3)[None], np.array([[0.02, 0.02, 0.04]]))
+    beside = Boxes(
+        BOWL + np.array([[0, 0.06, 0], [0, -0.06, 0]]),
+        np.stack([np.eye(3)] * 2),
+        np.full((2, 3), [0.02, 0.01, 0.1]),
+    )
+    assert abs(body_grasp(np.eye(3), can, beside, fingertip=0.012).yaw) > 0.5
 
 
 def test_distance_to_boxes():

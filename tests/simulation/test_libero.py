@@ -233,6 +233,21 @@ def test_the_expert_succeeds_from_a_fresh_start(env, task):
     assert any(env.step(expert()) for _ in range(220))
 
 
+@pytest.mark.parametrize("task", [6, 7])
+def test_the_expert_puts_flat_and_tall_things_into_the_basket(task):
+    env = LiberoEnv(tasks("libero_object")[task], image_size=32)
+    expert = LiberoExpert(env)
+    env.sample_state(np.random.default_rng(11))
+    env.settle()
+    assert any(env.step(expert()) for _ in range(220))
+
+
+def test_the_expert_says_which_goals_it_knows():
+    env = LiberoEnv(tasks("libero_goal")[0], image_size=32)
+    with pytest.raises(InputError, match="only put one thing on another or in a basket"):
+        LiberoExpert(env)
+
+
 def test_the_expert_is_a_function_of_the_state(env):
     expert = LiberoExpert(env)
     env.sample_state(np.random.default_rng(5))

@@ -1,4 +1,4 @@
-"""Where to take a bowl by its rim: the best of a ring of candidates, from geometry alone."""
+"""Where to take a thing from above: a bowl by its rim, anything else across its body, from geometry alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CANDIDATES = 16
+
+# Of a bowl:
 RADIUS = 0.045  # from the bowl's axis to the middle of its wall, meters
 HEIGHT = 0.034  # of that point above the bowl's origin, along its axis
 WALL_LEAN = 0.39  # radians by which the wall opens outwards
-CANDIDATES = 16
+
+# Of anything else:
+DEPTH = 0.035  # of the fingertips below its top, meters
+OPENING = 0.066  # the widest that is taken; the fingers open to 0.08 m
+SLAB = 0.012  # how far above and below the fingertips its width counts
 
 # The gripper around the point between its fingertips, in meters along (finger direction, up): both open
 # fingers from the tip upwards, and the hand they slide in.
@@ -32,6 +39,12 @@ class Boxes:
         local = np.einsum("nji,pnj->pni", self.rotation, points[:, None] - self.center)
         outside: np.ndarray = np.linalg.norm(np.maximum(np.abs(local) - self.half, 0), axis=-1)
         return np.asarray(outside.min(axis=1, initial=np.inf))
+
+    def corners(self) -> np.ndarray:
+        """(N, 8, 3) of each box."""
+        signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        offsets = np.einsum("nij,nkj->nki", self.rotation, signs * self.half[:, None])
+        return np.asarray(self.center[:, None] + offsets)
 
     def tops(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What each box covers seen from above: center (N, 2), half sizes (N, 2), height of its top (N,)."""
@@ -65,13 +78,43 @@ def rim_grasp(
     normal = np.cos(WALL_LEAN) * outwards - np.sin(WALL_LEAN) * axis
     # The fingers are alike, so turning by half a circle changes nothing.
     yaw = (np.arctan2(-normal[:, 0], normal[:, 1]) + np.pi / 2) % np.pi - np.pi / 2
-    across = np.stack([-np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)], axis=1)
-    points = position[:, None] + _GRIPPER[:, :1] * across[:, None] + _GRIPPER[:, 1:] * [0, 0, 1.0]
-    distance = obstacles.distance(points.reshape(-1, 3)).reshape(points.shape[:2])
-    crowded = np.maximum(1 - distance / _ROOM, 0).max(axis=1)
+    crowded = _crowded(position, yaw, obstacles)
     sloping = 1 - np.linalg.norm(normal[:, :2], axis=1)
     too_low = np.maximum(floor - position[:, 2], 0)
     away = np.linalg.norm(position - gripper, axis=1)
     cost = np.abs(yaw) + 4 * crowded + 4 * sloping + 100 * too_low + 1.0 * away - 0.1 * outwards[:, 1]
     best = int(np.argmin(cost))
     return Grasp(position[best], float(yaw[best]))
+
+
+def body_grasp(rotation: np.ndarray, body: Boxes, obstacles: Boxes, fingertip: float) -> Grasp:
+    """The grasp across a thing's body that needs the least turning of the hand and touches nothing else.
+
+    rotation (3, 3): the thing in the world; it may lie on its side. body: what it consists of.
+    fingertip: meters that the fingers reach below the point between them.
+    """
+    corners = body.corners()
+    bottom, top = corners[..., 2].min(), corners[..., 2].max()
+    height = max(top - DEPTH, bottom + fingertip)
+    low, high = corners[..., 2].min(axis=1), corners[..., 2].max(axis=1)
+    held = corners[(low < height + SLAB) & (high > height - SLAB)].reshape(-1, 3)[:, :2]
+    level = rotation[:, int(np.argmin(np.abs(rotation[2])))]
+    turned = np.arctan2(level[1], level[0]) + np.arange(CANDIDATES) * np.pi / CANDIDATES
+    yaw = (turned + np.pi / 2) % np.pi - np.pi / 2
+    across = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1)
+    along = np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
+    middle = [(held @ axes.T).min(axis=0) / 2 + (held @ axes.T).max(axis=0) / 2 for axes in (across, along)]
+    width = np.ptp(held @ across.T, axis=0)
+    position = np.c_[middle[0][:, None] * across + middle[1][:, None] * along, np.full(CANDIDATES, height)]
+    too_wide = np.maximum(width - OPENING, 0)
+    cost = np.abs(yaw) + 4 * _crowded(position, yaw, obstacles) + 400 * too_wide + 30 * width
+    best = int(np.argmin(cost))
+    return Grasp(position[best], float(yaw[best]))
+
+
+def _crowded(position: np.ndarray, yaw: np.ndarray, obstacles: Boxes) -> np.ndarray:
+    """(C,) how much of the room that the gripper needs at each of (C, 3) grasps is taken: 0 none, 1 all."""
+    across = np.stack([-np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)], axis=1)
+    points = position[:, None] + _GRIPPER[:, :1] * across[:, None] + _GRIPPER[:, 1:] * [0, 0, 1.0]
+    distance = obstacles.distance(points.reshape(-1, 3)).reshape(points.shape[:2])
+    return np.asarray(np.maximum(1 - distance / _ROOM, 0).max(axis=1))
