@@ -31,7 +31,8 @@ simpler: $(VENV)/test-ready $(VENV)/simpler-ready ## run the tests in SimplerEnv
 	$(BIN)/python -m pytest -q -m sim tests/evaluation/test_simpler_benchmark.py tests/simulation/test_widowx.py
 
 # LeRobot needs Python 3.12 and brings a torch of its own: some gigabytes.
-lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready ## run LeRobot's own robot client against our server
+lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready ## run our policy in LeRobot, and LeRobot's client on our server
+	$(LEROBOT_VENV)/bin/python -m pytest -q packages/lerobot_policy_spatialvla
 	LEROBOT_PYTHON=$(abspath $(LEROBOT_VENV))/bin/python $(BIN)/python -m pytest -q -m slow tests/serving/test_lerobot_server_client.py
 
 lint: style types imports ## run every linter
@@ -91,9 +92,10 @@ $(VENV)/docs-ready: $(VENV)/test-ready
 	$(INSTALL) '.[docs]'
 	touch $@
 
-$(LEROBOT_VENV)/ready:
+$(LEROBOT_VENV)/ready: packages/lerobot_policy_spatialvla/pyproject.toml
 	$(PYTHON312) -m venv $(LEROBOT_VENV)
-	$(LEROBOT_VENV)/bin/python -m pip install --quiet 'lerobot[async]==0.6.1'
+	$(LEROBOT_VENV)/bin/python -m pip install --quiet 'lerobot[async]==0.6.1' -e packages/spatialvla-client -e . \
+	  -e 'packages/lerobot_policy_spatialvla[dev]'
 	touch $@
 
 $(VENV)/test-ready: $(BIN)/python $(PACKAGES)

@@ -200,6 +200,14 @@ def test_actions_return_within_their_cell(seed):
     assert (batch.labels[0, :-7] == -100).all()
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_actions_of_a_chunk_lead_back_to_its_tokens(seed):
+    numbers = np.random.default_rng(seed)
+    tokens = np.stack([numbers.integers(*kind, (2, 3)) for kind in processor.grid.ranges], axis=-1)
+    rounded = processor.actions(tokens, DATASET).astype(np.float32)
+    np.testing.assert_array_equal(processor.encode(rounded.astype(np.float64), DATASET), tokens)
+
+
 def test_actions_need_the_right_shape_and_numbers():
     with pytest.raises(InputError, match=r"\(B, 2, 7\), got \(1, 3, 7\)"):
         one(dataset=DATASET, actions=np.zeros((1, 3, 7)))

@@ -9,7 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "tree.md"
-ROOMS = ("src/spatialvla", "packages/spatialvla-client/src/spatialvla_client", "benchmarks", "examples")
+ROOMS = (
+    "src/spatialvla",
+    "packages/spatialvla-client/src/spatialvla_client",
+    "packages/lerobot_policy_spatialvla/src/lerobot_policy_spatialvla",
+    "benchmarks",
+    "examples",
+)
 SIGNED = (".py", ".cpp", ".h")
 
 INTRODUCTION = """\

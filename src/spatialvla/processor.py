@@ -244,6 +244,17 @@ class Processor(StoredProcessor):
         normalized = self.grid.decode(tokens)
         return self._scaled(ActionStatistics.denormalize, normalized, _one_a_row(dataset, len(normalized)))
 
+    def encode(
+        self, actions: Float[np.ndarray, "B steps 7"], dataset: Keys = None
+    ) -> Int[np.ndarray, "B steps 3"]:
+        """Actions in dataset units -> tokens of their cells: the inverse of `actions`.
+
+        dataset: whose units, one for all rows or one a row.
+        """
+        return self.grid.encode(
+            self._scaled(ActionStatistics.normalize, actions, _one_a_row(dataset, len(actions)))
+        )
+
     def checked_tokens(self, tokens: np.ndarray | None) -> Int[np.ndarray, "P 3"]:
         """The first steps of a chunk as tokens on the action grid; None gives P = 0.
 
@@ -293,8 +304,7 @@ class Processor(StoredProcessor):
             raise InputError(
                 f"Actions must have shape (B, {self.action_chunk_size}, 7), got {actions.shape}."
             )
-        normalized = self._scaled(ActionStatistics.normalize, actions, keys)
-        return self.grid.encode(normalized).reshape(len(actions), -1) + self.action_token_begin_idx
+        return self.encode(actions, keys).reshape(len(actions), -1) + self.action_token_begin_idx
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         if not isinstance(prompt, str):

@@ -1,9 +1,11 @@
-"""Grippers of any convention come out as 1 = open."""
+"""Grippers of any convention come out as 1 = open, and actions go back into the numbers that a dataset has."""
 
 import numpy as np
 import pytest
 
-from spatialvla.data.hand_motions import GripperMapping
+from spatialvla.data.hand_motions import GripperMapping, HandMotion
+from spatialvla.data.mapping_lines import ActionMapping
+from spatialvla.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,48 @@ from spatialvla.data.hand_motions import GripperMapping
 )
 def test_openings(mapping, stored, opening):
     np.testing.assert_allclose(mapping.opening(np.array(stored, np.float64)), opening)
+
+
+@pytest.mark.parametrize(
+    ("gripper", "stored"),
+    [
+        (GripperMapping(min=-1), [1, 0, -1]),
+        (GripperMapping(open=0, min=0, max=100), [0, 50, 100]),
+        (GripperMapping(open=0, min=-1, commands=True), [-1, 0, 1]),
+    ],
+)
+def test_openings_are_told_back(gripper, stored):
+    np.testing.assert_allclose(gripper.stored(np.array([1, 0.5, 0])), stored)
+
+
+MIXED = ActionMapping(indices=(3, 4, 5, 0, 1, 2, 6), rotation="axis_angle", meters=0.001, radians=np.pi / 180)
+
+
+@pytest.mark.parametrize(
+    ("action", "numbers"),
+    [
+        (ActionMapping(), [[1, 2, 3, 0.1, 0.2, 0.3, -1]]),
+        (ActionMapping(meters=0.05, radians=0.5), [[0.4, -1, 1, 0.3, 0.2, -0.6, 1]]),
+        (ActionMapping(rotation="none", meters=0.01), [[1, 2, 3, 1]]),
+        (MIXED, [[10, -20, 30, 5, 6, 7, 1], [0, 0, 0, 1, 0, 0, -1]]),
+        (ActionMapping(rotation="quaternion_xyzw"), [[1, 2, 3, 0.5, -0.5, 0.5, 0.5, 1]]),
+    ],
+)
+def test_motions_are_told_back_in_the_datasets_numbers(action, numbers):
+    motion = HandMotion(action, GripperMapping(open=0, min=-1))
+    numbers = np.array(numbers, np.float64)
+    np.testing.assert_allclose(motion.stored(motion.actions({"action": numbers})), numbers, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("motion", "said"),
+    [
+        (HandMotion(ActionMapping(convention="absolute")), "made of poses"),
+        (HandMotion(ActionMapping(from_state=("state",))), "made of poses"),
+        (HandMotion(ActionMapping(), GripperMapping("hand")), "several features"),
+        (HandMotion(ActionMapping(indices=(0, 1, 2, 3, 4, 5, 8))), "nothing tells the robot the others"),
+    ],
+)
+def test_what_does_not_follow_from_motions_is_not_told_back(motion, said):
+    with pytest.raises(InputError, match=said):
+        motion.stored(np.zeros((1, 7)))

@@ -50,6 +50,19 @@ def test_axis_angle_and_quaternion_about_one_axis(axis, angle, length):
     )
 
 
+@given(angles, st.sampled_from(["euler", "axis_angle", "quaternion_xyzw"]))
+def test_a_rotation_can_be_written_in_every_notation(given_angles, notation):
+    matrix = from_euler(*given_angles)[None]
+    written = rotations.notated(matrix, notation)
+    assert written.shape == (1, rotations.SIZES[notation])
+    np.testing.assert_allclose(rotations.matrices(written, notation), matrix, atol=1e-6)
+
+
+def test_no_rotation_is_written_without_one():
+    assert rotations.notated(np.eye(3)[None], "none").shape == (1, 0)
+    np.testing.assert_array_equal(rotations.notated(np.eye(3)[None], "axis_angle"), [[0, 0, 0]])
+
+
 @given(angles, points, angles, points)
 def test_a_motion_leads_from_the_first_pose_to_the_next(first, place, second, next_place):
     before, after = from_euler(*first)[None], from_euler(*second)[None]

@@ -90,3 +90,15 @@ def test_ids_and_folders_are_told_apart(tmp_path, monkeypatch):
     assert not is_hub_id("runs/one")
     assert not is_hub_id("/tmp/x")
     assert not is_hub_id("nano")
+
+
+def test_a_policy_of_lerobots_is_the_one_inside(stand_in, tmp_path):
+    """LeRobot's files stand around it, in a folder and on the Hub."""
+    model, processor = SpatialVLA.from_pretrained(CHECKPOINT), Processor.from_pretrained(CHECKPOINT)
+    for folder in (tmp_path / "run", tmp_path / "robots" / "learned" / "main"):
+        processor.save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model")
+        (folder / "config.json").write_text('{"type": "spatialvla"}')
+        for name in (folder, *(["robots/learned"] if "robots" in folder.parts else [])):
+            assert folders.resolve_folder(name) == folder / "model"
+    assert folders.resolve_folder(CHECKPOINT) == CHECKPOINT

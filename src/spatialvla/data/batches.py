@@ -64,29 +64,7 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         draws = self.draws(np.asarray(numbers))
         samples = [self._sample_or_next(number, draws, row) for row, number in enumerate(numbers)]
         keys = [self.sources[source].key for source in draws.source]
-        actions = np.stack([sample.actions for sample in samples])
-        batch = self.processor(
-            [None] * len(samples),
-            [sample.prompt for sample in samples],
-            keys,
-            other_views=[sample.views for sample in samples],
-            states=[sample.state for sample in samples],
-            actions=actions,
-        )
-        return LoadedBatch(
-            batch=batch,
-            actions=actions,
-            keys=tuple(keys),
-            source=draws.source,
-            episode=np.array([sample.episode for sample in samples]),
-            step=np.array([sample.step for sample in samples]),
-            replaced=tuple(reason for sample in samples for reason in sample.replaced),
-            cameras=tuple(
-                name
-                for name in self.processor.camera_names
-                if any(name in sample.views for sample in samples)
-            ),
-        )
+        return collated(self.processor, samples, keys, draws.source)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_episodes": OrderedDict()}
@@ -149,6 +127,36 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
                 self._episodes.popitem(last=False)
         self._episodes.move_to_end(wanted)
         return self._episodes[wanted]
+
+
+def collated(
+    processor: Processor, samples: Sequence[Sample], keys: Sequence[str], source: np.ndarray
+) -> LoadedBatch:
+    """Samples -> the batch to learn from. keys, source: name and number of each sample's dataset.
+
+    Raises InputError where the processor cannot use one.
+    """
+    actions = np.stack([sample.actions for sample in samples])
+    batch = processor(
+        [None] * len(samples),
+        [sample.prompt for sample in samples],
+        keys,
+        other_views=[sample.views for sample in samples],
+        states=[sample.state for sample in samples],
+        actions=actions,
+    )
+    return LoadedBatch(
+        batch=batch,
+        actions=actions,
+        keys=tuple(keys),
+        source=source,
+        episode=np.array([sample.episode for sample in samples]),
+        step=np.array([sample.step for sample in samples]),
+        replaced=tuple(reason for sample in samples for reason in sample.replaced),
+        cameras=tuple(
+            name for name in processor.camera_names if any(name in sample.views for sample in samples)
+        ),
+    )
 
 
 def training_batches(

@@ -10,7 +10,7 @@ import numpy as np
 
 from spatialvla.data.mapping_lines import ActionMapping
 from spatialvla.errors import InputError
-from spatialvla.geometry.rotations import euler, matrices, motion
+from spatialvla.geometry.rotations import euler, matrices, motion, notated
 
 _MOVES = 0.1  # a relative gripper command of less than this leaves the gripper as it is
 _SETTLED = 0.05  # from 0 or 1
@@ -42,6 +42,11 @@ class GripperMapping:
         share = np.clip((values - self.min) / (self.max - self.min), 0.0, 1.0)
         opening = np.asarray(share if self.open == 1 else 1.0 - share)
         return from_closing_commands(1.0 - 2.0 * opening) if self.commands else opening
+
+    def stored(self, opening: np.ndarray) -> np.ndarray:
+        """(T,) in [0, 1] with 1 = open -> (T,) as stored."""
+        share = opening if self.open == 1 else 1.0 - opening
+        return np.asarray(self.min + (self.max - self.min) * share)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,33 @@ class HandMotion:
             moved = np.concatenate([scaled[:, :3], turned], axis=1)
         return np.concatenate([moved, gripper[:, None]], axis=1)
 
+    def stored(self, actions: np.ndarray) -> np.ndarray:
+        """(T, 7) actions -> (T, N) the numbers of the feature that says them: the inverse of `actions`.
+
+        Raises InputError where they do not follow from the actions alone, as poses do not.
+        """
+        action = self.action
+        indices = action.indices or tuple(range(action.pose_size + 1))
+        if action.of_poses or len(action.feature) > 1 or self._gripper_apart:
+            raise InputError(
+                "The actions of this mapping are made of poses or of several features, and a robot cannot be told "
+                "motions in those; record or convert the dataset in motions, or serve the policy with `spatialvla "
+                "serve`, whose clients take motions."
+            )
+        if sorted(indices) != list(range(len(indices))):
+            raise InputError(
+                f"The mapping reads the numbers {', '.join(map(str, indices))} of '{action.feature[0]}' alone, and "
+                "nothing tells the robot the others; convert the dataset to actions that it can be told whole."
+            )
+        turned = actions[:, 3:6]
+        if action.rotation != "euler":
+            turned = notated(matrices(turned, "euler"), action.rotation)
+        gripper = actions[:, 6] if self.gripper is None else self.gripper.stored(actions[:, 6])
+        pose = np.concatenate([actions[:, :3], turned], axis=1) / self._sizes
+        numbers = np.empty((len(actions), len(indices)))
+        numbers[:, list(indices)] = np.concatenate([pose, gripper[:, None]], axis=1)
+        return numbers
+
     @property
     def _pose_features(self) -> tuple[str, ...]:
         return self.action.from_state or self.action.feature
@@ -163,10 +195,15 @@ class HandMotion:
         return motion(before[:, :3], rotations[0], after[:, :3], rotations[1], action.frame)
 
     def _scaled(self, poses: np.ndarray) -> np.ndarray:
+        return np.asarray(poses * self._sizes)
+
+    @property
+    def _sizes(self) -> np.ndarray:
+        """(pose_size,) what 1 in each number of a pose is, as far as it is told."""
         action = self.action
         meters = 1.0 if action.meters is None else action.meters
         angles = 1.0 if action.radians is None or action.rotation == "quaternion_xyzw" else action.radians
-        return np.concatenate([poses[:, :3] * meters, poses[:, 3:] * angles], axis=1)
+        return np.array([meters] * 3 + [angles] * (action.pose_size - 3))
 
 
 def joined(columns: Mapping[str, np.ndarray], names: Sequence[str], indices: Sequence[int]) -> np.ndarray:

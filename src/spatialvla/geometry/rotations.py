@@ -42,6 +42,21 @@ def euler(rotations: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 3"]:
     return np.stack([roll, pitch, yaw], axis=1)
 
 
+def notated(rotations: Float[np.ndarray, "T 3 3"], notation: Notation) -> Float[np.ndarray, "T numbers"]:
+    """(T, 3, 3) -> (T, 0, 3 or 4): the inverse of `matrices`. Quaternions have w >= 0; none forgets the rotation."""
+    if notation == "none":
+        return np.empty((len(rotations), 0))
+    if notation == "euler":
+        return euler(rotations)
+    quaternions = _to_quaternion(rotations)
+    if notation == "quaternion_xyzw":
+        return quaternions
+    vector = quaternions[:, :3]
+    sine = np.linalg.norm(vector, axis=1)
+    angle = 2 * np.arctan2(sine, quaternions[:, 3])
+    return np.asarray(vector * np.where(sine < 1e-12, 2.0, angle / np.maximum(sine, 1e-12))[:, None])
+
+
 def motion(
     positions: Float[np.ndarray, "T 3"],
     rotations: Float[np.ndarray, "T 3 3"],
@@ -90,6 +105,20 @@ def _quaternion(axis_angle: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, "T 4"
     half = np.linalg.norm(axis_angle, axis=1, keepdims=True) / 2
     # sin(half) / (2 half) without the division by 0: NumPy's sinc is that of half / π.
     return np.concatenate([axis_angle * np.sinc(half / np.pi) / 2, np.cos(half)], axis=1)
+
+
+def _to_quaternion(rotations: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 4"]:
+    """x y z w by the largest eigenvector of Bar-Itzhack's matrix, which no rotation makes ill-conditioned."""
+    r = np.moveaxis(rotations, 0, 2)
+    rows = [
+        [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+        [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+        [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+        [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
+    ]
+    _, vectors = np.linalg.eigh(np.moveaxis(np.array(rows), 2, 0))
+    found = vectors[:, :, -1]
+    return np.asarray(np.where(found[:, 3:] < 0, -found, found))
 
 
 def _from_quaternion(quaternions: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T 3 3"]:

@@ -23,7 +23,9 @@ LAYOUT = "layout"
 """Where a training run keeps, inside its own folder, all of the model that is not weights."""
 
 MODEL = "model"
-"""Where a training run writes the policy when it has come to its end."""
+"""Where a training run writes the policy when it has come to its end, and LeRobot's training each of its own."""
+
+_PROCESSOR = "processor_config.json"
 
 _NAME_IT = "name the right one with base=, on the command line --base"
 
@@ -33,9 +35,9 @@ def resolve_folder(
 ) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
 
-    The folder of a training run stands for its newest model. revision, token: of the Hub's; the revision may also
-    stand behind the id, owner/name@revision. Without a token it takes HF_TOKEN or what `hf auth login` left, and with
-    HF_HUB_OFFLINE only what was fetched before.
+    The folder of a training run stands for its newest model, that of a policy of LeRobot's for ours inside.
+    revision, token: of the Hub's; the revision may also stand behind the id, owner/name@revision. Without a token it
+    takes HF_TOKEN or what `hf auth login` left, and with HF_HUB_OFFLINE only what was fetched before.
     Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, for a run
     that has no model yet, and where documents are not as the folder's manifest says, if it has one.
     """
@@ -47,15 +49,14 @@ def resolve_folder(
 def _found(path_or_id: str | Path, revision: str | None, token: str | bool | None) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
-        return _newest_model(folder) if is_run(folder) else folder
+        return _newest_model(folder) if is_run(folder) else _without_lerobot(folder)
     if is_at_hand(path_or_id):
         return SHIPPED / str(path_or_id)
     repo_id, _, named = str(path_or_id).partition("@")
     try:
-        wanted = ["*.json", "*.safetensors", MANIFEST]
-        return Path(
-            snapshot_download(repo_id, revision=named or revision, allow_patterns=wanted, token=token)
-        )
+        wanted = ["*.json", "*.yaml", "*.safetensors", f"*{MANIFEST}"]
+        fetched = snapshot_download(repo_id, revision=named or revision, allow_patterns=wanted, token=token)
+        return _without_lerobot(Path(fetched))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
         hub = "a Hub id that can be reached from here"
@@ -79,10 +80,16 @@ def is_run(folder: Path) -> bool:
     return (folder / LAYOUT).is_dir()
 
 
+def _without_lerobot(folder: Path) -> Path:
+    """The folder, or the policy inside it where the files around that are LeRobot's."""
+    inside = folder / MODEL
+    return inside if (inside / _PROCESSOR).exists() and not (folder / _PROCESSOR).exists() else folder
+
+
 def _newest_model(run: Path) -> Path:
     """The policy that a run ended with, or else the last one that it played with."""
     models = [*sorted((run / "rollouts").glob(f"step_*/{MODEL}")), run / MODEL]
-    found = [folder for folder in models if (folder / "processor_config.json").exists()]
+    found = [folder for folder in models if (folder / _PROCESSOR).exists()]
     if not found:
         raise CheckpointError(
             f"{run} is a training run that has no model yet; make one of its newest checkpoint with "

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,22 +15,27 @@ from spatialvla.training.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, while norms, biases and embeddings do not."""
+    """AdamW over `parameter_groups`."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config), lr=config.learning_rate, betas=config.betas, fused=True
+    )
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """What is trainable, as an optimizer takes it; matrices decay, while norms, biases and embeddings do not.
+
+    factor: of each group's learning rate.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and "embed" not in name
             decay = config.weight_decay if decays else 0.0
             groups[rate_factor(name, config), decay].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "factor": factor, "weight_decay": decay}
-            for (factor, decay), parameters in groups.items()
-        ],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
-    )
+    return [
+        {"params": parameters, "factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
 
 
 def rate_factor(name: str, config: TrainConfig) -> float:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,13 @@ from spatialvla.errors import CheckpointError, InputError
 
 VERSIONS = (VERSION, *metadata_v2.VERSIONS)
 """Of the format, those that can be read."""
+
+
+class Frames(Protocol):
+    """What one camera saw in an episode, as it is stored."""
+
+    def decode(self, steps: Sequence[int] | None = None) -> np.ndarray:
+        """Of all steps or some, as `StoredEpisode.frames` gives them."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,13 @@ class StoredEpisode:
 
     index: its number in the dataset. instructions: (T,) the task of each frame in words.
     columns: numbers by feature name, (T, *shape), or (T,) for shape (1,); 'timestamp' in seconds among them.
+    cameras: by feature name.
     """
 
     index: int
     instructions: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
-    cameras: Mapping[str, Clip | _DepthClip | _ImageColumn]
+    cameras: Mapping[str, Frames]
 
     def __len__(self) -> int:
         return len(self.columns["frame_index"])
@@ -190,7 +199,7 @@ class LeRobotDataset:
         ]
         table = self._rows(record, path, numbers)
         columns: dict[str, np.ndarray] = {}
-        cameras: dict[str, Clip | _DepthClip | _ImageColumn] = {}
+        cameras: dict[str, Frames] = {}
         for name, feature in self.features.items():
             if feature.is_encoded_image:
                 cameras[name] = _ImageColumn(partial(self._column, record, path, name), feature, path)

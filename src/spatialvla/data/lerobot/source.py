@@ -5,65 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.arm_state import check_gripper_feature, state_names, state_of
-from spatialvla.data.episodes import SeenThroughView, filled, moving
-from spatialvla.data.hand_motions import Numbers
 from spatialvla.data.lerobot.cameras import find_cameras
-from spatialvla.data.lerobot.feature_mapping import STATE, FeatureMapping
-from spatialvla.data.lerobot.features import BOOKKEEPING, Feature
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.lerobot.form import EpisodeForm, LeRobotEpisode
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import read_info
 from spatialvla.data.lerobot.reader import VERSIONS, LeRobotDataset
 from spatialvla.data.lerobot.units import stored_units
-from spatialvla.data.lerobot.views import LeRobotView
-from spatialvla.data.mapping_lines import StateMapping
+from spatialvla.data.lerobot.views import CameraFeatures
 from spatialvla.data.motion_units import motion_units
-from spatialvla.errors import CheckpointError, InputError
-
-
-@dataclass(frozen=True)
-class LeRobotEpisode(SeenThroughView):
-    """T steps of one dataset, see `spatialvla.data.episodes.Episode`. view: of the first camera."""
-
-    instructions: tuple[str, ...]
-    actions: np.ndarray
-    starts: np.ndarray
-    view: LeRobotView
-    other_views: Mapping[str, LeRobotView]
-    state_mapping: StateMapping | None
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-    @property
-    def instruction(self) -> str:
-        """Of the first step."""
-        return self.instructions[0] if self.instructions else ""
-
-    def instruction_at(self, step: int) -> str:
-        """Of one step."""
-        return self.instructions[step]
-
-    @cached_property
-    def state(self) -> np.ndarray | None:
-        """(T, S). Raises CheckpointError where it is not finite."""
-        if self.state_mapping is None:
-            return None
-        try:
-            return state_of(self.state_mapping, self.columns)
-        except InputError as error:
-            raise CheckpointError(f"{self.view.where}: {error}") from None
-
-    @property
-    def columns(self) -> Mapping[str, np.ndarray]:
-        """(T, …) the numbers of each step by feature name."""
-        return {name: values[self.view.rows] for name, values in self.view.stored.columns.items()}
+from spatialvla.errors import InputError
 
 
 class LeRobotSource:
@@ -71,8 +27,7 @@ class LeRobotSource:
 
     Without a mapping: the only camera, `action` of 7 numbers as they are, `observation.state`, and intrinsics and
     extrinsics where features of the usual names hold them.
-    key: the name of its statistics in a checkpoint. units: of the actions. camera: the one looked through; others:
-    further ones by name. state_names: what the numbers of the state are.
+    key: the name of its statistics in a checkpoint. units: of the actions.
     """
 
     def __init__(
@@ -99,25 +54,33 @@ class LeRobotSource:
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
-        known = _numbers(self.dataset.features)
-        self._left_out: list[str] = []
+        self._left_out: tuple[str, ...] = ()
         try:
-            (self.camera, *others), self._left_out = find_cameras(
-                self.mapping, self.dataset.features, cameras
-            )
-            self.others = {camera.name: camera for camera in others}
-            if self.mapping.gripper_pose is not None:
-                check_gripper_feature(self.mapping.gripper_pose, known)
-            self.state = _state(self.mapping, known)
-            self.state_names = () if self.state is None else state_names(self.state, known)
-            self.mapping.motion.check(known)
+            self.form = EpisodeForm.of(self.mapping, self.dataset.features, cameras)
+            self._left_out = self.form.left_out
             stored = stored_units(self.root)
             self.units = motion_units(
                 self.mapping.motion, self.mapping.units, stored, float(self.dataset.fps)
             )
         except InputError as error:
             raise InputError(" ".join((f"{self.root}: {error}", *self.doubts))) from None
-        self.dataset.check_videos(name for camera in (self.camera, *others) for name in camera.videos)
+        cameras_read = (self.camera, *self.others.values())
+        self.dataset.check_videos(name for camera in cameras_read for name in camera.videos)
+
+    @property
+    def camera(self) -> CameraFeatures:
+        """The one looked through."""
+        return self.form.camera
+
+    @property
+    def others(self) -> Mapping[str, CameraFeatures]:
+        """Further cameras by name."""
+        return self.form.others
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the numbers of the state are."""
+        return self.form.state_names
 
     def _unneeded(self, folder: Path) -> list[str]:
         """The features whose videos nobody wants, by the description in a folder. Raises InputError as `__init__`."""
@@ -190,31 +153,7 @@ class LeRobotSource:
 
         Raises InputError for a wrong index, CheckpointError, naming the file, for damaged data.
         """
-        episode = self.dataset.episode(index)
-        actions = self.mapping.motion.actions(episode.columns)
-        if not np.isfinite(actions).all():
-            raise CheckpointError(
-                f"{self.root}, episode {index} has actions that are not finite; leave it out."
-            )
-        kept = moving(actions) if self.mapping.drop_no_ops else np.ones(len(actions), dtype=bool)
-        first, fixed = self.mapping.motion.first_step, self.mapping.instruction
-        instructions = filled(episode.instructions if fixed is None else [fixed] * len(episode))
-        rows, where = slice(first, first + len(actions)), f"{self.root}, episode {index}"
-        kept &= self.camera.was_there(episode.columns)[rows]
-        view = LeRobotView(self.camera, episode, rows, where)
-        _ = view.camera, view.extrinsics  # so that what they cannot be is said here
-        return LeRobotEpisode(
-            instructions=instructions[first:],
-            actions=actions,
-            starts=np.flatnonzero(kept),
-            view=view,
-            other_views={
-                name: LeRobotView(camera, episode, rows, where)
-                for name, camera in self.others.items()
-                if camera.was_there(episode.columns)[rows].all()
-            },
-            state_mapping=self.state,
-        )
+        return self.form.episode(self.dataset.episode(index), f"{self.root}, episode {index}")
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -230,22 +169,3 @@ def _reopened(
     source = LeRobotSource(root, mapping, cameras=cameras)
     source.key = key
     return source
-
-
-def _numbers(features: Mapping[str, Feature]) -> dict[str, Numbers]:
-    """The features that a mapping's action may name."""
-    bookkeeping = {feature.name for feature in BOOKKEEPING}
-    return {
-        name: Numbers(int(np.prod(feature.shape)), tuple(map(str, feature.names or ())))
-        for name, feature in features.items()
-        if feature.is_number and name not in bookkeeping
-    }
-
-
-def _state(mapping: FeatureMapping, known: Mapping[str, Numbers]) -> StateMapping | None:
-    """Where the arm's own numbers are, if anywhere."""
-    if mapping.state is None:
-        return StateMapping((STATE,)) if STATE in known else None
-    if isinstance(mapping.state, StateMapping):
-        return mapping.state
-    return None if mapping.state == "none" else StateMapping((mapping.state,))

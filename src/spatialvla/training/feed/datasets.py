@@ -30,6 +30,18 @@ def open_mixture(
     cache = config.cache or cache_folder()
     others, state = network.cameras[1:], config.state or network.state_size > 0
     sources = [open_dataset(dataset, cache, config.on_bad, others, state) for dataset in config.datasets]
+    return mixture_of(sources, config, network, world, progress)
+
+
+def mixture_of(
+    sources: Sequence[EpisodeSource],
+    config: TrainConfig,
+    network: SpatialVLAConfig,
+    world: World,
+    progress: Progress,
+) -> TrainingMixture:
+    """The datasets of a configuration once they are open, in its order. Raises as `open_mixture`."""
+    cache = config.cache or cache_folder()
     _check_parts(sources, config, network)
     if config.in_memory:
         sources = [_in_memory(source, config, network.image_size, world, progress) for source in sources]
