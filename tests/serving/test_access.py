@@ -1,7 +1,6 @@
 """Keys, TLS and where the server may listen."""
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +22,6 @@ KEY = "an-api-key-of-some-length"
 @pytest.fixture(autouse=True)
 def no_key_in_the_environment(monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
 
 
 def keys(tmp_path: Path, text: str = f"# robots\n{KEY}\nanother-key-of-some-length\n") -> Path:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -24,6 +26,7 @@ from spatialvla.serving.logs import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from spatialvla.serving.engine.service import ProtocolOptions, Service
+    from spatialvla.serving.guard.access import Access
 
 Protocol = Literal["openpi", "vla-eval", "lerobot"]
 
@@ -95,6 +98,15 @@ class Serve(Verb):
     metrics_port: int | None = None
     """A port of its own for /healthz and /metrics. openpi has them on its port, too."""
 
+    dashboard: bool = False
+    """Serve a web page that shows what the policy sees and decides, for browsers with one of the API keys."""
+
+    dashboard_host: str = "127.0.0.1"
+    """Address of that page; any but loopback needs --api-keys and --tls-cert, as --host does."""
+
+    dashboard_port: int = 8010
+    """Port of that page; 0 takes a free one."""
+
     log_format: LogFormat = "text"
     """How the log is written to stderr: a line of text, or a JSON object, for each connection and refusal."""
 
@@ -123,17 +135,25 @@ class Serve(Verb):
         from spatialvla.actions.fitting import check_fit
         from spatialvla.actions.units import UNKNOWN
 
-        _check_ports({"--port": self.port, "--metrics-port": self.metrics_port})
+        _check_ports(
+            {
+                "--port": self.port,
+                "--metrics-port": self.metrics_port,
+                "--dashboard-port": self.dashboard_port,
+            }
+        )
         log_to_stderr(self.log_format)
+        watched = self._dashboard()
         options = self._options()
         service = self._service(options)
-        extra = (
-            pages(service, self.metrics_port) if self.metrics_port is not None else contextlib.nullcontext()
-        )
         # A robot is not moved in unknown units without a word of it.
         check_fit(service.units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
         print(service.limits.describe(), file=sys.stderr, flush=True)
-        with extra:
+        with contextlib.ExitStack() as beside:
+            if self.metrics_port is not None:
+                beside.enter_context(pages(service, self.metrics_port))
+            if watched is not None:
+                service = beside.enter_context(watched(service))
             serve(service, options)
 
     def _protocol(self) -> Callable[[Service, ProtocolOptions], None]:
@@ -146,6 +166,30 @@ class Serve(Verb):
             case "lerobot":
                 from spatialvla.serving.lerobot.server import run
         return run
+
+    def _dashboard(self) -> Callable[[Service], AbstractContextManager[Service]] | None:
+        """What serves the page beside a service, and gives the service that it watches; None for no page.
+
+        What it needs is imported, and what it may not do refused, before the policy is loaded.
+        """
+        if not self.dashboard:
+            return None
+        from spatialvla.serving.dashboard.server import watched
+
+        access = self._access(self.dashboard_host)
+        return partial(watched, host=self.dashboard_host, port=self.dashboard_port, access=access)
+
+    def _access(self, host: str) -> Access:
+        """What whoever connects to an address of this machine has to have."""
+        from spatialvla.serving.guard.access import Access
+
+        return Access.for_host(
+            host,
+            api_keys=self.api_keys,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            insecure_public_bind=self.insecure_public_bind,
+        )
 
     def _options(self) -> ProtocolOptions:
         from spatialvla.serving.engine.client_mapping import ClientMapping
@@ -185,16 +229,9 @@ class Serve(Verb):
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.geometry.robot_calibration import RobotCalibration
         from spatialvla.serving.engine.service import service_for
-        from spatialvla.serving.guard.access import Access
         from spatialvla.serving.guard.limits import Limits
 
-        access = Access.for_host(
-            self.host,
-            api_keys=self.api_keys,
-            tls_cert=self.tls_cert,
-            tls_key=self.tls_key,
-            insecure_public_bind=self.insecure_public_bind,
-        )
+        access = self._access(self.host)
         # An empty name, as of a variable that is not set, is no robot without limits.
         robot = options.mapping.limits if self.limits is None else self.limits
         limits = Limits() if robot is None else Limits.load(robot)

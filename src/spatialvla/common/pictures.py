@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,14 +16,18 @@ _UPRIGHT = 1  # of EXIF's orientations
 _MOST_PIXELS = 2**26
 
 
-def open_picture(file: Path | bytes | memoryview) -> Image.Image:
+def open_picture(file: Path | bytes | memoryview, formats: Sequence[str] | None = None) -> Image.Image:
     """The decoded picture of a file, as it is stored.
 
+    formats: those that are looked at, in Pillow's names, such as "PNG"; None is all that Pillow reads.
     Raises InputError, saying why, where it cannot be decoded or has more pixels than any camera's, before
     they take memory; FileNotFoundError where there is no such file.
     """
     try:
-        with Image.open(file if isinstance(file, Path) else BytesIO(file)) as picture:
+        with Image.open(
+            file if isinstance(file, Path) else BytesIO(file),
+            formats=None if formats is None else tuple(formats),
+        ) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise InputError(f"it has {picture.width} times {picture.height} pixels")
             picture.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 STAGES = ("decode", "prepare", "queue", "infer", "post")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_RECENT = 500
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -63,10 +65,12 @@ class Metrics:
         self.ready = Gauge("spatialvla_ready", "1 while requests are accepted.", registry=registry)
         for stage in STAGES:
             self._stages.labels(stage)
+        self._recent = {stage: deque[float](maxlen=_RECENT) for stage in STAGES}
 
     def stage(self, name: str, seconds: float) -> None:
         """Records how long one stage of one request took."""
         self._stages.labels(name).observe(seconds)
+        self._recent[name].append(seconds)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -101,6 +105,20 @@ class Metrics:
     def value(self, name: str, **labels: str) -> float:
         """One number as /metrics shows it, 0 where nothing was counted yet."""
         return self._registry.get_sample_value(f"spatialvla_{name}", labels) or 0.0
+
+    def by_label(self, name: str) -> dict[str, float]:
+        """The numbers of something that is counted by one label, such as clamped_steps_total by its limits."""
+        samples = (sample for family in self._registry.collect() for sample in family.samples)
+        return {
+            label: sample.value
+            for sample in samples
+            if sample.name == f"spatialvla_{name}"
+            for label in sample.labels.values()
+        }
+
+    def recent(self, stage: str) -> list[float]:
+        """Seconds that a stage of the last requests took, at most some hundred of them, the oldest first."""
+        return list(self._recent[stage].copy())
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

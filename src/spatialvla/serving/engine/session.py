@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.engine.watching import Decided, Watcher
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.types import Observation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,10 @@ class Session:
             self._engine.metrics.clamped(limit, steps)
         for watcher in self._watchers:
             depth = dict(self._executor.depth) if watcher.watching else {}
-            watcher.decided(Decided(self.client, answer, limited, changed, fingertips, depth))
+            try:
+                watcher.decided(Decided(self.client, answer, limited, changed, fingertips, depth))
+            except Exception:  # no robot waits for whoever only looks on
+                log.exception("A decision could not be shown")
         self._engine.metrics.stage("post", perf_counter() - began)
         return Decision(limited, chunk.tokens[: len(limited)], answer.timings)
 

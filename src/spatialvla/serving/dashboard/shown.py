@@ -1,0 +1,124 @@
+"""What the page shows of one decision: copies small enough to be kept, drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Real, UInt8
+
+from spatialvla.actions.units import ActionUnits
+from spatialvla.common.pictures import to_rgb
+from spatialvla.geometry.extrinsics import mirror_extrinsics, project
+from spatialvla.serving.dashboard.drawing import camera_jpeg, depth_jpeg
+from spatialvla.serving.engine.requests import Timings
+from spatialvla.types import ActionChunk, CameraImage, Observation
+
+if TYPE_CHECKING:
+    import torch
+
+_SIDE = 640
+"""Pixels of a kept picture's longest side, at most."""
+
+
+@dataclass(frozen=True)
+class ShownCamera:
+    """What one camera saw.
+
+    image: RGB, at most `_SIDE` pixels. depth: meters over the same view, as `measured` by a sensor or estimated by
+    the model; None where it is not known. path: pixels of `image` where the fingertips are and where the actions
+    lead them, NaN behind the camera; None where that is not known.
+    """
+
+    name: str
+    image: UInt8[np.ndarray, "H W 3"]
+    depth: Real[np.ndarray, "h w"] | torch.Tensor | None = None
+    measured: bool = False
+    path: Float[np.ndarray, "N 2"] | None = None
+
+    @cached_property
+    def jpeg(self) -> bytes:
+        """The picture as a file; takes milliseconds the first time."""
+        return camera_jpeg(self.image)
+
+    @cached_property
+    def depth_drawn(self) -> tuple[bytes, float, float] | None:
+        """The depth in colors as a file of the picture's size, and the meters at the two ends of its colors."""
+        if self.depth is None:
+            return None
+        depth = self.depth if isinstance(self.depth, np.ndarray) else self.depth.float().cpu().numpy()
+        return depth_jpeg(depth, self.image.shape[:2])
+
+
+@dataclass(frozen=True)
+class ShownDecision:
+    """One decision.
+
+    number: of those of its session. sent: the actions within the limits. clamped: steps that each limit changed.
+    """
+
+    number: int
+    instruction: str
+    cameras: tuple[ShownCamera, ...]
+    chunk: ActionChunk
+    sent: Float[np.ndarray, "k 7"]
+    clamped: Mapping[str, int]
+    timings: Timings
+
+
+def shown_cameras(
+    observation: Observation,
+    names: tuple[str, ...],
+    estimates: Mapping[int, torch.Tensor],
+    fingertips: Float[np.ndarray, "3"] | None,
+    actions: Float[np.ndarray, "k 7"],
+    units: ActionUnits,
+) -> tuple[ShownCamera, ...]:
+    """What the cameras saw. Large pictures are thinned out, which is quick, not pretty.
+
+    names: of the policy's cameras. estimates: depth maps by the number of the camera. fingertips: meters in the
+    robot's frame. actions: that follow, in `units`.
+    """
+    seen = observation.cameras(names[0])
+    points = motion_path(fingertips, actions, units)
+    return tuple(
+        _shown(name, seen[name], estimates.get(number), points)
+        for number, name in enumerate(names)
+        if name in seen
+    )
+
+
+def motion_path(
+    fingertips: Float[np.ndarray, "3"] | None, actions: Float[np.ndarray, "k 7"], units: ActionUnits
+) -> Float[np.ndarray, "N 3"] | None:
+    """Where the actions lead the fingertips, from where they are on, in meters in the robot's frame.
+
+    None where it is not known where they are, how long an action is, or where its axes lead.
+    """
+    if fingertips is None or units.meters is None or units.frame != "base":
+        return None
+    steps = np.concatenate([np.zeros((1, 3)), np.cumsum(actions[:, :3] * units.meters, axis=0)])
+    path: np.ndarray = fingertips + steps
+    return path
+
+
+def _shown(
+    name: str, seen: CameraImage, estimate: torch.Tensor | None, points: np.ndarray | None
+) -> ShownCamera:
+    image = seen.image if isinstance(seen.image, np.ndarray) else np.asarray(to_rgb(seen.image))
+    if image.ndim == 2:
+        image = image[..., None]
+    stride = -(-max(image.shape[:2]) // _SIDE)
+    small = np.ascontiguousarray(np.broadcast_to(image[..., :3], (*image.shape[:2], 3))[::stride, ::stride])
+    path = None
+    if points is not None and seen.intrinsics is not None and seen.extrinsics is not None:
+        place = np.asarray(seen.extrinsics, np.float64)
+        pixels, _ = project(points, seen.intrinsics, mirror_extrinsics(place) if seen.mirrored else place)
+        path = pixels / stride
+    if seen.depth is None:
+        return ShownCamera(name, small, estimate, path=path)
+    deep = -(-max(seen.depth.shape) // _SIDE)
+    return ShownCamera(name, small, np.ascontiguousarray(seen.depth[::deep, ::deep]), True, path)
