@@ -43,6 +43,8 @@ def main() -> None:
             ("int8 weights, bfloat16", torch.bfloat16, eight),
             ("w8a8, float32", torch.float32, every_eight),
             ("w8a8, bfloat16", torch.bfloat16, every_eight),
+            ("int4 weights, bfloat16", torch.bfloat16, Optimization(weights="int4")),
+            ("w4a8, bfloat16", torch.bfloat16, Optimization(weights="int4", activations="int8")),
         )
     }
     seen, recorded, earlier = frames_of(LeRobotDataset(options.dataset), options.frames, plain)

@@ -35,7 +35,7 @@ from spatialvla.batch import Batch
 from spatialvla.common.json_files import write_json
 from spatialvla.kernels.library import available
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.fast.options import EIGHT_BITS, Optimization
+from spatialvla.model.fast.options import PRECISIONS, Optimization
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
 from timing import Times, wait
@@ -71,7 +71,7 @@ def main() -> None:
     device = torch.device(options.device)
     nano = options.case == "nano"
     dtype = torch.float32 if (options.precision or ("fp32" if nano else "bf16")) == "fp32" else torch.bfloat16
-    weights, activations = EIGHT_BITS.get(options.precision, (None, None))
+    weights, activations = PRECISIONS.get(options.precision, (None, None))
     optimization = Optimization(
         weights=weights,
         activations=activations,
@@ -127,7 +127,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", choices=("4b", "nano"), default="nano")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "w8a8", "fp8"))
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "w8a8", "int4", "w4a8", "fp8"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=5)

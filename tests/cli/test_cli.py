@@ -94,10 +94,10 @@ def test_the_version_is_the_package_s(capsys):
     assert capsys.readouterr().out == f"spatialvla {spatialvla.__version__}\n"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "w8a8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "w8a8", "int4", "w4a8"])
 def test_predict_in_every_precision(capsys, precision):
     arguments = [*PREDICT, "--dataset", "bridge_orig/1.0.0", "--device", "cpu", "--precision", precision]
-    if precision == "w8a8" and not available():
+    if precision in ("w8a8", "w4a8") and not available():
         assert "choose weights" in fails(capsys, *arguments)
         return
     main(arguments)

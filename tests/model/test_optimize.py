@@ -1,4 +1,4 @@
-"""Optimized models: the same actions as before, close to them in 8 bits, and never saved or trained by mistake."""
+"""Optimized models: the same actions as before, close to them in few bits, never saved or trained by mistake."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from spatialvla.model.fast.decoder import KernelAttention
 from spatialvla.model.fast.linear import ScaledLinear, quantize
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.fast.towers import suit_gpu
+from spatialvla.model.quantization.linear import FourBitLinear
 
 REFERENCE = Path(__file__).parent.parent / "goldens" / "reference"
 IMAGES = [Image.open(path).convert("RGB") for path in sorted((REFERENCE / "images").glob("*.png"))]
@@ -79,6 +80,31 @@ def test_int8_weights_stay_close():
     with torch.no_grad():
         hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (eight, plain)]
     assert 0 < relative(*hidden) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int4_weights_stay_close_with_kernels_and_without(dtype, monkeypatch):
+    batch = a_batch(3)
+    four = a_model(dtype).optimize(Optimization(weights="int4"))
+    monkeypatch.setattr(library, "library", lambda: None)
+    portable = a_model(dtype).optimize(Optimization(weights="int4"))
+    assert any(isinstance(part, FourBitLinear) for part in portable.modules())
+    with torch.no_grad():
+        hidden = [
+            model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (four, portable, plain)
+        ]
+    assert relative(hidden[0], hidden[1]) < (0.03 if dtype == torch.bfloat16 else 1e-3)
+    assert 0.01 < relative(hidden[0], hidden[2]) < 0.2
+
+
+@pytest.mark.skipif(not available(), reason="needs AVX-512 with BF16 and VNNI, and a C++ compiler")
+def test_int4_with_8_bits_of_activations_stays_close():
+    batch = a_batch(3)
+    four = a_model().optimize(Optimization(weights="int4", activations="int8"))
+    assert not any(type(part) is torch.nn.Linear for part in four.vision_tower.encoder.modules())
+    with torch.no_grad():
+        hidden = [model.hidden_states(batch, "prefix")[batch.attention_mask] for model in (four, plain)]
+    assert 0 < relative(*hidden) < 0.2
 
 
 @pytest.mark.skipif(not available(), reason="needs AVX-512 with BF16 and VNNI, and a C++ compiler")
@@ -168,8 +194,8 @@ def test_an_optimized_model_cannot_be_saved_or_trained(tmp_path):
 def test_bad_requests():
     with pytest.raises(InputError, match="fp8"):
         a_model().optimize(Optimization(weights="fp8"))
-    with pytest.raises(InputError, match="int4"):
-        Optimization(weights="int4")
+    with pytest.raises(InputError, match="int3"):
+        Optimization(weights="int3")
     with pytest.raises(InputError, match="both"):
         Optimization(activations="int8")
     with pytest.raises(InputError, match="Unknown activations"):

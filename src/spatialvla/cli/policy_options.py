@@ -22,8 +22,8 @@ class PolicyOptions:
     """Which policy to load, and how.
 
     Precision is that of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32.
-    int8 and fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 (on a CPU) is int8 in the
-    vision towers, too, and takes 8 bits for what is multiplied with them.
+    int8, int4 and fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 and w4a8 (on a CPU) take int8
+    in the vision towers, too, and 8 bits for what is multiplied with them.
     """
 
     policy: str
@@ -38,7 +38,7 @@ class PolicyOptions:
     device: str = "auto"
     """cpu, cuda, cuda:1 …; auto is the GPU if there is one."""
 
-    precision: Literal["auto", "fp32", "bf16", "int8", "w8a8", "fp8"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8", "w8a8", "int4", "w4a8", "fp8"] = "auto"
     """Of the weights, see above."""
 
     compile: bool = False
@@ -60,7 +60,7 @@ class PolicyOptions:
 
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.common.device import find_device
-        from spatialvla.model.fast.options import EIGHT_BITS, Optimization
+        from spatialvla.model.fast.options import PRECISIONS, Optimization
         from spatialvla.model.folders import stored_dtype
         from spatialvla.policy import Policy
 
@@ -74,7 +74,7 @@ class PolicyOptions:
         ):
             dtype = torch.float32
         log.debug("%s is loaded onto %s in %s, precision %s", self.policy, device, dtype, self.precision)
-        weights, activations = EIGHT_BITS.get(self.precision, (None, None))
+        weights, activations = PRECISIONS.get(self.precision, (None, None))
         return Policy.from_pretrained(
             self.policy,
             dataset=self.dataset,

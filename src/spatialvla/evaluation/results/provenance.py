@@ -40,7 +40,7 @@ def hash_checkpoint(folder: Path, base: str | Path | None = None) -> str:
 def settings_of(policy: Policy) -> PolicySettings:
     """What, beside its weights, decides what this policy does."""
     model = policy.model
-    eight_bits = model.optimization.eight_bits if model.optimization else None
+    precision = model.optimization.precision if model.optimization else None
     dtype = str(model.dtype).removeprefix("torch.")
     return PolicySettings(
         execution=policy.execution,
@@ -50,7 +50,7 @@ def settings_of(policy: Policy) -> PolicySettings:
         depth_every=policy.depth_every,
         prompt=policy.prompt,
         temperature=policy.temperature,
-        dtype=f"{dtype}, {eight_bits}" if eight_bits else dtype,
+        dtype=f"{dtype}, {precision}" if precision else dtype,
     )
 
 

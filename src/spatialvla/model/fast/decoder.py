@@ -13,8 +13,10 @@ from spatialvla.errors import InputError
 from spatialvla.kernels import layers
 from spatialvla.kernels.attention import attention
 from spatialvla.model.config import Gemma2Config
-from spatialvla.model.fast.linear import EightBits, linear
+from spatialvla.model.fast.linear import WeightFormat, four_bit_linear, linear
 from spatialvla.model.gemma2 import Gemma2ForCausalLM, GroupedQueryAttention, Head, Layer, RMSNorm
+from spatialvla.model.quantization.linear import FourBitLinear
+from spatialvla.model.quantization.linear import joined as joined_in_four_bits
 
 
 class FusedAttention(GroupedQueryAttention):
@@ -114,7 +116,7 @@ def _key(rows: slice) -> str:
 def fuse_layer(
     layer: Layer,
     config: Gemma2Config,
-    bits: EightBits | None = None,
+    bits: WeightFormat | None = None,
     activation_bits: int = 16,
     kernels: bool = False,
 ) -> None:
@@ -125,10 +127,13 @@ def fuse_layer(
     """
 
     def joined(part: nn.Module, *names: str) -> nn.Module:
-        weights = [cast(nn.Linear, part.get_submodule(name)).weight for name in names]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        layers = [part.get_submodule(name) for name in names]
         for name in names:
             delattr(part, name)
+        if quantized := [layer for layer in layers if isinstance(layer, FourBitLinear)]:
+            return four_bit_linear(joined_in_four_bits(quantized), activation_bits)
+        weights = [cast(nn.Linear, layer).weight for layer in layers]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         return linear(weight, None, bits, activation_bits)
 
     plain, mlp = layer.self_attn, layer.mlp

@@ -1,4 +1,4 @@
-"""Linear layers for inference: weights in 16 bits, or in 8 with scales, in whatever layout is fastest."""
+"""Linear layers for inference: weights in 16 bits, or in 8 or 4 with scales, in whatever layout is fastest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spatialvla.kernels.four_bits import int4_product
 from spatialvla.kernels.library import available, serve
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
+from spatialvla.model.quantization.linear import FourBitLinear
+from spatialvla.model.quantization.rounding import rounded
 
-EightBits = Literal["int8", "fp8"]
-DTYPES: Mapping[EightBits, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+WeightFormat = Literal["int4", "int8", "fp8"]
+"""What weights are kept in where they are not kept as they were loaded."""
+
+DTYPES: Mapping[WeightFormat, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 FEW_ROWS = 16
 """Up to so many rows a product waits for memory, not for the processor."""
@@ -116,18 +121,44 @@ class PackedInt8Linear(nn.Module):
         return int8_product(x, self.packed, self.scales, self.bias, self.outputs, self.activation_bits)
 
 
+class PackedFourBitLinear(nn.Module):
+    """The same with a weight in 4 bits."""
+
+    packed: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, layer: FourBitLinear, activation_bits: int) -> None:
+        super().__init__()
+        self.outputs, self.activation_bits = len(layer.numbers), activation_bits
+        self.register_buffer("packed", layer.weight.packed())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, K) -> (…, N)"""
+        return int4_product(x, self.packed, self.bias, self.outputs, self.activation_bits)
+
+
+def four_bit_linear(layer: FourBitLinear, activation_bits: int = 16) -> nn.Module:
+    """The layer with this one's weight that is fastest where it is. activation_bits: as of `linear`."""
+    if layer.numbers.device.type == "cpu" and available():
+        return PackedFourBitLinear(layer, activation_bits)
+    return layer
+
+
 def linear(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    bits: EightBits | None = None,
+    bits: WeightFormat | None = None,
     activation_bits: int = 16,
     many_rows: bool = False,
 ) -> nn.Module:
     """The layer for this weight (N, K) that is fastest where it is.
 
     bits: of the weight; None leaves it as it is. activation_bits: 8 lets a CPU with the kernels multiply with
-    activations of 8 bits where the weight has as many. many_rows: it will never be given few.
+    activations of 8 bits where the weight has as many or fewer. many_rows: it will never be given few.
     """
+    if bits == "int4":
+        return four_bit_linear(FourBitLinear(rounded(weight), weight.shape[1], bias), activation_bits)
     if bits is None:
         packable = serve(weight) and weight.shape[1] % 2 == 0 and not (many_rows and has_matrix_units())
         return PackedLinear(weight, bias) if packable else DenseLinear(weight, bias)
@@ -136,11 +167,13 @@ def linear(
     return ScaledLinear(weight, bias, DTYPES[bits])
 
 
-def replace_linears(module: nn.Module, bits: EightBits | None = None, activation_bits: int = 16) -> None:
+def replace_linears(module: nn.Module, bits: WeightFormat | None = None, activation_bits: int = 16) -> None:
     """Replaces the linear layers of a vision tower, in place, by those of `linear` where these differ."""
     for part in list(module.modules()):
         for name, layer in list(part.named_children()):
-            if type(layer) is nn.Linear:
+            if isinstance(layer, FourBitLinear):
+                setattr(part, name, four_bit_linear(layer, activation_bits))
+            elif type(layer) is nn.Linear:
                 fast = linear(layer.weight, layer.bias, bits, activation_bits, many_rows=True)
                 if not isinstance(fast, DenseLinear):
                     setattr(part, name, fast)

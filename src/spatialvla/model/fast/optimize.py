@@ -36,7 +36,7 @@ def optimize(network: Network, options: Optimization) -> Passes:
     if options.activations and (on_gpu or not available()):
         raise InputError(
             "8-bit activations need a CPU with AVX-512 BF16 and VNNI, and a C++ compiler; "
-            'choose weights="int8" alone.'
+            f'choose weights="{options.weights}" alone.'
         )
     network.eval().requires_grad_(False)
     _optimize_decoder(network, options)
@@ -79,7 +79,7 @@ def _optimize_vision(network: Network, options: Optimization) -> None:
         network.vision_zoe_model.keep_position_bias()
         towers.append(network.vision_zoe_model)
     for tower in towers:
-        replace_linears(tower, options.weights if options.activations else None, options.activation_bits)
+        replace_linears(tower, "int8" if options.activations else None, options.activation_bits)
         speed_up(tower)
     if not network.config.use_vision_zoe:
         return

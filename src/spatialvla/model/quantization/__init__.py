@@ -1,0 +1,1 @@
+"""Networks whose weights are kept in 4 bits: rounded, calibrated, saved and loaded."""
