@@ -9,7 +9,7 @@ INSTALL := $(PIP) -e packages/spatialvla-client -e
 PACKAGES := pyproject.toml packages/spatialvla-client/pyproject.toml constraints.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test slow sim simpler lerobot lint style types imports format docs wheels clean
+.PHONY: help demo test slow sim simpler gym lerobot lint style types imports format docs wheels clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z -]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ sim: $(VENV)/test-ready $(VENV)/demo-ready ## run the tests in the LIBERO simula
 # Mesa's Vulkan drivers draw the scenes, which are in the folder that MS_ASSET_DIR names.
 simpler: $(VENV)/test-ready $(VENV)/simpler-ready ## run the tests in SimplerEnv's scenes (ManiSkill 3)
 	$(BIN)/python -m pytest -q -m sim tests/evaluation/test_simpler_benchmark.py tests/simulation/test_widowx.py
+
+gym: $(VENV)/test-ready ## run the tests in a Gymnasium environment of another package (panda-gym)
+	$(PIP) panda-gym
+	$(BIN)/python -m pytest -q -m sim tests/evaluation/test_gym_benchmark.py
 
 # LeRobot needs Python 3.12 and brings a torch of its own: some gigabytes.
 lerobot: $(VENV)/test-ready $(LEROBOT_VENV)/ready ## run our policy in LeRobot, and LeRobot's client on our server

@@ -64,7 +64,7 @@ def main(options: Options) -> None:
         episodes_per_task=options.first + options.episodes,
         tasks={task: instructions[task] for task in options.tasks},
         conventions=conventions,
-        versions=installed_versions(),
+        versions=installed_versions(SimplerBenchmark.packages),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     options.out.mkdir(parents=True, exist_ok=True)

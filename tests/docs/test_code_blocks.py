@@ -28,6 +28,7 @@ from spatialvla.data.oxe.spec_file import load_spec
 from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.guard.limits import Limits
+from spatialvla.simulation.gym.mapping import GymMapping
 from spatialvla.training.config_file import read_entries, with_entries
 from spatialvla.training.recipes import finetune
 
@@ -35,6 +36,7 @@ YAML_READERS = {
     "feature mapping": FeatureMapping.load,
     "RLDS spec": load_spec,
     "client mapping": ClientMapping.load,
+    "gym mapping": GymMapping.load,
     "limits": Limits.load,
     "calibration": RobotCalibration.load,
     "configuration": lambda path: with_entries(finetune("lora"), read_entries(Path(path)), Path(path)),
@@ -43,6 +45,7 @@ YAML_READERS = {
 NOT_CODE = {"text", "mermaid", "bibtex"}
 SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 2}
 PARSED_ALONE = {
+    "needs panda-gym": 2,
     "takes minutes in the simulator": 16,
     "takes minutes": 1,
     "takes hours": 2,

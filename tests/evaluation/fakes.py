@@ -50,6 +50,7 @@ class FakeBenchmark:
     played: Path | None = None
 
     takes = UNKNOWN
+    packages = ()
     left_out = ()
 
     def instructions(self, suite: str) -> list[str]:
@@ -65,6 +66,8 @@ class FakeBenchmark:
 
 
 class FakeEnvironment:
+    ended = False
+
     def __init__(self, benchmark: FakeBenchmark, task: int) -> None:
         self.benchmark, self.task = benchmark, task
 

@@ -1,13 +1,15 @@
-"""`spatialvla evaluate`: a policy's success rate on a suite of LIBERO's or SimplerEnv's."""
+"""`spatialvla evaluate`: a policy's success rate on a suite of LIBERO's or SimplerEnv's, or in any Gymnasium one."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import tyro
 from tyro.conf import Suppress
@@ -16,7 +18,12 @@ from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.common.extras import needs_extra
+from spatialvla.errors import InputError
 from spatialvla.execution import Execution
+
+if TYPE_CHECKING:
+    from spatialvla.actions.units import ActionUnits
+    from spatialvla.evaluation.benchmarks.protocol import Benchmark, Inputs
 
 _MAX_WORKERS = 8
 
@@ -26,7 +33,8 @@ _SUITE = "libero_spatial"
 
 @dataclass(frozen=True)
 class _Chosen:
-    suite: str = _SUITE
+    suite: str | None = None
+    gym: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,15 @@ class Evaluate(Verb):
     suite: str = _SUITE
     """Any suite of the installed LIBERO, libero_plus_camera_spatial and the like, or simpler_widowx."""
 
+    gym: str | None = None
+    """Instead of a suite: a Gymnasium environment by its ID, such as panda_gym:PandaReach-v3."""
+
+    mapping: Path | None = None
+    """Of --gym: the YAML file that says what the environment shows and takes (docs/how-to/gymnasium.md)."""
+
     episodes_per_task: int = 10
     """Episode i starts from the benchmark's stored start state i; LIBERO has 50 a task, SimplerEnv 24,
-    LIBERO-plus 1."""
+    LIBERO-plus 1, and --gym draws them with seed i."""
 
     tasks: tuple[int, ...] = ()
     """Task numbers to play, counted from 0; all unless given."""
@@ -90,15 +104,19 @@ class Evaluate(Verb):
 
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:
-        """Reads --suite first, because what is played, and how, depends on it."""
+        """Reads --suite first, because what is played, and how, depends on it; an environment of --gym is one."""
         from spatialvla.evaluation.benchmarks.registry import episodes_for, execution_for
 
-        suite = read_first(_Chosen, arguments, program).suite
+        chosen = read_first(_Chosen, arguments, program)
+        if chosen.gym and chosen.suite:
+            raise InputError("--gym plays an environment in place of a --suite; give one of the two.")
+        suite = chosen.suite or _SUITE
+        published = "" if chosen.gym else suite  # of a user's environment nothing is published
         default = cls(
             PolicyOptions(policy=tyro.MISSING),
-            suite=suite,
-            episodes_per_task=episodes_for(suite),
-            execution=execution_for(suite),
+            suite=chosen.gym or suite,
+            episodes_per_task=episodes_for(published),
+            execution=execution_for(published),
         )
         typed = shlex.join([*program.split(), *arguments])
         return replace(parse_options(cls, arguments, program, default), command=typed)
@@ -108,15 +126,12 @@ class Evaluate(Verb):
         # Before episodes are played: their report is drawn at the end.
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
-        from spatialvla.evaluation.benchmarks.registry import check_suite
-
-        check_suite(self.suite)
+        benchmark_for = self._checked_benchmark()
         import torch
 
         from spatialvla.actions.fitting import check_fit
         from spatialvla.common.terminal import Terminal
         from spatialvla.evaluation.benchmarks.protocol import Inputs
-        from spatialvla.evaluation.benchmarks.registry import benchmark_for
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.resume import results_file
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
@@ -139,14 +154,14 @@ class Evaluate(Verb):
             uncertainty=self.uncertainty,
         )
         inputs = Inputs(policy.camera_names[1:], policy.state_names).without(self.without)
-        benchmark = benchmark_for(self.suite, policy.processor.image_size, policy.units, inputs)
+        benchmark = benchmark_for(policy.processor.image_size, policy.units, inputs)
         check_fit(
             policy.units,
             replace(benchmark.takes, control_hz=None) if self.other_rate else benchmark.takes,
             self.suite,
             statistics=policy.processor.dataset_statistics(policy.dataset),
             unknown_units=self.unknown_units,
-            advice="choose another --suite, or a checkpoint and --dataset that fit",
+            advice=f"choose another {'--gym' if self.gym else '--suite'}, or a checkpoint and --dataset that fit",
         )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         Terminal(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
@@ -181,9 +196,29 @@ class Evaluate(Verb):
         write_report(results, keeper.kept, policy, report)
         console.print(f"\nWrote {report} and {path}", highlight=False, soft_wrap=True)
 
+    def _checked_benchmark(self) -> Callable[[int, ActionUnits, Inputs], Benchmark]:
+        """How what is to be played is made for a policy; InputError where it cannot be played at all."""
+        if self.gym is None:
+            from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite
+
+            if self.mapping is not None:
+                raise InputError(
+                    "--mapping says what an environment of --gym is like; name one, or leave it out."
+                )
+            check_suite(self.suite)
+            return partial(benchmark_for, self.suite)
+        from spatialvla.evaluation.benchmarks.gym import checked_gym
+
+        if self.mapping is None:
+            raise InputError(
+                f"--mapping is missing: a file that says what {self.gym} shows and takes; see docs/how-to/gymnasium.md."
+            )
+        return checked_gym(self.gym, self.mapping)
+
     def _folder(self, name: str) -> Path:
         """`out` with the suite's, the policy's and the depth's names in it."""
         folder = str(self.out)
-        for word, value in (("suite", self.suite), ("policy", name), ("depth", self.depth)):
+        suite = re.sub(r"[^\w.-]+", "-", self.suite)  # an environment's ID may have : and / in it
+        for word, value in (("suite", suite), ("policy", name), ("depth", self.depth)):
             folder = folder.replace(f"{{{word}}}", value)
         return Path(folder)

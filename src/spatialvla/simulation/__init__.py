@@ -1,1 +1,1 @@
-"""Simulated robots: LIBERO's Franka arm and SimplerEnv's WidowX, each with a scripted expert."""
+"""Simulated robots: LIBERO's Franka arm and SimplerEnv's WidowX, with scripted experts, and any of Gymnasium's."""

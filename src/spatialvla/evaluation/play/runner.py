@@ -93,7 +93,7 @@ def evaluate(
         episodes_per_task=episodes_per_task,
         tasks=_chosen(benchmark.instructions(suite), tasks, suite),
         conventions=benchmark.conventions(suite),
-        versions=installed_versions(),
+        versions=installed_versions(benchmark.packages),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=settings,
         shard=shard,

@@ -111,9 +111,13 @@ def _play_episode(
 ) -> EpisodeResult:
     began = time.monotonic()
     limit, ends_on_success = setup.conventions.limit(task), setup.conventions.ends_on_success
+
+    def over(success: bool) -> bool:
+        return environment.ended or (success and ends_on_success)
+
     environment.start(start_state)
     step, success, frames, moved = 0, False, [], False
-    while step < limit and not (success and ends_on_success):
+    while step < limit and not over(success):
         observation = environment.observe(setup.depth)
         frames.append((step, _shown(observation)))
         connection.send(Decide(observation, start_state, step))
@@ -121,7 +125,7 @@ def _play_episode(
             success = bool(environment.step(action))
             moved = moved or bool(np.abs(action[:6]).max() > _STILL)
             step += 1
-            if success and ends_on_success:
+            if over(success):
                 break
     if moved and len(frames) > _SOME_PICTURES and all(np.array_equal(frames[0][1], f) for _, f in frames[1:]):
         log.warning(
@@ -143,9 +147,12 @@ def _play_episode(
 
 
 def _shown(observation: Observation) -> np.ndarray:
-    """(H, W, 3) what all cameras see, side by side, the first one at the left."""
+    """(H, W, 3) what all cameras see, side by side, the first one at the left; sides even, as videos need them."""
     pictures = [
         np.asarray(observation.image),
         *(np.asarray(seen.image) for seen in observation.images.values()),
     ]
-    return np.concatenate(pictures, axis=1)
+    tallest = max(picture.shape[0] for picture in pictures)
+    below = [np.pad(picture, ((0, tallest - len(picture)), (0, 0), (0, 0))) for picture in pictures]
+    joined = np.concatenate(below, axis=1)
+    return np.pad(joined, ((0, tallest % 2), (0, joined.shape[1] % 2), (0, 0)))

