@@ -15,9 +15,9 @@ patience=1
 failed=0
 
 part() {  # NAME LIMIT COMMAND...
-  local name=$1 limit=$(($2 * patience)) left=$((total - SECONDS))
+  local name=$1 limit=$(($2 * patience)) left=$((total - SECONDS)) code
   shift 2
-  [ "$left" -lt "$((limit < 15 ? limit : 15))" ] && { echo "== $name: left out"; code=124; return; }
+  [ "$left" -lt "$((limit < 15 ? limit : 15))" ] && { echo "== $name: left out"; return; }
   timeout "$((limit < left ? limit : left))" "$@" >"$out/$name.log" 2>&1
   code=$?
   tail -n 18 "$out/$name.log" | cut -c -300
@@ -33,14 +33,7 @@ inference() {  # NAME LIMIT OPTIONS...
 
 [ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python3 -c "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
-if [ "$device" != cpu ]; then
-  part kernels 75 python3 benchmarks/gpu/decode.py
-  if [ "$code" != 0 ] && [ "$code" != 124 ]; then
-    export SPATIALVLA_EARLY_LAUNCH=0
-    part kernels_late 40 python3 benchmarks/gpu/decode.py --tokens 1 --late
-    [ "$code" = 0 ] || [ "$code" = 124 ] || export SPATIALVLA_GPU_KERNELS=0
-  fi
-fi
+[ "$device" = cpu ] || part kernels 75 python3 benchmarks/gpu/decode.py
 inference alone 75 --batch 1 --rounds $rounds --alone --speculation benchmarks/gpu/speculation.json
 inference beside 60 --batch 1 --rounds $((rounds / 2 + 1))
 inference int8 60 --batch 1 --rounds $((rounds / 2 + 1)) --alone --precision int8

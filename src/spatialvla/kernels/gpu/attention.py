@@ -199,6 +199,6 @@ class CacheAttention:
             PARTS=parts,
             CAPPED=self.softcap is not None,
             num_warps=8,
-            **options(),
+            **options(B * T),
         )
         return out

@@ -78,6 +78,6 @@ def _launch(
         ADDS=added is not None,
         WIDTH=triton.next_power_of_2(size),
         num_warps=8,
-        **options(),
+        **options(rows),
     )
     return total, out

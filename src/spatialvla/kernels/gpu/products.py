@@ -141,6 +141,6 @@ def product(
         ROWS=MOST_ROWS if rows > 1 else 1,
         GATED=gated,
         SCALED=scales is not None,
-        **options(),
+        **options(rows),
     )
     return out

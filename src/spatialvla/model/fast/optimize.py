@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import cast
 
@@ -65,8 +64,6 @@ def _optimize_decoder(network: Network, options: Optimization) -> None:
 def _has_gpu_kernels(network: Network) -> bool:
     text = network.config.text
     groups = text.num_attention_heads // text.num_key_value_heads
-    if os.environ.get("SPATIALVLA_GPU_KERNELS") == "0":
-        return False
     half = network.dtype in (torch.bfloat16, torch.float16)
     return (
         network.device.type == "cuda" and half and groups.bit_count() == 1 and find_spec("triton") is not None
