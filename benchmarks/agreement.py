@@ -4,7 +4,8 @@
 
 For `nano`: how many tokens stay those of float32, how far the actions move (mean over the six continuous
 coordinates, in multiples of the spread of the recorded actions), and the error against the recorded actions
-themselves. Depth that is k frames old is what `depth_every` leads to at its worst.
+themselves. Depth that is k frames old is what `depth_every` leads to at its worst. --quantized: the same
+policy with its weights in 4 bits, as `spatialvla export --precision int4` writes it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--policy", default="nano")
     parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--quantized", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     plain = Policy.from_pretrained(options.policy)
     eight = Optimization(weights="int8")
@@ -43,10 +45,19 @@ def main() -> None:
             ("int8 weights, bfloat16", torch.bfloat16, eight),
             ("w8a8, float32", torch.float32, every_eight),
             ("w8a8, bfloat16", torch.bfloat16, every_eight),
-            ("int4 weights, bfloat16", torch.bfloat16, Optimization(weights="int4")),
-            ("w4a8, bfloat16", torch.bfloat16, Optimization(weights="int4", activations="int8")),
+            ("int4 weights, rounded, bfloat16", torch.bfloat16, Optimization(weights="int4")),
+            ("w4a8, rounded, bfloat16", torch.bfloat16, Optimization(weights="int4", activations="int8")),
         )
     }
+    for folder in options.quantized:
+        for name, dtype, optimization in (
+            ("float32", torch.float32, Optimization()),
+            ("bfloat16", torch.bfloat16, Optimization()),
+            ("w4a8, rounded, bfloat16", torch.bfloat16, Optimization(weights="int4", activations="int8")),
+        ):
+            fast[f"{folder.name}, {name}"] = Policy.from_pretrained(
+                folder, dtype=dtype, optimization=optimization
+            )
     seen, recorded, earlier = frames_of(LeRobotDataset(options.dataset), options.frames, plain)
     reference = predict(plain, seen)
     spread = recorded[:, :, :6].std(axis=(0, 1))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
+    from spatialvla.model.spatialvla import SpatialVLA
+    from spatialvla.processor import Processor
     from spatialvla.training.config import TrainConfig
 
 
@@ -29,8 +32,23 @@ class Export(Verb):
     merge: bool = False
     """Merge a LoRA adapter into its base; otherwise the adapter alone is written."""
 
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the weights in the files."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the weights in the files; auto is fp32, and bf16 around weights in 4 bits."""
+
+    precision: Literal["full", "int4"] = "full"
+    """int4 keeps the weights of the decoder's layers in 4 bits, for inference; see --dataset and --samples."""
+
+    towers: bool = False
+    """Keep the vision towers' weights in 4 bits, too."""
+
+    text_head: bool = False
+    """Keep the head's rows of text beside weights in 4 bits: 1.2 GB of the 4 B model, needed for text alone."""
+
+    calibration: FlatDatasetOptions = field(default_factory=DatasetOptions)
+    """What weights in 4 bits are fitted to; without any they are rounded to the nearest."""
+
+    samples: int = 128
+    """Samples of the datasets that weights in 4 bits are fitted to."""
 
     max_shard_size: str = "5GB"
     """Above this the weights are split over several files with an index."""
@@ -62,13 +80,19 @@ class Export(Verb):
         card = self.to == "hub-folder" or self.push is not None
         if not card and (self.license or self.results or self.name):
             raise InputError("--name, --license and --results are for the model card; add --to hub-folder.")
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.precision == "full" and (self.towers or self.text_head or self._calibrated):
+            raise InputError(
+                "--towers, --text-head and --dataset are for weights in 4 bits; add --precision int4."
+            )
+        auto = torch.float32 if self.precision == "full" else torch.bfloat16
+        dtypes = {"auto": auto, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         export(
             self.policy,
             self.out,
             base=self.base,
             merge=self.merge,
             dtype=dtypes[self.dtype],
+            quantize=self._quantize if self.precision == "int4" else None,
             max_shard_size=self.max_shard_size,
         )
         if card:
@@ -78,6 +102,27 @@ class Export(Verb):
             from spatialvla.model.hub import upload_folder
 
             print(f"Uploaded it to {upload_folder(self.out, self.push, private=self.private)}")
+
+    @property
+    def _calibrated(self) -> bool:
+        return bool(self.calibration.dataset) or self.calibration.mixture is not None
+
+    def _quantize(self, model: SpatialVLA, processor: Processor) -> None:
+        from spatialvla.common.terminal import Terminal
+        from spatialvla.model.quantization_entry import Quantization
+        from spatialvla.training.calibration import quantize_on
+
+        options = Quantization(towers=self.towers, text_head=self.text_head)
+        datasets = self.calibration.configurations() if self._calibrated else ()
+        console, layers = Terminal(stderr=True), model.config.text.num_hidden_layers
+        quantize_on(
+            model,
+            processor,
+            options,
+            datasets,
+            self.samples,
+            lambda done: console.print(f"{done} of {layers} layers in 4 bits"),
+        )
 
     def _write_card(self) -> None:
         from spatialvla.common.files import replacing

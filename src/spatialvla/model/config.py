@@ -16,6 +16,7 @@ from spatialvla.common.json_files import read_json
 from spatialvla.common.schema import parse
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.workspace import PUBLISHED, Workspace
+from spatialvla.model.quantization_entry import Quantization
 
 Ego3DFrame = Literal["camera", "robot"]
 """Whose frame Ego3D places patches in."""
@@ -25,7 +26,7 @@ PUBLISHED_CAMERAS = ("image",)
 
 _GRID_SIZES = ("translation_token_num", "rotation_token_num", "gripper_token_num", "action_chunk_size")
 _INPUTS = ("ego3d_frame", "workspace", "cameras", "state_size")
-_WRITTEN_APART = ("text", "vision", "depth", "extra", "stored", *_INPUTS)
+_WRITTEN_APART = ("text", "vision", "depth", "extra", "stored", "quantization", *_INPUTS)
 _MOST_ENTRIES, _MOST_LAYERS, _LARGEST, _MOST_STATE = 100_000, 1000, 2**31, 1000
 _AT_LEAST_1 = frozenset(
     [
@@ -79,6 +80,7 @@ class SpatialVLAConfig:
     defaults are the published model's, which are not written; so are those of the next two.
     cameras: what the cameras are called, in the order in which their images stand in front of the prompt.
     state_size: numbers of the arm's state, which becomes one token behind the images; 0 without.
+    quantization: which weights are kept in 4 bits; None for none.
     stored: the file that it was read from, which is written back as it was where nothing changed.
     """
 
@@ -103,6 +105,7 @@ class SpatialVLAConfig:
     eos_token_id: int = 1
     bos_token_id: int = 2
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    quantization: Quantization | None = None
     stored: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -192,7 +195,7 @@ class SpatialVLAConfig:
             raw |= _grid_sizes(folder / "processor_config.json")
         with _usable(path):
             _check_sizes(raw)
-            text = raw.pop("text_config")
+            text, entry = raw.pop("text_config"), raw.pop("quantization_config", None)
             known = {f.name for f in fields(cls)}
             inputs = _parsed_inputs({name: raw.pop(name) for name in _INPUTS if name in raw})
             text_known = {f.name for f in fields(Gemma2Config)}
@@ -201,6 +204,7 @@ class SpatialVLAConfig:
                 vision=raw.pop("vision_config"),
                 depth=raw.pop("vision_zoe_config", {}),
                 **inputs,
+                quantization=None if entry is None else Quantization.from_json(entry),
                 **{k: v for k, v in raw.items() if k in known},
                 extra={k: v for k, v in raw.items() if k not in known},
                 stored=stored,
@@ -239,6 +243,7 @@ class SpatialVLAConfig:
             },
             "vision_config": dict(self.vision),
             "vision_zoe_config": dict(self.depth),
+            **({} if self.quantization is None else {"quantization_config": self.quantization.to_json()}),
         }
 
     @property

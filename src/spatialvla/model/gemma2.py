@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from spatialvla.errors import InputError
 from spatialvla.model.config import Gemma2Config
 
 
@@ -308,11 +309,37 @@ def attention_bias(visible_BTS: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 
 class Head(nn.Linear):
-    """From hidden states to logits, of the whole vocabulary or some rows of it."""
+    """From hidden states to logits, of the whole vocabulary or some rows of it.
+
+    weight: (V - first, D), the rows of the vocabulary entries from `first` on.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, first: int = 0) -> None:
+        """first: forget the entries before it."""
+        super().__init__(hidden_size, vocab_size - first, bias=False)
+        self.first = first
 
     def forward(self, input: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
-        """(…, D) -> (…, V), or (…, rows)."""
-        return F.linear(input, self.weight[rows])
+        """(…, D) -> (…, V), or (…, rows). Raises InputError for rows that are forgotten."""
+        return F.linear(input, self.rows(rows))
+
+    def rows(self, rows: slice) -> torch.Tensor:
+        """(rows, D): their weights. Raises InputError for rows that are forgotten."""
+        start, stop, _ = rows.indices(self.first + len(self.weight))
+        if start < self.first:
+            raise InputError(
+                "This model was made to speak actions only, without the head's rows of text; for text load the "
+                "original checkpoint, and if you optimize it, with text_head=True."
+            )
+        return self.weight[start - self.first : stop - self.first]
+
+    def without_text(self, first: int) -> Head:
+        """The same head for the entries from `first` on alone."""
+        weight = self.rows(slice(first, None)).detach().clone()
+        with torch.device("meta"):
+            head = Head(weight.shape[1], first + len(weight), first)
+        head.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        return head
 
 
 class Gemma2ForCausalLM(nn.Module):
@@ -321,7 +348,7 @@ class Gemma2ForCausalLM(nn.Module):
     def __init__(self, config: Gemma2Config) -> None:
         super().__init__()
         self.model = Gemma2Decoder(config)
-        self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config.hidden_size, config.vocab_size)
         self.softcap = config.final_logit_softcapping
 
     def logits(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:

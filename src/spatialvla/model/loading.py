@@ -16,6 +16,7 @@ from spatialvla.model.folders import ADAPTER, base_name, is_adapter, resolve_bas
 from spatialvla.model.growth import give_inputs
 from spatialvla.model.lora import INPUTS, REGRIDDED, is_regridded, merge_lora, restore_lora, stored_lora
 from spatialvla.model.published import N, empty_network, mirror_action_embeddings, published_tensors
+from spatialvla.model.quantization.network import check_scales, empty_quantized
 from spatialvla.model.regrid import regrid, regridded_config
 from spatialvla.model.weights import Filling, read_shapes, read_tensors
 
@@ -70,6 +71,11 @@ def load_unmerged(
     config.base_model_name_or_path = base_name(folder, base)
     base_folder = resolve_base(folder, base)
     network = load(kind, base_folder, dtype)
+    if network.config.quantization is not None:
+        raise CheckpointError(
+            f"{base_folder} has its weights in 4 bits, onto which no adapter goes; name the checkpoint that it "
+            "was made of as the base."
+        )
     if is_regridded(folder):
         old, new = (ActionGrid.from_json(read_json(part / PROCESSOR)) for part in (base_folder, folder))
         regrid(network, old, new)
@@ -139,20 +145,26 @@ def _check_unmarked(folder: Path, config: SpatialVLAConfig) -> None:
 def _load_whole(kind: type[N], folder: Path, dtype: torch.dtype) -> N:
     config = SpatialVLAConfig.from_folder(folder)
     _check_shapes(kind, config, folder)
-    network = empty_network(kind, config, dtype)
+    network = _empty(kind, config, dtype)
     filling = Filling(published_tensors(network))
     for file, key, tensor in read_tensors(folder):
         filling.take(file, key, tensor)
     filling.finish(folder)
     mirror_action_embeddings(network)
+    if config.quantization is not None:
+        check_scales(network, folder)
     return network
+
+
+def _empty(kind: type[N], config: SpatialVLAConfig, dtype: torch.dtype) -> N:
+    return (empty_network if config.quantization is None else empty_quantized)(kind, config, dtype)
 
 
 def _check_shapes(kind: type[N], config: SpatialVLAConfig, folder: Path) -> None:
     """Raises CheckpointError where the files hold other tensors than config.json asks for; it allocates nothing."""
     try:
         with torch.device("meta"):
-            wanted = Filling(published_tensors(empty_network(kind, config, torch.float32)))
+            wanted = Filling(published_tensors(_empty(kind, config, torch.float32)))
     except Exception as error:  # whatever torch and transformers make of sizes that do not fit together
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(

@@ -23,10 +23,16 @@ def regrid(network: Network, old: ActionGrid, new: ActionGrid) -> None:
     are both functions of where its cell lies, so both are resampled at the new cells' centers; logits, linear
     in the rows, are thereby interpolated between those of neighboring cells. The published code resamples the
     inputs alone, after which the head still scores the old cells. With other bin counts the vocabulary and
-    `network.config` change. Raises CheckpointError where `old` is not the network's grid.
+    `network.config` change. Raises CheckpointError where `old` is not the network's grid,
+    and for a network in 4 bits.
     """
     config = network.config
     sizes = (config.translation_token_num, config.rotation_token_num)
+    if config.quantization is not None:
+        raise CheckpointError(
+            "The model's weights are in 4 bits, for which no other grid can be trained; take the checkpoint that "
+            "it was made of."
+        )
     if (old.n_translation, old.n_rotation) != sizes:
         raise CheckpointError(
             f"The model has {sizes[0]} translation and {sizes[1]} rotation tokens, the grid "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -81,7 +82,10 @@ class SpatialVLA(Network):
         write_tensors(tensors, folder, max_shard_size)
         beside_processor = (folder / PROCESSOR).exists()
         with recording(folder, ["config.json"]):
-            write_json(folder / "config.json", self.config.to_json(beside_processor))
+            written = self.config.to_json(beside_processor)
+            if self.config.quantization is not None:
+                written["dtype"] = str(self.dtype).removeprefix("torch.")
+            write_json(folder / "config.json", written)
 
     def push_to_hub(
         self,
@@ -115,6 +119,8 @@ class SpatialVLA(Network):
             )
         options = options or Optimization()
         self.passes = optimize(self, options)
+        if self.config.quantization is not None:
+            options = replace(options, weights="int4")
         self.optimization = options
         if options.compile:
             for rows, tokens in product(options.batch_sizes, options.text_tokens):
@@ -126,6 +132,10 @@ class SpatialVLA(Network):
         if mode and self.optimization is not None:
             raise InputError(
                 "This model was optimized for inference and cannot be trained; load it again to train it."
+            )
+        if mode and self.config.quantization is not None:
+            raise InputError(
+                "This model's weights are in 4 bits and cannot be trained; train the checkpoint that it was made of."
             )
         return super().train(mode)
 

@@ -40,6 +40,10 @@ class Filling:
         """
         self.check(file, key, tuple(tensor.shape))
         target = self.targets[key]
+        if target.is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(
+                f"{key} in {file} is {tensor.dtype}, not {target.dtype}; download it again."
+            )
         with torch.no_grad():
             target.copy_(tensor)
         if not _is_finite(target):

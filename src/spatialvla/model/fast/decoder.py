@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.errors import InputError
 from spatialvla.kernels import layers
 from spatialvla.kernels.attention import attention
 from spatialvla.model.config import Gemma2Config
@@ -84,29 +83,18 @@ class KernelRMSNorm(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """A head with a layer of its own for the rows of each kind of action token, which decoding asks for.
-
-    weight: (V - first, D), the rows of the vocabulary entries from `first` on.
-    """
+    """A head with a layer of its own for the rows of each kind of action token, which decoding asks for."""
 
     def __init__(self, head: Head, kinds: Iterable[slice], first: int = 0) -> None:
         """kinds: vocabulary rows of each kind of action token. first: forget the entries before it."""
         super().__init__()
-        weight = head.weight.detach()
-        self.first = first
-        self.kinds = nn.ModuleDict({_key(rows): linear(weight[rows]) for rows in kinds})
-        self.weight = nn.Parameter(weight[first:].clone() if first else weight, requires_grad=False)
+        self.kinds = nn.ModuleDict({_key(rows): linear(head.rows(rows).detach()) for rows in kinds})
+        self.any_rows = head.without_text(first) if first > head.first else head
 
     def forward(self, hidden: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
         """(…, D) -> (…, rows). Raises InputError for rows that are forgotten."""
-        if (key := _key(rows)) in self.kinds:
-            return cast(torch.Tensor, self.kinds[key](hidden))
-        start, stop, _ = rows.indices(self.first + len(self.weight))
-        if start < self.first:
-            raise InputError(
-                "This model was optimized to speak actions only; for text optimize it with text_head=True."
-            )
-        return F.linear(hidden, self.weight[start - self.first : stop - self.first])
+        layer = self.kinds[key] if (key := _key(rows)) in self.kinds else None
+        return cast(torch.Tensor, self.any_rows(hidden, rows) if layer is None else layer(hidden))
 
 
 def _key(rows: slice) -> str:

@@ -22,6 +22,7 @@ from spatialvla.model.fast.towers import speed_up, suit_gpu
 from spatialvla.model.fast.zoedepth import replace_maps
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.network import Network
+from spatialvla.model.quantization.linear import FourBitLinear
 
 
 def optimize(network: Network, options: Optimization) -> Passes:
@@ -36,6 +37,10 @@ def optimize(network: Network, options: Optimization) -> Passes:
         raise InputError(
             "8-bit activations need a CPU with AVX-512 BF16 and VNNI, and a C++ compiler; "
             f'choose weights="{options.weights}" alone.'
+        )
+    if network.config.quantization is not None and options.weights not in (None, "int4"):
+        raise InputError(
+            f"The checkpoint's weights are in 4 bits; load the one that it was made of for {options.weights}."
         )
     network.eval().requires_grad_(False)
     _optimize_decoder(network, options)
@@ -62,7 +67,9 @@ def _optimize_decoder(network: Network, options: Optimization) -> None:
 
 
 def _has_gpu_kernels(network: Network) -> bool:
-    text = network.config.text
+    text, layers = network.config.text, network.language_model.model.layers
+    if any(isinstance(part, FourBitLinear) for part in layers.modules()):
+        return False
     groups = text.num_attention_heads // text.num_key_value_heads
     half = network.dtype in (torch.bfloat16, torch.float16)
     return (

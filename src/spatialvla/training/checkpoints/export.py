@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,14 +43,17 @@ def export(
     base: str | Path | None = None,
     merge: bool = False,
     dtype: torch.dtype | None = None,
+    quantize: Callable[[SpatialVLA, Processor], None] | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
     """Writes `out`, from the newest checkpoint of a run, or from a folder, shipped name or Hub id.
 
     A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. dtype: of the
     weights in the files; None keeps what they are loaded in, float32. base: of an adapter, in place of the
-    one that its adapter_config.json names.
-    Raises InputError where there is nothing to merge, CheckpointError where the source cannot be read.
+    one that its adapter_config.json names. quantize: rounds the weights of a whole model, in place, once they
+    are in `dtype` and before they are written.
+    Raises InputError where there is nothing to merge or an adapter would be quantized, CheckpointError where
+    the source cannot be read.
     """
     run = Path(source).expanduser()
     folder = run if is_run(run) else resolve_folder(source)
@@ -61,16 +65,24 @@ def export(
         adapted = is_adapter(folder)
         if not adapted and not (folder / "config.json").exists():
             raise CheckpointError(f"{folder} is neither a training run nor an adapter or a checkpoint.")
+        # In 4 bits nothing is gained by weights that are wider than those around them.
+        loaded = dtype if quantize is not None and dtype is not None else torch.float32
         model = (
             load_unmerged(SpatialVLA, folder, torch.float32, base=base)
             if adapted
-            else SpatialVLA.from_pretrained(folder, base=base)
+            else SpatialVLA.from_pretrained(folder, base=base, dtype=loaded)
         )
         processor = Processor.from_pretrained(folder)
     if merge and not has_lora(model):
         raise InputError(f"{folder} has no LoRA adapter to merge; leave --merge out.")
     if merge:
         merge_lora(model)
+    if quantize is not None:
+        if has_lora(model):
+            raise InputError(
+                "An adapter has nothing to keep in 4 bits; merge it into its base, with --merge."
+            )
+        quantize(model.to(dtype or model.dtype), processor)
     processor.save_pretrained(out)
     if has_lora(model):
         save_adapter(model, out, dtype)
