@@ -95,11 +95,21 @@ class Uncertainty:
 
     entropy: in bits, of the translation's, rotation's and gripper's probabilities over all cells of their kind; 0 is
     sure. spread_mm: root mean square distance, in millimeters, of the translations that it thought possible from their
-    mean; NaN where the units of the actions are not known.
+    mean; NaN where the units of the actions are not known. T: steps of the whole chunk, however many are executed.
     """
 
     entropy: Float[np.ndarray, "T 3"]
     spread_mm: Float[np.ndarray, " T"]
+
+    @property
+    def mean_bits(self) -> float:
+        """Entropy of a step's translation, rotation and gripper together, averaged over the steps."""
+        return float(self.entropy.sum(axis=1).mean())
+
+    @property
+    def mean_mm(self) -> float:
+        """Spread averaged over the steps, in millimeters."""
+        return float(self.spread_mm.mean())
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ UNSET = {
     "--benchmark": "of vla-eval's clients alone",
     "--limits": "the mapping's",
     "--pad-to": "the mapping's",
+    "--stop-above.mm": "the server goes on",
+    "--stop-above.bits": "the server goes on",
     "--api-keys": "none",
     "--tls-cert": "none",
     "--tls-key": "none",

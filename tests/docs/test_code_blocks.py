@@ -49,7 +49,7 @@ PARSED_ALONE = {
     "takes minutes in the simulator": 16,
     "takes minutes": 1,
     "takes hours": 2,
-    "serves until it is stopped": 6,
+    "serves until it is stopped": 7,
     "needs results of evaluations": 3,
     "needs a dataset with a wrist camera": 2,
     "needs a policy with a wrist camera": 1,

@@ -16,7 +16,7 @@ from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.geometry.camera import View
 from spatialvla.processor import Processor
-from spatialvla.types import ActionChunk, CameraImage, Observation
+from spatialvla.types import ActionChunk, CameraImage, Observation, Uncertainty
 
 SIZE = 16
 PROCESSOR = replace(Processor.from_pretrained("nano"), image_size=SIZE)
@@ -45,6 +45,7 @@ class FakePolicy:
     "batch crash".
 
     cameras, state_size: of what it looks at. seen: the observations that it was asked about.
+    uncertainty: tells how sure it is: by the number in "unsure 30" the mm and the bits of a chunk.
     batches, drafts, committed: of each batch its rows' instructions, their drafts and their committed steps.
     """
 
@@ -55,9 +56,11 @@ class FakePolicy:
         cameras: tuple[str, ...] = ("image",),
         state_size: int = 0,
         needs_extrinsics: bool = False,
+        uncertainty: bool = False,
     ) -> None:
         self.seconds = seconds
         self.camera_names, self.needs_extrinsics = cameras, needs_extrinsics
+        self.uncertainty = uncertainty
         self.state_names = tuple(f"s{number}" for number in range(state_size))
         self.seen: list[Observation] = []
         statistics = StateStatistics(-np.ones(state_size), np.ones(state_size)) if state_size else None
@@ -112,7 +115,15 @@ class FakePolicy:
         actions = expected(Observation(seen.views[0].image, text))
         if text == "nan":
             actions[1, 2] = np.nan
-        return ActionChunk(actions, np.tile(TOKENS, (CHUNK, 1)))
+        return ActionChunk(actions, np.tile(TOKENS, (CHUNK, 1)), self._unsure(text))
+
+    def _unsure(self, text: str) -> Uncertainty | None:
+        if not self.uncertainty:
+            return None
+        level = float(text.removeprefix("unsure ")) if text.startswith("unsure ") else 0.0
+        # Other numbers in each step, whose mean is the level.
+        steps = level * np.array([0.5, 1.5, 1.0, 1.0])
+        return Uncertainty(np.tile(steps[:, None] / 3, (1, 3)), steps)
 
     def new_executor(self) -> CountingExecutor:
         self.executors.append(CountingExecutor())

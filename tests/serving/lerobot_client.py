@@ -67,7 +67,7 @@ class Robot:
 @contextmanager
 def served(policy: FakePolicy | None = None, mapping: str = "lerobot", **more: Any) -> Iterator[Any]:
     """Yields a function that connects one more robot, with the service as its attribute."""
-    of_service = ("traffic", "limits", "calibration", "require_all", "watchers")
+    of_service = ("traffic", "limits", "calibration", "require_all", "watchers", "stop_above")
     options = {name: more.pop(name) for name in of_service if name in more}
     service = fake_service(policy or FakePolicy(), **options)
     server = protocol.LeRobotServer(service, ClientMapping.load(mapping), **{"wait": 0.3, **more})

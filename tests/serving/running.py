@@ -21,6 +21,7 @@ from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.engine.watching import Watcher
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.guard.sureness import GO_ON, StopAbove
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.openpi.server import OpenPiServer
 from spatialvla.serving.websocket.server import WebsocketServer
@@ -52,6 +53,7 @@ def fake_service(
     calibration: RobotCalibration | None = None,
     require_all: bool = False,
     watchers: Sequence[Watcher] = (),
+    stop_above: StopAbove = GO_ON,
 ) -> Service:
     traffic = replace(traffic or TrafficLimits(), stop_notice=0.01)
     engine = Engine(policy, check=traffic.check, settings=settings)
@@ -69,6 +71,7 @@ def fake_service(
         calibration=calibration,
         require_all=require_all,
         watchers=watchers,
+        stop_above=stop_above,
     )
 
 

@@ -142,7 +142,7 @@ def test_what_a_benchmark_lacks_is_told_or_refused(caplog: Any) -> None:
         context: Any = type("Context", (), {})()
         model.begin(EPISODE, context)
         with pytest.raises(InputError) as caught:
-            await model.command(observation, context)
+            await model.reply(observation, context)
         return str(caught.value)
 
     assert "needs images.wrist, but" in anyio.run(refused, message(images={"agentview": FRONT}))

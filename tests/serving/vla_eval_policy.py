@@ -13,6 +13,7 @@ from spatialvla.actions.published_units import published_units
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.serving.engine.watching import Watcher
+from spatialvla.serving.guard.sureness import GO_ON, StopAbove
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.vla_eval import server as protocol
 from spatialvla.serving.vla_eval.conventions import LIBERO, HarnessBenchmark
@@ -49,11 +50,19 @@ def served(
     traffic: TrafficLimits | None = None,
     calibration: RobotCalibration | None = None,
     watchers: Sequence[Watcher] = (),
+    stop_above: StopAbove = GO_ON,
 ) -> Iterator[Any]:
     """Yields the server's address and the policy behind it."""
     policy = policy or policy_for(benchmark)
     units = published_units(policy.dataset)
-    service = fake_service(policy, traffic=traffic, units=units, calibration=calibration, watchers=watchers)
+    service = fake_service(
+        policy,
+        traffic=traffic,
+        units=units,
+        calibration=calibration,
+        watchers=watchers,
+        stop_above=stop_above,
+    )
     model = VlaEvalServer(service, benchmark)
     with running(service, protocol.websocket_server(service, model)) as found:
         yield SimpleNamespace(

@@ -69,6 +69,10 @@ def bad_server(reply: Callable[[dict], bytes | str], metadata: bytes | str = MET
         {"actions": np.zeros((4, 6))},
         {"actions": [[0.0] * 7]},
         {"tokens": np.zeros((3, 3), int)},
+        {"uncertainty": 3.5},
+        {"uncertainty": {"entropy": np.zeros((4, 3))}},
+        {"uncertainty": {"entropy": np.zeros((4, 2)), "spread_mm": np.zeros(4)}},
+        {"uncertainty": {"entropy": np.zeros((4, 3)), "spread_mm": np.zeros(())}},
     ],
 )
 def test_an_answer_that_does_not_fit_is_never_returned(changes):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from spatialvla.actions.units import ActionUnits
     from spatialvla.policy import Policy
-    from spatialvla.types import ActionChunk, CameraImage, Observation
+    from spatialvla.types import ActionChunk, CameraImage, Observation, Uncertainty
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class Predict(Verb):
     gripper_pose: Path | None = None
     """How the gripper stood, gripper -> robot base, a file like --extrinsics; for cameras that it carries."""
 
+    uncertainty: bool = False
+    """Tell how sure the policy was of each step, which takes one pass of its decoder more."""
+
     figures: Path | None = None
     """Folder for depth.png, points.png and grid.png; of other cameras depth_wrist.png, say, and for all of them
     points_by_camera.png."""
@@ -92,7 +95,7 @@ class Predict(Verb):
         )
         gripper_pose = None if self.gripper_pose is None else read_pose(self.gripper_pose)
         calibration = None if self.calibration is None else RobotCalibration.load(self.calibration)
-        policy = self.options.load()
+        policy = self.options.load(uncertainty=self.uncertainty)
         if calibration is not None:
             cameras, first = policy.camera_names, policy.camera_names[0]
             known = PolicyCalibration(calibration, cameras, needs_extrinsics=policy.needs_extrinsics)
@@ -102,6 +105,8 @@ class Predict(Verb):
             print(_document(self, policy, chunk))
         else:
             _print(chunk, policy.units, Terminal())
+            if chunk.uncertainty is not None:
+                _print_uncertainty(chunk.uncertainty, Terminal())
         if self.figures:
             _draw(policy, observation, chunk, self.figures)
 
@@ -190,6 +195,12 @@ def _document(asked: Predict, policy: Policy, chunk: ActionChunk) -> str:
         "token_kinds": ["translation", "rotation", "gripper"],
         "tokens": chunk.tokens.tolist(),
     }
+    if (sure := chunk.uncertainty) is not None:
+        known = policy.units.meters is not None
+        document["uncertainty"] = {
+            "entropy": sure.entropy.tolist(),
+            "spread_mm": sure.spread_mm.tolist() if known else None,
+        }
     return json.dumps(document, ensure_ascii=False)
 
 
@@ -207,6 +218,24 @@ def _print(chunk: ActionChunk, units: ActionUnits, console: Console) -> None:
         gripper = "open" if action[6] >= 0.5 else "closed"
         table.add_row(
             str(step), *(f"{value:+.4f}" for value in action[:6]), gripper, " ".join(map(str, tokens))
+        )
+    console.print(table)
+
+
+def _print_uncertainty(uncertainty: Uncertainty, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title="how sure the policy was: entropy in bits, spread in mm", box=box.SIMPLE_HEAD, padding=0
+    )
+    for name in ("step", "translation", "rotation", "gripper", "spread"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step, (entropy, spread) in enumerate(
+        zip(uncertainty.entropy, uncertainty.spread_mm, strict=True), start=1
+    ):
+        table.add_row(
+            str(step), *(f"{bits:.2f}" for bits in entropy), f"{spread:.1f}" if spread == spread else "?"
         )
     console.print(table)
 

@@ -21,6 +21,7 @@ from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.execution import Execution
 from spatialvla.serving.engine.settings import EngineSettings
+from spatialvla.serving.guard.sureness import StopAbove
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.logs import LogFormat, log_to_stderr
 
@@ -64,6 +65,9 @@ class Serve(Verb):
 
     limits: str | None = None
     """The most a robot may be told in a step: libero, widowx, franka, droid or a YAML file; else the mapping's."""
+
+    uncertainty: bool = False
+    """Send with each chunk how sure the policy was of it, and count that; takes one pass of its decoder more."""
 
     unknown_units: bool = False
     """Serve a policy though nobody says what 1 in its actions is, how it turns, or in whose frame."""
@@ -111,6 +115,7 @@ class Serve(Verb):
     """How the log is written to stderr: a line of text, or a JSON object, for each connection and refusal."""
 
     execution: Execution = field(default_factory=Execution)
+    stop_above: StopAbove = field(default_factory=StopAbove)
     traffic: TrafficLimits = field(default_factory=TrafficLimits)
     batching: EngineSettings = field(default_factory=EngineSettings)
 
@@ -149,6 +154,8 @@ class Serve(Verb):
         # A robot is not moved in unknown units without a word of it.
         check_fit(service.units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
         print(service.limits.describe(), file=sys.stderr, flush=True)
+        if self.stop_above.asked:
+            print(self.stop_above.describe(), file=sys.stderr, flush=True)
         with contextlib.ExitStack() as beside:
             if self.metrics_port is not None:
                 beside.enter_context(pages(service, self.metrics_port))
@@ -239,7 +246,7 @@ class Serve(Verb):
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(
-            self.options.load(self.execution),
+            self.options.load(self.execution, uncertainty=self.uncertainty),
             name=Path(self.options.policy).name,
             host=self.host,
             port=self.port,
@@ -249,6 +256,7 @@ class Serve(Verb):
             settings=self.batching,
             calibration=calibration,
             require_all=self.require_all,
+            stop_above=self.stop_above,
         )
 
 

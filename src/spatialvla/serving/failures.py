@@ -41,6 +41,12 @@ class UnsafeAction(ServingError):
     outcome = "unsafe"
 
 
+class TooUnsure(ServingError):
+    """The policy has become less sure than the server acts on; nothing is sent until the next episode."""
+
+    outcome = "unsure"
+
+
 class InternalError(ServingError):
     """Not the client's fault: the log has the traceback, the client is told a number to find it by."""
 

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from spatialvla_client.asynchronous import AsynchronousLoop, LoopStatistics
 from spatialvla_client.connection import Backoff, Client
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
-from spatialvla_client.types import ActionChunk, CameraImage, Observation
+from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncertainty
 
 __all__ = [
     "ActionChunk",
@@ -20,5 +20,6 @@ __all__ = [
     "Refused",
     "RequestTimeout",
     "Unavailable",
+    "Uncertainty",
 ]
 __version__ = version("spatialvla-client")

@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from spatialvla_client.codec import CodecError, pack, unpack
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
-from spatialvla_client.types import ActionChunk, CameraImage, Observation
+from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncertainty
 
 _LARGEST_ANSWER = 16 * 2**20
 _WORTH_RETRYING = ("busy", "draining")
@@ -286,4 +286,21 @@ def _chunk(reply: Mapping[str, Any], round_trip_ms: float) -> ActionChunk:
         **reply.get("policy_timing", {}),
         "round_trip_ms": round_trip_ms,
     }
-    return ActionChunk(actions, tokens, timing)
+    return ActionChunk(actions, tokens, timing, _uncertainty(reply.get("uncertainty")))
+
+
+def _uncertainty(told: Any) -> Uncertainty | None:
+    """What the server says of it. Raises ProtocolError where that is something else."""
+    if told is None:
+        return None
+    entropy, spread = (
+        told.get(name) if isinstance(told, dict) else None for name in ("entropy", "spread_mm")
+    )
+    if (
+        not isinstance(entropy, np.ndarray)
+        or not isinstance(spread, np.ndarray)
+        or spread.ndim != 1
+        or entropy.shape != (len(spread), 3)
+    ):
+        raise ProtocolError("The server's uncertainty holds no entropy (T, 3) with spread_mm (T,).")
+    return Uncertainty(entropy, spread)

@@ -46,6 +46,19 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """How sure the policy was of each step of its chunk, however many of them are to be executed.
+
+    entropy: (T, 3) bits of the translation's, rotation's and gripper's probabilities; 0 is sure.
+    spread_mm: (T,) root mean square distance, in millimeters, of the translations that it thought possible from their
+    mean; NaN where the units of the actions are not known.
+    """
+
+    entropy: np.ndarray
+    spread_mm: np.ndarray
+
+
+@dataclass(frozen=True)
 class ActionChunk:
     """Actions for the next steps, first to last.
 
@@ -53,8 +66,10 @@ class ActionChunk:
     range.
     tokens: (T, 3) the tokens they were decoded from; −1 in steps that only fill the chunk up.
     timing: milliseconds by stage on the server, and `round_trip_ms`.
+    uncertainty: of the policy; None unless the server was started with `--uncertainty`.
     """
 
     actions: np.ndarray
     tokens: np.ndarray
     timing: Mapping[str, float] = field(default_factory=dict)
+    uncertainty: Uncertainty | None = None

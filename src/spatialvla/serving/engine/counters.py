@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from spatialvla.types import Uncertainty
 
 STAGES = ("decode", "prepare", "queue", "infer", "post")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _RECENT = 500
+_BITS = (0.1, 0.2, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12)
+_MILLIMETERS = (0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 100)
+_PARTS = ("translation", "rotation", "gripper")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -41,6 +47,19 @@ class Metrics:
             "spatialvla_clamped_steps",
             "Action steps changed by a robot's limit.",
             ["limit"],
+            registry=registry,
+        )
+        self._entropy = Histogram(
+            "spatialvla_entropy_bits",
+            "Entropy of a chunk's cells, averaged over its steps, by part of the action.",
+            ["part"],
+            buckets=_BITS,
+            registry=registry,
+        )
+        self._spread = Histogram(
+            "spatialvla_spread_millimeters",
+            "Spread of a chunk's translations, averaged over its steps.",
+            buckets=_MILLIMETERS,
             registry=registry,
         )
         self._refused = Counter(
@@ -92,6 +111,13 @@ class Metrics:
     def clamped(self, limit: str, steps: int) -> None:
         """Counts steps that a limit of the robot changed."""
         self._clamps.labels(limit).inc(steps)
+
+    def unsure(self, uncertainty: Uncertainty) -> None:
+        """Records how sure the policy was of a chunk."""
+        for part, bits in zip(_PARTS, uncertainty.entropy.mean(axis=0), strict=True):
+            self._entropy.labels(part).observe(bits)
+        if np.isfinite(uncertainty.mean_mm):
+            self._spread.observe(uncertainty.mean_mm)
 
     def sighted(self, camera: str, pixels: float, *, drifted: bool) -> None:
         """Records how far from where it should be a camera has seen the gripper."""

@@ -21,6 +21,7 @@ from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.engine.watching import Watcher
 from spatialvla.serving.guard.access import Access
 from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.guard.sureness import GO_ON, StopAbove
 from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.logs import ClientLog
 from spatialvla.types import CameraImage, Observation
@@ -56,6 +57,7 @@ class Service:
     access: who is let in. clients: where their coming and going is told.
     calibration: of the robot's cameras, for what clients do not send. require_all: refuse observations without a part
     of the policy's input, in place of going on without it. watchers: are told of each decision.
+    stop_above: how unsure the policy may become.
     """
 
     policy: Policy
@@ -72,6 +74,7 @@ class Service:
     calibration: RobotCalibration | None = None
     require_all: bool = False
     watchers: Sequence[Watcher] = ()
+    stop_above: StopAbove = GO_ON
 
     def refused(self, reason: str, client: str) -> None:
         """Counts and tells a connection that was not let in, or was thrown out. reason: a word."""
@@ -95,7 +98,7 @@ class Service:
         """
         executor = executor or self.policy.new_executor()
         first = self.policy.camera_names[0]
-        return Session(self.engine, executor, self.limits, first, address, self.watchers)
+        return Session(self.engine, executor, self.limits, first, address, self.watchers, self.stop_above)
 
 
 def service_for(
@@ -111,11 +114,13 @@ def service_for(
     calibration: RobotCalibration | None = None,
     require_all: bool = False,
     watchers: Sequence[Watcher] = (),
+    stop_above: StopAbove = GO_ON,
 ) -> Service:
     """The service of a policy, warmed up and accepting requests.
 
     Raises InputError for limits in other units than the policy's actions have, and for a gripper that does not
-    go from 0 (closed) to 1 (open), which is what limits and mappings take.
+    go from 0 (closed) to 1 (open), which is what limits and mappings take, and for a `stop_above` that the policy
+    does not tell.
     """
     check_fit(
         policy.units,
@@ -124,6 +129,7 @@ def service_for(
         statistics=policy.processor.dataset_statistics(policy.dataset),
         unknown_units=True,
     )
+    stop_above.check_policy(policy.uncertainty, policy.units)
     limits = (limits or Limits()).in_units(policy.units)
     traffic = traffic or TrafficLimits()
     engine = Engine(policy, check=traffic.check, settings=settings)
@@ -142,6 +148,7 @@ def service_for(
         calibration=calibration,
         require_all=require_all,
         watchers=watchers,
+        stop_above=stop_above,
     )
 
 

@@ -19,19 +19,25 @@ from spatialvla.serving.engine.drift_watch import DriftWatch
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.engine.watching import Decided, Watcher
+from spatialvla.serving.failures import TooUnsure
 from spatialvla.serving.guard.limits import Limits
-from spatialvla.types import Observation
+from spatialvla.serving.guard.sureness import GO_ON, StopAbove, Sureness
+from spatialvla.types import Observation, Uncertainty
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to send. actions: (k, 7) within the robot's limits. tokens: (k, 3) that they came from."""
+    """What to send. actions: (k, 7) within the robot's limits. tokens: (k, 3) that they came from.
+
+    uncertainty: of the whole chunk; None where the policy does not tell it.
+    """
 
     actions: np.ndarray
     tokens: np.ndarray
     timings: Timings
+    uncertainty: Uncertainty | None = None
 
 
 class Session:
@@ -39,6 +45,7 @@ class Session:
 
     client: whose turns its requests take. first_camera: what the policy calls the one that `image` is of.
     watchers: are told of each decision.
+    stop_above: how unsure the policy may be.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Session:
         first_camera: str,
         address: str = "",
         watchers: Sequence[Watcher] = (),
+        stop_above: StopAbove = GO_ON,
     ) -> None:
         self.client = Client(id(self), address)
         self._first_camera = first_camera
@@ -57,6 +65,7 @@ class Session:
         self._limits = limits
         self._watchers = watchers
         self._pictures = FrozenPicture()
+        self._sureness = Sureness(stop_above)
         self._drift = DriftWatch(engine.metrics, partial(engine.threads.submit, self.client), address)
 
     def reset(self) -> None:
@@ -64,6 +73,7 @@ class Session:
         self.end()
         self._executor.reset()
         self._pictures.reset()
+        self._sureness.reset()
 
     def end(self) -> None:
         """Says what there is to say of an episode that is over."""
@@ -92,7 +102,7 @@ class Session:
         fingertips: (3,) meters in the robot's frame, where that follows from what the client tells.
         A client that committed steps merges chunks itself, so it gets the whole chunk. Raises InputError
         where the limits need a position and there is none, and where a camera has stopped; UnsafeAction for
-        actions that are not finite.
+        actions that are not finite, TooUnsure where the policy has become less sure than the server acts on.
         """
         began = perf_counter()
         self._limits.require_position(position)
@@ -101,6 +111,11 @@ class Session:
         if fingertips is not None:
             self._drift.add(cameras, fingertips)
         chunk = answer.chunk
+        if chunk.uncertainty is not None:
+            self._engine.metrics.unsure(chunk.uncertainty)
+            if reason := self._sureness.why_stop(chunk.uncertainty):
+                self._engine.metrics.request(TooUnsure.outcome)
+                raise TooUnsure(reason)
         committed = answer.request.committed
         if committed is None or committed.size == 0:
             actions = self._executor(chunk)
@@ -117,7 +132,7 @@ class Session:
             except Exception:  # no robot waits for whoever only looks on
                 log.exception("A decision could not be shown")
         self._engine.metrics.stage("post", perf_counter() - began)
-        return Decision(limited, chunk.tokens[: len(limited)], answer.timings)
+        return Decision(limited, chunk.tokens[: len(limited)], answer.timings, chunk.uncertainty)
 
     async def act(
         self,

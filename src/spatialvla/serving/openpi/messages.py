@@ -131,6 +131,8 @@ def reply(
         "policy_timing": {"infer_ms": timings.infer_ms},
         "server_timing": server_timing,
     }
+    if decision.uncertainty is not None:
+        content["uncertainty"] = vars(decision.uncertainty)
     if request_id is not None:
         content["request_id"] = request_id
     return pack(content)

@@ -63,13 +63,13 @@ class HarnessClient(WebsocketClient):
     async def _act(self, payload: dict[str, Any], number: int) -> None:
         try:
             seen = await self._in_thread(partial(with_pictures, payload, self._model.picture_sizes))
-            command = await self._model.command(seen, self._episode)
+            reply = await self._model.reply(seen, self._episode)
         except Exception as error:
             told = await self.refuse(error)
             await self._reply(MessageType.ERROR, {"error": str(told)}, number)
         else:
             self.answers += 1
-            await self._reply(MessageType.ACTION, {"actions": command}, number)
+            await self._reply(MessageType.ACTION, reply, number)
 
     async def _reply(self, kind: MessageType, payload: dict[str, Any], number: int) -> None:
         await self.send(pack_message(Message(type=kind, payload=payload, seq=number)))

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
@@ -116,16 +114,19 @@ class VlaEvalServer(ModelServer):
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
         """Answers one observation with one command, as the harness's own server asks for it.
 
-        Raises as `command`; that server sends the sentence in place of the command.
+        Raises as `reply`; that server sends the sentence in place of the command.
         """
-        await ctx.send_action({"actions": await self.command(obs, ctx)})
+        await ctx.send_action(await self.reply(obs, ctx))
 
     def begin(self, config: Mapping[str, Any], ctx: SessionContext, address: str = "") -> None:
         """A new episode. address: of the client's machine."""
         self._episodes[ctx] = _Episode(config.get("task"), self._session(address), Commands(self._benchmark))
 
-    async def command(self, obs: Mapping[str, Any], ctx: SessionContext) -> np.ndarray:
-        """(7,) float32: the command that follows an observation.
+    async def reply(self, obs: Mapping[str, Any], ctx: SessionContext) -> dict[str, Any]:
+        """What follows an observation: the command `actions`, (7,) float32.
+
+        Where it is a chunk's first and the policy tells how sure it was of that, there is `uncertainty`, too, with
+        `entropy` (T, 3) and `spread_mm` (T,); benchmarks take the command and leave the rest.
 
         Raises InputError or ServingError. Mismatches are raised here and not when the episode begins: the
         harness expects an answer to observations only.
@@ -136,6 +137,7 @@ class VlaEvalServer(ModelServer):
         if not episode.checked:
             self._benchmark.check_task(episode.task)
             episode.checked = True
+        told: dict[str, Any] = {}
         if not episode.commands:
             observation = self._benchmark.observation(obs, self._needs)
             if self._calibration is not None:
@@ -143,7 +145,9 @@ class VlaEvalServer(ModelServer):
             timeout = self._service.traffic.request_timeout
             decision = await episode.session.act(observation, timeout=timeout)
             episode.commands.extend(decision.actions)
-        return episode.commands.next()
+            if decision.uncertainty is not None:
+                told = {"uncertainty": vars(decision.uncertainty)}
+        return {"actions": episode.commands.next(), **told}
 
     def _session(self, address: str) -> Session:
         published = self._benchmark.execution
