@@ -139,6 +139,17 @@ def test_predict_prints_json_with_the_units(capsys):
     assert document["units"] == ActionUnits(1.0, 1.0, "euler", "base", (0.0, 1.0), 5.0).to_json()
 
 
+def test_predict_tells_how_sure_the_policy_was(capsys):
+    main([*PREDICT, "--dataset", "tiny_robot/0.1.0", "--uncertainty"])
+    assert "entropy in bits" in capsys.readouterr().out
+    main([*PREDICT, "--dataset", "tiny_robot/0.1.0", "--uncertainty", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    told = document["uncertainty"]
+    assert np.array(told["entropy"]).shape == np.array(document["tokens"]).shape
+    assert (np.array(told["entropy"]) > 0).all()
+    assert told["spread_mm"] is None, "nobody says what 1 is"
+
+
 def test_predicts_json_says_null_where_nobody_knows_a_unit(capsys):
     main([*PREDICT, "--dataset", "tiny_robot/0.1.0", "--json"])
     axes = json.loads(capsys.readouterr().out)["axes"]

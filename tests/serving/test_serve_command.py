@@ -165,6 +165,11 @@ def changed_nano(folder: str, units: dict | None) -> None:
             ["--policy", "nano", "--limits", "boxed.yaml", "--protocol", "vla-eval"],
             "no workspace can be kept",
         ),
+        (["--policy", "nano", "--stop-above.mm", "5"], "add --uncertainty"),
+        (
+            ["--policy", "unsaid", "--uncertainty", "--stop-above.mm", "5", "--unknown-units"],
+            "use --stop-above.bits",
+        ),
     ],
 )
 def test_no_robot_is_moved_in_units_or_limits_that_nobody_can_keep(
