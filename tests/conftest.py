@@ -1,5 +1,7 @@
 """Settings of all tests."""
 
+import os
+
 import jaxtyping
 import pytest
 import torch
@@ -8,6 +10,10 @@ from hypothesis import settings
 # Busy machines stall: an example that takes long is no failure.
 settings.register_profile("default-tests", deadline=None, max_examples=50)
 settings.load_profile("default-tests")
+
+if not torch.cuda.is_available():
+    # Before anything imports Triton: its kernels run on the CPU then, line by line.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ part() {  # NAME LIMIT COMMAND...
   [ "$left" -lt "$((limit < 15 ? limit : 15))" ] && { echo "== $name: left out"; return; }
   timeout "$((limit < left ? limit : left))" "$@" >"$out/$name.log" 2>&1
   code=$?
-  tail -n 18 "$out/$name.log" | cut -c -300
+  tail -n 30 "$out/$name.log" | cut -c -300
   echo "== $name: code $code at ${SECONDS} s"
   [ "$code" = 0 ] || failed=1
 }
@@ -34,6 +34,7 @@ inference() {  # NAME LIMIT OPTIONS...
 [ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python3 -c "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
 [ "$device" = cpu ] || part kernels 75 python3 benchmarks/gpu/decode.py
+[ "$device" = cpu ] || part towers 45 python3 benchmarks/gpu/towers.py
 inference alone 75 --batch 1 --rounds $rounds --alone --speculation benchmarks/gpu/speculation.json
 inference beside 60 --batch 1 --rounds $((rounds / 2 + 1))
 inference int8 60 --batch 1 --rounds $((rounds / 2 + 1)) --alone --precision int8

@@ -1,7 +1,5 @@
 """Kernels of a GPU's decode step hold what the layers as written compute; without a GPU Triton interprets them."""
 
-import os
-
 import pytest
 import torch
 from torch import nn
@@ -13,8 +11,6 @@ from spatialvla.model.fast.linear import ScaledLinear
 from spatialvla.model.gemma2 import LayerCache, RMSNorm, attention_bias, rotary_angles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 """The interpreter's products know no bfloat16."""

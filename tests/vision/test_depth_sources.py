@@ -11,11 +11,12 @@ from transformers import (
     DPTImageProcessorPil,
     ZoeDepthConfig,
 )
+from transformers.models.beit.modeling_beit import BeitLayer
 
 from spatialvla import SpatialVLA
 from spatialvla.errors import InputError
 from spatialvla.model.presets import preset
-from spatialvla.vision.depth import MetricDepthEstimator, ZoeDepth
+from spatialvla.vision.depth import MetricDepthEstimator, ZoeDepth, _without_mask
 
 HEADS = [
     {"name": "nyu", "n_bins": 8, "min_depth": 1e-3, "max_depth": 10.0},
@@ -70,6 +71,21 @@ def test_kept_position_biases_change_nothing(two_heads):
         estimator.keep_position_bias()
         torch.testing.assert_close(estimator.estimate(images), before)
     assert not any("relative_position_bias_table" in name for name in estimator.state_dict())
+
+
+@torch.no_grad()
+def test_layers_are_kept_from_a_mask_that_hides_nothing(two_heads):
+    layer = next(part for part in two_heads.modules() if isinstance(part, BeitLayer))
+    side = two_heads.input_size
+    patches = torch.randn(
+        1, (side // two_heads.patch_size) ** 2 + 1, layer.layernorm_before.normalized_shape[0]
+    )
+    wanted = layer(patches, resolution=(side, side))
+    hook = layer.register_forward_pre_hook(_without_mask, with_kwargs=True)
+    mask = torch.rand(1, 1, 1, patches.shape[1])
+    assert torch.equal(layer(patches, attention_mask=mask, resolution=(side, side)), wanted)
+    hook.remove()
+    assert not torch.equal(layer(patches, attention_mask=mask, resolution=(side, side)), wanted)
 
 
 def test_train_mode_and_gradients_never_reach_it(two_heads):

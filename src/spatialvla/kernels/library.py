@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ParamSpec, cast
 
@@ -56,6 +57,12 @@ def available() -> bool:
 def serve(tensor: torch.Tensor) -> bool:
     """Whether the kernels are there for this tensor: bfloat16, on a CPU that has them."""
     return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and available()
+
+
+def serve_on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether those in `spatialvla.kernels.gpu` are: 16 bits on a GPU, and Triton, which comes with its PyTorch."""
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return tensor.is_cuda and half and find_spec("triton") is not None
 
 
 def library() -> ctypes.CDLL | None:

@@ -6,12 +6,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from spatialvla.kernels.gpu.attention import CacheAttention
 from spatialvla.kernels.gpu.norms import add_norm, norm
 from spatialvla.kernels.gpu.products import MOST_ROWS, product
 from spatialvla.model.fast.decoder import FusedAttention, FusedMLP
-from spatialvla.model.fast.linear import ScaledLinear
+from spatialvla.model.fast.linear import DenseLinear, ScaledLinear
 from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer, RMSNorm
 
 
@@ -76,4 +77,10 @@ class GPUDecoder(Gemma2Decoder):
 
 
 def _product(x: torch.Tensor, layer: Any, gated: bool = False) -> torch.Tensor:
-    return product(x, layer.weight, layer.scale if isinstance(layer, ScaledLinear) else None, gated)
+    if isinstance(layer, DenseLinear | ScaledLinear):
+        return product(x, layer.weight, getattr(layer, "scale", None), gated)
+    outputs = cast(torch.Tensor, layer(x))  # of weights for which there is no kernel here
+    if not gated:
+        return outputs
+    gate, up = outputs.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh") * up

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import cast
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from spatialvla.batch import Batch
 from spatialvla.errors import InputError
-from spatialvla.kernels.library import available, serve
+from spatialvla.kernels.library import available, serve, serve_on_gpu
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Passes
 from spatialvla.model.fast.compiled import CompiledPasses, CudaGraphs, compile_decoder_layers, compile_vision
@@ -18,7 +17,7 @@ from spatialvla.model.fast.decoder import ActionHead, fuse_layer, replace_norms
 from spatialvla.model.fast.linear import replace_linears
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.fast.streams import TwoStreamPasses
-from spatialvla.model.fast.towers import speed_up, suit_gpu
+from spatialvla.model.fast.towers import speed_up
 from spatialvla.model.fast.zoedepth import replace_maps
 from spatialvla.model.gemma2 import Layer
 from spatialvla.model.network import Network
@@ -71,10 +70,7 @@ def _has_gpu_kernels(network: Network) -> bool:
     if any(isinstance(part, FourBitLinear) for part in layers.modules()):
         return False
     groups = text.num_attention_heads // text.num_key_value_heads
-    half = network.dtype in (torch.bfloat16, torch.float16)
-    return (
-        network.device.type == "cuda" and half and groups.bit_count() == 1 and find_spec("triton") is not None
-    )
+    return serve_on_gpu(network.language_model.lm_head.weight) and groups.bit_count() == 1
 
 
 def _optimize_vision(network: Network, options: Optimization) -> None:
@@ -87,9 +83,7 @@ def _optimize_vision(network: Network, options: Optimization) -> None:
         speed_up(tower)
     if not network.config.use_vision_zoe:
         return
-    if network.device.type == "cuda":
-        suit_gpu(network.vision_zoe_model)
-    elif not options.compile:
+    if network.device.type == "cuda" or not options.compile:
         replace_maps(network.vision_zoe_model)
 
 

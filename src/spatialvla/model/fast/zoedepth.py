@@ -1,4 +1,4 @@
-"""ZoeDepth's neck and heads for inference on a CPU: channels of a pixel together, and our map kernels.
+"""ZoeDepth's neck and heads for inference: channels of a pixel together, and our map kernels.
 
 Two orders are other than in transformers, with the same result: a convolution of single pixels comes before a
 bilinear resizing, which is linear and whose shares add up to 1, too; and of a concatenation each part meets
@@ -7,6 +7,7 @@ its own weights.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ from transformers.models.zoedepth.modeling_zoedepth import (
     log_binom,
 )
 
-from spatialvla.kernels.library import serve
+from spatialvla.kernels.library import serve, serve_on_gpu
 from spatialvla.kernels.maps import attract, expected_bin, resize
 from spatialvla.kernels.products import bf16_product, pack_bf16
 from spatialvla.vision.depth import PerImageHeads, ZoeDepth
@@ -191,25 +192,42 @@ class MetricHeads(PerImageHeads):
 
 
 def replace_maps(depth: ZoeDepth) -> None:
-    """Lets neck and heads take the kernels, in place, if they are in bfloat16 on a CPU that has them."""
+    """Lets neck and heads take the kernels, in place, where they are for these weights.
+
+    Those are bfloat16 on a CPU that has them, and 16 bits on a GPU.
+    """
+    weight, last = next(depth.parameters()), depth.config.num_relative_features
+    if weight.is_cuda:
+        for stage in (depth.neck, depth.relative_head, depth.metric_head):
+            cast(Any, stage).to(memory_format=torch.channels_last)
+        if serve_on_gpu(weight):
+            import_module(
+                "spatialvla.kernels.gpu.maps"
+            )  # registers them; Triton comes with PyTorch for GPUs only
+
+            _replace_children(depth, last, packing=False)
+        return
     known = hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight") and torch.backends.mkldnn.is_available()
-    if known and serve(next(depth.parameters())):
-        _replace_children(depth, depth.config.num_relative_features)
+    if known and serve(weight):
+        _replace_children(depth, last, packing=True)
 
 
-def _replace_children(module: nn.Module, last: int) -> None:
+def _replace_children(module: nn.Module, last: int, packing: bool) -> None:
     for name, part in list(module.named_children()):
-        fast = _replacement(part, last)
+        fast = _replacement(part, last, packing)
         if fast is not part:
             module.set_submodule(name, fast)
-        _replace_children(fast, last)
+        _replace_children(fast, last, packing)
 
 
-def _replacement(part: nn.Module, last: int) -> nn.Module:
-    """What takes the kernels in a module's stead, with its parts; the module itself where nothing does."""
+def _replacement(part: nn.Module, last: int, packing: bool) -> nn.Module:
+    """What takes the kernels in a module's stead, with its parts; the module itself where nothing does.
+
+    packing: convolutions have weights in oneDNN's order and ours.
+    """
     if isinstance(part, ZoeDepthFeatureFusionLayer):
         return FusionLayer(part)
-    if isinstance(part, ZoeDepthPreActResidualLayer) and not part.use_batch_norm:
+    if packing and isinstance(part, ZoeDepthPreActResidualLayer) and not part.use_batch_norm:
         return ResidualLayer(part)
     if isinstance(part, ZoeDepthAttractorLayerUnnormed):
         return AttractorLayer(part)
@@ -222,7 +240,7 @@ def _replacement(part: nn.Module, last: int) -> nn.Module:
         return Upsample()
     if type(part) is PerImageHeads:
         return MetricHeads(part, last)
-    return _packed(part) if type(part) is nn.Conv2d else part
+    return _packed(part) if packing and type(part) is nn.Conv2d else part
 
 
 def _packed(layer: nn.Conv2d) -> nn.Module:
@@ -233,6 +251,6 @@ def _packed(layer: nn.Conv2d) -> nn.Module:
 
 def _pointwise(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
     outputs, inputs = weight.shape[:2]
-    layer = nn.Conv2d(inputs, outputs, 1, bias=bias is not None, dtype=weight.dtype)
+    layer = nn.Conv2d(inputs, outputs, 1, bias=bias is not None, dtype=weight.dtype, device=weight.device)
     layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
     return layer.requires_grad_(False)
