@@ -174,7 +174,7 @@ def _map_like(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _whole(channels: int) -> int:
-    return max(16, triton.next_power_of_2(channels))
+    return max(16, int(triton.next_power_of_2(channels)))
 
 
 for _name, _function in (("resize", resize), ("attract", attract), ("expected_bin", expected_bin)):
