@@ -96,10 +96,12 @@ class Uncertainty:
     entropy: in bits, of the translation's, rotation's and gripper's probabilities over all cells of their kind; 0 is
     sure. spread_mm: root mean square distance, in millimeters, of the translations that it thought possible from their
     mean; NaN where the units of the actions are not known. T: steps of the whole chunk, however many are executed.
+    probabilities: of all cells of the translation, the rotation and the gripper; None where they were not kept.
     """
 
     entropy: Float[np.ndarray, "T 3"]
     spread_mm: Float[np.ndarray, " T"]
+    probabilities: tuple[Float[np.ndarray, "T _"], ...] | None = None
 
     @property
     def mean_bits(self) -> float:

@@ -15,11 +15,12 @@ def uncertainties(
 ) -> list[Uncertainty]:
     """One for each row. probabilities: (B, steps, cells) of the translation's, rotation's and gripper's cells."""
     entropy = torch.stack([_bits(each) for each in probabilities], dim=-1).double().cpu().numpy()
-    translation = probabilities[0].double().cpu().numpy()
-    spread = _spread(translation, translation_cells(processor, dataset))
+    kept = [each.float().cpu().numpy() for each in probabilities]
+    spread = _spread(kept[0].astype(np.float64), translation_cells(processor, dataset))
     meters = processor.action_units(dataset).meters
     millimeters = spread * (np.nan if meters is None else 1e3 * meters)
-    return [Uncertainty(*row) for row in zip(entropy, millimeters, strict=True)]
+    rows = zip(entropy, millimeters, zip(*kept, strict=True), strict=True)
+    return [Uncertainty(*row) for row in rows]
 
 
 def translation_cells(processor: Processor, dataset: str | None) -> Float[np.ndarray, "cells 3"]:

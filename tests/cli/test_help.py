@@ -52,6 +52,7 @@ UNSET = {
     "--rollout-suite": "none is played",
     "--dataset": "the checkpoint's only one",
     "--shard": "the whole",
+    "--rerun": "nothing is recorded",
     "--benchmark": "of vla-eval's clients alone",
     "--limits": "the mapping's",
     "--pad-to": "the mapping's",

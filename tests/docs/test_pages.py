@@ -26,6 +26,7 @@ OTHERS_OPTIONS = {
     *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
     *("--alone", "--batch", "--case", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
     *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
+    "--bind",  # rerun's viewer
     "--traffic",  # a group of options
     *(
         "--action_forward_steps",

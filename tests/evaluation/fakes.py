@@ -76,6 +76,10 @@ class FakeEnvironment:
         halfway = self.benchmark.halfway
         return None if halfway is None else self.position >= halfway
 
+    @property
+    def gripper_position(self) -> np.ndarray:
+        return np.array([0.01 * self.position, 0.0, 0.2])
+
     def start(self, start_state: int) -> None:
         if self.benchmark.played:
             with self.benchmark.played.open("a") as file:

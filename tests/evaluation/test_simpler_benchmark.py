@@ -15,8 +15,9 @@ from spatialvla.evaluation.benchmarks.protocol import Conventions, Inputs
 from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite
 from spatialvla.evaluation.benchmarks.simpler import SUITES, SimplerBenchmark, SimplerTask, in_meters
 from spatialvla.evaluation.play.jobs import Job
+from spatialvla.evaluation.play.messages import Built, Decide, Decided, Setup
 from spatialvla.evaluation.play.runner import evaluate
-from spatialvla.evaluation.play.worker import Built, Decide, Setup, _play_job
+from spatialvla.evaluation.play.worker import _play_job
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
@@ -25,7 +26,7 @@ from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.serving.vla_eval.commands import rotation_vector
 from spatialvla.simulation.widowx.env import CAMERA
 from spatialvla.simulation.widowx.expert import WidowXExpert
-from spatialvla.types import Observation
+from spatialvla.types import ActionChunk, Observation
 
 SUITE = SUITES[0]
 
@@ -79,6 +80,8 @@ def test_rules_are_data():
 class Counting:
     """Succeeds at steps 2 to 4 and is grasped from step 3 on."""
 
+    ended = False
+
     def __init__(self) -> None:
         self.steps = 0
 
@@ -109,8 +112,9 @@ class Connection:
     def send(self, message: object) -> None:
         self.sent.append(message)
 
-    def recv(self) -> np.ndarray:
-        return np.zeros((2, 7))
+    def recv(self) -> Decided:
+        still = np.zeros((2, 7))
+        return Decided(still, ActionChunk(still, np.zeros((2, 3), np.int64)), {})
 
 
 @pytest.mark.parametrize(("limit", "success"), [(4, True), (6, False)])

@@ -12,6 +12,7 @@ from openpi_clients import answer_to, client_of
 from running import fake_service, plain, serving
 from vla_eval.connection import Connection
 
+from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.engine.watching import Decided
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.vla_eval.conventions import LIBERO
@@ -25,9 +26,13 @@ class Onlooker:
     def __init__(self, watching: bool = False) -> None:
         self.watching = watching
         self.told: list[Decided] = []
+        self.over: list[Client] = []
 
     def decided(self, decided: Decided) -> None:
         self.told.append(decided)
+
+    def ended(self, client: Client) -> None:
+        self.over.append(client)
 
 
 class DeepPolicy(FakePolicy):
@@ -45,6 +50,7 @@ def test_a_decision_is_told_with_what_it_was_made_of_and_what_is_sent(policy):
         message = plain(200, position=[0.5, 0, 0.4])
         sent = client_of(running).infer(message)["actions"]
     (told,) = onlooker.told
+    assert onlooker.over == [told.client], "the episode ends with the connection"
     assert np.array_equal(told.answer.request.observation.image, message["image"])
     assert told.answer.request.observation.instruction == "task 200"
     assert np.array_equal(told.answer.chunk.actions, answer_to(message)), "as predicted"

@@ -16,6 +16,7 @@ from tyro.conf import Suppress
 
 from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
+from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
@@ -75,7 +76,7 @@ class Evaluate(Verb):
     """Decisions that share one estimated depth map."""
 
     uncertainty: bool = False
-    """Note how sure the policy was of each chunk, which takes one pass of its decoder more."""
+    """Note how sure the policy was of each chunk, which takes one pass of its decoder more; --rerun does so, too."""
 
     unknown_units: bool = False
     """Play a policy though nobody says what 1 in its actions is, how it turns, or in whose frame."""
@@ -94,6 +95,10 @@ class Evaluate(Verb):
 
     videos: bool = True
     """Write an MP4 of each episode."""
+
+    rerun: str | None = None
+    """Record each episode for Rerun: into this folder, which may have --out's names in braces, into the `viewer` that
+    is then opened, or to the address of one that runs, rerun+http://…/proxy."""
 
     decisions: int = 2
     """Decisions of a task's first episode whose depth, points and tokens the report shows."""
@@ -140,9 +145,12 @@ class Evaluate(Verb):
         from spatialvla.evaluation.results.plan import Shard
         from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_of
         from spatialvla.model.folders import resolve_folder
+        from spatialvla.viz.rerun.recordings import Recordings
+        from spatialvla.viz.rerun.rig import Rig
 
         name = Path(self.options.policy).name
-        out = self._folder(name)
+        out = Path(self._named(str(self.out), name))
+        recorded_to = destination(None if self.rerun is None else self._named(self.rerun, name))
         shard = Shard.parse(self.shard) if self.shard else None
         keeper = DecisionKeeper(self.decisions, out / "decisions")
         # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
@@ -151,7 +159,7 @@ class Evaluate(Verb):
             self.execution,
             tolerance=self.tolerance,
             depth_every=self.depth_every,
-            uncertainty=self.uncertainty,
+            uncertainty=self.uncertainty or recorded_to is not None,
         )
         inputs = Inputs(policy.camera_names[1:], policy.state_names).without(self.without)
         benchmark = benchmark_for(policy.processor.image_size, policy.units, inputs)
@@ -168,6 +176,11 @@ class Evaluate(Verb):
         if benchmark.left_out:
             told = f"{self.suite}: the policy plays without {' and '.join(benchmark.left_out)}, which the suite lacks"
             Terminal(stderr=True).print(told, highlight=False, markup=False)
+        recordings = None
+        if recorded_to is not None:
+            rate = float(benchmark.conventions(self.suite).control_hz)
+            units = replace(policy.units.filled(benchmark.takes), control_hz=rate)
+            recordings = Recordings(recorded_to, Rig.of(policy, units), f"{name} on {self.suite}")
         try:
             results = evaluate(
                 policy,
@@ -186,6 +199,7 @@ class Evaluate(Verb):
                 command=self.command,
                 videos=self.videos,
                 keeper=keeper,
+                recordings=recordings,
             )
         except EvaluationError as error:
             raise SystemExit(f"spatialvla: {error}") from None
@@ -215,10 +229,9 @@ class Evaluate(Verb):
             )
         return checked_gym(self.gym, self.mapping)
 
-    def _folder(self, name: str) -> Path:
-        """`out` with the suite's, the policy's and the depth's names in it."""
-        folder = str(self.out)
+    def _named(self, folder: str, name: str) -> str:
+        """With the suite's, the policy's and the depth's names for words in braces."""
         suite = re.sub(r"[^\w.-]+", "-", self.suite)  # an environment's ID may have : and / in it
         for word, value in (("suite", suite), ("policy", name), ("depth", self.depth)):
             folder = folder.replace(f"{{{word}}}", value)
-        return Path(folder)
+        return folder

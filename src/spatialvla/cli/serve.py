@@ -16,6 +16,7 @@ import tyro
 
 from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
+from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
@@ -111,6 +112,10 @@ class Serve(Verb):
     dashboard_port: int = 8010
     """Port of that page; 0 takes a free one."""
 
+    rerun: str | None = None
+    """Record each client's episodes for Rerun: into this folder, into the `viewer` that is then opened, or to the
+    address of one that runs, rerun+http://…/proxy."""
+
     log_format: LogFormat = "text"
     """How the log is written to stderr: a line of text, or a JSON object, for each connection and refusal."""
 
@@ -136,6 +141,7 @@ class Serve(Verb):
         """Serves until SIGTERM or SIGINT. Raises InputError first for options that do not fit."""
         with needs_extra(_EXTRAS[self.protocol], "Serving"):
             serve = self._protocol()
+            from spatialvla.serving.recorder import recorded
             from spatialvla.serving.status_pages import pages
         from spatialvla.actions.fitting import check_fit
         from spatialvla.actions.units import UNKNOWN
@@ -148,7 +154,7 @@ class Serve(Verb):
             }
         )
         log_to_stderr(self.log_format)
-        watched = self._dashboard()
+        watched, recorded_to = self._dashboard(), destination(self.rerun)
         options = self._options()
         service = self._service(options)
         # A robot is not moved in unknown units without a word of it.
@@ -161,6 +167,8 @@ class Serve(Verb):
                 beside.enter_context(pages(service, self.metrics_port))
             if watched is not None:
                 service = beside.enter_context(watched(service))
+            if recorded_to is not None:
+                service = beside.enter_context(recorded(service, recorded_to))
             serve(service, options)
 
     def _protocol(self) -> Callable[[Service, ProtocolOptions], None]:

@@ -28,15 +28,25 @@ class PointCloud:
     def from_depth(cls, image: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> PointCloud:
         """Back-projects every depth pixel that is not far behind the scene.
 
-        image: (H, W, 3) uint8 RGB. depth: (h, w) meters over the same view.
+        image: (H, W, 3) uint8 RGB. depth: (h, w) meters over the same view, 0 where nothing was measured.
         intrinsics: K (3, 3) in pixels of `image`.
         """
         matrix = torch.from_numpy(check_intrinsics(intrinsics))[None]
         maps = torch.from_numpy(np.asarray(depth, np.float32))[None]
         points = back_project(maps, matrix, image.shape[:2])[0].reshape(-1, 3).numpy()
         colors = Image.fromarray(image).resize(depth.shape[::-1], Image.Resampling.BOX)
-        near = points[:, 2] <= _FAR * np.median(points[:, 2])
+        measured = points[:, 2] > 0
+        near = (
+            measured & (points[:, 2] <= _FAR * np.median(points[measured, 2])) if measured.any() else measured
+        )
         return cls(points[near], np.asarray(colors).reshape(-1, 3)[near])
+
+    def thinned(self, most: int) -> PointCloud:
+        """So many of the points, evenly taken; all where there are fewer."""
+        if len(self.points) <= most:
+            return self
+        rows = np.arange(most) * len(self.points) // most
+        return PointCloud(self.points[rows], self.colors[rows])
 
     @classmethod
     def joined(cls, clouds: Sequence[PointCloud], poses: Sequence[np.ndarray]) -> PointCloud:

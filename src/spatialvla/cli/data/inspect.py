@@ -11,6 +11,7 @@ import numpy as np
 
 from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
+from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from spatialvla.actions.statistics import ActionStatistics
     from spatialvla.actions.units import ActionUnits
     from spatialvla.data.camera_summary import CameraSummary
+    from spatialvla.data.episodes import EpisodeSource
     from spatialvla.data.inspection import Inspection, StateRanges
     from spatialvla.data.omissions import Omissions
+    from spatialvla.viz.rerun.destination import Destination
 
 _INSTRUCTIONS = 5  # printed
 _NAMED = 20  # of what is left out, for each reason
@@ -40,6 +43,10 @@ class Inspect(Verb):
     out: Path | None = None
     """Folder for actions.png and frames.png."""
 
+    rerun: str | None = None
+    """Record the episodes looked at closely for Rerun: into this folder, into the `viewer` that is then opened, or to
+    the address of one that runs, rerun+http://…/proxy."""
+
     episodes: int | None = None
     """Look at so many episodes, evenly spread, instead of all."""
 
@@ -54,6 +61,7 @@ class Inspect(Verb):
         from spatialvla.common.terminal import Terminal
         from spatialvla.data.inspection import inspect
 
+        recorded_to = destination(self.rerun)
         with progress("Reading") as report:
             source, check = self.source.open(), self._check()
             inspection = inspect(
@@ -64,6 +72,10 @@ class Inspect(Verb):
         if self.out is not None:
             _draw(inspection, self.out)
             console.print(f"Wrote {self.out}/actions.png and frames.png", highlight=False, soft_wrap=True)
+        if recorded_to is not None:
+            _record(source, [strip.episode for strip in inspection.strips], recorded_to)
+            told = f"Recorded {len(inspection.strips)} episodes for Rerun in {self.rerun}"
+            console.print(told, highlight=False, soft_wrap=True)
 
     def _check(self) -> Callable[[str], object] | None:
         if self.policy is None:
@@ -71,6 +83,15 @@ class Inspect(Verb):
         from spatialvla.processor import Processor
 
         return Processor.from_pretrained(self.policy).check_instruction
+
+
+def _record(source: EpisodeSource, episodes: Sequence[int], recorded_to: Destination) -> None:
+    from spatialvla.viz.rerun.dataset import record_episode
+
+    with progress("Recording") as report:
+        for done, episode in enumerate(episodes):
+            report(done, len(episodes))
+            record_episode(source, episode, recorded_to)
 
 
 def _print(inspection: Inspection, console: Console) -> None:

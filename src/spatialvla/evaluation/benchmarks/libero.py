@@ -12,6 +12,7 @@ import numpy as np
 from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Conventions, Inputs
+from spatialvla.geometry.extrinsics import inverse, transform
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
 from spatialvla.simulation.libero.tasks import Task, tasks
 from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
@@ -195,6 +196,12 @@ class LiberoTask:
         env = self._env
         image, meters = env.render_rgbd() if depth else (env.render(), None)
         return CameraImage(image, env.intrinsics, meters, env.extrinsics, mirrored=True)
+
+    @property
+    def gripper_position(self) -> np.ndarray:
+        """(3,) meters in the robot's frame: the point between the fingertips."""
+        in_base: np.ndarray = transform(inverse(self._env.base_pose), self._env.gripper_position[None])[0]
+        return in_base
 
     def close(self) -> None:
         """Gives the renderer back."""

@@ -95,6 +95,10 @@ class Environment(Protocol):
     def ended(self) -> bool:
         """Whether this episode cannot go on, though its time is not over."""
 
+    @property
+    def gripper_position(self) -> np.ndarray | None:
+        """(3,) meters in the robot's frame: the point between the fingertips; None where nobody says."""
+
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""
 

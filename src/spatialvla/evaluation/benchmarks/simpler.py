@@ -118,6 +118,11 @@ class SimplerTask:
         image, meters = self.env.render_rgbd() if depth else (self.env.render(), None)
         return Observation(image, self.env.task.instruction, self.env.intrinsics, meters)
 
+    @property
+    def gripper_position(self) -> np.ndarray:
+        """(3,) meters in the robot's frame: the point between the fingers."""
+        return self.env.tool[:3, 3]
+
     def close(self) -> None:
         """Gives the renderer back."""
         self.env.close()

@@ -17,9 +17,14 @@ _WATCHABLE = 360
 """Pixels that the shorter side of a video has at least."""
 
 
+def episode_name(episode: EpisodeId) -> str:
+    """What an episode's files are called, without their endings."""
+    return f"task{episode.task:02d}_state{episode.start_state:02d}"
+
+
 def video_name(episode: EpisodeId) -> str:
     """The video's file name in the evaluation's folder of videos."""
-    return f"task{episode.task:02d}_state{episode.start_state:02d}.mp4"
+    return f"{episode_name(episode)}.mp4"
 
 
 def write_video(path: Path, frames: Sequence[tuple[int, np.ndarray]], hz: int) -> None:

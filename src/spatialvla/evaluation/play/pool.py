@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.play.jobs import Job
-from spatialvla.evaluation.play.worker import Answer, Failure, Message, Setup, run_worker
+from spatialvla.evaluation.play.messages import Answer, Failure, Message, Setup
+from spatialvla.evaluation.play.worker import run_worker
 
 
 class EvaluationError(RuntimeError):

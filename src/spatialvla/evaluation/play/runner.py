@@ -20,9 +20,9 @@ from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Benchmark, 
 from spatialvla.evaluation.play.decisions import DecisionKeeper, KeptDecision
 from spatialvla.evaluation.play.display import EvaluationProgress
 from spatialvla.evaluation.play.jobs import Job, plan_jobs
+from spatialvla.evaluation.play.messages import Built, Decide, Decided, Idle, Setup
 from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_processes
 from spatialvla.evaluation.play.resume import results_file, resumed, sweep
-from spatialvla.evaluation.play.worker import Built, Decide, Idle, Setup
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.episode_uncertainty import EpisodeUncertainty
 from spatialvla.evaluation.results.outcomes import EpisodeResult
@@ -31,6 +31,7 @@ from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.evaluation.results.provenance import installed_versions
 from spatialvla.execution import Executor
 from spatialvla.types import ActionChunk, Observation, Uncertainty
+from spatialvla.viz.rerun.recordings import Recordings
 
 __all__ = ["EvaluationError", "Player", "evaluate"]
 
@@ -67,6 +68,7 @@ def evaluate(
     command: str = "",
     videos: bool = True,
     keeper: DecisionKeeper | None = None,
+    recordings: Recordings | None = None,
     console: Console | None = None,
 ) -> Results:
     """Plays `episodes_per_task` episodes of each task and writes `out`/results.json and `out`/videos/.
@@ -79,7 +81,7 @@ def evaluate(
     evaluation goes on only with the same.
     depth: "estimate" lets the model estimate it, "simulator" hands it the true depth.
     tasks: task numbers, all of the suite's if None. shard: play only this part, into a file of its own.
-    name, checkpoint, policy_path, command: stored with the results.
+    name, checkpoint, policy_path, command: stored with the results. recordings: of Rerun, if any are made.
     Raises InputError for options that cannot be used and where `out` holds results of something else,
     EvaluationError when a worker dies.
     """
@@ -111,13 +113,15 @@ def evaluate(
         if results.complete:
             return results
         jobs = plan_jobs(suite, results.missing, workers)
-        setup = Setup(benchmark, results.conventions, depth == "simulator", folder if videos else None)
+        setup = Setup(
+            benchmark, results.conventions, depth == "simulator", folder if videos else None, recordings
+        )
         longest = max(results.conventions.limit(task) for task in results.tasks)
         workers, before, began = min(workers, len(jobs)), results, time.monotonic()
         progress = EvaluationProgress(console or Terminal(stderr=True), results, workers, longest)
         with worker_processes(workers, setup, results.tasks) as pool, progress:
             finished = []
-            for result in _play(policy, pool, jobs, progress, keeper):
+            for result in _play(policy, pool, jobs, progress, keeper, recordings):
                 finished.append(result)
                 results = before.with_episodes(finished, time.monotonic() - began)
                 results.save(path)
@@ -131,11 +135,14 @@ def _play(
     jobs: list[Job],
     progress: EvaluationProgress,
     keeper: DecisionKeeper | None,
+    recordings: Recordings | None,
 ) -> Iterator[EpisodeResult]:
     """Answers the workers' messages until every job is done; yields episodes as they end."""
     queue = deque(jobs)
     active = {worker.connection: worker for worker in pool}
     executors = {worker.number: policy.new_executor() for worker in pool}
+    for executor in executors.values():
+        executor.keeps_depth = recordings is not None
     unsure: _Unsure = defaultdict(list)
     while active:
         waiting: list[tuple[Worker, Decide]] = []
@@ -161,7 +168,7 @@ def _play(
                         result = replace(result, uncertainty=EpisodeUncertainty.of(told))
                     yield result
         if waiting:
-            _decide(policy, waiting, executors, unsure, keeper)
+            _decide(policy, waiting, executors, unsure, keeper, recordings)
 
 
 def _decide(
@@ -170,6 +177,7 @@ def _decide(
     executors: dict[int, Executor],
     unsure: _Unsure,
     keeper: DecisionKeeper | None,
+    recordings: Recordings | None,
 ) -> None:
     """One batch for all that wait; each worker's executor turns its chunk into steps."""
     for worker, request in waiting:
@@ -178,7 +186,8 @@ def _decide(
     own = [executors[worker.number] for worker, _ in waiting]
     chunks = policy.decide([request.observation for _, request in waiting], own)
     for (worker, request), executor, chunk in zip(waiting, own, chunks, strict=True):
-        worker.send(executor(chunk))
+        estimates = recordings.rig.estimates(executor.depth) if recordings else {}
+        worker.send(Decided(executor(chunk), chunk, estimates))
         if chunk.uncertainty is not None:
             unsure[worker.number].append((request.step, chunk.uncertainty))
         if keeper and worker.job:

@@ -6,16 +6,16 @@ import logging
 import signal
 import time
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.protocol import Benchmark, Conventions, Environment
+from spatialvla.evaluation.benchmarks.protocol import Environment
+from spatialvla.evaluation.play.episode_recorder import recorded
 from spatialvla.evaluation.play.episode_video import video_name, write_video
 from spatialvla.evaluation.play.jobs import Job
+from spatialvla.evaluation.play.messages import Built, Decide, Decided, Failure, Idle, Setup
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.types import Observation
@@ -26,54 +26,6 @@ _STILL = 1e-3
 """Of a unit of the actions; what is below moves nothing that a picture shows."""
 
 _SOME_PICTURES = 3
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What every worker is told once. videos: folder for the MP4 files, or None for none."""
-
-    benchmark: Benchmark
-    conventions: Conventions
-    depth: bool
-    videos: Path | None
-
-
-@dataclass(frozen=True)
-class Idle:
-    """A worker asks for a job; the answer is a Job, or None to end."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """The environment stands; the first episode starts."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Decide:
-    """A worker asks for actions; the answer is (k, 7), the steps to execute before it asks again.
-
-    step: steps executed so far in this episode; 0 starts a new one.
-    """
-
-    observation: Observation
-    start_state: int
-    step: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The worker ends after this. bad_input: the user can mend it, so `message` is one sentence."""
-
-    message: str
-    bad_input: bool
-
-
-Message = Idle | Built | Decide | EpisodeResult
-"""What a worker says while all is well."""
-Answer = Job | np.ndarray | None
-"""What it is told: a job or the end where it is idle, actions where it asks to decide."""
 
 
 def run_worker(connection: Connection, setup: Setup) -> None:
@@ -111,22 +63,30 @@ def _play_episode(
 ) -> EpisodeResult:
     began = time.monotonic()
     limit, ends_on_success = setup.conventions.limit(task), setup.conventions.ends_on_success
+    episode = EpisodeId(task, start_state)
 
     def over(success: bool) -> bool:
         return environment.ended or (success and ends_on_success)
 
     environment.start(start_state)
     step, success, frames, moved = 0, False, [], False
-    while step < limit and not over(success):
-        observation = environment.observe(setup.depth)
-        frames.append((step, _shown(observation)))
-        connection.send(Decide(observation, start_state, step))
-        for action in connection.recv()[: limit - step]:
-            success = bool(environment.step(action))
-            moved = moved or bool(np.abs(action[:6]).max() > _STILL)
-            step += 1
-            if over(success):
-                break
+    with recorded(setup.recordings, episode, environment) as recorder:
+        while step < limit and not over(success):
+            observation = environment.observe(setup.depth)
+            frames.append((step, _shown(observation)))
+            connection.send(Decide(observation, start_state, step))
+            decided: Decided = connection.recv()
+            recorder.decided(step, observation, decided)
+            for action in decided.actions[: limit - step]:
+                success = bool(environment.step(action))
+                recorder.moved(step, action)
+                moved = moved or bool(np.abs(action[:6]).max() > _STILL)
+                step += 1
+                if over(success):
+                    break
+        if setup.recordings is not None or setup.videos is not None:
+            last = environment.observe(depth=False)
+            recorder.ended(step, last, success)
     if moved and len(frames) > _SOME_PICTURES and all(np.array_equal(frames[0][1], f) for _, f in frames[1:]):
         log.warning(
             "Task %d, start state %d: all %d pictures are the same, bit for bit, though the arm moves; check the "
@@ -137,8 +97,8 @@ def _play_episode(
         )
     video = None
     if setup.videos is not None:
-        frames.append((step, _shown(environment.observe(depth=False))))
-        video = video_name(EpisodeId(task, start_state))
+        frames.append((step, _shown(last)))
+        video = video_name(episode)
         write_video(setup.videos / video, frames, setup.conventions.control_hz)
         video = f"{setup.videos.name}/{video}"
     seconds = round(time.monotonic() - began, 3)

@@ -106,3 +106,6 @@ class Robots:
             self._robots.move_to_end(decided.client)
             if len(self._robots) > _MOST:
                 self._robots.popitem(last=False)
+
+    def ended(self, client: Client) -> None:
+        """Its last decision stays to be looked at."""

@@ -78,6 +78,8 @@ class Session:
     def end(self) -> None:
         """Says what there is to say of an episode that is over."""
         self._drift.conclude()
+        for watcher in self._watchers:
+            watcher.ended(self.client)
 
     def submit(
         self, observation: Observation, *, committed: np.ndarray | None = None, timeout: float = 30.0

@@ -43,3 +43,6 @@ class Watcher(Protocol):
 
     def decided(self, decided: Decided) -> None:
         """A decision that is sent next."""
+
+    def ended(self, client: Client) -> None:
+        """A client's episode is over; what it asks next is of another one."""

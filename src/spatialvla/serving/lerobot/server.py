@@ -180,6 +180,7 @@ class LeRobotServer:
             while len(self._clients) >= traffic.max_connections:
                 name, gone = self._clients.popitem(last=False)
                 gone.forget()
+                gone.session.end()
                 self._service.clients.gone(name, gone.answers, monotonic() - gone.began)
             self._clients[peer] = self._new_client(peer)
             self._service.clients.connected(peer)

@@ -47,11 +47,13 @@ class HarnessClient(WebsocketClient):
             case MessageType.HELLO:
                 await self._reply(MessageType.HELLO, self._hello(), message.number)
             case MessageType.EPISODE_START:
+                self._model.end(self._episode)
                 self._episode = SessionContext(self._name, str(uuid.uuid4()))
                 self._model.begin(message.payload, self._episode, self.socket.address)
             case MessageType.OBSERVATION:
                 await self._act(message.payload, message.number)
             case MessageType.EPISODE_END:
+                self._model.end(self._episode)
                 self._episode = SessionContext(self._name, "")
             case MessageType.ERROR:
                 self.service.clients.refused(self.name, "client_error", str(message.payload)[:500])

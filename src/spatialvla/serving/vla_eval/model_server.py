@@ -122,6 +122,11 @@ class VlaEvalServer(ModelServer):
         """A new episode. address: of the client's machine."""
         self._episodes[ctx] = _Episode(config.get("task"), self._session(address), Commands(self._benchmark))
 
+    def end(self, ctx: SessionContext) -> None:
+        """An episode is over, if one was going on."""
+        if (episode := self._episodes.pop(ctx, None)) is not None:
+            episode.session.end()
+
     async def reply(self, obs: Mapping[str, Any], ctx: SessionContext) -> dict[str, Any]:
         """What follows an observation: the command `actions`, (7,) float32.
 

@@ -214,10 +214,14 @@ class LiberoEnv:
 
         The base is that of the arm, which stands elsewhere in the world in each kind of scene.
         """
-        base = self.data.body(self._robot.robot_model.root_body)
-        robot = pose_matrix(np.array(base.xpos), base.xmat.reshape(3, 3))
-        extrinsics: np.ndarray = inverse(robot) @ mirror_extrinsics(self.camera_pose)
+        extrinsics: np.ndarray = inverse(self.base_pose) @ mirror_extrinsics(self.camera_pose)
         return extrinsics
+
+    @property
+    def base_pose(self) -> np.ndarray:
+        """(4, 4) robot base -> world, in meters."""
+        base = self.data.body(self._robot.robot_model.root_body)
+        return pose_matrix(np.array(base.xpos), base.xmat.reshape(3, 3))
 
     def place_camera(self, pose: np.ndarray) -> None:
         """Stands the camera elsewhere, for all that is drawn from now on.
