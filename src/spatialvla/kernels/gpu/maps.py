@@ -21,9 +21,9 @@ _LAST = torch.channels_last
 def _near(place, size, to_size, ALIGNED: tl.constexpr):
     """Where a pixel lies between the `size` pixels of the smaller map: the two beside it, and the second's share."""
     if ALIGNED:
-        source = place.to(tl.float32) * ((size - 1) / tl.maximum(to_size - 1, 1).to(tl.float32))
+        source = place * ((size - 1) * 1.0 / tl.maximum(to_size - 1, 1))
     else:
-        source = tl.maximum((place + 0.5) * (size / to_size.to(tl.float32)) - 0.5, 0.0)
+        source = tl.maximum((place + 0.5) * (size * 1.0 / to_size) - 0.5, 0.0)
     first = tl.minimum(source.to(tl.int32), size - 1)
     return first, tl.minimum(first + 1, size - 1), source - first
 
