@@ -55,6 +55,7 @@ PARSED_ALONE = {
     "needs a policy with a wrist camera": 1,
     "needs SimplerEnv's scenes": 1,
     "needs pictures of a board": 1,
+    "needs a policy that LeRobot trained": 1,
     "8 GPUs": 1,
     "32 GPUs": 1,
 }
@@ -137,8 +138,10 @@ def parse(arguments: list[str]) -> None:
 
 
 def check_extras(arguments: list[str]) -> None:
-    """Each extra that is installed is one that pyproject.toml has."""
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    """Each extra that is installed is one that some pyproject.toml here has."""
+    files = [ROOT / "pyproject.toml", *ROOT.glob("packages/*/pyproject.toml")]
+    projects = [tomllib.loads(file.read_text())["project"] for file in files]
+    known = {extra for project in projects for extra in project["optional-dependencies"]}
     for argument in arguments:
         if extras := re.search(r"\[([\w,-]+)\]", argument):
             assert set(extras[1].split(",")) <= set(known), argument

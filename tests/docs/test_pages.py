@@ -20,10 +20,32 @@ LINK = re.compile(r"\]\((?P<path>(?!https?:)[\w./-]*)(?:#(?P<anchor>[\w.-]+))?\)
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)*")
 LONGEST = 110
 
+LEROBOT_POLICY = (
+    *(
+        "type",
+        "path",
+        "mapping",
+        "depth_unit",
+        "dtype",
+        "learning_rate",
+        "unknown_units",
+        "augmentation",
+        "network",
+    ),
+    *("start.policy", "start.add_camera", "start.chunk_size", "adaptation.mode", "objective.depth"),
+    *("execution.mode", "execution.steps"),
+)
+"""Options of our policy in LeRobot, which are read where LeRobot is installed."""
+
 OTHERS_OPTIONS = {
     "--verbose",  # of every verb, taken before its own options are read
     *("--args.replan-steps", "--no-docker", "--render"),  # openpi's script, vla-eval
     *("--policy_type", "--pretrained_name_or_path", "--fps", "--task"),  # LeRobot's robot client
+    *("--resume", "--config_path", "--return_to_initial_position", "--strategy.type", "--inference.type"),
+    *("--dataset.depth_output_unit", "--dataset.image_transforms", "--env.init_states"),  # LeRobot's commands
+    *("--peft.method_type", "--peft.r", "--peft.lora_alpha", "--peft.full_training_modules"),
+    "--peft.target_modules",
+    *(f"--policy.{name}" for name in LEROBOT_POLICY),
     *("--alone", "--batch", "--case", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
     *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
     "--bind",  # rerun's viewer

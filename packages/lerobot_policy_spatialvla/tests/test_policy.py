@@ -33,8 +33,10 @@ from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
 from spatialvla.execution import Execution
 from spatialvla.training.options import ObjectiveOptions, StartOptions
+from spatialvla.types import CameraImage
 
 CAMERA = "observation.images.top"
+INTRINSICS = "intrinsics: {K: [[230, 0, 128], [0, 230, 128], [0, 0, 1]], height: 256, width: 256}"
 UNITS = "{meters: 1.0, radians: 1.0, rotation: euler, frame: base}"
 TASK = "open the drawer"
 
@@ -47,9 +49,8 @@ def lines(folder: Path, text: str) -> str:
 
 def begun(dataset: Path, mapping: str, **options: Any) -> Any:
     """A policy as lerobot-train begins one, and its configuration."""
-    config = SpatialVLAConfig(
-        device="cpu", start=StartOptions(policy=str(CHECKPOINT)), mapping=mapping, **options
-    )
+    options = {"start": StartOptions(policy=str(CHECKPOINT)), **options}
+    config = SpatialVLAConfig(device="cpu", mapping=mapping, **options)
     data = LeRobotDatasetMetadata(f"lab/{dataset.name}", root=dataset)
     return make_policy(config, ds_meta=data)
 
@@ -143,6 +144,68 @@ def test_a_gripper_and_units_that_the_mapping_names_are_told_back(tmp_path):
     )
     np.testing.assert_allclose(got[:, 6], 1 - 2 * ours.actions[:, 6], atol=1e-6)
     np.testing.assert_array_equal(got[:, :6], ours.actions[:, :6].astype(np.float32))
+
+
+CALIBRATION = """\
+cameras:
+  top:
+    K: [[60, 0, 32], [0, 60, 24], [0, 0, 1]]
+    height: 48
+    width: 64
+    extrinsics: [[0, -1, 0, 0.5], [-1, 0, 0, 0.1], [0, 0, -1, 0.9], [0, 0, 0, 1]]
+"""
+
+
+def test_cameras_state_and_calibration_are_seen_and_kept(tmp_path):
+    (tmp_path / "robot.yaml").write_text(CALIBRATION)
+    wrist = "cameras: {wrist: {image: observation.images.wrist, extrinsics: {matrix: [[1, 0, 0, 0.1], [0, 1, 0, 0],"
+    wrist += (
+        " [0, 0, 1, 0.2], [0, 0, 0, 1]]}, intrinsics: {K: [[50, 0, 32], [0, 50, 24], [0, 0, 1]], height: 48,"
+    )
+    mapping = lines(tmp_path, f"calibration: robot.yaml\n{wrist} width: 64}}}}}}")
+    start = StartOptions(policy=str(CHECKPOINT), ego3d_frame="robot", add_camera=("wrist",), add_state=8)
+    policy = begun(DEPTH, mapping, start=start).eval()
+    batch = batch_of(DEPTH, policy.config, [3])
+    got = policy.predict_action_chunk(batch)
+
+    pictures = {
+        name: (batch[f"observation.images.{name}"][0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        for name in ("top", "wrist")
+    }
+    beside = np.eye(4)
+    beside[:3, 3] = 0.1, 0, 0.2
+    above = np.array([[0, -1, 0, 0.5], [-1, 0, 0, 0.1], [0, 0, -1, 0.9], [0, 0, 0, 1]])
+    observation = Observation(
+        pictures["top"],
+        batch["task"][0],
+        np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]),
+        extrinsics=above,
+        images={
+            "wrist": CameraImage(
+                pictures["wrist"], np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]), extrinsics=beside
+            )
+        },
+        state=batch["observation.state"][0].double().numpy(),
+    )
+    (expected,) = Policy(policy.model, policy.processor).predict([observation])
+    np.testing.assert_array_equal(got[0].numpy(), expected.actions.astype(np.float32))
+
+    policy.save_pretrained(tmp_path / "kept")
+    for name in ("robot.yaml", "mapping.yaml"):
+        (tmp_path / name).unlink()
+    again = type(policy).from_pretrained(tmp_path / "kept")
+    assert torch.equal(again.predict_action_chunk(batch), got)
+    alone = {name: value for name, value in batch.items() if "wrist" not in name and "state" not in name}
+    with pytest.raises(InputError, match=r"observation\.images\.wrist"):
+        again.predict_action_chunk(alone)  # the mapping names it
+
+
+def test_a_network_begins_with_random_weights(tmp_path):
+    policy = begun(
+        WIDOWX, lines(tmp_path, f"gripper: {{min: -1, max: 1}}\n{INTRINSICS}"), start=StartOptions()
+    )
+    loss, _ = policy.forward(batch_of(WIDOWX, policy.config, [5, 70]))
+    assert 7 < float(loss) < 9  # about the logarithm of the vocabulary's size
 
 
 def test_it_is_saved_with_its_mapping_and_loaded_from_the_hub(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_depth_of_a_sensor_is_seen(tmp_path, train):
         START,
         f"--policy.mapping={_mapping(tmp_path, 'image: observation.images.top')}",
         "--policy.objective.depth=sensor",
-        "--steps=2",
+        "--steps=20",
     )
     assert tensors(folder)
 
@@ -111,6 +111,9 @@ def test_lora_adds_adapters_that_are_resumed_and_loaded(tmp_path, train, mapping
     loaded = get_policy_class("spatialvla").from_pretrained(folder)
     ours, theirs = merged.model.state_dict(), loaded.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    start = f"--policy.start.policy={folder / 'model'}"
+    further = train(tmp_path / "further", WIDOWX, "--policy.type=spatialvla", start, words[2], "--steps=1")
+    assert not (further / "model" / "adapter_config.json").exists()
 
 
 def test_adapt_carries_the_policy_over_to_the_grid_of_the_dataset(tmp_path, train, mapping):

@@ -85,6 +85,9 @@ class SpatialVLAConfig(PreTrainedConfig):
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The features of the dataset that it was trained on, as info.json has them; filled in by LeRobot."""
 
+    action_feature_names: list[str] | None = None
+    """What the dataset calls the numbers of an action, by which LeRobot orders a robot's; filled in by LeRobot."""
+
     rtc_config: RTCConfig | None = None
     """Set by LeRobot where it asks for chunks while the last one is executed."""
 

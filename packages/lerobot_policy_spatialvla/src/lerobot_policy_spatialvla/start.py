@@ -14,7 +14,7 @@ from spatialvla.actions.fitting import check_gripper
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.data.sources import open_source
 from spatialvla.errors import InputError
-from spatialvla.model.folders import MODEL, is_adapter
+from spatialvla.model.folders import is_adapter
 from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora import has_lora
 from spatialvla.model.spatialvla import SpatialVLA
@@ -76,11 +76,10 @@ def start(config: SpatialVLAConfig, data: LeRobotDatasetMetadata | None, folder:
 
 def _mapping(config: SpatialVLAConfig, folder: Path | None) -> KeptMapping:
     """The one that is named, or else the one that the checkpoint keeps."""
-    kept = None if folder is None or folder.name != MODEL else folder.parent / MAPPING
-    named = kept if config.mapping is None else Path(config.mapping)
-    return (
-        KeptMapping.load(named) if named is not None and (named != kept or named.exists()) else KeptMapping()
-    )
+    if config.mapping is not None:
+        return KeptMapping.load(Path(config.mapping))
+    kept = None if folder is None else folder.parent / MAPPING
+    return KeptMapping.load(kept) if kept is not None and kept.exists() else KeptMapping()
 
 
 def _to_act(config: SpatialVLAConfig, mapping: KeptMapping, folder: Path | None) -> Start:
