@@ -50,6 +50,7 @@ def test_what_happens_is_shown_while_it_happens():
         text = page.get("/live").text
         assert "task 200" in text
         assert "translation limited in 4 of 4 steps" in text
+        assert "pale: predicted" in text, "what is sent is not what was predicted"
         assert "decision 1<" in text
         for stage in ("decode", "prepare", "queue", "infer", "post"):
             assert f"<td>{stage} <" in text
@@ -117,7 +118,7 @@ def test_where_the_gripper_is_sent_is_drawn_where_that_is_known():
         moved = np.concatenate([[np.zeros(3)], np.cumsum(actions[:, :3] * LIBERO_UNITS.meters, axis=0)])
         depth = 1 - moved[:, 2]
         pixels = np.stack([8 + 16 * moved[:, 0] / depth, 8 - 16 * moved[:, 1] / depth], axis=1)
-        (drawn,) = re.findall(r'<polyline points="([^"]+)"', text)
+        (drawn,) = re.findall(r'<polyline class="sent" points="([^"]+)"', text)
         found = np.array([point.split(",") for point in drawn.split()], float)
         np.testing.assert_allclose(found, pixels, atol=0.051)
         for missing in known:

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)"),
 ]
+playwright.expect.set_options(timeout=20_000)
 HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'>{{7*7}}"
 
 
@@ -38,7 +39,7 @@ def browser() -> Iterator[playwright.Browser]:
 def tab(browser) -> Iterator[playwright.Page]:
     """A tab that has, when it is closed, asked nobody but its server, and complained of nothing."""
     page = browser.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(20_000)
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -128,7 +129,7 @@ def test_the_page_follows_a_robot(tab):
             before = instruction.inner_text()
             playwright.expect(instruction).not_to_have_text(before)
         assert page.robots.watching
-        assert tab.locator("#robot-1 .charts rect").count() == 28
+        assert tab.locator("#robot-1 .charts rect.sent").count() == 28
         assert tab.locator("#live").get_by_text("wait for the model").count() == 1
 
 

@@ -146,7 +146,7 @@ def test_every_answer_says_that_only_what_is_from_here_runs():
             assert "frame-ancestors 'none'" in policy
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Cache-Control"] == "no-store"
-            assert answer.headers["Referrer-Policy"] == "no-referrer"
+            assert answer.headers["Referrer-Policy"] == "same-origin"
 
 
 def test_over_tls_the_cookie_never_leaves_it(certificate):

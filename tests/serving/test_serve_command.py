@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,19 +27,22 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[subprocess.Popen, int]]:
+def server() -> Iterator[tuple[subprocess.Popen, int, int]]:
+    """The process, its port, and that of its page."""
     command = [sys.executable, "-m", "spatialvla", "serve", "--policy", "nano", "--mapping", "libero"]
     command += ["--pad-chunk", "hold", "--port", "0", "--device", "cpu"]
-    command += ["--log-format", "json"]
+    command += ["--log-format", "json", "--dashboard", "--dashboard-port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
-        ready = process.stdout.readline()
-        found = re.fullmatch(r"Ready on ws://127\.0\.0\.1:(\d+)\n", ready)
+        ready = process.stdout.readline() + process.stdout.readline()
+        found = re.fullmatch(
+            r"Dashboard on http://127\.0\.0\.1:(\d+)\nReady on ws://127\.0\.0\.1:(\d+)\n", ready
+        )
         assert found, ready + (process.stderr.read() if process.poll() is not None else "")
-        yield process, int(found[1])
+        yield process, int(found[2]), int(found[1])
     finally:
         process.kill()
         process.wait()
@@ -54,7 +58,7 @@ def message(image: np.ndarray) -> dict:
 
 
 def test_openpis_client_gets_what_the_policy_says(server):
-    _, port = server
+    _, port, _ = server
     client = WebsocketClientPolicy("127.0.0.1", port)
     result = client.infer(message(IMAGE))
     (chunk,) = Policy.from_pretrained("nano").predict([Observation(IMAGE, message(IMAGE)["prompt"])])
@@ -63,8 +67,26 @@ def test_openpis_client_gets_what_the_policy_says(server):
     assert np.allclose(result["actions"][:4, 6], 1 - 2 * chunk.actions[:, 6])
 
 
+def test_the_page_shows_what_the_client_asked(server):
+    _, port, page = server
+
+    def shown(path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{page}{path}") as answer:
+            return answer.read()
+
+    assert b"actions 1 = 0.05 m, 0.5 rad" in shown("/")
+    shown("/live")
+    WebsocketClientPolicy("127.0.0.1", port).infer(message(IMAGE))
+    live = shown("/live").decode()
+    (robot,) = re.findall(r'id="robot-(\d+)"', live)[-1:]
+    assert message(IMAGE)["prompt"] in live
+    assert "depth, estimated" in live, "nano's own, while somebody watches"
+    for part in ("image", "depth"):
+        assert shown(f"/robot/{robot}/0/{part}.jpg").startswith(b"\xff\xd8")
+
+
 def test_sigterm_answers_what_is_under_way_and_ends(server):
-    process, port = server
+    process, port, _ = server
     idle, busy = WebsocketClientPolicy("127.0.0.1", port), WebsocketClientPolicy("127.0.0.1", port)
     results: list[dict] = []
     codes: list[int | None] = []
@@ -98,6 +120,8 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
     ("options", "sentence"),
     [
         (["--host", "0.0.0.0"], "whoever reaches it moves the robot"),
+        (["--dashboard", "--dashboard-host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
+        (["--dashboard", "--dashboard-port", "70000"], "--dashboard-port is 70000"),
         (["--mapping", "aloha"], "nor a shipped mapping called 'aloha'; choose from"),
         (["--limits", "fetch"], "nor a shipped set of limits called 'fetch'"),
         (["--limits", ""], "nor a shipped set of limits called ''"),

@@ -28,12 +28,13 @@ class Bar:
 class Chart:
     """One of the seven numbers over the steps of a chunk.
 
-    scale: what its top and its bottom stand for. zero: where its zero line is.
+    scale: what its top and its bottom stand for. predicted, sent: a bar a step. zero: where the zero line is.
     """
 
     name: str
     scale: str
-    bars: tuple[Bar, ...]
+    predicted: tuple[Bar, ...]
+    sent: tuple[Bar, ...]
     zero: float
     width: float = _WIDTH
     height: float = _HEIGHT
@@ -56,15 +57,25 @@ class ActionTable:
     rows: tuple[Row, ...]
 
 
-def charts(actions: Float[np.ndarray, "k 7"], units: ActionUnits) -> tuple[Chart, ...]:
+def charts(
+    predicted: Float[np.ndarray, "T 7"], sent: Float[np.ndarray, "k 7"], units: ActionUnits
+) -> tuple[Chart, ...]:
     """One for each number. Those of the translation share a scale, as do those of the rotation."""
-    values, names, (length, angle) = _readable(actions, units), _names(units), _units(units)
-    farthest, widest = (max(float(np.abs(part).max()), 1e-9) for part in (values[:, :3], values[:, 3:6]))
+    chunk, within = _readable(predicted, units), _readable(sent, units)
+    names, (length, angle) = _names(units), _units(units)
+    both = np.abs(np.concatenate([chunk, within]))
+    farthest, widest = max(float(both[:, :3].max()), 1e-9), max(float(both[:, 3:6].max()), 1e-9)
     far, wide = f"±{farthest:.3g} {length}".strip(), f"±{widest:.3g}{angle}"
     scales = [(-farthest, farthest, far)] * 3 + [(-widest, widest, wide)] * 3 + [(0.0, 1.0, "1 is open")]
     return tuple(
-        Chart(name, scale, _bars(column, low, high), _place(0.0, low, high))
-        for name, column, (low, high, scale) in zip(names, values.T, scales, strict=True)
+        Chart(
+            name,
+            scale,
+            _bars(chunk[:, number], low, high, len(chunk)),
+            _bars(within[:, number], low, high, len(chunk)),
+            _place(0.0, low, high),
+        )
+        for number, (name, (low, high, scale)) in enumerate(zip(names, scales, strict=True))
     )
 
 
@@ -111,8 +122,8 @@ def _names(units: ActionUnits) -> tuple[str, ...]:
     return ("Δx", "Δy", "Δz", *turns, "gripper")
 
 
-def _bars(column: np.ndarray, low: float, high: float) -> tuple[Bar, ...]:
-    width = (_WIDTH - _GAP) / len(column) - _GAP
+def _bars(column: np.ndarray, low: float, high: float, steps: int) -> tuple[Bar, ...]:
+    width = (_WIDTH - _GAP) / steps - _GAP
     zero = _place(0.0, low, high)
     bars = []
     for step, value in enumerate(column):

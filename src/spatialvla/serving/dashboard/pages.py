@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
+from jaxtyping import Float
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.serving.dashboard.charts import action_table, charts
 from spatialvla.serving.dashboard.robots import Robot
-from spatialvla.serving.dashboard.shown import ShownCamera
 from spatialvla.serving.dashboard.trials import Trial
 from spatialvla.serving.engine.counters import STAGES, Metrics
 from spatialvla.serving.engine.service import Service
@@ -67,9 +67,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(
-            charts=charts, action_table=action_table, polyline=_polyline, in_view=_in_view
-        )
+        self._templates.globals.update(charts=charts, action_table=action_table, line=_line)
         self._can_log_out = can_log_out
 
     def login(self, wrong: bool = False) -> str:
@@ -139,13 +137,9 @@ def _stages(metrics: Metrics) -> list[Stage]:
     return found
 
 
-def _in_view(camera: ShownCamera) -> bool:
-    """Whether a part of the motion's path is seen."""
-    return camera.path is not None and bool(np.isfinite(camera.path).all(axis=1).any())
-
-
-def _polyline(camera: ShownCamera) -> list[tuple[float, float]]:
-    """The path's points in pixels of the picture, without those behind the camera."""
-    assert camera.path is not None
-    seen = camera.path[np.isfinite(camera.path).all(axis=1)]
-    return [(round(float(x), 1), round(float(y), 1)) for x, y in seen]
+def _line(path: Float[np.ndarray, "N 2"] | None) -> list[tuple[float, float]]:
+    """A path's points in pixels of its picture, without those behind the camera; of one point, and of none, nothing."""
+    if path is None:
+        return []
+    seen = [(round(float(x), 1), round(float(y), 1)) for x, y in path[np.isfinite(path).all(axis=1)]]
+    return seen if len(seen) > 1 else []

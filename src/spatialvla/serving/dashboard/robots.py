@@ -14,7 +14,7 @@ from spatialvla.serving.engine.turns import Client
 from spatialvla.serving.engine.watching import Decided
 
 _MOST = 8
-_LOOK_LASTS = 5.0
+_LOOK_LASTS = 15.0
 """Seconds after a look at the page in which somebody is taken to watch."""
 
 _RECENT = 32
@@ -83,6 +83,7 @@ class Robots:
             self._cameras,
             decided.depth,
             decided.fingertips,
+            answer.chunk.actions,
             decided.actions,
             self._units,
         )

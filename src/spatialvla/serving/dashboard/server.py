@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -33,6 +35,8 @@ _ANSWERED = 60.0
 """Seconds after which a request is given up, that of a trial behind many robots included."""
 
 _AFTER_WRONG_KEY = 0.5
+_LEFT = 2.0
+"""Seconds for the requests under way when the server stops."""
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -41,7 +45,7 @@ _HEADERS = {
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without any, browsers do not say that a form is the page's own
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -149,7 +153,7 @@ class Dashboard:
         return web.Response(status=303, headers={"Location": "/"})
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        return _html(self._pages.live(self._robots.look()))
+        return _html(await asyncio.to_thread(self._pages.live, self._robots.look()))
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
         """The newest picture there is: the one that was asked for may have been followed by another."""
@@ -204,44 +208,51 @@ def watched(service: Service, *, host: str, port: int, access: Access) -> Iterat
 @contextmanager
 def dashboard(service: Service, robots: Robots, *, host: str, port: int, access: Access) -> Iterator[int]:
     """Serves the page for as long as the block lasts; yields its port. Raises as `watched`."""
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(
-        Dashboard(service, robots, access).application(),
-        access_log=None,
-        keepalive_timeout=_IDLE,
-        handle_signals=False,
-    )
+    app = Dashboard(service, robots, access).application()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    started: Future[int] = Future()
 
-    async def start() -> asyncio.Server:
-        await runner.setup()
-        return await loop.create_server(
-            lambda: _connection(runner),
-            host,
-            port,
-            ssl=access.tls,
-            ssl_handshake_timeout=_IDLE if access.tls else None,
-        )
+    def serve() -> None:
+        try:
+            loop.run_until_complete(_serve(app, host, port, access.tls, started, stop))
+        except OSError as error:
+            started.set_exception(error)
+        finally:
+            loop.close()
 
-    try:
-        server = loop.run_until_complete(start())
-    except OSError as error:
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-        raise InputError(f"The dashboard cannot be served on {host}:{port} ({error}).") from None
-    thread = threading.Thread(target=loop.run_forever, name="dashboard", daemon=True)
+    thread = threading.Thread(target=serve, name="dashboard", daemon=True)
     thread.start()
     try:
-        yield server.sockets[0].getsockname()[1]
+        taken = started.result()
+    except OSError as error:
+        raise InputError(f"The dashboard cannot be served on {host}:{port} ({error}).") from None
+    try:
+        yield taken
     finally:
-        asyncio.run_coroutine_threadsafe(_stop(server, runner), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(stop.set)
         thread.join()
-        loop.close()
 
 
-async def _stop(server: asyncio.Server, runner: web.AppRunner) -> None:
-    server.close()
-    await runner.cleanup()
+async def _serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    started: Future[int],
+    stop: asyncio.Event,
+) -> None:
+    """Serves until `stop` is set. started: is given the port."""
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE, shutdown_timeout=_LEFT)
+    await runner.setup()
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _connection(runner), host, port, ssl=tls, ssl_handshake_timeout=_IDLE if tls else None
+        )
+        started.set_result(server.sockets[0].getsockname()[1])
+        await stop.wait()
+        server.close()
+    finally:
+        await runner.cleanup()
 
 
 def _connection(runner: web.AppRunner) -> asyncio.BaseProtocol:

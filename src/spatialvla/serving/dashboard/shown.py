@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -29,15 +29,16 @@ class ShownCamera:
     """What one camera saw.
 
     image: RGB, at most `_SIDE` pixels. depth: meters over the same view, as `measured` by a sensor or estimated by
-    the model; None where it is not known. path: pixels of `image` where the fingertips are and where the actions
-    lead them, NaN behind the camera; None where that is not known.
+    the model; None where it is not known. predicted, sent: pixels of `image` where the fingertips are and where the
+    chunk, and what is sent of it, lead them, NaN behind the camera; None where that is not known.
     """
 
     name: str
     image: UInt8[np.ndarray, "H W 3"]
     depth: Real[np.ndarray, "h w"] | torch.Tensor | None = None
     measured: bool = False
-    path: Float[np.ndarray, "N 2"] | None = None
+    predicted: Float[np.ndarray, "N 2"] | None = None
+    sent: Float[np.ndarray, "M 2"] | None = None
 
     @cached_property
     def jpeg(self) -> bytes:
@@ -74,18 +75,19 @@ def shown_cameras(
     names: tuple[str, ...],
     estimates: Mapping[int, torch.Tensor],
     fingertips: Float[np.ndarray, "3"] | None,
-    actions: Float[np.ndarray, "k 7"],
+    predicted: Float[np.ndarray, "T 7"],
+    sent: Float[np.ndarray, "k 7"],
     units: ActionUnits,
 ) -> tuple[ShownCamera, ...]:
-    """What the cameras saw. Large pictures are thinned out, which is quick, not pretty.
+    """What the cameras saw, copied. Large pictures are thinned out, which is quick, not pretty.
 
     names: of the policy's cameras. estimates: depth maps by the number of the camera. fingertips: meters in the
-    robot's frame. actions: that follow, in `units`.
+    robot's frame. predicted, sent: actions in `units`.
     """
     seen = observation.cameras(names[0])
-    points = motion_path(fingertips, actions, units)
+    paths = [motion_path(fingertips, actions, units) for actions in (predicted, sent)]
     return tuple(
-        _shown(name, seen[name], estimates.get(number), points)
+        _shown(name, seen[name], estimates.get(number), paths)
         for number, name in enumerate(names)
         if name in seen
     )
@@ -106,19 +108,35 @@ def motion_path(
 
 
 def _shown(
-    name: str, seen: CameraImage, estimate: torch.Tensor | None, points: np.ndarray | None
+    name: str, seen: CameraImage, estimate: torch.Tensor | None, paths: Sequence[np.ndarray | None]
 ) -> ShownCamera:
     image = seen.image if isinstance(seen.image, np.ndarray) else np.asarray(to_rgb(seen.image))
-    if image.ndim == 2:
-        image = image[..., None]
-    stride = -(-max(image.shape[:2]) // _SIDE)
-    small = np.ascontiguousarray(np.broadcast_to(image[..., :3], (*image.shape[:2], 3))[::stride, ::stride])
-    path = None
-    if points is not None and seen.intrinsics is not None and seen.extrinsics is not None:
-        place = np.asarray(seen.extrinsics, np.float64)
-        pixels, _ = project(points, seen.intrinsics, mirror_extrinsics(place) if seen.mirrored else place)
-        path = pixels / stride
-    if seen.depth is None:
-        return ShownCamera(name, small, estimate, path=path)
-    deep = -(-max(seen.depth.shape) // _SIDE)
-    return ShownCamera(name, small, np.ascontiguousarray(seen.depth[::deep, ::deep]), True, path)
+    color = np.broadcast_to(image[..., :3] if image.ndim == 3 else image[..., None], (*image.shape[:2], 3))
+    stride = _stride(color)
+    predicted, sent = (_pixels(points, seen, stride) for points in paths)
+    measured = (
+        None if seen.depth is None else seen.depth[:: _stride(seen.depth), :: _stride(seen.depth)].copy()
+    )
+    return ShownCamera(
+        name,
+        color[::stride, ::stride].copy(),
+        estimate if measured is None else measured,
+        measured is not None,
+        predicted,
+        sent,
+    )
+
+
+def _stride(picture: np.ndarray) -> int:
+    height, width = picture.shape[:2]
+    return -(-max(int(height), int(width)) // _SIDE)
+
+
+def _pixels(points: np.ndarray | None, seen: CameraImage, stride: int) -> np.ndarray | None:
+    """Where points (N, 3) of the robot's frame are in the thinned out picture; None where that is not known."""
+    if points is None or seen.intrinsics is None or seen.extrinsics is None:
+        return None
+    place = np.asarray(seen.extrinsics, np.float64)
+    pixels, _ = project(points, seen.intrinsics, mirror_extrinsics(place) if seen.mirrored else place)
+    thinned: np.ndarray = pixels / stride
+    return thinned

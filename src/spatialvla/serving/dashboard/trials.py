@@ -126,7 +126,9 @@ def _trial(number: int, policy: Policy, dataset: str, answer: Answer, executor: 
         actions = policy.processor.actions(chunk.tokens[None], dataset)[0]
         chunk = replace(chunk, actions=actions, uncertainty=None)
     observation, units = answer.request.observation, policy.processor.action_units(dataset)
-    cameras = shown_cameras(observation, policy.camera_names, executor.depth, None, chunk.actions, units)
+    cameras = shown_cameras(
+        observation, policy.camera_names, executor.depth, None, chunk.actions, chunk.actions, units
+    )
     decision = ShownDecision(
         number=1,
         instruction=observation.instruction,
