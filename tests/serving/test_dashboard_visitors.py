@@ -38,6 +38,11 @@ def test_without_a_key_nothing_is_shown_or_tried():
         assert running.value("refused_connections_total", reason="unauthorized") == 1
 
 
+def test_a_login_is_no_upload():
+    with watched(access=LOCKED) as (_, page):
+        assert page.log_in("x" * 5000).status == 413
+
+
 def test_a_login_lasts_until_it_is_ended():
     with watched(access=LOCKED) as (_, page):
         answer = page.log_in(f" {KEY} ")

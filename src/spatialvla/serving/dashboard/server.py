@@ -34,6 +34,9 @@ _IDLE = 15.0
 _ANSWERED = 60.0
 """Seconds after which a request is given up, that of a trial behind many robots included."""
 
+_LONGEST_LOGIN = 4096
+"""Bytes of a form with a key."""
+
 _AFTER_WRONG_KEY = 0.5
 _LEFT = 2.0
 """Seconds for the requests under way when the server stops."""
@@ -136,6 +139,9 @@ class Dashboard:
         return web.Response(body=static(name), content_type=STATIC[name], charset="utf-8")
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
+        if request.content_length is None or request.content_length > _LONGEST_LOGIN:
+            # Whoever has no key yet is not let fill the memory.
+            return web.Response(status=413, text="that is no login\n")
         form = await request.post()
         token = self._visitors.log_in(str(form.get("key", "")).strip())
         if token is None:
