@@ -113,7 +113,6 @@ def service_for(
     settings: EngineSettings | None = None,
     calibration: RobotCalibration | None = None,
     require_all: bool = False,
-    watchers: Sequence[Watcher] = (),
     stop_above: StopAbove = GO_ON,
 ) -> Service:
     """The service of a policy, warmed up and accepting requests.
@@ -147,7 +146,6 @@ def service_for(
         traffic=traffic,
         calibration=calibration,
         require_all=require_all,
-        watchers=watchers,
         stop_above=stop_above,
     )
 
