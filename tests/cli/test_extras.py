@@ -31,6 +31,11 @@ CASES = {
         "Drawing needs matplotlib",
         "viz",
     ),
+    "inspect for Rerun": (
+        ["data", "inspect", "--dataset", DATASET, *SEEN, "--rerun", "{out}"],
+        "Recording for Rerun needs rerun",
+        "rerun",
+    ),
     "calibrate": (
         [
             *("calibrate", "--table", "{table}", "--board", "8", "5", "0.03", "--camera", "front"),
@@ -69,7 +74,7 @@ for case, arguments in json.load(sys.stdin).items():
 print("ANSWERS" + json.dumps(answers))
 """
 
-HIDDEN = """cv2 peft tensorboard matplotlib prometheus_client grpc libero robosuite
+HIDDEN = """cv2 rerun peft tensorboard matplotlib prometheus_client grpc libero robosuite
 mujoco mani_skill gymnasium vla_eval"""
 
 
