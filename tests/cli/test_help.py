@@ -19,6 +19,7 @@ UNSET = {
     "--cache": "beside the dataset, and the user's cache folder",
     "--camera": "the dataset's only one",
     "--cameras": "all that the dataset has",
+    "--action-key": "the checkpoint's only one",
     "--gym": "a suite instead",
     "--mapping": "a dataset that needs none, and no environment of --gym",
     "--chunk-size": "the policy's, or 4",

@@ -45,6 +45,7 @@ YAML_READERS = {
 NOT_CODE = {"text", "mermaid", "bibtex"}
 SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 2}
 PARSED_ALONE = {
+    "takes half a minute": 1,
     "needs panda-gym": 1,
     "takes minutes in the simulator": 17,
     "takes minutes": 1,

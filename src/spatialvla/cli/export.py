@@ -11,6 +11,7 @@ from spatialvla.cli.verb import Verb
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
+    from spatialvla.edge.settings import Kind
     from spatialvla.model.spatialvla import SpatialVLA
     from spatialvla.processor import Processor
     from spatialvla.training.config import TrainConfig
@@ -53,8 +54,15 @@ class Export(Verb):
     max_shard_size: str = "5GB"
     """Above this the weights are split over several files with an index."""
 
-    to: Literal["folder", "hub-folder"] = "folder"
-    """hub-folder also writes README.md, a model card with data, training, results and license."""
+    to: Literal["folder", "hub-folder", "onnx", "torch-export"] = "folder"
+    """hub-folder also writes README.md, a model card with data, training, results and license. onnx and torch-export
+    write graphs for the edge instead of weights (docs/how-to/edge.md)."""
+
+    action_key: str | None = None
+    """Of graphs: the dataset whose statistics scale the actions; None takes the one trained last, or the only one."""
+
+    prompt_tokens: int = 32
+    """Of graphs: room for so many tokens of an instruction."""
 
     name: str | None = None
     """Of the model, on its card; the folder's name unless given."""
@@ -73,6 +81,8 @@ class Export(Verb):
 
     def run(self) -> None:
         """Writes, and says where."""
+        if self.to == "onnx" or self.to == "torch-export":
+            return self._export_graphs(self.to)
         import torch
 
         from spatialvla.training.checkpoints.export import export
@@ -122,6 +132,25 @@ class Export(Verb):
             datasets,
             self.samples,
             lambda done: console.print(f"{done} of {layers} layers in 4 bits"),
+        )
+
+    def _export_graphs(self, kind: Kind) -> None:
+        from spatialvla.common.cpu import tune_cpu
+        from spatialvla.edge.export import export_graphs
+        from spatialvla.policy import Policy
+
+        of_weights = self.merge or self.dtype not in ("auto", "fp32") or self.precision != "full"
+        of_card = self.push or self.license or self.results or self.name
+        if of_weights or of_card or self.towers or self.text_head or self._calibrated:
+            raise InputError(
+                f"--to {kind} writes graphs in fp32, with any adapter in them; leave out --merge, --dtype, --push and "
+                "what is for weights in 4 bits or for a model card."
+            )
+        tune_cpu()
+        policy = Policy.from_pretrained(self.policy, dataset=self.action_key, base=self.base, speculate=False)
+        checked = export_graphs(policy, self.out, kind, self.prompt_tokens)
+        print(
+            f"Wrote {self.out}; all {checked.tokens} tokens of {checked.chunks} chunks are the policy's own"
         )
 
     def _write_card(self) -> None:

@@ -134,7 +134,7 @@ class Passes:
         ids_BT: action tokens in successive slots `slots_T` of the cache. kind: of the first id that is
         predicted: 0 translation, 1 rotation, 2 gripper.
         """
-        hidden = self.run(self._embed_actions(ids_BT), slots_T, layout, cache)
+        hidden = self.run(self.embed_actions(ids_BT), slots_T, layout, cache)
         return self.choose(hidden, kind, sampling)
 
     def prefill(
@@ -143,7 +143,7 @@ class Passes:
         """(B, wanted, D): the hidden states of the last of P + T tokens."""
         embeddings = prompt_BPD
         if ids_BT.shape[1]:
-            embeddings = torch.cat([prompt_BPD, self._embed_actions(ids_BT).to(prompt_BPD.dtype)], dim=1)
+            embeddings = torch.cat([prompt_BPD, self.embed_actions(ids_BT).to(prompt_BPD.dtype)], dim=1)
         slots = torch.arange(embeddings.shape[1], device=embeddings.device)
         return self.run(embeddings, slots, layout, cache, wanted)
 
@@ -163,7 +163,7 @@ class Passes:
         ids_BT: the whole chunk. One pass as wide as it, over a cache that holds the prompt.
         """
         given = torch.cat(
-            [prompt_BPD[:, -1:], self._embed_actions(ids_BT[:, :-1]).to(prompt_BPD.dtype)], dim=1
+            [prompt_BPD[:, -1:], self.embed_actions(ids_BT[:, :-1]).to(prompt_BPD.dtype)], dim=1
         )
         slots = torch.arange(layout.prompt - 1, layout.prompt - 1 + ids_BT.shape[1], device=ids_BT.device)
         hidden = self.run(given, slots, layout, cache)
@@ -174,7 +174,8 @@ class Passes:
         )
         return first, second, third
 
-    def _embed_actions(self, ids: torch.Tensor) -> torch.Tensor:
+    def embed_actions(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, T) vocabulary ids of action tokens -> (B, T, D)"""
         # A chunk with a token that is NOT_FINITE is refused in the end; until then any embedding does.
         tokens = (ids - self.network.config.action_token_begin_idx).clamp(min=0)
         return cast(torch.Tensor, self.network.spatial_embed_tokens(tokens))
