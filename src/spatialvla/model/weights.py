@@ -121,7 +121,10 @@ def read_header(file: Path) -> dict[str, str]:
 
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with _opened(file) as tensors:
-        for key in tensors.keys():  # noqa: SIM118  (not a mapping)
+        keys = list(tensors.keys())
+    for key in keys:
+        # What has been read of a file counts as the process's memory for as long as the file is open.
+        with _opened(file) as tensors:
             yield key, tensors.get_tensor(key)
 
 

@@ -35,8 +35,8 @@ class FourBitLinear(nn.Module):
     def empty(cls, inputs: int, outputs: int, bias: torch.Tensor | None = None) -> Self:
         """A layer to be filled."""
         groups = -(-inputs // GROUP)
-        numbers = torch.zeros(outputs, groups * GROUP // 2, dtype=torch.uint8)
-        return cls(FourBits(numbers, torch.zeros(outputs, groups, dtype=torch.int32)), inputs, bias)
+        numbers = torch.empty(outputs, groups * GROUP // 2, dtype=torch.uint8)
+        return cls(FourBits(numbers, torch.empty(outputs, groups, dtype=torch.int32)), inputs, bias)
 
     @property
     def weight(self) -> FourBits:
