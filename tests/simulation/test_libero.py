@@ -244,7 +244,7 @@ def test_the_expert_puts_flat_and_tall_things_into_the_basket(task):
 
 def test_the_expert_says_which_goals_it_knows():
     env = LiberoEnv(tasks("libero_goal")[0], image_size=32)
-    with pytest.raises(InputError, match="only put one thing on another or in a basket"):
+    with pytest.raises(InputError, match="only put one thing on another, on a fixture or in a basket"):
         LiberoExpert(env)
 
 

@@ -1,4 +1,4 @@
-"""A scripted expert for LIBERO's pick-and-place tasks: one thing onto another, or into a basket.
+"""A scripted expert for LIBERO's pick-and-place tasks: one thing onto another, onto a fixture or into a basket.
 
 The action is a function of the simulator's present state alone. Nothing counts phases: what to do next
 follows from where the thing, the gripper and the place are, so the expert recovers from any disturbance, can
@@ -30,7 +30,7 @@ FINGERTIP = 0.012  # of the fingers below the point between them
 class LiberoExpert:
     """The expert for one environment's task. Calling it gives the action for the environment's present state.
 
-    Raises InputError if the task's goal is not one thing on another or in a basket.
+    Raises InputError if the task's goal is not one thing on another, on a fixture or in a basket.
     """
 
     def __init__(self, env: LiberoEnv) -> None:

@@ -1,4 +1,4 @@
-"""Where to put the thing that a task's goal names: onto another thing, or into a basket."""
+"""Where to put the thing that a task's goal names: onto another thing, onto a surface, or into a basket."""
 
 from __future__ import annotations
 
@@ -57,17 +57,33 @@ class InRegion:
         return Target(np.array(self._site.xpos[:2]), float(top[2]))
 
 
+class OnRegion:
+    """Onto a region of something that stands fast, such as a stove's or a cabinet's top."""
+
+    stands_on: tuple[str, ...] = ()
+
+    def __init__(self, env: LiberoEnv, goal: str) -> None:
+        self._site = env.data.site(goal)
+        self._half = env.simulator.object_sites_dict[goal].size
+
+    def target(self) -> Target:
+        return Target(np.array(self._site.xpos[:2]), float(self._site.xpos[2] + self._half[2]))
+
+
 def place_of(env: LiberoEnv, goals: list[list[str]]) -> tuple[str, Place]:
     """The thing that a task is about, and where its goal wants it.
 
-    Raises InputError if the goal is not one thing on another, or one in a basket.
+    Raises InputError if the goal is anything but one thing on another, on a fixture or in a basket.
     """
     if len(goals) == 1 and len(goals[0]) == 3:
         relation, thing, goal = goals[0]
         if relation == "on" and goal in env.simulator.objects_dict:
             return thing, OnThing(env, goal)
+        region = env.simulator.object_sites_dict.get(goal)
+        if relation == "on" and region is not None and region.parent_name in env.simulator.fixtures_dict:
+            return thing, OnRegion(env, goal)
         if relation == "in" and goal.startswith("basket"):
             return thing, InRegion(env, goal)
     raise InputError(
-        f"The expert can only put one thing on another or in a basket, not {goals}; change the task."
+        f"The expert can only put one thing on another, on a fixture or in a basket, not {goals}; change the task."
     )
