@@ -21,12 +21,14 @@ class Options:
     suite: str = "libero_spatial"
     episodes: int = 20
     seed: int = 100
-    first_task: int = 0
+    tasks: tuple[int, ...] = ()  # all unless given
 
 
 def main(options: Options) -> None:
     print("| task | calm | steps | disturbed | steps |\n|---|---|---|---|---|")
-    for number, task in enumerate(tasks(options.suite)[options.first_task :], options.first_task):
+    suite = tasks(options.suite)
+    for number in options.tasks or range(len(suite)):
+        task = suite[number]
         env = LiberoEnv(task)
         expert = LiberoExpert(env)
         cells = [f"{number} {task.language}"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.simulation.libero.env import ACTION_UNITS, LiberoEnv
-from spatialvla.simulation.libero.grasping import Boxes, Grasp, body_grasp, rim_grasp
+from spatialvla.simulation.libero.grasping import Grasp, body_grasp, boxes, geoms, rim_grasp
 from spatialvla.simulation.libero.placing import place_of
 
 UNIT, TURN_UNIT = ACTION_UNITS
@@ -24,6 +24,7 @@ NEAR = 0.03  # sideways, from where it is safe to go down among other things
 APPROACH_HEIGHT = 0.10  # above the grasp while still beside it
 CARRY_HEIGHT = 0.06  # of the thing's origin above its target while still beside it
 CLEARANCE = 0.025
+RIM_CLEARANCE = 0.04  # of the thing's origin above its target's rim
 FINGERTIP = 0.012  # of the fingers below the point between them
 
 
@@ -38,14 +39,14 @@ class LiberoExpert:
         self._env = env
         objects = env.simulator.objects_dict
         self._thing = env.simulator.obj_body_id[thing]
-        self._body = _geoms(env, objects[thing].contact_geoms)
+        self._body = geoms(env, objects[thing].contact_geoms)
         self._is_bowl = "bowl" in thing
         pads = env.simulator.robots[0].gripper.important_geoms
-        self._fingers = [_geoms(env, pads["left_finger"]), _geoms(env, pads["right_finger"])]
+        self._fingers = [geoms(env, pads["left_finger"]), geoms(env, pads["right_finger"])]
         others = {**objects, **env.simulator.fixtures_dict}
         ignored = (thing, *self._place.stands_on)
         self._obstacles = np.concatenate(
-            [_geoms(env, other.contact_geoms) for name, other in others.items() if name not in ignored]
+            [geoms(env, other.contact_geoms) for name, other in others.items() if name not in ignored]
         ).astype(int)
         self._floor = env.simulator.workspace_offset[2] + FINGERTIP
         self._upright = env.initial_rotation
@@ -82,19 +83,20 @@ class LiberoExpert:
     def _grasp(self, here: np.ndarray) -> Grasp:
         data = self._env.data
         origin, rotation = data.xpos[self._thing], data.xmat[self._thing].reshape(3, 3)
-        obstacles = self._boxes(self._obstacles)
+        obstacles = boxes(self._env, self._obstacles)
         if self._is_bowl:
             return rim_grasp(origin, rotation, obstacles, here, self._floor)
-        return body_grasp(rotation, self._boxes(self._body), obstacles, FINGERTIP)
+        return body_grasp(rotation, boxes(self._env, self._body), obstacles, FINGERTIP)
 
     def _carry(self) -> tuple[np.ndarray, float, float]:
         """Up, over to the place and down; opening just above it."""
         thing, target = self._env.data.xpos[self._thing], self._place.target()
         error = target.center - thing[:2]
         beside = float(np.linalg.norm(error))
-        height = target.height + CARRY_HEIGHT * _ramp(beside, 0.015, 0.06)
+        above = max(CARRY_HEIGHT, target.rim + RIM_CLEARANCE)
+        height = target.height + above * _ramp(beside, 0.015, 0.06)
         if beside > NEAR:
-            bottom = self._boxes(self._body).corners()[..., 2].min()
+            bottom = boxes(self._env, self._body).corners()[..., 2].min()
             height = max(height, self._clear_height(thing[:2], THING_RADIUS) + thing[2] - bottom)
         rise = height - thing[2]
         sideways = error * _ramp(-rise, -0.04, -0.01)
@@ -122,20 +124,9 @@ class LiberoExpert:
         Obstacles further away than that count less, by twice the distance, so that the path rises gently
         towards them.
         """
-        center, half, top = self._boxes(self._obstacles).tops()
+        center, half, top = boxes(self._env, self._obstacles).tops()
         gap = np.linalg.norm(np.maximum(np.abs(where - center) - half, 0), axis=1)
         return float(np.max(top + CLEARANCE - 2 * np.maximum(gap - radius, 0)))
-
-    def _boxes(self, geoms: np.ndarray) -> Boxes:
-        """The box around each of some of the simulator's geometries."""
-        model, data = self._env.model, self._env.data
-        rotation = data.geom_xmat[geoms].reshape(-1, 3, 3)
-        center = data.geom_xpos[geoms] + np.einsum("nij,nj->ni", rotation, model.geom_aabb[geoms, :3])
-        return Boxes(center, rotation, model.geom_aabb[geoms, 3:])
-
-
-def _geoms(env: LiberoEnv, names: list[str]) -> np.ndarray:
-    return np.array([env.model.geom(name).id for name in names])
 
 
 def _ramp(value: float, low: float, high: float) -> float:

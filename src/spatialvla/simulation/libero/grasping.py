@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from spatialvla.simulation.libero.env import LiberoEnv
 
 CANDIDATES = 16
 
@@ -50,6 +53,18 @@ class Boxes:
         """What each box covers seen from above: center (N, 2), half sizes (N, 2), height of its top (N,)."""
         half = np.einsum("nij,nj->ni", np.abs(self.rotation), self.half)
         return self.center[:, :2], half[:, :2], self.center[:, 2] + half[:, 2]
+
+
+def geoms(env: LiberoEnv, names: Iterable[str]) -> np.ndarray:
+    """(N,) the simulator's numbers of some geometries."""
+    return np.array([env.model.geom(name).id for name in names], int)
+
+
+def boxes(env: LiberoEnv, geoms: np.ndarray) -> Boxes:
+    """The box around each of some of the simulator's geometries, where they are now."""
+    rotation = env.data.geom_xmat[geoms].reshape(-1, 3, 3)
+    center = env.data.geom_xpos[geoms] + np.einsum("nij,nj->ni", rotation, env.model.geom_aabb[geoms, :3])
+    return Boxes(center, rotation, env.model.geom_aabb[geoms, 3:])
 
 
 @dataclass(frozen=True)

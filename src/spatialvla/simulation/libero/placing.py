@@ -9,14 +9,19 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.grasping import boxes, geoms
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the held thing's origin has to be when it is let go. center: (2,) meters. height: meters."""
+    """Where the held thing's origin has to be when it is let go.
+
+    center: (2,) meters. height: meters. rim: meters above `height` that have to be cleared on the way there.
+    """
 
     center: np.ndarray
     height: float
+    rim: float = 0.0
 
 
 class Place(Protocol):
@@ -37,10 +42,12 @@ class OnThing:
         self.stands_on: tuple[str, ...] = (goal,)
         self._env = env
         self._body = env.simulator.obj_body_id[goal]
+        self._geoms = geoms(env, env.simulator.objects_dict[goal].contact_geoms)
 
     def target(self) -> Target:
         x, y, z = self._env.data.xpos[self._body]
-        return Target(np.array([x, y]), float(z))
+        rim = boxes(self._env, self._geoms).corners()[..., 2].max()
+        return Target(np.array([x, y]), float(z), float(rim - z))
 
 
 class InRegion:
