@@ -49,7 +49,7 @@ PARSED_ALONE = {
     "needs panda-gym": 1,
     "takes minutes in the simulator": 17,
     "takes minutes": 1,
-    "takes hours": 2,
+    "takes hours": 4,
     "serves until it is stopped": 7,
     "needs results of evaluations": 3,
     "needs a dataset with a wrist camera": 2,
