@@ -45,7 +45,10 @@ def main(options: Options) -> None:
                 measured = depth > options.nearest
                 errors.append(np.abs(estimate - depth)[measured] / depth[measured])
                 frames += len(images)
-            print(f"| {weights} | {camera} | {frames} | {100 * np.concatenate(errors).mean():.1f} % |", flush=True)
+            print(
+                f"| {weights} | {camera} | {frames} | {100 * np.concatenate(errors).mean():.1f} % |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
