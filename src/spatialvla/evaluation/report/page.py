@@ -19,6 +19,8 @@ from spatialvla.evaluation.report.tables import (
 )
 from spatialvla.evaluation.results.outcomes import Tally
 
+_ASSETS = files("spatialvla") / "assets"
+
 
 def write_page(path: Path, html: str) -> None:
     """Writes a page; a reader sees either the old file or the whole new one."""
@@ -40,7 +42,8 @@ def page(
     title, subtitle: as text. body, beside: as HTML; beside: at the right of the title.
     styles, script: names of files in `assets/report`, which go inside.
     """
-    style = "".join(map(_asset, styles))
+    colors = (_ASSETS / "colors.css").read_text(encoding="utf-8")
+    style = colors + "".join(map(_asset, styles))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -97,7 +100,7 @@ def interval_words(tally: Tally) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("spatialvla") / "assets" / "report" / name).read_text(encoding="utf-8")
+    return (_ASSETS / "report" / name).read_text(encoding="utf-8")
 
 
 def _head(column: Column) -> str:

@@ -20,7 +20,10 @@ from spatialvla.serving.guard.traffic import MAX_INSTRUCTION
 with needs_extra("dashboard", "The dashboard"):
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+_ASSETS = files("spatialvla") / "assets"
+
 STATIC: Mapping[str, str] = {
+    "colors.css": "text/css",
     "htmx.min.js": "text/javascript",
     "page.js": "text/javascript",
     "page.css": "text/css",
@@ -120,7 +123,8 @@ class Pages:
 
 def static(name: str) -> bytes:
     """One of the `STATIC` files."""
-    return (files("spatialvla") / "assets" / "dashboard" / name).read_bytes()
+    folder = _ASSETS if name == "colors.css" else _ASSETS / "dashboard"  # the reports have the same colors
+    return (folder / name).read_bytes()
 
 
 def _template(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Real, UInt8
 
+from spatialvla.actions.motion_path import MotionPath
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.pictures import to_rgb
 from spatialvla.geometry.extrinsics import mirror_extrinsics, project
@@ -85,7 +86,7 @@ def shown_cameras(
     robot's frame. predicted, sent: actions in `units`.
     """
     seen = observation.cameras(names[0])
-    paths = [motion_path(fingertips, actions, units) for actions in (predicted, sent)]
+    paths = [MotionPath.of(actions, units, fingertips) for actions in (predicted, sent)]
     return tuple(
         _shown(name, seen[name], estimates.get(number), paths)
         for number, name in enumerate(names)
@@ -93,27 +94,13 @@ def shown_cameras(
     )
 
 
-def motion_path(
-    fingertips: Float[np.ndarray, "3"] | None, actions: Float[np.ndarray, "k 7"], units: ActionUnits
-) -> Float[np.ndarray, "N 3"] | None:
-    """Where the actions lead the fingertips, from where they are on, in meters in the robot's frame.
-
-    None where it is not known where they are, how long an action is, or where its axes lead.
-    """
-    if fingertips is None or units.meters is None or units.frame != "base":
-        return None
-    steps = np.concatenate([np.zeros((1, 3)), np.cumsum(actions[:, :3] * units.meters, axis=0)])
-    path: np.ndarray = fingertips + steps
-    return path
-
-
 def _shown(
-    name: str, seen: CameraImage, estimate: torch.Tensor | None, paths: Sequence[np.ndarray | None]
+    name: str, seen: CameraImage, estimate: torch.Tensor | None, paths: Sequence[MotionPath]
 ) -> ShownCamera:
     image = seen.image if isinstance(seen.image, np.ndarray) else np.asarray(to_rgb(seen.image))
     color = np.broadcast_to(image[..., :3] if image.ndim == 3 else image[..., None], (*image.shape[:2], 3))
     stride = _stride(color)
-    predicted, sent = (_pixels(points, seen, stride) for points in paths)
+    predicted, sent = (_pixels(path, seen, stride) for path in paths)
     measured = (
         None if seen.depth is None else seen.depth[:: _stride(seen.depth), :: _stride(seen.depth)].copy()
     )
@@ -132,11 +119,11 @@ def _stride(picture: np.ndarray) -> int:
     return -(-max(int(height), int(width)) // _SIDE)
 
 
-def _pixels(points: np.ndarray | None, seen: CameraImage, stride: int) -> np.ndarray | None:
-    """Where points (N, 3) of the robot's frame are in the thinned out picture; None where that is not known."""
-    if points is None or seen.intrinsics is None or seen.extrinsics is None:
+def _pixels(path: MotionPath, seen: CameraImage, stride: int) -> np.ndarray | None:
+    """Where the path's points are in the thinned out picture; None where that is not known."""
+    if path.unplaced or seen.intrinsics is None or seen.extrinsics is None:
         return None
     place = np.asarray(seen.extrinsics, np.float64)
-    pixels, _ = project(points, seen.intrinsics, mirror_extrinsics(place) if seen.mirrored else place)
+    pixels, _ = project(path.points, seen.intrinsics, mirror_extrinsics(place) if seen.mirrored else place)
     thinned: np.ndarray = pixels / stride
     return thinned

@@ -10,9 +10,9 @@ import rerun as rr
 from jaxtyping import Float, Real
 from PIL import Image
 
+from spatialvla.actions.motion_path import MotionPath
 from spatialvla.types import ActionChunk, CameraImage, Uncertainty
 from spatialvla.viz.rerun import paths
-from spatialvla.viz.rerun.arrows import ChunkArrows
 from spatialvla.viz.rerun.layout import STEP, TIME, layout
 from spatialvla.viz.rerun.real_view import RealView
 from spatialvla.viz.rerun.rig import Rig
@@ -104,17 +104,15 @@ class EpisodeRecording:
 
     def lead(self, step: int, actions: Float[np.ndarray, "T 7"]) -> None:
         """Where the actions from a step on lead the gripper."""
-        arrows = ChunkArrows.of(actions, self._rig.units, self._gripper_now)
+        path = MotionPath.of(actions, self._rig.units, self._gripper_now)
         opens = actions[:, 6, None] >= _HALF_OPEN
         self._at(step)
         self._stream.log(
-            paths.LOOSE_CHUNK if arrows.loose else paths.CHUNK,
-            rr.Arrows3D(
-                origins=arrows.origins, vectors=arrows.vectors, colors=np.where(opens, _OPEN, _CLOSED)
-            ),
+            paths.UNPLACED_CHUNK if path.unplaced else paths.CHUNK,
+            rr.Arrows3D(origins=path.points[:-1], vectors=path.steps, colors=np.where(opens, _OPEN, _CLOSED)),
         )
-        if arrows.loose:
-            self.note(f"Actions are drawn from an origin of their own: {arrows.loose}.")
+        if path.unplaced:
+            self.note(f"Actions are drawn from an origin of their own: {path.unplaced}.")
         self._tell()
 
     def trace(self, positions: Float[np.ndarray, "T 3"]) -> None:

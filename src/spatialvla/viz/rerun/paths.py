@@ -13,7 +13,7 @@ PATH = f"{GRIPPER}/path"
 RECORDED_PATH = f"{GRIPPER}/recorded"
 CHUNK = f"{ROBOT}/chunk"
 
-LOOSE_CHUNK = "chunk"
+UNPLACED_CHUNK = "chunk"
 """A chunk that cannot be drawn in the robot's frame, from an origin of its own."""
 
 ACTIONS = "actions"
@@ -23,6 +23,7 @@ PROBABILITIES = "uncertainty/probabilities"
 
 POSSIBLE = f"{ROBOT}/possible"
 """Where the translations that the policy thought possible would lead the gripper in the next step."""
+
 LOG = "log"
 """What went wrong while it was recorded, with its step."""
 

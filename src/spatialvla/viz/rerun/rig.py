@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from spatialvla.actions.motion_path import why_unplaced
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.policy import Policy
 from spatialvla.uncertainty import translation_cells
-from spatialvla.viz.rerun.arrows import why_loose
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Rig:
 
         There are none where that cannot be said. gripper: where it is.
         """
-        if self.cells is None or gripper is None or why_loose(self.units, gripper):
+        if self.cells is None or gripper is None or why_unplaced(self.units, gripper):
             return np.zeros((0, 3)), np.zeros(0)
         likely = chances > _UNLIKELY
         return gripper + self.cells[likely] * (self.units.meters or 1.0), chances[likely]
