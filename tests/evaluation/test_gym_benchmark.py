@@ -26,6 +26,7 @@ from spatialvla.simulation.gym.mapping import GymMapping
 from spatialvla.types import ActionChunk
 
 gymnasium = pytest.importorskip("gymnasium")
+tiny_gym = pytest.importorskip("tiny_gym")
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 TINY = "tiny_gym:TinyReach-v0"
@@ -131,6 +132,9 @@ def test_numbers_go_where_the_indices_say_and_others_stay_still():
         ({"gripper": {"open": 1, "closed": 1}}, "two different finite ends"),
         ({"field_of_view": 60.0, "intrinsics": "info/K"}, "a field_of_view or intrinsics"),
         ({"field_of_view": 1.2e3}, "1 to 150 degrees"),
+        ({"flip": ["rows", "rows"]}, "flip names rows twice"),
+        ({"success": {"reward": float("nan")}}, "a reward of success is finite"),
+        ({"instruction": " "}, "the instruction is empty"),
         ({"flip": ["up"]}, "choose from rows, columns"),
         ({"max_steps": 0}, "max_steps is at least 1"),
         ({"control_hz": 2.5}, "control_hz is 2.5, which is no int"),
@@ -216,6 +220,91 @@ def test_a_robots_calibration_tells_of_cameras_also_of_one_in_the_hand(opened, t
     np.testing.assert_allclose(
         seen.images["wrist"].extrinsics[:3, :3], matrices(target[None], "axis_angle")[0], atol=1e-9
     )
+
+
+class Odd(tiny_gym.TinyReach):
+    """An environment with something wrong. says: by the names of the info's entries; reward, starts: what it gives."""
+
+    def __init__(self, render_mode=None, says=None, reward=0.0, starts=True, whole=False):
+        super().__init__(render_mode)
+        self.says, self.reward, self.starts = says or {}, reward, starts
+        if whole:
+            self.action_space = gymnasium.spaces.Box(-1, 1, (4,), np.int64)
+
+    def reset(self, *, seed=None, options=None):
+        if not self.starts:
+            raise KeyError("scene")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        seen, _, ended, cut, info = super().step(action)
+        return seen, self.reward, ended, cut, info
+
+    def _info(self):
+        return super()._info() | self.says
+
+
+gymnasium.register("Odd-v0", entry_point=Odd)
+
+
+@pytest.mark.parametrize(
+    ("make", "lines", "sentence"),
+    [
+        ({"starts": False}, {}, "does not start (KeyError: 'scene')"),
+        ({"whole": True}, {}, "whole numbers, to which no motion is cut off"),
+        ({"nothing": 1}, {}, "Gymnasium cannot make"),
+        (
+            {"reward": float("nan")},
+            {"success": {"reward": 0.5}},
+            "a reward of nan, which is no finite number",
+        ),
+        ({"reward": None}, {"success": {"reward": 0.5}}, "a reward of None"),
+        (
+            {"says": {"is_success": float("nan")}},
+            {},
+            "says nan in info/is_success, which is not true or false",
+        ),
+        ({"says": {"is_success": "no"}}, {}, "says 'no' in info/is_success"),
+        ({}, {"success": "observation/agent"}, "in observation/agent, which is not true or false"),
+        ({"says": {"language": None}}, {"instruction": {"feature": "info/language"}}, "no instruction"),
+        ({"says": {"K": [[1.0, 2.0]]}}, {"intrinsics": "info/K"}, "Intrinsics must be a 3x3 matrix"),
+        ({"says": {"pose": "up"}}, {"extrinsics": {"feature": "info/pose"}}, "info/pose as something else"),
+        ({"says": {"pose": [1.0]}}, {"extrinsics": {"feature": "info/pose"}}, "must be a 4x4 matrix"),
+        ({}, {"state": {"feature": ["observation/target"], "indices": [9]}}, "indices 0 to 2, not 9"),
+        ({}, {"state": {"feature": ["observation/targets"]}}, "did you mean observation/target"),
+        (
+            {},
+            {"gripper_pose": {"feature": ["observation/target"], "rotation": "axis_angle"}},
+            "holds 3 numbers, not the 6 of position and rotation",
+        ),
+    ],
+)
+def test_what_an_environment_gives_wrong_is_told_and_never_a_success(written, make, lines, sentence):
+    def play() -> None:
+        env = GymEnv("Odd-v0", GymMapping.load(written(make=make, **lines)))
+        env.reset(0)
+        env.observe()
+        env.step(np.zeros(7))
+
+    with pytest.raises(InputError) as error:
+        play()
+    assert sentence in str(error.value)
+
+
+def test_an_environment_that_ends_while_things_settle_is_not_stepped_further(opened):
+    with pytest.raises(InputError, match="give fewer settle_steps"):
+        opened(make={"falls_at": -1.0}, settle_steps=3)
+
+
+def test_a_mapping_is_told_by_its_calibration_and_not_by_where_that_lies(written, tmp_path, monkeypatch):
+    robot = tmp_path / "robot.yaml"
+    lines = {"instruction": "go", "calibration": "robot.yaml"}
+    robot.write_text("a: 1")
+    digest = GymMapping.load(path := written(**lines)).digest
+    monkeypatch.chdir(tmp_path)
+    assert GymMapping.load(path.name).digest == digest
+    robot.write_text("a: 2")
+    assert GymMapping.load(path).digest != digest
 
 
 def test_success_is_what_the_mapping_takes_for_it(opened):

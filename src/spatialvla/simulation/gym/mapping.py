@@ -86,6 +86,8 @@ class CameraLines:
             raise InputError("a camera has a field_of_view or intrinsics; leave one out.")
         if self.field_of_view is not None and not 1 <= self.field_of_view <= 150:
             raise InputError(f"a field_of_view is 1 to 150 degrees, not {self.field_of_view:g}.")
+        if len(set(self.flip)) < len(self.flip):
+            raise InputError(f"flip names {self.flip[0]} twice; name each axis once.")
         if self.image != RENDER:
             _check_features(self.image)
         _check_features(*(told for told in (self.depth, self.intrinsics) if isinstance(told, str)))
@@ -146,6 +148,10 @@ class FromReward:
 
     reward: float
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.reward):
+            raise InputError(f"a reward of success is finite, not {self.reward:g}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GymMapping(CameraLines):
@@ -178,6 +184,8 @@ class GymMapping(CameraLines):
         for name, least in (("control_hz", 1), ("max_steps", 1), ("settle_steps", 0), ("first_seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        if isinstance(self.instruction, str) and not self.instruction.strip():
+            raise InputError("the instruction is empty; say what is to be done.")
         if taken := sorted(set(self.make) & set(_OURS)):
             raise InputError(f"make has no {taken[0]!r}, which is set here.")
         if isinstance(self.success, str) and self.success != "terminated":
@@ -213,8 +221,14 @@ class GymMapping(CameraLines):
 
     @property
     def digest(self) -> str:
-        """The first letters of a checksum of all lines, by which two results are of the same mapping or not."""
-        return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:12]
+        """The first letters of a checksum of all lines, by which two results are of the same mapping or not.
+
+        Of a calibration what is in it counts, not where it lies.
+        """
+        lines = asdict(self)
+        if self.calibration is not None:
+            lines["calibration"] = Path(self.calibration).read_bytes()
+        return hashlib.sha256(repr(lines).encode()).hexdigest()[:12]
 
     @classmethod
     def load(cls, path: str | Path) -> GymMapping:
