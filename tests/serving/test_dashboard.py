@@ -210,6 +210,27 @@ def test_uploads_are_bounded():
         assert page.post("/try", {**big, "camera-0": png()}).status == 200
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=x", b"no part"),
+        ("application/x-www-form-urlencoded; charset=none", b"key=a"),
+        ("application/x-www-form-urlencoded", b"key=\xff"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\n\xff\r\n--x--\r\n',
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_the_visitors_fault(kind, body, caplog):
+    with watched() as (_, page):
+        for path in ("/login", "/try"):
+            answer = page.ask("POST", path, body, Content_Type=kind, Origin=page.origin)
+            assert (answer.status, answer.text) == (400, "that is no form that can be read\n")
+    assert "failed" not in caplog.text
+
+
 def test_large_photographs_are_shrunk_before_the_policy_sees_them():
     policy = WatchedPolicy()
     with watched(policy) as (_, page):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -142,7 +142,7 @@ class Dashboard:
         if request.content_length is None or request.content_length > _LONGEST_LOGIN:
             # Whoever has no key yet is not let fill the memory.
             return web.Response(status=413, text="that is no login\n")
-        form = await request.post()
+        form = await _form(request)
         token = self._visitors.log_in(str(form.get("key", "")).strip())
         if token is None:
             self._service.refused("unauthorized", str(request.remote))
@@ -181,7 +181,7 @@ class Dashboard:
         return self._robots.find(number) if kind == "robot" else self._trials.find(number)
 
     async def _try(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
+        form = await _form(request)
         names = self._service.policy.camera_names
         files = {
             name: field.file.read()
@@ -273,6 +273,16 @@ class _Full(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.abort()
+
+
+async def _form(request: web.Request) -> Mapping[str, str | bytearray | bytes | web.FileField]:
+    """What a form says; 400 for what is none, whatever the parser makes of it."""
+    try:
+        return await request.post()
+    except web.HTTPException:
+        raise
+    except Exception:
+        raise web.HTTPBadRequest(text="that is no form that can be read\n") from None
 
 
 def _kept(refused: web.HTTPException) -> dict[str, str]:
