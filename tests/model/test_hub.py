@@ -102,3 +102,9 @@ def test_a_policy_of_lerobots_is_the_one_inside(stand_in, tmp_path):
         for name in (folder, *(["robots/learned"] if "robots" in folder.parts else [])):
             assert folders.resolve_folder(name) == folder / "model"
     assert folders.resolve_folder(CHECKPOINT) == CHECKPOINT
+
+
+@pytest.mark.parametrize("revision", ["", "..", "../../x", "/etc/passwd", "a/../b", "x@y", "a b", ".git"])
+def test_a_revision_never_leads_out_of_what_was_fetched(revision):
+    with pytest.raises(CheckpointError, match="is no revision of robots/tiny"):
+        folders.resolve_folder(f"robots/tiny@{revision}")

@@ -25,6 +25,9 @@ LAYOUT = "layout"
 MODEL = "model"
 """Where a training run writes the policy when it has come to its end, and LeRobot's training each of its own."""
 
+_REVISION = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
+"""A branch, a tag or a commit; one with '..' would lead out of the folder of what was fetched."""
+
 _PROCESSOR = "processor_config.json"
 
 _NAME_IT = "name the right one with base=, on the command line --base"
@@ -52,10 +55,16 @@ def _found(path_or_id: str | Path, revision: str | None, token: str | bool | Non
         return _newest_model(folder) if is_run(folder) else _without_lerobot(folder)
     if is_at_hand(path_or_id):
         return SHIPPED / str(path_or_id)
-    repo_id, _, named = str(path_or_id).partition("@")
+    repo_id, at, named = str(path_or_id).partition("@")
+    revision = named if at else revision
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise CheckpointError(
+            f"{revision!r} is no revision of {repo_id} on the Hub; write a branch, a tag or a commit, such as "
+            "owner/name@main."
+        )
     try:
         wanted = ["*.json", "*.yaml", "*.safetensors", f"*{MANIFEST}"]
-        fetched = snapshot_download(repo_id, revision=named or revision, allow_patterns=wanted, token=token)
+        fetched = snapshot_download(repo_id, revision=revision, allow_patterns=wanted, token=token)
         return _without_lerobot(Path(fetched))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
