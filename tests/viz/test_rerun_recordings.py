@@ -9,6 +9,7 @@ from cameras import looking_at
 
 from rrd import Rrd
 from spatialvla.actions.units import LIBERO, UNKNOWN, ActionUnits
+from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera, mirror_intrinsics
 from spatialvla.geometry.extrinsics import project, transform
 from spatialvla.types import ActionChunk, CameraImage, Uncertainty
@@ -191,3 +192,17 @@ def test_a_kill_loses_the_last_second_at_most(tmp_path):
     process.wait()
     kept = max(Rrd(tmp_path / "killed.rrd").rows("actions/gripper", "Scalars:scalars"))
     assert times[max(times)] - times[kept] < 1
+
+
+@pytest.mark.parametrize("where", ["", "/proc/recordings", __file__, "a\0b"])
+def test_a_folder_that_takes_no_files_is_refused_before_anything_is_played(where):
+    with pytest.raises(InputError, match="Recordings cannot be written into"):
+        Destination.parse(where)
+
+
+@pytest.mark.parametrize(
+    "where", ["http://here/proxy", "rerun+http://here:99999999/proxy", "rerun+http://[::1/"]
+)
+def test_what_is_no_address_of_a_viewer_is_refused(where):
+    with pytest.raises(InputError, match="is no address of a Rerun viewer"):
+        Destination.parse(where)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -32,18 +33,14 @@ class Destination:
     def parse(cls, where: str) -> Destination:
         """A folder; `viewer`, which opens Rerun's viewer on this machine; or a viewer's `rerun+http://…/proxy`.
 
-        Raises InputError where no viewer answers.
+        Raises InputError where no viewer answers, and for a folder that cannot be written into.
         """
         if where == VIEWER:
             return cls(url=_opened_viewer())
         if "://" not in where:
-            return cls(folder=Path(where))
-        address = urlsplit(where)
-        if address.scheme not in ("rerun+http", "rerun+https", "rerun") or address.hostname is None:
-            raise InputError(
-                f"{where} is no address of a Rerun viewer; those look like rerun+http://127.0.0.1:{_PORT}/proxy."
-            )
-        if not _answers(address.hostname, address.port or _PORT):
+            return cls(folder=_writable(where))
+        host, port = _address(where)
+        if not _answers(host, port):
             raise InputError(
                 f"No Rerun viewer answers at {where}; start one with `rerun --bind 127.0.0.1`, or name a folder."
             )
@@ -64,6 +61,33 @@ class Destination:
         else:
             stream.connect_grpc(self.url)
         return stream
+
+
+def _writable(where: str) -> Path:
+    """The folder, which is there and takes files: nobody is to learn at the end of a run that it does not."""
+    try:
+        if not where.strip():
+            raise OSError("it has no name")
+        Path(where).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=where):
+            return Path(where)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Recordings cannot be written into {where!r} ({error}); name another folder."
+        ) from None
+
+
+def _address(where: str) -> tuple[str, int]:
+    try:
+        address = urlsplit(where)
+        host, port = address.hostname, address.port or _PORT
+    except ValueError:  # of a port or an IPv6 address that cannot be
+        host = None
+    if host is None or address.scheme not in ("rerun+http", "rerun+https", "rerun"):
+        raise InputError(
+            f"{where} is no address of a Rerun viewer; those look like rerun+http://127.0.0.1:{_PORT}/proxy."
+        )
+    return host, port
 
 
 def _opened_viewer() -> str:
