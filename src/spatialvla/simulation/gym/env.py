@@ -199,7 +199,8 @@ class GymEnv:
             return None
         rows = self._rows(state.feature)
         state_names(state, _sizes(rows))
-        return state_of(state, rows)[0]
+        now: np.ndarray = state_of(state, rows)[0]
+        return now
 
     def _gripper_pose(self) -> np.ndarray | None:
         pose = self.mapping.gripper_pose
@@ -207,7 +208,8 @@ class GymEnv:
             return None
         rows = self._rows(pose.feature)
         check_gripper_feature(pose, _sizes(rows))
-        return gripper_poses(pose, rows)[0]
+        now: np.ndarray = gripper_poses(pose, rows)[0]
+        return now
 
     def _rows(self, features: Collection[str]) -> dict[str, np.ndarray]:
         """Each feature's numbers as the one row of a table."""
