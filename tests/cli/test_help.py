@@ -1,5 +1,7 @@
 """`--help` of every verb says what each option is for, and shows the values that a run without flags uses."""
 
+import ast
+import itertools
 import re
 import shlex
 import subprocess
@@ -78,6 +80,8 @@ UNSET = {
 }
 """Options whose default may be None, and what that means: nothing, no limit, or what the data say."""
 
+SOURCE = Path(__file__).parents[2] / "src" / "spatialvla"
+
 RECIPES = [
     (["train"], nano()),
     (["train", "--policy", "nano"], nano("nano")),
@@ -127,6 +131,16 @@ def test_every_option_has_a_text(capsys, verb):
     for name, entry in options(capsys, *verb.split()).items():
         text = re.sub(r"\((default|required).*", "", entry)
         assert len(re.findall(r"[a-z]{2,}", re.sub(r"--\S+|\{[^}]*\}|\b[A-Z]+\b", "", text))) >= 2, name
+
+
+def test_texts_of_options_have_one_line_for_tyro_would_keep_their_line_breaks():
+    for file in (*SOURCE.glob("cli/**/*.py"), *SOURCE.glob("training/**/*.py")):
+        for kind in (
+            node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
+        ):
+            for option, text in itertools.pairwise(kind.body):
+                if isinstance(option, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert text.lineno == text.end_lineno, f"{file.name}: {ast.unparse(option.target)}"
 
 
 @pytest.mark.parametrize("verb", VERBS)

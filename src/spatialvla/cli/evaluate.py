@@ -57,8 +57,7 @@ class Evaluate(Verb):
     """Of --gym: the YAML file that says what the environment shows and takes (docs/how-to/gymnasium.md)."""
 
     episodes_per_task: int = 10
-    """Episode i starts from the benchmark's stored start state i; LIBERO has 50 a task, SimplerEnv 24,
-    LIBERO-plus 1, and --gym draws them with seed i."""
+    """Episode i starts from stored start state i: LIBERO has 50 a task, LIBERO-plus 1; --gym draws it with seed i."""
 
     tasks: tuple[int, ...] = ()
     """Task numbers to play, counted from 0; all unless given."""
@@ -97,8 +96,7 @@ class Evaluate(Verb):
     """Write an MP4 of each episode."""
 
     rerun: str | None = None
-    """Record each episode for Rerun: into this folder, which may have --out's names in braces, into the `viewer` that
-    is then opened, or to the address of one that runs, rerun+http://…/proxy."""
+    """Record episodes for Rerun: a folder (named like --out), viewer to open one, or the address of one that runs."""
 
     decisions: int = 2
     """Decisions of a task's first episode whose depth, points and tokens the report shows."""
@@ -169,7 +167,7 @@ class Evaluate(Verb):
             self.suite,
             statistics=policy.processor.dataset_statistics(policy.dataset),
             unknown_units=self.unknown_units,
-            advice=f"choose another {'--gym' if self.gym else '--suite'}, or a checkpoint and --dataset that fit",
+            advice=self._advice(policy.units, benchmark.takes),
         )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         Terminal(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
@@ -209,6 +207,9 @@ class Evaluate(Verb):
         report = path.with_name(path.name.replace("results", "report")).with_suffix(".html")
         write_report(results, keeper.kept, policy, report)
         console.print(f"\nWrote {report} and {path}", highlight=False, soft_wrap=True)
+        if recorded_to is not None and recorded_to.folder is not None:
+            told = f"Recordings are in {recorded_to.folder}; open one with `rerun FILE.rrd`"
+            console.print(told, highlight=False, soft_wrap=True)
 
     def _checked_benchmark(self) -> Callable[[int, ActionUnits, Inputs], Benchmark]:
         """How what is to be played is made for a policy; InputError where it cannot be played at all."""
@@ -228,6 +229,12 @@ class Evaluate(Verb):
                 f"--mapping is missing: a file that says what {self.gym} shows and takes; see docs/how-to/gymnasium.md."
             )
         return checked_gym(self.gym, self.mapping)
+
+    def _advice(self, units: ActionUnits, taken: ActionUnits) -> str:
+        """What to do about a policy that does not fit."""
+        choose = f"choose another {'--gym' if self.gym else '--suite'}, or a checkpoint and --dataset that fit"
+        others = units.differences(replace(taken, control_hz=None))
+        return choose if others else f"{choose}, or play it at another rate with --other-rate"
 
     def _named(self, folder: str, name: str) -> str:
         """With the suite's, the policy's and the depth's names for words in braces."""

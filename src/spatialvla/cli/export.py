@@ -55,8 +55,7 @@ class Export(Verb):
     """Above this the weights are split over several files with an index."""
 
     to: Literal["folder", "hub-folder", "onnx", "torch-export"] = "folder"
-    """hub-folder also writes README.md, a model card with data, training, results and license. onnx and torch-export
-    write graphs for the edge instead of weights (docs/how-to/edge.md)."""
+    """hub-folder adds a model card; onnx and torch-export write graphs for the edge instead (docs/how-to/edge.md)."""
 
     action_key: str | None = None
     """Of graphs: the dataset whose statistics scale the actions; None takes the one trained last, or the only one."""

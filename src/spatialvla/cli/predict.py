@@ -66,8 +66,7 @@ class Predict(Verb):
     """Tell how sure the policy was of each step, which takes one pass of its decoder more."""
 
     figures: Path | None = None
-    """Folder for depth.png, points.png and grid.png; of other cameras depth_wrist.png, say, and for all of them
-    points_by_camera.png."""
+    """Folder for pictures of depth, points and grid; with several cameras for each of them and of all together."""
 
     json: bool = False
     """Print one JSON object: the actions, each number's unit and frame (null is unknown), and the tokens."""

@@ -113,8 +113,7 @@ class Serve(Verb):
     """Port of that page; 0 takes a free one."""
 
     rerun: str | None = None
-    """Record each client's episodes for Rerun: into this folder, into the `viewer` that is then opened, or to the
-    address of one that runs, rerun+http://…/proxy."""
+    """Record each client's episodes for Rerun: a folder, viewer to open one, or the address of one that runs."""
 
     log_format: LogFormat = "text"
     """How the log is written to stderr: a line of text, or a JSON object, for each connection and refusal."""

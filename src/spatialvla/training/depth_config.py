@@ -29,8 +29,7 @@ class DepthConfig:
     """YAML file that says what a LeRobot dataset's features mean."""
 
     camera: tuple[str, ...] = ()
-    """RGB features of a LeRobot dataset to look through, each with its depth; the mapping's, or the only one, unless
-    given."""
+    """RGB features of a LeRobot dataset, each with depth; the mapping's, or the only one, unless given."""
 
     spec: str | None = None
     """Spec of an RLDS dataset, by name or YAML file, which names its depth; shipped ones have none."""

@@ -44,8 +44,7 @@ class Inspect(Verb):
     """Folder for actions.png and frames.png."""
 
     rerun: str | None = None
-    """Record the episodes looked at closely for Rerun: into this folder, into the `viewer` that is then opened, or to
-    the address of one that runs, rerun+http://…/proxy."""
+    """Record episodes looked at closely for Rerun: a folder, viewer to open one, or the address of one that runs."""
 
     episodes: int | None = None
     """Look at so many episodes, evenly spread, instead of all."""
