@@ -105,3 +105,10 @@ def test_series_that_cannot_be_are_refused(changes, sentence):
     whole = {"steps": (0, 4), "translation": (1.0, 1.0), "rotation": (1.0, 1.0), "gripper": (1.0, 1.0)}
     with pytest.raises(ValueError, match=sentence):
         EpisodeUncertainty(**{**whole, **changes})
+
+
+def test_where_too_few_ended_alike_no_empty_panels_are_drawn():
+    few = some_results("++--", episodes=(*episodes()[:2], *episodes()[3:5]))
+    section = uncertainty_section(few)
+    assert "<figure>" not in section
+    assert "need 3 successes or 3 failures" in section

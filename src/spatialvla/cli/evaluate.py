@@ -232,7 +232,9 @@ class Evaluate(Verb):
 
     def _advice(self, units: ActionUnits, taken: ActionUnits) -> str:
         """What to do about a policy that does not fit."""
-        choose = f"choose another {'--gym' if self.gym else '--suite'}, or a checkpoint and --dataset that fit"
+        choose = (
+            f"choose another {'--gym' if self.gym else '--suite'}, or a checkpoint and --dataset that fit"
+        )
         others = units.differences(replace(taken, control_hz=None))
         return choose if others else f"{choose}, or play it at another rate with --other-rate"
 

@@ -33,6 +33,7 @@ class EdgePolicy:
     """Decides as `Policy` does without speculation, of one observation at a time.
 
     folder: what `spatialvla export --to onnx` wrote. parts: its graphs `depth`, `prefill` and `step`.
+    units: what 1 in its actions is.
     Raises CheckpointError for a folder that is none of these.
     """
 

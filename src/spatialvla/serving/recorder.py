@@ -129,7 +129,7 @@ class EpisodeRecorder:
 def recorded(service: Service, destination: Destination) -> Iterator[Service]:
     """The service with all its decisions recorded, for as long as the block lasts; then the files are complete."""
     rig = Rig.of(service.policy, service.units)
-    recorder = EpisodeRecorder(Recordings(destination, rig, f"{service.name}, served"))
+    recorder = EpisodeRecorder(Recordings(destination, rig, f"{service.name} served"))
     try:
         yield replace(service, watchers=[*service.watchers, recorder])
     finally:

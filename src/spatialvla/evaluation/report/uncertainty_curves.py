@@ -77,6 +77,11 @@ def uncertainty_section(results: Results) -> str:
     told = [episode for episode in results.episodes if episode.uncertainty]
     if not told:
         return ""
+    successes = sum(episode.success for episode in told)
+    if max(successes, len(told) - successes) < _FEW:
+        return f"""<h2>How sure the policy was</h2>
+<p class="muted">Curves of all episodes need {_FEW} successes or {_FEW} failures; each episode's own are below its
+video.</p>"""
     steps = _longest(results)
     panels = "".join(
         _panel(told, part, steps) for part in _TITLES if any(_values(each, part) for each in told)

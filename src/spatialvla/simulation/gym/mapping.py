@@ -155,7 +155,7 @@ class FromReward:
 
 @dataclass(frozen=True, kw_only=True)
 class GymMapping(CameraLines):
-    """How one environment is looked at and moved; see the top of this file.
+    """How one environment is looked at and moved; docs/how-to/gymnasium.md explains each line.
 
     make, reset: further arguments of `gymnasium.make`, and the options of every `reset`.
     control_hz: steps a second. max_steps: after settling. ends_on_success: whether an episode ends once it succeeds;
