@@ -206,3 +206,10 @@ def test_a_folder_that_takes_no_files_is_refused_before_anything_is_played(where
 def test_what_is_no_address_of_a_viewer_is_refused(where):
     with pytest.raises(InputError, match="is no address of a Rerun viewer"):
         Destination.parse(where)
+
+
+def test_a_name_of_any_run_gives_no_warning(tmp_path, capfd):
+    for title in ("bridge_orig/1.0.0", "nano, served", "runs (new).v2 on libero_spatial"):
+        recording = Recordings(Destination(folder=tmp_path), Rig(), title).open("episode")
+        recording.close()
+    assert "requires migration" not in capfd.readouterr().err

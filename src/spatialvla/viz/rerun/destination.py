@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 VIEWER = "viewer"
 _PORT = 9876
 _PATIENCE = 20.0  # seconds for a viewer to start
+_UNUSUAL = re.compile(r"[^A-Za-z0-9_: -]+")
+"""What Rerun would replace in the name of an application, with a warning for each recording."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Destination:
         """
         from rerun import RecordingStream
 
-        stream = RecordingStream(application)
+        stream = RecordingStream(_UNUSUAL.sub("-", application))
         stream.send_recording_name(name)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
