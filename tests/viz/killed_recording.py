@@ -17,7 +17,7 @@ recording = Recordings(Destination(folder=Path(sys.argv[1])), Rig({"front": None
 )
 image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 for step in range(10_000):
-    recording.see(step, {"front": CameraImage(image)}, "push")
+    recording.show_cameras(step, {"front": CameraImage(image)}, "push")
     recording.move(step, np.zeros(7))
     print(step, time.monotonic(), flush=True)
     time.sleep(0.01)

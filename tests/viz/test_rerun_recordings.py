@@ -57,7 +57,7 @@ PLACE = looking_at(np.array([0.9, 0.3, 0.6]), np.array([0.3, 0.0, 0.0]))
 @pytest.mark.parametrize("as_it_came", [lambda view: view, flipped], ids=["as it is", "flipped"])
 def test_points_lie_in_the_robots_frame_where_the_drawn_camera_sees_them(tmp_path, as_it_came):
     view = as_it_came(seen(DEPTH, extrinsics=PLACE))
-    found = record(tmp_path, lambda recording: recording.see(0, {"front": view}, "push"))
+    found = record(tmp_path, lambda recording: recording.show_cameras(0, {"front": view}, "push"))
     points = found.arrays("robot/points/front/measured", "Points3D:positions")[0]
     # By hand: the pixel in row 10, column 50 of the real camera's picture.
     ray = np.array([(50.5 - 30) / 40, (10.5 - 20) / 44, 1.0]) * DEPTH[10, 50]
@@ -84,7 +84,7 @@ def test_a_camera_without_a_place_keeps_its_own_frame_and_says_so(tmp_path):
     rig = Rig({"front": Camera(K, HEIGHT, WIDTH)}, LIBERO)
     view = CameraImage(RED)
     found = record(
-        tmp_path, lambda recording: recording.see(0, {"front": view}, "push", {"front": DEPTH}), rig
+        tmp_path, lambda recording: recording.show_cameras(0, {"front": view}, "push", {"front": DEPTH}), rig
     )
     points = found.arrays("unplaced/front/points/estimated", "Points3D:positions")[0]
     np.testing.assert_allclose(points[:, 2].min(), 0.5, atol=1e-6)
@@ -99,7 +99,8 @@ def test_depth_is_kept_in_millimeters_and_holes_become_no_points(tmp_path):
     depth[4, 0] = np.nan
     view = seen(depth, extrinsics=PLACE)
     found = record(
-        tmp_path, lambda recording: recording.see(3, {"front": view}, "push", {"front": 2 * DEPTH[::4, ::4]})
+        tmp_path,
+        lambda recording: recording.show_cameras(3, {"front": view}, "push", {"front": 2 * DEPTH[::4, ::4]}),
     )
     picture = found.pictures("robot/cameras/front/depth/measured", "EncodedDepthImage")[3]
     np.testing.assert_array_equal(picture, np.round(np.nan_to_num(depth) * 1000))
@@ -110,8 +111,8 @@ def test_depth_is_kept_in_millimeters_and_holes_become_no_points(tmp_path):
 
 def test_a_chunk_is_arrows_in_meters_one_after_another_from_the_gripper(tmp_path):
     def log(recording: EpisodeRecording) -> None:
-        recording.stand(4, GRIPPER)
-        recording.choose(4, chunk(), 3)
+        recording.show_gripper(4, GRIPPER)
+        recording.show_chunk(4, chunk(), 3)
 
     found = record(tmp_path, log)
     vectors = found.arrays("robot/chunk", "Arrows3D:vectors")[4]
@@ -138,8 +139,8 @@ def test_a_chunk_is_arrows_in_meters_one_after_another_from_the_gripper(tmp_path
 )
 def test_a_chunk_without_a_place_starts_from_an_origin_of_its_own(tmp_path, units, gripper, length, reason):
     def log(recording: EpisodeRecording) -> None:
-        recording.stand(0, gripper)
-        recording.choose(0, chunk(), 3)
+        recording.show_gripper(0, gripper)
+        recording.show_chunk(0, chunk(), 3)
 
     found = record(tmp_path, log, Rig({"front": None}, units))
     np.testing.assert_allclose(found.arrays("chunk", "Arrows3D:origins")[0][0], 0)
@@ -153,11 +154,11 @@ def test_steps_and_seconds_lead_through_actions_path_and_entropy(tmp_path):
     entropy = np.array([[3.0, 2, 0.5], [2.5, 1, 0.25], [9, 9, 9]])
 
     def log(recording: EpisodeRecording) -> None:
-        recording.stand(0, places[0])
-        recording.choose(0, chunk(Uncertainty(entropy, np.ones(3))), 2)
+        recording.show_gripper(0, places[0])
+        recording.show_chunk(0, chunk(Uncertainty(entropy, np.ones(3))), 2)
         for step in range(2):
             recording.move(step, ACTIONS[step])
-            recording.stand(step + 1, places[step + 1])
+            recording.show_gripper(step + 1, places[step + 1])
         recording.end(2, True)
 
     found = record(tmp_path, log)

@@ -94,9 +94,11 @@ class EpisodeRecorder:
         step, episode.heard = max(episode.step - committed, 0), monotonic()
         _tell_missing(episode, missing)
         seen, rig = request.observation, self._recordings.rig
-        recording.see(step, seen.cameras(rig.first_camera), seen.instruction, rig.estimates(decided.depth))
-        recording.stand(step, decided.fingertips)
-        recording.choose(step, decided.answer.chunk, len(decided.actions))
+        recording.show_cameras(
+            step, seen.cameras(rig.first_camera), seen.instruction, rig.estimates(decided.depth)
+        )
+        recording.show_gripper(step, decided.fingertips)
+        recording.show_chunk(step, decided.answer.chunk, len(decided.actions))
         for number, action in enumerate(decided.actions):
             recording.move(step + number, action)
         episode.step = step + len(decided.actions)

@@ -26,22 +26,22 @@ class EpisodeRecorder:
     def decided(self, step: int, observation: Observation, decided: Decided) -> None:
         """What was seen before a step, and what was chosen."""
         if self._recording:
-            self._recording.see(
+            self._recording.show_cameras(
                 step, observation.cameras(self._first), observation.instruction, decided.estimates
             )
-            self._recording.stand(step, self._environment.gripper_position)
-            self._recording.choose(step, decided.chunk, len(decided.actions))
+            self._recording.show_gripper(step, self._environment.gripper_position)
+            self._recording.show_chunk(step, decided.chunk, len(decided.actions))
 
     def moved(self, step: int, action: np.ndarray) -> None:
         """One step, which has been carried out."""
         if self._recording:
             self._recording.move(step, action)
-            self._recording.stand(step + 1, self._environment.gripper_position)
+            self._recording.show_gripper(step + 1, self._environment.gripper_position)
 
     def ended(self, step: int, observation: Observation, success: bool) -> None:
         """What is seen last, and how it ended."""
         if self._recording:
-            self._recording.see(step, observation.cameras(self._first), observation.instruction)
+            self._recording.show_cameras(step, observation.cameras(self._first), observation.instruction)
             self._recording.end(step, success)
 
     def close(self) -> None:

@@ -37,14 +37,14 @@ def record_episode(source: EpisodeSource, index: int, destination: Destination) 
     try:
         positions = gripper_positions(source, episode)
         if positions is not None:
-            recording.trace(positions)
+            recording.show_whole_path(positions)
         chosen = np.linspace(0, steps - 1, min(steps, _MOST_PICTURES)).round().astype(int).tolist()
         pictures = _pictures(episode, chosen)
         for step, action in enumerate(episode.actions):
-            recording.stand(step, None if positions is None else positions[step])
+            recording.show_gripper(step, None if positions is None else positions[step])
             if step in chosen:
-                recording.see(step, next(pictures), episode.instruction_at(step))
-                recording.lead(step, action_chunks(episode.actions, np.array([step]), _AHEAD)[0])
+                recording.show_cameras(step, next(pictures), episode.instruction_at(step))
+                recording.show_next_actions(step, action_chunks(episode.actions, np.array([step]), _AHEAD)[0])
             recording.move(step, action)
         recording.end(steps)
     finally:

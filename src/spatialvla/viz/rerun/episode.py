@@ -52,7 +52,7 @@ class EpisodeRecording:
         stream.log(f"{paths.ROBOT}/base", rr.TransformAxes3D(axis_length=0.1), static=True)
         self._name_series()
 
-    def see(
+    def show_cameras(
         self,
         step: int,
         cameras: Mapping[str, CameraImage],
@@ -82,7 +82,7 @@ class EpisodeRecording:
         )
         self._tell()
 
-    def stand(self, step: int, gripper: Float[np.ndarray, "3"] | None) -> None:
+    def show_gripper(self, step: int, gripper: Float[np.ndarray, "3"] | None) -> None:
         """Where the gripper is before a step, in meters in the robot's frame; None where it is not known."""
         before, self._gripper = self._gripper, None if gripper is None else (step, gripper)
         if gripper is None:
@@ -96,13 +96,13 @@ class EpisodeRecording:
             way = rr.LineStrips3D([[before[1], gripper]], colors=[_PATH], radii=rr.Radius.ui_points(2.0))
             self._stream.log(paths.PATH, way)
 
-    def choose(self, step: int, chunk: ActionChunk, executed: int) -> None:
+    def show_chunk(self, step: int, chunk: ActionChunk, executed: int) -> None:
         """What the policy chose from a step on. executed: how many of the chunk's actions will be carried out."""
-        self.lead(step, chunk.actions)
+        self.show_next_actions(step, chunk.actions)
         if chunk.uncertainty is not None:
-            self._doubt(step, chunk.uncertainty, executed)
+            self._show_uncertainty(step, chunk.uncertainty, executed)
 
-    def lead(self, step: int, actions: Float[np.ndarray, "T 7"]) -> None:
+    def show_next_actions(self, step: int, actions: Float[np.ndarray, "T 7"]) -> None:
         """Where the actions from a step on lead the gripper."""
         path = MotionPath.of(actions, self._rig.units, self._gripper_now)
         opens = actions[:, 6, None] >= _HALF_OPEN
@@ -115,7 +115,7 @@ class EpisodeRecording:
             self.note(f"Actions are drawn from an origin of their own: {path.unplaced}.")
         self._tell()
 
-    def trace(self, positions: Float[np.ndarray, "T 3"]) -> None:
+    def show_whole_path(self, positions: Float[np.ndarray, "T 3"]) -> None:
         """Where the gripper is known to go in the whole episode, in meters in the robot's frame."""
         way = rr.LineStrips3D([positions], colors=[_KNOWN_PATH], radii=rr.Radius.ui_points(1.0))
         self._stream.log(paths.RECORDED_PATH, way, static=True)
@@ -163,7 +163,7 @@ class EpisodeRecording:
         if self._rig.units.control_hz:
             self._stream.set_time(TIME, duration=step / self._rig.units.control_hz)
 
-    def _doubt(self, step: int, uncertainty: Uncertainty, executed: int) -> None:
+    def _show_uncertainty(self, step: int, uncertainty: Uncertainty, executed: int) -> None:
         for number, entropy in enumerate(uncertainty.entropy[:executed]):
             self._at(step + number)
             self._stream.log(paths.ENTROPY, rr.Scalars(entropy))
