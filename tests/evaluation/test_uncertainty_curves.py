@@ -52,7 +52,7 @@ def test_an_episodes_curve_has_one_scale_with_the_others_and_ends_where_it_ended
 def test_successes_and_failures_are_drawn_as_long_as_three_are_under_way():
     section = uncertainty_section(RESULTS)
     assert section.count("<figure>") == 4
-    assert "1 episodes were played without --uncertainty" in section
+    assert "without --uncertainty, which are not in it: 1." in section
     good, bad = lines(section, "good"), lines(section, "bad")
     assert len(good) == len(bad) == 4
     assert all(len(line) == 2 for line in good)

@@ -75,7 +75,7 @@ class EdgePolicy:
         return cls(folder, parts)
 
     def predict(self, observation: Observation) -> ActionChunk:
-        """The next chunk. Raises InputError for what cannot be used, NotFiniteError where the network says nothing."""
+        """The next chunk. Raises InputError for what cannot be used, NotFiniteError for logits that are not finite."""
         ids = self._decode(self._inputs(observation))
         if (ids == NOT_FINITE).any():
             raise NotFiniteError(

@@ -87,7 +87,7 @@ video.</p>"""
         _panel(told, part, steps) for part in _TITLES if any(_values(each, part) for each in told)
     )
     without = len(results.episodes) - len(told)
-    missing = f" {without} episodes were played without --uncertainty and are not in it." if without else ""
+    missing = f" Episodes played without --uncertainty, which are not in it: {without}." if without else ""
     return f"""<h2>How sure the policy was</h2>
 <p class="muted">Median and quartiles by step, of the episodes that were still under way:
 <b class="good">successes</b> and <b class="bad">failures</b>. Higher is less sure.{missing}</p>
