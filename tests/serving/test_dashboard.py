@@ -180,13 +180,14 @@ def test_a_picture_tried_by_hand_gets_the_policys_answer():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"camera-0": b"no picture"}, "cannot be used"),
+        ({"camera-0": b"no picture"}, "is no picture of a format that is read"),
         ({"camera-0": png(file_format="GIF")}, "cannot be used"),
         ({"camera-0": png()[:200]}, "cannot be used"),
         ({}, "Choose a picture"),
         ({"camera-0": b""}, "cannot be used"),
         ({"camera-7": png()}, "Choose a picture"),
         ({"camera-0": png(), "instruction": ""}, "instruction is empty"),
+        ({"camera-0": png(), "instruction": png()}, "instruction is empty"),
         ({"camera-0": png(), "instruction": "x" * 1001}, "1000 are allowed"),
         ({"camera-0": png(), "dataset": "elsewhere"}, "elsewhere"),
         ({"camera-0": png(), "instruction": "crash"}, "log has details"),
@@ -199,6 +200,7 @@ def test_a_trial_that_cannot_be_answered_says_why(fields, sentence):
         assert answer.status == 200
         assert sentence in answer.text
         assert "secret" not in answer.text
+        assert "object at 0x" not in answer.text
         again = page.post("/try", {"camera-0": png(), "instruction": "go", "dataset": DATASET})
         assert "<table>" in again.text, "the next one is answered"
 

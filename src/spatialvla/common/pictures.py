@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from spatialvla.errors import InputError
@@ -34,6 +34,8 @@ def open_picture(file: Path | bytes | memoryview, formats: Sequence[str] | None 
             return picture
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError:  # its sentence names an object in memory
+        raise InputError("its content cannot be decoded: it is no picture of a format that is read") from None
     except Exception as error:  # Pillow's decoders raise whatever comes up in damaged data, SyntaxError too.
         raise InputError(f"its content cannot be decoded: {error}") from error
 

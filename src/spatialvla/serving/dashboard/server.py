@@ -143,7 +143,7 @@ class Dashboard:
             # Whoever has no key yet is not let fill the memory.
             return web.Response(status=413, text="that is no login\n")
         form = await _form(request)
-        token = self._visitors.log_in(str(form.get("key", "")).strip())
+        token = self._visitors.log_in(_text(form, "key").strip())
         if token is None:
             self._service.refused("unauthorized", str(request.remote))
             await asyncio.sleep(_AFTER_WRONG_KEY)
@@ -189,9 +189,7 @@ class Dashboard:
             if isinstance(field := form.get(f"camera-{number}"), web.FileField) and field.filename
         }
         try:
-            trial = await self._trials.ask(
-                files, str(form.get("instruction", "")), str(form.get("dataset", ""))
-            )
+            trial = await self._trials.ask(files, _text(form, "instruction"), _text(form, "dataset"))
         except (InputError, ServingError) as error:
             return _html(self._pages.no_answer(str(error)))
         return _html(self._pages.answer(trial))
@@ -275,7 +273,7 @@ class _Full(asyncio.Protocol):
         transport.abort()
 
 
-async def _form(request: web.Request) -> Mapping[str, str | bytearray | bytes | web.FileField]:
+async def _form(request: web.Request) -> Mapping[str, object]:
     """What a form says; 400 for what is none, whatever the parser makes of it."""
     try:
         return await request.post()
@@ -283,6 +281,12 @@ async def _form(request: web.Request) -> Mapping[str, str | bytearray | bytes | 
         raise
     except Exception:
         raise web.HTTPBadRequest(text="that is no form that can be read\n") from None
+
+
+def _text(form: Mapping[str, object], name: str) -> str:
+    """What was written there; nothing where a file was sent."""
+    written = form.get(name)
+    return written if isinstance(written, str) else ""
 
 
 def _kept(refused: web.HTTPException) -> dict[str, str]:
