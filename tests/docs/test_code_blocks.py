@@ -47,10 +47,10 @@ SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 2}
 PARSED_ALONE = {
     "takes half a minute": 1,
     "needs panda-gym": 1,
-    "takes minutes in the simulator": 17,
+    "takes minutes in the simulator": 18,
     "takes minutes": 1,
     "takes hours": 4,
-    "serves until it is stopped": 8,
+    "serves until it is stopped": 9,
     "needs results of evaluations": 3,
     "needs a dataset": 2,
     "needs a dataset with a wrist camera": 2,
