@@ -248,7 +248,10 @@ def test_images_of_several_sizes_are_named_and_read_one_at_a_time(tmp_path):
         episode.images("steps/image")
 
 
-def test_features_that_nobody_asks_for_may_be_of_any_kind(tmp_path):
+@pytest.mark.parametrize("taught", [False, True], ids=["numpy alone", "bfloat16 known"])
+def test_features_that_nobody_asks_for_may_be_of_any_kind(tmp_path, taught):
+    if taught:
+        pytest.importorskip("ml_dtypes")  # importing it lets NumPy know bfloat16
     odd = {
         "embedding": tensor("bfloat16", (512,)),
         "sound": {"pythonClassName": "tensorflow_datasets.core.features.audio_feature.Audio", "audio": {}},

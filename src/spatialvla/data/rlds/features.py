@@ -105,6 +105,8 @@ def _leaves(node: Mapping[str, Any], key: str, depth: int) -> Iterator[FeatureSp
             dtype = np.dtype(object if text else tensor["dtype"])
         except TypeError:  # such as bfloat16
             return
+        if dtype.isbuiltin != 1:  # another package taught NumPy what it is
+            return
         yield FeatureSpec(key, "text" if text else "tensor", dtype, _shape(tensor), encoding, depth)
     elif "image" in node:
         image = node["image"]
