@@ -13,7 +13,7 @@ from test_watching import DeepPolicy
 pytest.importorskip("rerun")
 from rrd import Rrd
 from spatialvla.actions.units import LIBERO
-from spatialvla.serving.recorder import EpisodeRecorder
+from spatialvla.serving.recorder import ServedRecorder
 from spatialvla.viz.rerun.background import Background
 from spatialvla.viz.rerun.destination import Destination
 from spatialvla.viz.rerun.recordings import Recordings
@@ -25,7 +25,7 @@ def recordings(folder) -> Recordings:
 
 
 def test_each_episode_of_a_client_becomes_a_file(tmp_path):
-    recorder = EpisodeRecorder(recordings(tmp_path))
+    recorder = ServedRecorder(recordings(tmp_path))
     with serving(fake_service(DeepPolicy(), watchers=[recorder])) as running:
         client = client_of(running)
         sent = [client.infer(plain(seed))["actions"] for seed in (1, 2)]
@@ -55,7 +55,7 @@ def test_decisions_that_come_too_fast_are_left_out_and_nobody_waits(tmp_path, ca
             return super().open(name, decides=decides)
 
     slow = Slow(Destination(folder=tmp_path), Rig({"image": None}, LIBERO), "tests")
-    recorder = EpisodeRecorder(slow, most=2)
+    recorder = ServedRecorder(slow, most=2)
     with serving(fake_service(DeepPolicy(), watchers=[recorder])) as running:
         client = client_of(running)
         with caplog.at_level(logging.WARNING):
@@ -75,7 +75,7 @@ def test_decisions_that_come_too_fast_are_left_out_and_nobody_waits(tmp_path, ca
 
 
 def test_an_episode_that_falls_silent_is_made_complete(tmp_path):
-    recorder = EpisodeRecorder(recordings(tmp_path), silence=0.0)
+    recorder = ServedRecorder(recordings(tmp_path), silence=0.0)
     recorder._background._seconds = 0.05
     with serving(fake_service(DeepPolicy(), watchers=[recorder])) as running:
         client = client_of(running)

@@ -13,7 +13,7 @@ from running import fake_service, plain, serving
 from vla_eval.connection import Connection
 
 from spatialvla.serving.engine.turns import Client
-from spatialvla.serving.engine.watching import Decided
+from spatialvla.serving.engine.watching import WatchedDecision
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.vla_eval.conventions import LIBERO
 
@@ -25,10 +25,10 @@ class Onlooker:
 
     def __init__(self, watching: bool = False) -> None:
         self.watching = watching
-        self.told: list[Decided] = []
+        self.told: list[WatchedDecision] = []
         self.over: list[Client] = []
 
-    def decided(self, decided: Decided) -> None:
+    def decided(self, decided: WatchedDecision) -> None:
         self.told.append(decided)
 
     def ended(self, client: Client) -> None:

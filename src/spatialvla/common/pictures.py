@@ -58,3 +58,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
             f"A picture of mode {picture.mode} does not say which of its numbers is white; convert it to 8 bits."
         )
     return picture.convert("RGB")
+
+
+def pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """An array as it is, and a PIL picture as RGB (H, W, 3). Raises InputError as `to_rgb` does."""
+    return picture if isinstance(picture, np.ndarray) else np.asarray(to_rgb(picture))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.turns import Client
-from spatialvla.serving.engine.watching import Decided
+from spatialvla.serving.engine.watching import WatchedDecision
 from spatialvla.viz.rerun.background import Background
 from spatialvla.viz.rerun.destination import Destination
 from spatialvla.viz.rerun.recordings import Recordings
@@ -42,7 +42,7 @@ class _Episode:
     heard: float = 0.0
 
 
-class EpisodeRecorder:
+class ServedRecorder:
     """A watcher that writes recordings in a thread of its own, so that no robot waits for them.
 
     Decisions that come faster than they are written are left out, which the log and the recording say.
@@ -60,7 +60,7 @@ class EpisodeRecorder:
         self._missing: Counter[int] = Counter()  # decisions left out since the last one written, by client
         self._background = Background(most, self._end_silent)
 
-    def decided(self, decided: Decided) -> None:
+    def decided(self, decided: WatchedDecision) -> None:
         """Takes a decision, or leaves it out."""
         client = id(decided.client)
         if self._background.offer(partial(self._write, decided, self._missing[client])):
@@ -84,7 +84,7 @@ class EpisodeRecorder:
         if not self._background.close():
             log.warning("Rerun's recordings are not complete: writing them takes too long.")
 
-    def _write(self, decided: Decided, missing: int) -> None:
+    def _write(self, decided: WatchedDecision, missing: int) -> None:
         """missing: decisions that were left out before this one."""
         client = decided.client
         episode = self._open.get(id(client)) or self._begin(client)
@@ -131,7 +131,7 @@ class EpisodeRecorder:
 def recorded(service: Service, destination: Destination) -> Iterator[Service]:
     """The service with all its decisions recorded, for as long as the block lasts; then the files are complete."""
     rig = Rig.of(service.policy, service.units)
-    recorder = EpisodeRecorder(Recordings(destination, rig, f"{service.name} served"))
+    recorder = ServedRecorder(Recordings(destination, rig, f"{service.name} served"))
     try:
         yield replace(service, watchers=[*service.watchers, recorder])
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Real, UInt8
 
-from spatialvla.common.pictures import to_rgb
+from spatialvla.common.pictures import pixels
 from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.policy import Policy
 from spatialvla.types import CameraImage, Observation
@@ -49,7 +49,7 @@ def seen_scenes(policy: Policy, observations: Sequence[Observation]) -> list[lis
 
 
 def _scene(policy: Policy, name: str, seen: CameraImage, depth: np.ndarray) -> SeenScene:
-    image = seen.image if isinstance(seen.image, np.ndarray) else np.asarray(to_rgb(seen.image))
+    image = pixels(seen.image)
     K = seen.intrinsics
     if K is None:
         K = policy.processor.camera(policy.dataset, name).scaled_to(*image.shape[:2])

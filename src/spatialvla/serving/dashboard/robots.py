@@ -11,7 +11,7 @@ from time import monotonic
 from spatialvla.actions.units import ActionUnits
 from spatialvla.serving.dashboard.shown import ShownDecision, shown_cameras
 from spatialvla.serving.engine.turns import Client
-from spatialvla.serving.engine.watching import Decided
+from spatialvla.serving.engine.watching import WatchedDecision
 
 _MOST = 8
 _LOOK_LASTS = 15.0
@@ -75,7 +75,7 @@ class Robots:
         with self._lock:
             return next((robot.last for robot in self._robots.values() if robot.number == number), None)
 
-    def decided(self, decided: Decided) -> None:
+    def decided(self, decided: WatchedDecision) -> None:
         """Keeps what a decision was made of, in place of the last one of its robot."""
         answer = decided.answer
         cameras = shown_cameras(

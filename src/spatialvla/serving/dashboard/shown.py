@@ -12,7 +12,7 @@ from jaxtyping import Float, Real, UInt8
 
 from spatialvla.actions.motion_path import MotionPath
 from spatialvla.actions.units import ActionUnits
-from spatialvla.common.pictures import to_rgb
+from spatialvla.common.pictures import pixels
 from spatialvla.geometry.extrinsics import mirror_extrinsics, project
 from spatialvla.serving.dashboard.drawing import camera_jpeg, depth_jpeg
 from spatialvla.serving.engine.requests import Timings
@@ -97,7 +97,7 @@ def shown_cameras(
 def _shown(
     name: str, seen: CameraImage, estimate: torch.Tensor | None, paths: Sequence[MotionPath]
 ) -> ShownCamera:
-    image = seen.image if isinstance(seen.image, np.ndarray) else np.asarray(to_rgb(seen.image))
+    image = pixels(seen.image)
     color = np.broadcast_to(image[..., :3] if image.ndim == 3 else image[..., None], (*image.shape[:2], 3))
     stride = _stride(color)
     predicted, sent = (_pixels(path, seen, stride) for path in paths)

@@ -18,7 +18,7 @@ from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.drift_watch import DriftWatch
 from spatialvla.serving.engine.requests import Answer, PolicyRequest, Timings
 from spatialvla.serving.engine.turns import Client
-from spatialvla.serving.engine.watching import Decided, Watcher
+from spatialvla.serving.engine.watching import WatchedDecision, Watcher
 from spatialvla.serving.failures import TooUnsure
 from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.sureness import GO_ON, StopAbove, Sureness
@@ -130,7 +130,7 @@ class Session:
         for watcher in self._watchers:
             depth = dict(self._executor.depth) if watcher.watching else {}
             try:
-                watcher.decided(Decided(self.client, answer, limited, changed, fingertips, depth))
+                watcher.decided(WatchedDecision(self.client, answer, limited, changed, fingertips, depth))
             except Exception:  # no robot waits for whoever only looks on
                 log.exception("A decision could not be shown")
         self._engine.metrics.stage("post", perf_counter() - began)

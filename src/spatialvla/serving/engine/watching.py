@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Decided:
+class WatchedDecision:
     """One decision of one session. Nothing in it may be changed.
 
     answer: the observation, the whole chunk, and where the time went. actions: those that are sent.
@@ -41,7 +41,7 @@ class Watcher(Protocol):
     def watching(self) -> bool:
         """Whether somebody looks now, so that depth maps are worth keeping."""
 
-    def decided(self, decided: Decided) -> None:
+    def decided(self, decided: WatchedDecision) -> None:
         """A decision that is sent next."""
 
     def ended(self, client: Client) -> None:

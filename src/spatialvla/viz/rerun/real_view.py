@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Real, UInt8
 
-from spatialvla.common.pictures import to_rgb
+from spatialvla.common.pictures import pixels
 from spatialvla.geometry.camera import Camera, mirror_intrinsics
 from spatialvla.geometry.extrinsics import transform
 from spatialvla.types import CameraImage
@@ -39,7 +39,7 @@ class RealView:
         cls, seen: CameraImage, estimate: Real[np.ndarray, "h w"] | None = None, camera: Camera | None = None
     ) -> RealView:
         """estimate: depth over the picture as it came. camera: whose K is taken where the picture has none."""
-        image = seen.image if isinstance(seen.image, np.ndarray) else np.asarray(to_rgb(seen.image))
+        image = pixels(seen.image)
         intrinsics = seen.intrinsics
         if intrinsics is None and camera is not None:
             intrinsics = camera.scaled_to(*image.shape[:2])
