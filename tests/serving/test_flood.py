@@ -134,12 +134,14 @@ def test_a_message_has_to_become_whole_in_time() -> None:
 
 
 def test_a_slow_model_is_not_the_clients_fault() -> None:
-    policy = FakePolicy(seconds=0.5)
-    with serving(fake_service(policy, traffic=replace(FAST, message_timeout=0.1))) as running:
+    """What has begun of a second message has its whole time from the first's answer on."""
+    policy = FakePolicy(seconds=2.9)
+    with serving(fake_service(policy, traffic=replace(FAST, message_timeout=1))) as running:
         client = open_raw(running.port)
         second = frame(pack(plain(2)))
         client.sendall(frame(pack(plain(1))) + second[:100])
         assert client.recv(2**16), "the answer to the first"
+        time.sleep(0.4)
         client.sendall(second[100:])
         assert client.recv(2**16), "the answer to the second, whose beginning waited for the model"
 

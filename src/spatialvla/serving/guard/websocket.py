@@ -82,9 +82,14 @@ class GuardedConnection(ServerConnection):
         return self._whole[0][1] if self._whole else perf_counter()
 
     def answered(self) -> None:
-        """Nothing is kept any more of the first message that was received."""
+        """Nothing is kept any more of the first message that was received.
+
+        Only now does the server read on: a message that has begun has its whole time from here.
+        """
         message, _ = self._whole.popleft()
         message.close()
+        self._stop_watching()
+        self._watch()
 
     def end(self, reason: str) -> None:
         """Ends the connection at once, without a word to the client."""
@@ -168,13 +173,17 @@ class GuardedConnection(ServerConnection):
 
     def _watch(self) -> None:
         """A message that has begun has to become whole in time."""
-        if self._deadline is not None and (self._arriving is None or self.transport.is_closing()):
-            self._deadline.cancel()
-            self._deadline = None
-        elif self._deadline is None and self._arriving is not None:
+        if self._arriving is None or self.transport.is_closing():
+            self._stop_watching()
+        elif self._deadline is None:
             self._deadline = self.loop.call_later(
                 self._door.traffic.message_timeout, self._late, self._arriving
             )
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _late(self, message: Message) -> None:
         self._deadline = None
