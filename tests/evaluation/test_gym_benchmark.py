@@ -223,11 +223,11 @@ def test_a_robots_calibration_tells_of_cameras_also_of_one_in_the_hand(opened, t
 
 
 class Odd(tiny_gym.TinyReach):
-    """An environment with something wrong. says: by the names of the info's entries; reward, starts: what it gives."""
+    """An environment with something wrong. says: its info's entries; reward, starts, steps: what it gives."""
 
-    def __init__(self, render_mode=None, says=None, reward=0.0, starts=True, whole=False):
+    def __init__(self, render_mode=None, says=None, reward=0.0, starts=True, steps=True, whole=False):
         super().__init__(render_mode)
-        self.says, self.reward, self.starts = says or {}, reward, starts
+        self.says, self.reward, self.starts, self.steps = says or {}, reward, starts, steps
         if whole:
             self.action_space = gymnasium.spaces.Box(-1, 1, (4,), np.int64)
 
@@ -237,6 +237,8 @@ class Odd(tiny_gym.TinyReach):
         return super().reset(seed=seed)
 
     def step(self, action):
+        if not self.steps:
+            raise RuntimeError("the arm\nis gone.")
         seen, _, ended, cut, info = super().step(action)
         return seen, self.reward, ended, cut, info
 
@@ -251,6 +253,7 @@ gymnasium.register("Odd-v0", entry_point=Odd)
     ("make", "lines", "sentence"),
     [
         ({"starts": False}, {}, "does not start (KeyError: 'scene')"),
+        ({"steps": False}, {}, "does not take a step (RuntimeError: the arm is gone); correct"),
         ({"whole": True}, {}, "whole numbers, to which no motion is cut off"),
         ({"nothing": 1}, {}, "Gymnasium cannot make"),
         (

@@ -86,7 +86,8 @@ class GymEnv:
     def step(self, action: np.ndarray) -> bool:
         """One control step of a policy's action (7,), gripper 1 = open; whether it succeeds in this step.
 
-        Raises InputError for an action that is not finite, and where the environment does not say whether it succeeds.
+        Raises InputError for an action that is not finite, and where the environment fails or does not say whether it
+        succeeds.
         """
         reward, terminated = self._advance(action)
         success = self.mapping.success
@@ -128,7 +129,12 @@ class GymEnv:
     def _advance(self, action: np.ndarray) -> tuple[Any, bool]:
         """One control step; its reward, and whether it ended the episode by itself."""
         command = self._commands(checked_action(action)).astype(self.env.action_space.dtype)
-        self._observation, reward, terminated, truncated, self._info = self.env.step(command)
+        try:
+            self._observation, reward, terminated, truncated, self._info = self.env.step(command)
+        except Exception as error:  # whatever comes up in somebody else's code
+            raise InputError(
+                f"{self.env_id} does not take a step ({_in_a_line(error)}); correct the environment."
+            ) from error
         self.ended = bool(terminated or truncated)
         return reward, bool(terminated)
 
