@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 IGNORED = -100
 """The label of a token on which no loss is taken."""
@@ -23,7 +23,7 @@ class Batch:
     Image tokens hold the slots of a row's V images, one after another, and one more that of its state.
     input_ids: padded on the left for inference, on the right for training.
     attention_mask: False on padding, and in the slots of an image or a state that is missing in a row.
-    pixel_values: in [0, 1].
+    pixel_values: in [0, 1]; of a batch on its way between processes in 0 … 255, to be used by `in_unit_range`.
     intrinsics: K in pixels of `pixel_values`.
     labels: IGNORED or GIVEN where no loss is taken; None at inference.
     depth: meters from a sensor; None lets the model estimate it. depth_known: of which images a sensor measured it,
@@ -35,7 +35,7 @@ class Batch:
 
     input_ids: Int[torch.Tensor, "B T"]
     attention_mask: Bool[torch.Tensor, "B T"]
-    pixel_values: Float[torch.Tensor, "N 3 S S"]
+    pixel_values: Real[torch.Tensor, "N 3 S S"]
     intrinsics: Float[torch.Tensor, "N 3 3"]
     labels: Int[torch.Tensor, "B T"] | None = None
     depth: Float[torch.Tensor, "N S S"] | None = None
@@ -47,6 +47,10 @@ class Batch:
     def views(self) -> int:
         """V."""
         return self.pixel_values.shape[0] // self.input_ids.shape[0]
+
+    def in_unit_range(self) -> Batch:
+        """The same batch with pixels in [0, 1], of uint8 ones."""
+        return replace(self, pixel_values=self.pixel_values.float().div_(255))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""

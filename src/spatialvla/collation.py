@@ -44,12 +44,14 @@ def collate(
     ids: SlotIds,
     suffixes: Int[np.ndarray, "B ids"] | None = None,
     pad_to_multiple_of: int = 1,
+    as_bytes: bool = False,
 ) -> Batch:
     """A camera that no row has takes no slots, nor does the state where no row says it; slots that only some rows
     fill are hidden in the others.
 
     suffixes: 3 * chunk vocabulary ids a row, of the actions to learn; they make padding stand on the right.
     pad_to_multiple_of: what stands behind the images and the state is padded to a multiple of so many tokens.
+    as_bytes: leaves the pixels uint8, as `Batch.in_unit_range` takes them.
     Raises InputError where some images have extrinsics and others do not.
     """
     if pad_to_multiple_of < 1:
@@ -65,13 +67,14 @@ def collate(
     if state is not None:
         there = np.concatenate([there, [[row.state is not None] for row in rows]], axis=1)
     input_ids, attention_mask, labels = _tokens(rows, there, ids, suffixes, pad_to_multiple_of)
-    return Batch(
+    batch = Batch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(attention_mask),
         labels=None if labels is None else torch.from_numpy(labels),
         state=None if state is None else torch.from_numpy(state),
         **_images(views),
     )
+    return batch if as_bytes else batch.in_unit_range()
 
 
 def batch_cameras(rows: Sequence[Prepared]) -> list[int]:
@@ -87,11 +90,13 @@ def _images(views: Sequence[View | None]) -> dict[str, torch.Tensor]:
         np.zeros_like(seen[0].image), np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1]])
     )
     full = [black if view is None else view for view in views]
-    pixels = torch.from_numpy(np.stack([view.image for view in full]))
+    # Planes, whatever the views are: compiled vision is compiled for one order in memory.
+    pixels = np.empty((len(full), 3, size, size), np.uint8)
+    for planes, view in zip(pixels, full, strict=True):
+        planes[:] = view.image.transpose(2, 0, 1)
     intrinsics = np.stack([view.intrinsics for view in full if view.intrinsics is not None])
     images = {
-        # Compiled vision is compiled for one order in memory.
-        "pixel_values": pixels.permute(0, 3, 1, 2).contiguous().float() / 255,
+        "pixel_values": torch.from_numpy(pixels),
         "intrinsics": torch.from_numpy(intrinsics).float(),
     }
     if any(view.depth is not None for view in seen):

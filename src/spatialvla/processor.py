@@ -45,6 +45,7 @@ class Processor(StoredProcessor):
         states: Sequence[np.ndarray | None] | None = None,
         actions: Float[np.ndarray, "B chunk 7"] | None = None,
         pad_to_multiple_of: int = 1,
+        as_bytes: bool = False,
     ) -> Batch:
         """One row for each image and prompt.
 
@@ -61,6 +62,7 @@ class Processor(StoredProcessor):
         actions: in the dataset's units; adds labels and pads on the right instead of the left.
         pad_to_multiple_of: inference prompts are padded to a multiple of so many tokens behind the image's,
         so that instructions of many lengths make batches of few. Padding is never attended to.
+        as_bytes: leaves the pixels uint8, see `Batch`.
         Raises InputError on anything that cannot be used.
         """
         single = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
@@ -103,7 +105,7 @@ class Processor(StoredProcessor):
             )
         ]
         suffixes = None if actions is None else self._action_ids(actions, keys)
-        return self.collate(rows, suffixes, pad_to_multiple_of)
+        return self.collate(rows, suffixes, pad_to_multiple_of, as_bytes)
 
     def prepare(
         self,
@@ -149,11 +151,12 @@ class Processor(StoredProcessor):
         rows: Sequence[Prepared],
         suffixes: Int[np.ndarray, "B ids"] | None = None,
         pad_to_multiple_of: int = 1,
+        as_bytes: bool = False,
     ) -> Batch:
         """Rows -> a batch, as `collation.collate` says. suffixes: vocabulary ids of the actions to learn."""
         image, pad, eos = (self._ids[token] for token in ("<image>", "<pad>", "<eos>"))
         ids = SlotIds(image, pad, eos, self.image_token_num)
-        return collate(rows, ids, suffixes, pad_to_multiple_of)
+        return collate(rows, ids, suffixes, pad_to_multiple_of, as_bytes)
 
     @staticmethod
     def prompt(instruction: str, template: str = "{instruction}") -> str:

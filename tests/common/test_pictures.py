@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from spatialvla.common.pictures import open_picture, to_rgb
+from spatialvla.common.rgb_files import read_rgb
 from spatialvla.data.lerobot.image_files import decode_depth, decode_rgb
 from spatialvla.data.rlds.features import FeatureSpec, decode_image
 from spatialvla.errors import CheckpointError, InputError
@@ -63,6 +64,40 @@ def test_exif_turns_a_photograph_upright():
     data = stored(Image.fromarray(COLORS).transpose(Image.Transpose.ROTATE_90), exif=exif)
     np.testing.assert_array_equal(View.of(open_picture(data)).image, COLORS)
     np.testing.assert_array_equal(decode_rgb([data], "file.parquet")[0], COLORS)
+
+
+SCENE = np.clip(
+    np.add.outer(np.arange(97), 1.5 * np.arange(131))[..., None] * [1, 0.7, 0.4] % 256
+    + RNG.normal(0, 9, (97, 131, 3)),
+    0,
+    255,
+).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"quality": 20}],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_files_give_the_pixels_that_pillow_gives(mode, options):
+    data = stored(Image.fromarray(SCENE).convert(mode), "JPEG", **options)
+    np.testing.assert_array_equal(read_rgb(data), np.asarray(to_rgb(open_picture(data))))
+    np.testing.assert_array_equal(read_rgb(memoryview(data)), read_rgb(data))
+
+
+def test_jpeg_files_are_turned_upright_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = stored(Image.fromarray(SCENE), "JPEG", exif=exif)
+    assert read_rgb(data).shape == (131, 97, 3)
+    np.testing.assert_array_equal(read_rgb(data), np.asarray(to_rgb(open_picture(data))))
+
+
+@pytest.mark.parametrize("kept", [20, 400, 2000])
+def test_a_jpeg_file_that_is_cut_off_is_told(kept):
+    data = stored(Image.fromarray(SCENE), "JPEG")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_rgb(data[:kept])
 
 
 def damaged_files():

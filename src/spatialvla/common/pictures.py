@@ -13,7 +13,8 @@ from PIL.ExifTags import Base
 from spatialvla.errors import InputError
 
 _UPRIGHT = 1  # of EXIF's orientations
-_MOST_PIXELS = 2**26
+MOST_PIXELS = 2**26
+"""More than any camera has: such a picture is not decoded."""
 
 
 def open_picture(file: Path | bytes | memoryview, formats: Sequence[str] | None = None) -> Image.Image:
@@ -28,7 +29,7 @@ def open_picture(file: Path | bytes | memoryview, formats: Sequence[str] | None 
             file if isinstance(file, Path) else BytesIO(file),
             formats=None if formats is None else tuple(formats),
         ) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
+            if picture.width * picture.height > MOST_PIXELS:
                 raise InputError(f"it has {picture.width} times {picture.height} pixels")
             picture.load()
             return picture

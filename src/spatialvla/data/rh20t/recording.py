@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spatialvla.common.json_files import read_json
-from spatialvla.common.pictures import open_picture, to_rgb
+from spatialvla.common.rgb_files import read_rgb
 from spatialvla.data.frames import decode_frames
 from spatialvla.data.rh20t.dictionaries import read_dictionary
 from spatialvla.data.rh20t.layout import CONFIGURATIONS, Scene
@@ -57,7 +57,7 @@ class Frames:
             return np.stack([found[number] for number in wanted])
         paths = [self.folder / "color" / f"{self.times[frame]}.jpg" for frame in frames]
         try:
-            return np.stack([np.asarray(to_rgb(open_picture(path))) for path in paths])
+            return np.stack([read_rgb(path.read_bytes()) for path in paths])
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder} has an image that cannot be read ({error}); copy it again."

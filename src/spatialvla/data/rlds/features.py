@@ -11,7 +11,8 @@ import numpy as np
 
 from spatialvla.common.budget import Budget
 from spatialvla.common.json_files import parse_json
-from spatialvla.common.pictures import open_picture, to_rgb
+from spatialvla.common.pictures import open_picture
+from spatialvla.common.rgb_files import read_rgb
 from spatialvla.data.rlds.example import FeatureList
 from spatialvla.errors import CheckpointError, InputError
 
@@ -160,9 +161,8 @@ def files(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> list[memoryvi
 def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
     """(H, W, C) of one image file. Raises CheckpointError where it is none, or has another size."""
     try:
-        image = open_picture(data)
         is_color = spec.dtype == np.uint8 and spec.shape[-1:] == (3,)
-        pixels = np.asarray(to_rgb(image) if is_color else image)
+        pixels = read_rgb(data) if is_color else np.asarray(open_picture(data))
     except InputError as error:
         raise CheckpointError(f"'{spec.key}' holds a file that is no image ({error})") from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
