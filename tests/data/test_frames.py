@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spatialvla.data import frames
 from spatialvla.data.frames import decode_frames
 from spatialvla.errors import CheckpointError
 
@@ -46,12 +47,12 @@ def videos(tmp_path_factory):
 @given(st.lists(st.integers(0, LENGTH - 1), min_size=1, max_size=6))
 @settings(max_examples=15)
 def test_any_frames_are_those_of_a_full_decode(videos, numbers):
-    for kind, (path, frames) in videos.items():
-        assert len(frames) == LENGTH
+    for kind, (path, whole) in videos.items():
+        assert len(whole) == LENGTH
         found = decode_frames(path, numbers)
         assert sorted(found) == sorted(set(numbers)), kind
         for number, pixels in found.items():
-            np.testing.assert_array_equal(pixels, frames[number], err_msg=f"{kind}, frame {number}")
+            np.testing.assert_array_equal(pixels, whole[number], err_msg=f"{kind}, frame {number}")
 
 
 def test_frames_behind_the_end_are_left_out_and_broken_files_named(videos, tmp_path):
@@ -65,29 +66,31 @@ def test_frames_behind_the_end_are_left_out_and_broken_files_named(videos, tmp_p
         decode_frames(tmp_path / "absent.mp4", [0])
 
 
-def test_only_what_leads_to_the_frame_is_decoded(videos, monkeypatch):
+@pytest.fixture
+def decoded(monkeypatch):
+    """Times of all frames that a decoder gives meanwhile."""
+    seen = set()
+    original = frames._moment
+
+    def counting(frame):
+        seen.add(frame.pts)
+        return original(frame)
+
+    monkeypatch.setattr(frames, "_moment", counting)
+    return seen
+
+
+def test_only_what_leads_to_the_frame_is_decoded(videos, decoded):
     path, _ = videos["references ahead"]
-    decoded = []
-    original = av.open
-
-    class Counting:
-        def __init__(self, container):
-            self.container = container
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.container.close()
-
-        def __getattr__(self, name):
-            return getattr(self.container, name)
-
-        def decode(self, stream):
-            for frame in self.container.decode(stream):
-                decoded.append(frame.pts)
-                yield frame
-
-    monkeypatch.setattr("spatialvla.data.frames.av.open", lambda path: Counting(original(path)))
     assert sorted(decode_frames(path, [14, 62])) == [14, 62]
     assert len(decoded) <= 3 + 3
+
+
+def test_a_frame_shown_before_its_keyframe_is_not_sought_from_the_beginning(tmp_path, decoded):
+    """As LeRobot stores depth: x265 with a keyframe in two frames, and those between refer to both neighbors."""
+    path = tmp_path / "leading.mp4"
+    whole = write(path, {"g": "2", "x265-params": "lossless=1:log-level=none"}, "libx265")
+    for number in (LENGTH - 9, LENGTH - 8, LENGTH - 1, 0, 1):
+        decoded.clear()
+        np.testing.assert_array_equal(decode_frames(path, [number])[number], whole[number])
+        assert len(decoded) <= 4, number

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
-import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
-from spatialvla.common.seals import check_seal
+from spatialvla.data.open_videos import OpenVideo, open_video
 from spatialvla.errors import CheckpointError
 
 _SAME = 1e-3  # seconds; frames this close to the time asked for are what was meant
@@ -51,10 +49,10 @@ class Clip:
         Raises CheckpointError when the file is missing, broken, or has no frame at the time of a step.
         """
         times = self.times if steps is None else self.times[list(steps)]
-        with _opened(self.path) as (container, stream, tick):
-            late = (stream.start_time or 0) * tick - self.first
-            wanted = [round((time + (late if late > 0.5 / self.fps else 0)) / tick) for time in times]
-            found = _decode(container, stream, sorted(set(wanted)), 0.5 / self.fps / tick, pixels)
+        with open_video(self.path) as video:
+            late = (video.stream.start_time or 0) * video.tick - self.first
+            wanted = [round((time + (late if late > 0.5 / self.fps else 0)) / video.tick) for time in times]
+            found = _decode(video, sorted(set(wanted)), 0.5 / self.fps / video.tick, pixels)
         if missing := [time for time, moment in zip(times, wanted, strict=True) if moment not in found]:
             raise CheckpointError(
                 f"{self.path} has no frame at second {missing[0]:.3f}, the time of a step; copy it again, or leave "
@@ -69,60 +67,32 @@ def decode_frames(path: Path, numbers: Sequence[int], rate: Fraction | None = No
     rate: frames a second, by which a frame's number is its time; the file's own unless given.
     Raises CheckpointError where the file is missing or broken.
     """
-    with _opened(path) as (container, stream, tick):
-        rate = rate or stream.average_rate
+    with open_video(path) as video:
+        rate = rate or video.stream.average_rate
         if rate is None:
             raise CheckpointError(f"{path} does not say how many frames a second it has; copy it again.")
-        start, period = stream.start_time or 0, 1 / (float(rate) * tick)
+        start, period = video.stream.start_time or 0, 1 / (float(rate) * video.tick)
         moments = {number: start + round(number * period) for number in numbers}
-        found = _decode(container, stream, sorted(set(moments.values())), period / 2, rgb)
+        found = _decode(video, sorted(set(moments.values())), period / 2, rgb)
         return {number: found[moment] for number, moment in moments.items() if moment in found}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream, float]]:
-    """The file, its video, and the seconds that one tick of the video's clock takes."""
-    check_seal(path)
-    try:
-        # Absolute, as what stands before a colon would be taken for a protocol.
-        with av.open(str(path.absolute())) as container:
-            stream = container.streams.video[0]
-            if stream.time_base is None:
-                raise CheckpointError(f"{path} does not say when its frames are; copy it again.")
-            yield container, stream, float(stream.time_base)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; copy the whole dataset folder.") from error
-    except (av.FFmpegError, IndexError) as error:
-        raise CheckpointError(f"{path} is not a readable video ({error}); copy it again.") from error
-
-
-def _decode(
-    container: InputContainer, stream: VideoStream, moments: Sequence[int], reach: float, pixels: Pixels
-) -> dict[int, np.ndarray]:
+def _decode(video: OpenVideo, moments: Sequence[int], reach: float, pixels: Pixels) -> dict[int, np.ndarray]:
     """The frame closest to each of some ascending moments, where one is within reach; all in ticks."""
-    assert stream.time_base is not None
-    same = int(_SAME / stream.time_base)
-    keyframes = _keyframes(stream)
-    beginning = min(stream.start_time or 0, 0)
+    same = int(_SAME / video.tick)
     found: dict[int, np.ndarray] = {}
     waiting = list(moments)
-    start = waiting[0]
     while waiting:
-        container.seek(start + same if start > beginning else start, stream=stream)
         before: VideoFrame | None = None
-        for frame in container.decode(stream):
+        for frame in _frames_with(video, tuple(waiting), same):
             now = _moment(frame)
-            if before is None and now > waiting[0] + same and start > beginning:
-                start = beginning  # the seek led too far, so read from the beginning
-                break
             arrived = now >= waiting[0] - same
             while waiting and now >= waiting[0] - same:
                 _take_closest(found, waiting.pop(0), [before, frame], reach, pixels)
             if not waiting:
                 return found
             # Worth another seek only where it leads to a keyframe that is still ahead.
-            if arrived and _last_before(keyframes, waiting[0] + same) > now + 2 * reach:
-                start = waiting[0]
+            if arrived and _last_before(video.keyframes, waiting[0] + same) > now + 2 * reach:
                 break
             before = frame
         else:
@@ -130,6 +100,31 @@ def _decode(
                 _take_closest(found, moment, [before], reach, pixels)
             return found
     return found
+
+
+def _frames_with(video: OpenVideo, moments: Sequence[int], same: int) -> Iterator[VideoFrame]:
+    """Frames from the keyframe that the first moment needs to the last moment, or the end; all in ticks."""
+    start, stored = max(moments[0] + same, min(video.stream.start_time or 0, 0)), np.inf
+    while True:
+        video.container.seek(start, stream=video.stream)
+        packets = video.container.demux(video.stream)
+        first = next(packets)
+        # Frames shown before a keyframe and stored behind it need the keyframe before that one.
+        if first.pts is None or first.dts is None or first.pts <= moments[0] + same or first.dts >= stored:
+            break
+        start, stored = first.dts - 1, first.dts
+    sent = set()
+    for packet in chain([first], packets):
+        yield from packet.decode()
+        if packet.pts is None:
+            continue
+        place = bisect_left(moments, packet.pts - same)
+        if place < len(moments) and moments[place] <= packet.pts + same:
+            sent.add(place)
+        if len(sent) == len(moments):
+            # What they need is stored before them: a decoder that waits for more gives what it has.
+            yield from video.stream.codec_context.decode(None)
+            return
 
 
 def _take_closest(
@@ -147,12 +142,6 @@ def _take_closest(
 def _moment(frame: VideoFrame) -> int:
     assert frame.pts is not None
     return frame.pts
-
-
-def _keyframes(stream: VideoStream) -> np.ndarray:
-    """(K,) ticks of the frames that can be decoded alone, ascending, as far as the file's index tells."""
-    entries = getattr(stream, "index_entries", ())  # older PyAV has none
-    return np.sort(np.array([entry.timestamp for entry in entries if entry.is_keyframe], dtype=np.float64))
 
 
 def _last_before(keyframes: np.ndarray, moment: int) -> float:

@@ -18,7 +18,8 @@ from spatialvla.data.lerobot import image_files, metadata, metadata_v2
 from spatialvla.data.lerobot.depth_video import DepthQuantization, frame_codes
 from spatialvla.data.lerobot.features import BOOKKEEPING, Feature, meters_of_unit
 from spatialvla.data.lerobot.metadata import VERSION, EpisodeRecord, FilePart, Info, read_info
-from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet
+from spatialvla.data.lerobot.parquet_files import open_parquet
+from spatialvla.data.lerobot.recent_tables import RecentTables
 from spatialvla.errors import CheckpointError, InputError
 
 VERSIONS = (VERSION, *metadata_v2.VERSIONS)
@@ -137,6 +138,7 @@ class LeRobotDataset:
         self._video_starts: dict[Path, float] = {}
         self._videos: dict[str, dict[Path, None]] = {}
         self._following: dict[int, int] = {}
+        self._tables = RecentTables()
         for record, following in zip(self._records, [*self._records[1:], None], strict=True):
             path = self._data_path(record)
             self._file_starts.setdefault(path, record.first_frame)
@@ -267,29 +269,20 @@ class LeRobotDataset:
 
     def _rows(self, record: EpisodeRecord, path: Path, names: Sequence[str]) -> pa.Table:
         """The episode's rows of some columns, from those row groups alone that hold some of them."""
-
-        def read() -> pa.Table:
-            with open_parquet(path) as file:
-                first = record.first_frame - self._file_starts[path]
-                sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-                ends = np.cumsum(sizes)
-                starts = ends - sizes
-                wanted = np.flatnonzero((ends > first) & (starts < first + record.length))
-                missing = [name for name in self._stored if name not in file.schema_arrow.names]
-                if missing:
-                    raise CheckpointError(
-                        f"{path} lacks the column '{missing[0]}' that the dataset's other files have; copy it again."
-                    )
-                held = self._following.get(record.index, self._file_starts[path] + sum(sizes))
-                if held > record.first_frame + record.length:
-                    raise CheckpointError(
-                        f"{path} holds {held - record.first_frame} frames of episode {record.index}, whose length is "
-                        f"{record.length} in meta; copy the dataset again."
-                    )
-                table = read_columns(path, file, names, wanted.tolist())
-                return table.slice(first - int(starts[wanted[0]]) if len(wanted) else 0, record.length)
-
-        table = read_parquet(path, read)
+        first = record.first_frame - self._file_starts[path]
+        groups = self._tables.row_groups(path)
+        if missing := [name for name in self._stored if name not in groups.columns]:
+            raise CheckpointError(
+                f"{path} lacks the column '{missing[0]}' that the dataset's other files have; copy it again."
+            )
+        held = self._following.get(record.index, self._file_starts[path] + groups.rows)
+        if held > record.first_frame + record.length:
+            raise CheckpointError(
+                f"{path} holds {held - record.first_frame} frames of episode {record.index}, whose length is "
+                f"{record.length} in meta; copy the dataset again."
+            )
+        wanted, before = groups.around(first, record.length)
+        table = self._tables.read(path, names, wanted).slice(first - before, record.length)
         if len(table) != record.length:
             raise CheckpointError(
                 f"{path} holds {len(table)} of the {record.length} frames of episode {record.index}; "

@@ -1,0 +1,103 @@
+"""Video files that stay open from one frame asked for to the next, the last few of a process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from spatialvla.common.seals import check_seal
+from spatialvla.errors import CheckpointError
+
+_MOST = 32
+"""Files kept open. Each takes its index and a decoder's pictures, a few megabytes at 640x480."""
+
+_State = tuple[int, int, int]
+
+
+@dataclass
+class OpenVideo:
+    """An open file, its video, and the seconds that one tick of the video's clock takes."""
+
+    container: InputContainer
+    stream: VideoStream
+    tick: float
+
+    @cached_property
+    def keyframes(self) -> np.ndarray:
+        """(K,) ticks of the frames that can be decoded alone, ascending, as far as the file's index tells."""
+        entries = getattr(self.stream, "index_entries", ())  # older PyAV has none
+        return np.sort(
+            np.array([entry.timestamp for entry in entries if entry.is_keyframe], dtype=np.float64)
+        )
+
+
+_idle: OrderedDict[tuple[Path, _State], OpenVideo] = OrderedDict()
+"""What nobody reads now, the one that was read last at the end."""
+_lock = threading.Lock()
+_of_the_parent: list[object] = []
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[OpenVideo]:
+    """The file, for one reader at a time; it stays open for the next one, unless something goes wrong.
+
+    Raises CheckpointError, naming the file, where it is missing or no video, or where `av` fails inside.
+    """
+    check_seal(path)
+    try:
+        status = path.stat()
+        key = path, (status.st_ino, status.st_size, status.st_mtime_ns)
+        with _lock:
+            video = _idle.pop(key, None)
+        video = video or _opened(path)
+        try:
+            yield video
+        except BaseException:
+            video.container.close()
+            raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; copy the whole dataset folder.") from error
+    except (av.FFmpegError, IndexError) as error:
+        raise CheckpointError(f"{path} is not a readable video ({error}); copy it again.") from error
+    with _lock:
+        _idle[key] = video
+        surplus = [_idle.popitem(last=False)[1] for _ in range(len(_idle) - _MOST)]
+    for oldest in surplus:
+        oldest.container.close()
+
+
+def _opened(path: Path) -> OpenVideo:
+    # Absolute, as what stands before a colon would be taken for a protocol.
+    container = av.open(str(path.absolute()))
+    try:
+        stream = container.streams.video[0]
+        if stream.time_base is None:
+            raise CheckpointError(f"{path} does not say when its frames are; copy it again.")
+    except BaseException:
+        container.close()
+        raise
+    # With several threads a decoder takes in several pictures before it gives the first one.
+    stream.codec_context.thread_count = 1
+    return OpenVideo(container, stream, float(stream.time_base))
+
+
+def _forget() -> None:
+    """A forked process shares the places in its parent's files, so it opens its own and leaves those alone."""
+    global _lock
+    _lock = threading.Lock()
+    _of_the_parent.append(dict(_idle))
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
