@@ -5,16 +5,14 @@
 // stay in the first-level cache. All query heads of one key head share its panels.
 
 #include "functions.h"
+#include "operators.h"
 #include "panels.h"
 
 #include <limits>
 
 namespace {
 
-struct Shape {
-  long batch, heads, key_heads, queries, keys, size;
-  long q[3], k[3], v[3], bias[3];  // strides of all dimensions but the last, in numbers
-};
+using Shape = AttentionShape;
 
 constexpr long FEW = 4;                 // queries of a key head for which panels are not worth packing
 constexpr long MORE_THREADS = 1 << 18;  // products of numbers below which one thread is as fast as two

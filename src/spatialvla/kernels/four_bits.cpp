@@ -6,6 +6,7 @@
 // give the same bits. x (M, K) and y (M, N) are bfloat16 or float32; sums are float32. Needs AVX-512 with BW and VNNI.
 
 #include "eight_bits.h"
+#include "operators.h"
 
 namespace {
 

@@ -1,6 +1,7 @@
 // What layers do between their products, on a CPU: norms, rotary positions, activations; bfloat16, computed in float32.
 
 #include "functions.h"
+#include "operators.h"
 #include "panels.h"
 
 #include <cmath>

@@ -3,6 +3,7 @@
 // x (M, K) and y (M, N) are bfloat16 or float32; sums are float32. Needs AVX-512 with BF16 and VNNI.
 
 #include "eight_bits.h"
+#include "operators.h"
 
 namespace {
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spatialvla.kernels.decoder import PackedWeight
 from spatialvla.kernels.four_bits import int4_product
 from spatialvla.kernels.library import available, serve
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
@@ -85,7 +86,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.outputs = len(weight)
+        self.outputs, self.inputs = weight.shape
         self.register_buffer("packed", pack_bf16(weight.detach()))
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.dense = DenseLinear(weight, bias) if has_matrix_units() else None
@@ -95,6 +96,10 @@ class PackedLinear(nn.Module):
         if self.dense is not None and x.numel() // x.shape[-1] > FEW_ROWS:
             return cast(torch.Tensor, self.dense(x))
         return bf16_product(x, self.packed, self.bias, self.outputs)
+
+    def weight_for_kernels(self) -> PackedWeight:
+        """The packed weight."""
+        return PackedWeight(self.packed, self.outputs, self.inputs)
 
 
 class PackedInt8Linear(nn.Module):
@@ -110,7 +115,8 @@ class PackedInt8Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation_bits: int) -> None:
         super().__init__()
-        self.outputs, self.activation_bits = len(weight), activation_bits
+        self.outputs, self.inputs = weight.shape
+        self.activation_bits = activation_bits
         packed, scales = pack_int8(weight.detach())
         self.register_buffer("packed", packed)
         self.register_buffer("scales", scales)
@@ -119,6 +125,10 @@ class PackedInt8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
         return int8_product(x, self.packed, self.scales, self.bias, self.outputs, self.activation_bits)
+
+    def weight_for_kernels(self) -> PackedWeight:
+        """The packed weight."""
+        return PackedWeight(self.packed, self.outputs, self.inputs, 8, self.activation_bits, self.scales)
 
 
 class PackedFourBitLinear(nn.Module):
@@ -129,13 +139,18 @@ class PackedFourBitLinear(nn.Module):
 
     def __init__(self, layer: FourBitLinear, activation_bits: int) -> None:
         super().__init__()
-        self.outputs, self.activation_bits = len(layer.numbers), activation_bits
+        self.outputs, self.inputs = len(layer.numbers), layer.inputs
+        self.activation_bits = activation_bits
         self.register_buffer("packed", layer.weight.packed())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) -> (…, N)"""
         return int4_product(x, self.packed, self.bias, self.outputs, self.activation_bits)
+
+    def weight_for_kernels(self) -> PackedWeight:
+        """The packed weight."""
+        return PackedWeight(self.packed, self.outputs, self.inputs, 4, self.activation_bits)
 
 
 def four_bit_linear(layer: FourBitLinear, activation_bits: int = 16) -> nn.Module:

@@ -13,6 +13,7 @@ from spatialvla.kernels.library import available, serve, serve_on_gpu
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Passes
 from spatialvla.model.fast.compiled import CompiledPasses, CudaGraphs, compile_decoder_layers, compile_vision
+from spatialvla.model.fast.cpu_decoder import CPUDecoder, fits_one_call
 from spatialvla.model.fast.decoder import ActionHead, fuse_layer, replace_norms
 from spatialvla.model.fast.linear import replace_linears
 from spatialvla.model.fast.options import Optimization
@@ -57,6 +58,8 @@ def _optimize_decoder(network: Network, options: Optimization) -> None:
         fuse_layer(cast(Layer, layer), network.config.text, options.weights, options.activation_bits, kernels)
     if kernels:
         replace_norms(decoder)
+        if fits_one_call(decoder.model):
+            decoder.set_submodule("model", CPUDecoder(decoder.model))
     if _has_gpu_kernels(network):
         from spatialvla.model.fast.gpu_decoder import GPUDecoder  # Triton comes with PyTorch for GPUs only
 
