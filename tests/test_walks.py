@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
     [
         ("image -> action", 14),
         ("RLDS record -> loss", 24),
-        ("LeRobot episode -> loss", 24),
+        ("LeRobot episode -> loss", 26),
         ("openpi message -> reply", 22),
     ],
 )

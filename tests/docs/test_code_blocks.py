@@ -50,6 +50,7 @@ PARSED_ALONE = {
     "takes minutes in the simulator": 18,
     "takes minutes": 1,
     "takes hours": 4,
+    "needs an environment with LeRobot": 1,
     "serves until it is stopped": 9,
     "needs results of evaluations": 3,
     "needs a dataset": 2,
