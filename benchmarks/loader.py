@@ -58,6 +58,9 @@ class ManyTimes:
     def fingerprint(self) -> str:
         return f"{self.source.fingerprint} x{self.times}"
 
+    def prepare(self, workers: int) -> None:
+        self.source.prepare(workers)
+
     def __len__(self) -> int:
         return self.times * len(self.source)
 

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "walks.py"
     ("way", "most"),
     [
         ("image -> action", 14),
-        ("RLDS record -> loss", 24),
+        ("RLDS record -> loss", 25),
         ("LeRobot episode -> loss", 26),
         ("openpi message -> reply", 22),
     ],

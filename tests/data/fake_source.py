@@ -106,6 +106,9 @@ class FakeSource:
     def __len__(self):
         return len(self.lengths)
 
+    def prepare(self, workers):
+        pass
+
     def episode(self, index):
         self.reads.append(index)
         if index in self.damaged:

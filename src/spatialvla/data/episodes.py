@@ -109,6 +109,9 @@ class EpisodeSource(Protocol):
     def __len__(self) -> int:
         """Episodes."""
 
+    def prepare(self, workers: int) -> None:
+        """Reads the dataset once, where single steps can be read by themselves afterwards. workers: processes."""
+
     def episode(self, index: int) -> Episode:
         """Any episode. Raises CheckpointError, naming the file, for damaged data."""
 
@@ -268,6 +271,10 @@ class SourceWrapper:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def prepare(self, workers: int) -> None:
+        """Reads the dataset once, where single steps can be read by themselves afterwards."""
+        self.source.prepare(workers)
 
     def episode(self, index: int) -> Episode:
         """Any episode. Raises CheckpointError, naming the file, for damaged data."""

@@ -147,6 +147,9 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def prepare(self, workers: int) -> None:
+        """Nothing: all is at hand."""
+
     def episode(self, index: int) -> CachedEpisode:
         """Any episode. Raises InputError for a wrong index, CheckpointError for one that could not be read."""
         if not 0 <= index < len(self):

@@ -102,6 +102,7 @@ def survey(
     number of episodes that were done since it was told before.
     Raises CheckpointError, naming the place, for a damaged episode with on_bad="raise".
     """
+    source.prepare(workers)
     path = None
     if cache is not None:
         of_state = f" {source.state_names}" if source.state_names else ""

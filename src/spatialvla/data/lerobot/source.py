@@ -148,6 +148,9 @@ class LeRobotSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def prepare(self, workers: int) -> None:
+        """Nothing: steps are read by themselves as it is."""
+
     def episode(self, index: int) -> LeRobotEpisode:
         """Any episode.
 

@@ -220,6 +220,10 @@ class OXESource:
         said += [f"{self.dataset.storage.root} {why}" for why in (*self.cameras.missing, *self._stateless)]
         return tuple(said)
 
+    def prepare(self, workers: int) -> None:
+        """Indexes the steps, where that was not done before, so that a sample reads its own images alone."""
+        self.dataset.index_steps(workers)
+
     def episode(self, index: int) -> OXEEpisode:
         """Any episode: instruction and actions are read at once, images stay encoded. One that is to be left out
         has no steps.

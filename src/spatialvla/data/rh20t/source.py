@@ -158,6 +158,9 @@ class RH20TSource:
     def __len__(self) -> int:
         return len(self._scenes)
 
+    def prepare(self, workers: int) -> None:
+        """Nothing: steps are read by themselves as it is."""
+
     def episode(self, index: int) -> RH20TEpisode:
         """Any episode; the recently used ones are kept.
 

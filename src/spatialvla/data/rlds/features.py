@@ -14,6 +14,7 @@ from spatialvla.common.json_files import parse_json
 from spatialvla.common.pictures import open_picture
 from spatialvla.common.rgb_files import read_rgb
 from spatialvla.data.rlds.example import FeatureList
+from spatialvla.data.rlds.records import Record
 from spatialvla.errors import CheckpointError, InputError
 
 Kind = Literal["tensor", "image", "text"]
@@ -153,9 +154,14 @@ def texts(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> list[str]:
     return [bytes(item).decode("utf-8", errors="replace") for item in _stored(spec, record).items()]
 
 
-def files(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> list[memoryview]:
-    """The items of an image, still JPEG or PNG files."""
-    return _stored(spec, record).items()
+def files(spec: FeatureSpec, record: Record, steps: Sequence[int] | None = None) -> list[memoryview]:
+    """The items of an image, still JPEG or PNG files; all unless steps are given."""
+    return record.some(_stored_under(spec, record), steps)
+
+
+def count(spec: FeatureSpec, record: Record) -> int:
+    """The items of an image."""
+    return record.count(_stored_under(spec, record))
 
 
 def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
@@ -182,11 +188,13 @@ def decode_image(spec: FeatureSpec, data: memoryview | bytes) -> np.ndarray:
 
 
 def _stored(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> FeatureList:
-    if spec.key in record:
-        return record[spec.key]
-    for key in (f"{spec.key}/ragged_flat_values", f"{spec.key}/value"):
+    return record[_stored_under(spec, record)]
+
+
+def _stored_under(spec: FeatureSpec, record: Mapping[str, FeatureList]) -> str:
+    for key in (spec.key, f"{spec.key}/ragged_flat_values", f"{spec.key}/value"):
         if key in record:
-            return record[key]
+            return key
     raise CheckpointError(f"lacks the feature '{spec.key}' that features.json announces")
 
 

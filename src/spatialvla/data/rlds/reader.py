@@ -16,10 +16,12 @@ import numpy as np
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import OnBad
 from spatialvla.data.rlds import features
-from spatialvla.data.rlds.example import FeatureList, parse_example
+from spatialvla.data.rlds.episode_index import Split, make_index, open_index
+from spatialvla.data.rlds.example import parse_example
 from spatialvla.data.rlds.features import FeatureSpec, parse_features, parse_info
+from spatialvla.data.rlds.records import Place, Record, WholeRecord
 from spatialvla.data.rlds.storage import Storage
-from spatialvla.data.rlds.tfrecord import BadRecord, ShardIndex, cached_index, read_record
+from spatialvla.data.rlds.tfrecord import BadRecord, RecordBounds, cached_index, read_record
 from spatialvla.errors import CheckpointError, InputError
 
 _SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord-(?P<number>\d+)-of-(?P<count>\d+)$")
@@ -35,7 +37,7 @@ class RLDSEpisode:
     """
 
     specs: Mapping[str, FeatureSpec]
-    record: Mapping[str, FeatureList] = field(repr=False)
+    record: Record = field(repr=False)
     origin: str
 
     def __len__(self) -> int:
@@ -46,8 +48,9 @@ class RLDSEpisode:
         for spec in self.specs.values():
             if spec.is_of_steps and spec.depth == 1:
                 with _naming(self.origin):
-                    items = features.numbers if spec.kind == "tensor" else features.files
-                    return len(items(spec, self.record))
+                    if spec.kind == "tensor":
+                        return len(features.numbers(spec, self.record))
+                    return features.count(spec, self.record)
         raise BadRecord(f"{self.origin} has no steps; leave the episode out.")
 
     def numbers(self, key: str) -> np.ndarray | list[np.ndarray]:
@@ -67,10 +70,10 @@ class RLDSEpisode:
 
     def images(self, key: str, steps: Sequence[int] | None = None) -> np.ndarray:
         """(T, H, W, C) of a camera, or of some steps alone."""
-        spec, stored = self._spec(key, "image"), self.image_files(key)
-        chosen = range(len(stored)) if steps is None else steps
+        spec = self._spec(key, "image")
         with _naming(self.origin):
-            pictures = [features.decode_image(spec, stored[step]) for step in chosen]
+            files = features.files(spec, self.record, steps)
+            pictures = [features.decode_image(spec, file) for file in files]
             if len(sizes := {picture.shape for picture in pictures}) > 1:
                 raise CheckpointError(f"'{key}' holds images of several sizes, {sorted(sizes)}")
             return np.stack(pictures)
@@ -122,16 +125,16 @@ class RLDSDataset:
         self.specs = parse_features(self.storage.read("features.json"), f"{self.storage.root}/features.json")
         self.shards = self._shards(split)
         folder = cache or cache_folder("rlds")
-        with ThreadPoolExecutor(min(_THREADS, len(self.shards))) as pool:
-            self._indices = list(
-                pool.map(lambda shard: cached_index(self.storage, shard, folder), self.shards)
-            )
-        self.broken = tuple(self._complaints(info.lengths.get(split), self._indices))
+        images = tuple(key for key, spec in self.specs.items() if spec.kind == "image")
+        self._split = Split(self.storage, tuple(self.shards), images, folder)
+        self._steps = open_index(self._split)
+        self._records = self._found_records() if self._steps is None else self._steps.records
+        self.broken = tuple(self._complaints(info.lengths.get(split), self._records))
         if self.broken and on_bad == "raise":
             raise BadRecord(
                 f"{self.broken[0]}; copy it again, or open the dataset with on_bad='skip' to read the rest."
             )
-        self._firsts = np.cumsum([0, *map(len, self._indices)])
+        self._firsts = np.cumsum([0, *self._records.counts])
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
@@ -159,12 +162,21 @@ class RLDSDataset:
         if not 0 <= index < len(self):
             raise InputError(f"{self.storage.root} has episodes 0 to {len(self) - 1}, not {index}.")
         shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        row = index - self._firsts[shard]
-        start, end = int(self._indices[shard].offsets[row]), int(self._indices[shard].ends[row])
-        origin = f"{self.storage.root}/{self.shards[shard]}, offset {start}"
+        start, end = self._records.bounds[index].tolist()
+        place = Place(self.storage, self.shards[shard], start, end)
+        if self._steps is not None and (indexed := self._steps.record(index, place)) is not None:
+            return RLDSEpisode(self.specs, indexed, place.origin)
         data = read_record(self.storage, self.shards[shard], start, end)
-        with _naming(origin):
-            return RLDSEpisode(self.specs, parse_example(data), origin)
+        with _naming(place.origin):
+            return RLDSEpisode(self.specs, WholeRecord(parse_example(data)), place.origin)
+
+    def index_steps(self, workers: int = 1) -> None:
+        """Reads and checks all records once, so that from then on any image is read by itself.
+
+        Where its files have not changed that was done before, by whichever process. workers: processes.
+        """
+        if self._steps is None:
+            self._steps = make_index(self._split, workers)
 
     def _shards(self, split: str) -> list[str]:
         found: dict[str, list[str]] = {}
@@ -183,11 +195,19 @@ class RLDSDataset:
             )
         return found[split]
 
-    def _complaints(self, announced: Sequence[int] | None, indices: Sequence[ShardIndex]) -> Iterator[str]:
-        for number, (shard, index) in enumerate(zip(self.shards, indices, strict=True)):
-            expected = announced[number] if announced and len(announced) == len(indices) else len(index)
+    def _found_records(self) -> RecordBounds:
+        with ThreadPoolExecutor(min(_THREADS, len(self.shards))) as pool:
+            return RecordBounds.joined(
+                list(pool.map(lambda name: cached_index(self.storage, name, self._split.cache), self.shards))
+            )
+
+    def _complaints(self, announced: Sequence[int] | None, records: RecordBounds) -> Iterator[str]:
+        wanted = announced if announced and len(announced) == len(self.shards) else records.counts
+        for shard, count, expected, why in zip(
+            self.shards, records.counts, wanted, records.broken, strict=True
+        ):
             name = f"{self.storage.root}/{shard}"
-            if index.broken:
-                yield f"{name} {index.broken}, after {len(index)} of {max(expected, len(index))} records"
-            elif len(index) != expected:
-                yield f"{name} has {len(index)} records where {expected} were announced"
+            if why:
+                yield f"{name} {why}, after {count} of {max(expected, count)} records"
+            elif count != expected:
+                yield f"{name} has {count} records where {expected} were announced"

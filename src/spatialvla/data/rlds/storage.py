@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
 import numpy as np
 
 from spatialvla.errors import CheckpointError
+
+_GAP = 2**15
+"""Bytes between two ranges that are rather read than asked around: a request costs more than they do."""
 
 
 class Storage:
@@ -62,6 +66,29 @@ class Storage:
         except OSError as error:
             raise CheckpointError(f"{self.root}/{name} cannot be read ({error}).") from error
 
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """The bytes [start, end) of each range, fewer where the file ends before; neighboring ones are read at once."""
+        spans = _merged(ranges)
+        try:
+            if self._local or len(spans) <= 1:
+                read = [memoryview(self.read_range(name, start, end)) for start, end in spans]
+            else:  # at the same time, where the storage can
+                paths = [f"{self._folder}/{name}"] * len(spans)
+                starts, ends = (list(bounds) for bounds in zip(*spans, strict=True))
+                answers = self._fs.cat_ranges(paths, starts, ends, on_error="raise")
+                read = [memoryview(bytes(answer)) for answer in answers]
+        except OSError as error:
+            raise CheckpointError(f"{self.root}/{name} cannot be read ({error}).") from error
+        firsts = np.array([start for start, _ in spans])
+        found = []
+        for start, end in ranges:
+            if start == end:
+                found.append(memoryview(b""))
+                continue
+            span = int(np.searchsorted(firsts, start, side="right")) - 1
+            found.append(read[span][start - spans[span][0] : end - spans[span][0]])
+        return found
+
     def fingerprint(self, name: str) -> str:
         """Changes when the file does: its size, and the time or tag its storage knows."""
         if self._local:  # of the file itself, not of a link to it
@@ -81,6 +108,17 @@ class Storage:
         if name not in self._descriptors:
             self._descriptors[name] = os.open(f"{self._folder}/{name}", os.O_RDONLY)
         return self._descriptors[name]
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges that hold all of these, ascending and apart."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(bounds for bounds in ranges if bounds[0] < bounds[1]):
+        if spans and start - spans[-1][1] <= _GAP:
+            spans[-1] = spans[-1][0], max(end, spans[-1][1])
+        else:
+            spans.append((start, end))
+    return spans
 
 
 def _pread(descriptor: int, length: int, start: int) -> memoryview:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,29 @@ class ShardIndex:
         return len(self.offsets)
 
 
+@dataclass(frozen=True)
+class RecordBounds:
+    """Where the E records of several shards are.
+
+    bounds: (E, 2) int64 each record's first byte in its shard, and one past its last. counts: records of each shard.
+    broken: of each shard, see `ShardIndex`.
+    """
+
+    bounds: np.ndarray
+    counts: Sequence[int]
+    broken: Sequence[str]
+
+    @classmethod
+    def joined(cls, indices: Sequence[ShardIndex]) -> RecordBounds:
+        """Of one shard behind another."""
+        parts = [np.stack([index.offsets, index.ends], axis=1) for index in indices]
+        return cls(
+            np.concatenate([np.zeros((0, 2), np.int64), *parts]),
+            tuple(map(len, indices)),
+            tuple(index.broken for index in indices),
+        )
+
+
 def index_shard(storage: Storage, name: str) -> ShardIndex:
     """Follow a shard's lengths from record to record, checking each; the data is not read."""
     size = storage.size(name)
@@ -72,12 +96,16 @@ def index_shard(storage: Storage, name: str) -> ShardIndex:
 
 def read_record(storage: Storage, name: str, start: int, end: int) -> memoryview:
     """The data of the record in bytes [start, end). Raises BadRecord where a checksum does not hold."""
-    framed = storage.read_range(name, start, end)
+    return checked_record(storage, name, start, end, memoryview(storage.read_range(name, start, end)))
+
+
+def checked_record(storage: Storage, name: str, start: int, end: int, framed: memoryview) -> memoryview:
+    """The data of a record that was read from there. Raises BadRecord where a checksum does not hold."""
     if len(framed) < end - start:
         raise BadRecord(
             f"{storage.root}/{name}: the record at offset {start} is cut off; copy the file again."
         )
-    data = memoryview(framed)[HEADER:-FOOTER]
+    data = framed[HEADER:-FOOTER]
     if masked_crc32c(data) != _CHECKSUM.unpack(framed[-FOOTER:])[0]:
         raise BadRecord(
             f"{storage.root}/{name}: the record at offset {start} is damaged; copy the file again."
