@@ -87,6 +87,7 @@ def kernels() -> Iterator[Finding]:
     if built.library is not None:
         compiler = f"{built.compiler} ({_first_line(built.compiler, '--version')})"
         yield Finding(f"built by {compiler} for {', '.join(INSTRUCTION_SETS)}: {built.file}")
+        yield Finding(f"matrix units (AMX), for products of many rows: {built.matrix_units}")
         return
     advice = "apt-get install g++" if "no C++ compiler" in built.reason else ""
     yield Finding(

@@ -22,13 +22,14 @@ inline void multiply_add(__m512i& sum, __m512i weights, __m512i row) {
 // Rows of x in 8 bits. With two planes each row becomes two: its high and its low 8 of 16 bits, with a scale of their own.
 struct Quantized {
   long planes, width, groups;
-  std::vector<int8_t> numbers;  // (M * planes, width)
+  bool in_tiles;
+  std::vector<int8_t> numbers;  // (M * planes, width), or in tiles (M * planes / 16, width / 64, 16, 64), in whole ones
   std::vector<float> scales;    // (M * planes, groups)
   std::vector<int> begin;       // (M * planes, groups): weights are stored plus 128, which this takes back
 
-  Quantized(long M, long K, long planes)
-      : planes(planes), width((K + GROUP - 1) / GROUP * GROUP), groups(width / GROUP), numbers(M * planes * width),
-        scales(M * planes * groups), begin(M * planes * groups) {}
+  Quantized(long M, long K, long planes, bool in_tiles = false)
+      : planes(planes), width((K + GROUP - 1) / GROUP * GROUP), groups(width / GROUP), in_tiles(in_tiles),
+        numbers((M * planes + 15) / 16 * 16 * width), scales(M * planes * groups), begin(M * planes * groups) {}
 
   template <typename Number>
   void set(long m, const Number* x, long K) {
@@ -65,7 +66,9 @@ struct Quantized {
   }
 
   void put(long row, long g, int i, __m512i values, __m512i& sum) {
-    _mm_storeu_si128((__m128i*)(numbers.data() + row * width + g * GROUP + 16 * i), _mm512_cvtepi32_epi8(values));
+    const long k = g * GROUP + 16 * i;
+    const long at = in_tiles ? (row / 16 * width + k / 64 * 64) * 16 + row % 16 * 64 + k % 64 : row * width + k;
+    _mm_storeu_si128((__m128i*)(numbers.data() + at), _mm512_cvtepi32_epi8(values));
     sum = _mm512_add_epi32(sum, values);
   }
 };

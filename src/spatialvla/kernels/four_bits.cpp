@@ -5,8 +5,8 @@
 // that take half of the memory: few rows of x meet them as they are widened, for many a panel is widened once. Both ways
 // give the same bits. x (M, K) and y (M, N) are bfloat16 or float32; sums are float32. Needs AVX-512 with BW and VNNI.
 
-#include "eight_bits.h"
 #include "operators.h"
+#include "tile_products.h"
 
 namespace {
 
@@ -113,11 +113,13 @@ template <typename Number>
 void product(const Number* x, const uint8_t* w, const float* bias, Number* y, long M, long N, long K, long planes,
              int threads) {
   const auto panel_of = [=](long p, long groups) { return FourBits{w + p * groups * BLOCK}; };
-  if (M * planes <= FEW)
+  const auto widened_panel_of = [=](long p, long groups) { return widened(panel_of(p, groups), groups); };
+  if (by_tiles(M * planes))
+    tiled_quantized_product(x, widened_panel_of, bias, y, M, N, K, planes, threads);
+  else if (M * planes <= FEW)
     quantized_product(x, panel_of, bias, y, M, N, K, planes, threads);
   else
-    quantized_product(
-        x, [=](long p, long groups) { return widened(panel_of(p, groups), groups); }, bias, y, M, N, K, planes, threads);
+    quantized_product(x, widened_panel_of, bias, y, M, N, K, planes, threads);
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 
 The compiled library is kept in the user's cache folder. The compiler is the one that `torch.compile` uses,
 too. Where there is none, or the processor lacks AVX-512 with BF16 and VNNI, there is no library, and
-PyTorch's own operators do the work.
+PyTorch's own operators do the work. Matrix units (AMX) are used where the compiler knows them and the
+processor has them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 INSTRUCTION_SETS = ("fma", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16", "avx512vnni")
 """What of the processor the kernels use, as compilers call it."""
+_TILE_FLAGS = ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 _FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{name}" for name in INSTRUCTION_SETS)]
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,14 @@ class Build:
     reason: str = ""
     compiler: str = ""
     file: Path | None = None
+
+    @property
+    def matrix_units(self) -> str:
+        """Whether products of many rows go to matrix units (AMX), in words."""
+        known = 0 if self.library is None else self.library.matrix_units()
+        return {1: "used", 0: "not on this processor, or not allowed by its system"}.get(
+            known, f"unknown to {self.compiler}"
+        )
 
 
 def available() -> bool:
@@ -78,20 +88,24 @@ def build() -> Build:
     return found
 
 
-def _build() -> Build:
+def _build(*more_flags: str) -> Build:
     if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
         return Build(None, "this processor lacks AVX-512 with BF16 and VNNI")
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
     if compiler is None:
         return Build(None, "there is no C++ compiler, neither g++ nor clang++")
+    flags = [*_FLAGS, *_TILE_FLAGS, *more_flags]
     texts = b"".join(source.read_bytes() for source in [*_SOURCES, *_HEADERS])
-    key = hashlib.sha256(texts + " ".join([compiler, *_FLAGS]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(texts + " ".join([compiler, *flags]).encode()).hexdigest()[:16]
     folder = cache_folder("kernels")
     built = folder / f"kernels-{key}.so"
     try:
         if not built.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, built)
+            try:
+                _compile(compiler, flags, built)
+            except subprocess.CalledProcessError:  # as by g++ 10, which does not know AMX
+                _compile(compiler, [*_FLAGS, *more_flags], built)
         return Build(ctypes.CDLL(str(built)), "", compiler, built)
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines() or [str(error)]
@@ -100,11 +114,11 @@ def _build() -> Build:
         return Build(None, f"they cannot be made or loaded ({error})", compiler)
 
 
-def _compile(compiler: str, built: Path) -> None:
+def _compile(compiler: str, flags: list[str], built: Path) -> None:
     """Processes that compile at the same time each write a file of their own; the last one stays."""
     with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
         result = Path(scratch) / built.name
-        command = [compiler, *_FLAGS, *map(str, _SOURCES), "-o", str(result)]
+        command = [compiler, *flags, *map(str, _SOURCES), "-o", str(result)]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         os.replace(result, built)
 

@@ -1,9 +1,10 @@
-// Linear layers on a CPU: y = x · wᵀ + bias, at the speed of the memory for few rows of x and of the vector units for many.
+// Linear layers on a CPU: y = x · wᵀ + bias, at the speed of the memory for few rows of x and of what multiplies for many.
 //
+// Many rows go to the matrix units where the processor has them (`tile_products.h`), else to the vector units.
 // x (M, K) and y (M, N) are bfloat16 or float32; sums are float32. Needs AVX-512 with BF16 and VNNI.
 
-#include "eight_bits.h"
 #include "operators.h"
+#include "tile_products.h"
 
 namespace {
 
@@ -13,10 +14,11 @@ constexpr long STRETCH = 3072;  // of K in bfloat16: of a panel, what stays in a
 
 extern "C" {
 
-// w: (panels, K / 2, PANEL, 2). K is even.
+// w: (panels, width / 2, PANEL, 2); width is K in whole tiles, zero behind K, which is even.
 void bf16_product(
     const Half* x, const Half* w, const float* bias, Half* y, long M, long N, long K, int threads) {
-  const long panels = (N + PANEL - 1) / PANEL;
+  if (by_tiles(M)) return tiled_bf16_product(x, w, bias, y, M, N, K, threads);
+  const long panels = (N + PANEL - 1) / PANEL, width = up(K, TILE_HALVES);
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> sums(std::min(M, CHUNK) * PANEL);
@@ -28,7 +30,7 @@ void bf16_product(
         for (long k = 0; k < K; k += STRETCH)
           for (long m = 0; m < rows; m += ROWS) {
             const Half* from = x + (chunk + m) * K + k;
-            const Half* part = w + (p * K + k) * PANEL;
+            const Half* part = w + (p * width + k) * PANEL;
             long depth = std::min(STRETCH, K - k);
             with_rows(rows - m, [&](auto R) { multiply<R>(from, K, part, depth, sums.data() + m * PANEL); });
           }
@@ -46,9 +48,24 @@ void int8_product(const void* x, const uint8_t* w, const float* scales, const fl
   const auto panel_of = [=](long p, long groups) {
     return EightBits{w + p * width * PANEL, scales + p * groups * PANEL};
   };
+  const auto multiplied = [=](auto* x, auto* y) {
+    if (by_tiles(M * planes))
+      tiled_quantized_product(x, panel_of, bias, y, M, N, K, planes, threads);
+    else
+      quantized_product(x, panel_of, bias, y, M, N, K, planes, threads);
+  };
   if (wide)
-    quantized_product((const float*)x, panel_of, bias, (float*)y, M, N, K, planes, threads);
+    multiplied((const float*)x, (float*)y);
   else
-    quantized_product((const Half*)x, panel_of, bias, (Half*)y, M, N, K, planes, threads);
+    multiplied((const Half*)x, (Half*)y);
+}
+
+// 1 where the matrix units are used, 0 where the processor or Linux does not allow it, -1 where they were not compiled.
+int matrix_units() {
+#if defined(COMPILED_TILES) || defined(EMULATED_TILES)
+  return has_tiles();
+#else
+  return -1;
+#endif
 }
 }

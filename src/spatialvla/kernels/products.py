@@ -18,11 +18,16 @@ GROUP = 128
 """Neighboring inputs that share a scale in 8 bits, as in products.cpp."""
 
 
+TILE = 32
+"""Neighboring inputs in bfloat16 that a matrix unit takes at once, as in tile_products.h."""
+
+
 def pack_bf16(weight: torch.Tensor) -> torch.Tensor:
-    """(N, K) bfloat16, K even -> (panels, K / 2, PANEL, 2)"""
+    """(N, K) bfloat16, K even -> (panels, width / 2, PANEL, 2); width is K in whole tiles."""
     N, K = weight.shape
-    padded = F.pad(weight, (0, 0, 0, -N % PANEL))
-    return padded.view(-1, PANEL, K // 2, 2).transpose(1, 2).contiguous()
+    require(K % 2 == 0, f"a weight for {K} inputs, which are not even")
+    padded = F.pad(weight, (0, -K % TILE, 0, -N % PANEL))
+    return padded.view(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
 
 
 def pack_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +73,7 @@ def _bf16_product(
     bfloat16(x, packed)
     x = x.contiguous()
     K = x.shape[-1]
-    _check_sizes(outputs, len(packed), K, 2 * packed.shape[1], bias)
+    _check_sizes(outputs, len(packed), K + -K % TILE, 2 * packed.shape[1], bias)
     y = x.new_empty(*x.shape[:-1], outputs)
     arguments = map(pointer, (x, packed, bias, y))
     _bf16_entry(*arguments, x.numel() // K, outputs, K, torch.get_num_threads())
