@@ -176,6 +176,15 @@ def test_fresh_starts_are_none_of_the_stored_ones(env):
         assert np.abs(stored - fresh).max(axis=1).min() > 1e-3
 
 
+def test_fresh_starts_hold_the_arm_as_variously_as_stored_ones(env):
+    joints = slice(1, 8)  # of a state, behind its time
+    stored = env.task.start_states()[:, joints]
+    fresh = np.stack([env.sample_state(np.random.default_rng(seed))[joints] for seed in range(6)])
+    np.testing.assert_allclose(fresh.mean(axis=0), stored.mean(axis=0), atol=0.04)
+    spread, wanted = (np.std(states - states.mean(axis=0)) for states in (fresh, stored))
+    assert 0.5 < spread / wanted < 1.5
+
+
 def test_fresh_and_stored_starts_have_the_bowl_in_the_drawer(env):
     for start in [*env.task.start_states()[:2], env.sample_state(np.random.default_rng(1))]:
         env.reset_to(start)

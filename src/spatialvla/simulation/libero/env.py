@@ -26,6 +26,7 @@ from spatialvla.simulation.libero.tasks import Task, libero
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, 1.0])
 SETTLING_STEPS = 10
 _LARGEST_SHIFT = 0.1  # meters along the table that a thing may move while settling
+_ARM_SPREAD = 0.02  # radians, standard deviation of each joint at the start: robosuite's, which made stored states
 FPS = 20  # control steps a second
 ACTION_UNITS = (0.05, 0.5)  # meters and radians of one unit of an action, in LIBERO's OSC_POSE controller
 _GRIPPER_SIZE, _GOAL_SIZE = 2, 9  # the fingers' commands; the controller's goal orientation, a matrix
@@ -81,10 +82,13 @@ class LiberoEnv:
     def sample_state(self, rng: np.random.Generator) -> np.ndarray:
         """Moves to a fresh start state drawn by LIBERO's own placement sampler, and returns `state()`.
 
+        The arm's joints are drawn, too, as in the benchmark's stored states: its hand is a centimeter elsewhere.
         Now and then the sampler puts one thing into another and they fly apart; such draws are repeated.
         """
         while True:
             self._reset(int(rng.integers(2**31)))
+            self.data.qpos[self._robot._ref_joint_pos_indexes] += rng.normal(scale=_ARM_SPREAD, size=7)
+            self._sim.forward()
             start, positions = self.state(), self._positions()
             self.settle()
             if np.linalg.norm(self._positions() - positions, axis=1).max() < _LARGEST_SHIFT:
