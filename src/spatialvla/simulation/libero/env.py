@@ -26,7 +26,7 @@ from spatialvla.simulation.libero.tasks import Task, libero
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, 1.0])
 SETTLING_STEPS = 10
 _LARGEST_SHIFT = 0.1  # meters along the table that a thing may move while settling
-_ARM_SPREAD = 0.02  # radians, standard deviation of each joint at the start: robosuite's, which made stored states
+_ARM_SPREAD = 0.02  # radians, of each joint at the start (deviation): robosuite's, as in the stored states
 FPS = 20  # control steps a second
 ACTION_UNITS = (0.05, 0.5)  # meters and radians of one unit of an action, in LIBERO's OSC_POSE controller
 _GRIPPER_SIZE, _GOAL_SIZE = 2, 9  # the fingers' commands; the controller's goal orientation, a matrix
