@@ -24,6 +24,9 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.processor import Processor
 
 _MOST_REPLACEMENTS = 100
+_AHEAD = 4
+"""Batches that each worker makes ahead: they come in order, and one worker's delay shall not stop the others."""
+
 _SEARCHED, _MOST_SEARCHED = 256, 1 << 18
 """Draws looked at in one go for one of the same dataset, at first and at most."""
 
@@ -216,6 +219,7 @@ def _loaded(
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
+        prefetch_factor=_AHEAD if workers else None,
         collate_fn=_as_it_is,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=leave_signals,
