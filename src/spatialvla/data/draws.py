@@ -47,8 +47,11 @@ class MixtureDraws:
             raise InputError(
                 f"A mixture needs a weight of at least 0 for each of {len(counts)} datasets, not {weights}."
             )
-        self._ends = [np.cumsum(np.asarray(part, dtype=np.int64)) for part in counts]
-        self.sizes = np.array([ends[-1] if len(ends) else 0 for ends in self._ends], dtype=np.int64)
+        # Of all datasets one behind another: a batch from many of them is then looked up at once.
+        self._ends = np.cumsum(np.concatenate([np.zeros(0, np.int64), *counts]), dtype=np.int64)
+        self._first_episodes = np.cumsum([0, *map(len, counts)])
+        self._first_samples = np.append(0, self._ends)[self._first_episodes]
+        self.sizes = np.diff(self._first_samples)
         self.draws = np.round(self.sizes * np.asarray(weights)).astype(np.int64)
         if not self.draws.sum():
             raise InputError(
@@ -71,25 +74,21 @@ class MixtureDraws:
         source = np.searchsorted(self._first_draws, slots, side="right") - 1
         # Counted over all epochs, so that a weight below 1 sees the whole dataset in time.
         draw = slots - self._first_draws[source] + epochs * self.draws[source]
-        episode, start = np.empty_like(source), np.empty_like(source)
-        for one in np.unique(source):
-            rows = np.flatnonzero(source == one)
-            sample = self._samples(int(one), draw[rows])
-            ends = self._ends[one]
-            episode[rows] = np.searchsorted(ends, sample, side="right")
-            start[rows] = sample - np.where(episode[rows] > 0, ends[episode[rows] - 1], 0)
-        return Draws(source, episode, start)
+        sample = self._first_samples[source] + self._samples(source, draw)
+        row = np.searchsorted(self._ends, sample, side="right")
+        start = sample - np.where(row > 0, self._ends[row - 1], 0)
+        return Draws(source, row - self._first_episodes[source], start)
 
-    def _samples(self, source: int, draws: np.ndarray) -> np.ndarray:
-        """A dataset's own shuffle: round after round through all its samples."""
-        size = int(self.sizes[source])
-        rounds, samples = np.divmod(draws, size)
-        for number in np.unique(rounds):
-            rows = rounds == number
-            samples[rows] = self._permutation(size, source + 1, int(number))(samples[rows])
-        return samples
+    def _samples(self, sources: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Each dataset's own shuffle: round after round through all its samples."""
+        rounds, places = np.divmod(draws, self.sizes[sources])
+        shuffles = [
+            self._permutation(int(self.sizes[source]), source + 1, number)
+            for source, number in zip(sources.tolist(), rounds.tolist(), strict=True)
+        ]
+        return permuted(places, shuffles)
 
-    @lru_cache(maxsize=256)  # noqa: B019 a mixture lives as long as its run
+    @lru_cache(maxsize=1024)  # noqa: B019 a mixture lives as long as its run
     def _permutation(self, size: int, stream: int, number: int) -> Permutation:
         return Permutation(size, self.seed, stream, number)
 
@@ -155,30 +154,40 @@ class Permutation:
 
     A Feistel network on the smallest even number of bits that covers `size`; a result beyond it is permuted
     again until it lies inside (cycle walking, Black & Rogaway 2002), less than four times in the mean.
+    half: bits of each side of the network. keys: of its rounds.
     """
 
     def __init__(self, size: int, *key: int) -> None:
         self.size = size
-        self._half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-        self._keys = np.random.default_rng(key).integers(0, 2**63, _ROUNDS, dtype=np.uint64)
+        self.half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+        self.keys = np.random.default_rng(key).integers(0, 2**63, _ROUNDS, dtype=np.uint64)
 
     def __call__(self, places: np.ndarray) -> np.ndarray:
         """(N,) int64 places in [0, size) -> what stands there, (N,) int64."""
-        values = np.asarray(places, dtype=np.uint64)
-        values = self._mixed(values)
-        while (outside := values >= self.size).any():
-            values[outside] = self._mixed(values[outside])
-        return values.astype(np.int64)
-
-    def _mixed(self, values: np.ndarray) -> np.ndarray:
-        half, low = np.uint64(self._half), np.uint64((1 << self._half) - 1)
-        left, right = values >> half, values & low
-        for key in self._keys:
-            left, right = right, left ^ (scrambled(right, key) & low)
-        return left << half | right
+        return permuted(places, [self])
 
 
-def scrambled(values: np.ndarray, key: np.uint64) -> np.ndarray:
+def permuted(places: np.ndarray, by: Sequence[Permutation]) -> np.ndarray:
+    """(N,) int64 places -> what stands there, (N,) int64. by: a permutation for each, or one for all."""
+    sizes, halves = (np.array([getattr(one, name) for one in by], np.uint64) for name in ("size", "half"))
+    keys = np.stack([one.keys for one in by], axis=1)
+    values = _mixed(np.asarray(places, np.uint64), halves, keys)
+    while (outside := values >= sizes).any():
+        of = outside if len(by) > 1 else slice(None)
+        values[outside] = _mixed(values[outside], halves[of], keys[:, of])
+    return values.astype(np.int64)
+
+
+def _mixed(values: np.ndarray, halves: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """One pass of the network. halves: (N,) or (1,). keys: (rounds, N) or (rounds, 1)."""
+    low = (np.uint64(1) << halves) - np.uint64(1)
+    left, right = values >> halves, values & low
+    for key in keys:
+        left, right = right, left ^ (scrambled(right, key) & low)
+    return np.asarray(left << halves | right)
+
+
+def scrambled(values: np.ndarray, key: np.uint64 | np.ndarray) -> np.ndarray:
     """uint64 -> uint64, every bit depending on all (the finalizer of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = values + key

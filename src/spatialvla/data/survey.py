@@ -103,11 +103,7 @@ def survey(
     Raises CheckpointError, naming the place, for a damaged episode with on_bad="raise".
     """
     source.prepare(workers)
-    path = None
-    if cache is not None:
-        of_state = f" {source.state_names}" if source.state_names else ""
-        digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}{of_state}".encode()).hexdigest()
-        path = cache / f"{digest[:24]}.npz"
+    path = None if cache is None else kept_at(source, cache)
     found = None if path is None else _load(path)
     log.debug("%s is surveyed%s", source.key, "" if found is None else f", see {path}")
     if found is None:
@@ -119,6 +115,13 @@ def survey(
     if found.damaged and on_bad == "raise":
         raise CheckpointError(found.damaged[0])
     return found
+
+
+def kept_at(source: EpisodeSource, cache: Path) -> Path:
+    """The file of a dataset's survey in a folder of finished ones."""
+    of_state = f" {source.state_names}" if source.state_names else ""
+    digest = hashlib.sha256(f"{_FORMAT} {SAMPLE} {source.fingerprint}{of_state}".encode()).hexdigest()
+    return cache / f"{digest[:24]}.npz"
 
 
 def readable_episodes(
