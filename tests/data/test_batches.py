@@ -5,6 +5,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import threading
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -219,6 +220,37 @@ def test_episodes_that_changed_since_the_survey_are_noticed():
     mixture.sources[0].lengths = (1, 1, 1)
     with pytest.raises(CheckpointError, match="has changed since it was surveyed"):
         given(loader, 1)
+
+
+class Waiting(FakeSource):
+    """Pictures that are there once four are asked for at a time."""
+
+    def episode(self, index):
+        episode = super().episode(index)
+        images = episode.images
+
+        def waiting(steps):
+            GATE.wait(timeout=30)
+            return images(steps)
+
+        episode.images = waiting
+        return episode
+
+
+GATE = threading.Barrier(4)
+
+
+def test_samples_that_wait_for_storage_are_read_at_a_time():
+    lengths = (6, 4, 9, 3, 8)
+    mixture, processor = opened(FakeSource("one", lengths))
+    expected = given(training_batches(mixture, processor, 8), 3)
+    mixture, processor = opened(Waiting("one", lengths))
+    options = ReadOptions(Augmentation(), at_once=4)
+    assert given(training_batches(mixture, processor, 8, options), 3) == expected
+    batches = Batches(mixture, mixture.training, processor, options, recent=2)
+    again = pickle.loads(pickle.dumps(batches))
+    assert again[list(range(8))].names == batches[list(range(8))].names
+    assert len(batches._episodes) == 2
 
 
 def test_few_episodes_are_kept_and_none_are_sent_along():

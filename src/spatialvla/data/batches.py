@@ -6,7 +6,9 @@ import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -47,8 +49,7 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         self.sources, self.seed = mixture.sources, mixture.seed
         self.missing_instruction = mixture.missing_instruction
         self.draws, self.processor, self.options, self.recent = draws, processor, options, recent
-        self._episodes: OrderedDict[tuple[int, int, bool], Episode] = OrderedDict()
-        self._process = os.getpid()
+        self._begin()
 
     def __getitem__(self, numbers: Sequence[int]) -> LoadedBatch | CheckpointError | InputError:
         """Errors of users' data are returned: so they cross to the main process unchanged."""
@@ -65,21 +66,32 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
         """
         self._reopen_after_fork()
         draws = self.draws(np.asarray(numbers))
-        samples = [self._sample_or_next(number, draws, row) for row, number in enumerate(numbers)]
+        samples = list(
+            self._map(lambda row: self._sample_or_next(numbers[row], draws, row), range(len(numbers)))
+        )
         keys = [self.sources[source].key for source in draws.source]
         return collated(self.processor, samples, keys, draws.source)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_episodes": OrderedDict()}
+        ours = ("_episodes", "_lock", "_map", "_process")
+        return {name: value for name, value in vars(self).items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _process=os.getpid())
+        vars(self).update(state)
+        self._begin()
+
+    def _begin(self) -> None:
+        """What each process has of its own. Threads wait for storage; what they compute runs one after another."""
+        self._episodes: OrderedDict[tuple[int, int, bool], Episode] = OrderedDict()
+        self._lock, self._process = Lock(), os.getpid()
+        at_once = self.options.at_once
+        self._map: Any = ThreadPoolExecutor(at_once).map if at_once > 1 else map
 
     def _reopen_after_fork(self) -> None:
         """Connections and decoders do not survive a fork; sources open anew where they are unpickled."""
         if self._process != os.getpid():
             self.sources, self.options = pickle.loads(pickle.dumps((self.sources, self.options)))
-            self._episodes, self._process = OrderedDict(), os.getpid()
+            self._begin()
 
     def _sample_or_next(self, number: int, draws: Draws, row: int) -> Sample:
         source = int(draws.source[row])
@@ -123,13 +135,16 @@ class Batches(Dataset[LoadedBatch | CheckpointError | InputError]):
 
     def _episode(self, source: int, index: int, is_other: bool) -> Episode:
         wanted = (source, index, is_other)
-        if wanted not in self._episodes:
+        episode = self._episodes.get(wanted)
+        if episode is None:
             sources = self.options.other_sources if is_other else self.sources
-            self._episodes[wanted] = sources[source].episode(index)
+            episode = sources[source].episode(index)
+        with self._lock:
+            self._episodes[wanted] = episode
+            self._episodes.move_to_end(wanted)
             if len(self._episodes) > self.recent:
                 self._episodes.popitem(last=False)
-        self._episodes.move_to_end(wanted)
-        return self._episodes[wanted]
+        return episode
 
 
 def collated(

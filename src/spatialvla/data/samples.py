@@ -26,6 +26,7 @@ class ReadOptions:
     cameras: names of the cameras to read beside the first, as far as the datasets have them. state: whether the arm's
     state is read. camera_dropout, state_dropout: probabilities that one of a sample's cameras, or its state, is left
     out as if the dataset did not have it; one camera always stays.
+    at_once: samples that each process reads at a time, for storage that answers late.
     """
 
     augmentation: Augmentation
@@ -38,6 +39,7 @@ class ReadOptions:
     state: bool = False
     camera_dropout: float = 0.0
     state_dropout: float = 0.0
+    at_once: int = 1
 
 
 @dataclass(frozen=True)

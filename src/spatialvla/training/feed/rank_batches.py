@@ -19,6 +19,9 @@ from spatialvla.training.feed.estimated_depth import with_estimated_depth
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 
+_REMOTE_AT_ONCE = 16
+"""Samples that a process reads at a time where a dataset lies at a URL: as many wait for the network, not one."""
+
 
 class Feed:
     """This rank's share of every batch of a run; each is a function of its step alone."""
@@ -53,6 +56,7 @@ class Feed:
             model.config.state_size > 0,
             config.camera_dropout,
             config.state_dropout,
+            _REMOTE_AT_ONCE if any("://" in dataset.path for dataset in config.datasets) else 1,
         )
 
     def training(self, first_step: int, batch_size: int | None = None) -> Iterator[LoadedBatch]:
