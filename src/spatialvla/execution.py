@@ -26,6 +26,7 @@ class Execution:
     averaged over what this and earlier chunks say of the present step, temporal the same with weights by age,
     as published for SimplerEnv. async is what a robot sees whose next chunk is inferred during the last one,
     in simulated time; the class AsynchronousLoop of spatialvla_client is the same in real time.
+    `spatialvla evaluate --realtime` plays every mode where chunks come late, see evaluation/play/real_time.py.
     """
 
     mode: Mode = "chunk"
@@ -94,9 +95,9 @@ class Executor:
             case "receding":
                 actions = chunk.actions[: self.execution.steps]
             case "ensemble":
-                actions = self._ensemble(chunk.actions)[None]
+                actions = similarity_ensemble(self._present(chunk.actions), self.execution.alpha)[None]
             case "temporal":
-                actions = self._temporal_ensemble(chunk.actions)[None]
+                actions = temporal_ensemble(self._present(chunk.actions), self.execution.temperature)[None]
             case "async":
                 return self._asynchronous(chunk)
         self.remember(chunk, len(actions))
@@ -130,27 +131,6 @@ class Executor:
         # The chunk made k steps ago says of the present what stands at its index k.
         return np.stack([past[age] for age, past in enumerate(reversed(self._history))])
 
-    def _temporal_ensemble(self, actions: Float[np.ndarray, "T 7"]) -> Float[np.ndarray, "7"]:
-        """SimplerEnv's ensemble (utils/action/action_ensemble.py): the i-th oldest weighs exp(-temperature * i).
-
-        The gripper is averaged along, and so opens or closes once most of the weight is for it.
-        """
-        present = self._present(actions)
-        weights = np.exp(-self.execution.temperature * np.arange(len(present))[::-1])
-        mean: np.ndarray = weights @ present / weights.sum()
-        return mean
-
-    def _ensemble(self, actions: Float[np.ndarray, "T 7"]) -> Float[np.ndarray, "7"]:
-        """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity)."""
-        present = self._present(actions)
-        newest = present[0]
-        norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
-        similarity = present @ newest / np.maximum(norms, 1e-7)
-        weights = np.exp(self.execution.alpha * similarity)
-        mean: np.ndarray = weights @ present / weights.sum()
-        mean[6] = newest[6]
-        return mean
-
     def _asynchronous(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:
         """What is left of the old chunk until this one comes, and then as much of it as there is time for.
 
@@ -168,6 +148,31 @@ class Executor:
         self._request = schedule.request(latency)
         self.remember(chunk, self._request.moved - request.moved)
         return np.stack(actions)
+
+
+def temporal_ensemble(present: Float[np.ndarray, "N 7"], temperature: float) -> Float[np.ndarray, "7"]:
+    """SimplerEnv's ensemble (utils/action/action_ensemble.py): the i-th oldest weighs exp(-temperature * i).
+
+    present: what chunks say of the present step, newest first. The gripper is averaged along, and so opens or closes
+    once most of the weight is for it.
+    """
+    weights = np.exp(-temperature * np.arange(len(present))[::-1])
+    mean: np.ndarray = weights @ present / weights.sum()
+    return mean
+
+
+def similarity_ensemble(present: Float[np.ndarray, "N 7"], alpha: float) -> Float[np.ndarray, "7"]:
+    """The adaptive ensemble of CogACT (arXiv 2411.19650): weights exp(alpha * cosine similarity to the newest).
+
+    present: what chunks say of the present step, newest first.
+    """
+    newest = present[0]
+    norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
+    similarity = present @ newest / np.maximum(norms, 1e-7)
+    weights = np.exp(alpha * similarity)
+    mean: np.ndarray = weights @ present / weights.sum()
+    mean[6] = newest[6]
+    return mean
 
 
 def _first_step(committed: np.ndarray, tokens: np.ndarray, otherwise: int) -> int:

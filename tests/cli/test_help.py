@@ -23,6 +23,7 @@ UNSET = {
     "--cameras": "all that the dataset has",
     "--action-key": "the checkpoint's only one",
     "--gym": "a suite instead",
+    "--latency": "no --realtime",
     "--mapping": "a dataset that needs none, and no environment of --gym",
     "--chunk-size": "the policy's, or 4",
     "--ego3d-frame": "the policy's, or the camera's",

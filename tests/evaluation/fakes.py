@@ -119,7 +119,7 @@ class FakePolicy:
         self.unsure = unsure
         self.batches: list[int] = []
         self.depths: list[bool] = []
-        self.resets = 0
+        self.episodes = 0
 
     def predict(self, observations: list[Observation]) -> list[ActionChunk]:
         self.batches.append(len(observations))
@@ -141,18 +141,11 @@ class FakePolicy:
         return self.predict(observations)
 
     def new_executor(self) -> FakeExecutor:
-        return FakeExecutor(self)
+        self.episodes += 1
+        return FakeExecutor()
 
 
 class FakeExecutor(Executor):
-    policy: FakePolicy | None = None
-
-    def __init__(self, policy: FakePolicy) -> None:
+    def __init__(self) -> None:
         super().__init__(WHOLE_CHUNKS)
-        self.policy = policy
-
-    def reset(self) -> None:
-        super().reset()
         self.seen: list[int] = []
-        if self.policy:
-            self.policy.resets += 1

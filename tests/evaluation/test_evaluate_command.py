@@ -14,6 +14,7 @@ from spatialvla.evaluation.benchmarks.registry import BENCHMARKS
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.latency import Latency
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.execution import Execution
 
@@ -91,6 +92,38 @@ def test_a_policy_whose_actions_the_suite_does_not_take_is_refused(
         main(["evaluate", "--out", str(tmp_path / "out"), *options])
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_in_real_time_chunks_come_late_and_the_results_and_the_report_say_so(evaluate, capsys):
+    out = evaluate(
+        FakeBenchmark(states=1), "--tasks", "0", "--realtime", "--latency", "2", "--execution.mode", "async"
+    )
+    settings = Results.load(out / "results.json").settings
+    assert settings.latency == Latency.always(2)
+    assert settings.execution == Execution("async")
+    assert "in the mode async (--execution.mode), each chunk 2 control steps late" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    told = "async; in real time, 2 control steps late"
+    assert told in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--realtime"], "--realtime needs --latency"),
+        (["--latency", "2"], "--latency says how late chunks come in --realtime"),
+        (
+            ["--realtime", "--latency", "2", "--execution.latency-steps", "2"],
+            "leave out --execution.latency-steps",
+        ),
+        (["--realtime", "--latency", "soon"], "whole number of control steps, or a .json or .csv file"),
+    ],
+)
+def test_how_late_chunks_come_is_said_once(evaluate, options, sentence, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(FakeBenchmark(), *options)
+    assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 def test_unknown_units_are_played_only_where_that_is_asked_for(tmp_path, monkeypatch, capsys):

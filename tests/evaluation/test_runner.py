@@ -30,7 +30,7 @@ def test_every_episode_is_played_once_and_ends_as_soon_as_it_succeeds(tmp_path):
         (task, state, 3 + 2 * task + state) for task in range(3) for state in range(3)
     ]
     assert all(e.success for e in results.episodes)
-    assert policy.resets == 9  # one an episode
+    assert policy.episodes == 9
     assert sum(policy.batches) == sum(-(-e.steps // 4) for e in results.episodes)
     assert not any(policy.depths)
     assert Results.load(tmp_path / "results.json") == results

@@ -74,6 +74,12 @@ class Evaluate(Verb):
     depth_every: int = 1
     """Decisions that share one estimated depth map."""
 
+    realtime: bool = False
+    """The world does not wait: while a chunk is inferred, control steps go by (docs/how-to/realtime.md)."""
+
+    latency: str | None = None
+    """Of --realtime: control steps until a chunk takes over, or a .json or .csv file of measured milliseconds."""
+
     uncertainty: bool = False
     """Note how sure the policy was of each chunk, which takes one pass of its decoder more; --rerun does so, too."""
 
@@ -130,6 +136,7 @@ class Evaluate(Verb):
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
         benchmark_for = self._checked_benchmark()
+        self._check_realtime()
         import torch
 
         from spatialvla.actions.fitting import check_fit
@@ -140,6 +147,7 @@ class Evaluate(Verb):
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
         from spatialvla.evaluation.report.episodes_page import write_report
         from spatialvla.evaluation.report.terminal import print_success
+        from spatialvla.evaluation.results.latency import Latency
         from spatialvla.evaluation.results.plan import Shard
         from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_of
         from spatialvla.model.folders import resolve_folder
@@ -169,8 +177,12 @@ class Evaluate(Verb):
             unknown_units=self.unknown_units,
             advice=self._advice(policy.units, benchmark.takes),
         )
+        latency = None
+        if self.latency is not None:
+            latency = Latency.parse(self.latency, benchmark.conventions(self.suite).control_hz)
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
-        Terminal(stderr=True).print(f"{told} (--execution.mode)", highlight=False, markup=False)
+        late = "" if latency is None else f", each chunk {latency}"
+        Terminal(stderr=True).print(f"{told} (--execution.mode){late}", highlight=False, markup=False)
         if benchmark.left_out:
             told = f"{self.suite}: the policy plays without {' and '.join(benchmark.left_out)}, which the suite lacks"
             Terminal(stderr=True).print(told, highlight=False, markup=False)
@@ -185,7 +197,7 @@ class Evaluate(Verb):
                 self.suite,
                 self.episodes_per_task,
                 benchmark=benchmark,
-                settings=settings_of(policy),
+                settings=replace(settings_of(policy), latency=latency),
                 out=out,
                 workers=self.workers,
                 depth=self.depth,
@@ -210,6 +222,15 @@ class Evaluate(Verb):
         if recorded_to is not None and recorded_to.folder is not None:
             told = f"Recordings are in {recorded_to.folder}; open one with `rerun FILE.rrd`"
             console.print(told, highlight=False, soft_wrap=True)
+
+    def _check_realtime(self) -> None:
+        """Raises InputError where it is not clear how late chunks come."""
+        if self.realtime and self.latency is None:
+            raise InputError("--realtime needs --latency: control steps, or a file of measured milliseconds.")
+        if self.latency is not None and not self.realtime:
+            raise InputError("--latency says how late chunks come in --realtime; give both.")
+        if self.realtime and self.execution.latency_steps != Execution().latency_steps:
+            raise InputError("--realtime takes --latency; leave out --execution.latency-steps.")
 
     def _checked_benchmark(self) -> Callable[[int, ActionUnits, Inputs], Benchmark]:
         """How what is to be played is made for a policy; InputError where it cannot be played at all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
@@ -22,11 +22,12 @@ from spatialvla.evaluation.play.display import EvaluationProgress
 from spatialvla.evaluation.play.jobs import Job, plan_jobs
 from spatialvla.evaluation.play.messages import Built, Decide, Decided, Idle, Setup
 from spatialvla.evaluation.play.pool import EvaluationError, Worker, worker_processes
+from spatialvla.evaluation.play.real_time import RealTimeExecutor
 from spatialvla.evaluation.play.resume import results_file, resumed, sweep
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.episode_uncertainty import EpisodeUncertainty
 from spatialvla.evaluation.results.outcomes import EpisodeResult
-from spatialvla.evaluation.results.plan import Shard
+from spatialvla.evaluation.results.plan import EpisodeId, Shard
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.evaluation.results.provenance import installed_versions
 from spatialvla.execution import Executor
@@ -116,12 +117,21 @@ def evaluate(
         setup = Setup(
             benchmark, results.conventions, depth == "simulator", folder if videos else None, recordings
         )
+
+        def new_executor(episode: EpisodeId) -> Executor:
+            executor = policy.new_executor()
+            if settings.latency is not None:
+                gripper = results.conventions.settle_action[-1]
+                executor = RealTimeExecutor(settings.execution, settings.latency, episode, gripper)
+            executor.keeps_depth = recordings is not None
+            return executor
+
         longest = max(results.conventions.limit(task) for task in results.tasks)
         workers, before, began = min(workers, len(jobs)), results, time.monotonic()
         progress = EvaluationProgress(console or Terminal(stderr=True), results, workers, longest)
         with worker_processes(workers, setup, results.tasks) as pool, progress:
             finished = []
-            for result in _play(policy, pool, jobs, progress, keeper, recordings):
+            for result in _play(policy, new_executor, pool, jobs, progress, keeper, recordings):
                 finished.append(result)
                 results = before.with_episodes(finished, time.monotonic() - began)
                 results.save(path)
@@ -131,6 +141,7 @@ def evaluate(
 
 def _play(
     policy: Player,
+    new_executor: Callable[[EpisodeId], Executor],
     pool: list[Worker],
     jobs: list[Job],
     progress: EvaluationProgress,
@@ -140,9 +151,7 @@ def _play(
     """Answers the workers' messages until every job is done; yields episodes as they end."""
     queue = deque(jobs)
     active = {worker.connection: worker for worker in pool}
-    executors = {worker.number: policy.new_executor() for worker in pool}
-    for executor in executors.values():
-        executor.keeps_depth = recordings is not None
+    executors: dict[int, Executor] = {}
     unsure: _Unsure = defaultdict(list)
     while active:
         waiting: list[tuple[Worker, Decide]] = []
@@ -167,6 +176,9 @@ def _play(
                     if told := unsure.pop(worker.number, None):
                         result = replace(result, uncertainty=EpisodeUncertainty.of(told))
                     yield result
+        for worker, request in waiting:
+            if request.step == 0 and worker.job:
+                executors[worker.number] = new_executor(EpisodeId(worker.job.task, request.start_state))
         if waiting:
             _decide(policy, waiting, executors, unsure, keeper, recordings)
 
@@ -180,9 +192,6 @@ def _decide(
     recordings: Recordings | None,
 ) -> None:
     """One batch for all that wait; each worker's executor turns its chunk into steps."""
-    for worker, request in waiting:
-        if request.step == 0:
-            executors[worker.number].reset()
     own = [executors[worker.number] for worker, _ in waiting]
     chunks = policy.decide([request.observation for _, request in waiting], own)
     for (worker, request), executor, chunk in zip(waiting, own, chunks, strict=True):

@@ -131,6 +131,8 @@ class Results:
         }
         if not self.conventions.state:  # as files of policies without one always were
             del document["conventions"]["state"]
+        if self.settings is not None and self.settings.latency is None:  # likewise of worlds that waited
+            del document["settings"]["latency"]
         return {name: value for name, value in document.items() if value or name not in _HOW_IT_WAS_ASKED}
 
     @classmethod

@@ -49,7 +49,7 @@ def _flat(results: Results) -> dict[str, Any]:
     if results.settings is None:
         return {"": "not recorded"}
     settings = asdict(results.settings)
-    return {**settings.pop("execution"), **settings}
+    return {**settings.pop("execution"), **settings, "latency": str(results.settings.latency or "none")}
 
 
 def _short(value: object) -> str:

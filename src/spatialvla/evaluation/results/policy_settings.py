@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from spatialvla.evaluation.results.latency import Latency
 from spatialvla.execution import Execution
 
 
@@ -16,6 +17,7 @@ class PolicySettings:
     speculate, tolerance: whether chunks are guessed from the last one, and how many cells a guess may be off.
     depth_every: decisions that share one estimated depth map. prompt: template around the instruction.
     temperature: of sampling, 0 for greedy. dtype: of the weights in memory, and what was made 8 bits of.
+    latency: of each chunk where the world did not wait; None where it did.
     """
 
     execution: Execution = field(default_factory=Execution)
@@ -26,12 +28,15 @@ class PolicySettings:
     prompt: str = "{instruction}"
     temperature: float = 0.0
     dtype: str = "float32"
+    latency: Latency | None = None
 
     def __str__(self) -> str:
         """What is executed, and what else is not the default: `receding, 2 steps; tolerance 1`."""
-        words = [_execution(self.execution)]
+        words = [_execution(self.execution, in_real_time=self.latency is not None)]
+        if self.latency is not None:
+            words.append(f"in real time, {self.latency}")
         default = asdict(PolicySettings())
-        ignored = ("execution", "dataset", "speculate")  # speculation alone does not change what comes out
+        ignored = ("execution", "dataset", "speculate", "latency")  # speculation alone changes nothing
         words += [
             f"{name.replace('_', ' ')} {value}"
             for name, value in asdict(self).items()
@@ -40,14 +45,15 @@ class PolicySettings:
         return "; ".join(words)
 
 
-def _execution(execution: Execution) -> str:
+def _execution(execution: Execution, in_real_time: bool) -> str:
     match execution.mode:
         case "receding":
             return f"receding, {execution.steps} {'step' if execution.steps == 1 else 'steps'}"
         case "async":
             steps = "step" if execution.latency_steps == 1 else "steps"
+            late = "" if in_real_time else f", {execution.latency_steps} {steps} late"
             told = "" if execution.commit else ", not told of the steps under way"
-            return f"async, {execution.latency_steps} {steps} late{told}"
+            return f"async{late}{told}"
         case "chunk":
             return "whole chunks"
         case mode:
