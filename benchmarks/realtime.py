@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,19 +76,17 @@ def play_missing(options: Options, played: list[Episode]) -> list[Episode]:
             ]
             if not missing:
                 continue
-            environment = benchmark.open(SUITE, task, conventions)
-            for name, way, late in missing:
-                if time.time() > deadline:
-                    print("The time is up; the same command goes on.")
-                    return played
-                began = time.time()
-                outcome = play(
-                    policies[name], environment, way, int(late), task, state, conventions.limit(task)
-                )
-                played.append(Episode(Path(name).name, way, int(late), task, state, **outcome))
-                write(options.out, played)
-                print(f"{asdict(played[-1])} {time.time() - began:.0f} s", flush=True)
-            environment.close()
+            limit = conventions.limit(task)
+            with closing(benchmark.open(SUITE, task, conventions)) as environment:
+                for name, way, late in missing:
+                    if time.time() > deadline:
+                        print("The time is up; the same command goes on.")
+                        return played
+                    began = time.time()
+                    outcome = play(policies[name], environment, way, int(late), task, state, limit)
+                    played.append(Episode(Path(name).name, way, int(late), task, state, **outcome))
+                    write(options.out, played)
+                    print(f"{asdict(played[-1])} {time.time() - began:.0f} s", flush=True)
     print("All is done.")
     return played
 
