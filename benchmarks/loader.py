@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--buffers", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=60)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/spatialvla-benchmark"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
