@@ -67,6 +67,7 @@ class FakeBenchmark:
 
 class FakeEnvironment:
     ended = False
+    chose = None
 
     def __init__(self, benchmark: FakeBenchmark, task: int) -> None:
         self.benchmark, self.task = benchmark, task

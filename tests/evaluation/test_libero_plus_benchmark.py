@@ -5,7 +5,7 @@ import pytest
 from fakes import FakePolicy
 
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks import libero_plus
+from spatialvla.evaluation.benchmarks import idle_environment
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
@@ -91,15 +91,15 @@ def test_the_next_task_of_the_same_scene_plays_in_the_same_environment_as_if_it_
         return playing._env, seen
 
     built, seen_alone = played(second)
-    assert libero_plus._idle
-    libero_plus._close_idle()
+    assert idle_environment._idle
+    idle_environment.close_idle()
     other, _ = played(first)
     again, seen_after = played(second)
     assert again is other is not built
     for name in ("image", "depth", "intrinsics", "extrinsics"):
         np.testing.assert_array_equal(getattr(seen_after, name), getattr(seen_alone, name))
     opened("libero_plus_robot_spatial", 0, 64).close()
-    assert not libero_plus._idle  # its arm starts elsewhere
+    assert not idle_environment._idle  # its arm starts elsewhere
 
 
 def test_the_camera_of_the_policy_is_the_moved_one():

@@ -139,6 +139,7 @@ class GymTask:
     """A Gymnasium environment as a task. first_seed: of start state 0."""
 
     partial = None
+    chose = None
     gripper_position = None
 
     def __init__(self, env: GymEnv, first_seed: int) -> None:

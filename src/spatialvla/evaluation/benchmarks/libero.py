@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -142,6 +143,7 @@ class LiberoTask:
     """
 
     partial = None
+    chose: bool | None = None
     ended = False
 
     def __init__(
@@ -153,12 +155,16 @@ class LiberoTask:
         env: LiberoEnv | None = None,
     ) -> None:
         self._task = task
-        self._states = task.start_states()[:start_states]
+        self._start_states = start_states
         self._settle_steps = conventions.settle_steps
         self._others: Mapping[str, str] = benchmark.others
         self._gives_state = benchmark.gives_state
         self._published_state = benchmark.published_state
         self._env = env or stock_environment(task, conventions.image_size)
+
+    @cached_property
+    def _states(self) -> np.ndarray:
+        return self._task.start_states()[: self._start_states]
 
     def start(self, start_state: int) -> None:
         """Puts the stored start state in place and lets it settle; InputError if there is none."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from spatialvla.evaluation.benchmarks.libero import CAMERA, LiberoBenchmark, LiberoTask, stock_environment
+from spatialvla.evaluation.benchmarks import idle_environment
+from spatialvla.evaluation.benchmarks.libero import CAMERA, LiberoBenchmark, LiberoTask
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.simulation.libero import picture_noise
 from spatialvla.simulation.libero.camera_move import UNMOVED
-from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.plus import Variation, arm_joints, base_suite, variations
 from spatialvla.types import Observation
 
@@ -54,8 +53,7 @@ class LiberoPlusTask(LiberoTask):
     """One task of LIBERO-plus, with one start state."""
 
     def __init__(self, variation: Variation, conventions: Conventions, benchmark: LiberoBenchmark) -> None:
-        self._scene = variation.task.bddl, conventions.image_size
-        env = _taken(self._scene) or stock_environment(variation.task, conventions.image_size)
+        env = idle_environment.taken(variation.task, conventions.image_size)
         super().__init__(variation.task, conventions, benchmark, start_states=1, env=env)
         self._camera, self._is_as_it_was = ExitStack(), not variation.arm_start
         if variation.camera != UNMOVED:
@@ -84,30 +82,6 @@ class LiberoPlusTask(LiberoTask):
         """Leaves the environment, as it was built, to the next task that plays the same scene."""
         self._camera.close()
         if self._is_as_it_was:
-            _left(self._scene, self._env)
+            idle_environment.left(self._env)
         else:
             super().close()
-
-
-_Scene = tuple[Path, int]
-"""What environments are built from: the scene's file, and the pictures' size."""
-
-_idle: dict[_Scene, LiberoEnv] = {}
-"""At most one environment of this process, which no task plays in: building one takes longer than an episode."""
-
-
-def _taken(scene: _Scene) -> LiberoEnv | None:
-    """The idle environment, if it is of this scene; one of another scene is closed."""
-    env = _idle.pop(scene, None)
-    _close_idle()
-    return env
-
-
-def _left(scene: _Scene, env: LiberoEnv) -> None:
-    _close_idle()
-    _idle[scene] = env
-
-
-def _close_idle() -> None:
-    while _idle:
-        _idle.popitem()[1].close()

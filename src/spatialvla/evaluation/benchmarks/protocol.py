@@ -92,6 +92,10 @@ class Environment(Protocol):
         """Whether this episode has come part of the way; None where the benchmark does not say."""
 
     @property
+    def chose(self) -> bool | None:
+        """Whether what this episode took first is what was meant; None before, and where there is nothing to choose."""
+
+    @property
     def ended(self) -> bool:
         """Whether this episode cannot go on, though its time is not over."""
 

@@ -90,6 +90,7 @@ class SimplerTask:
     """One task of SimplerEnv, built once and played many times."""
 
     ended = False
+    chose = None
 
     def __init__(self, env: WidowXEnv, units: ActionUnits) -> None:
         self.env = env

@@ -103,7 +103,7 @@ def _play_episode(
         video = f"{setup.videos.name}/{video}"
     seconds = round(time.monotonic() - began, 3)
     partial = None if environment.partial is None else bool(environment.partial)
-    return EpisodeResult(task, start_state, success, step, seconds, video, partial)
+    return EpisodeResult(task, start_state, success, step, seconds, video, partial, chose=environment.chose)
 
 
 def _shown(observation: Observation) -> np.ndarray:

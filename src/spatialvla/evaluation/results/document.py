@@ -210,8 +210,12 @@ def _without_rates(tasks: object) -> object:
 
 def _entry(episode: EpisodeResult) -> dict[str, Any]:
     entry = asdict(episode)
-    if episode.uncertainty is None:  # as files of policies that were not asked always were
-        del entry["uncertainty"]
+    for name in (
+        "uncertainty",
+        "chose",
+    ):  # absent where nothing was asked, as in files from before there were these
+        if entry[name] is None:
+            del entry[name]
     return entry
 
 

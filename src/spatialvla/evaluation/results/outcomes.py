@@ -17,6 +17,7 @@ class EpisodeResult:
     steps: after settling. seconds: wall time. video: path relative to the JSON file.
     partial: came part of the way at least (`Conventions.partial`); None where the benchmark does not say.
     uncertainty: of the policy; None unless it was asked for.
+    chose: whether what it took first is what was meant; None where it took nothing, or had nothing to choose.
     """
 
     task: int
@@ -27,6 +28,7 @@ class EpisodeResult:
     video: str | None = None
     partial: bool | None = None
     uncertainty: EpisodeUncertainty | None = None
+    chose: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "start_state", "steps", "seconds"):

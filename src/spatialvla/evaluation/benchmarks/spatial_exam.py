@@ -1,0 +1,96 @@
+"""The spatial exam as a benchmark: its suites, its rules, and its questions as environments of LIBERO's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks import idle_environment
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, LiberoTask
+from spatialvla.evaluation.benchmarks.protocol import Conventions
+from spatialvla.simulation.libero.exam.arranging import BowlWatch, arrange, raise_table, scene
+from spatialvla.simulation.libero.exam.layouts import MEANT, OTHER
+from spatialvla.simulation.libero.exam.questions import QUESTIONS, Question
+
+SUITE = "spatial_exam"
+
+
+def seed_of(suite: str) -> int:
+    """The seed that an exam is drawn by: 0 for `spatial_exam`, 7 for `spatial_exam_7`; InputError for other names."""
+    found = re.fullmatch(rf"{SUITE}(?:_(\d+))?", suite)
+    if not found:
+        raise InputError(
+            f"There is no exam {suite!r}; say {SUITE}, or {SUITE}_7 for the exam that is drawn with seed 7."
+        )
+    return int(found[1] or 0)
+
+
+@dataclass(frozen=True)
+class SpatialExamBenchmark(LiberoBenchmark):
+    """The questions of `simulation.libero.exam`, by the rules of LIBERO-Spatial but for how episodes start and end."""
+
+    def instructions(self, suite: str) -> list[str]:
+        """Each question's instruction and what is changed, by number; InputError for an unknown suite."""
+        seed_of(suite)
+        scene()
+        return [question.label for question in QUESTIONS]
+
+    def conventions(self, suite: str) -> Conventions:
+        """LIBERO-Spatial's rules, with drawn start states."""
+        seed = seed_of(suite)
+        return replace(
+            super().conventions("libero_spatial"),
+            start_states=f"episode i is drawn with seed {seed}, the question's layout and i, alike in both halves of a "
+            "pair; no stored start state is used",
+            success="LIBERO's goal predicate, checked after every step: the meant bowl is on the plate; the episode "
+            "ends once it holds, or fails once the other bowl is on the plate",
+            seeds="things and fixtures are placed with a seed drawn from the exam's, the layout and the episode; "
+            "nothing else is random",
+        )
+
+    def open(self, suite: str, task: int, conventions: Conventions) -> SpatialExamTask:
+        """Builds the environment of one question, which takes some ten seconds, or takes that of the last one."""
+        return SpatialExamTask(QUESTIONS[task], seed_of(suite), conventions, self)
+
+
+class SpatialExamTask(LiberoTask):
+    """One question of the exam, in as many episodes as are asked for."""
+
+    def __init__(
+        self, question: Question, seed: int, conventions: Conventions, benchmark: LiberoBenchmark
+    ) -> None:
+        task = scene()
+        env = idle_environment.taken(task, conventions.image_size)
+        super().__init__(replace(task, language=question.instruction), conventions, benchmark, env=env)
+        self.env, self._question, self._seed = env, question, seed
+
+    @property
+    def chose(self) -> bool | None:
+        """Whether the bowl that was taken first is the one that is meant; None while none was."""
+        taken = self._watch.taken
+        return None if taken is None else taken == MEANT
+
+    @property
+    def ended(self) -> bool:
+        """Whether the bowl that is not meant is on the plate."""
+        return self._watch.on_plate(OTHER)
+
+    def start(self, start_state: int) -> None:
+        """Draws the episode of this number and lets its things settle."""
+        arrange(self.env, self._question, self._seed, start_state)
+        self.env.settle(self._settle_steps)
+        self._watch = BowlWatch(self.env)
+
+    def step(self, action: np.ndarray) -> bool:
+        """As `LiberoTask.step`, with an eye on both bowls."""
+        success = super().step(action)
+        self._watch()
+        return success
+
+    def close(self) -> None:
+        """Leaves the environment, as it was built, to the next question."""
+        raise_table(self.env, 0.0)
+        idle_environment.left(self.env)
