@@ -48,7 +48,7 @@ class Evaluate(Verb):
     options: FlatPolicyOptions
 
     suite: str = _SUITE
-    """Any suite of the installed LIBERO, libero_plus_camera_spatial and the like, or simpler_widowx."""
+    """Any suite of the installed LIBERO, libero_plus_camera_spatial and the like, spatial_exam, or simpler_widowx."""
 
     gym: str | None = None
     """Instead of a suite: a Gymnasium environment by its ID, such as panda_gym:PandaReach-v3."""
@@ -57,7 +57,7 @@ class Evaluate(Verb):
     """Of --gym: the YAML file that says what the environment shows and takes (docs/how-to/gymnasium.md)."""
 
     episodes_per_task: int = 10
-    """Episode i starts from stored start state i: LIBERO has 50 a task, LIBERO-plus 1; --gym draws it with seed i."""
+    """Episode i starts from stored start state i: LIBERO has 50 a task, LIBERO-plus 1; others draw it."""
 
     tasks: tuple[int, ...] = ()
     """Task numbers to play, counted from 0; all unless given."""

@@ -144,7 +144,7 @@ class LiberoTask:
 
     partial = None
     chose: bool | None = None
-    ended = False
+    ended: bool = False
 
     def __init__(
         self,

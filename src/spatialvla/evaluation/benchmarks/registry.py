@@ -12,15 +12,16 @@ from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Benchmark, Inputs
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
-from spatialvla.evaluation.benchmarks.spatial_exam import SUITE, SpatialExamBenchmark
+from spatialvla.evaluation.benchmarks.spatial_exam import SpatialExamBenchmark
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.simulation.libero import plus
+from spatialvla.simulation.libero.exam import questions
 
 BENCHMARKS: dict[str, Callable[[int, ActionUnits, Inputs], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,
     "libero_plus": LiberoPlusBenchmark.for_policy,
     "simpler": SimplerBenchmark.for_policy,
-    SUITE: SpatialExamBenchmark.for_policy,
+    questions.SUITE: SpatialExamBenchmark.for_policy,
 }
 """Name -> how the benchmark is made for a policy: from its image size in pixels, its actions' units, its inputs.
 
@@ -55,7 +56,7 @@ def benchmark_for(
     """
     name = _name(suite)
     if name not in BENCHMARKS:
-        known = [*TIME_LIMITS, *simpler.SUITES, *plus.SUITES, SUITE]
+        known = [*TIME_LIMITS, *simpler.SUITES, *plus.SUITES, questions.SUITE]
         raise InputError(f"No benchmark has a suite {suite!r}; {did_you_mean(suite, known)}")
     return BENCHMARKS[name](image_size, units, inputs)
 

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks import idle_environment
 from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, LiberoTask
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.simulation.libero.exam.arranging import BowlWatch, arrange, raise_table, scene
 from spatialvla.simulation.libero.exam.layouts import MEANT, OTHER
-from spatialvla.simulation.libero.exam.questions import QUESTIONS, Question
-
-SUITE = "spatial_exam"
-
-
-def seed_of(suite: str) -> int:
-    """The seed that an exam is drawn by: 0 for `spatial_exam`, 7 for `spatial_exam_7`; InputError for other names."""
-    found = re.fullmatch(rf"{SUITE}(?:_(\d+))?", suite)
-    if not found:
-        raise InputError(
-            f"There is no exam {suite!r}; say {SUITE}, or {SUITE}_7 for the exam that is drawn with seed 7."
-        )
-    return int(found[1] or 0)
+from spatialvla.simulation.libero.exam.questions import QUESTIONS, Question, seed_of
 
 
 @dataclass(frozen=True)
@@ -67,27 +53,20 @@ class SpatialExamTask(LiberoTask):
         super().__init__(replace(task, language=question.instruction), conventions, benchmark, env=env)
         self.env, self._question, self._seed = env, question, seed
 
-    @property
-    def chose(self) -> bool | None:
-        """Whether the bowl that was taken first is the one that is meant; None while none was."""
-        taken = self._watch.taken
-        return None if taken is None else taken == MEANT
-
-    @property
-    def ended(self) -> bool:
-        """Whether the bowl that is not meant is on the plate."""
-        return self._watch.on_plate(OTHER)
-
     def start(self, start_state: int) -> None:
         """Draws the episode of this number and lets its things settle."""
         arrange(self.env, self._question, self._seed, start_state)
         self.env.settle(self._settle_steps)
         self._watch = BowlWatch(self.env)
+        self.chose, self.ended = None, False
 
     def step(self, action: np.ndarray) -> bool:
-        """As `LiberoTask.step`, with an eye on both bowls."""
+        """As `LiberoTask.step`, with an eye on both bowls: the wrong one on the plate ends the episode."""
         success = super().step(action)
         self._watch()
+        if self._watch.taken is not None:
+            self.chose = self._watch.taken == MEANT
+        self.ended = self._watch.on_plate(OTHER)
         return success
 
     def close(self) -> None:

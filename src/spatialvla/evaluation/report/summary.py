@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spatialvla.evaluation.report.beside_published import beside_published, unpublished
+from spatialvla.evaluation.report.exam_table import exam_table
 from spatialvla.evaluation.report.tables import Table
 from spatialvla.evaluation.results.comparison import Comparison, p_text, points
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.exam_scores import is_exam
 from spatialvla.evaluation.results.published_rates import Source, published_tables
 
 
@@ -36,6 +38,7 @@ def summarize(evaluations: Sequence[Results], comparison: Comparison | None = No
     tables = [beside_published(table, evaluations, sources) for table in published]
     if others := [results for results in evaluations if results.suite not in listed]:
         tables.append(unpublished(others))
+    tables += [exam_table(results) for results in evaluations if is_exam(results)]
     names = list(dict.fromkeys(results.policy for results in evaluations))
     return Summary(
         title=" and ".join(names) if len(names) < 3 else f"{len(names)} policies",

@@ -6,18 +6,21 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from spatialvla.common.terminal import shown
+from spatialvla.evaluation.report.exam_table import exam_table
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import Table, cell_text, success_table
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.exam_scores import is_exam
 
 
 def print_success(results: Results, console: Console) -> None:
-    """The success table: drawn where the console is a terminal, else as Markdown, which a file can keep."""
-    table = success_table(results)
-    if console.is_terminal:
-        console.print(terminal_table(table))
-    else:
-        print(markdown_table(table))
+    """The success table, and the exam's scores: drawn on a terminal, else as Markdown, which a file can keep."""
+    tables = [success_table(results), *([exam_table(results)] if is_exam(results) else [])]
+    for table in tables:
+        if console.is_terminal:
+            console.print(terminal_table(table))
+        else:
+            print(markdown_table(table))
 
 
 def terminal_table(table: Table) -> RichTable:

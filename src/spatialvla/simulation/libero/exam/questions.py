@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
+from spatialvla.errors import InputError
 from spatialvla.simulation.libero.exam.layouts import (
     COOKIES,
     FROM_PLATE,
@@ -20,6 +22,8 @@ from spatialvla.simulation.libero.exam.layouts import (
     USUAL,
     Layout,
 )
+
+SUITE = "spatial_exam"
 
 Exchange = tuple[str, str]
 """Two things that take each other's places."""
@@ -62,57 +66,101 @@ class Question:
         return places
 
 
-Pair = tuple[Question, Question]
+@dataclass(frozen=True)
+class Pair:
+    """Two questions that differ in space alone, or in what is said of it. name: what tells them apart, in words."""
+
+    name: str
+    first: Question
+    second: Question
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """The questions' numbers, which are those of the suite's tasks."""
+        return QUESTIONS.index(self.first), QUESTIONS.index(self.second)
+
 
 _RAMEKIN, _COOKIES = "next to the ramekin", "next to the cookie box"
-_SWAPPED: Exchange = (RAMEKIN, COOKIES)
-_NO_PLACE = "pick up the black bowl and place it on the plate"
-
 _BLANK = "."
 """As little as can be said: no policy takes an empty instruction."""
+_NO_PLACE = "pick up the black bowl and place it on the plate"
 
 
-def _at_height(centimeters: int) -> Question:
-    note = f"table {'raised' if centimeters > 0 else 'lowered'} {abs(centimeters)} cm"
-    return Question(_RAMEKIN, USUAL, raised=centimeters / 100, note=note)
+def _heights(centimeters: int) -> Pair:
+    lowered, raised = (
+        Question(_RAMEKIN, USUAL, raised=sign * centimeters / 100, note=f"table {word} {centimeters} cm")
+        for sign, word in ((-1, "lowered"), (1, "raised"))
+    )
+    return Pair(f"table lowered or raised {centimeters} cm", lowered, raised)
 
 
-def _either_bowl(first: str, second: str, layout: Layout) -> Pair:
+def _either_bowl(name: str, first: str, second: str, layout: Layout) -> Pair:
     """The same picture, and either bowl is meant."""
-    return Question(first, layout), Question(second, layout, (BOWLS,))
+    return Pair(name, Question(first, layout), Question(second, layout, (BOWLS,)))
 
 
-def _not_said(said: str) -> Pair:
+def _unsaid(name: str, said: str) -> Pair:
     """The same picture and the same words, which leave open which bowl is meant."""
-    return (
+    return Pair(
+        name,
         Question("", USUAL, note="the one next to the ramekin counts", said=said),
         Question("", USUAL, (BOWLS,), note="the one next to the cookie box counts", said=said),
     )
 
 
-_AS_USUAL = _either_bowl(_RAMEKIN, _COOKIES, USUAL)
-_LANDMARKS_SWAPPED = (
-    Question(_RAMEKIN, USUAL, (_SWAPPED, BOWLS), note="ramekin and cookie box exchanged"),
-    Question(_COOKIES, USUAL, (_SWAPPED,), note="ramekin and cookie box exchanged"),
+_AS_USUAL = _either_bowl("next to the ramekin or the cookie box", _RAMEKIN, _COOKIES, USUAL)
+_SWAPPED = "ramekin and cookie box exchanged"
+_EXCHANGED = Pair(
+    f"the same, {_SWAPPED}",
+    Question(_RAMEKIN, USUAL, ((RAMEKIN, COOKIES), BOWLS), note=_SWAPPED),
+    Question(_COOKIES, USUAL, ((RAMEKIN, COOKIES),), note=_SWAPPED),
 )
-_PLATE_SWAPPED = (
-    Question(_COOKIES, ROOMY, (BOWLS,), note="more room"),
-    Question(_COOKIES, ROOMY, (BOWLS, (PLATE, RAMEKIN)), note="plate and ramekin exchanged"),
-)
+_PLATE = "plate and ramekin exchanged"
 
 SKILLS: dict[str, tuple[Pair, ...]] = {
-    "height": ((_at_height(-5), _at_height(5)), (_at_height(-10), _at_height(10))),
-    "left and right": (_either_bowl("on the left", "on the right", SIDE_BY_SIDE),),
-    "in front and behind": (_either_bowl("in front of the cookie box", "behind the cookie box", ONE_BEHIND),),
-    "nearest and farthest": (
-        _either_bowl("nearest to the robot", "farthest from the robot", FROM_ROBOT),
-        _either_bowl("nearest to the plate", "farthest from the plate", FROM_PLATE),
+    "height": (_heights(5), _heights(10)),
+    "left and right": (
+        _either_bowl("on the left or the right", "on the left", "on the right", SIDE_BY_SIDE),
     ),
-    "another instruction": (_AS_USUAL, _LANDMARKS_SWAPPED),
-    "swapped places": (*zip(_AS_USUAL, _LANDMARKS_SWAPPED, strict=True), _PLATE_SWAPPED),
-    "no instruction": (_not_said(_BLANK), _not_said(_NO_PLACE)),
+    "in front and behind": (
+        _either_bowl(
+            "in front of or behind the cookie box",
+            "in front of the cookie box",
+            "behind the cookie box",
+            ONE_BEHIND,
+        ),
+    ),
+    "nearest and farthest": (
+        _either_bowl("from the robot", "nearest to the robot", "farthest from the robot", FROM_ROBOT),
+        _either_bowl("from the plate", "nearest to the plate", "farthest from the plate", FROM_PLATE),
+    ),
+    "another instruction": (_AS_USUAL, _EXCHANGED),
+    "swapped places": (
+        Pair(f"{_SWAPPED}, {_RAMEKIN}", _AS_USUAL.first, _EXCHANGED.first),
+        Pair(f"{_SWAPPED}, {_COOKIES}", _AS_USUAL.second, _EXCHANGED.second),
+        Pair(
+            _PLATE,
+            Question(_COOKIES, ROOMY, (BOWLS,), note="more room"),
+            Question(_COOKIES, ROOMY, (BOWLS, (PLATE, RAMEKIN)), note=_PLATE),
+        ),
+    ),
+    "no place said": (_unsaid("a full stop", _BLANK), _unsaid("the bowl, but not which", _NO_PLACE)),
 }
 """Skill -> the pairs that ask for it. No question is in two pairs of a skill, so that these are independent."""
 
-QUESTIONS = tuple(dict.fromkeys(question for pairs in SKILLS.values() for pair in pairs for question in pair))
+QUESTIONS = tuple(
+    dict.fromkeys(
+        question for pairs in SKILLS.values() for pair in pairs for question in (pair.first, pair.second)
+    )
+)
 """The suite's tasks, in order."""
+
+
+def seed_of(suite: str) -> int:
+    """The seed that an exam is drawn by: 0 for `spatial_exam`, 7 for `spatial_exam_7`; InputError for other names."""
+    found = re.fullmatch(rf"{SUITE}(?:_(\d+))?", suite)
+    if not found:
+        raise InputError(
+            f"There is no exam {suite!r}; say {SUITE}, or {SUITE}_7 for the one that is drawn with seed 7."
+        )
+    return int(found[1] or 0)
