@@ -57,7 +57,7 @@ class Evaluate(Verb):
     """Of --gym: the YAML file that says what the environment shows and takes (docs/how-to/gymnasium.md)."""
 
     episodes_per_task: int = 10
-    """Episode i starts from stored start state i: LIBERO has 50 a task, LIBERO-plus 1; others draw it."""
+    """Episode i starts from stored start state i: LIBERO has 50 a task, LIBERO-plus 1; --gym and the exam draw it."""
 
     tasks: tuple[int, ...] = ()
     """Task numbers to play, counted from 0; all unless given."""

@@ -58,10 +58,7 @@ _USUAL = {
     OTHER: (0.13, -0.07),  # next to the cookie box
     PLATE: (0.06, 0.20),
     RAMEKIN: (-0.20, 0.20),
-    COOKIES: (
-        0.045,
-        0.03,
-    ),  # 2.5 cm nearer to the robot than LIBERO's, so that the ramekin has room there, too
+    COOKIES: (0.045, 0.03),  # 2.5 cm nearer than LIBERO's: the ramekin has to find room there, too
 }
 
 
