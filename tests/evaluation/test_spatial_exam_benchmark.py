@@ -53,6 +53,7 @@ def test_all_stands_on_a_table_of_another_height_while_robot_and_camera_stay(pai
     assert table_top(env) == pytest.approx(0.9 + by)
     assert env.data.camera("agentview").xpos == pytest.approx([0.6586, 0, 1.6104], abs=1e-3)
     assert env.base_pose[2, 3] == pytest.approx(0.912)
+    assert env.gripper_position == pytest.approx([-0.208, 0, 1.173], abs=2e-3)
     before = {thing: position(task, thing) for thing in env.simulator.objects_dict}
     for _ in range(10):
         task.step(np.array([0, 0, 0, 0, 0, 0, 1.0]))

@@ -31,14 +31,17 @@ def raise_table(env: LiberoEnv, by: float) -> None:
 
 
 def arrange(env: LiberoEnv, question: Question, seed: int, episode: int) -> None:
-    """Moves to the start of one episode: robot and camera as ever, the table and all things as the question says.
+    """Moves to the start of one episode: the table and all things as the question says.
 
-    How the cabinet and the stove stand is drawn by LIBERO's own sampler, alike in both halves of a pair.
+    How the cabinet and the stove stand is drawn by LIBERO's own sampler, alike in both halves of a pair. The camera
+    and the arm's joints are always the same.
     """
     raise_table(env, 0.0)
     env.sample_state(np.random.default_rng(question.layout.seeds(seed, episode)))
     raise_table(env, question.raised)
     simulator = env.simulator
+    robot = simulator.robots[0]
+    env.data.qpos[robot._ref_joint_pos_indexes] = robot.init_qpos
     for fixture in simulator.fixtures_dict:
         env.model.body_pos[simulator.obj_body_id[fixture]][2] += question.raised
     for thing, place in question.places(seed, episode).items():

@@ -32,6 +32,7 @@ REACH = {MEANT: 0.73, OTHER: 0.73, PLATE: 0.74}
 _GAP = 0.02  # meters between two circles
 _LOW, _HIGH = (-0.22, -0.06), (0.17, 0.35)
 _BESIDE_STOVE = (-0.09, 0.03)  # nearer than this x to the robot, y has to be larger: the stove stands there
+_PLATE_FROM_CABINET = 0.02  # least y of the plate; nearer to the cabinet, the hand that places would meet it
 _DRAWS = 4096  # layouts drawn at a time
 
 
@@ -105,7 +106,7 @@ def nearest_to_plate(at: Places) -> np.ndarray:
 def stands_free(at: Places) -> np.ndarray:
     """(...) Whether all things stand apart and in the camera's picture, and the arm reaches what it has to."""
     things = list(at)
-    free = np.ones(at[MEANT].shape[:-1], bool)
+    free = at[PLATE][..., 1] > _PLATE_FROM_CABINET
     for index, thing in enumerate(things):
         x, y = at[thing][..., 0], at[thing][..., 1]
         free &= (x > _BESIDE_STOVE[0]) | (y > _BESIDE_STOVE[1])
