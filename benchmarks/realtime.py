@@ -5,7 +5,8 @@
 
 Each way plays the same stored start states, as `spatialvla evaluate --realtime --latency N` does: N control
 steps go by from an observation until its chunk takes over. Start states are gone through one after the
-other, so that what is there can be compared at any time. An episode that is done is not played again.
+other, so that what is there can be compared at any time. An episode that is done is not played again, nor
+one without latency that is in an evaluation's results (--evaluated runs/spatial/results.json).
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from realtime_tables import WAYS, Episode, read, tables, write
-
-SUITE = "libero_spatial"
+from realtime_tables import SUITE, WAYS, Episode, read, tables, without_latency, write
+from spatialvla.evaluation.results.document import Results
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Options:
     """cells: way and latency in control steps, such as wait:2; all of them unless given. minutes: 0 plays nothing."""
 
     out: Path = Path("runs/realtime.json")
+    evaluated: Path | None = None
     policies: tuple[str, ...] = ("nano",)
     cells: tuple[str, ...] = ()
     tasks: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 7, 9)
@@ -42,6 +43,10 @@ CELLS = ("wait:0", "ensemble:0", *(f"{way}:{late}" for late in (1, 2, 4, 6) for 
 
 def main(options: Options) -> None:
     played = read(options.out)
+    if options.evaluated:
+        done = {episode.id for episode in played}
+        played += [each for each in without_latency(Results.load(options.evaluated)) if each.id not in done]
+        write(options.out, played)
     if options.minutes:
         played = play_missing(options, played)
     print(tables(played))

@@ -7,10 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from spatialvla.common.files import replacing
+from spatialvla.evaluation.benchmarks.libero import time_limit
+from spatialvla.evaluation.play.real_time import RealTimeExecutor
 from spatialvla.evaluation.results.comparison import p_text
+from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.intervals import Pairs, wilson_interval
+from spatialvla.evaluation.results.latency import Latency
+from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.execution import Execution
+from spatialvla.types import ActionChunk
+
+SUITE = "libero_spatial"
+LIMIT = time_limit(SUITE)
+CHUNK = 4
 
 WAYS = {
     "wait": Execution("chunk"),
@@ -62,9 +74,28 @@ def write(path: Path, episodes: list[Episode]) -> None:
         partial.write_text(f'{{"columns": {json.dumps(columns)},\n"episodes": [\n{rows}\n]}}\n')
 
 
+def without_latency(results: Results) -> list[Episode]:
+    """An evaluation's episodes of whole chunks of nano's 4 steps as those that wait for a chunk that is never late."""
+    assert (results.suite, str(results.settings)) == (SUITE, "whole chunks")
+    return [
+        Episode(
+            results.policy,
+            "wait",
+            0,
+            each.task,
+            each.start_state,
+            each.success,
+            each.steps,
+            0,
+            -(-each.steps // CHUNK),
+        )
+        for each in results.episodes
+    ]
+
+
 def tables(episodes: list[Episode]) -> str:
-    """Successes by policy, latency and way, and each way beside waiting at the same latency."""
-    return "\n".join([*successes(episodes), "", *beside_waiting(episodes)])
+    """Successes by policy, latency and way, each way beside waiting as late, and what time alone would leave."""
+    return "\n".join([*successes(episodes), "", *beside_waiting(episodes), "", *in_time(episodes)])
 
 
 def successes(episodes: list[Episode]) -> Iterator[str]:
@@ -97,6 +128,34 @@ def beside_waiting(episodes: list[Episode]) -> Iterator[str]:
                     f"| {policy} | {late} | {way} | {beside} | {pairs.trials} | {pairs.second} | {pairs.first} | "
                     f"{p_text(pairs.p_value)} |"
                 )
+
+
+def in_time(episodes: list[Episode]) -> Iterator[str]:
+    """How many of the successes without latency would come in time, if a latency changed nothing else: computed."""
+    yield "| policy | latency | in time, waiting | in time, going on |"
+    yield "|---|---:|---:|---:|"
+    for policy in dict.fromkeys(each.policy for each in episodes):
+        won = [
+            each.steps
+            for each in episodes
+            if each.success and (each.policy, each.late, each.way) == (policy, 0, "wait")
+        ]
+        for late in range(9):
+            counts = (sum(ticks(way, late, steps) <= LIMIT for steps in won) for way in ("wait", "async"))
+            yield f"| {policy} | {late} | " + " | ".join(f"{count}/{len(won)}" for count in counts) + " |"
+
+
+def ticks(way: str, late: int, steps: int) -> int:
+    """Control steps until nano has moved in so many."""
+    executor = RealTimeExecutor(WAYS[way], Latency.always(late), EpisodeId(0, 0))
+    chunk = ActionChunk(np.ones((CHUNK, 7)), np.zeros((CHUNK, 3), np.int64))
+    moved = done = 0
+    while True:
+        for action in executor(chunk):
+            done += 1
+            moved += bool(action[:6].any())
+            if moved == steps:
+                return done
 
 
 def paired(episodes: list[Episode], policy: str, cell: tuple[str, int], beside: tuple[str, int]) -> Pairs:
