@@ -144,6 +144,27 @@ def test_an_index_that_was_broken_off_goes_on(copy, tmp_path, monkeypatch):
     assert len(reads) == 2  # the episodes of the second shard
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["before it is joined", "when it is joined"])
+def test_two_processes_make_an_index_at_a_time(copy, tmp_path, monkeypatch, late):
+    import spatialvla.data.rlds.episode_index as module
+
+    join = module._join
+
+    def beside_the_other(folder, *rest):
+        if not late:  # the other one has finished, and taken away what this one has left to read
+            join(folder.with_name("other"), *rest)
+            shutil.move(folder.with_name("other"), folder.with_name(folder.name.rsplit("-", 1)[1]))
+            for piece in (tmp_path / "cache").glob("*-entries.npz"):
+                piece.unlink()
+        join(folder, *rest)
+        if late:
+            shutil.copytree(folder, folder.with_name(folder.name.rsplit("-", 1)[1]))
+
+    monkeypatch.setattr(module, "_join", beside_the_other)
+    assert is_indexed(opened(copy, tmp_path, 1))
+    assert [path.name for path in (tmp_path / "cache").glob(".partial*")] == []
+
+
 def test_damaged_records_have_no_entry_and_are_told_as_ever(copy, tmp_path):
     data = bytearray((copy / SHARD).read_bytes())
     data[200_000] ^= 4

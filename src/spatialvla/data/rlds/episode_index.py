@@ -112,11 +112,17 @@ def make_index(split: Split, workers: int = 1) -> EpisodeIndex | None:
         with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as pool:
             pieces = [running.result() for running in [pool.submit(_index_shard, *task) for task in tasks]]
     folder = split.cache / split.digest
-    if not all(piece.is_file() for piece in pieces):
-        return None
-    shutil.rmtree(folder, ignore_errors=True)
-    records = RecordBounds.joined([cached_index(split.storage, name, split.cache) for name in split.shards])
-    keep(folder, lambda partial: _join(partial, pieces, keys, records))
+    if open_index(split) is None and all(piece.is_file() for piece in pieces):
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        records = RecordBounds.joined(
+            [cached_index(split.storage, name, split.cache) for name in split.shards]
+        )
+        try:
+            keep(folder, lambda partial: _join(partial, pieces, keys, records))
+        except (OSError, ValueError):
+            # Another process made it meanwhile, and took away what it was made from.
+            if open_index(split) is None:
+                raise
     for piece in pieces:
         piece.unlink(missing_ok=True)
     return open_index(split)

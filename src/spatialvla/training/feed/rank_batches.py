@@ -20,7 +20,10 @@ from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 
 _REMOTE_AT_ONCE = 16
-"""Samples that a process reads at a time where a dataset lies at a URL: as many wait for the network, not one."""
+"""Samples that a process reads at a time where all datasets lie at URLs: so many wait for the network at a time.
+
+Such are RLDS. What reads videos of LeRobot keeps decoders open, which no two threads may use.
+"""
 
 
 class Feed:
@@ -56,7 +59,7 @@ class Feed:
             model.config.state_size > 0,
             config.camera_dropout,
             config.state_dropout,
-            _REMOTE_AT_ONCE if any("://" in dataset.path for dataset in config.datasets) else 1,
+            _REMOTE_AT_ONCE if all("://" in dataset.path for dataset in config.datasets) else 1,
         )
 
     def training(self, first_step: int, batch_size: int | None = None) -> Iterator[LoadedBatch]:
