@@ -1,84 +1,141 @@
-"""Time of a training step of `nano` by part, and of its depth estimator.
+"""Samples a second of `nano`'s training step and of its vision stage, as written and made fast, beside their floor.
 
-    python benchmarks/training.py [--batch-size 32] [--threads 2] [--steps 10] [--compile]
+    python benchmarks/training.py [--batch-size 16] [--threads 2] [--rounds 10] [--compile]
 
-CPU time is printed beside wall time, because on a shared machine only the first tells what the code needs.
+The ways take turns in one process. The floor is what the matrix products alone would take at the speed that a large
+one reaches in the same rounds. CPU time is printed beside wall time, because on a shared machine only the first tells
+what the code needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import torch
-from torch.optim import Optimizer
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from spatialvla.batch import Batch
 from spatialvla.common.cpu import tune_cpu
 from spatialvla.data.augmentation import Augmentation, Views
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.depth_estimator import depth_loss, untrained_estimator
 from spatialvla.training.optimizer import build_optimizer
+from spatialvla.training.options import Precision
+from spatialvla.training.precision import autocast, computes_bfloat16
 from spatialvla.training.recipes import nano
-from timing import Times
+from spatialvla.training.start.speed import speed_up
+from spatialvla.training.start.trainable import select_trainable
+from timing import Times, wait
 
-PROMPT_TOKENS = 20
+PROMPT_TOKENS = 18
+SIDE = 2048
+"""Of the matrices whose product tells how fast the machine multiplies."""
+
+Loss = Callable[[SpatialVLA], torch.Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--device", default="cpu", help="cuda: in bfloat16 where autocast has it")
-    parser.add_argument("--compile", action="store_true", help="also with compiled layers, in turns")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--compile", action="store_true", help="also with compiled layers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tune_cpu()
-    device = torch.device(options.device)
-    network = preset("nano")
-    model = SpatialVLA(network).train().to(device)
+    device, network = torch.device(options.device), preset("nano")
     batch = random_batch(network, options.batch_size)
-    on_host, batch = batch, batch.to(device)
+    on_device = batch.to(device)
+    losses: dict[str, Loss] = {
+        "step": lambda model: model.training_loss(on_device).loss,
+        "vision stage": lambda model: model.image_features(on_device).float().square().mean(),
+    }
+    ways: dict[tuple[str, str], Callable[[], object]] = {}
+    flops: dict[str, float] = {}
+    torch.manual_seed(0)
+    written = SpatialVLA(network)
+    select_trainable(written, "full", text_embeddings=True)
+    for what, loss in losses.items():
+        before = all_positions(on_device) if what == "step" else loss
+        ways[what, "as written"] = step(deepcopied(written, device), before, options.precision)
+        for compiled in (False, True)[: 1 + options.compile]:
+            model = deepcopied(written, device)
+            speed_up(model, options.precision, compiled)
+            way = "compiled" if compiled else "faster parts"
+            ways[what, way] = step(model, loss, options.precision)
+        with FlopCounterMode(display=False) as counter:
+            step(deepcopied(written, device), loss, options.precision)()
+        flops[what] = float(counter.get_total_flops())
+    measured = {name: Times() for name in ways}
+    dtype = torch.bfloat16 if computes_bfloat16(options.precision, device) else torch.float32
+    square = torch.rand(SIDE, SIDE, device=device).to(dtype)
+    products, feed = Times(), Times()
+    views = views_of(batch)
+    for work in ways.values():
+        work()
+    for _ in range(options.rounds):
+        for name, work in ways.items():
+            measured[name].run(work, device)
+        products.run(lambda: square @ square, device)
+        feed.run(lambda: Augmentation()(views, network.image_size, np.random.default_rng(0)))
+    wait(device)
+    peak = 2 * SIDE**3 / min(products.cpu if device.type == "cpu" else products.wall)
+    told = f"{options.threads} threads, batches of {options.batch_size}, products in {dtype}"
+    print(f"{told}: {peak / 1e9:.0f} GFLOP/s a second of computing")
+    print(f"{'':28} samples/s   CPU ms a sample   of it floor")
+    for (what, way), times in measured.items():
+        cpu = statistics.median(times.cpu)
+        speed = options.batch_size / times.median
+        share = flops[what] / peak / (cpu if device.type == "cpu" else times.median)
+        each = 1e3 * cpu / options.batch_size
+        print(f"{what + ', ' + way:28} {speed:9.1f} {each:17.2f} {share:13.0%}")
+    print(f"{'augmentation':28} {'':9} {1e3 * statistics.median(feed.cpu) / options.batch_size:17.2f}")
+
+
+def deepcopied(model: SpatialVLA, device: torch.device) -> SpatialVLA:
+    return deepcopy(model).to(device).train()
+
+
+def all_positions(batch: Batch) -> Loss:
+    """The loss with a last layer that computes all tokens, as `SpatialVLA.forward` does."""
+    assert batch.labels is not None
+    targets = batch.labels[:, 1:]
+
+    def loss(model: SpatialVLA) -> torch.Tensor:
+        hidden = model.hidden_states(batch, "prefix")
+        return F.cross_entropy(
+            model.language_model.logits(hidden[:, :-1][targets >= 0]), targets[targets >= 0]
+        )
+
+    return loss
+
+
+def step(model: SpatialVLA, loss: Loss, precision: Precision) -> Callable[[], None]:
+    """Forward, backward and the optimizer."""
     optimizer = build_optimizer(model, nano())
 
-    def step(model: SpatialVLA = model, optimizer: Optimizer = optimizer) -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model.training_loss(batch).loss
-        loss.backward()
+    def run() -> None:
+        with autocast(precision, model.device):
+            value = loss(model)
+        value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    views = Views(
-        np.random.default_rng(0).integers(0, 256, (options.batch_size, 128, 128, 3), dtype=np.uint8),
-        on_host.intrinsics.double().numpy(),
-        on_host.depth.numpy() if on_host.depth is not None else None,
-    )
-    estimator = untrained_estimator(network).to(device)
-    parts: dict[str, Callable[[], object]] = {
-        "training step": step,
-        "augmentation": lambda: Augmentation()(views, network.image_size, np.random.default_rng(0)),
-        "depth training step": lambda: depth_loss(
-            estimator.estimate(batch.pixel_values), batch.depth
-        ).backward(),
-        "depth estimate": torch.no_grad()(lambda: estimator.estimate(batch.pixel_values)),
-    }
-    if options.compile:
-        compiled = SpatialVLA(network).train().to(device)
-        compile_layers(compiled)
-        its = build_optimizer(compiled, nano())
-        parts |= {"compiled step": lambda: step(compiled, its), "training step again": step}
-    for name, part in parts.items():
-        part()
-        times, samples = Times(), options.steps * options.batch_size
-        for _ in range(options.steps):
-            times.run(part, device)
-        speed, cpu = samples / sum(times.wall), 1e3 * sum(times.cpu) / samples
-        print(f"{name:20} {speed:8.1f} samples/s   {cpu:7.2f} ms of CPU a sample")
+    return run
+
+
+def views_of(batch: Batch) -> Views:
+    assert batch.depth is not None
+    images = np.random.default_rng(0).integers(0, 256, (len(batch), 128, 128, 3), dtype=np.uint8)
+    return Views(images, batch.intrinsics.double().numpy(), batch.depth.numpy())
 
 
 def random_batch(network: SpatialVLAConfig, size: int) -> Batch:

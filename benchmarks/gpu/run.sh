@@ -39,7 +39,7 @@ inference alone 75 --batch 1 --rounds $rounds --alone --speculation benchmarks/g
 inference beside 60 --batch 1 --rounds $((rounds / 2 + 1))
 inference int8 60 --batch 1 --rounds $((rounds / 2 + 1)) --alone --precision int8
 inference batch 45 --batch $batch --rounds 3 --alone
-part training 40 python3 benchmarks/training.py --device "$device" --batch-size $samples --steps 3 $compile
+part training 40 python3 benchmarks/training.py --device "$device" --batch-size $samples --rounds 3 $compile
 [ "$device" = cpu ] || inference fp8 40 --batch 1 --rounds 3 --alone --precision fp8
 [ "$device" = cpu ] || part tests 60 python3 -m pytest -q -x -m gpu tests/model/test_optimize.py tests/model/test_decoding.py
 echo "== all: ${SECONDS} s"

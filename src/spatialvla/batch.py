@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Real
+from torch.nn import functional as F
 
 IGNORED = -100
 """The label of a token on which no loss is taken."""
@@ -60,6 +61,19 @@ class Batch:
             if value is not None
         }
         return replace(self, **moved)
+
+    def filled(self, multiple: int, token: int) -> Batch:
+        """A training batch with padding on the right, of this token, up to the next such multiple of tokens."""
+        missing = -self.input_ids.shape[1] % multiple
+        if missing == 0:
+            return self
+        fillings: dict[str, int] = {"input_ids": token, "attention_mask": False, "labels": IGNORED}
+        longer = {
+            name: F.pad(value, (0, missing), value=filling)
+            for name, filling in fillings.items()
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **longer)
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]

@@ -14,11 +14,12 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.kernels.library import available
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.folders import stored_dtype
-from spatialvla.model.lora import add_lora, save_adapter
+from spatialvla.model.lora import adapter_parameters, add_lora, save_adapter
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.quantization.calibration import quantize_decoder
 from spatialvla.model.quantization.correction import corrected
-from spatialvla.model.quantization.network import quantize
+from spatialvla.model.quantization.linear import FourBitLinear
+from spatialvla.model.quantization.network import quantize, widen
 from spatialvla.model.quantization.rounding import rounded
 from spatialvla.model.quantization_entry import Quantization
 
@@ -111,13 +112,71 @@ def test_what_does_not_go_with_4_bits(saved):
         model.optimize(Optimization(weights="int8"))
 
 
-def test_adapters_want_a_whole_base(saved, tmp_path):
+def test_adapters_want_a_base_that_can_end_a_chunk(saved, tmp_path):
     pytest.importorskip("peft")
     model = SpatialVLA.from_pretrained(CHECKPOINT)
     add_lora(model, CHECKPOINT, LoraOptions(rank=2))
     save_adapter(model, tmp_path)
-    with pytest.raises(CheckpointError, match="onto which no adapter goes"):
+    with pytest.raises(CheckpointError, match="again with --text-head"):
         SpatialVLA.from_pretrained(tmp_path, base=saved)
+
+
+def trained_adapter(base: Path) -> SpatialVLA:
+    """A network in 4 bits whose adapter does something."""
+    pytest.importorskip("peft")
+    model = SpatialVLA.from_pretrained(base)
+    add_lora(model, base, LoraOptions(rank=2))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model).values():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model.train()
+
+
+@pytest.mark.parametrize("towers", [False, True])
+def test_adapters_on_4_bits_learn_as_on_the_same_weights_in_full(tmp_path, towers):
+    base, batch = write(tmp_path, Quantization(towers=towers, text_head=True)), a_batch(labels=True)
+    four_bits, full = trained_adapter(base), trained_adapter(base)
+    widen(full)
+    assert not any(isinstance(part, FourBitLinear) for part in full.modules())
+    losses = [model.training_loss(batch).loss for model in (four_bits, full)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    gradients = [[p.grad for p in adapter_parameters(model).values()] for model in (four_bits, full)]
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+    assert all(map(torch.equal, *gradients))
+
+
+def test_an_adapter_on_4_bits_is_saved_alone_and_loaded_merged(tmp_path):
+    base, batch = write(tmp_path / "base", Quantization(text_head=True)), a_batch(labels=True)
+    model = trained_adapter(base)
+    save_adapter(model, tmp_path / "adapter")
+    assert (tmp_path / "adapter/adapter_model.safetensors").stat().st_size < 0.2 * size_of(base)
+    merged = SpatialVLA.from_pretrained(tmp_path / "adapter")
+    assert merged.config.quantization is None
+    with torch.no_grad():
+        logits = [network.training_loss(batch).logits for network in (merged, model)]
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    again = SpatialVLA.from_pretrained(tmp_path / "merged")
+    assert all(map(torch.equal, merged.state_dict().values(), again.state_dict().values()))
+
+
+def size_of(folder: Path) -> int:
+    return (folder / "model.safetensors").stat().st_size
+
+
+def test_the_gradient_keeps_the_weight_in_4_bits():
+    layer = FourBitLinear(rounded(torch.randn(96, 300)), 300, torch.randn(96))
+    x = torch.randn(5, 300, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.dtype) or t, lambda t: t):
+        y = layer(x)
+    y.sum().backward()
+    assert set(kept) == {torch.uint8, torch.int32}
+    assert torch.equal(x.grad, torch.ones(5, 96) @ layer.four_bits.widened(torch.float32, 300))
+    assert torch.equal(layer.widened(torch.float32)(x), y)
 
 
 def spoiled(saved: Path, folder: Path, **changes: object) -> Path:

@@ -56,6 +56,20 @@ def rotate(x_BNTH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return x_BNTH * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+Wanted = int | torch.Tensor
+"""Tokens whose results are wanted: so many last ones, or those at places (B, W) of each row."""
+
+
+def only(x: torch.Tensor, wanted: Wanted | None) -> torch.Tensor:
+    """(B, …, T, size) -> (B, …, W, size), of the wanted tokens; None for all."""
+    if wanted is None:
+        return x
+    if isinstance(wanted, int):
+        return x[..., -wanted:, :]
+    places = wanted.view(len(wanted), *[1] * (x.dim() - 3), -1, 1)
+    return x.gather(-2, places.expand(*x.shape[:-2], -1, x.shape[-1]))
+
+
 @dataclass(frozen=True)
 class LayerCache:
     """Keys and values (B, K, S, H) of one layer."""
@@ -121,18 +135,16 @@ class GroupedQueryAttention(nn.Module):
         bias_B1TS: torch.Tensor,
         cache: LayerCache | None,
         slots_T: torch.Tensor | None = None,
-        wanted: int | None = None,
+        wanted: Wanted | None = None,
     ) -> torch.Tensor:
         """With a cache the new keys and values are written in its slots `slots_T`, and all slots are keys.
 
-        wanted: what is returned is of so many last tokens only; None for all.
+        wanted: what is returned is of these tokens only; None for all.
         """
         q, k, v = self.project(x_BTD)
         k = self.rotate(k, *rotary)
-        if wanted is not None:
-            q, bias_B1TS = q[:, :, -wanted:], bias_B1TS[:, :, -wanted:]
-            rotary = (rotary[0][:, :, -wanted:], rotary[1][:, :, -wanted:])
-        q = self.rotate(q, *rotary)
+        cos, sin = (only(angles, wanted) for angles in rotary)
+        q, bias_B1TS = self.rotate(only(q, wanted), cos, sin), only(bias_B1TS, wanted)
         if cache is not None:
             assert slots_T is not None
             k, v = cache.update(k, v, slots_T)
@@ -221,9 +233,9 @@ class Layer(nn.Module):
         bias_B1TS: torch.Tensor,
         cache: LayerCache | None,
         slots_T: torch.Tensor | None = None,
-        wanted: int | None = None,
+        wanted: Wanted | None = None,
     ) -> torch.Tensor:
-        """(B, T, D), or of the last `wanted` tokens only."""
+        """(B, T, D), or of the `wanted` tokens only."""
         given = (x_BTD, rotary, bias_B1TS, cache, slots_T, wanted)
         if not self.checkpoint_activations:
             return self._run(*given)
@@ -236,10 +248,10 @@ class Layer(nn.Module):
         bias_B1TS: torch.Tensor,
         cache: LayerCache | None,
         slots_T: torch.Tensor | None,
-        wanted: int | None,
+        wanted: Wanted | None,
     ) -> torch.Tensor:
         attended = self.self_attn(self.input_layernorm(x_BTD), rotary, bias_B1TS, cache, slots_T, wanted)
-        x_BTD = x_BTD[:, -attended.shape[1] :] + self.post_attention_layernorm(attended)
+        x_BTD = only(x_BTD, wanted) + self.post_attention_layernorm(attended)
         mixed = self.mlp(self.pre_feedforward_layernorm(x_BTD))
         return x_BTD + cast(torch.Tensor, self.post_feedforward_layernorm(mixed))
 
@@ -261,9 +273,9 @@ class Gemma2Decoder(nn.Module):
         visible_BTS: torch.Tensor,
         cache: KVCache | None = None,
         slots_T: torch.Tensor | None = None,
-        wanted: int | None = None,
+        wanted: Wanted | None = None,
     ) -> torch.Tensor:
-        """The hidden states (B, T, D) of T new tokens, or of the last `wanted` of them.
+        """The hidden states (B, T, D) of T new tokens, or of the `wanted` ones of them.
 
         positions_BT: rotary positions. visible_BTS: which of the S slots each new token may attend to, before
         the sliding window narrows it on even layers. slots_T: the slots of the new tokens, which are all
@@ -287,7 +299,7 @@ class Gemma2Decoder(nn.Module):
         full_B1TS: torch.Tensor,
         cache: KVCache | None,
         slots_T: torch.Tensor,
-        wanted: int | None,
+        wanted: Wanted | None,
     ) -> torch.Tensor:
         """All layers and the last norm. near_B1TS, full_B1TS: the bias of layers with and without a window."""
         for index, layer in enumerate(self.layers):

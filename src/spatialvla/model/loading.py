@@ -71,11 +71,7 @@ def load_unmerged(
     config.base_model_name_or_path = base_name(folder, base)
     base_folder = resolve_base(folder, base)
     network = load(kind, base_folder, dtype)
-    if network.config.quantization is not None:
-        raise CheckpointError(
-            f"{base_folder} has its weights in 4 bits, onto which no adapter goes; name the checkpoint that it "
-            "was made of as the base."
-        )
+    check_text_head(network.config, base_folder)
     if is_regridded(folder):
         old, new = (ActionGrid.from_json(read_json(part / PROCESSOR)) for part in (base_folder, folder))
         regrid(network, old, new)
@@ -85,6 +81,15 @@ def load_unmerged(
     restore_lora(network, config, folder, trained)
     network.config = _with_own_chunk(network.config, folder)
     return network
+
+
+def check_text_head(config: SpatialVLAConfig, folder: str | Path) -> None:
+    """Raises CheckpointError where a network cannot learn to end a chunk, having forgotten the token that does."""
+    if config.quantization is not None and not config.quantization.text_head:
+        raise CheckpointError(
+            f"{folder} has its weights in 4 bits and has forgotten its head's rows of text, without which no adapter "
+            "is trained or added; export it again with --text-head."
+        )
 
 
 def stored_config(path_or_id: str | Path, base: str | Path | None = None) -> SpatialVLAConfig:

@@ -23,6 +23,8 @@ from spatialvla.model.gemma2 import Head
 from spatialvla.model.lora_options import PUBLISHED, LoraOptions, LoraTarget
 from spatialvla.model.network import Network
 from spatialvla.model.published import mirror_action_embeddings, published_name
+from spatialvla.model.quantization.linear import FourBitLinear
+from spatialvla.model.quantization.network import widen
 from spatialvla.model.weights import Filling, read_file, read_header, write_file
 
 T = TypeVar("T", bound=torch.Tensor)
@@ -195,8 +197,13 @@ def restore_lora(
 
 @torch.no_grad()
 def merge_lora(network: Network) -> None:
-    """Adds the adapters into the weights they adapt; the network is then an ordinary one."""
+    """Adds the adapters into the weights they adapt; the network is then an ordinary one.
+
+    Weights in 4 bits are widened first, as the sum of both is none of 4 bits.
+    """
     adapter_parameters(network)
+    if network.config.quantization is not None:
+        widen(network)
     layers = load_peft().tuners.lora.LoraLayer
     for name, module in list(network.named_modules()):
         if isinstance(module, layers):
@@ -242,7 +249,7 @@ def _inject(network: Network, config: Any) -> None:
         raise InputError("The model has a LoRA adapter already; merge it first.")
     # peft wraps saved modules in copies; training the module itself gives the same file with less memory.
     saved, config.modules_to_save = config.modules_to_save, None
-    config._register_custom_module({Head: _adapted_head()})
+    config._register_custom_module({Head: _adapted_head(), FourBitLinear: load_peft().tuners.lora.Linear})
     load_peft().inject_adapter_in_model(config, network, adapter_name=_NAME)
     config.modules_to_save = saved
     for parameter in adapter_parameters(network).values():

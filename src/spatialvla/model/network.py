@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.gemma2 import Gemma2ForCausalLM, Layer
+from spatialvla.model.gemma2 import Gemma2ForCausalLM, Layer, Wanted
 from spatialvla.vision.depth import DepthSource, ZoeDepth
 from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
 
@@ -247,8 +247,10 @@ class Network(nn.Module):
             seen = seen + 0 * nothing.to(seen.dtype)
         return embeddings.masked_scatter(is_image[..., None], seen)
 
-    def hidden_states(self, batch: Batch, mask: PrefixMask) -> Float[torch.Tensor, "B T D"]:
-        """One pass over the whole batch.
+    def hidden_states(
+        self, batch: Batch, mask: PrefixMask, wanted: Wanted | None = None
+    ) -> Float[torch.Tensor, "B T D"]:
+        """One pass over the whole batch; its last layer computes the `wanted` tokens alone.
 
         mask: with "prefix" the prompt (every token without a label) sees itself both ways, with "causal"
         nothing looks ahead. Padding is never seen.
@@ -265,7 +267,7 @@ class Network(nn.Module):
             visible = visible | prompt[:, None, :]
         visible = visible & batch.attention_mask[:, None, :]
         positions = token_positions(batch.attention_mask)
-        return cast(torch.Tensor, self.language_model.model(embeddings, positions, visible))
+        return cast(torch.Tensor, self.language_model.model(embeddings, positions, visible, wanted=wanted))
 
     def forward(self, batch: Batch, mask: PrefixMask = "prefix") -> Output:
         """Logits of every position; with labels also the next-token loss over them.
@@ -282,16 +284,26 @@ class Network(nn.Module):
         """Next-token cross-entropy over action tokens and `<eos>` (§III-C), without logits of all else."""
         if batch.labels is None:
             raise InputError("This batch has no labels; pass actions= to the processor.")
-        hidden = self.hidden_states(batch, mask)
-        targets = batch.labels[:, 1:]
+        places = _predicting(batch.labels)
+        hidden = self.hidden_states(batch, mask, places)
+        targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).gather(1, places)
         taken = targets >= 0
-        logits = self.language_model.logits(hidden[:, :-1][taken])
         labels = targets[taken]
-        # The first position that precedes an action token, given or not, is the prompt's last token.
-        last_prompt = (targets != IGNORED).int().argmax(dim=1)
-        prompt_hidden = hidden[torch.arange(len(batch), device=hidden.device), last_prompt]
+        logits = self.language_model.logits(hidden[taken])
         rows = taken.nonzero()[:, 0]
-        return LossOutput(F.cross_entropy(logits, labels), logits, labels, rows, prompt_hidden)
+        return LossOutput(F.cross_entropy(logits, labels), logits, labels, rows, hidden[:, 0])
+
+
+def _predicting(labels: Int[torch.Tensor, "B T"]) -> Int[torch.Tensor, "B W"]:
+    """The places of the tokens that an action token follows, given or not, beginning with each prompt's last one.
+
+    Rows with fewer of them are filled up with the places behind, or with the last one.
+    """
+    follows = labels[:, 1:] != IGNORED
+    first = follows.int().argmax(dim=1, keepdim=True)
+    last = follows.shape[1] - 1 - follows.flip(1).int().argmax(dim=1, keepdim=True)
+    widest = int((last - first).max()) + 1
+    return (first + torch.arange(widest, device=labels.device)).clamp(max=follows.shape[1])
 
 
 def token_positions(attention_mask: Bool[torch.Tensor, "B T"]) -> Int[torch.Tensor, "B T"]:

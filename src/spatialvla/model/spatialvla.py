@@ -26,6 +26,7 @@ from spatialvla.model.fast.optimize import optimize, warm_up
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.hub import upload_saved
 from spatialvla.model.loading import PROCESSOR, load
+from spatialvla.model.lora import has_lora
 from spatialvla.model.network import Network
 from spatialvla.model.published import published_tensors
 from spatialvla.model.weights import MAX_SHARD_SIZE, write_tensors
@@ -128,14 +129,15 @@ class SpatialVLA(Network):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, as of `Network`. Raises InputError after `optimize`."""
+        """Training mode, as of `Network`. Raises InputError after `optimize`, and in 4 bits without adapters."""
         if mode and self.optimization is not None:
             raise InputError(
                 "This model was optimized for inference and cannot be trained; load it again to train it."
             )
-        if mode and self.config.quantization is not None:
+        if mode and self.config.quantization is not None and not has_lora(self):
             raise InputError(
-                "This model's weights are in 4 bits and cannot be trained; train the checkpoint that it was made of."
+                "This model's weights are in 4 bits and cannot be trained, but adapters on them can: fine-tune it "
+                "with --mode lora, or the checkpoint that it was made of."
             )
         return super().train(mode)
 

@@ -18,7 +18,7 @@ from spatialvla.common.cpu import tune_cpu
 from spatialvla.common.json_files import write_json
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
-from spatialvla.model.fast.compiled import compile_layers
+from spatialvla.model.fast.compiled import PROMPT_MULTIPLE, as_written
 from spatialvla.model.folders import MODEL
 from spatialvla.model.lora import load_peft
 from spatialvla.training.banner import banner
@@ -40,11 +40,13 @@ from spatialvla.training.guidance.vision_stage import VisionStage
 from spatialvla.training.metrics import combined, validate
 from spatialvla.training.optimizer import run_fraction, total_steps
 from spatialvla.training.parallel.world import World, join_world
+from spatialvla.training.precision import computes_bfloat16
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
 from spatialvla.training.run.trackers import RunLog, check_trackers
 from spatialvla.training.start.build import build, network_config
-from spatialvla.training.start.trainable import select_trainable
+from spatialvla.training.start.speed import compiles, speed_up
+from spatialvla.training.start.trainable import narrow_frozen, select_trainable
 from spatialvla.training.step import Learner
 
 STAGE_FOLDER = "vision_stage"
@@ -116,7 +118,13 @@ class Trainer:
         self.identity = world.on_main(lambda: settings_identity(config))
         begun = self._begun(config.out, resume)
         check_identity(config.out, begun, self.identity)
-        self.mixture = open_mixture(config, network_config(config), world, progress)
+        network = network_config(config)
+        if network.quantization is not None and world.size > 1:
+            raise InputError(
+                "Adapters on weights in 4 bits are trained in one process; start it without torchrun, or from the "
+                "checkpoint in full precision."
+            )
+        self.mixture = open_mixture(config, network, world, progress)
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
         self.identity |= datasets_identity(config, self.mixture)
@@ -131,16 +139,27 @@ class Trainer:
             text_embeddings=not config.freeze_text_embeddings,
             vision_tower=not config.freeze_vision_tower,
         )
+        if config.mode == "lora" and world.size == 1 and computes_bfloat16(config.precision, world.device):
+            narrow_frozen(self.model)
         self.model.to(world.device).train()
         self.model.checkpoint_activations(config.activation_checkpointing)
-        if config.compile:
-            compile_layers(self.model)
+        compiled = compiles(config, world.device, self.steps)
+        speed_up(self.model, config.precision, compiled)
+        if compiled:
+            progress.say("The first steps compile the layers, a minute or two; the others are faster for it.")
         self.feed = Feed(config, self.mixture, self.model, self.processor, world, progress)
         targets: PrivilegedTargets | None = None
         if config.guidance.privileged_weight > 0:
             targets = PrivilegedTargets(Steps(self.mixture), config.guidance.privileged)
         self.learner = Learner(
-            config, self.model, self.processor, self.mixture.keys, targets, world, progress.say
+            config,
+            self.model,
+            self.processor,
+            self.mixture.keys,
+            targets,
+            world,
+            progress.say,
+            PROMPT_MULTIPLE if compiled else 1,
         )
         self.step, self.seconds, self.restored = 0, 0.0, False
 
@@ -240,7 +259,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Validation, of the averaged weights where there are such; nothing without held-out samples."""
-        with self.learner.averaged():
+        with self.learner.averaged(), as_written():
             rows = validate(
                 self.model,
                 self.feed.validation(),

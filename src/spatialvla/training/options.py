@@ -196,8 +196,8 @@ class OptimizationOptions:
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
-    compile: bool = False
-    """Let torch compile the layers: minutes at the start, and faster steps on a GPU."""
+    compile: bool | None = None
+    """Let torch compile the layers, a minute or two at the start; None does where it pays, in long runs on a CPU."""
 
     skip_bad_batches: bool = False
     """Leave out steps whose loss is no number, and count them, instead of ending the run."""

@@ -43,8 +43,13 @@ class Learner:
         targets: PrivilegedTargets | None,
         world: World,
         say: Callable[[str], None],
+        multiple: int = 1,
     ) -> None:
-        """keys: of all datasets. targets: what the auxiliary head regresses. say: told of skipped batches."""
+        """keys: of all datasets. targets: what the auxiliary head regresses. say: told of skipped batches.
+
+        multiple: the tokens of each batch's rows are filled up to one of so many.
+        """
+        self.multiple = multiple
         self.config, self.model, self.processor, self.world = config, model, processor, world
         self.keys, self.targets, self.say, self.skipped = keys, targets, say, 0
         modules: dict[str, torch.nn.Module] = {"model": model}
@@ -106,10 +111,9 @@ class Learner:
     def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> Tallies:
         """Adds the gradients of some rows of the batch."""
         config = self.config
+        batch = part.batch.filled(self.multiple, self.model.config.pad_token_id)
         with self.autocast():
-            output = self.model.training_loss(
-                part.batch.to(self.world.device, non_blocking=True), config.mask
-            )
+            output = self.model.training_loss(batch.to(self.world.device, non_blocking=True), config.mask)
         loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
         count = part.label_count
         numbers: dict[str, tuple[float, float]] = {"loss": (float(output.loss.detach()) * count, count)}

@@ -11,6 +11,7 @@ each layer's call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -52,11 +53,21 @@ def compiled(function: Callable[..., T], device: torch.device) -> Callable[..., 
 
 
 def compile_layers(network: Network) -> None:
-    """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay."""
+    """Compiles each layer of SigLIP and the decoder for training, in place; names and weights stay.
+
+    Each shape is compiled on its own: one code for all would depend on the shapes that came first, and a run that
+    goes on would round otherwise. Batches are therefore filled to multiples of `PROMPT_MULTIPLE` tokens.
+    """
     set_compiler_up(network.device)
     siglip = [part for part in network.vision_tower.modules() if isinstance(part, SiglipEncoderLayer)]
     for layer in [*siglip, *network.language_model.model.layers]:
-        layer.compile()
+        layer.compile(dynamic=False)
+
+
+def as_written() -> AbstractContextManager[object]:
+    """A context in which nothing runs compiled: for batches of shapes that are not worth compiling for."""
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def compile_vision(network: Network) -> None:

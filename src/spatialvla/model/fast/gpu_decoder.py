@@ -13,7 +13,7 @@ from spatialvla.kernels.gpu.norms import add_norm, norm
 from spatialvla.kernels.gpu.products import MOST_ROWS, product
 from spatialvla.model.fast.decoder import FusedAttention, FusedMLP
 from spatialvla.model.fast.linear import DenseLinear, ScaledLinear
-from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer, RMSNorm
+from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer, RMSNorm, Wanted, only
 
 
 class GPUDecoder(Gemma2Decoder):
@@ -38,7 +38,7 @@ class GPUDecoder(Gemma2Decoder):
         full_B1TS: torch.Tensor,
         cache: KVCache | None,
         slots_T: torch.Tensor,
-        wanted: int | None,
+        wanted: Wanted | None,
     ) -> torch.Tensor:
         """As in `Gemma2Decoder`; few tokens have to stand in slots that follow each other."""
         B, T, D = x_BTD.shape
@@ -67,8 +67,7 @@ class GPUDecoder(Gemma2Decoder):
             x, normed = self._add_norm(
                 x, _product(inner, mlp.down_proj), layer.post_feedforward_layernorm, after[index]
             )
-        hidden = normed.view(B, T, D)
-        return hidden if wanted is None else hidden[:, -wanted:]
+        return only(normed.view(B, T, D), wanted)
 
     def _add_norm(
         self, x: torch.Tensor, added: torch.Tensor, of_added: RMSNorm, of_sum: RMSNorm

@@ -139,9 +139,9 @@ class PackedFourBitLinear(nn.Module):
 
     def __init__(self, layer: FourBitLinear, activation_bits: int) -> None:
         super().__init__()
-        self.outputs, self.inputs = len(layer.numbers), layer.inputs
+        self.outputs, self.inputs = len(layer.numbers), layer.infeatures
         self.activation_bits = activation_bits
-        self.register_buffer("packed", layer.weight.packed())
+        self.register_buffer("packed", layer.four_bits.packed())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

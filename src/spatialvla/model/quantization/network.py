@@ -74,10 +74,19 @@ def empty_quantized(kind: type[N], config: SpatialVLAConfig, dtype: torch.dtype)
     return network
 
 
+def widen(network: Network) -> None:
+    """Makes a quantized network an ordinary one with the same weights, in place."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, FourBitLinear):
+                setattr(parent, name, layer.widened(network.dtype))
+    network.config = network.config.replace(quantization=None)
+
+
 def check_scales(network: Network, source: object) -> None:
     """Raises CheckpointError where scales that were read are no numbers. source: what it was read from."""
     for name, part in network.named_modules():
-        if isinstance(part, FourBitLinear) and not part.weight.group_scales().isfinite().all():
+        if isinstance(part, FourBitLinear) and not part.four_bits.group_scales().isfinite().all():
             raise CheckpointError(f"{name}.scales in {source} contains NaN or infinity; download it again.")
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from spatialvla.data.episodes import Episode, action_chunks
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.model.fast.compiled import as_written
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment
 from spatialvla.training.checkpoints.tensors import Trained
@@ -170,7 +171,9 @@ class VisionStage:
             if step % LOG_EVERY == 0:
                 means = {name: float(np.mean(values)) for name, values in seen.items()}
                 with log.open("a") as lines:
-                    lines.write(json.dumps({"step": step, **means, **self._measured(feed)}) + "\n")
+                    with as_written():
+                        held_out = self._measured(feed)
+                    lines.write(json.dumps({"step": step, **means, **held_out}) + "\n")
                 seen.clear()
             if stopped or step % config.save_every == 0:
                 checkpointer.save(trained, Moment(step, 0.0, identity))

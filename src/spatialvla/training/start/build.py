@@ -19,7 +19,7 @@ from spatialvla.geometry.camera import Camera
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import SHIPPED, is_adapter, resolve_folder
 from spatialvla.model.growth import give_inputs
-from spatialvla.model.loading import stored_config
+from spatialvla.model.loading import check_text_head, stored_config
 from spatialvla.model.lora import add_lora
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.paligemma import initial_config, initial_model
@@ -78,7 +78,14 @@ def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
                 f"{config.policy} is an adapter, and LoRA starts from a whole checkpoint; make it one with "
                 f"spatialvla export --policy {config.policy} --merge --out FOLDER."
             )
-        return stored_config(config.policy, config.base)
+        network = stored_config(config.policy, config.base)
+        if network.quantization is not None and config.mode != "lora":
+            raise InputError(
+                f"{config.policy} has its weights in 4 bits, on which adapters alone can be trained; take --mode "
+                "lora, or the checkpoint that it was made of."
+            )
+        check_text_head(network, config.policy)
+        return network
     if config.paligemma is not None:
         return initial_config(
             resolve_folder(config.paligemma), resolve_folder(_zoedepth(config)), config.bins

@@ -1,8 +1,11 @@
-"""Which parameters a run trains: all, adapters, or what a new robot's grid needs."""
+"""Which parameters a run trains: all, adapters, or what a new robot's grid needs; and how the others are kept."""
 
 from __future__ import annotations
 
 from typing import Literal
+
+import torch
+from torch import nn
 
 from spatialvla.model.lora import adapter_parameters
 from spatialvla.model.spatialvla import SpatialVLA
@@ -40,3 +43,18 @@ def select_trainable(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen and not name.startswith(frozen_parts))
     model.train(model.training)
+
+
+def narrow_frozen(model: SpatialVLA) -> None:
+    """Keeps the frozen matrices in bfloat16, in place: half their memory.
+
+    Where products are computed in bfloat16 that changes no number of a step: each matrix was rounded for its
+    product anyway. ZoeDepth stays as it is, as frames may also be estimated in float32.
+    """
+    words = model.language_model.model.embed_tokens
+    for name, module in model.named_modules():
+        kept = name.startswith("vision_zoe_model.") or "lora_" in name
+        if (isinstance(module, nn.Linear) or module is words) and not kept:
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
