@@ -16,10 +16,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
+from spatialvla.kernels.products import GROUP
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.gemma2 import Layer, attention_bias, rotary_angles
+from spatialvla.model.lora import add_lora
 from spatialvla.model.presets import preset
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.start.trainable import narrow_frozen, select_trainable
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 PROMPT = 24
@@ -166,6 +169,45 @@ def flops(model: Model, recompute: bool, depth: bool) -> float:
     return (4 if recompute else 3) * layers + 3 * model.head.flops + depth * model.depth_flops
 
 
+@dataclass(frozen=True)
+class FineTuning:
+    """One way of fine-tuning in one process. kept: bytes of the weights. trained: parameters."""
+
+    name: str
+    kept: float
+    trained: int
+
+    def state(self) -> float:
+        """Bytes of what lasts: weights, and float32 gradients and Adam's two moments of what is trained."""
+        return self.kept + 3 * FP32 * self.trained
+
+
+def ways_of_fine_tuning(config: SpatialVLAConfig, model: Model) -> list[FineTuning]:
+    """All weights; adapters on weights in float32, in bfloat16, and with the decoder's layers in 4 bits."""
+    with torch.device("meta"):
+        adapted = SpatialVLA.from_config(config)
+        add_lora(adapted, "base")
+    select_trainable(adapted, "lora")
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    narrow_frozen(adapted)
+    layers = adapted.language_model.model.layers
+    matrices = [
+        part.weight
+        for part in layers.modules()
+        if isinstance(part, nn.Linear) and not part.weight.requires_grad
+    ]
+    numbers = sum(matrix.numel() for matrix in matrices)
+    # As `FourBits` keeps them: half a byte each, and 4 bytes for 128.
+    four_bits = sum(len(matrix) * -(-matrix.shape[1] // GROUP) * (GROUP // 2 + 4) for matrix in matrices)
+    narrow = sum(p.nbytes for p in adapted.parameters())
+    return [
+        FineTuning("all weights", FP32 * model.total, model.trained),
+        FineTuning("adapters, base in float32", FP32 * (model.total + trained), trained),
+        FineTuning("adapters", narrow, trained),
+        FineTuning("adapters on 4 bits", narrow - BF16 * numbers + four_bits, trained),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=32, help="samples a GPU and pass")
@@ -189,6 +231,15 @@ def main() -> None:
         base = (states(model, gpus) + (gathered(model) if gpus > 1 else copies(model))) / GB
         sizes = [base + options.batch * each for each in (again, kept)]
         print(f"| {gpus} | {states(model, gpus) / GB:.1f} | {sizes[0]:.0f} | {sizes[1]:.0f} |")
+    print("\n| what learns | trained | weights | state | + 1 sample | + 8 samples | + 32 samples |")
+    print("|:--|--:|--:|--:|--:|--:|--:|")
+    for way in ways_of_fine_tuning(preset("4b"), model):
+        # Autocast keeps a bf16 copy of each float32 weight that it multiplies with until the backward pass is through.
+        base = way.state() + (copies(model) if "base" in way.name or way.name == "all weights" else 0)
+        sizes = " | ".join(f"{(base / GB + count * again):.1f}" for count in (1, 8, 32))
+        print(
+            f"| {way.name} | {way.trained / 1e6:,.0f} M | {way.kept / GB:.1f} | {way.state() / GB:.1f} | {sizes} |"
+        )
     print(f"\nTFLOPs a sample; samples/s a GPU at {options.mfu:.0%} of {options.peak:.0f} TFLOP/s")
     for recompute in (True, False):
         for depth in (True, False):

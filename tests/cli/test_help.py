@@ -40,6 +40,7 @@ UNSET = {
     "--epochs": "no limit",
     "--steps": "no limit",
     "--accumulation": "as many as make parts of up to 32 samples",
+    "--compile": "in long runs on a CPU",
     "--config": "the recipe alone",
     "--write-config": "the run is started",
     "--gaussians": "fitted to the datasets",

@@ -125,8 +125,8 @@ def trained_adapter(base: Path) -> SpatialVLA:
     """A network in 4 bits whose adapter does something."""
     pytest.importorskip("peft")
     model = SpatialVLA.from_pretrained(base)
-    add_lora(model, base, LoraOptions(rank=2))
     torch.manual_seed(0)
+    add_lora(model, base, LoraOptions(rank=2))
     with torch.no_grad():
         for parameter in adapter_parameters(model).values():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -157,7 +157,7 @@ def test_an_adapter_on_4_bits_is_saved_alone_and_loaded_merged(tmp_path):
     assert merged.config.quantization is None
     with torch.no_grad():
         logits = [network.training_loss(batch).logits for network in (merged, model)]
-    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
     merged.save_pretrained(tmp_path / "merged")
     again = SpatialVLA.from_pretrained(tmp_path / "merged")
     assert all(map(torch.equal, merged.state_dict().values(), again.state_dict().values()))

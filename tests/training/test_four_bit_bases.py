@@ -78,8 +78,9 @@ def test_a_head_without_text_is_refused(make, dataset, start, tmp_path):
         train(make("lora", [dataset], policy=str(base)), device="cpu")
 
 
-def test_several_processes_are_refused(make, dataset, base):
+def test_several_processes_are_refused(make, dataset, base, monkeypatch):
     config = make("lora", [dataset], policy=str(base))
+    monkeypatch.setattr(World, "on_main", lambda self, work: work())
     with pytest.raises(InputError, match="in one process"):
         Trainer(config, World(size=2), Progress(config, None))
 

@@ -1,5 +1,6 @@
 """What makes steps faster changes no loss and no gradient beyond rounding."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from spatialvla.batch import GIVEN, IGNORED
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.checkpoints.checkpointer import FOLDER, load_weights
+from spatialvla.training.loop import train
 from spatialvla.training.recipes import nano
 from spatialvla.training.start import speed
 from spatialvla.training.start.speed import compiles, speed_up
@@ -77,7 +80,7 @@ def test_faster_parts_give_the_same_gradients(precision):
     for name, gradient in found[0].items():
         error = (found[1][name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
         assert error < (1e-5 if precision == "fp32" else 0.05), name
-    np.testing.assert_allclose(float(found[0]["loss"]), float(found[1]["loss"]), rtol=1e-3)
+    np.testing.assert_allclose(found[0]["loss"].item(), found[1]["loss"].item(), rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -91,6 +94,17 @@ def test_compiled_layers_give_the_same_gradients_for_each_length():
         torch.testing.assert_close(*losses)
         both = [gradients(model, loss) for model, loss in zip((plain, fast), losses, strict=True)]
         torch.testing.assert_close(*both, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_to_the_bit(make_config, tmp_path):
+    straight = make_config(out=tmp_path / "straight", compile=True, steps=4, save_every=2, keep=5)
+    train(straight, device="cpu")
+    halves = replace(straight, out=tmp_path / "halves")
+    shutil.copytree(straight.out / FOLDER / "step_00000002", halves.out / FOLDER / "step_00000002")
+    train(halves, resume=True, device="cpu")
+    first, second = (load_weights(run.out) for run in (straight, halves))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_long_runs_on_a_cpu_are_compiled(monkeypatch):

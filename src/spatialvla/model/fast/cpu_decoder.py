@@ -11,7 +11,7 @@ from torch import nn
 from spatialvla.kernels.decoder import Decoder, DecoderSizes, LayerWeights
 from spatialvla.model.fast.decoder import KernelAttention, KernelMLP
 from spatialvla.model.fast.linear import FEW_ROWS, PackedFourBitLinear, PackedInt8Linear, PackedLinear
-from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer
+from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer, Wanted
 
 Packed = PackedLinear | PackedInt8Linear | PackedFourBitLinear
 
@@ -46,11 +46,16 @@ class CPUDecoder(Gemma2Decoder):
         full_B1TS: torch.Tensor,
         cache: KVCache | None,
         slots_T: torch.Tensor,
-        wanted: int | None,
+        wanted: Wanted | None,
     ) -> torch.Tensor:
         """As in `Gemma2Decoder`."""
         rows = x_BTD.shape[0] * x_BTD.shape[1]
-        if cache is None or rows > self.most_rows or torch.compiler.is_compiling():
+        if (
+            cache is None
+            or rows > self.most_rows
+            or torch.compiler.is_compiling()
+            or isinstance(wanted, torch.Tensor)
+        ):
             return super().run_layers(x_BTD, rotary, near_B1TS, full_B1TS, cache, slots_T, wanted)
         biases = [near_B1TS if cast(Layer, layer).slides else full_B1TS for layer in self.layers]
         return self.decoder(x_BTD, rotary, biases, cache.keys, cache.values, slots_T, wanted)

@@ -63,7 +63,8 @@ class FourBitLinear(nn.Module):
         """(…, K) -> (…, N)"""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        product: torch.Tensor = _Product.apply(x, self.numbers, self.scales, self.bias, self.infeatures)
+        given = (x, self.numbers, self.scales, self.bias, self.infeatures)
+        product: torch.Tensor = _Product.apply(*given)  # type: ignore[no-untyped-call]
         return product
 
 

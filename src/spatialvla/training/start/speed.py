@@ -69,6 +69,7 @@ def _multiply_patches(model: SpatialVLA) -> None:
     embeddings = model.vision_tower.embeddings
     given = embeddings.patch_embedding
     with torch.device("meta"):
-        product = PatchProduct(given.in_channels, given.out_channels, given.kernel_size, given.stride)
+        size = given.kernel_size[0]
+        product = PatchProduct(given.in_channels, given.out_channels, size, stride=size)
     product.weight, product.bias = given.weight, given.bias
     embeddings.patch_embedding = product
