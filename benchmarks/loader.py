@@ -1,6 +1,6 @@
 """Samples a second and memory of the training loader: against the number of samples, and against tf.data.
 
-    python benchmarks/loader.py --tf-python /tmp/tfenv/bin/python [--samples 10000 … 10000000] [--rounds 5]
+    python benchmarks/loader.py --tf-python /tmp/tfenv/bin/python [--samples 10000 … 10000000] [--workers 3]
 
 The index of so many samples is made up by counting the same shards many times over; reading and decoding are
 real. --tf-python: of an environment with tensorflow-cpu and tensorflow-datasets; without it only our side
