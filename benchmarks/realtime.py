@@ -77,7 +77,7 @@ def play_missing(options: Options, played: list[Episode]) -> list[Episode]:
                 (name, *cell.split(":"))
                 for cell in options.cells or CELLS
                 for name in options.policies
-                if (Path(name).name, *cell.split(":"), task, state) not in done
+                if (name, *cell.split(":"), task, state) not in done
             ]
             if not missing:
                 continue
@@ -89,7 +89,7 @@ def play_missing(options: Options, played: list[Episode]) -> list[Episode]:
                         return played
                     began = time.time()
                     outcome = play(policies[name], environment, way, int(late), task, state, limit)
-                    played.append(Episode(Path(name).name, way, int(late), task, state, **outcome))
+                    played.append(Episode(name, way, int(late), task, state, **outcome))
                     write(options.out, played)
                     print(f"{asdict(played[-1])} {time.time() - began:.0f} s", flush=True)
     print("All is done.")
