@@ -52,10 +52,14 @@ class FourBits:
     def integers(self) -> torch.Tensor:
         """(N, padded K) int8: multiplier · (number - 8)."""
         numbers = torch.stack([self.numbers & 15, self.numbers >> 4], dim=-1).flatten(1).to(torch.int8) - ZERO
-        places = torch.arange(0, 16, 4, dtype=torch.int32, device=self.scales.device)
-        multipliers = (self.scales[..., None] >> places & 15).to(torch.int8).flatten(1)
+        multipliers = self._multipliers().to(torch.int8).flatten(1)
         integers: torch.Tensor = numbers.unflatten(1, (-1, PART)) * multipliers[..., None]
         return integers.flatten(1)
+
+    def _multipliers(self) -> torch.Tensor:
+        """(N, groups, parts of a group), int32."""
+        places = torch.arange(0, 16, 4, dtype=torch.int32, device=self.scales.device)
+        return self.scales[..., None] >> places & 15
 
     def group_scales(self) -> torch.Tensor:
         """(N, groups), bfloat16."""
@@ -63,9 +67,14 @@ class FourBits:
 
     def widened(self, dtype: torch.dtype, inputs: int) -> torch.Tensor:
         """The weight (N, K) that this stands for. inputs: K."""
-        groups = self.integers().to(dtype).unflatten(1, (-1, GROUP))
-        wide: torch.Tensor = groups * self.group_scales().to(dtype)[..., None]
-        return wide.flatten(1)[:, :inputs]
+        N = len(self.numbers)
+        # Exact in float32, as all products before the last rounding are.
+        steps = (self._multipliers() * self.group_scales().float()[..., None]).view(N, -1, 1)
+        pairs = self.numbers.view(N, -1, PART // 2)
+        wide = torch.empty(*pairs.shape, 2, dtype=dtype, device=pairs.device)
+        for half, numbers in enumerate((pairs & 15, pairs >> 4)):
+            wide[..., half] = (numbers.float() - ZERO) * steps
+        return wide.view(N, -1)[:, :inputs]
 
     def packed(self) -> torch.Tensor:
         """(panels, groups, bytes) for `int4_product`; little memory beside it is taken meanwhile."""

@@ -34,7 +34,7 @@ def banner(
     lines = {
         "recipe": _recipe(config),
         "schedule": _schedule(config, len(mixture.training), steps, done),
-        "device": _device(config, world),
+        "device": f"{_device(config, world)}, {_precision(config, model, world)}",
         **_inputs(config, mixture, model.config),
         "trained": _trained(model),
         "output": str(config.out),
@@ -77,8 +77,17 @@ def _device(config: TrainConfig, world: World) -> str:
     many = f", {world.size} processes" if world.size > 1 else ""
     parts = config.parts(world.size)
     share = f", {parts} parts of {config.batch_size // world.size // parts} samples" if parts > 1 else ""
-    precision = "bf16 products of fp32 weights" if computes_bfloat16(config.precision, device) else "fp32"
-    return f"{device}{name}{many}{share}, {precision}"
+    return f"{device}{name}{many}{share}"
+
+
+def _precision(config: TrainConfig, model: SpatialVLA, world: World) -> str:
+    bf16 = computes_bfloat16(config.precision, world.device)
+    # As `narrow_frozen` keeps them.
+    frozen = "bf16" if bf16 and config.mode == "lora" and world.size == 1 else "fp32"
+    four_bits = " and 4 bits" if model.config.quantization is not None else ""
+    if frozen == "fp32" and not four_bits:
+        return "bf16 products of fp32 weights" if bf16 else "fp32"
+    return f"{'bf16' if bf16 else 'fp32'} products, frozen weights in {frozen}{four_bits}"
 
 
 def _trained(model: SpatialVLA) -> str:
