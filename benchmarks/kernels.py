@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from spatialvla.kernels.library import build
 from spatialvla.kernels.products import bf16_product, int8_product, pack_bf16, pack_int8
 from spatialvla.model.fast.linear import quantize
 from timing import in_turns
@@ -61,7 +62,7 @@ def main() -> None:
                 ],
             }
         measured = in_turns(ways, options.rounds)
-    print(f"{options.threads} threads\n")
+    print(f"{options.threads} threads; matrix units (AMX): {build().matrix_units}\n")
     print(
         "| way | rows | GB/s, median | best | TFLOP/s, best | CPU of one product |\n|---|---:|---:|---:|---:|---:|"
     )

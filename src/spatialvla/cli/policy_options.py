@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 class PolicyOptions:
     """Which policy to load, and how.
 
-    Precision is that of the weights. auto: bf16 on a GPU and where the checkpoint is stored in it, else fp32.
+    Precision is that of the weights. auto: bf16 on a GPU, on a CPU that has our kernels for it (`spatialvla doctor`),
+    and where the checkpoint is stored in it; else fp32.
     int8, int4 and fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 and w4a8 (on a CPU) take int8
     in the vision towers, too, and 8 bits for what is multiplied with them.
     """
@@ -60,6 +61,7 @@ class PolicyOptions:
 
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.common.device import find_device
+        from spatialvla.kernels.library import available
         from spatialvla.model.fast.options import PRECISIONS, Optimization
         from spatialvla.model.folders import stored_dtype
         from spatialvla.policy import Policy
@@ -71,6 +73,7 @@ class PolicyOptions:
             self.precision == "auto"
             and device == "cpu"
             and stored_dtype(self.policy, self.base) != torch.bfloat16
+            and not available()
         ):
             dtype = torch.float32
         log.debug("%s is loaded onto %s in %s, precision %s", self.policy, device, dtype, self.precision)
