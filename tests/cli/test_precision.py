@@ -7,9 +7,7 @@ from spatialvla.cli.policy_options import PolicyOptions
 from spatialvla.kernels import library
 
 
-@pytest.mark.skipif(
-    not library.available(), reason="needs AVX-512 with BF16 and VNNI, and a C++ compiler"
-)
+@pytest.mark.skipif(not library.available(), reason="needs AVX-512 with BF16 and VNNI, and a C++ compiler")
 def test_bfloat16_where_the_kernels_are():
     assert PolicyOptions("nano", device="cpu").load().model.dtype == torch.bfloat16
 
