@@ -43,13 +43,19 @@ YAML_READERS = {
     "any YAML": lambda path: yaml.safe_load(Path(path).read_text()),
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}
-SKIPPED = {"needs a certificate": 1, "needs a policy with a wrist camera": 2}
+SKIPPED = {
+    "needs a certificate": 1,
+    "needs a policy with a wrist camera": 2,
+    "needs a server and a camera": 1,
+    "needs the results of an evaluation": 1,
+}
 PARSED_ALONE = {
     "takes half a minute": 1,
     "needs panda-gym": 1,
-    "takes minutes in the simulator": 18,
+    "takes minutes in the simulator": 20,
     "takes minutes": 1,
-    "takes hours": 4,
+    "takes hours": 5,
+    "needs a large checkpoint": 1,
     "needs an environment with LeRobot": 1,
     "serves until it is stopped": 9,
     "needs results of evaluations": 3,
