@@ -165,7 +165,9 @@ def message_to_reply(trace: Trace) -> None:
         signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=ask).start()
-    main(["serve", "--policy", "nano", "--mapping", "libero", "--port", str(port), "--device", "cpu"])
+    # The same way on every machine, with kernels or without.
+    served = ["--policy", "nano", "--mapping", "libero", "--device", "cpu", "--precision", "fp32"]
+    main(["serve", *served, "--port", str(port)])
     if failures:
         raise failures[0]
 
