@@ -24,6 +24,7 @@ import torch
 from loader import CHECKPOINT, SIZE, children, cpu_seconds, resident, timed
 from made_shards import make_shards
 from spatialvla import Processor
+from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.data import survey as surveys
 from spatialvla.data.batches import training_batches
 from spatialvla.data.oxe.source import OXESource
@@ -54,13 +55,13 @@ def multiplied(source: OXESource, times: int, cache: Path) -> None:
     found = surveys.survey(source)
     split = source.dataset._split
     folder = split.cache / split.digest
-    table = np.load(folder / "episodes.npy")
-    meta = json.loads((folder / "meta.json").read_text())
+    table = np.fromfile(folder / "episodes.bin", np.int64).reshape(-1, 5)
+    meta = read_arrays(folder / "meta.npz")
     parts = np.split(table, np.cumsum(meta["counts"])[:-1])
     many = np.concatenate([np.tile(part, (times, 1)) for part in parts])
-    np.save(folder / "episodes.npy", many)
-    meta |= {"counts": [times * count for count in meta["counts"]], "table": episode_index._checksum(many)}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    many.tofile(folder / "episodes.bin")
+    stamps = np.array([episode_index._checksum(many), meta["stamps"][1]])
+    write_arrays(folder / "meta.npz", meta | {"counts": times * meta["counts"], "stamps": stamps})
     said = np.stack([np.arange(len(many)), np.tile(found.said[:, 1], times)], axis=1)
     columns = (np.tile(column, times) for column in (found.lengths, found.samples, found.tasks))
     repeated = surveys.Survey(

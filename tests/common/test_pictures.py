@@ -93,6 +93,13 @@ def test_jpeg_files_are_turned_upright_too():
     np.testing.assert_array_equal(read_rgb(data), np.asarray(to_rgb(open_picture(data))))
 
 
+def test_jpeg_files_are_turned_upright_by_xmp_too():
+    note = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>"""
+    data = stored(Image.fromarray(SCENE), "JPEG", xmp=note)
+    assert read_rgb(data).shape == (131, 97, 3)
+    np.testing.assert_array_equal(read_rgb(data), np.asarray(to_rgb(open_picture(data))))
+
+
 @pytest.mark.parametrize("kept", [20, 400, 2000])
 def test_a_jpeg_file_that_is_cut_off_is_told(kept):
     data = stored(Image.fromarray(SCENE), "JPEG")

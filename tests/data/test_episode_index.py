@@ -165,6 +165,55 @@ def test_two_processes_make_an_index_at_a_time(copy, tmp_path, monkeypatch, late
     assert [path.name for path in (tmp_path / "cache").glob(".partial*")] == []
 
 
+def test_pieces_of_an_earlier_call_that_found_the_features_in_another_order_are_not_taken(
+    copy, tmp_path, monkeypatch
+):
+    import spatialvla.data.rlds.episode_index as module
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    keys = module._keys
+    with monkeypatch.context() as context:
+        context.setattr(module, "_join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            opened(copy, tmp_path, 1)
+    monkeypatch.setattr(module, "_keys", lambda split: keys(split)[::-1])
+    dataset = opened(copy, tmp_path, 1)
+    for index, whole in enumerate(opened(copy, tmp_path / "other")):
+        assert is_indexed(dataset, index)
+        assert_same(dataset.episode(index).record, whole.record)
+
+
+def test_what_a_killed_process_has_left_does_not_stop_the_next_one(copy, tmp_path, monkeypatch):
+    import spatialvla.data.rlds.episode_index as module
+
+    join = module._join
+
+    def in_a_folder_that_is_there(folder, *rest):
+        folder.mkdir()
+        (folder / "entries.bin").write_bytes(b"half")
+        join(folder, *rest)
+
+    monkeypatch.setattr(module, "_join", in_a_folder_that_is_there)
+    assert is_indexed(opened(copy, tmp_path, 1))
+
+
+def test_a_large_feature_that_changes_behind_the_index_is_noticed(copy, tmp_path):
+    key = "steps/language_embedding"
+    opened(copy, tmp_path, 1)
+    whole = opened(copy, tmp_path / "other").episode(0).record[key]
+    stamp, data = os.stat(copy / SHARD), bytearray((copy / SHARD).read_bytes())
+    data[data.index(bytes(whole.data)) + 100] ^= 1
+    assert bytes(opened(copy, tmp_path).episode(0).record[key].data) == bytes(whole.data)
+    (copy / SHARD).write_bytes(data)
+    os.utime(copy / SHARD, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    dataset = opened(copy, tmp_path)
+    assert is_indexed(dataset)
+    with pytest.raises(BadRecord, match=rf"{SHARD}: the record at offset 0 is damaged"):
+        dataset.episode(0).record[key]
+
+
 def test_damaged_records_have_no_entry_and_are_told_as_ever(copy, tmp_path):
     data = bytearray((copy / SHARD).read_bytes())
     data[200_000] ^= 4
@@ -200,7 +249,7 @@ def test_an_image_that_changes_behind_the_index_is_noticed(copy, tmp_path):
         dataset.episode(0).images(key, [2])
 
 
-@pytest.mark.parametrize("file", ["entries.bin", "episodes.npy", "meta.json"])
+@pytest.mark.parametrize("file", ["entries.bin", "episodes.bin", "meta.npz"])
 def test_a_damaged_index_is_made_again_or_passed_over(tmp_path, file):
     expected = [len(episode) for episode in opened(REAL, tmp_path, 1)]
     (path,) = (tmp_path / "cache").glob(f"*/{file}")
@@ -217,7 +266,8 @@ def test_a_damaged_index_is_made_again_or_passed_over(tmp_path, file):
 
 
 def test_where_no_cache_can_be_written_records_are_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("spatialvla.data.rlds.episode_index.keep", lambda path, write: None)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("spatialvla.data.rlds.episode_index._index_shard", None)  # reads nothing in vain
     dataset = opened(REAL, tmp_path, 1)
     assert not is_indexed(dataset)
     assert [len(episode) for episode in dataset] == [10, 10, 8, 10]
@@ -289,6 +339,19 @@ def test_the_index_of_a_remote_dataset_takes_few_requests(tmp_path, monkeypatch)
     assert len(counted.ranges) == 3  # a block a shard, and one for the first record
     assert is_indexed(dataset)
     memory.rm("/few", recursive=True)
+
+
+def test_few_of_many_shards_stay_open(tmp_path):
+    for number in range(300):
+        (tmp_path / f"{number}").write_bytes(bytes([number % 256]) * 4)
+    open_before = len(os.listdir("/proc/self/fd"))
+    storage = Storage(tmp_path)
+    for number in [*range(300), 3, 299]:
+        assert bytes(storage.read_range(f"{number}", 1, 3)) == bytes([number % 256]) * 2
+    assert len(os.listdir("/proc/self/fd")) <= open_before + 128
+    (tmp_path / "new").write_bytes(b"replaced")
+    os.replace(tmp_path / "new", tmp_path / "299")
+    assert bytes(storage.read_range("299", 0, 8)) == b"replaced"
 
 
 @given(st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 5000)), min_size=1, max_size=8))

@@ -1,5 +1,6 @@
 """Video files that stay open: the right frames from changed files, in threads and in forked processes."""
 
+import errno
 import multiprocessing
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from spatialvla.data import open_videos
 from spatialvla.data.frames import decode_frames
 from spatialvla.data.open_videos import open_video
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 
 LENGTH = 40
 
@@ -82,6 +83,20 @@ def test_what_failed_is_not_kept(tmp_path, opened):
         fail()
     decode_frames(path, [3])
     assert len(opened) == 2
+
+
+def test_too_many_open_files_are_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    write(path, 1)
+    with monkeypatch.context() as context:
+        context.setattr(
+            av, "open", lambda *given: (_ for _ in ()).throw(av.OSError(errno.EMFILE, "Too many"))
+        )
+        with pytest.raises(InputError, match=r"a\.mp4 cannot be opened .*ulimit"):
+            decode_frames(path, [3])
+    assert 3 in decode_frames(path, [3])
+    with pytest.raises(CheckpointError, match=r"b\.mp4 is missing"):
+        decode_frames(path / "b.mp4", [3])
 
 
 def test_threads_have_a_file_each(tmp_path):

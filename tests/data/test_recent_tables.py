@@ -1,5 +1,9 @@
 """Rows of parquet files that are kept: those of the file as it is now, and no more than there is room for."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -55,3 +59,19 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path, monkeypatch):
         assert kept._taken == sum(size for _, size in kept._held.values()) <= 100
     tables.read(path, ["number", "half"], [0, 1, 2])
     assert kept._taken <= 100
+
+
+def test_threads_share_what_is_kept():
+    kept = recent_tables._Recent(400, lambda _: 100)
+
+    def ask(thread):
+        numbers = np.random.default_rng(thread).integers(6, size=300).tolist()
+        return all(kept.get(number, partial(made, number)) == number for number in numbers)
+
+    def made(number):
+        time.sleep(0)  # lets another thread make the same
+        return number
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(16)))
+    assert kept._taken == 100 * len(kept._held) == 400

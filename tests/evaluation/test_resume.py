@@ -113,6 +113,10 @@ def test_nothing_is_played_again_and_more_can_be_asked_for(tmp_path):
         ({"depth": "simulator"}, "depth: estimate, simulator"),
         ({"settings": PolicySettings(Execution("receding", steps=2))}, "settings mode: chunk, receding"),
         ({"settings": PolicySettings(tolerance=2)}, "settings tolerance: 0, 2"),
+        (
+            {"settings": PolicySettings(dtype="bfloat16")},
+            "settings dtype: float32, bfloat16, there and now.; give the --precision that it was played in",
+        ),
         ({"conventions": {"time_limit": 19}}, "conventions time_limit: 20, 19"),
         ({"conventions": {"gripper": "1 closes"}}, "conventions gripper"),
     ],

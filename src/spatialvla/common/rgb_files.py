@@ -7,7 +7,10 @@ import simplejpeg
 
 from spatialvla.common.pictures import MOST_PIXELS, open_picture, to_rgb
 
-_JPEG, _EXIF = b"\xff\xd8\xff", b"Exif\0"
+_JPEG = b"\xff\xd8\xff"
+_NOTES = (b"Exif\0", b"http://ns.adobe.com/xap/")
+"""Begin what may say, as EXIF or XMP, which side of a picture is up."""
+
 _COLORS = ("YCbCr", "Gray", "RGB")  # others, as CMYK, Pillow converts in its own way
 
 
@@ -18,7 +21,7 @@ def read_rgb(data: bytes | memoryview) -> np.ndarray:
     libjpeg-turbo, too, so the pixels are the same.
     """
     content = bytes(data)
-    if content.startswith(_JPEG) and _EXIF not in content:
+    if content.startswith(_JPEG) and not any(note in content for note in _NOTES):
         try:
             height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
             if int(height) * int(width) <= MOST_PIXELS and colors in _COLORS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from spatialvla.common.seals import check_seal
-from spatialvla.errors import CheckpointError
+from spatialvla.errors import CheckpointError, InputError
 
 _MOST = 32
 """Files kept open. Each takes its index and a decoder's pictures, a few megabytes at 640x480."""
@@ -52,7 +53,8 @@ _of_the_parent: list[object] = []
 def open_video(path: Path) -> Iterator[OpenVideo]:
     """The file, for one reader at a time; it stays open for the next one, unless something goes wrong.
 
-    Raises CheckpointError, naming the file, where it is missing or no video, or where `av` fails inside.
+    Raises CheckpointError, naming the file, where it is missing or no video, or where `av` fails inside, and
+    InputError where the process may not open more files.
     """
     check_seal(path)
     try:
@@ -66,9 +68,13 @@ def open_video(path: Path) -> Iterator[OpenVideo]:
         except BaseException:
             video.container.close()
             raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is missing; copy the whole dataset folder.") from error
     except (av.FFmpegError, IndexError) as error:
+        if getattr(error, "errno", None) == errno.EMFILE:
+            raise InputError(
+                f"{path} cannot be opened beside so many files; allow more with `ulimit -n 4096`."
+            ) from error
         raise CheckpointError(f"{path} is not a readable video ({error}); copy it again.") from error
     with _lock:
         _idle[key] = video

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -79,16 +80,20 @@ class _Recent(Generic[T]):
         self._room, self._size = room, size
         self._held: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self._taken = 0
+        self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key][0]
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key][0]
         made = make()
         size = self._size(made)
-        if size <= self._room // 2:  # what is larger would leave no room for others
-            self._held[key] = made, size
-            self._taken += size
-            while self._taken > self._room:
-                self._taken -= self._held.popitem(last=False)[1][1]
+        with self._lock:
+            # What is larger would leave no room for others, and another thread may have made the same.
+            if size <= self._room // 2 and key not in self._held:
+                self._held[key] = made, size
+                self._taken += size
+                while self._taken > self._room:
+                    self._taken -= self._held.popitem(last=False)[1][1]
         return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +16,6 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
-from spatialvla.common.json_files import parse_json
 from spatialvla.data.rlds.example import parse_example
 from spatialvla.data.rlds.records import IndexedRecord, Place, packed
 from spatialvla.data.rlds.storage import Storage
@@ -31,8 +30,11 @@ from spatialvla.data.rlds.tfrecord import (
 )
 from spatialvla.errors import CheckpointError
 
-_FORMAT = 1  # of the files
-_ENTRIES, _TABLE, _META = "entries.bin", "episodes.npy", "meta.json"
+_FORMAT = 2  # of the files
+_ENTRIES, _TABLE, _META = "entries.bin", "episodes.bin", "meta.npz"
+_COLUMNS = 5
+"""Of the table: an episode's two bounds in its shard, the entry's first byte and length, and its checksum."""
+
 _BLOCK = 2**24
 """Bytes read at a time: few requests to a storage, and not so many that the allocator returns them each time."""
 
@@ -62,17 +64,19 @@ class EpisodeIndex:
     def __init__(self, folder: Path, images: Collection[str]) -> None:
         """Maps the files of `make_index`. Raises ValueError where they are missing or damaged."""
         try:
-            meta = parse_json((folder / _META).read_bytes(), str(folder / _META))
-            self._table = np.load(folder / _TABLE, mmap_mode="r")
+            meta = read_arrays(folder / _META)
+            table = np.memmap(folder / _TABLE, np.int64, "r")
             self._entries = np.memmap(folder / _ENTRIES, np.uint8, "r")
-            stamps = meta["table"], meta["bytes"]
-            self._keys = {str(key): row for row, key in enumerate(meta["keys"])}
-            counts, broken = map(int, meta["counts"]), map(str, meta["broken"])
-            self.records = RecordBounds(self._table[:, :2], tuple(counts), tuple(broken))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            keys, counts, broken, stamps = (
+                meta[name].tolist() for name in ("keys", "counts", "broken", "stamps")
+            )
+        except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{folder} cannot be read ({error})") from None
-        if stamps != (_checksum(self._table), len(self._entries)):
+        if stamps != [_checksum(table), len(self._entries)]:
             raise ValueError(f"{folder} is damaged")
+        self._table = table.reshape(-1, _COLUMNS)
+        self._keys = {key: row for row, key in enumerate(keys)}
+        self.records = RecordBounds(self._table[:, :2], tuple(counts), tuple(broken))
         self._folder, self._images = folder, frozenset(images)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -101,7 +105,7 @@ def make_index(split: Split, workers: int = 1) -> EpisodeIndex | None:
     workers: processes. None where the cache cannot be written.
     """
     found = open_index(split)
-    if found is not None:
+    if found is not None or not _can_write(split.cache):
         return found
     keys = _keys(split)
     tasks = [(split.storage, shard, keys, split.images, split.cache) for shard in split.shards]
@@ -128,6 +132,15 @@ def make_index(split: Split, workers: int = 1) -> EpisodeIndex | None:
     return open_index(split)
 
 
+def _can_write(folder: Path) -> bool:
+    """Whether reading a whole split for an index in there can be of use."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
 def _keys(split: Split) -> tuple[str, ...]:
     """The features of the first record that can be read: others are alike, or are read whole."""
     for shard in split.shards:
@@ -141,7 +154,7 @@ def _index_shard(
     storage: Storage, shard: str, keys: Sequence[str], images: Sequence[str], cache: Path
 ) -> Path:
     """The file of a shard's entries; it may be there from an earlier call."""
-    stamp = f"{_FORMAT} {images} {storage.fingerprint(shard)}"
+    stamp = f"{_FORMAT} {keys} {images} {storage.fingerprint(shard)}"
     path = cache / f"{hashlib.sha256(stamp.encode()).hexdigest()[:24]}-entries.npz"
     try:
         read_arrays(path)
@@ -197,7 +210,7 @@ def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:
 
 
 def _join(folder: Path, pieces: Sequence[Path], keys: Sequence[str], records: RecordBounds) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # a killed process of the same number may have left one
     lengths, checksums = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     with (folder / _ENTRIES).open("wb") as file:
         for piece in pieces:
@@ -211,15 +224,14 @@ def _join(folder: Path, pieces: Sequence[Path], keys: Sequence[str], records: Re
     sizes = np.concatenate(lengths)
     places = np.stack([np.cumsum(sizes) - sizes, sizes, np.concatenate(checksums)], axis=1)
     table = np.concatenate([records.bounds, places], axis=1)
-    np.save(folder / _TABLE, table)
+    table.tofile(folder / _TABLE)
     meta = {
-        "keys": list(keys),
-        "counts": list(records.counts),
-        "broken": list(records.broken),
-        "table": _checksum(table),
-        "bytes": size,
+        "keys": np.array(keys, np.str_),
+        "counts": np.array(records.counts, np.int64),
+        "broken": np.array(records.broken, np.str_),
+        "stamps": np.array([_checksum(table), size], np.int64),
     }
-    (folder / _META).write_text(json.dumps(meta))
+    write_arrays(folder / _META, meta)
 
 
 def _checksum(array: np.ndarray) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from spatialvla.data.rlds.example import FeatureList
 from spatialvla.data.rlds.storage import Storage
-from spatialvla.data.rlds.tfrecord import BadRecord
+from spatialvla.data.rlds.tfrecord import HEADER, BadRecord, read_record
 from spatialvla.errors import CheckpointError
 
 ABSENT = -1
@@ -76,13 +76,15 @@ class IndexedRecord(Mapping[str, FeatureList]):
         return key in self._rows and self._table[self._rows[str(key)]][0] != ABSENT
 
     def __getitem__(self, key: str) -> FeatureList:
-        """A feature; what the entry does not keep is read from the shard."""
+        """A feature; for what the entry does not keep, the record is read and checked."""
         if key not in self:
             raise KeyError(key)
         kind, start, length, kept = self._table[self._rows[key]]
         if kept and key not in self._images:
             return FeatureList(kind, self._part(key).data[:length])
-        return FeatureList(kind, self._read([(start, length)])[0])
+        place = self._place  # of which the checksum is that of the whole record
+        whole = read_record(place.storage, place.shard, place.start, place.end)
+        return FeatureList(kind, whole[start - HEADER : start - HEADER + length] if length else whole[:0])
 
     def count(self, key: str) -> int:
         """Items of a list of bytes."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import fsspec
@@ -13,6 +16,13 @@ from spatialvla.errors import CheckpointError
 
 _GAP = 2**15
 """Bytes between two ranges that are rather read than asked around: a request costs more than they do."""
+
+_MOST = 128
+"""Files that stay open from one read to the next, of all datasets of a process."""
+
+_State = tuple[str, int, int, int]
+_idle: OrderedDict[_State, int] = OrderedDict()
+_lock = Lock()
 
 
 class Storage:
@@ -29,7 +39,6 @@ class Storage:
         self._fs: Any
         self._fs, self._folder = fsspec.core.url_to_fs(self.root)
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
-        self._descriptors: dict[str, int] = {}
 
     def __getstate__(self) -> str:
         return self.root
@@ -37,10 +46,6 @@ class Storage:
     def __setstate__(self, root: str) -> None:
         self.root = root
         self._connect()
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_descriptors", {}).values():
-            os.close(descriptor)
 
     def names(self) -> list[str]:
         """The files of the folder, sorted."""
@@ -61,7 +66,8 @@ class Storage:
         """The bytes [start, end), fewer where the file ends before."""
         try:
             if self._local:
-                return _pread(self._descriptor(name), end - start, start)
+                with _descriptor(f"{self._folder}/{name}") as descriptor:
+                    return _pread(descriptor, end - start, start)
             return bytes(self._fs.cat_file(f"{self._folder}/{name}", start=start, end=end))
         except OSError as error:
             raise CheckpointError(f"{self.root}/{name} cannot be read ({error}).") from error
@@ -104,11 +110,6 @@ class Storage:
             return os.stat(f"{self._folder}/{name}").st_size
         return int(self._fs.size(f"{self._folder}/{name}"))
 
-    def _descriptor(self, name: str) -> int:
-        if name not in self._descriptors:
-            self._descriptors[name] = os.open(f"{self._folder}/{name}", os.O_RDONLY)
-        return self._descriptors[name]
-
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The ranges that hold all of these, ascending and apart."""
@@ -119,6 +120,35 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             spans.append((start, end))
     return spans
+
+
+@contextmanager
+def _descriptor(path: str) -> Iterator[int]:
+    """Of the file as it is now, for one reader at a time; the last ones stay open."""
+    status = os.stat(path)
+    key = path, status.st_ino, status.st_size, status.st_mtime_ns
+    with _lock:
+        descriptor = _idle.pop(key, None)
+    if descriptor is None:
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        with _lock:
+            surplus = [_idle.pop(key)] if key in _idle else []
+            _idle[key] = descriptor
+            surplus += [_idle.popitem(last=False)[1] for _ in range(len(_idle) - _MOST)]
+        for each in surplus:
+            os.close(each)
+
+
+def _unlock() -> None:
+    """A forked process reads from its parent's files, too, but may find the lock taken by a thread it lacks."""
+    global _lock
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 def _pread(descriptor: int, length: int, start: int) -> memoryview:

@@ -27,9 +27,11 @@ def resumed(path: Path, asked: Results) -> Results:
         return asked
     found = Results.load(path)
     if different := differences(found, asked):
+        in_others = found.settings and asked.settings and found.settings.dtype != asked.settings.dtype
+        go_on = "give the --precision that it was played in, " if in_others else ""
         raise InputError(
             f"{path} holds results of something else ({'; '.join(different)}, there and now); "
-            "choose another --out, or move it away."
+            f"{go_on}choose another --out, or move it away."
         )
     planned = set(asked.planned)
     if strays := [episode.id for episode in found.episodes if episode.id not in planned]:

@@ -71,7 +71,7 @@ class Latency:
 
         Raises InputError for anything else.
         """
-        if text.strip().isdigit():
+        if text.strip().isdecimal():
             return cls.always(int(text))
         path = Path(text)
         if path.suffix not in (".json", ".csv"):
@@ -119,7 +119,7 @@ def _read(path: Path) -> list[float]:
     values = _json_values(text) if path.suffix == ".json" else _csv_values(text)
     try:
         found = [float(value) for value in values if not isinstance(value, bool)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = []
     if not found or len(found) != len(values):
         raise InputError(f"It needs a list or column {COLUMN} of numbers, in milliseconds.")
@@ -136,5 +136,7 @@ def _json_values(text: str) -> list[Any]:
 
 
 def _csv_values(text: str) -> list[Any]:
-    rows = csv.DictReader(text.splitlines())
-    return [row.get(COLUMN) for row in rows]
+    try:
+        return [row.get(COLUMN) for row in csv.DictReader(text.splitlines())]
+    except csv.Error:
+        raise InputError("It is no CSV.") from None
