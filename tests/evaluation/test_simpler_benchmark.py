@@ -80,7 +80,7 @@ def test_rules_are_data():
 class Counting:
     """Succeeds at steps 2 to 4 and is grasped from step 3 on."""
 
-    ended = False
+    ended, chose = False, None
 
     def __init__(self) -> None:
         self.steps = 0
