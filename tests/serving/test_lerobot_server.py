@@ -147,7 +147,8 @@ def test_robots_at_the_same_time_get_their_own_answers() -> None:
 
     policy = FakePolicy()
     policy.gate.clear()
-    with served(policy, wait=15) as connect, ThreadPoolExecutor(8) as threads:
+    patient = TrafficLimits(longest_age=60)  # of observations that wait here for the others
+    with served(policy, wait=15, traffic=patient) as connect, ThreadPoolExecutor(8) as threads:
         playing = [threads.submit(play, connect(), number) for number in range(8)]
         deadline = time.monotonic() + 10  # either the first batch takes four, or four are left waiting
         while connect.service.engine.metrics.value("queued_requests") < 4 and time.monotonic() < deadline:
