@@ -44,6 +44,7 @@ YAML_READERS = {
 }
 NOT_CODE = {"text", "mermaid", "bibtex"}
 SKIPPED = {
+    "takes hours in the simulator": 1,
     "needs a certificate": 1,
     "needs a policy with a wrist camera": 2,
     "needs a server and a camera": 1,
