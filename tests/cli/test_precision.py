@@ -12,6 +12,7 @@ def test_bfloat16_where_the_kernels_are():
     assert PolicyOptions("nano", device="cpu").load().model.dtype == torch.bfloat16
 
 
-def test_float32_where_they_are_not(monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_float32_where_they_are_not(device, monkeypatch):
     monkeypatch.setattr(library, "library", lambda: None)
-    assert PolicyOptions("nano", device="cpu").load().model.dtype == torch.float32
+    assert PolicyOptions("nano", device=device).load().model.dtype == torch.float32

@@ -67,11 +67,11 @@ class PolicyOptions:
         from spatialvla.policy import Policy
 
         tune_cpu()
-        device = str(find_device(self.device))
+        device = find_device(self.device)
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         if (
             self.precision == "auto"
-            and device == "cpu"
+            and device.type == "cpu"
             and stored_dtype(self.policy, self.base) != torch.bfloat16
             and not available()
         ):
@@ -86,7 +86,7 @@ class PolicyOptions:
             depth_every=depth_every,
             uncertainty=uncertainty,
             dtype=dtype,
-            device=device,
+            device=str(device),
             optimization=Optimization(
                 weights=weights,
                 activations=activations,
