@@ -32,20 +32,20 @@ def write(path, seed):
 
 @pytest.fixture(autouse=True)
 def nothing_open(monkeypatch):
-    monkeypatch.setattr(open_videos, "_idle", type(open_videos._idle)())
+    monkeypatch.setattr(open_videos._videos, "_idle", type(open_videos._videos._idle)())
 
 
 @pytest.fixture
 def opened(monkeypatch):
     """Paths in the order in which they are opened."""
     paths = []
-    original = open_videos._opened
+    original = open_videos._videos._open
 
     def counting(path):
         paths.append(path)
         return original(path)
 
-    monkeypatch.setattr(open_videos, "_opened", counting)
+    monkeypatch.setattr(open_videos._videos, "_open", counting)
     return paths
 
 
@@ -62,7 +62,7 @@ def test_a_file_is_opened_once_and_again_when_it_has_changed(tmp_path, opened):
 
 
 def test_the_ones_read_last_stay_open(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr(open_videos, "_MOST", 2)
+    monkeypatch.setattr(open_videos._videos, "most", 2)
     paths = [tmp_path / f"{seed}.mp4" for seed in range(3)]
     for seed, path in enumerate(paths):
         write(path, seed)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Event
 
-from spatialvla.common.files import replacing
+from spatialvla.common.files import file_state, replacing
 from spatialvla.errors import CheckpointError
 
 MANIFEST = "SHA256SUMS"
@@ -35,7 +35,7 @@ def recording(folder: Path, names: Collection[str]) -> Iterator[None]:
 def check_file(path: Path) -> None:
     """Raises CheckpointError where the folder's manifest knows other contents of a file; without one it passes."""
     known = _manifest(path.parent).get(path.name)
-    if known is not None and _known_sha256(path, *_state(path)) != known:
+    if known is not None and _known_sha256(path, *file_state(path)) != known:
         raise _other(path)
 
 
@@ -107,11 +107,6 @@ def _write(folder: Path, known: Mapping[str, str]) -> None:
     with replacing(path) as partial:
         lines = (f"{known[name]}  {name}\n" for name in sorted(known))
         partial.write_text("".join(lines), encoding="utf-8")
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
+from spatialvla.common.files import file_state
 from spatialvla.errors import CheckpointError
 
 _MARK = b"svlaCRC1"
@@ -43,10 +44,10 @@ def check_seal(path: Path) -> None:
     Raises CheckpointError, naming the file, where the contents are others; a missing file passes.
     """
     try:
-        status = path.stat()
+        state = file_state(path)
     except OSError:
         return
-    _check(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    _check(path, *state)
 
 
 @lru_cache(maxsize=100_000)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +14,12 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from spatialvla.common.files import OpenFiles
 from spatialvla.common.seals import check_seal
 from spatialvla.errors import CheckpointError, InputError
 
 _MOST = 32
 """Files kept open. Each takes its index and a decoder's pictures, a few megabytes at 640x480."""
-
-_State = tuple[int, int, int]
 
 
 @dataclass
@@ -43,12 +39,6 @@ class OpenVideo:
         )
 
 
-_idle: OrderedDict[tuple[Path, _State], OpenVideo] = OrderedDict()
-"""What nobody reads now, the one that was read last at the end."""
-_lock = threading.Lock()
-_of_the_parent: list[object] = []
-
-
 @contextmanager
 def open_video(path: Path) -> Iterator[OpenVideo]:
     """The file, for one reader at a time; it stays open for the next one, unless something goes wrong.
@@ -58,16 +48,8 @@ def open_video(path: Path) -> Iterator[OpenVideo]:
     """
     check_seal(path)
     try:
-        status = path.stat()
-        key = path, (status.st_ino, status.st_size, status.st_mtime_ns)
-        with _lock:
-            video = _idle.pop(key, None)
-        video = video or _opened(path)
-        try:
+        with _videos.reading(path) as video:
             yield video
-        except BaseException:
-            video.container.close()
-            raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is missing; copy the whole dataset folder.") from error
     except (av.FFmpegError, IndexError) as error:
@@ -76,11 +58,6 @@ def open_video(path: Path) -> Iterator[OpenVideo]:
                 f"{path} cannot be opened beside so many files; allow more with `ulimit -n 4096`."
             ) from error
         raise CheckpointError(f"{path} is not a readable video ({error}); copy it again.") from error
-    with _lock:
-        _idle[key] = video
-        surplus = [_idle.popitem(last=False)[1] for _ in range(len(_idle) - _MOST)]
-    for oldest in surplus:
-        oldest.container.close()
 
 
 def _opened(path: Path) -> OpenVideo:
@@ -98,12 +75,4 @@ def _opened(path: Path) -> OpenVideo:
     return OpenVideo(container, stream, float(stream.time_base))
 
 
-def _forget() -> None:
-    """A forked process shares the places in its parent's files, so it opens its own and leaves those alone."""
-    global _lock
-    _lock = threading.Lock()
-    _of_the_parent.append(dict(_idle))
-    _idle.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+_videos = OpenFiles(_MOST, _opened, lambda video: video.container.close(), forks_share=False)

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from spatialvla.common.files import file_state
 from spatialvla.data.lerobot.parquet_files import open_parquet, read_columns, read_parquet
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class RecentTables:
 
     def row_groups(self, path: Path) -> RowGroups:
         """What the file's footer tells."""
-        return read_parquet(path, lambda: self._footers.get(_version(path), lambda: _footer(path)))
+        return read_parquet(path, lambda: self._footers.get((path, file_state(path)), lambda: _footer(path)))
 
     def read(self, path: Path, names: Sequence[str], groups: Sequence[int]) -> pa.Table:
         """Some columns of some row groups."""
@@ -58,19 +59,13 @@ class RecentTables:
                 return read_columns(path, file, names, groups)
 
         wanted = (*names,), (*groups,)
-        return read_parquet(path, lambda: self._tables.get((_version(path), wanted), read))
+        return read_parquet(path, lambda: self._tables.get((path, file_state(path), wanted), read))
 
 
 def _footer(path: Path) -> RowGroups:
     with open_parquet(path) as file:
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         return RowGroups(tuple(file.schema_arrow.names), np.cumsum(sizes, dtype=np.int64))
-
-
-def _version(path: Path) -> Hashable:
-    """The file, and what changes with it."""
-    status = path.stat()
-    return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Recent(Generic[T]):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 
+from spatialvla.common.files import OpenFiles
 from spatialvla.errors import CheckpointError
 
 _GAP = 2**15
@@ -20,9 +19,7 @@ _GAP = 2**15
 _MOST = 128
 """Files that stay open from one read to the next, of all datasets of a process."""
 
-_State = tuple[str, int, int, int]
-_idle: OrderedDict[_State, int] = OrderedDict()
-_lock = Lock()
+_files = OpenFiles(_MOST, lambda path: os.open(path, os.O_RDONLY), os.close, forks_share=True)
 
 
 class Storage:
@@ -66,7 +63,7 @@ class Storage:
         """The bytes [start, end), fewer where the file ends before."""
         try:
             if self._local:
-                with _descriptor(f"{self._folder}/{name}") as descriptor:
+                with _files.reading(Path(self._folder, name)) as descriptor:
                     return _pread(descriptor, end - start, start)
             return bytes(self._fs.cat_file(f"{self._folder}/{name}", start=start, end=end))
         except OSError as error:
@@ -120,35 +117,6 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             spans.append((start, end))
     return spans
-
-
-@contextmanager
-def _descriptor(path: str) -> Iterator[int]:
-    """Of the file as it is now, for one reader at a time; the last ones stay open."""
-    status = os.stat(path)
-    key = path, status.st_ino, status.st_size, status.st_mtime_ns
-    with _lock:
-        descriptor = _idle.pop(key, None)
-    if descriptor is None:
-        descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        with _lock:
-            surplus = [_idle.pop(key)] if key in _idle else []
-            _idle[key] = descriptor
-            surplus += [_idle.popitem(last=False)[1] for _ in range(len(_idle) - _MOST)]
-        for each in surplus:
-            os.close(each)
-
-
-def _unlock() -> None:
-    """A forked process reads from its parent's files, too, but may find the lock taken by a thread it lacks."""
-    global _lock
-    _lock = Lock()
-
-
-os.register_at_fork(after_in_child=_unlock)
 
 
 def _pread(descriptor: int, length: int, start: int) -> memoryview:

@@ -9,21 +9,19 @@ import torch
 from torch import nn
 
 from spatialvla.kernels.decoder import Decoder, DecoderSizes, LayerWeights
-from spatialvla.model.fast.decoder import KernelAttention, KernelMLP
+from spatialvla.model.fast.decoder import FusedDecoder, KernelAttention, KernelMLP
 from spatialvla.model.fast.linear import FEW_ROWS, PackedFourBitLinear, PackedInt8Linear, PackedLinear
 from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer, Wanted
 
 Packed = PackedLinear | PackedInt8Linear | PackedFourBitLinear
 
 
-class CPUDecoder(Gemma2Decoder):
+class CPUDecoder(FusedDecoder):
     """A decoder whose layers are fused; where they cannot go in one call they run one by one, to the same bits."""
 
     def __init__(self, decoder: Gemma2Decoder) -> None:
         """Takes the parts of `decoder` over, after `fuse_layer` and `replace_norms`; each product is a `Packed`."""
-        nn.Module.__init__(self)
-        self.config = decoder.config
-        self.embed_tokens, self.layers, self.norm = decoder.embed_tokens, decoder.layers, decoder.norm
+        super().__init__(decoder)
         parts = [part for layer in self.layers for part in layer.modules()]
         self.most_rows = FEW_ROWS if any(getattr(part, "dense", None) for part in parts) else sys.maxsize
         attention = cast(KernelAttention, decoder.layers[0].self_attn)

@@ -13,9 +13,25 @@ from spatialvla.kernels import layers
 from spatialvla.kernels.attention import attention
 from spatialvla.model.config import Gemma2Config
 from spatialvla.model.fast.linear import WeightFormat, four_bit_linear, linear
-from spatialvla.model.gemma2 import Gemma2ForCausalLM, GroupedQueryAttention, Head, Layer, RMSNorm
+from spatialvla.model.gemma2 import (
+    Gemma2Decoder,
+    Gemma2ForCausalLM,
+    GroupedQueryAttention,
+    Head,
+    Layer,
+    RMSNorm,
+)
 from spatialvla.model.quantization.linear import FourBitLinear
 from spatialvla.model.quantization.linear import joined as joined_in_four_bits
+
+
+class FusedDecoder(Gemma2Decoder):
+    """A decoder that takes over the parts of another one whose layers are fused."""
+
+    def __init__(self, decoder: Gemma2Decoder) -> None:
+        nn.Module.__init__(self)
+        self.config = decoder.config
+        self.embed_tokens, self.layers, self.norm = decoder.embed_tokens, decoder.layers, decoder.norm
 
 
 class FusedAttention(GroupedQueryAttention):

@@ -5,25 +5,22 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from spatialvla.kernels.gpu.attention import CacheAttention
 from spatialvla.kernels.gpu.norms import add_norm, norm
 from spatialvla.kernels.gpu.products import MOST_ROWS, product
-from spatialvla.model.fast.decoder import FusedAttention, FusedMLP
+from spatialvla.model.fast.decoder import FusedAttention, FusedDecoder, FusedMLP
 from spatialvla.model.fast.linear import DenseLinear, ScaledLinear
 from spatialvla.model.gemma2 import Gemma2Decoder, KVCache, Layer, RMSNorm, Wanted, only
 
 
-class GPUDecoder(Gemma2Decoder):
+class GPUDecoder(FusedDecoder):
     """A decoder whose layers are fused; passes of more than `MOST_ROWS` tokens go through these as they are."""
 
     def __init__(self, decoder: Gemma2Decoder) -> None:
         """Takes the parts of `decoder` over, after `fuse_layer`."""
-        nn.Module.__init__(self)
-        self.config = decoder.config
-        self.embed_tokens, self.layers, self.norm = decoder.embed_tokens, decoder.layers, decoder.norm
+        super().__init__(decoder)
         attention = cast(FusedAttention, decoder.layers[0].self_attn)
         # One for all layers, which run one after the other.
         self.attend = CacheAttention(
