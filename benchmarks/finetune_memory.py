@@ -1,10 +1,11 @@
-"""Memory and time of a fine-tuning step: all weights, adapters, and adapters on weights in 4 bits.
+"""Memory and time of a fine-tuning step, and its checkpoint: all weights, adapters, and adapters on 4 bits.
 
     python benchmarks/finetune_memory.py [--layers 3] [--batch 2] [--steps 3]
 
 The network has the widths and the image tokens of the 4 B model, with fewer layers, a small vocabulary and nano's depth
 estimator. Each way runs in a process of its own and starts from the same checkpoint, as a run on a CPU does; its peak
-counts from the end of loading on. CPU seconds are counted, which other work changes less than the time that passes.
+counts from the end of loading on. CPU seconds are counted, which other work changes less than the time that passes;
+of writing a checkpoint all seconds until it is on the disk, once without and once with what the base's files hold.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from pathlib import Path
 import torch
 
 from spatialvla import SpatialVLA, SpatialVLAConfig
-from spatialvla.model.lora import add_lora
+from spatialvla.model.lora import add_lora, base_names
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.presets import preset
 from spatialvla.model.quantization.network import quantize
 from spatialvla.model.quantization_entry import Quantization
+from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment
+from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.optimizer import build_optimizer
 from spatialvla.training.recipes import finetune
 from spatialvla.training.start.speed import speed_up
@@ -65,7 +68,10 @@ def resident(name: str) -> int:
 
 
 def measure(way: str, folder: Path, rows: int, steps: int) -> dict[str, float]:
-    """Bytes at the end of loading and at the peak, beyond those of the libraries; the cheapest step's CPU seconds."""
+    """Bytes at the end of loading and at the peak, beyond those of the libraries; the cheapest step's CPU seconds.
+
+    Of a checkpoint, and of one with the base in it, the bytes and the fewest seconds.
+    """
     libraries = resident("VmRSS")
     base = folder / ("four_bits" if "4 bits" in way else "full")
     model = SpatialVLA.from_pretrained(base)
@@ -91,7 +97,19 @@ def measure(way: str, folder: Path, rows: int, steps: int) -> dict[str, float]:
         seconds.append(time.process_time() - began)
     peak = resident("VmHWM") - libraries
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"loaded": loaded, "peak": peak, "seconds": min(seconds), "trained": trained}
+    found = {"loaded": loaded, "peak": peak, "seconds": min(seconds), "trained": trained}
+    contents = {
+        "own": Trained(model, optimizer, of_base=base_names(model)),
+        "whole": Trained(model, optimizer),
+    }
+    for repeat in range(steps):
+        for name, content in contents.items():
+            began = time.monotonic()
+            path = Checkpointer(folder / name, keep=1).save(content, Moment(repeat, 0.0, {}))
+            took = time.monotonic() - began
+            found[f"{name}_bytes"] = sum(file.stat().st_size for file in path.iterdir())
+            found[f"{name}_seconds"] = min(found.get(f"{name}_seconds", took), took)
+    return found
 
 
 def main() -> None:
@@ -107,8 +125,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), options.layers)
-        print("| what learns | trained | loaded | peak | CPU time of a step |")
-        print("|---|---:|---:|---:|---:|")
+        print("| what learns | trained | loaded | peak | CPU time of a step | checkpoint | with the base |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
         for way in WAYS:
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--folder", folder]
             run = subprocess.run(command, capture_output=True, text=True)
@@ -117,7 +135,9 @@ def main() -> None:
             found = json.loads(run.stdout.splitlines()[-1])
             print(
                 f"| {way} | {found['trained'] / 1e6:.1f} M | {found['loaded'] / 1e9:.2f} GB | "
-                f"{found['peak'] / 1e9:.2f} GB | {found['seconds']:.2f} s |"
+                f"{found['peak'] / 1e9:.2f} GB | {found['seconds']:.2f} s | "
+                f"{found['own_bytes'] / 1e9:.2f} GB in {found['own_seconds']:.2f} s | "
+                f"{found['whole_bytes'] / 1e9:.2f} GB in {found['whole_seconds']:.2f} s |"
             )
 
 

@@ -19,6 +19,7 @@ from conftest import write_dataset
 from spatialvla.common.claims import claimed
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
+from spatialvla.training import step
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
@@ -227,3 +228,32 @@ def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_pat
     write_dataset(moved, episodes=5)
     with pytest.raises(InputError, match=r"\(datasets\.0 .*squares has changed\); give those"):
         train(replace(elsewhere, steps=4), resume=True, device="cpu")
+
+
+def test_checkpoints_of_adapters_leave_the_base_to_its_files(make, tmp_path, monkeypatch):
+    """Adapters that are not trained are kept, too; and a run of an earlier version, which kept the base, goes on."""
+    config = make("lora", steps=4, save_every=2, keep=5, freeze_vision_tower=True)
+    train(config, device="cpu")
+    older = replace(config, out=tmp_path / "older")
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "base_names", lambda model: frozenset())
+        train(older, device="cpu")
+    last = FOLDER + "/step_00000004"
+    found, before = everything(config.out / last), everything(older.out / last)
+    weights = {name for name in found if name.startswith("weights/")}
+    assert any("vision_tower" in name for name in weights)
+    assert all("lora_" in name for name in weights)
+    assert before.keys() - found.keys() == {
+        name for name in before if name.startswith("weights/") and "lora_" not in name
+    }
+    for run in (config, older):
+        halves = replace(run, out=tmp_path / f"halves_{run.out.name}")
+        shutil.copytree(run.out / FOLDER / "step_00000002", halves.out / FOLDER / "step_00000002")
+        result = train(halves, resume=True, device="cpu")
+        again = everything(halves.out / last)
+        assert again.keys() == found.keys()
+        assert [name for name, tensor in found.items() if not torch.equal(tensor, again[name])] == []
+        adapter = [
+            load_file(model / "adapter_model.safetensors") for model in (result.model, config.out / "model")
+        ]
+        assert all(torch.equal(adapter[0][name], adapter[1][name]) for name in adapter[1])

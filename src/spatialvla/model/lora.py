@@ -64,7 +64,7 @@ def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHE
     Raises InputError where a module to save is none of the network's, or not to be trained whole.
     """
     peft = load_peft()
-    _check_saved(network, options)
+    check_saved(network, options)
     of_state = (_STATE_PROJECTOR,) if network.config.state_size else ()
     config = peft.LoraConfig(
         r=options.rank,
@@ -96,11 +96,19 @@ def adapter_tensors(tensors: Mapping[str, T], saved: Sequence[str]) -> dict[str,
 
     saved: ends of the names of modules that are saved whole.
     """
-    found = {}
-    for name, tensor in tensors.items():
-        if "lora_" in name or _belongs(name, saved):
-            found[_PREFIX + published_name(name.replace(f".{_NAME}", ""))] = tensor
-    return found
+    return {
+        _PREFIX + published_name(name.replace(f".{_NAME}", "")): tensor
+        for name, tensor in tensors.items()
+        if _is_adapters(name, saved)
+    }
+
+
+def base_names(network: Network) -> frozenset[str]:
+    """The names of all tensors around an adapter, which its training leaves as they are; none without an adapter."""
+    if not has_lora(network):
+        return frozenset()
+    saved = _config(network).modules_to_save or ()
+    return frozenset(name for name in network.state_dict() if not _is_adapters(name, saved))
 
 
 def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -216,6 +224,10 @@ def merge_lora(network: Network) -> None:
         network.vision_zoe_model.requires_grad_(False)
 
 
+def _is_adapters(name: str, saved: Sequence[str]) -> bool:
+    return "lora_" in name or _belongs(name, saved)
+
+
 def _belongs(name: str, ends: Sequence[str]) -> bool:
     """Whether a tensor's module, or one around that, has a name that ends in one of `ends`, as peft compares."""
     parts = name.split(".")[:-1]
@@ -223,7 +235,8 @@ def _belongs(name: str, ends: Sequence[str]) -> bool:
     return any(module.endswith(end) for module in modules for end in ends)
 
 
-def _check_saved(network: Network, options: LoraOptions) -> None:
+def check_saved(network: Network, options: LoraOptions) -> None:
+    """Raises InputError where a module to save is none of the network's, or not to be trained whole."""
     names = [name for name, _ in network.named_parameters()]
     adapted = re.compile(TARGETS[options.target])
     for end in options.modules_to_save:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from spatialvla.data.loaded_batch import LoadedBatch
+from spatialvla.model.lora import base_names
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.tensors import Trained
@@ -68,7 +69,8 @@ class Learner:
             self.soft_loss = SoftTokenLoss(processor.grid, first, config.guidance.soft_targets)
             self.soft_loss.to(world.device)
         average = WeightAverage(trained, config.ema_decay) if config.ema_decay > 0 else None
-        self.trained = Trained(trained, build_optimizer(trained, config), average)
+        of_base = frozenset(f"model.{name}" for name in base_names(model))
+        self.trained = Trained(trained, build_optimizer(trained, config), average, of_base)
 
     def update(self, loaded: LoadedBatch, step: int, fraction: float, measured: bool) -> dict[str, float]:
         """One step of the optimizer, or none where the loss is no number and such batches are skipped.

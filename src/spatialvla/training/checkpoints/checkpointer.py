@@ -28,6 +28,7 @@ from spatialvla.training.checkpoints.tensors import (
     RANDOM,
     WEIGHTS,
     Trained,
+    base_tensors,
     make_optimizer_state,
     named_tensors,
     random_state,
@@ -137,7 +138,9 @@ class Checkpointer:
         reader = self._readable(path, lambda: ShardReader(path, [file.name for file in record.files]))
         saved = reader.tensors()
         make_optimizer_state(trained, saved)
-        tensors = named_tensors(trained)
+        # Checkpoints of earlier versions hold the base, too.
+        of_base = {name: tensor for name, tensor in base_tensors(trained).items() if name in saved}
+        tensors = named_tensors(trained) | of_base
         strange = {name for name in saved if not name.startswith(RANDOM)} ^ set(tensors)
         if strange:
             raise CheckpointError(

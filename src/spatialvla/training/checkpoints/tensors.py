@@ -19,22 +19,36 @@ WEIGHTS, AVERAGE, OPTIMIZER, RANDOM = "weights/", "average/", "optimizer/", "ran
 
 @dataclass(frozen=True)
 class Trained:
-    """The tensors that a run changes: plain, or in shards after `shard`."""
+    """The tensors that a run changes: plain, or in shards after `shard`.
+
+    of_base: names of the model's tensors that stay as the base's files have them, and are in no checkpoint.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None = None
+    of_base: frozenset[str] = frozenset()
 
 
 def named_tensors(trained: Trained) -> dict[str, torch.Tensor]:
-    """Every tensor by its kind and the parameter's name."""
-    tensors = {WEIGHTS + name: tensor for name, tensor in trained.model.state_dict().items()}
+    """Every tensor of a checkpoint by its kind and the parameter's name."""
+    tensors = {
+        WEIGHTS + name: tensor
+        for name, tensor in trained.model.state_dict().items()
+        if name not in trained.of_base
+    }
     if trained.average is not None:
         tensors |= {AVERAGE + name: tensor for name, tensor in trained.average.average.items()}
     for name, parameter in trained.model.named_parameters():
         for key, value in trained.optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}.{key}"] = value
     return tensors
+
+
+def base_tensors(trained: Trained) -> dict[str, torch.Tensor]:
+    """The tensors that a checkpoint leaves to the base, by the names they would have in it."""
+    weights = trained.model.state_dict()
+    return {WEIGHTS + name: weights[name] for name in trained.of_base}
 
 
 def make_optimizer_state(trained: Trained, saved: Mapping[str, TensorStorageMetadata]) -> None:
