@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,8 @@ class Execution:
     chunk executes all of it (open loop), receding its first steps before looking again, ensemble one action,
     averaged over what this and earlier chunks say of the present step, temporal the same with weights by age,
     as published for SimplerEnv. async is what a robot sees whose next chunk is inferred during the last one,
-    in simulated time; the class AsynchronousLoop of spatialvla_client is the same in real time.
+    in simulated time; the class AsynchronousLoop of spatialvla_client is the same in real time. While the first chunk
+    is inferred the arm stands still: `spatialvla evaluate` counts these steps, `Policy.act` leaves them out.
     `spatialvla evaluate --realtime` plays every mode where chunks come late, see evaluation/play/real_time.py.
     """
 
@@ -56,6 +58,10 @@ class Execution:
             raise InputError(f"steps must be at least 1, got {self.steps}.")
         if self.latency_steps < 0:
             raise InputError(f"latency_steps must be 0 or more, got {self.latency_steps}.")
+        if not (isfinite(self.alpha) and isfinite(self.temperature)):
+            raise InputError(
+                f"alpha and temperature must be numbers, got {self.alpha} and {self.temperature}."
+            )
 
 
 WHOLE_CHUNKS = Execution()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from spatialvla.actions.units import ActionUnits
 from spatialvla.batch import Batch
 from spatialvla.collation import Prepared
+from spatialvla.common.device import find_device
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution, Executor
 from spatialvla.frozen_picture import FrozenPicture
@@ -22,6 +23,7 @@ from spatialvla.kept_depth import with_kept_depth
 from spatialvla.matching import check_belongs
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.model.decoding.passes import Sampling
+from spatialvla.model.fast.optimize import check_optimization
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
@@ -65,22 +67,10 @@ class Policy:
         Raises CheckpointError where model and processor do not belong together.
         """
         check_belongs(model.config, processor)
-        if "{instruction}" not in prompt:
-            raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
-        if set("{}") & set(prompt.replace("{instruction}", "")):
-            raise InputError(f"The prompt template {prompt!r} has other braces than {{instruction}}'s.")
-        if tolerance < 0 or depth_every < 1:
-            raise InputError(
-                f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
-            )
-        if dataset is None:
-            dataset = processor.default_dataset
-        if dataset is None and len(processor.statistics) == 1:
-            dataset = next(iter(processor.statistics))
-        processor.dataset_statistics(dataset)
+        _check_use(prompt, tolerance, depth_every)
         self.model = model.eval()
         self.processor = processor
-        self.dataset = dataset
+        self.dataset = _dataset_of(processor, dataset)
         self.execution = execution
         self.prompt = prompt
         self.temperature = temperature
@@ -118,6 +108,12 @@ class Policy:
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.
         base: of an adapter, in place of the one that its adapter_config.json names. revision, token: of the Hub's.
         """
+        # Loading the weights takes longest: whatever can be refused is refused before.
+        _check_use(prompt, tolerance, depth_every)
+        processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
+        _dataset_of(processor, dataset)
+        if optimization is not None:
+            check_optimization(optimization, find_device(device))
         model = SpatialVLA.from_pretrained(
             path_or_id, dtype=dtype, device=device, base=base, revision=revision, token=token
         )
@@ -125,7 +121,7 @@ class Policy:
             model = model.optimize(optimization)
         return cls(
             model,
-            Processor.from_pretrained(path_or_id, revision=revision, token=token),
+            processor,
             dataset=dataset,
             execution=execution,
             prompt=prompt,
@@ -329,3 +325,24 @@ def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T
             f"Got {len(observations)} observations and tokens for {len(tokens)}; pass as many of each."
         )
     return tokens
+
+
+def _check_use(prompt: str, tolerance: int, depth_every: int) -> None:
+    if "{instruction}" not in prompt:
+        raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
+    if set("{}") & set(prompt.replace("{instruction}", "")):
+        raise InputError(f"The prompt template {prompt!r} has other braces than {{instruction}}'s.")
+    if tolerance < 0 or depth_every < 1:
+        raise InputError(
+            f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
+        )
+
+
+def _dataset_of(processor: Processor, dataset: str | None) -> str | None:
+    """Whose statistics scale the actions. Raises InputError where that is not clear, or nothing is known of it."""
+    if dataset is None:
+        dataset = processor.default_dataset
+    if dataset is None and len(processor.statistics) == 1:
+        dataset = next(iter(processor.statistics))
+    processor.dataset_statistics(dataset)
+    return dataset

@@ -58,6 +58,9 @@ class FakeBenchmark:
             raise InputError(f"no suite {suite!r}")
         return INSTRUCTIONS
 
+    def most_episodes(self, suite: str, task: int) -> int | None:
+        return self.states
+
     def conventions(self, suite: str) -> Conventions:
         return conventions()
 

@@ -17,6 +17,7 @@ from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.latency import Latency
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.execution import Execution
+from spatialvla.model.spatialvla import SpatialVLA
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 
@@ -87,7 +88,9 @@ def test_chunks_are_executed_in_the_suites_own_way(arguments, mode):
 def test_a_policy_whose_actions_the_suite_does_not_take_is_refused(
     options, sentence, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(LiberoBenchmark, "instructions", lambda self, suite: ())  # LIBERO need not be there
+    # LIBERO need not be there.
+    monkeypatch.setattr(LiberoBenchmark, "instructions", lambda self, suite: ("push",))
+    monkeypatch.setattr(LiberoBenchmark, "most_episodes", lambda self, suite, task: 50)
     with pytest.raises(SystemExit):
         main(["evaluate", "--out", str(tmp_path / "out"), *options])
     assert sentence in " ".join(capsys.readouterr().err.split())
@@ -117,10 +120,40 @@ def test_in_real_time_chunks_come_late_and_the_results_and_the_report_say_so(eva
             ["--realtime", "--latency", "2", "--execution.latency-steps", "2"],
             "leave out --execution.latency-steps",
         ),
-        (["--realtime", "--latency", "soon"], "whole number of control steps, or a .json or .csv file"),
     ],
 )
 def test_how_late_chunks_come_is_said_once(evaluate, options, sentence, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(FakeBenchmark(), *options)
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--realtime", "--latency", "soon"], "whole number of control steps, or a .json or .csv file"),
+        (["--realtime", "--latency", "51"], "A latency of 51 control steps is too long to play"),
+        (["--realtime", "--latency", "absent.json"], "absent.json: It cannot be read"),
+        (["--tasks", "3"], "there is no task 3"),
+        (["--episodes-per-task", "0"], "at least 1 of episodes_per_task, got 0"),
+        (["--episodes-per-task", "6"], "Task 0 of fake has 5 start states; play at most that many episodes"),
+        (["--workers", "0"], "--workers must be at least 1, not 0"),
+        (["--decisions", "-1"], "0 or more decisions of a task, not -1"),
+        (["--shard", "3/2"], "Shards are 1/2 to 2/2, not 3/2"),
+        (["--tolerance", "-1"], "tolerance must be 0 or more"),
+        (["--depth-every", "0"], "depth_every at least 1"),
+        (["--dataset", "absent"], "knows no dataset 'absent'"),
+        (["--precision", "fp8", "--device", "cpu"], "fp8 weights need a GPU"),
+        (["--execution.alpha", "nan"], "alpha and temperature must be numbers"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_weights_are_loaded(
+    evaluate, options, sentence, monkeypatch, capsys
+):
+    def load(*arguments, **options):
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.setattr(SpatialVLA, "from_pretrained", load)
     with pytest.raises(SystemExit):
         evaluate(FakeBenchmark(), *options)
     assert sentence in " ".join(capsys.readouterr().err.split())

@@ -133,7 +133,7 @@ def test_an_interrupt_leaves_no_process_and_keeps_what_was_found(tmp_path):
         ({"tasks": []}, "at least 1 of tasks"),
         ({"episodes_per_task": 0}, "at least 1 of episodes_per_task"),
         ({"workers": 0}, "at least 1 of workers"),
-        ({"episodes_per_task": 6}, "no start state 5"),
+        ({"episodes_per_task": 6}, "Task 0 of fake has 5 start states; play at most that many"),
     ],
 )
 def test_options_that_cannot_be_used(tmp_path, options, message):
@@ -218,7 +218,9 @@ def test_every_way_of_executing_chunks_plays_through(tmp_path, execution):
 
     settings = PolicySettings(execution)
     results = play(tmp_path, policy=RealExecutors(), settings=settings, workers=2, videos=False)
+    # In the mode async the arm waits for its first chunk, and that counts.
+    waited = execution.latency_steps if execution.mode == "async" else 0
     assert [episode.steps for episode in results.episodes] == [
-        3 + 2 * t + s for t in range(3) for s in range(2)
+        waited + 3 + 2 * t + s for t in range(3) for s in range(2)
     ]
     assert Results.load(tmp_path / "results.json").settings == settings

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -136,6 +137,11 @@ def test_sigterm_answers_what_is_under_way_and_ends(server):
         (["--benchmark", "libero"], "for vla-eval's clients"),
         (["--traffic.rate", "0"], "rate must be positive"),
         (["--batching.max-batch", "0"], "max_batch must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1, not 0"),
+        (
+            ["--metrics-port", "8765", "--port", "8765"],
+            "--metrics-port 8765 cannot be listened on at 127.0.0.1",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options, sentence, capsys, monkeypatch):
@@ -144,6 +150,16 @@ def test_options_that_do_not_fit_are_one_line(options, sentence, capsys, monkeyp
         main(["serve", "--policy", "no/such/checkpoint", *options])
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused_before_the_policy_is_loaded(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for option in ("--port", "--metrics-port", "--dashboard-port"):
+            with pytest.raises(SystemExit) as ended:
+                main(["serve", "--policy", "no/such/checkpoint", "--port", "0", "--dashboard", option, port])
+            assert ended.value.code == 2
+            assert f"{option} {port} cannot be listened on at 127.0.0.1" in capsys.readouterr().err
 
 
 def changed_nano(folder: str, units: dict | None) -> None:

@@ -16,11 +16,13 @@ from tiny_policy import BRIDGE
 from spatialvla.actions.bins import DIMENSION_RANGES
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.json_files import read_json
-from spatialvla.errors import InputError
+from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
+from spatialvla.training import loop
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.feed.datasets import open_mixture
@@ -256,6 +258,43 @@ def test_rollouts_are_played_from_what_is_learned_so_far(make, dataset):
 def test_what_does_not_fit_is_said(make, changes, message):
     with pytest.raises(InputError, match=message):
         train(make(**changes), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mode": "lora", "lora": LoraOptions(modules_to_save=("absent",))},
+            "No module's name ends in 'absent'",
+        ),
+        ({"committed_steps": 2}, "committed_steps must be less than the 2 steps of a chunk"),
+        ({"gaussians": Path("absent.json"), "new_grid": True}, "absent.json"),
+        ({"depth_weights": Path("absent")}, "absent is not a checkpoint folder"),
+    ],
+)
+def test_what_a_run_cannot_begin_with_is_refused_before_datasets_are_read(
+    make, changes, message, monkeypatch
+):
+    def read(*arguments):
+        raise AssertionError("the datasets are read")
+
+    monkeypatch.setattr(loop, "open_mixture", read)
+    with pytest.raises((InputError, CheckpointError), match=message):
+        train(make(**changes), device="cpu")
+
+
+def test_given_statistics_are_looked_at_before_datasets_are_surveyed(make, monkeypatch):
+    monkeypatch.setattr(TrainingMixture, "open", lambda *arguments: pytest.fail("the datasets are surveyed"))
+    with pytest.raises(InputError, match=r"absent\.json"):
+        train(make(statistics=Path("absent.json")), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["workers", "eval_frames", "min_sigma", "seed", "committed_steps", "add_state"]
+)
+def test_numbers_below_their_least_are_refused_at_once(make, name):
+    with pytest.raises(InputError, match=f"{name} must be"):
+        make(**{name: -1})
 
 
 PROCESS = """

@@ -25,6 +25,9 @@ from spatialvla.execution import Execution
 if TYPE_CHECKING:
     from spatialvla.actions.units import ActionUnits
     from spatialvla.evaluation.benchmarks.protocol import Benchmark, Inputs
+    from spatialvla.evaluation.results.latency import Latency
+
+    MakesBenchmark = Callable[[int, ActionUnits, Inputs], Benchmark]
 
 _MAX_WORKERS = 8
 
@@ -135,8 +138,9 @@ class Evaluate(Verb):
         # Before episodes are played: their report is drawn at the end.
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
+        # Loading a policy takes long: what can be refused without one is refused before.
         benchmark_for = self._checked_benchmark()
-        self._check_realtime()
+        latency = self._checked_plan(benchmark_for)
         import torch
 
         from spatialvla.actions.fitting import check_fit
@@ -147,7 +151,6 @@ class Evaluate(Verb):
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
         from spatialvla.evaluation.report.episodes_page import write_report
         from spatialvla.evaluation.report.terminal import print_success
-        from spatialvla.evaluation.results.latency import Latency
         from spatialvla.evaluation.results.plan import Shard
         from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_of
         from spatialvla.model.folders import resolve_folder
@@ -177,9 +180,6 @@ class Evaluate(Verb):
             unknown_units=self.unknown_units,
             advice=self._advice(policy.units, benchmark.takes),
         )
-        latency = None
-        if self.latency is not None:
-            latency = Latency.parse(self.latency, benchmark.conventions(self.suite).control_hz)
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         late = "" if latency is None else f", each chunk {latency}"
         Terminal(stderr=True).print(f"{told} (--execution.mode){late}", highlight=False, markup=False)
@@ -223,8 +223,24 @@ class Evaluate(Verb):
             told = f"Recordings are in {recorded_to.folder}; open one with `rerun FILE.rrd`"
             console.print(told, highlight=False, soft_wrap=True)
 
+    def _checked_plan(self, benchmark_for: MakesBenchmark) -> Latency | None:
+        """How late chunks come. Raises InputError where that is not clear, or there is not what is to be played."""
+        from spatialvla.actions.units import UNKNOWN
+        from spatialvla.evaluation.benchmarks.chosen_tasks import chosen_tasks
+        from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE
+        from spatialvla.evaluation.results.latency import Latency
+
+        self._check_realtime()
+        if self.workers < 1:
+            raise InputError(f"--workers must be at least 1, not {self.workers}.")
+        any_policys = benchmark_for(224, UNKNOWN, FIRST_CAMERA_ALONE)
+        chosen_tasks(any_policys, self.suite, self.tasks or None, self.episodes_per_task)
+        if self.latency is None:
+            return None
+        return Latency.parse(self.latency, any_policys.conventions(self.suite).control_hz)
+
     def _check_realtime(self) -> None:
-        """Raises InputError where it is not clear how late chunks come."""
+        """Raises InputError where it is not said how late chunks come, or twice."""
         if self.realtime and self.latency is None:
             raise InputError("--realtime needs --latency: control steps, or a file of measured milliseconds.")
         if self.latency is not None and not self.realtime:
@@ -232,7 +248,7 @@ class Evaluate(Verb):
         if self.realtime and self.execution.latency_steps != Execution().latency_steps:
             raise InputError("--realtime takes --latency; leave out --execution.latency-steps.")
 
-    def _checked_benchmark(self) -> Callable[[int, ActionUnits, Inputs], Benchmark]:
+    def _checked_benchmark(self) -> MakesBenchmark:
         """How what is to be played is made for a policy; InputError where it cannot be played at all."""
         if self.gym is None:
             from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -145,13 +146,8 @@ class Serve(Verb):
         from spatialvla.actions.fitting import check_fit
         from spatialvla.actions.units import UNKNOWN
 
-        _check_ports(
-            {
-                "--port": self.port,
-                "--metrics-port": self.metrics_port,
-                "--dashboard-port": self.dashboard_port,
-            }
-        )
+        if self.threads < 1:
+            raise InputError(f"--threads must be at least 1, not {self.threads}.")
         log_to_stderr(self.log_format)
         watched, recorded_to = self._dashboard(), destination(self.rerun)
         options = self._options()
@@ -250,6 +246,13 @@ class Serve(Verb):
         robot = options.mapping.limits if self.limits is None else self.limits
         limits = Limits() if robot is None else Limits.load(robot)
         calibration = None if self.calibration is None else RobotCalibration.load(self.calibration)
+        _check_ports(
+            {
+                "--port": (self.host, self.port),
+                "--metrics-port": (self.host, self.metrics_port),
+                "--dashboard-port": (self.dashboard_host, self.dashboard_port if self.dashboard else None),
+            }
+        )
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(
@@ -267,7 +270,21 @@ class Serve(Verb):
         )
 
 
-def _check_ports(ports: Mapping[str, int | None]) -> None:
-    for option, port in ports.items():
-        if port is not None and not 0 <= port <= _LAST_PORT:
-            raise InputError(f"{option} is {port}; ports go from 0 to {_LAST_PORT}.")
+def _check_ports(addresses: Mapping[str, tuple[str, int | None]]) -> None:
+    """Raises InputError where one cannot be listened on, by another program or another option.
+
+    addresses: option -> host and port, whose server begins once the policy is loaded; no port for no server.
+    """
+    with contextlib.ExitStack() as held:
+        for option, (host, port) in addresses.items():
+            if port is None:
+                continue
+            if not 0 <= port <= _LAST_PORT:
+                raise InputError(f"{option} is {port}; ports go from 0 to {_LAST_PORT}.")
+            try:
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                held.enter_context(socket.create_server((host, port), family=family))
+            except OSError as error:
+                raise InputError(
+                    f"{option} {port} cannot be listened on at {host} ({error.strerror}); choose another."
+                ) from None

@@ -163,7 +163,7 @@ class TrainingRun(Verb):
         if config.rollout_suite is not None:
             from spatialvla.evaluation.benchmarks.registry import check_suite
 
-            check_suite(config.rollout_suite)
+            check_suite(config.rollout_suite, config.rollout_episodes)
             rollout = _rollout(config.rollout_suite, config.rollout_episodes)
         device = None if self.device == "auto" else self.device
         try:

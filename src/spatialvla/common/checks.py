@@ -24,3 +24,10 @@ def check_counts(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}.")
+
+
+def check_not_negative(**values: float) -> None:
+    """Raises InputError for the first of the named values that is not a number of 0 or more."""
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise InputError(f"{name} must be 0 or more, not {value}.")

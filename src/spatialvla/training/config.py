@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spatialvla.actions.bins import Bins
-from spatialvla.common.checks import check_counts, check_fractions, check_positive
+from spatialvla.common.checks import check_counts, check_fractions, check_not_negative, check_positive
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.errors import InputError
 from spatialvla.model.lora_options import LoraOptions
@@ -97,6 +97,7 @@ class TrainConfig(
             batch_size=self.batch_size,
             accumulation=1 if self.accumulation is None else self.accumulation,
             chunk_size=1 if self.chunk_size is None else self.chunk_size,
+            eval_frames=self.eval_frames,
             eval_every=self.eval_every,
             save_every=self.save_every,
             log_every=self.log_every,
@@ -114,14 +115,18 @@ class TrainConfig(
             camera_dropout=self.camera_dropout,
             state_dropout=self.state_dropout,
         )
-        if self.committed_steps < 0:
-            raise InputError(f"committed_steps must be 0 or more, not {self.committed_steps}.")
+        check_not_negative(
+            workers=self.workers,
+            committed_steps=self.committed_steps,
+            min_sigma=self.min_sigma,
+            weight_decay=self.weight_decay,
+            add_state=self.add_state,
+            seed=self.seed,
+        )
         if self.steps is None and self.epochs is None and self.minutes is None:
             raise InputError("The run has no end; give steps, epochs or minutes.")
         check_positive(epochs=self.epochs, minutes=self.minutes)
         check_positive(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
-        if not 0 <= self.weight_decay < float("inf"):
-            raise InputError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas must lie in [0, 1), not {self.betas}.")
         if self.guidance.depth_mix > 0 and not self.in_memory:
@@ -143,8 +148,6 @@ class TrainConfig(
             )
         if (self.mode != "full" or self.new_grid) and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
-        if self.add_state < 0:
-            raise InputError(f"add_state must be 0 or more, not {self.add_state}.")
         if self.policy is None and (self.add_camera or self.add_state):
             raise InputError(
                 "add_camera and add_state are for a policy to go on from; give a new network cameras and state."

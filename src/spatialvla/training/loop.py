@@ -33,6 +33,7 @@ from spatialvla.training.checkpoints.identity import (
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.config_file import KEPT
 from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.feed.given_tokens import check_committed_steps
 from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.privileged import PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps
@@ -44,7 +45,7 @@ from spatialvla.training.precision import computes_bfloat16
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
 from spatialvla.training.run.trackers import RunLog, check_trackers
-from spatialvla.training.start.build import build, network_config
+from spatialvla.training.start.build import build, check_start, network_config
 from spatialvla.training.start.speed import compiles, speed_up
 from spatialvla.training.start.trainable import narrow_frozen, select_trainable
 from spatialvla.training.step import Learner
@@ -119,6 +120,8 @@ class Trainer:
         begun = self._begun(config.out, resume)
         check_identity(config.out, begun, self.identity)
         network = network_config(config)
+        check_committed_steps(config.committed_steps, network.action_chunk_size)
+        check_start(config, network)
         if network.quantization is not None and world.size > 1:
             raise InputError(
                 "Adapters on weights in 4 bits are trained in one process; start it without torchrun, or from the "

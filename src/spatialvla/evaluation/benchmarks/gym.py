@@ -91,6 +91,10 @@ class GymBenchmark:
         told = self.mapping.instruction
         return [f"as {told.feature} says" if isinstance(told, ByFeature) else told]
 
+    def most_episodes(self, suite: str, task: int) -> int | None:
+        """As many as are asked for: each has a seed of its own."""
+        return None
+
     def conventions(self, suite: str) -> Conventions:
         """The rules that the mapping states."""
         mapping, action = self.mapping, self.mapping.action

@@ -99,6 +99,10 @@ class LiberoBenchmark:
         """Each task's instruction, by task number; InputError for a suite that is not installed."""
         return [task.language for task in tasks(suite)]
 
+    def most_episodes(self, suite: str, task: int) -> int | None:
+        """As many as start states are stored."""
+        return len(tasks(suite)[task].start_states())
+
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite, as LIBERO evaluations since OpenVLA have them."""
         others = "".join(f"; {name}: {camera}" for name, camera in self.others.items())

@@ -25,6 +25,10 @@ class LiberoPlusBenchmark(LiberoBenchmark):
         """Each task's instruction and what is changed, by task number; InputError for an unknown suite."""
         return [variation.label for variation in variations(suite)]
 
+    def most_episodes(self, suite: str, task: int) -> int | None:
+        """One."""
+        return 1
+
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite that is changed."""
         usual = super().conventions(base_suite(suite))

@@ -134,6 +134,9 @@ class Benchmark(Protocol):
     def instructions(self, suite: str) -> list[str]:
         """Each task's instruction, by task number; InputError for an unknown suite."""
 
+    def most_episodes(self, suite: str, task: int) -> int | None:
+        """How many episodes of a task there are start states for; None where as many as wanted are drawn."""
+
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite."""
 

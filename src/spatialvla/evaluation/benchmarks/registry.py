@@ -8,6 +8,7 @@ from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks import simpler
+from spatialvla.evaluation.benchmarks.chosen_tasks import chosen_tasks
 from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Benchmark, Inputs
@@ -61,9 +62,12 @@ def benchmark_for(
     return BENCHMARKS[name](image_size, units, inputs)
 
 
-def check_suite(suite: str) -> None:
-    """Raises InputError unless an installed benchmark has this suite; what takes long need not begin then."""
-    benchmark_for(suite, 224).instructions(suite)
+def check_suite(suite: str, episodes_per_task: int = 1) -> None:
+    """Raises InputError unless an installed benchmark plays so many episodes of this suite's tasks.
+
+    For whoever would find out late, when something that takes long is over.
+    """
+    chosen_tasks(benchmark_for(suite, 224), suite, None, episodes_per_task)
 
 
 def _name(suite: str) -> str:

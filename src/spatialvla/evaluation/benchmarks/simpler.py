@@ -55,6 +55,10 @@ class SimplerBenchmark:
         _check(suite)
         return [task.instruction for task in TASKS]
 
+    def most_episodes(self, suite: str, task: int) -> int | None:
+        """SimplerEnv's number of start states, the same for each task."""
+        return START_STATES
+
     def conventions(self, suite: str) -> Conventions:
         """The rules of the suite, as SimplerEnv plays it."""
         _check(suite)

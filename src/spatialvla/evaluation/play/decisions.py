@@ -10,6 +10,7 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
+from spatialvla.errors import InputError
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.types import ActionChunk, CameraImage, Observation
 
@@ -31,9 +32,12 @@ class DecisionKeeper:
 
     per_episode: how many stay.
     folder: where they are stored, for an evaluation that is resumed; None keeps them in memory alone.
+    Raises InputError where fewer than 0 are to stay.
     """
 
     def __init__(self, per_episode: int, folder: Path | None = None) -> None:
+        if per_episode < 0:
+            raise InputError(f"The report shows 0 or more decisions of a task, not {per_episode}.")
         self._per_episode = per_episode
         self._folder = folder
         self._first: Mapping[int, int] = {}

@@ -16,6 +16,7 @@ from rich.console import Console
 from spatialvla.common.claims import claimed
 from spatialvla.common.terminal import Terminal
 from spatialvla.errors import InputError
+from spatialvla.evaluation.benchmarks.chosen_tasks import chosen_tasks
 from spatialvla.evaluation.benchmarks.protocol import DEPTH_ORIGINS, Benchmark, DepthOrigin
 from spatialvla.evaluation.play.decisions import DecisionKeeper, KeptDecision
 from spatialvla.evaluation.play.display import EvaluationProgress
@@ -26,6 +27,7 @@ from spatialvla.evaluation.play.real_time import RealTimeExecutor
 from spatialvla.evaluation.play.resume import results_file, resumed, sweep
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.episode_uncertainty import EpisodeUncertainty
+from spatialvla.evaluation.results.latency import Latency
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.evaluation.results.plan import EpisodeId, Shard
 from spatialvla.evaluation.results.policy_settings import PolicySettings
@@ -88,13 +90,15 @@ def evaluate(
     """
     if depth not in DEPTH_ORIGINS:
         raise InputError(f"depth must be one of {', '.join(DEPTH_ORIGINS)}, got {depth!r}.")
+    if workers < 1:
+        raise InputError(f"An evaluation needs at least 1 of workers, got {workers}.")
     asked = Results(
         suite=suite,
         policy=name,
         checkpoint=checkpoint,
         depth=depth,
         episodes_per_task=episodes_per_task,
-        tasks=_chosen(benchmark.instructions(suite), tasks, suite),
+        tasks=chosen_tasks(benchmark, suite, tasks, episodes_per_task),
         conventions=benchmark.conventions(suite),
         versions=installed_versions(benchmark.packages),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,7 +107,6 @@ def evaluate(
         policy_path=policy_path,
         command=command,
     )
-    _check_counts(tasks=len(asked.tasks), episodes_per_task=episodes_per_task, workers=workers)
     path, folder = results_file(out, shard), out / "videos"
     with claimed(path, "evaluation"):
         results = resumed(path, asked)
@@ -119,10 +122,12 @@ def evaluate(
         )
 
         def new_executor(episode: EpisodeId) -> Executor:
-            executor = policy.new_executor()
-            if settings.latency is not None:
+            executor, latency = policy.new_executor(), settings.latency
+            if latency is None and settings.execution.mode == "async":
+                latency = Latency.always(settings.execution.latency_steps)
+            if latency is not None:
                 gripper = results.conventions.settle_action[-1]
-                executor = RealTimeExecutor(settings.execution, settings.latency, episode, gripper)
+                executor = RealTimeExecutor(settings.execution, latency, episode, gripper)
             executor.keeps_depth = recordings is not None
             return executor
 
@@ -202,17 +207,3 @@ def _decide(
         if keeper and worker.job:
             decision = KeptDecision(request.step, request.observation, chunk)
             keeper.add(worker.job.task, request.start_state, decision)
-
-
-def _chosen(instructions: list[str], tasks: Sequence[int] | None, suite: str) -> dict[int, str]:
-    chosen = range(len(instructions)) if tasks is None else sorted(set(tasks))
-    for task in chosen:
-        if not 0 <= task < len(instructions):
-            raise InputError(f"{suite} has tasks 0 to {len(instructions) - 1}, there is no task {task}.")
-    return {task: instructions[task] for task in chosen}
-
-
-def _check_counts(**counts: int) -> None:
-    for name, number in counts.items():
-        if number < 1:
-            raise InputError(f"An evaluation needs at least 1 of {name}, got {number}.")

@@ -25,12 +25,9 @@ from spatialvla.model.network import Network
 from spatialvla.model.quantization.linear import FourBitLinear
 
 
-def optimize(network: Network, options: Optimization) -> Passes:
-    """Prepares a network for inference in place, as `SpatialVLA.optimize` says; returns the passes to use.
-
-    Raises InputError where the device cannot do what is asked for.
-    """
-    on_gpu = network.device.type == "cuda"
+def check_optimization(options: Optimization, device: torch.device) -> None:
+    """Raises InputError where the device cannot do what is asked for."""
+    on_gpu = device.type == "cuda"
     if options.weights == "fp8" and not on_gpu:
         raise InputError("fp8 weights need a GPU; choose int8 on a CPU.")
     if options.activations and (on_gpu or not available()):
@@ -38,6 +35,15 @@ def optimize(network: Network, options: Optimization) -> Passes:
             "8-bit activations need a CPU with AVX-512 BF16 and VNNI, and a C++ compiler; "
             f'choose weights="{options.weights}" alone.'
         )
+
+
+def optimize(network: Network, options: Optimization) -> Passes:
+    """Prepares a network for inference in place, as `SpatialVLA.optimize` says; returns the passes to use.
+
+    Raises InputError where the device cannot do what is asked for.
+    """
+    check_optimization(options, network.device)
+    on_gpu = network.device.type == "cuda"
     if network.config.quantization is not None and options.weights not in (None, "int4"):
         raise InputError(
             f"The checkpoint's weights are in 4 bits; load the one that it was made of for {options.weights}."

@@ -43,6 +43,9 @@ def mixture_of(
     """The datasets of a configuration once they are open, in its order. Raises as `open_mixture`."""
     cache = config.cache or cache_folder()
     _check_parts(sources, config, network)
+    given = None
+    if config.statistics is not None:
+        given = read_statistics(config.statistics, [source.key for source in sources])
     if config.in_memory:
         sources = [_in_memory(source, config, network.image_size, world, progress) for source in sources]
     sources = [WholeChunks(source, network.action_chunk_size) for source in sources]
@@ -60,9 +63,7 @@ def mixture_of(
             config.shares,
         )
     )
-    if config.statistics is None:
-        return mixture
-    return replace(mixture, given_statistics=read_statistics(config.statistics, mixture.keys))
+    return mixture if given is None else replace(mixture, given_statistics=given)
 
 
 def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network: SpatialVLAConfig) -> None:

@@ -38,6 +38,12 @@ def with_foreign_tokens(batch: Batch, share: float, rng: np.random.Generator) ->
     return replace(batch, input_ids=batch.input_ids.masked_scatter(is_action, mixed))
 
 
+def check_committed_steps(count: int, chunk_size: int) -> None:
+    """Raises InputError where nothing of a chunk would be left to learn."""
+    if count >= chunk_size:
+        raise InputError(f"committed_steps must be less than the {chunk_size} steps of a chunk, not {count}.")
+
+
 def with_committed_steps(
     batch: Batch, config: TrainConfig, processor: Processor, rng: np.random.Generator
 ) -> Batch:
@@ -50,11 +56,7 @@ def with_committed_steps(
     """
     if config.committed_steps == 0 or batch.labels is None:
         return batch
-    if config.committed_steps >= processor.action_chunk_size:
-        raise InputError(
-            f"committed_steps must be less than the {processor.action_chunk_size} steps of a chunk, "
-            f"not {config.committed_steps}."
-        )
+    check_committed_steps(config.committed_steps, processor.action_chunk_size)
     first = processor.action_token_begin_idx
     is_action = (batch.labels != IGNORED) & (batch.labels >= first)
     true = batch.labels[is_action].view(len(batch), -1, 3)

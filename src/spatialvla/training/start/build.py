@@ -20,7 +20,7 @@ from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import SHIPPED, is_adapter, resolve_folder
 from spatialvla.model.growth import give_inputs
 from spatialvla.model.loading import check_text_head, stored_config
-from spatialvla.model.lora import add_lora
+from spatialvla.model.lora import add_lora, check_saved
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.paligemma import initial_config, initial_model
 from spatialvla.model.presets import preset
@@ -47,6 +47,22 @@ def network_config(config: TrainConfig) -> SpatialVLAConfig:
     """
     network = asked_inputs(config, _own_network_config(config))
     return network.replace(action_chunk_size=config.chunk_size or network.action_chunk_size)
+
+
+def check_start(config: TrainConfig, network: SpatialVLAConfig) -> None:
+    """Raises InputError or CheckpointError for what `build` would refuse only once the datasets have been read.
+
+    network: of `network_config`.
+    """
+    if config.gaussians is not None:
+        read_gaussians(config.gaussians)
+    if config.instructions is not None:
+        _listed_texts(config.instructions)
+    if config.depth_weights is not None:
+        resolve_folder(config.depth_weights)
+    if config.mode == "lora" and config.lora.modules_to_save:
+        with torch.device("meta"):
+            check_saved(SpatialVLA(network), config.lora)
 
 
 def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Processor]:
