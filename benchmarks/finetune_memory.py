@@ -105,7 +105,7 @@ def measure(way: str, folder: Path, rows: int, steps: int) -> dict[str, float]:
     for repeat in range(steps):
         for name, content in contents.items():
             began = time.monotonic()
-            path = Checkpointer(folder / name, keep=1).save(content, Moment(repeat, 0.0, {}))
+            path = Checkpointer(folder / way / name, keep=1).save(content, Moment(repeat, 0.0, {}))
             took = time.monotonic() - began
             found[f"{name}_bytes"] = sum(file.stat().st_size for file in path.iterdir())
             found[f"{name}_seconds"] = min(found.get(f"{name}_seconds", took), took)
