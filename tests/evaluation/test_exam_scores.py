@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from some_results import some_results
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.registry import benchmark_for, episodes_for
 from spatialvla.evaluation.benchmarks.spatial_exam import SpatialExamBenchmark
+from spatialvla.evaluation.report.episodes_page import write_report
 from spatialvla.evaluation.report.exam_table import exam_table
 from spatialvla.evaluation.report.markdown import markdown_table, to_markdown
 from spatialvla.evaluation.report.summary import summarize
@@ -100,3 +102,18 @@ def test_the_exam_is_a_suite_of_any_seed():
         assert (rules.time_limit, episodes_for(suite)) == (220, 10)
     with pytest.raises(InputError, match="no exam"):
         benchmark_for("spatial_exam_x", 224).conventions("spatial_exam_x")
+
+
+def test_the_report_of_an_evaluation_shows_the_exam_by_skill_and_pair(tmp_path):
+    (low, high), (lower, higher) = (pair.numbers for pair in SKILLS["height"])
+    results = exam({low: "++", high: "+x", lower: "--", higher: "+-"})
+    write_report(results, {}, None, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = html.partition("<h2>nano in the spatial exam</h2>")[2].partition("<h2>Success by task</h2>")[0]
+    labels = re.findall(r'<span class="label">([^<]*)</span>', shown)
+    assert labels == ["height", *(pair.name for pair in SKILLS["height"])]
+    assert "Right bowl: of the episodes in which a bowl was taken" in shown
+    assert "1 of 4" in shown.partition("</tr>")[2].partition("</tr>")[0]
+    usual = some_results("++")
+    write_report(usual, {}, None, tmp_path / "usual.html")
+    assert "exam" not in (tmp_path / "usual.html").read_text(encoding="utf-8")

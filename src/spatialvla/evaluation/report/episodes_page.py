@@ -15,6 +15,7 @@ from PIL import Image
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.files import inside
 from spatialvla.evaluation.play.decisions import KeptDecision
+from spatialvla.evaluation.report.exam_table import exam_table
 from spatialvla.evaluation.report.facts import checkpoint_words, facts
 from spatialvla.evaluation.report.legends import CURVES, NUMBERS, PICTURES
 from spatialvla.evaluation.report.page import (
@@ -23,11 +24,13 @@ from spatialvla.evaluation.report.page import (
     interval_bar,
     interval_words,
     page,
+    titled_table,
     write_page,
 )
 from spatialvla.evaluation.report.tables import success_table
 from spatialvla.evaluation.report.uncertainty_curves import Scale, episode_curve, uncertainty_section
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.exam_scores import is_exam
 from spatialvla.evaluation.results.outcomes import EpisodeResult
 from spatialvla.policy import Policy
 from spatialvla.viz.action_grid import grid_figure
@@ -66,6 +69,7 @@ def write_report(
     }
     sections = (_task(results, task, path.parent, chosen.get(task, "")) for task in results.planned_tasks)
     body = f"""{_asked(results)}
+{titled_table(exam_table(results), kind="methods") if is_exam(results) else ""}
 <h2>Success by task</h2>
 {html_table(success_table(results), [_task_label(results, task) for task in results.planned_tasks])}
 {NUMBERS}
@@ -80,7 +84,7 @@ def write_report(
         f"{_inputs(results)} in, actions out; {_DEPTH[results.depth]}.",
         body,
         beside=_score(results),
-        styles=("style.css",),
+        styles=("style.css", "results.css"),
         script="script.js",
     )
     write_page(path, html)

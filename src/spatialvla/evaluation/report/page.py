@@ -80,6 +80,13 @@ def html_table(table: Table, labels: Sequence[str] = (), kind: str = "") -> str:
 </table></div>"""
 
 
+def titled_table(table: Table, kind: str = "") -> str:
+    """A table below its title and above its note. kind: as of `html_table`."""
+    note = f'<p class="muted note">{escape(table.note)}</p>' if table.note else ""
+    return f"""<h2>{escape(table.title)}</h2>
+{html_table(table, kind=kind)}{note}"""
+
+
 def facts_list(facts: Mapping[str, str]) -> str:
     """Names and values, side by side."""
     pairs = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

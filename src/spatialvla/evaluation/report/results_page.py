@@ -7,9 +7,9 @@ from html import escape
 
 from spatialvla.evaluation.report.facts import facts, small_print
 from spatialvla.evaluation.report.legends import PAIRS
-from spatialvla.evaluation.report.page import facts_list, html_table, page
+from spatialvla.evaluation.report.page import facts_list, html_table, page, titled_table
 from spatialvla.evaluation.report.summary import Summary, caveats, key_numbers
-from spatialvla.evaluation.report.tables import Table, count, pairs_table, success_table
+from spatialvla.evaluation.report.tables import count, pairs_table, success_table
 from spatialvla.evaluation.results.comparison import Comparison
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.published_rates import Source
@@ -19,18 +19,12 @@ def results_page(summary: Summary) -> str:
     """The page: a comparison if there is one, rates beside published ones, each evaluation, the sources."""
     parts = [
         _comparison(summary.comparison) if summary.comparison else "",
-        *map(_beside_published, summary.tables),
+        *(titled_table(table, kind="methods") for table in summary.tables),
         '<h2 id="evaluations">How each was measured</h2>' if summary.evaluations else "",
         *map(_evaluation, summary.evaluations),
         _sources(summary.sources) if summary.sources else "",
     ]
     return page(summary.title, summary.subtitle, "".join(parts), styles=("style.css", "results.css"))
-
-
-def _beside_published(table: Table) -> str:
-    note = f'<p class="muted note">{escape(table.note)}</p>' if table.note else ""
-    return f"""<h2>{escape(table.title)}</h2>
-{html_table(table, kind="methods")}{note}"""
 
 
 def _evaluation(results: Results) -> str:
