@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rlds_writer import tensor, write_dataset
 
+from spatialvla.common.files import file_state
 from spatialvla.data.oxe.source import OXESource
 from spatialvla.data.rlds import RLDSDataset
 from spatialvla.data.rlds.records import IndexedRecord
@@ -163,6 +164,33 @@ def test_two_processes_make_an_index_at_a_time(copy, tmp_path, monkeypatch, late
     monkeypatch.setattr(module, "_join", beside_the_other)
     assert is_indexed(opened(copy, tmp_path, 1))
     assert [path.name for path in (tmp_path / "cache").glob(".partial*")] == []
+
+
+def test_an_index_that_another_process_finishes_at_the_last_moment_stays(copy, tmp_path, monkeypatch):
+    """Between the look that finds none and the removal of what may lie there damaged."""
+    import spatialvla.data.rlds.episode_index as module
+
+    opened(copy, tmp_path, 1)
+    (made,) = (meta.parent for meta in (tmp_path / "cache").rglob("meta.npz"))
+    others = made.rename(tmp_path / "made by the other")
+    open_index, looks = module.open_index, []
+
+    def looked(split):
+        found = open_index(split)
+        looks.append(found is not None)
+        if looks == [False, False]:
+            others.rename(made)
+            for piece in split.cache.glob("*-entries.npz"):
+                piece.unlink()
+        return found
+
+    monkeypatch.setattr(module, "open_index", looked)
+    state = file_state(others / "meta.npz")
+    dataset = opened(copy, tmp_path)
+    dataset.index_steps(1)
+    assert is_indexed(dataset)
+    assert file_state(made / "meta.npz") == state
+    assert not list((tmp_path / "cache").rglob(".partial-*"))
 
 
 def test_pieces_of_an_earlier_call_that_found_the_features_in_another_order_are_not_taken(

@@ -117,7 +117,7 @@ def make_index(split: Split, workers: int = 1) -> EpisodeIndex | None:
             pieces = [running.result() for running in [pool.submit(_index_shard, *task) for task in tasks]]
     folder = split.cache / split.digest
     if open_index(split) is None and all(piece.is_file() for piece in pieces):
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        _remove_damaged(folder, split.images)
         records = RecordBounds.joined(
             [cached_index(split.storage, name, split.cache) for name in split.shards]
         )
@@ -130,6 +130,22 @@ def make_index(split: Split, workers: int = 1) -> EpisodeIndex | None:
     for piece in pieces:
         piece.unlink(missing_ok=True)
     return open_index(split)
+
+
+def _remove_damaged(folder: Path, images: Collection[str]) -> None:
+    """Takes away an index that cannot be read; one that another process has just put there stays."""
+    aside = folder.with_name(f".partial-{os.getpid()}-damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        folder.rename(aside)
+    except OSError:
+        return  # there is none
+    try:
+        EpisodeIndex(aside, images)
+        aside.rename(folder)
+    except (OSError, ValueError):
+        # It is damaged, or a third process has put one there in the meantime.
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _can_write(folder: Path) -> bool:
