@@ -40,17 +40,17 @@ def play(
     began = time.monotonic()
     environment.start(start_state)
     expert = WidowXExpert(environment.env)
-    step, success, frames = 0, False, []
-    while step < limit:
-        for action in expert()[: limit - step]:
-            if video:
-                frames.append((step, np.asarray(environment.observe(depth=False).image)))
-            success = environment.step(action)
-            step += 1
+    success, frames = False, []
+    for step in range(limit):
+        if video:
+            frames.append((step, np.asarray(environment.observe(depth=False).image)))
+        success = environment.step(expert())
     if video:
         write_video(video, frames, 5)
     seconds = round(time.monotonic() - began, 3)
-    return EpisodeResult(task, start_state, success, step, seconds, video and video.name, environment.partial)
+    return EpisodeResult(
+        task, start_state, success, limit, seconds, video and video.name, environment.partial
+    )
 
 
 def main(options: Options) -> None:

@@ -17,7 +17,7 @@ from spatialvla.cli.predict import read_depth, read_pose
 from spatialvla.data.oxe.mixtures import MIXTURES
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
-from spatialvla.simulation.libero.recording_config import RecordingConfig
+from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import RunResult
 from spatialvla.training.recipes import nano
@@ -345,7 +345,7 @@ def test_policies_of_nanos_size_are_fine_tuned_at_nanos_rates(tmp_path, runs):
 
 def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr("spatialvla.simulation.libero.recorder.record_demonstrations", calls.append)
+    monkeypatch.setattr("spatialvla.simulation.recorders.record_demonstrations", calls.append)
     main(["record", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
     assert calls == [RecordingConfig(tmp_path, episodes_per_task=3, workers=4, depth=False)]
     assert str(tmp_path) in capsys.readouterr().out

@@ -15,9 +15,9 @@ def test_the_harness_moves_the_arm_as_our_evaluation_does() -> None:
     from vla_eval.recording import NullEpisodeRecorder
 
     from spatialvla.simulation.libero.env import LiberoEnv
-    from spatialvla.simulation.libero.recorder import STATE_NAMES
     from spatialvla.simulation.libero.tasks import tasks
     from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
+    from spatialvla.simulation.recording.demonstration import STATE_NAMES
 
     number, start_state = 4, 3
     needs, recorded = (

@@ -10,9 +10,11 @@ from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import InputError
-from spatialvla.simulation.libero.demonstration import Demonstration, RecordedView
-from spatialvla.simulation.libero.recorder import record_demonstrations, store
-from spatialvla.simulation.libero.recording_config import RecordingConfig
+from spatialvla.simulation.libero.recorder import PANDA
+from spatialvla.simulation.recorders import record_demonstrations
+from spatialvla.simulation.recording.config import RecordingConfig
+from spatialvla.simulation.recording.dataset import store
+from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView
 
 
 def _episode(seed: int, steps: int) -> Demonstration:
@@ -71,7 +73,7 @@ def test_further_cameras_survive_a_file_and_come_back_from_the_dataset(tmp_path)
         _seen_by_more(number, 6, cameras).save(file)
     original = Demonstration.load(files[1])
     assert list(original.others) == cameras
-    store(files, tmp_path / "dataset", depth_video=DepthQuantization.of("log", (0.01, 10.0)))
+    store(files, tmp_path / "dataset", PANDA, depth_video=DepthQuantization.of("log", (0.01, 10.0)))
     for camera in cameras:
         view = original.others[camera]
         mapping = FeatureMapping(
@@ -91,7 +93,7 @@ def test_episodes_seen_by_other_cameras_are_not_mixed(tmp_path):
     _episode(0, 5).save(files[0])
     _seen_by_more(1, 5, ["wrist"]).save(files[1])
     with pytest.raises(InputError, match=r"1\.npz was seen by agentview, wrist and .*0\.npz by agentview;"):
-        store(files, tmp_path / "dataset")
+        store(files, tmp_path / "dataset", PANDA)
 
 
 def test_a_broken_file_is_named(tmp_path):
@@ -103,7 +105,7 @@ def test_a_broken_file_is_named(tmp_path):
 @pytest.mark.parametrize("depth", [True, False])
 def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
     files = _saved(tmp_path / "raw", [6, 9])
-    store(files, tmp_path / "dataset", depth)
+    store(files, tmp_path / "dataset", PANDA, depth)
     dataset = LeRobotDataset(tmp_path / "dataset")
     assert dataset.fps == 20
     assert [len(episode) for episode in dataset] == [6, 9]
@@ -128,7 +130,7 @@ def test_depth_is_stored_as_video_where_asked_for(tmp_path):
     files = _saved(tmp_path / "raw", [6])
     depth = Demonstration.load(files[0]).depth.astype(np.float32)
     linear = DepthQuantization.of("linear", (float(depth.min()) - 0.1, float(depth.max()) + 0.1))
-    store(files, tmp_path / "dataset", depth_video=linear)
+    store(files, tmp_path / "dataset", PANDA, depth_video=linear)
     dataset = LeRobotDataset(tmp_path / "dataset")
     assert dataset.features["observation.depth.agentview"].dtype == "depth_video"
     read = dataset.episode(0).frames("observation.depth.agentview")
@@ -143,7 +145,7 @@ def test_a_range_that_cannot_be_is_refused_before_recording(tmp_path):
 
 
 def test_an_existing_dataset_is_refused_before_recording(tmp_path):
-    store(_saved(tmp_path / "raw", [4]), tmp_path / "dataset")
+    store(_saved(tmp_path / "raw", [4]), tmp_path / "dataset", PANDA)
     with pytest.raises(InputError, match="already holds a dataset"):
         record_demonstrations(RecordingConfig(tmp_path / "dataset", episodes_per_task=1))
 

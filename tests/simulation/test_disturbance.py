@@ -1,6 +1,6 @@
 import numpy as np
 
-from spatialvla.simulation.libero.disturbance import Disturbance
+from spatialvla.simulation.recording.disturbance import Disturbance
 
 ACTION = np.array([0.1, -0.2, 0.3, 0, 0, 0, 1.0])
 

@@ -8,7 +8,9 @@ from spatialvla import Policy
 from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero import recorder
-from spatialvla.simulation.libero.recording_config import RecordingConfig
+from spatialvla.simulation.recorders import record_demonstrations
+from spatialvla.simulation.recording import recorder as recording
+from spatialvla.simulation.recording.config import RecordingConfig
 
 
 @pytest.fixture
@@ -22,10 +24,10 @@ def record(tmp_path, monkeypatch):
             recorder.Policy, "from_pretrained", lambda name: Policy(nano.model, processor), raising=True
         )
         asked = []
-        monkeypatch.setattr(recorder, "record_episodes", lambda *args, **more: asked.append(args) or [])
-        monkeypatch.setattr(recorder, "store", lambda *args: None)
-        monkeypatch.setattr(recorder.shutil, "rmtree", lambda folder: None)
-        recorder.record_demonstrations(RecordingConfig(tmp_path / "out", policy="nano", **options))
+        monkeypatch.setattr(recording, "record_episodes", lambda *args: asked.append(args) or [])
+        monkeypatch.setattr(recording, "store", lambda *args: None)
+        monkeypatch.setattr(recording.shutil, "rmtree", lambda folder: None)
+        record_demonstrations(RecordingConfig(tmp_path / "out", policy="nano", **options))
         return asked
 
     return run

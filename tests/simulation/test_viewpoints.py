@@ -8,12 +8,16 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics, pose_matrix, project
 from spatialvla.geometry.known_cameras import LIBERO_WRIST
-from spatialvla.simulation.libero.demonstration import Demonstration, demonstrate
+from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
-from spatialvla.simulation.libero.recording_config import RecordingConfig, Views
+from spatialvla.simulation.libero.recorder import LiberoRecorder
 from spatialvla.simulation.libero.tasks import tasks
 from spatialvla.simulation.libero.viewpoints import draw_pose, viewpoints
+from spatialvla.simulation.recorders import record_demonstrations
+from spatialvla.simulation.recording.config import RecordingConfig, Views
+from spatialvla.simulation.recording.demonstration import Demonstration
+from spatialvla.simulation.recording.recorder import record_episodes
 
 AGENTVIEW = pose_matrix(
     np.array([0.6586, 0.0, 1.6104]), np.array([[0, 0.6283, -0.778], [1, 0, 0], [0, -0.778, -0.6283]])
@@ -122,9 +126,8 @@ def test_looking_through_another_camera_leaves_everything_as_it_was(env):
 @pytest.mark.slow
 def test_a_demonstration_is_the_same_whoever_sees_it(tmp_path):
     pytest.importorskip("libero")
-    from spatialvla.simulation.libero.recorder import record_demonstrations, record_episodes
-
-    alone = record_episodes(tmp_path / "alone", "libero_spatial", 1, 0, 1, 32, only=[2])
+    config = RecordingConfig(tmp_path / "alone", tasks=(2,), episodes_per_task=1, workers=1)
+    alone = record_episodes(LiberoRecorder(image_size=32), config, tmp_path / "alone")
     config = RecordingConfig(
         tmp_path / "dataset",
         tasks=(2,),

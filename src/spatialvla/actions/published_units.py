@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from spatialvla.actions.units import LIBERO, STANDARD_GRIPPER, UNKNOWN, ActionUnits
+from spatialvla.actions.units import BRIDGE, LIBERO, STANDARD_GRIPPER, UNKNOWN, ActionUnits
 
 # Displacements of the end effector in meters and of roll, pitch and yaw in radians, both in the base's frame: RT-1's
 # features.json (TFDS catalog, fractal20220817_data and kuka), and SimplerEnv's google_robot.
 _RT1 = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER)
-# Differences of the measured poses in meters and radians of roll, pitch, yaw: BridgeData V2 (arXiv 2308.12952, §IV),
-# and SimplerEnv's widowx_bridge.
-_BRIDGE = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, 5.0)
 # cartesian_velocity is a share of the most that its controller moves in one step: max_lin_delta, max_rot_delta and
 # control_hz in droid/robot_ik/robot_ik_solver.py of github.com/droid-dataset/droid.
 _DROID = ActionUnits(0.075, 0.15, "euler", "base", STANDARD_GRIPPER, 15.0)
@@ -21,8 +18,8 @@ _SUITES = ("spatial", "object", "goal", "10", "90")
 PUBLISHED_UNITS: Mapping[str, ActionUnits] = {
     "fractal20220817_data": replace(_RT1, control_hz=3.0),
     "kuka": replace(_RT1, control_hz=10.0),
-    "bridge_orig": _BRIDGE,
-    "bridge_dataset": _BRIDGE,
+    "bridge_orig": BRIDGE,
+    "bridge_dataset": BRIDGE,
     "droid": _DROID,
     "r2d2_faceblur": _DROID,
     **{f"libero_{suite}": LIBERO for suite in _SUITES},

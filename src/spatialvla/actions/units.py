@@ -145,3 +145,6 @@ STANDARD_GRIPPER = (0.0, 1.0)
 
 LIBERO = ActionUnits(0.05, 0.5, "rotation_vector", "base", STANDARD_GRIPPER, 20.0)
 """Of LIBERO's OSC_POSE controller, which LIBERO's datasets hold."""
+
+BRIDGE = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER, 5.0)
+"""Of BridgeData V2 (arXiv 2308.12952, §IV), differences of measured poses, and of SimplerEnv's widowx_bridge."""

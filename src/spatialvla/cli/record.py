@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from spatialvla.cli.verb import Verb
-from spatialvla.simulation.libero.recording_config import RecordingConfig
+from spatialvla.simulation.recording.config import RecordingConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Record(Verb):
 
     def run(self) -> None:
         """Records, and says where the dataset is."""
-        from spatialvla.simulation.libero.recorder import record_demonstrations
+        from spatialvla.simulation.recorders import record_demonstrations
 
         record_demonstrations(self.config)
         print(f"Wrote {self.config.out}")

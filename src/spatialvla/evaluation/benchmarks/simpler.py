@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spatialvla.actions.units import STANDARD_GRIPPER, ActionUnits
+from spatialvla.actions.units import BRIDGE, STANDARD_GRIPPER, ActionUnits
 from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Conventions, Inputs
 from spatialvla.geometry.rotations import euler, matrices
-from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, START_STATES, TASKS, WidowXEnv
+from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, START_STATES, SUITE, TASKS, WidowXEnv
 from spatialvla.types import Observation
 
-SUITES = ("simpler_widowx",)
+SUITES = (SUITE,)
 
-IN_METERS = ActionUnits(1.0, 1.0, "euler", "base", STANDARD_GRIPPER)
-"""What the WidowX's controller takes."""
+IN_METERS = replace(BRIDGE, control_hz=None)
+"""What the WidowX's controller takes, at any rate."""
 
 
 @dataclass(frozen=True)

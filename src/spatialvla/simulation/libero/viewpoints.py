@@ -10,7 +10,7 @@ from jaxtyping import Float, Real
 from spatialvla.geometry.extrinsics import mirror_extrinsics, pose_matrix
 from spatialvla.geometry.rotations import matrices
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.recording_config import Views
+from spatialvla.simulation.recording.config import Views
 
 WRIST_CAMERA = "robot0_eye_in_hand"
 """The simulator's name of the camera on the Panda's hand."""

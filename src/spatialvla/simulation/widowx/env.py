@@ -18,14 +18,20 @@ from PIL import Image
 
 from spatialvla.common.extras import needs_extra
 from spatialvla.errors import InputError
-from spatialvla.geometry.rotations import matrices
+from spatialvla.geometry.extrinsics import inverse, pose_matrix
+from spatialvla.geometry.rotations import matrices, notated
 from spatialvla.simulation.action import checked_action
+from spatialvla.simulation.widowx.places import Places, draw_places
 
+SUITE = "simpler_widowx"
 CONTROL_HZ = 5
 START_STATES = 24
 CAMERA = "3rd_view_camera"
 _SCENES = "tasks/bridge_v2_real2sim_dataset"
 _ROBOT = "robots/widowx/wx250s.urdf"
+_ARM_SPREAD = 0.02  # radians, of each joint in a sampled start state (deviation), as in LIBERO's
+_LARGEST_SHIFT = 0.1  # meters that a thing may move while it settles
+_FINGERS = 2
 _OPEN = 0.5  # above this the policy's gripper is open, in SimplerEnv's wrapper of SpatialVLA
 
 
@@ -109,6 +115,38 @@ class WidowXEnv:
         self._env.reset(seed=0, options={"episode_id": torch.tensor([start_state]), "reconfigure": True})
         self.grasped = False
 
+    def sample_state(self, rng: np.random.Generator) -> None:
+        """Places the objects anew, never as in one of SimplerEnv's episodes, and lets them settle.
+
+        The arm's joints are drawn, too: its hand is a centimeter elsewhere. Now and then a thing is put into the wall
+        of the sink and flies off; such draws are repeated.
+        """
+        import torch
+
+        stored, places = (self._env.xyz_configs, self._env.quat_configs), self.stored_places()
+        settled = False
+        while not settled:
+            drawn = draw_places(rng, places)
+            self._env.xyz_configs = torch.from_numpy(drawn.positions)[None]
+            self._env.quat_configs = torch.from_numpy(drawn.orientations)[None]
+            self.reset_to(0)
+            found = self._env.objs[self._env.source_obj_name].pose.p[0].numpy()
+            settled = bool(np.linalg.norm(found - drawn.positions[0]) < _LARGEST_SHIFT)
+        self._env.xyz_configs, self._env.quat_configs = stored
+        robot = self._env.agent.robot
+        spread = rng.normal(scale=_ARM_SPREAD, size=robot.max_dof)
+        spread[-_FINGERS:] = 0
+        robot.set_qpos(robot.get_qpos() + torch.from_numpy(spread).float())
+        self._env.agent.controller.reset()
+
+    def stored_places(self) -> list[Places]:
+        """Where SimplerEnv's episodes put the object to move and what to put it on, one after the other."""
+        xyz, turns = (
+            np.asarray(self._env.xyz_configs, np.float64),
+            np.asarray(self._env.quat_configs, np.float64),
+        )
+        return [Places(xyz[n // len(turns) % len(xyz)], turns[n % len(turns)]) for n in range(START_STATES)]
+
     def step(self, action: np.ndarray) -> bool:
         """One control step (0.2 s) of a policy's action (7,) without drawing; True while the goal holds.
 
@@ -143,9 +181,38 @@ class WidowXEnv:
         return np.asarray(matrix)
 
     @property
+    def extrinsics(self) -> np.ndarray:
+        """(4, 4) camera -> the robot's base, in meters; the camera's axes are x right, y down, z forward."""
+        (from_world,) = self._env.scene.sensors[CAMERA].get_params()["extrinsic_cv"].double().numpy()
+        base = self._env.agent.robot.pose.inv().to_transformation_matrix()[0].double().numpy()
+        return np.asarray(base @ inverse(pose_matrix(from_world[:3, 3], from_world[:3, :3])))
+
+    @property
     def tool(self) -> np.ndarray:
         """(4, 4) pose of the point between the fingers, in the base frame."""
         return self._in_base(self._env.agent.robot.links_map["ee_gripper_link"])
+
+    @property
+    def told(self) -> np.ndarray:
+        """(4, 4) where the controller has been told to bring the tool, in the base frame."""
+        (pose,) = self._env.agent.controller.get_state()["arm"]["target_pose"].double().numpy()
+        w, *xyz = pose[3:]
+        return np.asarray(pose_matrix(pose[:3], matrices(np.array([[*xyz, w]]), "quaternion_xyzw")[0]))
+
+    @property
+    def fingers(self) -> np.ndarray:
+        """(2,) meters from the hand's middle to each finger: 0.037 open, 0.015 closed."""
+        return np.asarray(self._env.agent.robot.get_qpos()[0, -_FINGERS:].double())
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether both fingers press on the object to move."""
+        return bool(self._env.agent.is_grasping(self._env.objs[self._env.source_obj_name]))
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether the goal holds now."""
+        return bool(self._env.evaluate()["success"])
 
     @property
     def source(self) -> np.ndarray:
@@ -163,6 +230,11 @@ class WidowXEnv:
         corners = np.asarray(actor.get_first_collision_mesh(to_world_frame=False).vertices)
         pose = self._in_base(actor)
         return np.asarray(corners @ pose[:3, :3].T + pose[:3, 3])
+
+    def proprioception(self) -> np.ndarray:
+        """(8,) float64: `tool` as position (m) and rotation vector, and `fingers`."""
+        turn = notated(self.tool[None, :3, :3], "axis_angle")[0]
+        return np.concatenate([self.tool[:3, 3], turn, self.fingers])
 
     def state(self) -> np.ndarray:
         """Everything that moves, as ManiSkill flattens it: to compare, not to come back to."""

@@ -1,30 +1,30 @@
 """A scripted expert for SimplerEnv's WidowX tasks: grasp a thing across its narrow side, and set it down.
 
-It knows the simulator's state but acts as a policy does: in chunks of (T, 7) actions, Δx Δy Δz in meters,
-Δroll Δpitch Δyaw in radians and the gripper, each relative to the controller's last target. Each chunk is one
-motion, planned from the state in which it begins; a grasp that failed is tried again.
+It knows the simulator's state but acts as a policy does: Δx Δy Δz in meters, Δroll Δpitch Δyaw in radians and the
+gripper, each relative to the controller's last target. The action is a function of the simulator's present state
+alone. Nothing counts phases, so the expert recovers from any disturbance, can label states that a policy reached
+(DAgger, Ross et al. 2011), and can be cloned by a policy without memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from spatialvla.geometry.rotations import euler, matrices
+from spatialvla.geometry.rotations import euler, matrices, notated
 from spatialvla.simulation.widowx.env import WidowXEnv
 
 OPEN, CLOSED = 1.0, 0.0
 SPEED = 0.03  # meters a step: about the fastest hundredth of the motions in the bridge dataset
-SLOW = 0.015
+SLOW = 0.015  # within SLOW_BELOW above the goal
+SLOW_BELOW = 0.04
 TURN = 0.15  # radians a step
-SETTLE = 2  # steps until the arm has caught up with its target
-CLOSING, OPENING = 3, 2
 FINGERTIP = 0.016  # of the fingers below the tool's origin
 CLEARANCE = 0.004  # of the fingertips above what the thing lies on
-APPROACH = 0.08  # height above the grasp while still beside it
+APPROACH = 0.08  # height above the grasp while still beside it, and of the empty hand in the end
 CARRY = 0.06  # height of the thing's bottom above the target's top while still beside it
 DROP = 0.004  # height of the same at which the fingers open
+THERE = 0.005  # of the hand from where it was told to go, once it has arrived
+SHUT = 0.0165  # of a finger from the middle, with nothing between them
 # Faces that meet exactly parallel touch, in PhysX, at points that may all lie on one side, and what is held
 # swings about them. Fingers that close a little askew touch at opposite ends, and turn the thing flush.
 ASKEW = 0.07  # radians
@@ -32,45 +32,61 @@ _ANGLES = np.deg2rad(np.arange(-90, 90, 2))
 
 
 class WidowXExpert:
-    """The expert for one environment. Call it for the next chunk; `reset` at the start of each episode."""
+    """The expert for one environment. Calling it gives the action for the environment's present state."""
 
     def __init__(self, env: WidowXEnv) -> None:
         self._env = env
-        self.reset()
-
-    def reset(self) -> None:
-        """Starts a new episode, from the state in which the environment is now."""
-        self._target = self._env.tool  # (4, 4) where the controller has been told to go
-        self._chunks = self._motions()
 
     def __call__(self) -> np.ndarray:
-        """(T, 7) actions for the next steps."""
-        return next(self._chunks)
+        """(7,) float32: translation in meters, roll, pitch and yaw in radians, gripper 0 closed or 1 open."""
+        told = self._env.told
+        if self._env.is_holding:
+            goal, gripper = self._carry(told)
+        elif self._env.succeeds:
+            goal, gripper = self._leave(told), OPEN
+        else:
+            goal, gripper = self._fetch(told)
+        return np.array([*_step(told, goal), gripper], np.float32)
 
-    def _motions(self) -> Iterator[np.ndarray]:
-        held = False
-        while not held:
-            grasp = self._grasp()
-            yield self._move(_raised(grasp, APPROACH), OPEN)
-            yield self._move(grasp, OPEN, SLOW, SETTLE)
-            height = self._env.source[2, 3]
-            yield self._hold(CLOSED, CLOSING)
-            yield self._move(_raised(grasp, APPROACH), CLOSED)
-            held = self._env.source[2, 3] - height > APPROACH / 2
-        yield self._move(self._above_target(CARRY), CLOSED, settle=SETTLE)
-        yield self._move(self._above_target(DROP), CLOSED, SLOW, SETTLE)
-        yield self._hold(OPEN, OPENING)
-        yield self._move(_raised(self._target, APPROACH), OPEN)
-        while True:
-            yield self._hold(OPEN, 1)
+    def _fetch(self, told: np.ndarray) -> tuple[np.ndarray, float]:
+        """To the grasp from above; closing there. Fingers that have closed around nothing open again, higher."""
+        goal = self._grasp(told)
+        shift = goal[:3, 3] - told[:3, 3]
+        beside = float(np.linalg.norm(shift[:2]) + 0.05 * np.linalg.norm(_rotation(told, goal)))
+        missed = self._env.fingers.max() < SHUT
+        height = goal[2, 3] + APPROACH * (1.0 if missed else _ramp(beside, 0.01, 0.03))
+        rise = height - told[2, 3]
+        goal[:2, 3] = told[:2, 3] + shift[:2] * _ramp(-rise, -0.06, -0.01)
+        goal[2, 3] = height
+        arrived = np.linalg.norm(self._env.tool[:3, 3] - goal[:3, 3]) < THERE
+        return goal, CLOSED if arrived and not missed and beside < 0.005 else OPEN
 
-    def _grasp(self) -> np.ndarray:
+    def _carry(self, told: np.ndarray) -> tuple[np.ndarray, float]:
+        """Up, over to the target and down; opening just above it."""
+        thing, place = self._env.surface("source"), self._env.surface("target")
+        lag = told[:3, 3] - self._env.tool[:3, 3]
+        error = self._env.target[:2, 3] - self._env.source[:2, 3] - lag[:2]
+        above = thing[:, 2].min() + lag[2] - place[:, 2].max()
+        beside = float(np.linalg.norm(error))
+        rise = DROP + CARRY * _ramp(beside, 0.01, 0.04) - above
+        goal = told.copy()
+        goal[:3, 3] += [*error * _ramp(-rise, -0.04, -0.005), rise]
+        arrived = np.linalg.norm(lag) < THERE and beside < 0.01 and abs(rise) < 0.003
+        return goal, OPEN if arrived else CLOSED
+
+    def _leave(self, told: np.ndarray) -> np.ndarray:
+        """Straight up from what has been set down, and rest there."""
+        goal = told.copy()
+        goal[2, 3] = max(told[2, 3], self._env.surface("source")[:, 2].max() + APPROACH)
+        return goal
+
+    def _grasp(self, told: np.ndarray) -> np.ndarray:
         """(4, 4) of the tool, pointing down, its fingers around the narrowest width of the thing.
 
         Of equal widths the one that needs the least turning wins.
         """
         corners = self._env.surface("source")
-        now = np.arctan2(self._target[1, 1], self._target[0, 1])  # of the fingers' direction
+        now = np.arctan2(told[1, 1], told[0, 1]) - ASKEW  # of the fingers' direction
         turns = (_ANGLES - now + np.pi / 2) % np.pi - np.pi / 2
         widths = np.ptp(corners[:, :2] @ np.stack([np.cos(_ANGLES), np.sin(_ANGLES)]), axis=0)
         angle = now + turns[np.argmin(widths + 0.005 * np.abs(turns))] + ASKEW
@@ -84,44 +100,20 @@ class WidowXExpert:
         pose[2, 3] = corners[:, 2].min() + CLEARANCE + FINGERTIP
         return pose
 
-    def _above_target(self, height: float) -> np.ndarray:
-        """(4, 4) of the tool that holds a thing over the middle of the target, its bottom this far above."""
-        thing, goal = self._env.surface("source"), self._env.surface("target")
-        pose = self._target.copy()
-        pose[:3, 3] = self._env.tool[:3, 3]  # where the thing is held, the arm being behind its target
-        pose[:2, 3] += self._env.target[:2, 3] - self._env.source[:2, 3]
-        pose[2, 3] += goal[:, 2].max() + height - thing[:, 2].min()
-        return pose
 
-    def _move(self, goal: np.ndarray, gripper: float, speed: float = SPEED, settle: int = 0) -> np.ndarray:
-        """(T, 7) straight to a pose, then `settle` steps of rest."""
-        shift = goal[:3, 3] - self._target[:3, 3]
-        axis_angle = _axis_angle(goal[:3, :3] @ self._target[:3, :3].T)
-        steps = max(1, int(np.ceil(max(np.linalg.norm(shift) / speed, np.linalg.norm(axis_angle) / TURN))))
-        turn = euler(matrices(axis_angle[None] / steps, "axis_angle"))[0]
-        self._target = goal.copy()
-        return np.concatenate(
-            [np.tile([*shift / steps, *turn, gripper], (steps, 1)), self._hold(gripper, settle)]
-        )
-
-    def _hold(self, gripper: float, steps: int) -> np.ndarray:
-        return np.tile([*np.zeros(6), gripper], (steps, 1))
+def _step(told: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """(6,) the next part of the straight way from one pose to another."""
+    shift, turn = goal[:3, 3] - told[:3, 3], _rotation(told, goal)
+    speed = SLOW if 0 < -shift[2] < SLOW_BELOW else SPEED
+    share = 1 / max(1.0, float(np.linalg.norm(shift)) / speed, float(np.linalg.norm(turn)) / TURN)
+    return np.concatenate([shift * share, euler(matrices(share * turn[None], "axis_angle"))[0]])
 
 
-def _raised(pose: np.ndarray, height: float) -> np.ndarray:
-    raised = pose.copy()
-    raised[2, 3] += height
-    return raised
+def _rotation(told: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """(3,) axis times angle in radians, about the base's axes."""
+    return np.asarray(notated((goal[:3, :3] @ told[:3, :3].T)[None], "axis_angle")[0])
 
 
-def _axis_angle(rotation: np.ndarray) -> np.ndarray:
-    """(3, 3) of less than half a turn -> (3,) its axis times its angle in radians."""
-    axis = np.array(
-        [
-            rotation[2, 1] - rotation[1, 2],
-            rotation[0, 2] - rotation[2, 0],
-            rotation[1, 0] - rotation[0, 1],
-        ]
-    )
-    sine, cosine = np.linalg.norm(axis) / 2, (np.trace(rotation) - 1) / 2
-    return np.asarray(axis / 2 * np.arctan2(sine, cosine) / max(sine, 1e-12))
+def _ramp(value: float, low: float, high: float) -> float:
+    """0 below `low`, 1 above `high`, straight between."""
+    return float(np.clip((value - low) / (high - low), 0, 1))

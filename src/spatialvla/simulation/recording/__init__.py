@@ -1,0 +1,1 @@
+"""Recorded demonstrations, whichever simulator they are from: what one is, the processes, and the dataset."""

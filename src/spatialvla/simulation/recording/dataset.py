@@ -1,0 +1,107 @@
+"""Recorded episodes as a LeRobot dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spatialvla.actions.units import ActionUnits
+from spatialvla.data.episodes import TAKEOVER
+from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.extrinsics import EXTRINSICS
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS
+from spatialvla.data.lerobot.features import depth_feature
+from spatialvla.errors import InputError
+from spatialvla.simulation.recording.demonstration import STATE_NAMES, Demonstration
+from spatialvla.types import ACTION_AXES
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """Whose demonstrations a dataset holds.
+
+    robot: its name. camera: the first one's, as features are called after it. fps: control steps a second.
+    units: of the actions.
+    """
+
+    robot: str
+    camera: str
+    fps: int
+    units: ActionUnits
+
+
+def store(
+    files: Sequence[Path],
+    out: Path,
+    embodiment: Embodiment,
+    depth: bool = True,
+    depth_video: DepthQuantization | None = None,
+) -> None:
+    """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on.
+
+    depth_video: store the depth as 12-bit video in these steps; as images in whole millimeters unless given.
+    Raises InputError where not all were seen by the same cameras.
+    """
+    first, camera = Demonstration.load(files[0]), embodiment.camera
+    size = first.images.shape[1:]
+    features = [
+        Feature(f"observation.images.{camera}", "video", size),
+        Feature("observation.state", "float32", (8,), STATE_NAMES),
+        Feature(INTRINSICS, "float32", (3, 3)),
+        Feature("observation.camera_pose", "float32", (4, 4)),
+        Feature(EXTRINSICS, "float32", (4, 4)),
+        Feature("action", "float32", (7,), ACTION_AXES),
+        Feature(TAKEOVER, "float32", (1,)),
+    ]
+    for other in first.others:
+        features += [
+            Feature(f"observation.images.{other}", "video", size),
+            Feature(f"{INTRINSICS}.{other}", "float32", (3, 3)),
+            Feature(f"{EXTRINSICS}.{other}", "float32", (4, 4)),
+        ]
+    if depth:
+        for name in (camera, *first.others):
+            features.append(depth_feature(f"observation.depth.{name}", size[:2], depth_video))
+    writer = LeRobotWriter(
+        out, embodiment.fps, features, robot_type=embodiment.robot, resume=True, units=embodiment.units
+    )
+    for file in files[writer.total_episodes :]:
+        episode = Demonstration.load(file)
+        if set(episode.others) != set(first.others):
+            raise InputError(
+                f"{file} was seen by {_listed(camera, episode)} and {files[0]} by {_listed(camera, first)}; record "
+                "into another folder of episodes."
+            )
+        writer.add_episode(_frames(episode, camera, depth), episode.instruction)
+    writer.finalize()
+
+
+def _frames(episode: Demonstration, camera: str, depth: bool) -> dict[str, np.ndarray]:
+    """(T, …) each feature's values."""
+    steps = (len(episode), 1, 1)
+    frames = {
+        f"observation.images.{camera}": episode.images,
+        "observation.state": episode.proprioception,
+        INTRINSICS: np.tile(episode.intrinsics, steps),
+        "observation.camera_pose": np.tile(episode.camera_pose, steps),
+        EXTRINSICS: np.tile(episode.extrinsics, steps),
+        "action": episode.actions,
+        TAKEOVER: episode.takeover,
+    }
+    for other, view in episode.others.items():
+        frames[f"observation.images.{other}"] = view.images
+        frames[f"{INTRINSICS}.{other}"] = np.tile(view.intrinsics, steps)
+        frames[f"{EXTRINSICS}.{other}"] = view.extrinsics
+    if depth:
+        frames[f"observation.depth.{camera}"] = episode.depth.astype(np.float32)
+        for other, view in episode.others.items():
+            frames[f"observation.depth.{other}"] = view.depth.astype(np.float32)
+    return frames
+
+
+def _listed(camera: str, episode: Demonstration) -> str:
+    return ", ".join((camera, *episode.others))

@@ -1,0 +1,106 @@
+"""Demonstrations of a whole suite: recorded in worker processes, resumable, stored as a LeRobot dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.errors import InputError
+from spatialvla.simulation.recording.config import RecordingConfig
+from spatialvla.simulation.recording.dataset import Embodiment, store
+from spatialvla.simulation.recording.demonstration import Demonstration
+
+_ATTEMPTS = 5  # start states tried for one episode before giving up
+
+Play = Callable[[Sequence[int]], Demonstration | None]
+"""A seed -> one episode from a freshly drawn start state, the same for the same seed; None if it failed."""
+
+
+class Recorder(Protocol):
+    """How one simulator records a suite. Worker processes get a copy of it."""
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """What the dataset says of all episodes."""
+
+    def check(self, config: RecordingConfig) -> None:
+        """Raises InputError where it cannot record what is asked for."""
+
+    def task_names(self, suite: str) -> Sequence[str]:
+        """The names of the suite's tasks, by number; InputError for an unknown suite."""
+
+    def playing(self, config: RecordingConfig, task: int) -> AbstractContextManager[Play]:
+        """The simulator with this task in it, ready to play its episodes."""
+
+
+def record(recorder: Recorder, config: RecordingConfig) -> None:
+    """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
+
+    Episodes wait in `<out>.episodes`, or in `config.episodes`, until all are there; a killed run goes on with
+    them.
+    Raises InputError if the dataset is there already, or for what `recorder` cannot record.
+    """
+    out = config.out
+    if (out / "meta").exists():
+        raise InputError(f"{out} already holds a dataset; write into a new folder.")
+    depth_video = None
+    if config.depth_video != "none":
+        depth_video = DepthQuantization.of(config.depth_video, config.depth_range)
+    recorder.check(config)
+    pending = config.episodes or out.with_name(f"{out.name}.episodes")
+    files = record_episodes(recorder, config, pending)
+    store(files, out, recorder.embodiment, config.depth, depth_video)
+    if config.episodes is None:
+        shutil.rmtree(pending)
+
+
+def record_episodes(recorder: Recorder, config: RecordingConfig, folder: Path) -> list[Path]:
+    """Records the missing episodes of a suite, and returns the files of all, task by task.
+
+    Episode k of a task depends on the seed, the task, k and the policy only, so a killed run goes on where it
+    stopped. What happens in it does not depend on the cameras.
+    Raises InputError if an episode cannot be finished from several start states.
+    """
+    count = len(recorder.task_names(config.suite))
+    chosen = list(config.tasks) or list(range(count))
+    if unknown := set(chosen) - set(range(count)):
+        raise InputError(f"{config.suite} has the tasks 0 to {count - 1}, not {min(unknown)}.")
+    wanted = {
+        task: [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(config.episodes_per_task)]
+        for task in chosen
+    }
+    # A fresh process for each task: the simulator never gives its drawing memory back.
+    with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = [
+            pool.submit(_record_task, recorder, config, task, missing)
+            for task, files in wanted.items()
+            if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
+        ]
+        for task_recorded in running:
+            task_recorded.result()
+    return [file for files in wanted.values() for file in files]
+
+
+def _record_task(
+    recorder: Recorder, config: RecordingConfig, task: int, missing: list[tuple[int, Path]]
+) -> None:
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; one core a worker
+    torch.set_num_threads(1)
+    with recorder.playing(config, task) as play:
+        for episode, file in missing:
+            for attempt in range(_ATTEMPTS):
+                if demonstration := play([config.seed, task, episode, attempt]):
+                    demonstration.save(file)
+                    break
+            else:
+                name = recorder.task_names(config.suite)[task]
+                raise InputError(f"The expert failed {_ATTEMPTS} times at {name}; change the seed.")

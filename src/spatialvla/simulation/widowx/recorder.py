@@ -1,0 +1,52 @@
+"""How demonstrations of SimplerEnv's WidowX tasks are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialvla.actions.units import BRIDGE
+from spatialvla.errors import InputError
+from spatialvla.simulation.recording.config import RecordingConfig
+from spatialvla.simulation.recording.dataset import Embodiment
+from spatialvla.simulation.recording.demonstration import Demonstration
+from spatialvla.simulation.recording.recorder import Play
+from spatialvla.simulation.widowx.demonstration import demonstrate
+from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, TASKS, WidowXEnv
+from spatialvla.simulation.widowx.expert import WidowXExpert
+
+
+@dataclass(frozen=True)
+class WidowXRecorder:
+    """Records the suite of SimplerEnv's four tasks."""
+
+    embodiment = Embodiment("widowx", CAMERA, CONTROL_HZ, BRIDGE)
+
+    def check(self, config: RecordingConfig) -> None:
+        """Raises InputError for further cameras and for a policy at the wheel."""
+        if config.views.names:
+            raise InputError(
+                f"{config.suite} has one camera, whose photograph is laid behind the robot; record it without "
+                "--cameras random and --wrist."
+            )
+        if config.policy is not None:
+            raise InputError(f"No policy drives while {config.suite} is recorded; leave --policy out.")
+
+    def task_names(self, suite: str) -> Sequence[str]:
+        """The instructions, which name the tasks."""
+        return [task.instruction for task in TASKS]
+
+    @contextmanager
+    def playing(self, config: RecordingConfig, task: int) -> Iterator[Play]:
+        """The scene of one task. Raises InputError where the simulator is missing."""
+        env = WidowXEnv(TASKS[task])
+        expert = WidowXExpert(env)
+
+        def play(seed: Sequence[int]) -> Demonstration | None:
+            return demonstrate(env, expert, np.random.default_rng(seed))
+
+        yield play
+        env.close()
