@@ -1,1 +1,1 @@
-"""SimplerEnv's WidowX tasks in ManiSkill 3: the environment and its scripted expert."""
+"""SimplerEnv's WidowX tasks in ManiSkill 3: the environment, its scripted expert, and recorded demonstrations."""
