@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from spatialvla.batch import GIVEN, IGNORED
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training import loop
 from spatialvla.training.checkpoints.checkpointer import FOLDER, load_weights
 from spatialvla.training.loop import train
 from spatialvla.training.recipes import nano
@@ -119,3 +120,18 @@ def test_long_runs_on_a_cpu_are_compiled(monkeypatch):
     assert compiles(replace(long, minutes=3.0, compile=True), torch.device("cuda"), 10)
     monkeypatch.setattr(speed.shutil, "which", lambda name: None)
     assert not compiles(long, CPU, 100_000)
+    assert not compiles(long, CPU, 100_000, decided=True)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_run_that_is_resumed_for_longer_or_shorter_keeps_to_what_it_decided(
+    make_config, monkeypatch, first
+):
+    """Compiled layers round a little differently: what a run has begun with holds, unless it is told otherwise."""
+    chosen = []
+    monkeypatch.setattr(loop, "speed_up", lambda model, precision, compiled: chosen.append(compiled))
+    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
+    for longest, changes in ((first, {}), (not first, {}), (not first, {"compile": not first})):
+        monkeypatch.setattr(speed, "LONG_SAMPLES", 1 if longest else 1000)
+        train(make_config(steps=len(chosen) + 1, **changes), resume=True, device="cpu")
+    assert chosen == [first, first, not first]

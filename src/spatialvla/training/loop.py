@@ -25,7 +25,6 @@ from spatialvla.training.banner import banner
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
 from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.checkpoints.identity import (
-    Identity,
     check_identity,
     datasets_identity,
     settings_identity,
@@ -52,6 +51,9 @@ from spatialvla.training.step import Learner
 
 STAGE_FOLDER = "vision_stage"
 """Where a run keeps the checkpoints of its vision stage until that is over, inside its own folder."""
+
+SPEED = "speed"
+"""The document of a checkpoint that says what the run decided of its speed."""
 
 Rollout = Callable[[Path, Path], Mapping[str, float]]
 """(folder of a policy, folder to write into) -> numbers: a closed-loop evaluation."""
@@ -118,7 +120,7 @@ class Trainer:
         self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
         self.identity = world.on_main(lambda: settings_identity(config))
         begun = self._begun(config.out, resume)
-        check_identity(config.out, begun, self.identity)
+        check_identity(config.out, begun and begun.identity, self.identity)
         network = network_config(config)
         check_committed_steps(config.committed_steps, network.action_chunk_size)
         check_start(config, network)
@@ -131,7 +133,7 @@ class Trainer:
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
         self.identity |= datasets_identity(config, self.mixture)
-        check_identity(config.out, begun, self.identity)
+        check_identity(config.out, begun and begun.identity, self.identity)
         self.config = config
         self.steps = total_steps(config, len(self.mixture.training))
         for sentence in self.mixture.left_out:
@@ -146,9 +148,10 @@ class Trainer:
             narrow_frozen(self.model)
         self.model.to(world.device).train()
         self.model.checkpoint_activations(config.activation_checkpointing)
-        compiled = compiles(config, world.device, self.steps)
-        speed_up(self.model, config.precision, compiled)
-        if compiled:
+        decided = None if begun is None else begun.documents.get(SPEED, {}).get("compiled")
+        self.compiled = compiles(config, world.device, self.steps, decided)
+        speed_up(self.model, config.precision, self.compiled)
+        if self.compiled:
             progress.say("The first steps compile the layers, a minute or two; the others are faster for it.")
         self.feed = Feed(config, self.mixture, self.model, self.processor, world, progress)
         targets: PrivilegedTargets | None = None
@@ -162,7 +165,7 @@ class Trainer:
             targets,
             world,
             progress.say,
-            PROMPT_MULTIPLE if compiled else 1,
+            PROMPT_MULTIPLE if self.compiled else 1,
         )
         self.step, self.seconds, self.restored = 0, 0.0, False
 
@@ -252,7 +255,7 @@ class Trainer:
         checkpointer = Checkpointer(folder, 1, self.world, config.seed)
         with self.progress.counting("vision stage", config.guidance.vision_steps) as told:
             log = config.out / "vision.jsonl"
-            finished = stage.run(self.feed, checkpointer, self.identity, log, told, stopped)
+            finished = stage.run(self.feed, checkpointer, self.moment, log, told, stopped)
         if finished:
             if self.learner.trained.average is not None:
                 self.learner.trained.average.restart()
@@ -285,19 +288,27 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        documents = {"config": self.config.to_json(), "processor": self.processor.to_json()}
-        moment = Moment(self.step, self.seconds, self.identity, self.learner.skipped, documents)
-        self.checkpointer.save(self.learner.trained, moment)
+        self.checkpointer.save(self.learner.trained, self.moment)
 
-    def _begun(self, out: Path, resume: bool) -> Identity | None:
-        """What the run in a folder was begun with; None where there is none."""
+    @property
+    def moment(self) -> Moment:
+        """Where the run stands, and what it is made of."""
+        documents = {
+            "config": self.config.to_json(),
+            "processor": self.processor.to_json(),
+            SPEED: {"compiled": self.compiled},
+        }
+        return Moment(self.step, self.seconds, self.identity, self.learner.skipped, documents)
+
+    def _begun(self, out: Path, resume: bool) -> Moment | None:
+        """Where the run in a folder stood last; None where there is none."""
         stage = self.world.on_main(lambda: next(reversed(complete(out / STAGE_FOLDER)), None))
         newest = self.checkpointer.newest() or stage
         if newest is None:
             return None
         if not resume:
             raise InputError(f"{out} already holds a run; resume it (--resume) or choose another --out.")
-        return self.checkpointer.moment(newest).identity
+        return self.checkpointer.moment(newest)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint if there is one."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +124,7 @@ class VisionStage:
         self,
         feed: Feed,
         checkpointer: Checkpointer,
-        identity: Mapping[str, Any],
+        moment: Moment,
         log: Path,
         progress: Callable[[int], None],
         stopped: Sequence[int],
@@ -134,7 +134,7 @@ class VisionStage:
         It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and
         goes on from there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of
         these, and those of the held-out frames. progress: told the number of steps done since it was told
-        before.
+        before. moment: what the checkpoints tell of the run beside the stage's own steps.
         """
         guidance, config = self.config.guidance, self.config
         optimizer = torch.optim.AdamW(
@@ -176,7 +176,7 @@ class VisionStage:
                     lines.write(json.dumps({"step": step, **means, **held_out}) + "\n")
                 seen.clear()
             if stopped or step % config.save_every == 0:
-                checkpointer.save(trained, Moment(step, 0.0, identity))
+                checkpointer.save(trained, replace(moment, step=step, seconds=0.0))
             if stopped:
                 return step >= guidance.vision_steps
         return True

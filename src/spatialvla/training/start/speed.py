@@ -33,17 +33,23 @@ def speed_up(model: SpatialVLA, precision: Precision, compiled: bool) -> None:
         compile_layers(model)
 
 
-def compiles(config: TrainConfig, device: torch.device, steps: int | None) -> bool:
+def compiles(
+    config: TrainConfig, device: torch.device, steps: int | None, decided: bool | None = None
+) -> bool:
     """Whether a run compiles its layers: as configured or, unless told, where that pays back on a CPU.
 
-    steps: of the whole run, None where time alone ends it. What is left of it does not count: a run that is resumed
-    goes on as it began, to the bit.
+    steps: of the whole run, None where time alone ends it. decided: what the run decided when it began, None for a
+    new one. It holds where it can be kept, whatever steps or minutes the run is resumed with: so it goes on as it
+    began, to the bit.
     """
     if config.compile is not None:
         return config.compile
+    possible = device.type == "cpu" and shutil.which("g++") is not None
+    if decided is not None:
+        return decided and possible
     long = config.minutes is None or config.minutes >= LONG_MINUTES
     many = steps is None or steps * config.batch_size >= LONG_SAMPLES
-    return device.type == "cpu" and shutil.which("g++") is not None and long and many
+    return possible and long and many
 
 
 def _attend_by_products(model: SpatialVLA) -> None:
