@@ -22,7 +22,8 @@ class PolicyOptions:
     """Which policy to load, and how.
 
     Precision is that of the weights. auto: bf16 on a GPU, on a CPU that has our kernels for it (`spatialvla doctor`),
-    and where the checkpoint is stored in it; else fp32.
+    and where the checkpoint is stored in it; else fp32. What is stored in float16, as nano, is rounded to bf16 there,
+    too; fp32 keeps all its bits.
     int8, int4 and fp8 (on a GPU) are the decoder's alone, with bf16 around them. w8a8 and w4a8 (on a CPU) take int8
     in the vision towers, too, and 8 bits for what is multiplied with them.
     """
