@@ -120,7 +120,8 @@ class Trainer:
         self.checkpointer = Checkpointer(config.out / FOLDER, config.keep, world, config.seed)
         self.identity = world.on_main(lambda: settings_identity(config))
         begun = self._begun(config.out, resume)
-        check_identity(config.out, begun and begun.identity, self.identity)
+        identity = None if begun is None else begun.identity
+        check_identity(config.out, identity, self.identity)
         network = network_config(config)
         check_committed_steps(config.committed_steps, network.action_chunk_size)
         check_start(config, network)
@@ -133,7 +134,7 @@ class Trainer:
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
         self.identity |= datasets_identity(config, self.mixture)
-        check_identity(config.out, begun and begun.identity, self.identity)
+        check_identity(config.out, identity, self.identity)
         self.config = config
         self.steps = total_steps(config, len(self.mixture.training))
         for sentence in self.mixture.left_out:
