@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
-from spatialvla.simulation.libero import expert as experts
 from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.grasping import Grasp, rim_grasp
+from spatialvla.simulation.libero.expert import LiberoExpert
+from spatialvla.simulation.libero.skills import carry
+from spatialvla.simulation.libero.skills.grasping import Grasp, rim_grasp
 from spatialvla.simulation.libero.tasks import tasks
 
 OFFSETS = {  # meters across the fingers' opening, along the rim, up
@@ -42,9 +43,9 @@ def main(options: Options) -> None:
     successes = {name: [] for name in OFFSETS}
     for number in options.tasks:
         env = LiberoEnv(tasks(options.suite)[number])
-        expert = experts.LiberoExpert(env)
+        expert = LiberoExpert(env)
         for name, offset in OFFSETS.items():
-            experts.rim_grasp = shifted(*offset)
+            carry.rim_grasp = shifted(*offset)
             for episode in range(options.episodes):
                 rng = np.random.default_rng([options.seed, number, episode])
                 done = demonstrate(env, expert, rng, disturbed=False, draw=False)

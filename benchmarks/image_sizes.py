@@ -14,10 +14,9 @@ import numpy as np
 import tyro
 
 from spatialvla import Observation, Policy
-from spatialvla.evaluation.benchmarks.libero import time_limit
 from spatialvla.geometry.camera import View
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.simulation.libero.tasks import tasks, time_limit
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.common.files import replacing
-from spatialvla.evaluation.benchmarks.libero import time_limit
 from spatialvla.evaluation.play.real_time import RealTimeExecutor
 from spatialvla.evaluation.results.comparison import p_text
 from spatialvla.evaluation.results.document import Results
@@ -18,6 +17,7 @@ from spatialvla.evaluation.results.intervals import Pairs, wilson_interval
 from spatialvla.evaluation.results.latency import Latency
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.execution import Execution
+from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.types import ActionChunk
 
 SUITE = "libero_spatial"

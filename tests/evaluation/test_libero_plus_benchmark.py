@@ -6,7 +6,7 @@ from fakes import FakePolicy
 
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks import idle_environment
-from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import Conventions
 from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite, episodes_for, execution_for
@@ -17,6 +17,7 @@ from spatialvla.execution import WHOLE_CHUNKS
 from spatialvla.geometry.extrinsics import mirror_extrinsics, project
 from spatialvla.simulation.libero.picture_noise import disturbed
 from spatialvla.simulation.libero.plus import SUITES, arm_joints, variations
+from spatialvla.simulation.libero.tasks import TIME_LIMITS
 
 pytestmark = pytest.mark.sim
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from mutations import mutations
 from spatialvla.actions.units import LIBERO
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark, time_limit
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
 from spatialvla.evaluation.report.markdown import markdown_table
 from spatialvla.evaluation.report.tables import success_table
@@ -26,6 +26,7 @@ from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_o
 from spatialvla.execution import Execution
 from spatialvla.model.fast.options import Optimization
 from spatialvla.policy import Policy
+from spatialvla.simulation.libero.tasks import time_limit
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "evaluation"
 

@@ -13,7 +13,6 @@ from spatialvla.actions.published_units import published_units
 from spatialvla.actions.units import UNKNOWN
 from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
-from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS
 from spatialvla.serving.vla_eval.conventions import (
     BENCHMARKS,
     LIBERO,
@@ -24,6 +23,7 @@ from spatialvla.serving.vla_eval.conventions import (
     benchmark_called,
 )
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS
+from spatialvla.simulation.libero.tasks import TIME_LIMITS
 
 OWN = PolicyNeeds("image")
 each = pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from spatialvla.simulation.libero.grasping import DEPTH, RADIUS, Boxes, body_grasp, rim_grasp
+from spatialvla.simulation.libero.skills.boxes import Boxes
+from spatialvla.simulation.libero.skills.grasping import DEPTH, RADIUS, WALL_LEAN, body_grasp, rim_grasp
 
 BOWL = np.array([0.1, 0.2, 0.9])
 FAR_AWAY = Boxes(np.array([[5.0, 5, 5]]), np.eye(3)[None], np.full((1, 3), 0.1))
@@ -36,6 +37,19 @@ def test_a_bowl_on_its_side_is_taken_above_the_floor():
     lying = np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])
     grasp = rim_grasp(BOWL + np.array([0, 0, 0.05]), lying, FAR_AWAY, GRIPPER, floor=0.91)
     assert grasp.position[2] > 0.91
+
+
+def test_a_leaning_hand_follows_the_wall_outwards():
+    grasp = rim_grasp(BOWL, np.eye(3), FAR_AWAY, GRIPPER, floor=0.9, leaning=True)
+    assert (grasp.yaw, grasp.lean) == (pytest.approx(0, abs=1e-9), WALL_LEAN)
+
+
+def test_a_hand_leans_away_from_what_hangs_over_the_bowl():
+    shelf = _wall([0.1, 0.2 + 0.06, 1.1], [0.2, 0.05, 0.03])
+    upright = rim_grasp(BOWL, np.eye(3), shelf, GRIPPER, floor=0.9)
+    assert upright.position[1] > BOWL[1]
+    leaning = rim_grasp(BOWL, np.eye(3), shelf, GRIPPER, floor=0.9, leaning=True)
+    assert leaning.position[1] < BOWL[1]
 
 
 def test_a_box_is_taken_across_its_narrow_side():
@@ -75,6 +89,12 @@ def test_distance_to_boxes():
     boxes = _wall([0, 0, 0], [1, 2, 3])
     points = np.array([[0.5, 0, 0], [2, 0, 0], [1, 2, 4], [4, 6, 0]])
     np.testing.assert_allclose(boxes.distance(points), [0, 1, 1, 5])
+
+
+def test_the_way_over_a_box_rises_towards_it():
+    box = _wall([0, 0, 1], [0.1, 0.1, 0.2])
+    heights = [box.clear_height(np.array([x, 0]), radius=0.05) for x in (0, 0.15, 0.25, 0.35)]
+    np.testing.assert_allclose(heights, [1.225, 1.225, 1.025, 0.825])
 
 
 def test_tops_of_a_turned_box():

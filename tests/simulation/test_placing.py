@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from spatialvla.errors import InputError
-from spatialvla.simulation.libero.placing import InRegion, OnRegion, OnThing, place_of
+from spatialvla.simulation.libero.skills.placing import InRegion, OnRegion, OnThing, Place, place_for
+from spatialvla.simulation.libero.skills.skill import Goal
 
 TURNED = np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]])
 SITE = SimpleNamespace(xpos=np.array([0.1, 0.2, 0.07]), xmat=TURNED.ravel())
@@ -26,7 +27,8 @@ def _env() -> SimpleNamespace:
         obj_body_id={"plate_1": 1},
         fixtures_dict={"stove_1": None},
         object_sites_dict={
-            name: SimpleNamespace(size=size, parent_name=parent) for name, parent in parents.items()
+            name: SimpleNamespace(size=size, parent_name=parent, joints=[])
+            for name, parent in parents.items()
         },
     )
     data = SimpleNamespace(
@@ -41,35 +43,37 @@ def _env() -> SimpleNamespace:
     return SimpleNamespace(simulator=simulator, data=data, model=model)
 
 
+def _place(*goal: str) -> Place:
+    env = _env()
+    return place_for(env, Goal(env, *goal))
+
+
 def test_on_a_plate_means_origin_over_origin():
-    thing, place = place_of(_env(), [["on", "milk_1", "plate_1"]])
-    assert (thing, type(place), place.stands_on) == ("milk_1", OnThing, ("plate_1",))
+    place = _place("on", "milk_1", "plate_1")
+    assert (type(place), place.stands_on) == (OnThing, ("plate_1",))
     np.testing.assert_allclose([*place.target().center, place.target().height], [0.3, 0.4, 0.9])
     assert place.target().rim == pytest.approx(0.03)
 
 
 def test_in_a_basket_means_below_the_top_of_its_region():
-    thing, place = place_of(_env(), [["in", "milk_1", "basket_1_contain_region"]])
-    assert (thing, type(place), place.stands_on) == ("milk_1", InRegion, ())
+    place = _place("in", "milk_1", "basket_1_contain_region")
+    assert (type(place), place.stands_on) == (InRegion, ())
     np.testing.assert_allclose([*place.target().center, place.target().height], [0.1, 0.2, 0.11])
 
 
 def test_on_a_stove_means_on_top_of_its_region():
-    thing, place = place_of(_env(), [["on", "milk_1", "stove_1_cook_region"]])
-    assert (thing, type(place), place.stands_on) == ("milk_1", OnRegion, ())
+    place = _place("on", "milk_1", "stove_1_cook_region")
+    assert (type(place), place.stands_on) == (OnRegion, ())
     np.testing.assert_allclose([*place.target().center, place.target().height], [0.1, 0.2, 0.11])
 
 
-@pytest.mark.parametrize(
-    "goals",
-    [
-        [],
-        [["open", "cabinet_1_top_region"]],
-        [["on", "plate_1", "main_table_front_region"]],
-        [["in", "milk_1", "cabinet_1_top_region"]],
-        [["on", "milk_1", "plate_1"], ["on", "basket_1", "plate_1"]],
-    ],
-)
-def test_other_goals_are_refused(goals):
-    with pytest.raises(InputError, match="only put one thing on another, on a fixture or in a basket"):
-        place_of(_env(), goals)
+def test_on_a_table_means_on_its_region():
+    place = _place("on", "milk_1", "main_table_front_region")
+    assert type(place) is OnRegion
+    np.testing.assert_allclose(place.target().height, 0.11)
+
+
+@pytest.mark.parametrize("goal", [("in", "milk_1", "plate_1"), ("in", "milk_1", "stove_1_cook_region")])
+def test_other_places_are_refused(goal):
+    with pytest.raises(InputError, match=f"cannot put milk_1 in {goal[2]}"):
+        _place(*goal)

@@ -15,20 +15,9 @@ from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Conventions, Inputs
 from spatialvla.geometry.extrinsics import inverse, transform
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
-from spatialvla.simulation.libero.tasks import Task, tasks
+from spatialvla.simulation.libero.tasks import Task, tasks, time_limit
 from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
 from spatialvla.types import CameraImage, Observation
-
-# Steps after settling, as the LIBERO evaluations since OpenVLA count them: the longest human demonstration of
-# the suite, rounded up. A suite derived from another one (libero_spatial_with_mug) has that one's limit.
-TIME_LIMITS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_90": 400,
-    "libero_10": 520,
-}
-_OTHER_TIME_LIMIT = 520
 
 CAMERA = "agentview"
 
@@ -38,12 +27,6 @@ _OTHER_STATES = re.compile(r"roll|pitch|yaw|q[xyzw]|joint|pad")
 
 _RECORDED = "axis_angle"
 """In the names of states that `record` writes."""
-
-
-def time_limit(suite: str) -> int:
-    """How many steps an episode of this suite may take after settling."""
-    bases = [base for base in TIME_LIMITS if suite == base or suite.startswith(f"{base}_")]
-    return TIME_LIMITS[bases[0]] if bases else _OTHER_TIME_LIMIT
 
 
 @dataclass(frozen=True)

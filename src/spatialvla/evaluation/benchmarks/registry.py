@@ -9,7 +9,7 @@ from spatialvla.common.names import did_you_mean
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks import simpler
 from spatialvla.evaluation.benchmarks.chosen_tasks import chosen_tasks
-from spatialvla.evaluation.benchmarks.libero import TIME_LIMITS, LiberoBenchmark
+from spatialvla.evaluation.benchmarks.libero import LiberoBenchmark
 from spatialvla.evaluation.benchmarks.libero_plus import LiberoPlusBenchmark
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Benchmark, Inputs
 from spatialvla.evaluation.benchmarks.simpler import SimplerBenchmark
@@ -17,6 +17,7 @@ from spatialvla.evaluation.benchmarks.spatial_exam import SpatialExamBenchmark
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.simulation.libero import plus
 from spatialvla.simulation.libero.exam import questions
+from spatialvla.simulation.libero.tasks import TIME_LIMITS
 
 BENCHMARKS: dict[str, Callable[[int, ActionUnits, Inputs], Benchmark]] = {
     "libero": LiberoBenchmark.for_policy,

@@ -11,13 +11,13 @@ from spatialvla.policy import Policy
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.policy_takeover import Takeover
+from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
 from spatialvla.simulation.recording.disturbance import Disturbance
 from spatialvla.types import Observation
 
-STEP_LIMIT = 220  # the benchmark's limit for LIBERO-Spatial
-TAKEOVER_STEP_LIMIT = 260
+TAKEOVER_STEPS = 40  # more than the benchmark allows, for episodes that a policy drives for stretches
 
 
 def demonstrate(
@@ -44,7 +44,7 @@ def demonstrate(
             env.step(action)
     frames: list[tuple[np.ndarray, ...]] = []
     seen_by_others: list[list[tuple[np.ndarray, ...]]] = [[] for _ in others]
-    for _ in range(TAKEOVER_STEP_LIMIT if takeover else STEP_LIMIT):
+    for _ in range(time_limit(env.task.suite) + (TAKEOVER_STEPS if takeover else 0)):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
         for viewpoint, seen_by in zip(others, seen_by_others, strict=True):

@@ -26,6 +26,18 @@ _ROBOSUITE_LOG = "/tmp/robosuite.log"
 _REWORDED = ("_lan", "_task")
 
 
+# Steps after settling, as the LIBERO evaluations since OpenVLA count them: the longest human demonstration of
+# the suite, rounded up. A suite derived from another one (libero_spatial_with_mug) has that one's limit.
+TIME_LIMITS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_90": 400,
+    "libero_10": 520,
+}
+_OTHER_TIME_LIMIT = 520
+
+
 @dataclass(frozen=True)
 class Task:
     """One LIBERO task.
@@ -68,6 +80,12 @@ def tasks(suite: str) -> list[Task]:
     if suite not in maps or not _is_complete(maps[suite].values()):
         raise InputError(f"The installed LIBERO has no suite {suite!r}; {did_you_mean(suite, suites())}")
     return [_task(suite, entry) for entry in maps[suite].values()]
+
+
+def time_limit(suite: str) -> int:
+    """How many steps an episode of this suite may take after settling."""
+    bases = [base for base in TIME_LIMITS if suite == base or suite.startswith(f"{base}_")]
+    return TIME_LIMITS[bases[0]] if bases else _OTHER_TIME_LIMIT
 
 
 def _task(suite: str, entry: Any) -> Task:

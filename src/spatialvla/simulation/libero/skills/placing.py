@@ -9,7 +9,9 @@ import numpy as np
 
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.grasping import boxes, geoms
+from spatialvla.simulation.libero.skills.boxes import boxes, geoms
+from spatialvla.simulation.libero.skills.joint import MovingPart
+from spatialvla.simulation.libero.skills.skill import Goal
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,16 @@ class Target:
     """Where the held thing's origin has to be when it is let go.
 
     center: (2,) meters. height: meters. rim: meters above `height` that have to be cleared on the way there.
+    across: (2,) the direction in which the fingers slide when they let go, if there is no room for another.
     """
 
     center: np.ndarray
     height: float
     rim: float = 0.0
+    across: np.ndarray | None = None
+
+
+BEHIND_FRONT = 0.06  # meters from a drawer's front to what is put into it
 
 
 class Place(Protocol):
@@ -65,7 +72,7 @@ class InRegion:
 
 
 class OnRegion:
-    """Onto a region of something that stands fast, such as a stove's or a cabinet's top."""
+    """Onto a region of the table, or of something that stands fast, such as a stove's or a cabinet's top."""
 
     stands_on: tuple[str, ...] = ()
 
@@ -77,20 +84,41 @@ class OnRegion:
         return Target(np.array(self._site.xpos[:2]), float(self._site.xpos[2] + self._half[2]))
 
 
-def place_of(env: LiberoEnv, goals: list[list[str]]) -> tuple[str, Place]:
-    """The thing that a task is about, and where its goal wants it.
+class InDrawer:
+    """Into the part of a drawer that is drawn out."""
 
-    Raises InputError if the goal is anything but one thing on another, on a fixture or in a basket.
+    stands_on: tuple[str, ...] = ()
+
+    def __init__(self, env: LiberoEnv, goal: str, part: MovingPart) -> None:
+        self._env, self.part = env, part
+        self._site = env.data.site(goal)
+        self._half = env.simulator.object_sites_dict[goal].size
+
+    def target(self) -> Target:
+        way = self.part.opens_towards(self._site.xpos)
+        half = np.abs(self._site.xmat.reshape(3, 3)) @ self._half
+        center = self._site.xpos + (np.abs(way) @ half - BEHIND_FRONT) * way
+        floor = self._site.xpos[2] - half[2]
+        rim = boxes(self._env, self.part.geoms).corners()[..., 2].max()
+        return Target(center[:2], float(floor), float(rim - floor), np.array([-way[1], way[0]]))
+
+
+def place_for(env: LiberoEnv, goal: Goal) -> Place:
+    """Where one part of a task's goal wants its thing.
+
+    Raises InputError if that is no thing, no region of a fixture and no basket.
     """
-    if len(goals) == 1 and len(goals[0]) == 3:
-        relation, thing, goal = goals[0]
-        if relation == "on" and goal in env.simulator.objects_dict:
-            return thing, OnThing(env, goal)
-        region = env.simulator.object_sites_dict.get(goal)
-        if relation == "on" and region is not None and region.parent_name in env.simulator.fixtures_dict:
-            return thing, OnRegion(env, goal)
-        if relation == "in" and goal.startswith("basket"):
-            return thing, InRegion(env, goal)
+    place = goal.place
+    if goal.relation == "on" and place in env.simulator.objects_dict:
+        return OnThing(env, place)
+    region = env.simulator.object_sites_dict.get(place)
+    if goal.relation == "on" and region is not None:
+        return OnRegion(env, place)
+    if goal.relation == "in" and region is not None and region.joints:
+        return InDrawer(env, place, MovingPart(env, place))
+    if goal.relation == "in" and place.startswith("basket"):
+        return InRegion(env, place)
     raise InputError(
-        f"The expert can only put one thing on another, on a fixture or in a basket, not {goals}; change the task."
+        f"The expert cannot put {goal.subject} {goal.relation} {place}: it knows things, surfaces of fixtures and "
+        "baskets; change the task."
     )

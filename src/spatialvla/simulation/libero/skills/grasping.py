@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.skills.boxes import Boxes
 
 CANDIDATES = 16
 
@@ -27,62 +26,35 @@ _FINGERS = [(s * 0.045, z) for s in (-1, 1) for z in (-0.008, 0.02, 0.045)]
 _HAND = [(s * 0.1, 0.07) for s in (-1, 0, 1)]
 _GRIPPER = np.array(_FINGERS + _HAND)
 _ROOM = np.array([0.014] * len(_FINGERS) + [0.03] * len(_HAND))  # needed around each of these points
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """N oriented boxes: center (N, 3) and half sizes (N, 3) in meters, rotation (N, 3, 3) to the world."""
-
-    center: np.ndarray
-    rotation: np.ndarray
-    half: np.ndarray
-
-    def distance(self, points: np.ndarray) -> np.ndarray:
-        """(P,) meters from each of (P, 3) points to the nearest box; 0 inside."""
-        local = np.einsum("nji,pnj->pni", self.rotation, points[:, None] - self.center)
-        outside: np.ndarray = np.linalg.norm(np.maximum(np.abs(local) - self.half, 0), axis=-1)
-        return np.asarray(outside.min(axis=1, initial=np.inf))
-
-    def corners(self) -> np.ndarray:
-        """(N, 8, 3) of each box."""
-        signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-        offsets = np.einsum("nij,nkj->nki", self.rotation, signs * self.half[:, None])
-        return np.asarray(self.center[:, None] + offsets)
-
-    def tops(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What each box covers seen from above: center (N, 2), half sizes (N, 2), height of its top (N,)."""
-        half = np.einsum("nij,nj->ni", np.abs(self.rotation), self.half)
-        return self.center[:, :2], half[:, :2], self.center[:, 2] + half[:, 2]
-
-
-def geoms(env: LiberoEnv, names: Iterable[str]) -> np.ndarray:
-    """(N,) the simulator's numbers of some geometries."""
-    return np.array([env.model.geom(name).id for name in names], int)
-
-
-def boxes(env: LiberoEnv, geoms: np.ndarray) -> Boxes:
-    """The box around each of some of the simulator's geometries, where they are now."""
-    rotation = env.data.geom_xmat[geoms].reshape(-1, 3, 3)
-    center = env.data.geom_xpos[geoms] + np.einsum("nij,nj->ni", rotation, env.model.geom_aabb[geoms, :3])
-    return Boxes(center, rotation, env.model.geom_aabb[geoms, 3:])
+_ARM = np.array([(s * 0.09, z) for s in (-1, 0, 1) for z in (0.12, 0.17)])  # what else comes down from above
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """position: (3,) meters, between the fingertips. yaw: radians from the arm's initial orientation."""
+    """position: (3,) meters, between the fingertips. yaw: radians from the arm's initial orientation.
+
+    lean: radians by which the hand then leans along the fingers' line.
+    """
 
     position: np.ndarray
     yaw: float
+    lean: float = 0.0
 
 
 def rim_grasp(
-    origin: np.ndarray, rotation: np.ndarray, obstacles: Boxes, gripper: np.ndarray, floor: float
+    origin: np.ndarray,
+    rotation: np.ndarray,
+    obstacles: Boxes,
+    gripper: np.ndarray,
+    floor: float,
+    leaning: bool = False,
 ) -> Grasp:
     """The grasp of a bowl's rim that needs the least turning of the hand and touches nothing else.
 
     origin (3,), rotation (3, 3): the bowl in the world; it may lie on its side.
     gripper: (3,) where the gripper is now; of two equal grasps the nearer wins, so that the choice is stable.
     floor: height in meters below which the fingertips may not go.
+    leaning: the hand leans outwards as the wall does, away from what stands beyond the bowl.
     """
     axis = rotation[:, 2]
     first = np.array([0, 1.0, 0]) - axis[1] * axis
@@ -93,13 +65,15 @@ def rim_grasp(
     normal = np.cos(WALL_LEAN) * outwards - np.sin(WALL_LEAN) * axis
     # The fingers are alike, so turning by half a circle changes nothing.
     yaw = (np.arctan2(-normal[:, 0], normal[:, 1]) + np.pi / 2) % np.pi - np.pi / 2
-    crowded = _crowded(position, yaw, obstacles)
+    outside = np.sign(np.cos(yaw) * normal[:, 1] - np.sin(yaw) * normal[:, 0])
+    lean = outside * WALL_LEAN if leaning else np.zeros(CANDIDATES)
+    crowded = _crowded(position, yaw, obstacles, lean)
     sloping = 1 - np.linalg.norm(normal[:, :2], axis=1)
     too_low = np.maximum(floor - position[:, 2], 0)
     away = np.linalg.norm(position - gripper, axis=1)
     cost = np.abs(yaw) + 4 * crowded + 4 * sloping + 100 * too_low + 1.0 * away - 0.1 * outwards[:, 1]
     best = int(np.argmin(cost))
-    return Grasp(position[best], float(yaw[best]))
+    return Grasp(position[best], float(yaw[best]), float(lean[best]))
 
 
 def body_grasp(rotation: np.ndarray, body: Boxes, obstacles: Boxes, fingertip: float) -> Grasp:
@@ -127,9 +101,20 @@ def body_grasp(rotation: np.ndarray, body: Boxes, obstacles: Boxes, fingertip: f
     return Grasp(position[best], float(yaw[best]))
 
 
-def _crowded(position: np.ndarray, yaw: np.ndarray, obstacles: Boxes) -> np.ndarray:
-    """(C,) how much of the room that the gripper needs at each of (C, 3) grasps is taken: 0 none, 1 all."""
+def _crowded(
+    position: np.ndarray, yaw: np.ndarray, obstacles: Boxes, lean: np.ndarray | None = None
+) -> np.ndarray:
+    """(C,) how much of the room that the gripper needs at each of (C, 3) grasps is taken: 0 none, 1 all.
+
+    lean: (C,) radians. A hand that leans has to have room for what follows it, too.
+    """
+    gripper, room = _GRIPPER, _ROOM
     across = np.stack([-np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)], axis=1)
-    points = position[:, None] + _GRIPPER[:, :1] * across[:, None] + _GRIPPER[:, 1:] * [0, 0, 1.0]
+    up = np.tile([0, 0, 1.0], (len(yaw), 1))
+    if lean is not None and lean.any():
+        c, s = np.cos(lean)[:, None], np.sin(lean)[:, None]
+        across, up = c * across - s * up, s * across + c * up
+        gripper, room = np.r_[_GRIPPER, _ARM], np.r_[_ROOM, [0.03] * len(_ARM)]
+    points = position[:, None] + gripper[:, :1] * across[:, None] + gripper[:, 1:] * up[:, None]
     distance = obstacles.distance(points.reshape(-1, 3)).reshape(points.shape[:2])
-    return np.asarray(np.maximum(1 - distance / _ROOM, 0).max(axis=1))
+    return np.asarray(np.maximum(1 - distance / room, 0).max(axis=1))

@@ -1,0 +1,96 @@
+"""Pick a thing up and put it where the goal wants it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.skills.boxes import boxes, geoms, geoms_but
+from spatialvla.simulation.libero.skills.grasping import Grasp, body_grasp, rim_grasp
+from spatialvla.simulation.libero.skills.hand import FINGERTIP, RADIUS, Hand, about_vertical, ramp
+from spatialvla.simulation.libero.skills.placing import Place
+from spatialvla.simulation.libero.skills.skill import Goal, Motion
+
+THING_RADIUS = 0.060  # of what is carried
+NEAR = 0.03  # sideways, from where it is safe to go down among other things
+APPROACH_HEIGHT = 0.10  # above the grasp while still beside it
+TILT = 0.3  # radians from pointing down, above which the hand stays up until it is turned
+STRAIGHT = 0.1  # radians from the yaw that a place asks for
+CARRY_HEIGHT = 0.06  # of the thing's origin above its target while still beside it
+RIM_CLEARANCE = 0.04  # of the thing's origin above its target's rim
+
+
+class Carry:
+    """The thing that a part of the goal names, to its place."""
+
+    def __init__(self, env: LiberoEnv, hand: Hand, goal: Goal, place: Place) -> None:
+        self._env, self._hand, self._goal, self._place = env, hand, goal, place
+        thing = goal.subject
+        self._thing = env.simulator.obj_body_id[thing]
+        self._body = geoms(env, env.simulator.objects_dict[thing].contact_geoms)
+        self._is_bowl = "bowl" in thing
+        self._obstacles = geoms_but(env, (thing, *place.stands_on))
+
+    def done(self) -> bool:
+        """Whether the thing is in its place, and let go."""
+        return self._goal.holds() and not self.is_holding()
+
+    def motion(self) -> Motion:
+        """With the thing to its place, or to the thing."""
+        return self._bring() if self.is_holding() else self._fetch()
+
+    def is_holding(self) -> bool:
+        """Whether both fingers touch the thing."""
+        return self._hand.touches(self._body)
+
+    def _fetch(self) -> Motion:
+        """To the grasp from above; closing over the last centimeters."""
+        here = self._hand.position
+        grasp = self._grasp(here)
+        error = grasp.position - here
+        turned_away = abs(grasp.yaw - self._hand.yaw) + 4 * max(self._hand.tilt - TILT, 0)
+        beside = float(np.linalg.norm(error[:2]))
+        height = grasp.position[2] + APPROACH_HEIGHT * ramp(beside + 0.05 * turned_away, 0.01, 0.05)
+        if beside > NEAR:
+            height = max(height, boxes(self._env, self._obstacles).clear_height(here[:2], RADIUS) + FINGERTIP)
+        rise = height - here[2]
+        sideways = error[:2] * ramp(-rise, -0.06, -0.01)
+        closing = beside < 0.02 and -error[2] < 0.015
+        return Motion(np.r_[sideways, rise], self._hand.upright(grasp.yaw), 0.0 if closing else 1.0)
+
+    def _grasp(self, here: np.ndarray) -> Grasp:
+        data = self._env.data
+        origin, rotation = data.xpos[self._thing], data.xmat[self._thing].reshape(3, 3)
+        obstacles = boxes(self._env, self._obstacles)
+        if self._is_bowl:
+            return rim_grasp(origin, rotation, obstacles, here, self._hand.floor)
+        return body_grasp(rotation, boxes(self._env, self._body), obstacles, FINGERTIP)
+
+    def _bring(self) -> Motion:
+        """Up, over to the place and down; opening just above it."""
+        thing, target = self._env.data.xpos[self._thing], self._place.target()
+        error = target.center - thing[:2]
+        beside = float(np.linalg.norm(error))
+        rotation, turned_away = self._hand.upright(self._hand.yaw), 0.0
+        if target.across is not None:
+            turn = self._hand.turn_across(target.across)
+            rotation, turned_away = about_vertical(turn) @ self._leveled(), abs(turn)
+        above = max(CARRY_HEIGHT, target.rim + RIM_CLEARANCE)
+        height = target.height + above * ramp(beside + 0.1 * max(turned_away - STRAIGHT, 0), 0.015, 0.06)
+        if beside > NEAR:
+            bottom = boxes(self._env, self._body).corners()[..., 2].min()
+            over = boxes(self._env, self._obstacles).clear_height(thing[:2], THING_RADIUS)
+            height = max(height, over + thing[2] - bottom)
+        rise = height - thing[2]
+        sideways = error * ramp(-rise, -0.04, -0.01)
+        release = beside < 0.02 and turned_away < 2 * STRAIGHT and thing[2] - target.height < 0.03
+        return Motion(np.r_[sideways, rise], rotation, 1.0 if release else 0.0)
+
+    def _leveled(self) -> np.ndarray:
+        """(3, 3) the hand's rotation that makes the held thing stand as upright as it was made to."""
+        rotation = self._env.data.xmat[self._thing].reshape(3, 3)
+        axis = rotation[:, np.argmax(np.abs(rotation[2]))]
+        up = axis * np.sign(axis[2])
+        across = np.array([up[1], -up[0], 0])  # turns it towards the vertical
+        cross = np.array([[0, -across[2], across[1]], [across[2], 0, -across[0]], [-across[1], across[0], 0]])
+        return np.asarray((np.eye(3) + cross + cross @ cross / (1 + up[2])) @ self._hand.rotation)
