@@ -70,7 +70,7 @@ class Policy:
         _check_use(prompt, tolerance, depth_every)
         self.model = model.eval()
         self.processor = processor
-        self.dataset = _dataset_of(processor, dataset)
+        self.dataset = processor.dataset_for(dataset)
         self.execution = execution
         self.prompt = prompt
         self.temperature = temperature
@@ -111,7 +111,7 @@ class Policy:
         # Loading the weights takes longest: whatever can be refused is refused before.
         _check_use(prompt, tolerance, depth_every)
         processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
-        _dataset_of(processor, dataset)
+        processor.dataset_for(dataset)
         if optimization is not None:
             check_optimization(optimization, find_device(device))
         model = SpatialVLA.from_pretrained(
@@ -145,7 +145,7 @@ class Policy:
     @property
     def state_names(self) -> tuple[str, ...]:
         """What the numbers of the state are; empty where the model takes none, or has seen none of its dataset."""
-        return self.processor.state_names if self.dataset in self.processor.state_statistics else ()
+        return self.processor.states_of(self.dataset)
 
     @property
     def needs_extrinsics(self) -> bool:
@@ -336,13 +336,3 @@ def _check_use(prompt: str, tolerance: int, depth_every: int) -> None:
         raise InputError(
             f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
         )
-
-
-def _dataset_of(processor: Processor, dataset: str | None) -> str | None:
-    """Whose statistics scale the actions. Raises InputError where that is not clear, or nothing is known of it."""
-    if dataset is None:
-        dataset = processor.default_dataset
-    if dataset is None and len(processor.statistics) == 1:
-        dataset = next(iter(processor.statistics))
-    processor.dataset_statistics(dataset)
-    return dataset

@@ -199,6 +199,23 @@ class Processor(StoredProcessor):
             raise self._unknown(dataset, self.statistics)
         return self.statistics[dataset]
 
+    def dataset_for(self, dataset: str | None) -> str:
+        """Whose statistics scale the actions: the dataset's that is named, or was trained last, or is the only one.
+
+        Raises InputError where that is not clear, and for a dataset without statistics.
+        """
+        if dataset is None:
+            dataset = self.default_dataset
+        if dataset is None and len(self.statistics) == 1:
+            (dataset,) = self.statistics
+        self.dataset_statistics(dataset)
+        assert dataset is not None
+        return dataset
+
+    def states_of(self, dataset: str | None) -> tuple[str, ...]:
+        """What the numbers of the state are; empty where the model takes none, or has seen none of the dataset."""
+        return self.state_names if dataset in self.state_statistics else ()
+
     def _model_sized(self, view: View, dataset: str | None, name: str) -> View:
         """A view of the model's size, with the intrinsics that are assumed where it brings none."""
         view = view.resized(self.image_size)

@@ -229,9 +229,7 @@ class SpatialVLAProcessor:
                 f"decode_actions takes the outputs of one image, got {len(generation_outputs)}; call it for each "
                 "(outputs[i : i + 1]), or processor.decode for all."
             )
-        key = unnorm_key or self.processor.default_dataset
-        if key is None and len(self.processor.statistics) == 1:
-            (key,) = self.processor.statistics
+        key = self.processor.dataset_for(unnorm_key or None)
         ids = generation_outputs[:, : 3 * self.processor.action_chunk_size]
         return {
             "actions": self.processor.decode(ids, key)[0],

@@ -144,6 +144,8 @@ def test_how_late_chunks_come_is_said_once(evaluate, options, sentence, capsys):
         (["--depth-every", "0"], "depth_every at least 1"),
         (["--dataset", "absent"], "knows no dataset 'absent'"),
         (["--precision", "fp8", "--device", "cpu"], "fp8 weights need a GPU"),
+        (["--without", "wrist"], "The policy takes no 'wrist' that it could play without"),
+        (["--suite", "libero_spatial"], "libero_spatial takes other actions than the policy's"),
         (["--execution.alpha", "nan"], "alpha and temperature must be numbers"),
     ],
 )
@@ -153,6 +155,9 @@ def test_what_cannot_be_played_is_refused_before_weights_are_loaded(
     def load(*arguments, **options):
         raise AssertionError("the weights are loaded")
 
+    # LIBERO need not be there.
+    monkeypatch.setattr(LiberoBenchmark, "instructions", lambda self, suite: ("push",))
+    monkeypatch.setattr(LiberoBenchmark, "most_episodes", lambda self, suite, task: 50)
     monkeypatch.setattr(SpatialVLA, "from_pretrained", load)
     with pytest.raises(SystemExit):
         evaluate(FakeBenchmark(), *options)

@@ -22,6 +22,7 @@ from spatialvla import Observation, Policy
 from spatialvla.actions.units import LIBERO
 from spatialvla.cli.main import main
 from spatialvla.model.folders import resolve_folder
+from spatialvla.model.spatialvla import SpatialVLA
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 IMAGE = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
@@ -160,6 +161,30 @@ def test_a_port_that_is_taken_is_refused_before_the_policy_is_loaded(capsys):
                 main(["serve", "--policy", "no/such/checkpoint", "--port", "0", "--dashboard", option, port])
             assert ended.value.code == 2
             assert f"{option} {port} cannot be listened on at 127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--dataset", "absent"], "knows no dataset 'absent'"),
+        (["--stop-above.mm", "5"], "add --uncertainty"),
+        (["--limits", "franka"], "other actions than the policy's: meters a unit 1, not 0.05"),
+        (["--policy", "unsaid"], "Nobody says the meters, radians, rotation, frame"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_before_its_weights_are_loaded(
+    options, sentence, capsys, tmp_path, monkeypatch
+):
+    def load(*arguments, **options):
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.chdir(tmp_path)
+    changed_nano("unsaid", None)
+    monkeypatch.setattr(SpatialVLA, "from_pretrained", load)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--policy", "nano", "--port", "0", *options])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def changed_nano(folder: str, units: dict | None) -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from spatialvla.evaluation.benchmarks.protocol import Benchmark, Inputs
     from spatialvla.evaluation.results.latency import Latency
 
-    MakesBenchmark = Callable[[int, ActionUnits, Inputs], Benchmark]
-
 _MAX_WORKERS = 8
 
 
@@ -139,13 +137,11 @@ class Evaluate(Verb):
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
         # Loading a policy takes long: what can be refused without one is refused before.
-        benchmark_for = self._checked_benchmark()
-        latency = self._checked_plan(benchmark_for)
+        benchmark = self._checked_benchmark()
+        latency = self._checked_plan(benchmark)
         import torch
 
-        from spatialvla.actions.fitting import check_fit
         from spatialvla.common.terminal import Terminal
-        from spatialvla.evaluation.benchmarks.protocol import Inputs
         from spatialvla.evaluation.play.decisions import DecisionKeeper
         from spatialvla.evaluation.play.resume import results_file
         from spatialvla.evaluation.play.runner import EvaluationError, evaluate
@@ -169,16 +165,6 @@ class Evaluate(Verb):
             tolerance=self.tolerance,
             depth_every=self.depth_every,
             uncertainty=self.uncertainty or recorded_to is not None,
-        )
-        inputs = Inputs(policy.camera_names[1:], policy.state_names).without(self.without)
-        benchmark = benchmark_for(policy.processor.image_size, policy.units, inputs)
-        check_fit(
-            policy.units,
-            replace(benchmark.takes, control_hz=None) if self.other_rate else benchmark.takes,
-            self.suite,
-            statistics=policy.processor.dataset_statistics(policy.dataset),
-            unknown_units=self.unknown_units,
-            advice=self._advice(policy.units, benchmark.takes),
         )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         late = "" if latency is None else f", each chunk {latency}"
@@ -223,21 +209,40 @@ class Evaluate(Verb):
             told = f"Recordings are in {recorded_to.folder}; open one with `rerun FILE.rrd`"
             console.print(told, highlight=False, soft_wrap=True)
 
-    def _checked_plan(self, benchmark_for: MakesBenchmark) -> Latency | None:
+    def _checked_benchmark(self) -> Benchmark:
+        """What is to be played, made for the policy, which is not loaded for that; InputError where they do not fit."""
+        from spatialvla.actions.fitting import check_fit
+        from spatialvla.evaluation.benchmarks.protocol import Inputs
+        from spatialvla.processor import Processor
+
+        benchmark_for = self._installed_benchmark()
+        processor = Processor.from_pretrained(self.options.policy)
+        dataset = processor.dataset_for(self.options.dataset)
+        units = processor.action_units(dataset)
+        inputs = Inputs(processor.camera_names[1:], processor.states_of(dataset)).without(self.without)
+        benchmark = benchmark_for(processor.image_size, units, inputs)
+        check_fit(
+            units,
+            replace(benchmark.takes, control_hz=None) if self.other_rate else benchmark.takes,
+            self.suite,
+            statistics=processor.dataset_statistics(dataset),
+            unknown_units=self.unknown_units,
+            advice=self._advice(units, benchmark.takes),
+        )
+        return benchmark
+
+    def _checked_plan(self, benchmark: Benchmark) -> Latency | None:
         """How late chunks come. Raises InputError where that is not clear, or there is not what is to be played."""
-        from spatialvla.actions.units import UNKNOWN
         from spatialvla.evaluation.benchmarks.chosen_tasks import chosen_tasks
-        from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE
         from spatialvla.evaluation.results.latency import Latency
 
         self._check_realtime()
         if self.workers < 1:
             raise InputError(f"--workers must be at least 1, not {self.workers}.")
-        any_policys = benchmark_for(224, UNKNOWN, FIRST_CAMERA_ALONE)
-        chosen_tasks(any_policys, self.suite, self.tasks or None, self.episodes_per_task)
+        chosen_tasks(benchmark, self.suite, self.tasks or None, self.episodes_per_task)
         if self.latency is None:
             return None
-        return Latency.parse(self.latency, any_policys.conventions(self.suite).control_hz)
+        return Latency.parse(self.latency, benchmark.conventions(self.suite).control_hz)
 
     def _check_realtime(self) -> None:
         """Raises InputError where it is not said how late chunks come, or twice."""
@@ -248,7 +253,7 @@ class Evaluate(Verb):
         if self.realtime and self.execution.latency_steps != Execution().latency_steps:
             raise InputError("--realtime takes --latency; leave out --execution.latency-steps.")
 
-    def _checked_benchmark(self) -> MakesBenchmark:
+    def _installed_benchmark(self) -> Callable[[int, ActionUnits, Inputs], Benchmark]:
         """How what is to be played is made for a policy; InputError where it cannot be played at all."""
         if self.gym is None:
             from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite

@@ -143,17 +143,12 @@ class Serve(Verb):
             serve = self._protocol()
             from spatialvla.serving.recorder import recorded
             from spatialvla.serving.status_pages import pages
-        from spatialvla.actions.fitting import check_fit
-        from spatialvla.actions.units import UNKNOWN
-
         if self.threads < 1:
             raise InputError(f"--threads must be at least 1, not {self.threads}.")
         log_to_stderr(self.log_format)
         watched, recorded_to = self._dashboard(), destination(self.rerun)
         options = self._options()
         service = self._service(options)
-        # A robot is not moved in unknown units without a word of it.
-        check_fit(service.units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
         print(service.limits.describe(), file=sys.stderr, flush=True)
         if self.stop_above.asked:
             print(self.stop_above.describe(), file=sys.stderr, flush=True)
@@ -236,9 +231,12 @@ class Serve(Verb):
     def _service(self, options: ProtocolOptions) -> Service:
         import torch
 
+        from spatialvla.actions.fitting import check_fit
+        from spatialvla.actions.units import UNKNOWN
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.geometry.robot_calibration import RobotCalibration
-        from spatialvla.serving.engine.service import service_for
+        from spatialvla.processor import Processor
+        from spatialvla.serving.engine.service import checked_limits, service_for
         from spatialvla.serving.guard.limits import Limits
 
         access = self._access(self.host)
@@ -253,6 +251,13 @@ class Serve(Verb):
                 "--dashboard-port": (self.dashboard_host, self.dashboard_port if self.dashboard else None),
             }
         )
+        # Loading the weights takes longest: what can be refused without them is refused before.
+        processor = Processor.from_pretrained(self.options.policy)
+        dataset = processor.dataset_for(self.options.dataset)
+        fitting = checked_limits(processor, dataset, limits, self.stop_above, self.uncertainty)
+        # A robot is not moved in unknown units without a word of it.
+        units = fitting.units.filled(processor.action_units(dataset))
+        check_fit(units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(

@@ -13,6 +13,7 @@ from spatialvla.errors import InputError
 from spatialvla.execution import Executor
 from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.policy import Policy
+from spatialvla.processor import Processor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.requests import PolicyRequest
@@ -101,6 +102,25 @@ class Service:
         return Session(self.engine, executor, self.limits, first, address, self.watchers, self.stop_above)
 
 
+def checked_limits(
+    processor: Processor, dataset: str | None, limits: Limits, stop_above: StopAbove, tells: bool
+) -> Limits:
+    """The limits in the units of a policy's actions, for which its weights are not needed.
+
+    tells: whether the policy tells how sure it is. Raises InputError as `service_for`.
+    """
+    units = processor.action_units(dataset)
+    check_fit(
+        units,
+        ActionUnits(gripper=STANDARD_GRIPPER),
+        "The server",
+        statistics=processor.dataset_statistics(dataset),
+        unknown_units=True,
+    )
+    stop_above.check_policy(tells, units)
+    return limits.in_units(units)
+
+
 def service_for(
     policy: Policy,
     *,
@@ -121,15 +141,9 @@ def service_for(
     go from 0 (closed) to 1 (open), which is what limits and mappings take, and for a `stop_above` that the policy
     does not tell.
     """
-    check_fit(
-        policy.units,
-        ActionUnits(gripper=STANDARD_GRIPPER),
-        "The server",
-        statistics=policy.processor.dataset_statistics(policy.dataset),
-        unknown_units=True,
+    limits = checked_limits(
+        policy.processor, policy.dataset, limits or Limits(), stop_above, policy.uncertainty
     )
-    stop_above.check_policy(policy.uncertainty, policy.units)
-    limits = (limits or Limits()).in_units(policy.units)
     traffic = traffic or TrafficLimits()
     engine = Engine(policy, check=traffic.check, settings=settings)
     engine.start([PolicyRequest(_in_the_dark(policy), policy.new_executor())])
