@@ -1,9 +1,11 @@
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import WholeChunks
 from spatialvla.data.lerobot import LeRobotDataset
 from spatialvla.data.lerobot.depth_video import DepthQuantization
@@ -12,9 +14,11 @@ from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.errors import InputError
 from spatialvla.simulation.libero.recorder import PANDA
 from spatialvla.simulation.recorders import record_demonstrations
+from spatialvla.simulation.recording import recorder
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import store
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView
+from spatialvla.simulation.widowx.recorder import WidowXRecorder
 
 
 def _episode(seed: int, steps: int) -> Demonstration:
@@ -148,6 +152,51 @@ def test_an_existing_dataset_is_refused_before_recording(tmp_path):
     store(_saved(tmp_path / "raw", [4]), tmp_path / "dataset", PANDA)
     with pytest.raises(InputError, match="already holds a dataset"):
         record_demonstrations(RecordingConfig(tmp_path / "dataset", episodes_per_task=1))
+
+
+@pytest.mark.parametrize("more", [{"cameras": "random"}, {"wrist": True}])
+def test_further_cameras_are_refused_where_a_photograph_is_the_background(tmp_path, more):
+    config = RecordingConfig(tmp_path / "dataset", suite="simpler_widowx", **more)
+    with pytest.raises(InputError, match="simpler_widowx has one camera"):
+        record_demonstrations(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_widowx_demonstrations_say_their_robot_rate_and_units(tmp_path):
+    embodiment = WidowXRecorder().embodiment
+    store(_saved(tmp_path / "raw", [5]), tmp_path / "dataset", embodiment)
+    dataset, source = LeRobotDataset(tmp_path / "dataset"), LeRobotSource(tmp_path / "dataset")
+    assert dataset.fps == 5
+    assert source.units == published_units("bridge_orig")
+    assert "observation.images.3rd_view_camera" in dataset.features
+
+
+class Failing:
+    """A simulator in which nothing succeeds before the fourth attempt at each episode."""
+
+    embodiment = PANDA
+
+    def check(self, config):
+        pass
+
+    def task_names(self, suite):
+        return ["lift", "push"]
+
+    @contextmanager
+    def playing(self, config, task):
+        yield lambda seed: _episode(sum(seed), 4) if seed[-1] == 3 else None
+
+
+def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(tmp_path):
+    config = RecordingConfig(tmp_path / "out", episodes_per_task=2, workers=1, seed=5)
+    recorder._record_task(Failing(), config, 1, [(0, tmp_path / "task_01_episode_0000.npz")])
+    kept = (tmp_path / "task_01_episode_0000.npz").stat().st_mtime_ns
+    files = recorder.record_episodes(Failing(), config, tmp_path)
+    assert [file.name for file in files] == [f"task_0{t}_episode_000{k}.npz" for t in (0, 1) for k in (0, 1)]
+    assert files[2].stat().st_mtime_ns == kept
+    assert Demonstration.load(files[3]).instruction == f"pick up bowl {5 + 1 + 1 + 3}"
+    with pytest.raises(InputError, match="has the tasks 0 to 1, not 2"):
+        recorder.record_episodes(Failing(), replace(config, tasks=(2,)), tmp_path)
 
 
 @pytest.mark.sim

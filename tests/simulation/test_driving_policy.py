@@ -1,13 +1,12 @@
-"""A policy that drives while demonstrations are recorded says its actions as LIBERO's controller takes them."""
+"""A policy that drives while demonstrations are recorded says its actions as the simulator's controller takes them."""
 
 from dataclasses import replace
 
 import pytest
 
 from spatialvla import Policy
-from spatialvla.actions.units import LIBERO, UNKNOWN
+from spatialvla.actions.units import BRIDGE, LIBERO, UNKNOWN
 from spatialvla.errors import InputError
-from spatialvla.simulation.libero import recorder
 from spatialvla.simulation.recorders import record_demonstrations
 from spatialvla.simulation.recording import recorder as recording
 from spatialvla.simulation.recording.config import RecordingConfig
@@ -21,7 +20,7 @@ def record(tmp_path, monkeypatch):
     def run(units, **options):
         processor = replace(nano.processor, units={"libero_spatial": units})
         monkeypatch.setattr(
-            recorder.Policy, "from_pretrained", lambda name: Policy(nano.model, processor), raising=True
+            recording.Policy, "from_pretrained", lambda name: Policy(nano.model, processor), raising=True
         )
         asked = []
         monkeypatch.setattr(recording, "record_episodes", lambda *args: asked.append(args) or [])
@@ -45,3 +44,9 @@ def test_unknown_units_drive_only_where_that_is_asked_for(record):
         record(UNKNOWN)
     assert len(record(UNKNOWN, unknown_units=True)) == 1
     assert len(record(LIBERO)) == 1
+
+
+def test_each_suite_has_its_own_units(record):
+    assert len(record(BRIDGE, suite="simpler_widowx")) == 1
+    with pytest.raises(InputError, match="the WidowX's controller takes other actions"):
+        record(LIBERO, suite="simpler_widowx")

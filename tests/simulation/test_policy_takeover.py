@@ -1,6 +1,6 @@
 import numpy as np
 
-from spatialvla.simulation.libero.policy_takeover import LAST_STEP, Takeover
+from spatialvla.simulation.recording.policy_takeover import LAST_STEP, Takeover
 from spatialvla.types import ActionChunk, Observation
 
 OBSERVATION = Observation(np.zeros((4, 4, 3), np.uint8), "pick up the bowl")
@@ -18,9 +18,9 @@ class CountingPolicy:
         return [ActionChunk(np.repeat(numbers[:, None], 7, axis=1), np.zeros((4, 3), np.int64))]
 
 
-def _driven(seed):
+def _driven(seed, fps=20):
     policy = CountingPolicy()
-    takeover = Takeover(policy, np.random.default_rng(seed))
+    takeover = Takeover(policy, np.random.default_rng(seed), fps)
     return [takeover(OBSERVATION) for _ in range(LAST_STEP + 50)], policy
 
 
@@ -40,3 +40,10 @@ def test_chunks_are_driven_in_order_and_never_across_a_pause():
             continued = step > 0 and numbers[step - 1] >= 0 and numbers[step] == numbers[step - 1] + 1
             assert continued or numbers[step] % 4 == 0
         assert policy.asked <= np.ceil((numbers >= 0).sum() / 4) + len(actions) / 24
+
+
+def test_turns_take_as_long_where_there_are_fewer_steps_a_second():
+    for seed in range(20):
+        by_policy = np.array([action is not None for action in _driven(seed, fps=5)[0]])
+        assert 0.2 < by_policy[: LAST_STEP // 4].mean() < 1
+        assert not by_policy[LAST_STEP // 4 :].any()

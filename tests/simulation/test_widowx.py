@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import project
 from spatialvla.geometry.rotations import matrices
 from spatialvla.simulation.widowx import env as widowx
+from spatialvla.simulation.widowx.demonstration import REST, demonstrate
 from spatialvla.simulation.widowx.env import START_STATES, TASKS, WidowXEnv, command
 from spatialvla.simulation.widowx.expert import WidowXExpert
 
@@ -73,7 +75,7 @@ class Ideal:
         self.fingers = np.full(2, 0.037)
         self.source, self.target = np.eye(4), np.eye(4)
         self.source[:3, 3], self.target[:3, 3] = (0.38, 0.1, 0.01), (0.25, -0.05, 0.002)
-        self.is_holding = False
+        self.is_holding, self.is_still = False, False
 
     @property
     def told(self) -> np.ndarray:
@@ -261,3 +263,31 @@ def test_the_expert_succeeds_through_the_policys_actions(task):
     environment.close()
     assert success
     assert environment.grasped
+
+
+@pytest.mark.sim
+def test_a_demonstration_is_the_same_drawn_or_not_and_never_begins_at_a_stored_state(env):
+    expert = WidowXExpert(env)
+    seen = demonstrate(env, expert, np.random.default_rng([0, 0, 0]))
+    assert seen is not None
+    assert not seen.takeover.any()
+    assert (seen.actions[-REST:, 6] == 1).all()
+    stored = [env.stored_places()[state].positions for state in range(START_STATES)]
+    again = demonstrate(env, expert, np.random.default_rng([0, 0, 0]), draw=False)
+    np.testing.assert_array_equal(again.states, seen.states)
+    np.testing.assert_array_equal(again.actions, seen.actions)
+    env.sample_state(np.random.default_rng([0, 0, 0]))
+    world = np.stack([thing.pose.p[0].numpy() for thing in env._env.objs.values()])
+    assert all(np.linalg.norm((world - places)[:, :2], axis=1).max() > 0.01 for places in stored)
+    env.reset_to(4)
+    assert len(env.stored_places()) == START_STATES, "SimplerEnv's own places are back"
+
+
+@pytest.mark.sim
+def test_the_camera_sees_the_things_where_its_extrinsics_say(env):
+    env.reset_to(7)
+    image, depth = env.render_rgbd()
+    for pose in (env.source, env.target):
+        ((u, v),), (distance,) = project(pose[None, :3, 3], env.intrinsics, env.extrinsics)
+        assert abs(depth[int(v), int(u)] - distance) < 0.03, "its surface is nearer than its middle, a little"
+        assert (image[int(v), int(u)] != env.photograph[int(v), int(u)]).any()

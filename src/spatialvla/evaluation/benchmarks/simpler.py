@@ -119,9 +119,9 @@ class SimplerTask:
         return self.env.step(in_meters(action, self._units))
 
     def observe(self, depth: bool) -> Observation:
-        """The camera's picture with its intrinsics and, if asked for, its depth in meters."""
+        """The camera's picture, its intrinsics, where it stands and, if asked for, its depth in meters."""
         image, meters = self.env.render_rgbd() if depth else (self.env.render(), None)
-        return Observation(image, self.env.task.instruction, self.env.intrinsics, meters)
+        return Observation(image, self.env.task.instruction, self.env.intrinsics, meters, self.env.extrinsics)
 
     @property
     def gripper_position(self) -> np.ndarray:

@@ -10,11 +10,11 @@ from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
-from spatialvla.simulation.libero.policy_takeover import Takeover
 from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
 from spatialvla.simulation.recording.disturbance import Disturbance
+from spatialvla.simulation.recording.policy_takeover import Takeover
 from spatialvla.types import Observation
 
 TAKEOVER_STEPS = 40  # more than the benchmark allows, for episodes that a policy drives for stretches

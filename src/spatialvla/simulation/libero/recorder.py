@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import LIBERO
 from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import demonstrate
@@ -19,7 +18,7 @@ from spatialvla.simulation.libero.viewpoints import viewpoints
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment
 from spatialvla.simulation.recording.demonstration import Demonstration
-from spatialvla.simulation.recording.recorder import Play
+from spatialvla.simulation.recording.recorder import Play, check_policy
 
 PANDA = Embodiment("panda", "agentview", FPS, LIBERO)
 _CAMERAS = 1  # the last part of the seed that cameras are drawn by
@@ -34,12 +33,7 @@ class LiberoRecorder:
 
     def check(self, config: RecordingConfig) -> None:
         """Raises InputError for a policy whose actions are not those of LIBERO's controller."""
-        if config.policy is None:
-            return
-        policy = Policy.from_pretrained(config.policy)
-        statistics = policy.processor.dataset_statistics(policy.dataset)
-        taker = "LIBERO's controller"
-        check_fit(policy.units, LIBERO, taker, statistics=statistics, unknown_units=config.unknown_units)
+        check_policy(config, LIBERO, "LIBERO's controller")
 
     def task_names(self, suite: str) -> Sequence[str]:
         """LIBERO's own; InputError for an unknown suite."""

@@ -13,8 +13,11 @@ from typing import Protocol
 
 import torch
 
+from spatialvla.actions.fitting import check_fit
+from spatialvla.actions.units import ActionUnits
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.errors import InputError
+from spatialvla.policy import Policy
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment, store
 from spatialvla.simulation.recording.demonstration import Demonstration
@@ -40,6 +43,14 @@ class Recorder(Protocol):
 
     def playing(self, config: RecordingConfig, task: int) -> AbstractContextManager[Play]:
         """The simulator with this task in it, ready to play its episodes."""
+
+
+def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> None:
+    """Raises InputError where a policy is to drive whose actions are others than `taker` takes."""
+    if config.policy is not None:
+        policy = Policy.from_pretrained(config.policy)
+        statistics = policy.processor.dataset_statistics(policy.dataset)
+        check_fit(policy.units, taken, taker, statistics=statistics, unknown_units=config.unknown_units)
 
 
 def record(recorder: Recorder, config: RecordingConfig) -> None:

@@ -1,4 +1,4 @@
-"""One episode of SimplerEnv's WidowX tasks that the expert plays, disturbed."""
+"""One episode of SimplerEnv's WidowX tasks: the expert plays, disturbed, now and then with a policy at the wheel."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import numpy as np
 from PIL import Image
 
 from spatialvla.geometry.camera import resize_intrinsics
+from spatialvla.policy import Policy
 from spatialvla.simulation.recording.demonstration import Demonstration, stacked
 from spatialvla.simulation.recording.disturbance import Disturbance
+from spatialvla.simulation.recording.policy_takeover import Takeover
 from spatialvla.simulation.widowx.env import CONTROL_HZ, WidowXEnv
-from spatialvla.simulation.widowx.expert import SPEED, WidowXExpert
+from spatialvla.simulation.widowx.expert import WidowXExpert
+from spatialvla.types import Observation
 
 REST = 4  # steps for which the hand rests at the end: the benchmark goes on after a success, and so has a policy to
+RECOVERY = 30  # steps beyond the benchmark's time limit, which disturbances or a policy at the wheel may cost
 PICTURE = (192, 256)  # height and width in pixels; evaluation shows 480 x 640
-_DISTURBANCE = (SPEED, 0.5)  # meters and radians
+_DISTURBANCE = (0.02, 0.4)  # meters and radians
 _STILL = 1e-3  # meters and radians
 
 
@@ -23,48 +27,58 @@ def demonstrate(
     rng: np.random.Generator,
     disturbed: bool = True,
     draw: bool = True,
+    policy: Policy | None = None,
 ) -> Demonstration | None:
     """One episode from freshly drawn places; None if it did not succeed within the benchmark's time limit.
 
+    disturbed: by `Disturbance`; there is more time then.
     draw: False leaves images and depth empty, which is much faster.
+    policy: drives for stretches, see `Takeover`; such an episode may take longer, too, and has to be drawn.
     """
     env.sample_state(rng)
     disturb = Disturbance(rng, _DISTURBANCE, CONTROL_HZ) if disturbed else None
+    takeover = Takeover(policy, rng, CONTROL_HZ) if policy else None
     if disturb:
         for action in disturb.displacement():
             env.step(action)
     frames: list[tuple[np.ndarray, ...]] = []
     rested = 0
-    for _ in range(env.task.time_limit):
+    for _ in range(env.task.time_limit + (RECOVERY if disturbed or policy else 0)):
         action = expert()
-        image, depth = _seen(env) if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float16))
-        frames.append((image, depth, action, env.proprioception(), env.state(), np.zeros((), np.float32)))
-        succeeds = env.step(disturb(action) if disturb else action)
-        rested = rested + 1 if succeeds and np.abs(action[:6]).max() < _STILL else 0
+        image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
+        done = disturb(action) if disturb else action
+        driven = takeover(_observation(env, image)) if takeover else None
+        done = done if driven is None else driven
+        small, readings = _shrunk(image, depth) if draw else (image, depth)
+        by_policy = np.asarray(driven is not None, np.float32)
+        frames.append((small, readings, action, env.proprioception(), env.state(), by_policy))
+        rests = env.step(done) and np.abs(action[:6]).max() < _STILL
+        rested = rested + 1 if rests else 0
         if rested == REST:
-            images, depths, actions, proprioception, states, takeover = stacked(frames)
+            images, depths, actions, proprioception, states, driven_by = stacked(frames)
             intrinsics = resize_intrinsics(env.intrinsics, env.photograph.shape[:2], PICTURE)
             extrinsics = env.extrinsics.astype(np.float32)
             return Demonstration(
                 images,
-                depths,
+                depths.astype(np.float16),
                 actions,
                 proprioception.astype(np.float32),
                 states,
-                takeover,
+                driven_by,
                 intrinsics.astype(np.float32),
-                extrinsics,
-                extrinsics,
-                env.task.instruction,
+                camera_pose=extrinsics,
+                extrinsics=extrinsics,
+                instruction=env.task.instruction,
             )
     return None
 
 
-def _seen(env: WidowXEnv) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and its depth (float16 meters), in the size that is stored; of depth, the nearest readings."""
-    image, depth = env.render_rgbd()
+def _shrunk(image: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and depth in the size that is stored; of depth, the nearest readings."""
     size = PICTURE[::-1]
     small = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(small), np.asarray(
-        Image.fromarray(depth).resize(size, Image.Resampling.NEAREST), np.float16
-    )
+    return np.asarray(small), np.asarray(Image.fromarray(depth).resize(size, Image.Resampling.NEAREST))
+
+
+def _observation(env: WidowXEnv, image: np.ndarray) -> Observation:
+    return Observation(image, env.task.instruction, env.intrinsics, extrinsics=env.extrinsics)

@@ -32,6 +32,7 @@ _ROBOT = "robots/widowx/wx250s.urdf"
 _ARM_SPREAD = 0.02  # radians, of each joint in a sampled start state (deviation), as in LIBERO's
 _LARGEST_SHIFT = 0.1  # meters that a thing may move while it settles
 _FINGERS = 2
+_STILL = 0.06  # radians a second; arms that push against something creep
 _OPEN = 0.5  # above this the policy's gripper is open, in SimplerEnv's wrapper of SpatialVLA
 
 
@@ -203,6 +204,11 @@ class WidowXEnv:
     def fingers(self) -> np.ndarray:
         """(2,) meters from the hand's middle to each finger: 0.037 open, 0.015 closed."""
         return np.asarray(self._env.agent.robot.get_qpos()[0, -_FINGERS:].double())
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the arm stands still, wherever it was told to go."""
+        return bool(self._env.agent.robot.get_qvel()[0, :-_FINGERS].abs().max() < _STILL)
 
     @property
     def is_holding(self) -> bool:

@@ -23,11 +23,13 @@ CLEARANCE = 0.004  # of the fingertips above what the thing lies on
 APPROACH = 0.08  # height above the grasp while still beside it, and of the empty hand in the end
 CARRY = 0.06  # height of the thing's bottom above the target's top while still beside it
 DROP = 0.004  # height of the same at which the fingers open
-THERE = 0.005  # of the hand from where it was told to go, once it has arrived
+THERE = 0.005  # of the hand from where it was told to go, once it has arrived or something holds it up
 SHUT = 0.0165  # of a finger from the middle, with nothing between them
 # Faces that meet exactly parallel touch, in PhysX, at points that may all lie on one side, and what is held
-# swings about them. Fingers that close a little askew touch at opposite ends, and turn the thing flush.
+# swings about them. Fingers that close a little askew touch at opposite ends, and turn the thing flush. What is long
+# and round slips out of such fingers instead.
 ASKEW = 0.07  # radians
+SQUARE = 1.5  # most widest to narrowest width of what is taken askew
 _ANGLES = np.deg2rad(np.arange(-90, 90, 2))
 
 
@@ -58,8 +60,8 @@ class WidowXExpert:
         rise = height - told[2, 3]
         goal[:2, 3] = told[:2, 3] + shift[:2] * _ramp(-rise, -0.06, -0.01)
         goal[2, 3] = height
-        arrived = np.linalg.norm(self._env.tool[:3, 3] - goal[:3, 3]) < THERE
-        return goal, CLOSED if arrived and not missed and beside < 0.005 else OPEN
+        arrived = self._env.is_still or np.linalg.norm(self._env.tool[:3, 3] - goal[:3, 3]) < THERE
+        return goal, CLOSED if arrived and not missed and beside < 0.005 and abs(rise) < THERE else OPEN
 
     def _carry(self, told: np.ndarray) -> tuple[np.ndarray, float]:
         """Up, over to the target and down; opening just above it."""
@@ -86,10 +88,11 @@ class WidowXExpert:
         Of equal widths the one that needs the least turning wins.
         """
         corners = self._env.surface("source")
-        now = np.arctan2(told[1, 1], told[0, 1]) - ASKEW  # of the fingers' direction
-        turns = (_ANGLES - now + np.pi / 2) % np.pi - np.pi / 2
         widths = np.ptp(corners[:, :2] @ np.stack([np.cos(_ANGLES), np.sin(_ANGLES)]), axis=0)
-        angle = now + turns[np.argmin(widths + 0.005 * np.abs(turns))] + ASKEW
+        askew = ASKEW if widths.max() < SQUARE * widths.min() else 0.0
+        now = np.arctan2(told[1, 1], told[0, 1]) - askew  # of the fingers' direction
+        turns = (_ANGLES - now + np.pi / 2) % np.pi - np.pi / 2
+        angle = now + turns[np.argmin(widths + 0.005 * np.abs(turns))] + askew
         across, along = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         middle = [
             (corners[:, :2] @ axis).max() / 2 + (corners[:, :2] @ axis).min() / 2 for axis in (across, along)

@@ -10,10 +10,11 @@ import numpy as np
 
 from spatialvla.actions.units import BRIDGE
 from spatialvla.errors import InputError
+from spatialvla.policy import Policy
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment
 from spatialvla.simulation.recording.demonstration import Demonstration
-from spatialvla.simulation.recording.recorder import Play
+from spatialvla.simulation.recording.recorder import Play, check_policy
 from spatialvla.simulation.widowx.demonstration import demonstrate
 from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, TASKS, WidowXEnv
 from spatialvla.simulation.widowx.expert import WidowXExpert
@@ -26,14 +27,13 @@ class WidowXRecorder:
     embodiment = Embodiment("widowx", CAMERA, CONTROL_HZ, BRIDGE)
 
     def check(self, config: RecordingConfig) -> None:
-        """Raises InputError for further cameras and for a policy at the wheel."""
+        """Raises InputError for further cameras, and for a policy whose actions are in other units."""
         if config.views.names:
             raise InputError(
                 f"{config.suite} has one camera, whose photograph is laid behind the robot; record it without "
                 "--cameras random and --wrist."
             )
-        if config.policy is not None:
-            raise InputError(f"No policy drives while {config.suite} is recorded; leave --policy out.")
+        check_policy(config, BRIDGE, "the WidowX's controller")
 
     def task_names(self, suite: str) -> Sequence[str]:
         """The instructions, which name the tasks."""
@@ -42,11 +42,12 @@ class WidowXRecorder:
     @contextmanager
     def playing(self, config: RecordingConfig, task: int) -> Iterator[Play]:
         """The scene of one task. Raises InputError where the simulator is missing."""
+        policy = Policy.from_pretrained(config.policy) if config.policy else None
         env = WidowXEnv(TASKS[task])
         expert = WidowXExpert(env)
 
         def play(seed: Sequence[int]) -> Demonstration | None:
-            return demonstrate(env, expert, np.random.default_rng(seed))
+            return demonstrate(env, expert, np.random.default_rng(seed), policy=policy)
 
         yield play
         env.close()

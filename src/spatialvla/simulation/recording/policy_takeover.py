@@ -11,6 +11,7 @@ LAST_STEP = 120  # from here on the expert drives, so that the episode ends in s
 _FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch, and between stretches:
 _PAUSE = (8, 40)
 _STRETCH = (16, 80)  # steps
+_STEPS_A_SECOND = 20  # that these numbers are meant for
 
 
 class Takeover:
@@ -18,13 +19,16 @@ class Takeover:
 
     The policy's mistakes become states of the demonstration, and what the expert does there is what is
     learned.
+    fps: control steps a second; stretches last as long at any.
     """
 
-    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
+    def __init__(self, policy: Policy, rng: np.random.Generator, fps: float = _STEPS_A_SECOND) -> None:
         self._policy = policy
         self._rng = rng
-        self._start = int(rng.integers(_FIRST_PAUSE + 1))
-        self._end = self._start + int(rng.integers(*_STRETCH))
+        self._pace = _STEPS_A_SECOND / fps
+        self._last = round(LAST_STEP / self._pace)
+        self._start = self._steps(0, _FIRST_PAUSE + 1)
+        self._end = self._start + self._steps(*_STRETCH)
         self._step = 0
         self._queue: list[np.ndarray] = []
 
@@ -32,11 +36,15 @@ class Takeover:
         """(7,) the policy's action for this step, or None while the expert drives. Call it once a step."""
         step, self._step = self._step, self._step + 1
         if step >= self._end:
-            self._start = step + int(self._rng.integers(*_PAUSE))
-            self._end = self._start + int(self._rng.integers(*_STRETCH))
+            self._start = step + self._steps(*_PAUSE)
+            self._end = self._start + self._steps(*_STRETCH)
             self._queue = []
-        if step < self._start or step >= LAST_STEP:
+        if step < self._start or step >= self._last:
             return None
         if not self._queue:
             self._queue = list(self._policy.predict([observation])[0].actions)
         return self._queue.pop(0)
+
+    def _steps(self, shortest: int, too_long: int) -> int:
+        """A length in the robot's own steps."""
+        return round(int(self._rng.integers(shortest, too_long)) / self._pace)
