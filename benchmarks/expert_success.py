@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import tyro
 
+from spatialvla.errors import InputError
 from spatialvla.simulation.libero import demonstration as libero
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
@@ -30,6 +32,7 @@ class Options:
     episodes: int = 20
     seed: int = 100
     tasks: tuple[int, ...] = ()  # all unless given
+    starts: Literal["calm", "disturbed", "both"] = "both"
 
 
 def instructions(suite: str) -> Sequence[str]:
@@ -49,17 +52,24 @@ def player(suite: str, task: int) -> Play:
 
 
 def main(options: Options) -> None:
-    print("| task | calm | steps | disturbed | steps |\n|---|---|---|---|---|")
+    kinds = ["calm", "disturbed"] if options.starts == "both" else [options.starts]
+    print("| task |" + "".join(f" {kind} | steps |" for kind in kinds))
+    print("|---" * (1 + 2 * len(kinds)) + "|")
     names = instructions(options.suite)
     for number in options.tasks or range(len(names)):
-        play = player(options.suite, number)
         cells = [f"{number} {names[number]}"]
-        for disturbed in (False, True):
+        try:
+            play = player(options.suite, number)
+        except InputError as error:
+            print(f"| {cells[0]} | {error} |", flush=True)
+            continue
+        for kind in kinds:
             lengths = []
             for episode in range(options.episodes):
-                done = play(np.random.default_rng([options.seed, number, episode]), disturbed)
+                done = play(np.random.default_rng([options.seed, number, episode]), kind == "disturbed")
                 lengths += [len(done.actions)] if done else []
-            cells += [f"{len(lengths)}/{options.episodes}", f"{np.mean(lengths):.0f} (≤ {max(lengths)})"]
+            steps = f"{np.mean(lengths):.0f} (≤ {max(lengths)})" if lengths else ""
+            cells += [f"{len(lengths)}/{options.episodes}", steps]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

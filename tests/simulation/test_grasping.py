@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from spatialvla.simulation.libero.skills.boxes import Boxes
-from spatialvla.simulation.libero.skills.grasping import DEPTH, RADIUS, WALL_LEAN, body_grasp, rim_grasp
+from spatialvla.simulation.libero.skills.grasping import (
+    DEPTH,
+    RADIUS,
+    WALL_DEPTH,
+    WALL_LEAN,
+    body_grasp,
+    rim_grasp,
+    wall_grasp,
+)
 
 BOWL = np.array([0.1, 0.2, 0.9])
 FAR_AWAY = Boxes(np.array([[5.0, 5, 5]]), np.eye(3)[None], np.full((1, 3), 0.1))
@@ -73,6 +81,35 @@ def test_what_stands_upright_along_another_axis_is_taken_the_same():
     bottle = Boxes(BOWL[None], upright[None], np.array([[0.04, 0.06, 0.015]]))
     grasp = body_grasp(upright, bottle, FAR_AWAY, fingertip=0.012)
     assert abs(grasp.yaw) == pytest.approx(np.pi / 2)
+
+
+def _mug() -> Boxes:
+    """Walls in +x, -x, +y and -y around a floor, 8 cm wide and 10 cm high."""
+    sides = np.array([[0.04, 0, 0.05], [-0.04, 0, 0.05], [0, 0.04, 0.05], [0, -0.04, 0.05], [0, 0, 0.004]])
+    half = np.array([[0.003, 0.04, 0.05]] * 2 + [[0.04, 0.003, 0.05]] * 2 + [[0.04, 0.04, 0.004]])
+    return Boxes(BOWL + sides, np.stack([np.eye(3)] * 5), half)
+
+
+def test_a_mug_is_taken_by_the_wall_that_needs_no_turning():
+    across = body_grasp(np.eye(3), _mug(), FAR_AWAY, fingertip=0.012)
+    assert across.width > 0.08  # more than the fingers open
+    grasp = wall_grasp(_mug(), FAR_AWAY, GRIPPER)
+    assert grasp is not None
+    assert grasp.yaw == pytest.approx(0)
+    np.testing.assert_allclose(np.abs(grasp.position - BOWL), [0, 0.04, 0.1 - WALL_DEPTH], atol=1e-9)
+
+
+def test_a_mug_between_neighbors_is_taken_by_another_wall():
+    beside = Boxes(
+        BOWL + np.array([[0, 0.1, 0.05], [0, -0.1, 0.05]]), np.stack([np.eye(3)] * 2), np.full((2, 3), 0.03)
+    )
+    grasp = wall_grasp(_mug(), beside, GRIPPER)
+    assert grasp is not None
+    assert abs(grasp.position[0] - BOWL[0]) == pytest.approx(0.04)
+
+
+def test_a_solid_block_has_no_wall_to_be_taken_by():
+    assert wall_grasp(_wall([0, 0, 1], [0.05, 0.05, 0.05]), FAR_AWAY, GRIPPER) is None
 
 
 def test_neighbors_beside_both_ends_of_a_can_turn_the_hand():

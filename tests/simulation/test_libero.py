@@ -14,6 +14,10 @@ from spatialvla.geometry.known_cameras import LIBERO_WRIST
 from spatialvla.geometry.workspace import AROUND_BASE
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
+from spatialvla.simulation.libero.skills.carry_into import CarryInto
+from spatialvla.simulation.libero.skills.goals import skills_for
+from spatialvla.simulation.libero.skills.hand import Hand
+from spatialvla.simulation.libero.skills.opening import Close
 from spatialvla.simulation.libero.tasks import suites, tasks
 from spatialvla.vision.ego3d import Ego3DPositionEncoding, patch_points
 
@@ -251,13 +255,31 @@ def test_the_expert_puts_flat_and_tall_things_into_the_basket(task):
     assert any(env.step(expert()) for _ in range(220))
 
 
-@pytest.mark.parametrize("task", [0, 3, 5, 7])
-def test_the_expert_opens_pushes_and_turns(task):
-    env = LiberoEnv(tasks("libero_goal")[task], image_size=32)
+@pytest.mark.parametrize(
+    ("suite", "task"),
+    [
+        ("libero_goal", 0),  # opens a drawer
+        ("libero_goal", 5),  # pushes
+        ("libero_10", 2),  # turns a knob, then takes a pot by its handle
+        ("libero_10", 3),  # puts into a drawer, which it closes
+        ("libero_10", 4),  # takes mugs by their walls, one after another
+        ("libero_10", 5),  # turns a book to fit
+        ("libero_10", 9),  # puts into a microwave, which it closes
+    ],
+)
+def test_the_expert_brings_about_every_kind_of_goal(suite, task):
+    env = LiberoEnv(tasks(suite)[task], image_size=32)
     expert = LiberoExpert(env)
     env.sample_state(np.random.default_rng(11))
     env.settle()
-    assert any(env.step(expert()) for _ in range(200))
+    assert any(env.step(expert()) for _ in range(300))
+
+
+def test_the_expert_closes_last():
+    env = LiberoEnv(tasks("libero_10")[3], image_size=32)
+    assert env.simulator.parsed_problem["goal_state"][0][0] == "close"
+    skills = skills_for(env, Hand(env))
+    assert [type(skill) for skill in skills] == [CarryInto, Close]
 
 
 def test_the_expert_says_which_goals_it_does_not_know(env, monkeypatch):

@@ -6,8 +6,15 @@ import numpy as np
 
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.skills.boxes import boxes, geoms, geoms_but
-from spatialvla.simulation.libero.skills.grasping import Grasp, body_grasp, rim_grasp
-from spatialvla.simulation.libero.skills.hand import FINGERTIP, RADIUS, Hand, about_vertical, ramp
+from spatialvla.simulation.libero.skills.grasping import (
+    OPENING,
+    WALL_LEAN,
+    Grasp,
+    body_grasp,
+    rim_grasp,
+    wall_grasp,
+)
+from spatialvla.simulation.libero.skills.hand import FINGERTIP, RADIUS, Hand, ramp
 from spatialvla.simulation.libero.skills.placing import Place
 from spatialvla.simulation.libero.skills.skill import Goal, Motion
 
@@ -64,7 +71,10 @@ class Carry:
         obstacles = boxes(self._env, self._obstacles)
         if self._is_bowl:
             return rim_grasp(origin, rotation, obstacles, here, self._hand.floor)
-        return body_grasp(rotation, boxes(self._env, self._body), obstacles, FINGERTIP)
+        body = boxes(self._env, self._body)
+        across = body_grasp(rotation, body, obstacles, FINGERTIP)
+        by_wall = wall_grasp(body, obstacles, here) if across.width > OPENING else None
+        return by_wall or across
 
     def _bring(self) -> Motion:
         """Up, over to the place and down; opening just above it."""
@@ -74,7 +84,8 @@ class Carry:
         rotation, turned_away = self._hand.upright(self._hand.yaw), 0.0
         if target.across is not None:
             turn = self._hand.turn_across(target.across)
-            rotation, turned_away = about_vertical(turn) @ self._leveled(), abs(turn)
+            lean = WALL_LEAN * np.sign(self._hand.lean) if abs(self._hand.lean) > WALL_LEAN / 2 else 0.0
+            rotation, turned_away = self._hand.leaning(self._hand.yaw + turn, lean), abs(turn)
         above = max(CARRY_HEIGHT, target.rim + RIM_CLEARANCE)
         height = target.height + above * ramp(beside + 0.1 * max(turned_away - STRAIGHT, 0), 0.015, 0.06)
         if beside > NEAR:
@@ -83,14 +94,7 @@ class Carry:
             height = max(height, over + thing[2] - bottom)
         rise = height - thing[2]
         sideways = error * ramp(-rise, -0.04, -0.01)
+        stands = self._goal.relation == "on" and self._goal.holds()
         release = beside < 0.02 and turned_away < 2 * STRAIGHT and thing[2] - target.height < 0.03
+        release = release or stands
         return Motion(np.r_[sideways, rise], rotation, 1.0 if release else 0.0)
-
-    def _leveled(self) -> np.ndarray:
-        """(3, 3) the hand's rotation that makes the held thing stand as upright as it was made to."""
-        rotation = self._env.data.xmat[self._thing].reshape(3, 3)
-        axis = rotation[:, np.argmax(np.abs(rotation[2]))]
-        up = axis * np.sign(axis[2])
-        across = np.array([up[1], -up[0], 0])  # turns it towards the vertical
-        cross = np.array([[0, -across[2], across[1]], [across[2], 0, -across[0]], [-across[1], across[0], 0]])
-        return np.asarray((np.eye(3) + cross + cross @ cross / (1 + up[2])) @ self._hand.rotation)

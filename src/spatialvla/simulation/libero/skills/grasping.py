@@ -19,6 +19,9 @@ WALL_LEAN = 0.39  # radians by which the wall opens outwards
 DEPTH = 0.035  # of the fingertips below its top, meters
 OPENING = 0.066  # the widest that is taken; the fingers open to 0.08 m
 SLAB = 0.012  # how far above and below the fingertips its width counts
+WALL = 0.012  # half the thickness of the thickest wall
+BELOW = 0.02  # of a wall's top below the thing's: a pot's handle
+WALL_DEPTH = 0.025  # of the fingertips below the wall's top
 
 # The gripper around the point between its fingertips, in meters along (finger direction, up): both open
 # fingers from the tip upwards, and the hand they slide in.
@@ -33,12 +36,13 @@ _ARM = np.array([(s * 0.09, z) for s in (-1, 0, 1) for z in (0.12, 0.17)])  # wh
 class Grasp:
     """position: (3,) meters, between the fingertips. yaw: radians from the arm's initial orientation.
 
-    lean: radians by which the hand then leans along the fingers' line.
+    lean: radians by which the hand then leans along the fingers' line. width: meters between the fingers.
     """
 
     position: np.ndarray
     yaw: float
     lean: float = 0.0
+    width: float = 0.0
 
 
 def rim_grasp(
@@ -98,7 +102,32 @@ def body_grasp(rotation: np.ndarray, body: Boxes, obstacles: Boxes, fingertip: f
     too_wide = np.maximum(width - OPENING, 0)
     cost = np.abs(yaw) + 4 * _crowded(position, yaw, obstacles) + 400 * too_wide + 30 * width
     best = int(np.argmin(cost))
+    return Grasp(position[best], float(yaw[best]), width=float(width[best]))
+
+
+def wall_grasp(body: Boxes, obstacles: Boxes, gripper: np.ndarray) -> Grasp | None:
+    """The grasp of an upright wall or handle that needs the least turning of the hand and touches nothing else.
+
+    None where the thing has none that is thin, free and about as high as it.
+    """
+    corners = body.corners()
+    thin = body.rotation[np.arange(len(body.half)), :, np.argmin(body.half, axis=1)]
+    tops = corners[..., 2].max(axis=1)
+    fits = (body.half.min(axis=1) < WALL) & (np.abs(thin[:, 2]) < 0.5) & (tops > tops.max() - BELOW)
+    if not fits.any():
+        return None
+    normal = thin[fits]
+    position = np.c_[body.center[fits, :2], tops[fits] - WALL_DEPTH]
+    yaw = (np.arctan2(-normal[:, 0], normal[:, 1]) + np.pi / 2) % np.pi - np.pi / 2
+    everything = Boxes(*(np.concatenate(pair) for pair in zip(_parts(body), _parts(obstacles), strict=True)))
+    away = np.linalg.norm(position - gripper, axis=1)
+    cost = np.abs(yaw) + 4 * _crowded(position, yaw, everything) + away
+    best = int(np.argmin(cost))
     return Grasp(position[best], float(yaw[best]))
+
+
+def _parts(boxes: Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return boxes.center, boxes.rotation, boxes.half
 
 
 def _crowded(

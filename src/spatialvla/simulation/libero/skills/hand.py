@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from spatialvla.simulation.libero.env import ACTION_UNITS, LiberoEnv
@@ -16,6 +18,7 @@ MAX_TURN = 0.3  # action units
 RADIUS = 0.060  # of the open fingers, meters
 FINGERTIP = 0.012  # meters of the fingers below the point between them
 STANDOFF = 0.08  # meters before what is reached for, while still beside it
+NEAR, STRAIGHT = 0.015, 0.2  # meters and radians from a grasp, at which the fingers close
 FAR = 0.05  # meters sideways from the line from there, at which the hand goes above everything else
 
 
@@ -50,30 +53,34 @@ class Hand:
         """The angle between the fingers and the vertical, in radians."""
         return float(np.arccos(np.clip(-self.rotation[2, 2], -1, 1)))
 
+    @property
+    def lean(self) -> float:
+        """How far its upper end leans along the line in which the fingers slide, as in `leaning`, in radians."""
+        return float(np.arcsin(np.clip(-self.rotation[:, 2] @ self._across(self.yaw), -1, 1)))
+
     def upright(self, yaw: float) -> np.ndarray:
         """(3, 3) pointing down with this yaw, in radians."""
-        return np.asarray(about_vertical(yaw) @ self._upright)
+        c, s = np.cos(yaw), np.sin(yaw)
+        return np.asarray(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ self._upright)
 
     def leaning(self, yaw: float, lean: float) -> np.ndarray:
         """(3, 3) the same, with its upper end leaning along the line in which the fingers slide, in radians."""
-        down = self.upright(yaw)
-        c, s = np.cos(lean), np.sin(lean)
-        across = down[:, 0] * np.sign(np.cos(yaw) * down[1, 0] - np.sin(yaw) * down[0, 0])
-        forward = c * down[:, 2] - s * across
-        slide = np.cross(down[:, 1], forward)
-        return np.stack([slide, down[:, 1], forward], axis=1)
+        down, across = self.upright(yaw), self._across(yaw)
+        forward = np.cos(lean) * down[:, 2] - np.sin(lean) * across
+        return np.stack([np.cross(down[:, 1], forward), down[:, 1], forward], axis=1)
 
     def facing(self, way: np.ndarray, tilt: float, bar: np.ndarray) -> np.ndarray:
         """(3, 3) pointing this way (3,) over the table, tilted by so many radians from pointing down.
 
-        The fingers slide across the bar (3,). Of the two such rotations it is the nearer to the present one.
+        The fingers slide across the bar (3,). Of the two such rotations it is the one nearer to the present and
+        the initial one.
         """
         level = np.array([way[0], way[1], 0]) / np.hypot(way[0], way[1])
         forward = np.sin(tilt) * level + np.cos(tilt) * np.array([0, 0, -1.0])
         slide = np.cross(forward, bar)
         slide /= np.linalg.norm(slide)
         found = [np.stack([s * slide, np.cross(forward, s * slide), forward], axis=1) for s in (1.0, -1.0)]
-        return min(found, key=lambda rotation: turn_between(self.rotation, rotation))
+        return min(found, key=lambda one: turn_between(self.rotation, one) + turn_between(self._upright, one))
 
     def turn_across(self, direction: np.ndarray) -> float:
         """How far to turn about the vertical until the fingers slide along a level direction (2,), in radians."""
@@ -103,17 +110,25 @@ class Hand:
             rise = height - here[2]
             sideways = (standoff - here)[:2] * ramp(-rise, -0.06, -0.01)
             return Motion(np.r_[sideways, rise], rotation, 1.0)
-        beside = target - here - ahead * along
-        away = float(np.linalg.norm(beside)) + 0.05 * turn_between(self.rotation, rotation)
-        advance = ahead - STANDOFF * ramp(away, 0.01, 0.05)
-        move = beside * ramp(advance, -0.06, -0.01) + advance * along
-        return Motion(move, rotation, 1.0)
+        return Motion(
+            approach(target - here, along, STANDOFF, turn_between(self.rotation, rotation)), rotation, 1.0
+        )
+
+    def take(self, target: np.ndarray, along: np.ndarray, rotation: np.ndarray, scene: Boxes) -> Motion:
+        """As `reach`, closing the fingers at the end."""
+        straight = turn_between(self.rotation, rotation) < STRAIGHT
+        closing = straight and np.linalg.norm(target - self.position) < NEAR
+        return replace(self.reach(target, along, rotation, scene), gripper=0.0 if closing else 1.0)
 
     def action(self, motion: Motion) -> np.ndarray:
         """(7,) float32: translation and rotation in the controller's units, gripper 0 closed or 1 open."""
         move = motion.move * GAIN / UNIT
         move = move * min(1.0, MAX_SPEED / max(float(np.linalg.norm(move)), 1e-9))
         return np.concatenate([move, self._turn_to(motion.rotation), [motion.gripper]]).astype(np.float32)
+
+    def _across(self, yaw: float) -> np.ndarray:
+        """(3,) the line in which the fingers slide at this yaw, from the world's y axis on."""
+        return np.array([-np.sin(yaw), np.cos(yaw), 0])
 
     def _turn_to(self, rotation: np.ndarray) -> np.ndarray:
         """(3,) rotation towards this orientation; none while the error is small."""
@@ -125,10 +140,15 @@ class Hand:
         return np.asarray(vector / max(2 * sine, 1e-9) * size)
 
 
-def about_vertical(angle: float) -> np.ndarray:
-    """(3, 3) the turn by this angle, in radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+def approach(error: np.ndarray, along: np.ndarray, standoff: float, turned_away: float = 0.0) -> np.ndarray:
+    """(3,) meters to move so as to make up for an error (3,) along a direction (3,) in the end.
+
+    What is beside that line first goes to it, so many meters before the end; likewise what is turned away, in radians.
+    """
+    ahead = float(error @ along)
+    beside = error - ahead * along
+    advance = ahead - standoff * ramp(float(np.linalg.norm(beside)) + 0.05 * turned_away, 0.01, 0.05)
+    return np.asarray(beside * ramp(advance, -0.06, -0.01) + advance * along)
 
 
 def turn_between(one: np.ndarray, other: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.simulation.libero.env import LiberoEnv
-from spatialvla.simulation.libero.skills.boxes import geoms
+from spatialvla.simulation.libero.skills.boxes import boxes, geoms
 
 
 class MovingPart:
@@ -38,6 +38,11 @@ class MovingPart:
     def rotation(self) -> np.ndarray:
         """(3, 3) of the part in the world."""
         return np.array(self._env.data.xmat[self._body]).reshape(3, 3)
+
+    def bar(self) -> np.ndarray:
+        """(3,) along the handle."""
+        box = boxes(self._env, np.array([self.handle]))
+        return np.array(box.rotation[0][:, np.argmax(box.half[0])])
 
     def opens_towards(self, point: np.ndarray) -> np.ndarray:
         """(3,) which way a point of it moves as it opens: a unit vector."""

@@ -6,16 +6,16 @@ import numpy as np
 
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.skills.boxes import boxes, geoms_but
-from spatialvla.simulation.libero.skills.hand import Hand, turn_between
+from spatialvla.simulation.libero.skills.hand import Hand
 from spatialvla.simulation.libero.skills.joint import MovingPart
 from spatialvla.simulation.libero.skills.skill import Goal, Motion
 
 PULL_TILT = np.deg2rad(75)  # of the hand that pulls, from pointing down
-PUSH_TILT = np.deg2rad(45)
+UP = np.array([0, 0, 1.0])
+PUSH_TILT = np.deg2rad(30)
 PULL, PUSH = 0.03, 0.03  # meters ahead of the handle that the hand aims at: its speed
-NEAR = 0.015  # meters from the grasp, at which the fingers close
+BEFORE = 0.12  # meters from the handle, at which the fingers that push are closed
 AWAY = 0.08  # meters from the handle, at which the hand has let go
-STRAIGHT = 0.2  # radians from the grasp's rotation, within which the fingers may close
 TILTED = 0.5  # radians from pointing down, above which the fingers may be around the handle
 
 
@@ -34,27 +34,18 @@ class Open:
         """Draws what is held, backs out of what is open, or reaches for the handle."""
         handle = np.array(self._env.data.geom_xpos[self._part.handle])
         way = self._part.opens_towards(handle)
-        rotation = self._hand.facing(-way, PULL_TILT, self._bar())
-        forward = rotation[:, 2]
+        rotation = self._hand.facing(-way, PULL_TILT, self._part.bar())
         if self._goal.holds():
             return Motion(-AWAY * self._hand.rotation[:, 2], self._hand.rotation, 1.0)
         error = handle - self._hand.position
         if self._hand.touches(self._part.geoms):
             beside = error - (error @ way) * way
             return Motion(PULL * way + beside, rotation, 0.0)
-        reaching = self._hand.reach(handle, forward, rotation, boxes(self._env, self._scene))
-        straight = turn_between(self._hand.rotation, rotation) < STRAIGHT
-        closing = straight and np.linalg.norm(error) < NEAR
-        return Motion(reaching.move, rotation, 0.0 if closing else 1.0)
+        return self._hand.take(handle, rotation[:, 2], rotation, boxes(self._env, self._scene))
 
     def _is_around_handle(self) -> bool:
         error = self._env.data.geom_xpos[self._part.handle] - self._hand.position
         return bool(np.linalg.norm(error) < AWAY and self._hand.tilt > TILTED)
-
-    def _bar(self) -> np.ndarray:
-        """(3,) along the handle."""
-        box = boxes(self._env, np.array([self._part.handle]))
-        return np.array(box.rotation[0][:, np.argmax(box.half[0])])
 
 
 class Close:
@@ -72,6 +63,7 @@ class Close:
         """Behind the handle, and with it."""
         handle = np.array(self._env.data.geom_xpos[self._part.handle])
         way = -self._part.opens_towards(handle)
-        rotation = self._hand.facing(way, PUSH_TILT, np.array([0, 0, 1.0]))
+        rotation = self._hand.facing(way, PUSH_TILT, UP)
         reaching = self._hand.reach(handle + PUSH * way, way, rotation, boxes(self._env, self._scene))
-        return Motion(reaching.move, rotation, 0.0)
+        near = np.linalg.norm(handle - self._hand.position) < BEFORE
+        return Motion(reaching.move, rotation, 0.0 if near else 1.0)

@@ -15,7 +15,6 @@ DOWN = np.array([0, 0, -1.0])
 LEAVE = 0.08  # meters upwards after it is let go
 TURN = 0.3  # radians ahead of the knob that the hand aims at: its speed
 ABOVE = 0.008  # meters above where anything else would be grasped: the knob's foot is in the way
-NEAR = 0.015  # meters from the grasp, at which the fingers close
 
 
 class Turn:
@@ -36,10 +35,8 @@ class Turn:
         hand, scene = self._hand, boxes(self._env, self._scene)
         grasp = body_grasp(self._part.rotation, boxes(self._env, self._part.geoms), scene, FINGERTIP)
         lever = grasp.position + np.array([0, 0, ABOVE])
-        error = lever - hand.position
         if self._goal.holds():
             return Motion(-LEAVE * DOWN, hand.upright(hand.yaw), 1.0)
         if hand.touches(self._part.geoms):
-            return Motion(error, hand.upright(hand.yaw + self._way * TURN), 0.0)
-        reaching = hand.reach(lever, DOWN, hand.upright(grasp.yaw), scene)
-        return Motion(reaching.move, reaching.rotation, 0.0 if np.linalg.norm(error) < NEAR else 1.0)
+            return Motion(lever - hand.position, hand.upright(hand.yaw + self._way * TURN), 0.0)
+        return hand.take(lever, DOWN, hand.upright(grasp.yaw), scene)
