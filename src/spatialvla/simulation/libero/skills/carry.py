@@ -88,13 +88,14 @@ class Carry:
             rotation, turned_away = self._hand.leaning(self._hand.yaw + turn, lean), abs(turn)
         above = max(CARRY_HEIGHT, target.rim + RIM_CLEARANCE)
         height = target.height + above * ramp(beside + 0.1 * max(turned_away - STRAIGHT, 0), 0.015, 0.06)
+        bottom = boxes(self._env, self._body).corners()[..., 2].min()
         if beside > NEAR:
-            bottom = boxes(self._env, self._body).corners()[..., 2].min()
             over = boxes(self._env, self._obstacles).clear_height(thing[:2], THING_RADIUS)
             height = max(height, over + thing[2] - bottom)
         rise = height - thing[2]
         sideways = error * ramp(-rise, -0.04, -0.01)
-        stands = self._goal.relation == "on" and self._goal.holds()
-        release = beside < 0.02 and turned_away < 2 * STRAIGHT and thing[2] - target.height < 0.03
-        release = release or stands
+        # What has its origin high above its foot never comes as low as others do.
+        stands = thing[2] - bottom > 0.03 and self._goal.relation == "on" and self._goal.holds()
+        low = stands or thing[2] - target.height < 0.03
+        release = low and beside < 0.02 and turned_away < 2 * STRAIGHT
         return Motion(np.r_[sideways, rise], rotation, 1.0 if release else 0.0)
