@@ -6,7 +6,8 @@ MS_ASSET_DIR=FOLDER python benchmarks/expert_success.py --suite simpler_widowx
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,14 +42,18 @@ def instructions(suite: str) -> Sequence[str]:
     )
 
 
-def player(suite: str, task: int) -> Play:
+@contextmanager
+def player(suite: str, task: int) -> Iterator[Play]:
     """Plays one undrawn episode, disturbed or not."""
     if suite == SUITE:
-        arm = WidowXEnv(TASKS[task])
-        return lambda rng, disturbed: widowx.demonstrate(arm, WidowXExpert(arm), rng, disturbed, draw=False)
-    env = LiberoEnv(tasks(suite)[task])
-    expert = LiberoExpert(env)
-    return lambda rng, disturbed: libero.demonstrate(env, expert, rng, disturbed, draw=False)
+        with closing(WidowXEnv(TASKS[task])) as arm:
+            yield lambda rng, disturbed: widowx.demonstrate(
+                arm, WidowXExpert(arm), rng, disturbed, draw=False
+            )
+    else:
+        with closing(LiberoEnv(tasks(suite)[task])) as env:
+            expert = LiberoExpert(env)
+            yield lambda rng, disturbed: libero.demonstrate(env, expert, rng, disturbed, draw=False)
 
 
 def main(options: Options) -> None:
@@ -59,18 +64,22 @@ def main(options: Options) -> None:
     for number in options.tasks or range(len(names)):
         cells = [f"{number} {names[number]}"]
         try:
-            play = player(options.suite, number)
+            with player(options.suite, number) as play:
+                for kind in kinds:
+                    cells += played(play, options, number, kind == "disturbed")
         except InputError as error:
-            print(f"| {cells[0]} | {error} |", flush=True)
-            continue
-        for kind in kinds:
-            lengths = []
-            for episode in range(options.episodes):
-                done = play(np.random.default_rng([options.seed, number, episode]), kind == "disturbed")
-                lengths += [len(done.actions)] if done else []
-            steps = f"{np.mean(lengths):.0f} (≤ {max(lengths)})" if lengths else ""
-            cells += [f"{len(lengths)}/{options.episodes}", steps]
+            cells.append(str(error))
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def played(play: Play, options: Options, task: int, disturbed: bool) -> list[str]:
+    """How many episodes succeeded, and in how many steps."""
+    lengths = []
+    for episode in range(options.episodes):
+        done = play(np.random.default_rng([options.seed, task, episode]), disturbed)
+        lengths += [len(done.actions)] if done else []
+    steps = f"{np.mean(lengths):.0f} (≤ {max(lengths)})" if lengths else ""
+    return [f"{len(lengths)}/{options.episodes}", steps]
 
 
 if __name__ == "__main__":
