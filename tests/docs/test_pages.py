@@ -47,7 +47,17 @@ OTHERS_OPTIONS = {
     "--peft.target_modules",
     *(f"--policy.{name}" for name in LEROBOT_POLICY),
     *("--alone", "--batch", "--case", "--rounds", "--speculation", "--mfu", "--peak", "--rows"),  # benchmarks
-    *("--results", "--frames", "--ways", "--states", "--clients", "--files", "--threads", "--host"),
+    *(
+        "--results",
+        "--frames",
+        "--ways",
+        "--starts",
+        "--states",
+        "--clients",
+        "--files",
+        "--threads",
+        "--host",
+    ),
     "--bind",  # rerun's viewer
     "--traffic",  # a group of options
     *(
