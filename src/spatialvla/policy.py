@@ -102,7 +102,7 @@ class Policy:
         revision: str | None = None,
         token: str | bool | None = None,
     ) -> Policy:
-        """Loads a checkpoint folder, a shipped model ("nano") or a Hub id.
+        """Loads a checkpoint folder, a shipped model ("nano", "nano-wrist") or a Hub id.
 
         dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.

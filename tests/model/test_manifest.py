@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(copy):
 
 
 def test_the_manifest_is_what_sha256sum_checks(saved):
-    for folder in (saved, SHIPPED / "nano"):
+    for folder in (saved, SHIPPED / "nano", SHIPPED / "nano-wrist"):
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", MANIFEST], cwd=folder, check=True)
         listed = {line.split()[1] for line in (folder / MANIFEST).read_text().splitlines()}
         assert listed == {path.name for path in folder.iterdir()} - {MANIFEST, "README.md"}

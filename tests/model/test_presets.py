@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spatialvla import Observation, Policy, SpatialVLA
+from spatialvla import CameraImage, Observation, Policy, SpatialVLA
 from spatialvla.errors import InputError
 from spatialvla.model.presets import preset
 
@@ -47,6 +47,26 @@ def test_nano_is_small_and_shipped():
     chunk = policy.act(Observation(np.zeros((128, 128, 3), np.uint8), "pick up the black bowl"))
     assert chunk.actions.shape == (4, 7)
     assert np.isfinite(chunk.actions).all()
+
+
+def test_nano_wrist_looks_through_the_hands_camera_and_acts_without_it():
+    policy = Policy.from_pretrained("nano-wrist")
+    assert policy.camera_names == ("image", "wrist")
+    assert policy.needs_extrinsics
+    rng = np.random.default_rng(0)
+    image, above, beside = rng.integers(0, 256, (3, 128, 128, 3), np.uint8)
+    hand = np.diag([1.0, -1.0, -1.0, 1.0])
+
+    def acts(wrist: np.ndarray | None) -> np.ndarray:
+        others = {} if wrist is None else {"wrist": CameraImage(wrist, extrinsics=hand)}
+        told = "pick up the milk and place it in the basket"
+        actions = policy.act(Observation(image, told, extrinsics=np.eye(4), images=others)).actions
+        assert actions.shape == (4, 7)
+        assert np.isfinite(actions).all()
+        return actions
+
+    assert not np.array_equal(acts(above), acts(beside))
+    assert not np.array_equal(acts(above), acts(None))
 
 
 def test_random_weights_take_the_dtype_and_leave_the_default_alone():

@@ -29,7 +29,7 @@ class PolicyOptions:
     """
 
     policy: str
-    """Checkpoint folder, training run, shipped model (nano) or Hub id, also owner/name@revision."""
+    """Checkpoint folder, training run, shipped model (nano, nano-wrist) or Hub id, also owner/name@revision."""
 
     base: str | None = None
     """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""

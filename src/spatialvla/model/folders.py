@@ -36,7 +36,7 @@ _NAME_IT = "name the right one with base=, on the command line --base"
 def resolve_folder(
     path_or_id: str | Path, revision: str | None = None, token: str | bool | None = None
 ) -> Path:
-    """The local folder of a checkpoint: a path, the name of a shipped one ("nano"), or a Hub id.
+    """The local folder of a checkpoint: a path, the name of a shipped one ("nano", "nano-wrist"), or a Hub id.
 
     The folder of a training run stands for its newest model, that of a policy of LeRobot's for ours inside.
     revision, token: of the Hub's; the revision may also stand behind the id, owner/name@revision. Without a token it

@@ -48,7 +48,7 @@ class StartOptions:
     """What the run starts from, and its action grid."""
 
     policy: str | None = None
-    """Checkpoint to start from: folder, shipped model (nano) or Hub id; None starts a new network."""
+    """Checkpoint to start from: folder, shipped model (nano, nano-wrist) or Hub id; None starts a new network."""
 
     base: str | None = None
     """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
