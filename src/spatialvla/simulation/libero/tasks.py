@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -103,11 +104,16 @@ def _is_complete(entries: Iterable[Any]) -> bool:
 
 
 def _files(entry: Any) -> tuple[Path, Path]:
-    root = libero().get_libero_path
     return (
-        Path(root("bddl_files"), entry.problem_folder, entry.bddl_file),
-        Path(root("init_states"), entry.problem_folder, entry.init_states_file + ".npz"),
+        Path(_root("bddl_files"), entry.problem_folder, entry.bddl_file),
+        Path(_root("init_states"), entry.problem_folder, entry.init_states_file + ".npz"),
     )
+
+
+@cache
+def _root(kind: str) -> str:
+    """LIBERO's folder for a kind of files; LIBERO itself reads its configuration anew each time it is asked."""
+    return str(libero().get_libero_path(kind))
 
 
 def _task_maps() -> dict[str, dict[str, Any]]:
