@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,8 +14,7 @@ from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
-from spatialvla.simulation.recording.disturbance import Disturbance
-from spatialvla.simulation.recording.policy_takeover import Takeover
+from spatialvla.simulation.recording.interference import Interference
 from spatialvla.types import Observation
 
 TAKEOVER_STEPS = 40  # more than the benchmark allows, for episodes that a policy drives for stretches
@@ -37,35 +37,25 @@ def demonstrate(
     """
     env.sample_state(rng)
     env.settle()
-    disturb = Disturbance(rng) if disturbed else None
-    takeover = Takeover(policy, rng) if policy else None
-    if disturb:
-        for action in disturb.displacement():
-            env.step(action)
-    frames: list[tuple[np.ndarray, ...]] = []
+    interfere = Interference(rng, disturbed, policy)
+    for action in interfere.displacement():
+        env.step(action)
+    steps: list[tuple[np.ndarray, ...]] = []
     seen_by_others: list[list[tuple[np.ndarray, ...]]] = [[] for _ in others]
-    for _ in range(time_limit(env.task.suite) + (TAKEOVER_STEPS if takeover else 0)):
+    for _ in range(time_limit(env.task.suite) + (TAKEOVER_STEPS if policy else 0)):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
         for viewpoint, seen_by in zip(others, seen_by_others, strict=True):
             seen_by.append(_seen_from(env, viewpoint))
         seen = (image, depth, action, env.proprioception(), env.state())
-        done = disturb(action) if disturb else action
-        driven = takeover(_observation(env, image)) if takeover else None
-        done = done if driven is None else driven
-        frames.append((*seen, np.asarray(driven is not None, np.float32)))
+        done, by_policy = interfere(action, partial(_observation, env, image))
+        steps.append((*seen, np.asarray(by_policy)))
         if env.step(done):
-            images, depths, actions, proprioception, states, driven_by = stacked(frames)
-            return Demonstration(
-                images,
-                depths.astype(np.float16),
-                actions,
-                proprioception.astype(np.float32),
-                states,
-                driven_by,
-                env.intrinsics.astype(np.float32),
-                env.camera_pose.astype(np.float32),
-                mirror_extrinsics(env.extrinsics).astype(np.float32),
+            return Demonstration.of_steps(
+                steps,
+                env.intrinsics,
+                env.camera_pose,
+                mirror_extrinsics(env.extrinsics),
                 env.task.language,
                 {
                     viewpoint.name: _recorded(seen_by)

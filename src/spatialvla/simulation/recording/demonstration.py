@@ -60,6 +60,32 @@ class Demonstration:
     instruction: str
     others: Mapping[str, RecordedView] = field(default_factory=dict)
 
+    @classmethod
+    def of_steps(
+        cls,
+        steps: Sequence[tuple[np.ndarray, ...]],
+        intrinsics: np.ndarray,
+        camera_pose: np.ndarray,
+        extrinsics: np.ndarray,
+        instruction: str,
+        others: Mapping[str, RecordedView] | None = None,
+    ) -> Demonstration:
+        """Of what each step has: image, depth, action, proprioception, state and whether a policy drives."""
+        images, depth, actions, proprioception, states, takeover = stacked(steps)
+        return cls(
+            images,
+            depth.astype(np.float16),
+            actions,
+            proprioception.astype(np.float32),
+            states,
+            takeover.astype(np.float32),
+            intrinsics.astype(np.float32),
+            camera_pose.astype(np.float32),
+            extrinsics.astype(np.float32),
+            instruction,
+            others or {},
+        )
+
     def __len__(self) -> int:
         return len(self.actions)
 

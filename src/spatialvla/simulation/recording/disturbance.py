@@ -9,7 +9,7 @@ _MEMORY = 0.85  # correlation of the noise from one step to the next
 _CALM = 0.25  # share of episodes without any disturbance
 _DISPLACED_START = 0.5  # share of the others that start with the arm elsewhere
 _PUSH, _SLIP, _BURST = 0.02, 0.012, 0.04  # chance a step of starting a push, a gripper mistake, wandering
-_STEPS_A_SECOND = 20  # that these numbers, and lengths in steps, are meant for
+STEPS_A_SECOND = 20  # that these numbers, and lengths in steps, are meant for
 
 
 class Disturbance:
@@ -25,11 +25,11 @@ class Disturbance:
         self,
         rng: np.random.Generator,
         size: tuple[float, float] = (1.0, 1.0),
-        fps: float = _STEPS_A_SECOND,
+        fps: float = STEPS_A_SECOND,
     ) -> None:
         self._rng = rng
         self._size = np.repeat(size, 3)
-        self._pace = _STEPS_A_SECOND / fps
+        self._pace = STEPS_A_SECOND / fps
         self._memory = _MEMORY**self._pace
         self._calm = rng.random() < _CALM
         self._scale = rng.uniform(0.3, 1.2)

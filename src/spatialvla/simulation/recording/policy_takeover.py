@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from spatialvla.policy import Policy
+from spatialvla.simulation.recording.disturbance import STEPS_A_SECOND
 from spatialvla.types import Observation
 
 LAST_STEP = 120  # from here on the expert drives, so that the episode ends in success
 _FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch, and between stretches:
 _PAUSE = (8, 40)
 _STRETCH = (16, 80)  # steps
-_STEPS_A_SECOND = 20  # that these numbers are meant for
 
 
 class Takeover:
@@ -22,10 +22,10 @@ class Takeover:
     fps: control steps a second; stretches last as long at any.
     """
 
-    def __init__(self, policy: Policy, rng: np.random.Generator, fps: float = _STEPS_A_SECOND) -> None:
+    def __init__(self, policy: Policy, rng: np.random.Generator, fps: float = STEPS_A_SECOND) -> None:
         self._policy = policy
         self._rng = rng
-        self._pace = _STEPS_A_SECOND / fps
+        self._pace = STEPS_A_SECOND / fps
         self._last = round(LAST_STEP / self._pace)
         self._start = self._steps(0, _FIRST_PAUSE + 1)
         self._end = self._start + self._steps(*_STRETCH)

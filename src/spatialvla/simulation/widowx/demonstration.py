@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
 from spatialvla.geometry.camera import resize_intrinsics
 from spatialvla.policy import Policy
-from spatialvla.simulation.recording.demonstration import Demonstration, stacked
-from spatialvla.simulation.recording.disturbance import Disturbance
-from spatialvla.simulation.recording.policy_takeover import Takeover
+from spatialvla.simulation.recording.demonstration import Demonstration
+from spatialvla.simulation.recording.interference import Interference
 from spatialvla.simulation.widowx.env import CONTROL_HZ, WidowXEnv
 from spatialvla.simulation.widowx.expert import WidowXExpert
 from spatialvla.types import Observation
@@ -36,40 +37,23 @@ def demonstrate(
     policy: drives for stretches, see `Takeover`; such an episode may take longer, too, and has to be drawn.
     """
     env.sample_state(rng)
-    disturb = Disturbance(rng, _DISTURBANCE, CONTROL_HZ) if disturbed else None
-    takeover = Takeover(policy, rng, CONTROL_HZ) if policy else None
-    if disturb:
-        for action in disturb.displacement():
-            env.step(action)
-    frames: list[tuple[np.ndarray, ...]] = []
+    interfere = Interference(rng, disturbed, policy, _DISTURBANCE, CONTROL_HZ)
+    for action in interfere.displacement():
+        env.step(action)
+    steps: list[tuple[np.ndarray, ...]] = []
     rested = 0
     for _ in range(env.task.time_limit + (RECOVERY if disturbed or policy else 0)):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
-        done = disturb(action) if disturb else action
-        driven = takeover(_observation(env, image)) if takeover else None
-        done = done if driven is None else driven
+        done, by_policy = interfere(action, partial(_observation, env, image))
         small, readings = _shrunk(image, depth) if draw else (image, depth)
-        by_policy = np.asarray(driven is not None, np.float32)
-        frames.append((small, readings, action, env.proprioception(), env.state(), by_policy))
+        steps.append((small, readings, action, env.proprioception(), env.state(), np.asarray(by_policy)))
         rests = env.step(done) and np.abs(action[:6]).max() < _STILL
         rested = rested + 1 if rests else 0
         if rested == REST:
-            images, depths, actions, proprioception, states, driven_by = stacked(frames)
             intrinsics = resize_intrinsics(env.intrinsics, env.photograph.shape[:2], PICTURE)
-            extrinsics = env.extrinsics.astype(np.float32)
-            return Demonstration(
-                images,
-                depths.astype(np.float16),
-                actions,
-                proprioception.astype(np.float32),
-                states,
-                driven_by,
-                intrinsics.astype(np.float32),
-                camera_pose=extrinsics,
-                extrinsics=extrinsics,
-                instruction=env.task.instruction,
-            )
+            extrinsics = env.extrinsics
+            return Demonstration.of_steps(steps, intrinsics, extrinsics, extrinsics, env.task.instruction)
     return None
 
 
