@@ -84,3 +84,18 @@ def test_quaternions_are_interpolated_the_short_way():
     np.testing.assert_allclose(yaw, [0, 0, 0.25, 1, 1], atol=1e-9)
     alone = rotations.interpolated(np.array([3.0]), half[None], np.array([1.0, 5.0]))
     np.testing.assert_allclose(alone, [half, half])
+
+
+@given(st.floats(-1.2, 1.2), st.floats(-0.8, 0.8), st.floats(-0.8, 0.8))
+def test_a_hand_that_points_down_has_a_vector_that_never_jumps(yaw, roll, pitch):
+    down = np.pi * np.array([1.0, 1.0, 0.0]) / np.sqrt(2)
+    turned = rotations.matrices(np.array([[roll, pitch, yaw]]), "euler") @ rotations.matrices(
+        down[None], "axis_angle"
+    )
+    (short,) = rotations.notated(turned, "axis_angle")
+    vector = rotations.towards(rotations.PANDA_DOWN, short)
+
+    np.testing.assert_allclose(rotations.matrices(vector[None], "axis_angle"), turned, atol=1e-6)
+    assert vector[0] + vector[1] >= 0
+    np.testing.assert_allclose(rotations.towards(rotations.PANDA_DOWN, vector), vector)
+    assert np.linalg.norm(vector - down) < 3 * np.linalg.norm([yaw, roll, pitch]) + 1e-6

@@ -20,12 +20,13 @@ from spatialvla.geometry.calibrated_camera import CalibratedCamera
 from spatialvla.geometry.extrinsics import pose_matrix
 from spatialvla.geometry.known_cameras import LIBERO_AGENTVIEW, LIBERO_WRIST
 from spatialvla.geometry.robot_calibration import RobotCalibration
+from spatialvla.geometry.rotations import matrices
 from spatialvla.serving.vla_eval.conventions import LIBERO, SIMPLER_WIDOWX, HarnessBenchmark
 from spatialvla.serving.vla_eval.model_server import VlaEvalServer
 
 FRONT = np.full((256, 256, 3), 10, np.uint8)
 WRIST = np.full((256, 256, 3), 20, np.uint8)
-STATE = np.linspace(-0.5, 0.5, 8)
+STATE = np.array([-0.5, -0.4, -0.2, 0.1, 0.3, 0.2, 0.4, 0.5])
 PLACE = pose_matrix(
     np.array([1.3, 0.0, 0.6]), np.array([[0, 0.5, -0.8660254], [1, 0, 0], [0, -0.8660254, -0.5]])
 )
@@ -82,9 +83,17 @@ def test_a_policy_that_learned_from_recordings_gets_the_state_that_they_have() -
     policy = two_cameras()
     policy.state_names = tuple(f"axis_angle_{number}" for number in range(8))
     with served(policy=policy) as running:
-        told = ask(running.url, message(controller_states=-STATE))
-    assert np.array_equal(policy.seen[0].state, -STATE)
+        told = ask(running.url, message(controller_states=STATE))
+        ask(running.url, message(controller_states=-STATE))
     assert "quat_no_antipodal" not in told["observation_params"]
+    as_sent, turned = (seen.state for seen in policy.seen)
+    assert np.array_equal(as_sent, STATE)
+    # The same rotation by the vector that recordings have, of which the harness sends the opposite.
+    assert np.array_equal(turned[[0, 1, 2, 6, 7]], -STATE[[0, 1, 2, 6, 7]])
+    np.testing.assert_allclose(
+        matrices(turned[None, 3:6], "axis_angle"), matrices(-STATE[None, 3:6], "axis_angle"), atol=1e-12
+    )
+    assert turned[3] + turned[4] > 0
 
 
 def test_a_policy_of_one_camera_asks_for_nothing_more() -> None:

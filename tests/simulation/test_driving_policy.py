@@ -2,14 +2,22 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from spatialvla import Policy
 from spatialvla.actions.units import BRIDGE, LIBERO, UNKNOWN
 from spatialvla.errors import InputError
+from spatialvla.geometry.extrinsics import mirror_extrinsics
+from spatialvla.simulation.libero.demonstration import demonstrate
+from spatialvla.simulation.libero.env import SETTLING_ACTION, LiberoEnv
+from spatialvla.simulation.libero.expert import LiberoExpert
+from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA, Viewpoint
 from spatialvla.simulation.recorders import record_demonstrations
 from spatialvla.simulation.recording import recorder as recording
 from spatialvla.simulation.recording.config import RecordingConfig
+from spatialvla.types import ActionChunk
 
 
 @pytest.fixture
@@ -50,3 +58,42 @@ def test_each_suite_has_its_own_units(record):
     assert len(record(BRIDGE, suite="simpler_widowx")) == 1
     with pytest.raises(InputError, match="the WidowX's controller takes other actions"):
         record(LIBERO, suite="simpler_widowx")
+
+
+def test_a_policy_drives_only_where_all_its_cameras_are_recorded(tmp_path):
+    config = RecordingConfig(tmp_path, policy="nano-wrist")
+    with pytest.raises(InputError, match="nano-wrist looks through wrist, too"):
+        recording.check_policy(config, LIBERO, "LIBERO's controller")
+    recording.check_policy(replace(config, wrist=True), LIBERO, "LIBERO's controller")
+
+
+class Watching:
+    """A policy that stands still and keeps what it is shown."""
+
+    camera_names, state_names = ("image", "wrist"), tuple(f"axis_angle_{number}" for number in range(8))
+
+    def __init__(self):
+        self.seen = []
+
+    def predict(self, observations):
+        self.seen += observations
+        return [ActionChunk(np.tile(SETTLING_ACTION, (4, 1)), np.zeros((4, 3), np.int64))]
+
+
+@pytest.mark.sim
+def test_a_policy_at_the_wheel_sees_what_is_recorded():
+    pytest.importorskip("libero")
+    env = LiberoEnv(tasks("libero_spatial")[2], image_size=64, rendering="fast")
+    policy, others = Watching(), [Viewpoint("wrist", WRIST_CAMERA)]
+    recorded = demonstrate(
+        env, LiberoExpert(env), np.random.default_rng(0), disturbed=False, policy=policy, others=others
+    )
+    env.close()
+    first = int(np.flatnonzero(recorded.takeover)[0])
+    seen, wrist = policy.seen[0], recorded.others["wrist"]
+    np.testing.assert_array_equal(seen.image, recorded.images[first])
+    np.testing.assert_array_equal(seen.images["wrist"].image, wrist.images[first])
+    np.testing.assert_allclose(
+        mirror_extrinsics(seen.images["wrist"].extrinsics), wrist.extrinsics[first], atol=1e-6
+    )
+    np.testing.assert_allclose(seen.state, recorded.proprioception[first], atol=1e-6)

@@ -11,6 +11,7 @@ from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.extrinsics import check_extrinsics, mirror_extrinsics, pose_matrix, transform
 from spatialvla.geometry.known_cameras import LIBERO_WRIST
+from spatialvla.geometry.rotations import matrices
 from spatialvla.geometry.workspace import AROUND_BASE
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
@@ -44,6 +45,20 @@ def test_shapes_and_kinds_of_observations(env):
     assert env.proprioception().shape == (8,)
     assert image.std() > 20  # a picture, not a blank
     np.testing.assert_array_equal(image, env.render())
+
+
+def test_the_states_rotation_never_jumps(env):
+    env.reset_to(env.task.start_states()[0])
+    states = []
+    for turn in (1, -1, -1, 1):
+        for _ in range(10):
+            env.step(np.array([0, 0, 0, 0.3 * turn, -0.3 * turn, 0.3 * turn, 0]))
+            states.append(env.proprioception())
+    vectors = np.array(states)[:, 3:6]
+    assert np.linalg.norm(vectors, axis=1).max() > np.pi, "passes half a turn"
+    assert np.abs(np.diff(vectors, axis=0)).max() < 0.2
+    (turned,) = matrices(vectors[-1:], "axis_angle")
+    np.testing.assert_allclose(turned, env.gripper_rotation, atol=1e-6)
 
 
 def test_depth_back_projects_to_the_bowl(env):

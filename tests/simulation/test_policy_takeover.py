@@ -21,7 +21,7 @@ class CountingPolicy:
 def _driven(seed, fps=20):
     policy = CountingPolicy()
     takeover = Takeover(policy, np.random.default_rng(seed), fps)
-    return [takeover(OBSERVATION) for _ in range(LAST_STEP + 50)], policy
+    return [takeover(lambda: OBSERVATION) for _ in range(LAST_STEP + 50)], policy
 
 
 def test_policy_and_expert_take_turns_and_the_expert_finishes():

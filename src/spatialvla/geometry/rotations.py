@@ -13,6 +13,9 @@ Notation = Literal["euler", "axis_angle", "quaternion_xyzw", "none"]
 SIZES: dict[Notation, int] = {"euler": 3, "axis_angle": 3, "quaternion_xyzw": 4, "none": 0}
 """Numbers of a rotation; `none` is of arms that do not turn their hand."""
 
+PANDA_DOWN = (1.0, 1.0, 0.0)
+"""About this axis the fingertips of LIBERO's arm are turned by some half a turn when they point down."""
+
 
 def matrices(rotations: Float[np.ndarray, "T numbers"], notation: Notation) -> Float[np.ndarray, "T 3 3"]:
     """(T, 0, 3 or 4) -> (T, 3, 3); the identity without a rotation.
@@ -55,6 +58,19 @@ def notated(rotations: Float[np.ndarray, "T 3 3"], notation: Notation) -> Float[
     sine = np.linalg.norm(vector, axis=1)
     angle = 2 * np.arctan2(sine, quaternions[:, 3])
     return np.asarray(vector * np.where(sine < 1e-12, 2.0, angle / np.maximum(sine, 1e-12))[:, None])
+
+
+def towards(
+    axis: tuple[float, float, float], rotation_vector: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "3"]:
+    """The one of a rotation's two vectors that points towards an axis; it may be longer than a half turn.
+
+    The shorter one, which most programs give, jumps to its opposite where the angle passes half a turn.
+    """
+    vector = np.asarray(rotation_vector, np.float64)
+    if vector @ np.asarray(axis) >= 0:
+        return vector
+    return np.asarray(vector * (1 - 2 * np.pi / np.linalg.norm(vector)))
 
 
 def motion(

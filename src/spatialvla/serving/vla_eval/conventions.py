@@ -22,6 +22,7 @@ from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry import known_cameras
 from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.rotations import PANDA_DOWN, towards
 from spatialvla.types import CameraImage, Observation
 
 RotationConvention = Literal["as_trained", "rotation_vector"]
@@ -47,7 +48,7 @@ class HarnessState:
 
     key: in the observation. size: how many they are. layout: what they are, as the harness's specs call it.
     parameters: of the benchmark's constructor. word: in the names of the numbers of policies that take this state;
-    empty for the others.
+    empty for the others. rotation_towards: the axis to which their rotation vector keeps, see `towards`.
     """
 
     key: str
@@ -55,6 +56,7 @@ class HarnessState:
     layout: str
     parameters: Mapping[str, Any]
     word: str = ""
+    rotation_towards: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,10 @@ class HarnessBenchmark:
             )
         if not np.isfinite(numbers).all():
             raise InputError(f"{state.key} contains NaN or infinity.")
-        return numbers.astype(np.float64)
+        numbers = numbers.astype(np.float64)
+        if state.rotation_towards is not None:
+            numbers[_ROTATION] = towards(state.rotation_towards, numbers[_ROTATION])
+        return numbers
 
 
 def _shown(names: Mapping[Any, Any]) -> str:
@@ -216,6 +221,7 @@ def _shown(names: Mapping[Any, Any]) -> str:
 _TURN = 3.15
 
 _LIBERO_STATE = "eef_pos3_axisangle3_gripper2"
+_ROTATION = slice(3, 6)
 
 LIBERO = HarnessBenchmark(
     name="libero",
@@ -238,7 +244,7 @@ LIBERO = HarnessBenchmark(
     # Rotations are the fingertips', as `record` has them, or the hand's, as LIBERO's datasets do: robosuite's vectors,
     # which may be longer than a half turn.
     states=(
-        HarnessState("controller_states", 8, _LIBERO_STATE, {"send_state": True}, word="axis_angle"),
+        HarnessState("controller_states", 8, _LIBERO_STATE, {"send_state": True}, "axis_angle", PANDA_DOWN),
         HarnessState("states", 8, _LIBERO_STATE, {"send_state": True, "quat_no_antipodal": True}),
     ),
 )

@@ -15,7 +15,7 @@ from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
 from spatialvla.simulation.recording.interference import Interference
-from spatialvla.types import Observation
+from spatialvla.types import CameraImage, Observation
 
 TAKEOVER_STEPS = 40  # more than the benchmark allows, for episodes that a policy drives for stretches
 
@@ -48,7 +48,7 @@ def demonstrate(
         for viewpoint, seen_by in zip(others, seen_by_others, strict=True):
             seen_by.append(_seen_from(env, viewpoint))
         seen = (image, depth, action, env.proprioception(), env.state())
-        done, by_policy = interfere(action, partial(_observation, env, image))
+        done, by_policy = interfere(action, partial(_observation, env, image, policy, others))
         steps.append((*seen, np.asarray(by_policy)))
         if env.step(done):
             return Demonstration.of_steps(
@@ -77,5 +77,23 @@ def _recorded(steps: Sequence[tuple[np.ndarray, ...]]) -> RecordedView:
     return RecordedView(images, depth, intrinsics[0].astype(np.float32), extrinsics.astype(np.float32))
 
 
-def _observation(env: LiberoEnv, image: np.ndarray) -> Observation:
-    return Observation(image, env.task.language, env.intrinsics, extrinsics=env.extrinsics, mirrored=True)
+def _observation(
+    env: LiberoEnv, image: np.ndarray, policy: Policy | None, others: Sequence[Viewpoint]
+) -> Observation:
+    """What the policy learned from: the first camera's picture, and the others and the state where it takes them."""
+    images = {}
+    for viewpoint in others:
+        if policy and viewpoint.name in policy.camera_names:
+            with env.looking_through(viewpoint.camera, viewpoint.pose):
+                images[viewpoint.name] = CameraImage(
+                    env.render(), env.intrinsics, extrinsics=env.extrinsics, mirrored=True
+                )
+    return Observation(
+        image,
+        env.task.language,
+        env.intrinsics,
+        extrinsics=env.extrinsics,
+        mirrored=True,
+        images=images,
+        state=env.proprioception() if policy and policy.state_names else None,
+    )

@@ -18,6 +18,7 @@ import numpy as np
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import LARGEST_DEPTH
 from spatialvla.geometry.extrinsics import check_extrinsics, inverse, mirror_extrinsics, pose_matrix
+from spatialvla.geometry.rotations import PANDA_DOWN, towards
 from spatialvla.simulation.action import checked_action
 from spatialvla.simulation.libero.rendering import meters, thin_meshes
 from spatialvla.simulation.libero.tasks import Task, libero
@@ -275,7 +276,8 @@ class LiberoEnv:
         """(8,) float64: gripper position in the world (m), axis-angle orientation, two finger joints.
 
         The orientation is `gripper_rotation`. published: as in LIBERO's own datasets and of stock clients, it is the
-        hand's, whose axes stand otherwise, and its vector may be longer than a half turn.
+        hand's, whose axes stand otherwise. A hand that points down is turned by half a turn, where a rotation vector
+        may as well be its opposite; ours never jumps there, so it may be longer than a half turn.
         """
         from robosuite.utils.transform_utils import convert_quat, mat2quat, quat2axisangle
 
@@ -283,6 +285,8 @@ class LiberoEnv:
         if published:
             quaternion = convert_quat(self.data.body(self._robot.robot_model.eef_name).xquat, to="xyzw")
         orientation = quat2axisangle(np.array(quaternion))
+        if not published:
+            orientation = towards(PANDA_DOWN, orientation)
         fingers = self.data.qpos[self._robot._ref_gripper_joint_pos_indexes]
         return np.concatenate([self.gripper_position, orientation, fingers])
 

@@ -37,8 +37,8 @@ class Interference:
     def __call__(self, action: np.ndarray, observed: Callable[[], Observation]) -> tuple[np.ndarray, bool]:
         """(7,) what the robot does when the expert would do `action` (7,), and whether the policy drives.
 
-        observed: gives what the policy sees. Call it once a step.
+        observed: draws what the policy sees. Call it once a step.
         """
         done = action if self._disturb is None else self._disturb(action)
-        driven = None if self._takeover is None else self._takeover(observed())
+        driven = None if self._takeover is None else self._takeover(observed)
         return (done, False) if driven is None else (driven, True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from spatialvla.policy import Policy
@@ -32,8 +34,11 @@ class Takeover:
         self._step = 0
         self._queue: list[np.ndarray] = []
 
-    def __call__(self, observation: Observation) -> np.ndarray | None:
-        """(7,) the policy's action for this step, or None while the expert drives. Call it once a step."""
+    def __call__(self, observed: Callable[[], Observation]) -> np.ndarray | None:
+        """(7,) the policy's action for this step, or None while the expert drives. Call it once a step.
+
+        observed: draws what the policy sees; called where it decides anew.
+        """
         step, self._step = self._step, self._step + 1
         if step >= self._end:
             self._start = step + self._steps(*_PAUSE)
@@ -42,7 +47,7 @@ class Takeover:
         if step < self._start or step >= self._last:
             return None
         if not self._queue:
-            self._queue = list(self._policy.predict([observation])[0].actions)
+            self._queue = list(self._policy.predict([observed()])[0].actions)
         return self._queue.pop(0)
 
     def _steps(self, shortest: int, too_long: int) -> int:

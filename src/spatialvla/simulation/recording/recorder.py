@@ -46,9 +46,15 @@ class Recorder(Protocol):
 
 
 def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> None:
-    """Raises InputError where a policy is to drive whose actions are others than `taker` takes."""
+    """Raises InputError where a policy is to drive whose actions are others than `taker` takes, or that would not
+    see all that it looks through."""
     if config.policy is not None:
         policy = Policy.from_pretrained(config.policy)
+        if unseen := [name for name in policy.camera_names[1:] if name not in config.views.names]:
+            raise InputError(
+                f"{config.policy} looks through {', '.join(unseen)}, too, and can drive only where that is recorded; "
+                f"add --wrist, or name another policy."
+            )
         statistics = policy.processor.dataset_statistics(policy.dataset)
         check_fit(policy.units, taken, taker, statistics=statistics, unknown_units=config.unknown_units)
 
