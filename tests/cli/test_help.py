@@ -72,6 +72,7 @@ UNSET = {
     "--figures": "none are drawn",
     "--out": "nothing is written",
     "--merged": "nothing is written",
+    "--publish": "nothing is written",
     "--episodes": "all of them, or a folder that is removed",
     "--fps": "the dataset's own",
     "--size": "the calibration file's",

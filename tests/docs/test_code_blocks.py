@@ -59,7 +59,7 @@ PARSED_ALONE = {
     "needs a large checkpoint": 1,
     "needs an environment with LeRobot": 1,
     "serves until it is stopped": 9,
-    "needs results of evaluations": 3,
+    "needs results of evaluations": 4,
     "needs a dataset": 2,
     "needs a dataset with a wrist camera": 2,
     "needs a policy with a wrist camera": 1,

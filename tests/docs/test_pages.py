@@ -206,9 +206,10 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize(("name", "rates"), [("nano", [0.62]), ("nano-wrist", [0.54, 0.97])])
-def test_a_shipped_models_card_is_one_that_hugging_face_reads(name: str, rates: list[float]):
+@pytest.mark.parametrize("name", ["nano", "nano-wrist"])
+def test_a_shipped_models_card_is_one_that_hugging_face_reads(name: str):
+    """The rates on it are held against results in test_committed_results.py."""
     card = ModelCard.load(ROOT / "src" / "spatialvla" / "assets" / name / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "robotics"
-    assert [result.metric_value for result in card.data.eval_results] == rates
+    assert card.data.eval_results

@@ -142,9 +142,9 @@ def test_settings_are_said_in_a_few_words():
 def test_tables_show_rates_intervals_and_the_length_of_successes():
     lines = markdown_table(success_table(RESULTS)).splitlines()
     assert lines[0] == "| Task | Successes | Rate | 95 % interval | Steps | Partial |"
-    assert lines[2] == "| pick up the bowl | 2/2 | 100% | 34% – 100% | 90 | – |"
-    assert lines[3] == "| open the drawer | 0/1 | 0% | 0% – 79% | – | 1/1 |"
-    assert lines[4] == "| All tasks | 2/3 | 67% | 21% – 94% | 90 | 1/1 |"
+    assert lines[2] == "| pick up the bowl | 2/2 | 100 % | 34 – 100 % | 90 | – |"
+    assert lines[3] == "| open the drawer | 0/1 | 0 % | 0 – 79 % | – | 1/1 |"
+    assert lines[4] == "| All tasks | 2/3 | 67 % | 21 – 94 % | 90 | 1/1 |"
     none = success_table(replace(RESULTS, episodes=()))
     assert "| 0/0 | – | – | – |" in markdown_table(none)
 
@@ -153,7 +153,7 @@ def test_a_terminal_shows_the_same_cells(capsys):
     print_success(RESULTS, Console(file=sys.stdout, force_terminal=True, width=100))
     drawn = capsys.readouterr().out
     table = success_table(RESULTS)
-    for cell in (table.title, *(row.label for row in table.rows), "2/2", "34% – 100%", "21% – 94%"):
+    for cell in (table.title, *(row.label for row in table.rows), "2/2", "34 – 100 %", "21 – 94 %"):
         assert cell in drawn
     print_success(RESULTS, Console(file=sys.stdout, force_terminal=False))
     assert capsys.readouterr().out == markdown_table(table) + "\n"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from some_results import shards, some_results
 
@@ -24,6 +26,20 @@ def test_shards_become_one_file(tmp_path):
     assert Results.load(tmp_path / "all.json").episodes == WHOLE.episodes
 
 
+def test_a_published_copy_says_all_but_where_it_was_played(tmp_path, capsys):
+    home = "/home/ada/robots"
+    episodes = tuple(replace(episode, video=f"videos/{i}.mp4") for i, episode in enumerate(WHOLE.episodes))
+    played = replace(WHOLE, policy_path=home, command=f"evaluate --policy {home}", episodes=episodes)
+    played.save(tmp_path / "results.json")
+    copy = tmp_path / "copy.json"
+    main(["results", str(tmp_path), "--publish", str(copy)])
+    assert home not in copy.read_text()
+    assert Results.load(copy) == WHOLE
+    printed = capsys.readouterr().out
+    main(["results", str(copy)])
+    assert capsys.readouterr().out == printed
+
+
 def test_two_evaluations_are_compared(tmp_path, capsys):
     WHOLE.save(tmp_path / "a.json")
     some_results("+++ +++ +++", policy="micro", checkpoint="f").save(tmp_path / "b.json")
@@ -31,7 +47,7 @@ def test_two_evaluations_are_compared(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "## nano and micro on libero_spatial" in printed
     assert "p, exact McNemar test: 0.062" in printed  # 2 / 2^5
-    assert "| All tasks | 44% | 100% | 4 | 0 | 5 | 0 | +55.6 |" in printed
+    assert "| All tasks | 44 % | 100 % | 4 | 0 | 5 | 0 | +55.6 |" in printed
 
 
 @pytest.mark.parametrize(
@@ -40,6 +56,7 @@ def test_two_evaluations_are_compared(tmp_path, capsys):
         (["results"], "nothing to show"),
         (["results", "nowhere.json"], "nowhere.json does not exist"),
         (["results", "a.json", "b.json", "--merged", "c.json"], "2 evaluations; --merged writes one"),
+        (["results", "a.json", "b.json", "--publish", "c.json"], "2 evaluations; --publish writes one"),
         (["compare", "folder", "a.json"], "holds 2 evaluations; name one file"),
     ],
 )

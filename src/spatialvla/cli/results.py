@@ -33,6 +33,9 @@ class ShowResults(Verb):
     merged: Path | None = None
     """File to write the evaluation to whose shards are given."""
 
+    publish: Path | None = None
+    """File to write the evaluation to without folders' names, command and videos, to be handed on."""
+
     full: bool = False
     """Print each evaluation's tasks and conventions, too; the page always has them."""
 
@@ -44,10 +47,16 @@ class ShowResults(Verb):
         if not evaluations:
             raise InputError("There is nothing to show; name results files or folders.")
         if self.merged:
-            if len(evaluations) != 1:
-                raise InputError(f"These are {len(evaluations)} evaluations; --merged writes one.")
-            evaluations[0].save(self.merged)
+            _only(evaluations, "--merged").save(self.merged)
+        if self.publish:
+            _only(evaluations, "--publish").shareable().save(self.publish)
         show(evaluations, full=self.full, out=self.out)
+
+
+def _only(evaluations: Sequence[Results], option: str) -> Results:
+    if len(evaluations) != 1:
+        raise InputError(f"These are {len(evaluations)} evaluations; {option} writes one.")
+    return evaluations[0]
 
 
 def show(

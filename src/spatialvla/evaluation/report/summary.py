@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spatialvla.evaluation.report.beside_published import beside_published, unpublished
 from spatialvla.evaluation.report.exam_table import exam_table
-from spatialvla.evaluation.report.tables import Table
+from spatialvla.evaluation.report.tables import Table, percent
 from spatialvla.evaluation.results.comparison import Comparison, p_text, points
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.exam_scores import is_exam
@@ -56,8 +56,8 @@ def key_numbers(comparison: Comparison) -> dict[str, str]:
     total, (first, second) = comparison.total, comparison.tallies
     low, high = total.interval
     return {
-        comparison.names[0]: f"{first.rate:.0%}",
-        comparison.names[1]: f"{second.rate:.0%}",
+        comparison.names[0]: percent(first),
+        comparison.names[1]: percent(second),
         f"points of difference, 95 % interval {points(low)} to {points(high)}": points(total.difference),
         "p, exact McNemar test": p_text(total.p_value),
         "episodes on the same start states": str(total.trials),

@@ -129,8 +129,8 @@ def count(tally: Tally) -> str:
 
 
 def percent(tally: Tally) -> str:
-    """The rate: `75%`; a dash before the first trial."""
-    return f"{tally.rate:.0%}" if tally.trials else "–"
+    """The rate: `75 %`; a dash before the first trial."""
+    return f"{100 * tally.rate:.0f} %" if tally.trials else "–"
 
 
 def cell_text(cell: Cell) -> str:
@@ -142,7 +142,7 @@ def cell_text(cell: Cell) -> str:
             return cell
         case Interval(tally):
             low, high = tally.interval
-            return f"{low:.0%} – {high:.0%}"
+            return f"{100 * low:.0f} – {100 * high:.0f} %"
         case PublishedRate(rate, spread):
             return f"{rate} %" if spread is None else f"{rate} % ± {spread}"
         case Tally():

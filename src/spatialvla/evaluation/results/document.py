@@ -112,6 +112,11 @@ class Results:
         ordered = sorted((*self.episodes, *episodes), key=lambda episode: episode.id)
         return replace(self, episodes=tuple(ordered), seconds=round(self.seconds + seconds, 3))
 
+    def shareable(self) -> Results:
+        """A copy to hand on: without the names of this machine's folders, and so without command and videos."""
+        episodes = tuple(replace(episode, video=None) for episode in self.episodes)
+        return replace(self, policy_path="", command="", episodes=episodes)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary: the fields, and per task and in all the derived rates and intervals.
 

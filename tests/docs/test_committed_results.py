@@ -1,0 +1,156 @@
+"""The success rates that the pages and model cards say are those of the results in benchmarks/results."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from pages import ROOT
+
+from spatialvla.common.json_files import read_json
+from spatialvla.evaluation.report.tables import Interval, cell_text, count, percent
+from spatialvla.evaluation.results.comparison import compare, p_text, points
+from spatialvla.evaluation.results.document import SCHEMA, Results
+from spatialvla.evaluation.results.provenance import hash_checkpoint
+
+MEASUREMENTS = "docs/measurements"
+ASSETS = ROOT / "src" / "spatialvla" / "assets"
+RESULTS = {
+    path.stem: Results.load(path)
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    if read_json(path).get("schema") == SCHEMA
+}
+SHIPPED = ("nano", "nano-wrist")
+
+ROWS = [
+    ("README.md", "libero_spatial_nano-wrist", "`nano-wrist`, with a second camera on the wrist | {row} |"),
+    ("README.md", "libero_object_nano-wrist", "| LIBERO-Object, `nano-wrist` | {row} |"),
+    ("nano", "libero_spatial_nano", "| LIBERO-Spatial | {row} |"),
+    ("nano", "libero_spatial_nano_bf16", "| the same in bfloat16, the default of many CPUs | {row} |"),
+    ("nano", "libero_object_nano", "| LIBERO-Object | {row} |"),
+    ("nano-wrist", "libero_spatial_nano-wrist", "| LIBERO-Spatial | {row} |"),
+    ("nano-wrist", "libero_object_nano-wrist", "| LIBERO-Object | {row} |"),
+    ("success.md", "libero_spatial_nano", "| `libero_spatial` | {cells} |"),
+    ("success.md", "libero_spatial_nano_bf16", "it is {of} ({low} to {high} %)."),
+    ("success.md", "libero_object_nano", "| `libero_object` | {cells} |"),
+    ("success.md", "libero_plus_camera_spatial_nano", "one episode each: {of} ({low} to {high} %)."),
+    ("success.md", "libero_plus_robot_spatial_nano", "| `libero_plus_robot_spatial` | {cells} |"),
+    ("success.md", "libero_plus_language_spatial_nano", "| `libero_plus_language_spatial` | {cells} |"),
+    ("success.md", "libero_plus_noise_spatial_nano", "| `libero_plus_noise_spatial` | {cells} |"),
+    ("results.md", "libero_spatial_nano", "| Spatial | {short} |"),
+    ("results.md", "libero_spatial_nano-wrist", "| Spatial | * | {short} |"),
+    ("results.md", "libero_object_nano", "| Object | {short} |"),
+    ("results.md", "libero_object_nano-wrist", "| Object | * | {short} |"),
+    ("results.md", "spatial_exam_nano", "the spatial exam](spatial_exam.md#nano) | {short} |"),
+    ("spatial_exam.md", "spatial_exam_nano", "{of} episodes ({interval})"),
+    ("uncertainty.md", "libero_spatial_nano", "{successes} succeeded, after {steps} steps on average"),
+]
+"""Where a rate stands beside those of the generated tables: page, results, and the words; * is any one cell."""
+
+PAIRS = [
+    (
+        "libero_spatial_nano",
+        "libero_spatial_nano_bf16",
+        "{first} were lost and {second} won (McNemar's exact p = {p}): a difference of {difference} points, "
+        "which may be anything from {low} to {high}.",
+    ),
+    (
+        "libero_spatial_nano",
+        "libero_spatial_nano-wrist",
+        "nano solved {first} that it did not, and it solved {second} that nano did not (McNemar's exact p = {p})",
+    ),
+]
+"""What docs/measurements/success.md says of two policies on the same start states."""
+
+
+def path_of(page: str) -> Path:
+    """Of the README, a page of the measurements, or a shipped policy's card."""
+    if page in SHIPPED:
+        return ASSETS / page / "README.md"
+    return ROOT / page if page == "README.md" else ROOT / MEASUREMENTS / page
+
+
+def told(results: Results) -> dict[str, str]:
+    """The ways in which pages write a rate."""
+    total, steps = results.total, results.mean_steps()
+    of, rate, interval = f"{total.successes} of {total.trials}", percent(total), cell_text(Interval(total))
+    low, high = interval.removesuffix(" %").split(" – ")
+    return {
+        "of": of,
+        "row": f"{of} | {rate} | {interval}",
+        "cells": f"{count(total)} | {rate} | {interval}",
+        "short": f"{count(total)} ({interval})",
+        "interval": interval,
+        "low": low,
+        "high": high,
+        "successes": str(total.successes),
+        "steps": "–" if steps is None else f"{steps:.0f}",
+    }
+
+
+def holds(text: str, words: str) -> bool:
+    """Whether a text has these words, however its lines are wrapped."""
+    pattern = re.escape(words).replace(r"\ \*\ \|", r"[^|\n]*\|").replace(r"\ ", r"\s+")
+    return re.search(pattern, text) is not None
+
+
+def test_the_tables_are_those_of_the_results():
+    """Where this fails, run `python docs/extensions/success.py`."""
+    tables = runpy.run_path(str(ROOT / "docs" / "extensions" / "success.py"))
+    page = tables["page"]()
+    assert tables["PAGE"].read_text() == page
+    shown = {found["name"] for found in tables["TABLE"].finditer(page)}
+    spoken_of = {results for _, results, _ in ROWS} | {
+        name for one, other, _ in PAIRS for name in (one, other)
+    }
+    assert shown | spoken_of | {"spatial_exam_expert"} == set(RESULTS), "a file that no page is held against"
+
+
+@pytest.mark.parametrize(("page", "results", "words"), ROWS)
+def test_a_rate_beside_the_tables_is_that_of_the_results(page: str, results: str, words: str):
+    expected = words.format(**told(RESULTS[results]))
+    assert holds(path_of(page).read_text(), expected), f"{page} should say: {expected}"
+
+
+@pytest.mark.parametrize(("one", "other", "words"), PAIRS)
+def test_what_is_said_of_pairs_is_what_they_show(one: str, other: str, words: str):
+    pairs = compare(RESULTS[one], RESULTS[other]).total
+    low, high = pairs.interval
+    expected = words.format(
+        first=pairs.first,
+        second=pairs.second,
+        p=p_text(pairs.p_value),
+        difference=points(pairs.difference),
+        low=points(low),
+        high=points(high),
+    )
+    assert holds(path_of("success.md").read_text(), expected), f"success.md should say: {expected}"
+
+
+@pytest.mark.parametrize("policy", SHIPPED)
+def test_a_card_tells_the_hub_the_rates_of_the_results(policy: str):
+    for entry in ModelCard.load(ASSETS / policy / "README.md").data.eval_results:
+        results = RESULTS[f"{entry.dataset_type}_{policy}"]
+        words = told(results)
+        assert entry.metric_value == results.total.rate
+        assert (
+            entry.metric_name == f"Success rate ({words['of']} episodes, 95 % interval {words['interval']})"
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, results in RESULTS.items() if results.policy in SHIPPED])
+def test_results_are_of_the_shipped_weights(name: str):
+    """Or success.md says of which they are."""
+    results = RESULTS[name]
+    digest = results.checkpoint or ""
+    shipped = hash_checkpoint(ASSETS / results.policy)
+    assert digest == shipped or f"`{digest[:12]}`" in path_of("success.md").read_text()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_committed_result_is_whole_and_names_no_folders(name: str):
+    results = RESULTS[name]
+    assert results.complete
+    assert name.startswith(results.suite)
+    assert results == results.shareable(), "run `spatialvla results FILE --publish FILE`"
