@@ -12,6 +12,7 @@ from spatialvla.common.json_files import read_json
 from spatialvla.evaluation.report.tables import Interval, cell_text, count, percent
 from spatialvla.evaluation.results.comparison import compare, p_text, points
 from spatialvla.evaluation.results.document import SCHEMA, Results
+from spatialvla.evaluation.results.exam_scores import exam_scores
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 
 MEASUREMENTS = "docs/measurements"
@@ -44,6 +45,8 @@ ROWS = [
     ("results.md", "libero_object_nano-wrist", "| Object | * | {short} |"),
     ("results.md", "spatial_exam_nano", "the spatial exam](spatial_exam.md#nano) | {short} |"),
     ("spatial_exam.md", "spatial_exam_nano", "{of} episodes ({interval})"),
+    ("spatial_exam.md", "spatial_exam_expert", "{of} episodes ("),
+    ("spatial_exam.md", "spatial_exam_expert", "It takes {steps} steps on average"),
     ("uncertainty.md", "libero_spatial_nano", "{successes} succeeded, after {steps} steps on average"),
 ]
 """Where a rate stands beside those of the generated tables: page, results, and the words; * is any one cell."""
@@ -101,16 +104,29 @@ def test_the_tables_are_those_of_the_results():
     page = tables["page"]()
     assert tables["PAGE"].read_text() == page
     shown = {found["name"] for found in tables["TABLE"].finditer(page)}
-    spoken_of = {results for _, results, _ in ROWS} | {
-        name for one, other, _ in PAIRS for name in (one, other)
-    }
-    assert shown | spoken_of | {"spatial_exam_expert"} == set(RESULTS), "a file that no page is held against"
+    spoken_of = {results for _, results, _ in ROWS}
+    assert not set(RESULTS) - shown - spoken_of, "no page is held against these"
 
 
 @pytest.mark.parametrize(("page", "results", "words"), ROWS)
 def test_a_rate_beside_the_tables_is_that_of_the_results(page: str, results: str, words: str):
     expected = words.format(**told(RESULTS[results]))
     assert holds(path_of(page).read_text(), expected), f"{page} should say: {expected}"
+
+
+def test_the_exams_table_is_that_of_the_results():
+    for skill in exam_scores(RESULTS["spatial_exam_nano"]):
+        score = skill.total
+        success, both = (
+            f"{count(tally)} ({cell_text(Interval(tally))}) | {100 * chance:.0f} %"
+            for tally, chance in (
+                (score.success, score.success_by_chance),
+                (score.both, score.both_by_chance),
+            )
+        )
+        taken = f"{score.chose.trials} of {score.success.trials} | {score.chose.successes}"
+        expected = f"| {skill.skill} | {taken} | {success} | {both} |"
+        assert expected in path_of("spatial_exam.md").read_text(), f"spatial_exam.md should say: {expected}"
 
 
 @pytest.mark.parametrize(("one", "other", "words"), PAIRS)
@@ -142,10 +158,9 @@ def test_a_card_tells_the_hub_the_rates_of_the_results(policy: str):
 @pytest.mark.parametrize("name", [name for name, results in RESULTS.items() if results.policy in SHIPPED])
 def test_results_are_of_the_shipped_weights(name: str):
     """Or success.md says of which they are."""
-    results = RESULTS[name]
-    digest = results.checkpoint or ""
-    shipped = hash_checkpoint(ASSETS / results.policy)
-    assert digest == shipped or f"`{digest[:12]}`" in path_of("success.md").read_text()
+    digest = RESULTS[name].checkpoint or ""
+    shipped = digest == hash_checkpoint(ASSETS / RESULTS[name].policy)
+    assert shipped or f"`{digest[:12]}`" in path_of("success.md").read_text(), f"{name} is of {digest}"
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -95,7 +95,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(saved):
 
 def test_the_page_shows_rates_episodes_and_pictures(saved):
     page = Page((saved / "report.html").read_text(encoding="utf-8"))
-    assert "50%" in page.text
+    assert "50 %" in page.text
     assert "1 of 2 episodes succeeded, 95 % interval 9 to 91 %" in page.text
     assert "pick up <the> bowl & go" in page.text
     assert page.text.count("✓ Success") == 1

@@ -27,7 +27,7 @@ from spatialvla.evaluation.report.page import (
     titled_table,
     write_page,
 )
-from spatialvla.evaluation.report.tables import success_table
+from spatialvla.evaluation.report.tables import percent, success_table
 from spatialvla.evaluation.report.uncertainty_curves import Scale, episode_curve, uncertainty_section
 from spatialvla.evaluation.results.document import Results
 from spatialvla.evaluation.results.exam_scores import is_exam
@@ -112,7 +112,7 @@ def _asked(results: Results) -> str:
 def _score(results: Results) -> str:
     total = results.total
     words = f"{total.successes} of {total.trials} episodes succeeded, {interval_words(total)}"
-    return f"""<div class="score"><strong>{total.rate:.0%}</strong>{interval_bar(total)}
+    return f"""<div class="score"><strong>{percent(total)}</strong>{interval_bar(total)}
 <span class="muted">{words}</span></div>"""
 
 
