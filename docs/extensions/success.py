@@ -3,9 +3,11 @@
 python docs/extensions/success.py [RUN ...]
 
 Each RUN, a folder or file of `spatialvla evaluate`, is first published as benchmarks/results/SUITE_POLICY.json, in
-place of what has that name. On the page the table of a file stands between `<!-- results: SUITE_POLICY -->` and
-`<!-- end of the results -->`; a new one needs these two lines. What the README, the model cards and the other pages
-say of these results is checked by tests/docs/test_committed_results.py, which tells what they should say.
+place of what has that name; POLICY is the name of the checkpoint's folder. On the page the table of a file stands
+between `<!-- results: SUITE_POLICY -->` and `<!-- end of the results -->`; a new one needs these two lines.
+
+Then `pytest tests/docs/test_committed_results.py` tells what the README, the model cards and the other pages should
+say. What success.md says of a checkpoint that is not the shipped one can go once its results are replaced.
 """
 
 import re
