@@ -169,8 +169,11 @@ def test_convert_stores_depth_as_it_is_told(tmp_path, steps):
 def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
     run("grid", "--dataset", LEROBOT, *CAMERA, "--out", tmp_path / "grid.png", "--bins.theta", 3)
     rows = {line.split()[1]: line.split() for line in capsys.readouterr().out.splitlines() if "│" in line}
-    assert list(rows) == ["theta", "phi", "r", "roll", "pitch", "yaw"]
+    assert list(rows) == ["theta", "phi", "r", "roll", "pitch", "yaw", "fitted", "uniform"]
     assert rows["theta"][7] == "3"
+    for kind in ("fitted", "uniform"):
+        error, offset = map(float, rows[kind][3:6:2])
+        assert 0 <= offset <= error < 2
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.width > 800
 

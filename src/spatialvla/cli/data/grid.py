@@ -38,7 +38,8 @@ class _ChosenRecipe:
 class Grid(Verb):
     """Print and draw the action grid that a run would make.
 
-    It prints the Gaussian and the bins of each dimension, and draws the bins beside the actions.
+    It prints the Gaussian and the bins of each dimension, how far actions are from their cells' middles in this grid
+    and in a uniform one (--grid), and draws the bins beside the actions.
     """
 
     datasets: FlatDatasetOptions
@@ -101,6 +102,7 @@ class Grid(Verb):
         steps = sum(int(survey.lengths.sum()) for survey in mixture.surveys)
         console.print(f"{shown(keys)}: {steps} steps", highlight=False, soft_wrap=True, markup=False)
         console.print(_table(grid, actions))
+        console.print(_rounding_table(grid, actions))
         with replacing(self.out) as partial:
             partial.write_bytes(plot_grid(grid, actions, title=keys))
         console.print(f"Wrote {self.out}", highlight=False, soft_wrap=True)
@@ -122,4 +124,21 @@ def _table(grid: ActionGrid, actions: np.ndarray) -> Table:
         numbers = (gaussian.mu, gaussian.sigma, widths.min(), widths.max())
         mu, sigma, narrow, wide = (f"{number:.4f}" for number in numbers)
         table.add_row(name, mu, sigma, str(len(widths)), narrow, wide)
+    return table
+
+
+def _rounding_table(grid: ActionGrid, actions: np.ndarray) -> Table:
+    """A row for the grid and one for a uniform grid of as many cells. actions: (N, 7) normalized."""
+    from rich.table import Table
+
+    from spatialvla.actions.grids import ActionGrid
+    from spatialvla.actions.rounding import rounding
+
+    table = Table(title="Rounding", caption="in normalized actions; offsets add up from step to step")
+    table.add_column("grid")
+    for name in ("translation", "of it offset", "rotation", "of it offset"):
+        table.add_column(name, justify="right")
+    for kind, one in (("fitted", grid), ("uniform", ActionGrid.uniform(grid.bins))):
+        blocks = rounding(one, actions).values()
+        table.add_row(kind, *(f"{number:.4f}" for block in blocks for number in (block.error, block.offset)))
     return table
