@@ -28,6 +28,7 @@ LIBERO = {"libero_spatial": "Spatial", "libero_object": "Object", "libero_goal":
 SUITES = [
     (page, f"{suite}_{policy}", words.replace("SUITE", name))
     for page, policy, words in (
+        ("README.md", "nano", "| LIBERO-SUITE | {row} |"),
         ("README.md", "nano-wrist", "| LIBERO-SUITE, `nano-wrist`* | {row} |"),
         ("nano", "nano", "| LIBERO-SUITE | {row} |"),
         ("nano-wrist", "nano-wrist", "| LIBERO-SUITE | {row} |"),
