@@ -3,10 +3,13 @@
 from dataclasses import fields, replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_policy import BINS, BRIDGE, tiny, write_dataset
 
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.model.presets import PRESETS
+from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.config import DatasetConfig, Guidance, TrainConfig
 from spatialvla.training.loop import train
 from spatialvla.training.recipes import finetune
@@ -54,6 +57,16 @@ def make_config(dataset, tmp_path):
         return TrainConfig(**(settings | changes))
 
     return make
+
+
+@pytest.fixture
+def depth_weights(tmp_path):
+    """Of an estimator that nobody trained: what it says does not matter here."""
+    torch.manual_seed(1)
+    weights = {name: t.contiguous() for name, t in SpatialVLA(tiny()).vision_zoe_model.state_dict().items()}
+    (tmp_path / "depth").mkdir()
+    save_file(weights, tmp_path / "depth" / "model.safetensors")
+    return tmp_path / "depth"
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from rlds_writer import write_steps
+from safetensors.torch import load_file
+from tiny_policy import tiny
 
 from spatialvla.common.claims import claimed
 from spatialvla.data.augmentation import Augmentation
@@ -14,9 +16,12 @@ from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import SHIPPED
+from spatialvla.model.lora import add_lora
 from spatialvla.model.presets import preset
+from spatialvla.model.quantization_entry import Quantization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
+from spatialvla.training.checkpoints.export import export
 from spatialvla.training.depth_config import DepthConfig
 from spatialvla.training.depth_estimator import (
     depth_frames,
@@ -26,7 +31,8 @@ from spatialvla.training.depth_estimator import (
     untrained_estimator,
 )
 from spatialvla.training.loop import train
-from spatialvla.training.start.build import load_depth
+from spatialvla.training.start import build
+from spatialvla.training.start.build import check_start, load_depth
 
 
 def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_config):
@@ -59,6 +65,51 @@ def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_confi
     policy = Policy.from_pretrained(train(config, device="cpu").model)
     again = depth_quality(policy.model.vision_zoe_model, mixture, frames=256)
     assert again.abs_rel == pytest.approx(quality.abs_rel, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "adapt"])
+def test_a_fine_tuned_policy_keeps_the_estimator_that_it_was_trained_with(make, dataset, depth_weights, mode):
+    """Also where what comes out is an adapter, whose base has another one."""
+    config = make(mode, [dataset], depth="estimate", depth_weights=depth_weights, steps=1)
+    result = train(config, device="cpu")
+    wanted, base = load_file(depth_weights / "model.safetensors"), estimator_of(config.policy)
+    assert not all(torch.equal(base[name], tensor) for name, tensor in wanted.items())
+    export(config.out, config.out / "whole", merge=mode == "lora")
+    for folder in (result.model, config.out / "whole"):
+        found = estimator_of(folder)
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_run_of_adapters_whose_checkpoints_lack_the_estimator_goes_on(
+    make, dataset, depth_weights, tmp_path
+):
+    """As a version wrote them that did not know the estimator to be another than the base's."""
+    config = make("lora", [dataset], depth="estimate", depth_weights=depth_weights, steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            build, "add_lora", lambda model, base, options, other_depth: add_lora(model, base, options)
+        )
+        train(config, device="cpu")
+    result = train(replace(config, steps=2), resume=True, device="cpu")
+    found, wanted = estimator_of(result.model), load_file(depth_weights / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_vision_zoe": False}, "has no depth estimator that another could replace"),
+        ({"quantization": Quantization(towers=True)}, "has its depth estimator in 4 bits"),
+    ],
+)
+def test_another_estimator_is_refused_where_none_can_be_replaced(make, depth_weights, changes, message):
+    config = make("lora", depth_weights=depth_weights)
+    with pytest.raises(InputError, match=message):
+        check_start(config, tiny().replace(**changes))
+
+
+def estimator_of(folder):
+    return SpatialVLA.from_pretrained(folder).vision_zoe_model.state_dict()
 
 
 def _two_cameras(root):

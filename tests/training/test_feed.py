@@ -38,21 +38,6 @@ def batches(config, count=3):
     return list(islice(fed(config)[1].training(0), count))
 
 
-@pytest.fixture
-def depth_weights(tmp_path):
-    """Of an estimator that nobody trained: what it says does not matter here."""
-    from safetensors.torch import save_file
-    from tiny_policy import tiny
-
-    from spatialvla.model.spatialvla import SpatialVLA
-
-    torch.manual_seed(0)
-    weights = {name: t.contiguous() for name, t in SpatialVLA(tiny()).vision_zoe_model.state_dict().items()}
-    (tmp_path / "depth").mkdir()
-    save_file(weights, tmp_path / "depth" / "model.safetensors")
-    return tmp_path / "depth"
-
-
 def test_the_same_samples_are_drawn_in_memory_with_any_workers(make_config):
     configs = [make_config(in_memory=m, workers=w) for m in (False, True) for w in (0, 2)]
     plain, *others = [batches(config) for config in configs]

@@ -4,29 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
-from tiny_policy import BRIDGE, tiny
+from tiny_policy import BRIDGE
 
-from spatialvla import CameraImage, Observation, Policy, SpatialVLA
+from spatialvla import CameraImage, Observation, Policy
 from spatialvla.errors import InputError
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.loop import train
 
 
 @pytest.fixture
-def open_x(make_config, tmp_path):
+def open_x(make_config, depth_weights):
     """(**changes) -> the configuration of a run on Bridge's two cameras and its state.
 
     Its depth is that of an estimator that nobody trained.
     """
-    torch.manual_seed(0)
-    weights = {
-        name: part.contiguous() for name, part in SpatialVLA(tiny()).vision_zoe_model.state_dict().items()
-    }
-    depth_weights = tmp_path / "depth"
-    depth_weights.mkdir()
-    save_file(weights, depth_weights / "model.safetensors")
 
     def make(**changes):
         settings = {
@@ -34,7 +25,7 @@ def open_x(make_config, tmp_path):
             "cameras": ("image", "secondary"),
             "state": True,
             "depth": "estimate",
-            "depth_weights": str(depth_weights),
+            "depth_weights": depth_weights,
             "in_memory": False,
             "steps": 2,
             "batch_size": 4,

@@ -54,25 +54,30 @@ _PREFIX = "base_model.model."
 _BASE_LAYER = ".base_layer.weight"
 _NAME = "default"
 _STATE_PROJECTOR = "state_projector"
+_DEPTH_ESTIMATOR = "vision_zoe_model"
 
 
-def add_lora(network: Network, base: str | Path, options: LoraOptions = PUBLISHED) -> None:
+def add_lora(
+    network: Network, base: str | Path, options: LoraOptions = PUBLISHED, other_depth: bool = False
+) -> None:
     """Adds adapters, which do nothing until trained, and freezes the rest of the network as `options` say.
 
     base: the folder, shipped name or Hub id that the model was loaded from; the saved adapter names it. What reads
     the arm's state is small, and often new: where there is one, it is trained and saved whole.
+    other_depth: whether the depth estimator is another than the base's, so that it is saved, too, frozen as it is.
     Raises InputError where a module to save is none of the network's, or not to be trained whole.
     """
     peft = load_peft()
     check_saved(network, options)
     of_state = (_STATE_PROJECTOR,) if network.config.state_size else ()
+    of_depth = (_DEPTH_ESTIMATOR,) if other_depth else ()
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=TARGETS[options.target],
         init_lora_weights="gaussian",
-        modules_to_save=list(dict.fromkeys([*options.modules_to_save, *of_state])) or None,
+        modules_to_save=list(dict.fromkeys([*options.modules_to_save, *of_state, *of_depth])) or None,
         base_model_name_or_path=lasting_name(base),
     )
     _inject(network, config)
@@ -220,6 +225,10 @@ def merge_lora(network: Network) -> None:
     del network.peft_config
     mirror_action_embeddings(network)
     network.requires_grad_(True)
+    _freeze_depth(network)
+
+
+def _freeze_depth(network: Network) -> None:
     if network.config.use_vision_zoe:
         network.vision_zoe_model.requires_grad_(False)
 
@@ -248,7 +257,7 @@ def check_saved(network: Network, options: LoraOptions) -> None:
                 f"No module's name ends in {end!r}, which modules_to_save names; the closest are "
                 f"{', '.join(near)}."
             )
-        if any(name.startswith("vision_zoe_model.") for name in held):
+        if any(name.startswith(f"{_DEPTH_ESTIMATOR}.") for name in held):
             raise InputError(f"modules_to_save names {end!r} of ZoeDepth, which stays frozen; leave it out.")
         if any(adapted.fullmatch(name.rpartition(".")[0]) for name in held):
             raise InputError(
@@ -267,6 +276,7 @@ def _inject(network: Network, config: Any) -> None:
     config.modules_to_save = saved
     for parameter in adapter_parameters(network).values():
         parameter.requires_grad_(True)
+    _freeze_depth(network)
 
 
 @cache

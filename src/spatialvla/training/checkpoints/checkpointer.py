@@ -28,7 +28,7 @@ from spatialvla.training.checkpoints.tensors import (
     RANDOM,
     WEIGHTS,
     Trained,
-    base_tensors,
+    frozen_weights,
     make_optimizer_state,
     named_tensors,
     random_state,
@@ -138,9 +138,13 @@ class Checkpointer:
         reader = self._readable(path, lambda: ShardReader(path, [file.name for file in record.files]))
         saved = reader.tensors()
         make_optimizer_state(trained, saved)
-        # Checkpoints of earlier versions hold the base, too.
-        of_base = {name: tensor for name, tensor in base_tensors(trained).items() if name in saved}
-        tensors = named_tensors(trained) | of_base
+        # Earlier versions kept more or less of what is frozen; the rest is as the run's files have it.
+        frozen = frozen_weights(trained)
+        tensors = {
+            name: tensor
+            for name, tensor in (named_tensors(trained) | frozen).items()
+            if name in saved or name not in frozen
+        }
         strange = {name for name in saved if not name.startswith(RANDOM)} ^ set(tensors)
         if strange:
             raise CheckpointError(

@@ -45,10 +45,11 @@ def named_tensors(trained: Trained) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def base_tensors(trained: Trained) -> dict[str, torch.Tensor]:
-    """The tensors that a checkpoint leaves to the base, by the names they would have in it."""
+def frozen_weights(trained: Trained) -> dict[str, torch.Tensor]:
+    """The weights that no step changes, by the names that they have in a checkpoint which holds them."""
+    learned = {name for name, parameter in trained.model.named_parameters() if parameter.requires_grad}
     weights = trained.model.state_dict()
-    return {WEIGHTS + name: weights[name] for name in trained.of_base}
+    return {WEIGHTS + name: tensor for name, tensor in weights.items() if name not in learned}
 
 
 def make_optimizer_state(trained: Trained, saved: Mapping[str, TensorStorageMetadata]) -> None:

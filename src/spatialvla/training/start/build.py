@@ -59,7 +59,7 @@ def check_start(config: TrainConfig, network: SpatialVLAConfig) -> None:
     if config.instructions is not None:
         _listed_texts(config.instructions)
     if config.depth_weights is not None:
-        resolve_folder(config.depth_weights)
+        _check_depth(config.depth_weights, network)
     if config.mode == "lora" and config.lora.modules_to_save:
         with torch.device("meta"):
             check_saved(SpatialVLA(network), config.lora)
@@ -85,6 +85,19 @@ def build(config: TrainConfig, mixture: TrainingMixture) -> tuple[SpatialVLA, Pr
 def _give_asked(model: SpatialVLA, config: TrainConfig, mixture: TrainingMixture) -> None:
     """Gives a network what the run asks for that its own does not have, before anything is added to it."""
     give_inputs(model, asked_inputs(config, model.config, len(mixture.state_names)))
+
+
+def _check_depth(weights: Path, network: SpatialVLAConfig) -> None:
+    resolve_folder(weights)
+    if not network.use_vision_zoe:
+        raise InputError(
+            "The policy has no depth estimator that another could replace; leave --depth-weights out."
+        )
+    if network.quantization is not None and network.quantization.towers:
+        raise InputError(
+            "The policy has its depth estimator in 4 bits, which none of --depth-weights can replace; leave that out, "
+            "or take the checkpoint that the policy was made of."
+        )
 
 
 def _own_network_config(config: TrainConfig) -> SpatialVLAConfig:
@@ -132,7 +145,7 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
         default_dataset=mixture.keys[0] if len(mixture.keys) == 1 else None,
     )
     if config.mode == "lora":
-        add_lora(model, config.policy, _lora_options(config))
+        add_lora(model, config.policy, _lora_options(config), other_depth=config.depth_weights is not None)
     return model, processor
 
 
