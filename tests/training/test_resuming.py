@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from conftest import write_dataset
 from spatialvla.common.claims import claimed
-from spatialvla.errors import InputError
+from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training import step
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
+from spatialvla.training.checkpoints.export import export
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.loop import train
@@ -230,21 +231,23 @@ def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_pat
         train(replace(elsewhere, steps=4), resume=True, device="cpu")
 
 
-def test_checkpoints_of_adapters_leave_the_base_to_its_files(make, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["lora", "adapt"])
+def test_checkpoints_leave_the_base_to_its_files(make, dataset, tmp_path, monkeypatch, mode):
     """Adapters that are not trained are kept, too; and a run of an earlier version, which kept the base, goes on."""
-    config = make("lora", steps=4, save_every=2, keep=5, freeze_vision_tower=True)
+    config = make(mode, [dataset], steps=4, save_every=2, keep=5, freeze_vision_tower=True)
     train(config, device="cpu")
     older = replace(config, out=tmp_path / "older")
     with monkeypatch.context() as patch:
-        patch.setattr(step, "base_names", lambda model: frozenset())
+        patch.setattr(step, "left_to_base", lambda model, mode, other_depth: frozenset())
         train(older, device="cpu")
     last = FOLDER + "/step_00000004"
     found, before = everything(config.out / last), everything(older.out / last)
+    own = re.compile("lora_" if mode == "lora" else r"spatial_embed_tokens|position_embedding_3d")
     weights = {name for name in found if name.startswith("weights/")}
-    assert any("vision_tower" in name for name in weights)
-    assert all("lora_" in name for name in weights)
+    assert any("vision_tower" in name for name in weights) == (mode == "lora")
+    assert all(own.search(name) for name in weights)
     assert before.keys() - found.keys() == {
-        name for name in before if name.startswith("weights/") and "lora_" not in name
+        name for name in before if name.startswith("weights/") and not own.search(name)
     }
     for run in (config, older):
         halves = replace(run, out=tmp_path / f"halves_{run.out.name}")
@@ -253,7 +256,26 @@ def test_checkpoints_of_adapters_leave_the_base_to_its_files(make, tmp_path, mon
         again = everything(halves.out / last)
         assert again.keys() == found.keys()
         assert [name for name, tensor in found.items() if not torch.equal(tensor, again[name])] == []
-        adapter = [
-            load_file(model / "adapter_model.safetensors") for model in (result.model, config.out / "model")
-        ]
-        assert all(torch.equal(adapter[0][name], adapter[1][name]) for name in adapter[1])
+        for file in (older.out / "model").glob("*.safetensors"):
+            one, other = load_file(file), load_file(result.model / file.name)
+            assert one.keys() == other.keys()
+            assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+def test_an_adaptation_is_exported_from_what_it_started_from(make, start, dataset, tmp_path, monkeypatch):
+    """From any folder, with its grid and inputs, also where that has moved; without it one sentence says what to do."""
+    policy = shutil.copytree(start, tmp_path / "here" / "policy")
+    monkeypatch.chdir(policy.parent)
+    config = make("adapt", [dataset], policy=policy.name, steps=1, chunk_size=3, add_state=8)
+    result = train(config, device="cpu")
+    monkeypatch.chdir(tmp_path)
+    export(config.out, tmp_path / "again")
+    moved = policy.rename(tmp_path / "moved")
+    with pytest.raises(
+        CheckpointError, match=r"leave to .*policy.* what they do not train, .*; name it with base="
+    ):
+        export(config.out, tmp_path / "lost")
+    export(config.out, tmp_path / "found", base=moved)
+    for name in ("config.json", "model.safetensors", "processor_config.json"):
+        first = (result.model / name).read_bytes()
+        assert all((tmp_path / folder / name).read_bytes() == first for folder in ("again", "found"))

@@ -23,7 +23,7 @@ from spatialvla.model.folders import MODEL
 from spatialvla.model.lora import load_peft
 from spatialvla.training.banner import banner
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment, complete
-from spatialvla.training.checkpoints.export import export, save_layout
+from spatialvla.training.checkpoints.export import StartingPoint, export, save_layout
 from spatialvla.training.checkpoints.identity import (
     check_identity,
     datasets_identity,
@@ -234,8 +234,11 @@ class Trainer:
 
     def _describe(self) -> None:
         """Beside the checkpoints: the resolved configuration, and what an export needs."""
-        write_json(self.config.out / KEPT, self.config.to_json())
-        save_layout(self.model, self.processor, self.config.out)
+        config, start = self.config, None
+        write_json(config.out / KEPT, config.to_json())
+        if config.mode == "adapt" and config.policy is not None:
+            start = StartingPoint.of(config.policy, config.base)
+        save_layout(self.model, self.processor, config.out, start)
 
     @property
     def fraction(self) -> float:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from spatialvla.data.loaded_batch import LoadedBatch
-from spatialvla.model.lora import base_names
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.tensors import Trained
@@ -23,6 +22,7 @@ from spatialvla.training.optimizer import WeightAverage, build_optimizer, learni
 from spatialvla.training.parallel.sharding import clip_gradients, shard, synchronize_gradients, token_weights
 from spatialvla.training.parallel.world import World
 from spatialvla.training.precision import autocast, computes_bfloat16
+from spatialvla.training.start.trainable import left_to_base
 
 
 class NonFiniteLoss(RuntimeError):
@@ -69,7 +69,8 @@ class Learner:
             self.soft_loss = SoftTokenLoss(processor.grid, first, config.guidance.soft_targets)
             self.soft_loss.to(world.device)
         average = WeightAverage(trained, config.ema_decay) if config.ema_decay > 0 else None
-        of_base = frozenset(f"model.{name}" for name in base_names(model))
+        left = left_to_base(model, config.mode, other_depth=config.depth_weights is not None)
+        of_base = frozenset(f"model.{name}" for name in left)
         self.trained = Trained(trained, build_optimizer(trained, config), average, of_base)
 
     def update(self, loaded: LoadedBatch, step: int, fraction: float, measured: bool) -> dict[str, float]:

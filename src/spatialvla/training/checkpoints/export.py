@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
-from spatialvla.common.json_files import write_json
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.common.manifest import recording
+from spatialvla.common.schema import parse
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.folders import LAYOUT, is_adapter, is_run, resolve_folder
+from spatialvla.model.folders import LAYOUT, is_adapter, is_run, lasting_name, resolve_folder
+from spatialvla.model.growth import give_inputs
 from spatialvla.model.loading import load_unmerged
 from spatialvla.model.lora import has_lora, merge_lora, save_adapter, save_adapter_config
 from spatialvla.model.published import (
@@ -20,20 +24,43 @@ from spatialvla.model.published import (
     published_name,
     published_tensors,
 )
+from spatialvla.model.regrid import regrid
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.checkpointer import load_weights
 
+_START = "start.json"
 
-def save_layout(model: SpatialVLA, processor: Processor, run: Path) -> None:
-    """Writes what `export` needs of a run beside the checkpoints' weights; call it when the run begins."""
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The policy that an adaptation starts from and leaves frozen weights to, and where it is an adapter its base."""
+
+    policy: str
+    base: str | None
+
+    @classmethod
+    def of(cls, policy: str, base: str | None) -> Self:
+        """By names that hold from any working directory."""
+        return cls(lasting_name(policy), base and lasting_name(base))
+
+
+def save_layout(
+    model: SpatialVLA, processor: Processor, run: Path, start: StartingPoint | None = None
+) -> None:
+    """Writes what `export` needs of a run beside the checkpoints' weights; call it when the run begins.
+
+    start: where the checkpoints lack frozen weights that are not an adapter's base's.
+    """
     folder = run / LAYOUT
     processor.save_pretrained(folder)
     with recording(folder, ["config.json"]):
         write_json(folder / "config.json", model.config.to_json(beside_processor=True))
     if has_lora(model):
         save_adapter_config(model, folder)
+    if start is not None:
+        write_json(folder / _START, asdict(start))
 
 
 def export(
@@ -50,8 +77,8 @@ def export(
 
     A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. dtype: of the
     weights in the files; None keeps what they are loaded in, float32. base: of an adapter, in place of the
-    one that its adapter_config.json names. quantize: rounds the weights of a whole model, in place, once they
-    are in `dtype` and before they are written.
+    one that its adapter_config.json names; of a run of mode adapt, in place of the policy that it started from.
+    quantize: rounds the weights of a whole model, in place, once they are in `dtype` and before they are written.
     Raises InputError where there is nothing to merge or an adapter would be quantized, CheckpointError where
     the source cannot be read.
     """
@@ -99,10 +126,41 @@ def _trained(run: Path, base: str | Path | None) -> SpatialVLA:
     layout = run / LAYOUT
     if is_adapter(layout):
         return load_unmerged(SpatialVLA, layout, torch.float32, weights, base)
-    model = empty_network(SpatialVLA, SpatialVLAConfig.from_folder(layout), torch.float32)
-    filling = Filling(published_tensors(model))
-    for name, tensor in weights.items():
-        filling.take(run, published_name(name), tensor)
+    config = SpatialVLAConfig.from_folder(layout)
+    tensors = {published_name(name): tensor for name, tensor in weights.items()}
+    with torch.device("meta"):
+        lacking = published_tensors(SpatialVLA(config)).keys() - tensors.keys()
+    if lacking and (layout / _START).exists():
+        model = _carried_over(run, config, base)
+        wanted = {key: target for key, target in published_tensors(model).items() if key not in lacking}
+    else:
+        model = empty_network(SpatialVLA, config, torch.float32)
+        wanted = published_tensors(model)
+    filling = Filling(wanted)
+    for key, tensor in tensors.items():
+        filling.take(run, key, tensor)
     filling.finish(run)
     mirror_action_embeddings(model)
     return model.eval()
+
+
+def _carried_over(run: Path, config: SpatialVLAConfig, policy: str | Path | None) -> SpatialVLA:
+    """The policy that an adaptation started from, with the run's grid, inputs and length of chunk.
+
+    policy: in place of the one that the run names. Raises CheckpointError where there is none.
+    """
+    start = parse(StartingPoint, read_json(run / LAYOUT / _START))
+    if policy is not None:
+        start = StartingPoint(str(policy), None)
+    try:
+        model = SpatialVLA.from_pretrained(start.policy, base=start.base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The checkpoints of {run} leave to {start.policy} what they do not train, and that cannot be loaded "
+            f"({str(error).rstrip('.')}); name it with base=, on the command line --base."
+        ) from None
+    before, now = (Processor.from_pretrained(path) for path in (start.policy, run / LAYOUT))
+    regrid(model, before.grid, now.grid)
+    give_inputs(model, config)
+    model.config = config
+    return model

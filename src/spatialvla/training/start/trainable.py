@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from spatialvla.model.lora import adapter_parameters
+from spatialvla.model.lora import adapter_parameters, base_names
 from spatialvla.model.spatialvla import SpatialVLA
 
 Mode = Literal["full", "lora", "adapt"]
 
 TEXT_EMBEDDINGS = "language_model.model.embed_tokens.weight"
+DEPTH_ESTIMATOR = "vision_zoe_model."
 ADAPTED = ("spatial_embed_tokens.", "position_embedding_3d.", "state_projector.")
 
 
@@ -39,10 +40,25 @@ def select_trainable(
             chosen = {name for name, parameter in model.named_parameters() if id(parameter) in adapters}
         case "adapt":
             chosen = {name for name, _ in model.named_parameters() if name.startswith(ADAPTED)}
-    frozen_parts = ("vision_zoe_model.",) if vision_tower else ("vision_zoe_model.", "vision_tower.")
+    frozen_parts = (DEPTH_ESTIMATOR,) if vision_tower else (DEPTH_ESTIMATOR, "vision_tower.")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen and not name.startswith(frozen_parts))
     model.train(model.training)
+
+
+def left_to_base(model: SpatialVLA, mode: Mode, other_depth: bool) -> frozenset[str]:
+    """The names of the tensors that stay as they follow from the policy that a run starts from; none of mode full.
+
+    other_depth: whether the depth estimator is not that policy's.
+    """
+    match mode:
+        case "full":
+            return frozenset()
+        case "lora":
+            return base_names(model)
+        case "adapt":
+            own = (*ADAPTED, DEPTH_ESTIMATOR) if other_depth else ADAPTED
+            return frozenset(name for name in model.state_dict() if not name.startswith(own))
 
 
 def narrow_frozen(model: SpatialVLA) -> None:
@@ -53,7 +69,7 @@ def narrow_frozen(model: SpatialVLA) -> None:
     """
     words = model.language_model.model.embed_tokens
     for name, module in model.named_modules():
-        kept = name.startswith("vision_zoe_model.") or "lora_" in name
+        kept = name.startswith(DEPTH_ESTIMATOR) or "lora_" in name
         if (isinstance(module, nn.Linear) or module is words) and not kept:
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
