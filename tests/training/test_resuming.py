@@ -216,6 +216,17 @@ def test_files_that_shape_a_run_are_compared_by_what_they_hold(make_config, tmp_
         check_identity(config.out, before, settings_identity(replace(config, policy=str(moved))))
 
 
+def test_a_shipped_depth_estimator_is_compared_by_what_it_holds(make_config):
+    """Unless the run was begun by a version that did not look into it."""
+    nano, wrist = (
+        settings_identity(make_config(depth_weights=Path(name))) for name in ("nano", "nano-wrist")
+    )
+    assert nano["depth_weights"]["content"]
+    with pytest.raises(InputError, match=r"\(depth_weights was nano, is nano-wrist\)"):
+        check_identity(Path("run"), nano, wrist)
+    check_identity(Path("run"), {**nano, "depth_weights": {"name": "nano", "content": ""}}, nano)
+
+
 def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_path):
     config = make_config(datasets=(DatasetConfig(str(write_dataset(tmp_path / "squares"))),), steps=1)
     train(config, device="cpu")
