@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import spatialvla
 from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.cli.main import VERBS, main
 from spatialvla.cli.predict import read_depth, read_pose
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.data.oxe.mixtures import MIXTURES
 from spatialvla.errors import InputError
 from spatialvla.kernels.library import available
@@ -212,6 +214,50 @@ def test_verbose_says_what_is_done(tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--dataset", "absent"],
+        ["finetune", "--dataset", "absent", "--policy", "absent"],
+        ["train-depth", "--dataset", "absent"],
+        ["record", "--suite", "absent"],
+        ["evaluate", "--policy", "absent"],
+        ["export", "--policy", "absent"],
+        ["export", "--policy", "absent", "--to", "onnx"],
+        ["data", "convert", "--dataset", "absent"],
+        ["data", "inspect", "--dataset", "absent"],
+        ["data", "grid", "--dataset", "absent"],
+    ],
+    ids=" ".join,
+)
+def test_an_output_below_a_file_is_refused_before_anything_is_read(capsys, tmp_path, arguments):
+    (tmp_path / "notes.txt").write_text("")
+    out = tmp_path / "notes.txt" / "out"
+    told = fails(capsys, *arguments, "--out", str(out / "grid.png" if "grid" in arguments else out))
+    assert f"{out} cannot be a folder, as {tmp_path / 'notes.txt'} is none; choose another --out." in told
+
+
+def test_an_output_that_is_a_file_itself_is_refused_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("link").symlink_to("nowhere")
+    for out in ("file", "link"):
+        told = fails(capsys, "record", "--out", out)
+        assert f"{out} cannot be a folder, as {out} is none" in told
+    told = fails(capsys, "record", "--out", "new", "--episodes", "file/x")
+    assert "file/x cannot be a folder" in told
+    assert "choose another --episodes." in told
+    told = fails(capsys, "predict", "absent.png", "go", "--policy", "absent", "--figures", "file/x")
+    assert "choose another --figures." in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_an_output_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=f"as you may not write {tmp_path}; choose another --out"):
+        check_output_folder(tmp_path / "a" / "b")
 
 
 def test_depth_files_are_meters_or_millimeters(tmp_path):

@@ -19,6 +19,7 @@ from spatialvla.cli.policy_options import FlatPolicyOptions, PolicyOptions
 from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb
 from spatialvla.common.extras import needs_extra
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.errors import InputError
 from spatialvla.execution import Execution
 
@@ -133,6 +134,9 @@ class Evaluate(Verb):
 
     def run(self) -> None:
         """Plays what was not played yet, prints the success rates and says where the report is."""
+        name = Path(self.options.policy).name
+        out = Path(self._named(str(self.out), name))
+        check_output_folder(out)
         # Before episodes are played: their report is drawn at the end.
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
@@ -153,8 +157,6 @@ class Evaluate(Verb):
         from spatialvla.viz.rerun.recordings import Recordings
         from spatialvla.viz.rerun.rig import Rig
 
-        name = Path(self.options.policy).name
-        out = Path(self._named(str(self.out), name))
         recorded_to = destination(None if self.rerun is None else self._named(self.rerun, name))
         shard = Shard.parse(self.shard) if self.shard else None
         keeper = DecisionKeeper(self.decisions, out / "decisions")

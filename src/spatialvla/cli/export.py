@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Export(Verb):
     """Folder to write."""
 
     base: str | None = None
-    """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
+    """Base of an adapter, or what a run of mode adapt started from: a checkpoint; None takes the one that they name."""
 
     merge: bool = False
     """Merge a LoRA adapter into its base; otherwise the adapter alone is written."""
@@ -80,6 +81,7 @@ class Export(Verb):
 
     def run(self) -> None:
         """Writes, and says where."""
+        check_output_folder(self.out)
         if self.to == "onnx" or self.to == "torch-export":
             return self._export_graphs(self.to)
         import torch

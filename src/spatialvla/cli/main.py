@@ -66,7 +66,15 @@ _DESCRIPTIONS = {
 _VERBOSE = "--verbose"
 
 # Where the disk or its permissions are to blame, the system's own sentence says what to do.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from spatialvla.cli.policy_options import FlatPolicyOptions
 from spatialvla.cli.verb import Verb
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Predict(Verb):
 
     def run(self) -> None:
         """Prints the actions."""
+        if self.figures is not None:
+            check_output_folder(self.figures, "--figures")
         import numpy as np
 
         from spatialvla.calibration.policy_calibration import PolicyCalibration

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.errors import InputError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -23,8 +24,9 @@ def claimed(path: Path, holder: str) -> Iterator[None]:
     """Nobody else writes `path` meanwhile; the claim ends with the process, however that ends.
 
     holder: what claims it, such as "training run", for the sentence.
-    Raises InputError where another process has it.
+    Raises InputError where another process has it, and where it cannot be written.
     """
+    check_output_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w", encoding="utf-8") as lock:
         try:

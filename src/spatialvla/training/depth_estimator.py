@@ -19,6 +19,7 @@ from spatialvla.common.device import find_device
 from spatialvla.common.files import sweep
 from spatialvla.common.json_files import write_json
 from spatialvla.common.manifest import recording
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.data.augmentation import Views
 from spatialvla.data.draws import Draws, ShardedSampler
 from spatialvla.data.frame_cache import CachedSource
@@ -55,6 +56,7 @@ def train_depth(
     Raises InputError where the dataset has no depth of its camera, and where another process writes there;
     CheckpointError where there is no estimator of this size to go on from.
     """
+    check_output_folder(config.out)
     tune_cpu()
     on = find_device(device)
     torch.manual_seed(config.seed)

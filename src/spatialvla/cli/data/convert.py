@@ -9,6 +9,7 @@ from typing import Literal
 from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.verb import Verb
+from spatialvla.common.output_folder import check_output_folder
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Convert(Verb):
 
     def run(self) -> None:
         """Writes the dataset, and says which episodes were left out."""
+        check_output_folder(self.out)
         from spatialvla.common.terminal import Terminal, shown
         from spatialvla.data.convert import convert
         from spatialvla.data.lerobot.depth_video import DepthQuantization

@@ -14,6 +14,7 @@ from spatialvla.cli.arguments import parse_options, read_first
 from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.training_run import part
 from spatialvla.cli.verb import Verb
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.options import DataOptions
 from spatialvla.training.recipes import nano, pretrain
@@ -84,6 +85,7 @@ class Grid(Verb):
 
     def run(self) -> None:
         """Fits the grid as the run does, prints and draws it."""
+        check_output_folder(self.out.parent)
         from spatialvla.common.files import replacing
         from spatialvla.common.terminal import Terminal, shown
         from spatialvla.training.feed.datasets import open_mixture

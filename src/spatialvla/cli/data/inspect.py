@@ -13,6 +13,7 @@ from spatialvla.cli.data.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb
+from spatialvla.common.output_folder import check_output_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +58,8 @@ class Inspect(Verb):
 
     def run(self) -> None:
         """Prints what was found, and draws it."""
+        if self.out is not None:
+            check_output_folder(self.out)
         from spatialvla.common.terminal import Terminal
         from spatialvla.data.inspection import inspect
 

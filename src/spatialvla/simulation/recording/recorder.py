@@ -15,6 +15,7 @@ import torch
 
 from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import ActionUnits
+from spatialvla.common.output_folder import check_output_folder
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
@@ -69,11 +70,13 @@ def record(recorder: Recorder, config: RecordingConfig) -> None:
     out = config.out
     if (out / "meta").exists():
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
+    pending = config.episodes or out.with_name(f"{out.name}.episodes")
+    check_output_folder(out)
+    check_output_folder(pending, "--out" if config.episodes is None else "--episodes")
     depth_video = None
     if config.depth_video != "none":
         depth_video = DepthQuantization.of(config.depth_video, config.depth_range)
     recorder.check(config)
-    pending = config.episodes or out.with_name(f"{out.name}.episodes")
     files = record_episodes(recorder, config, pending)
     store(files, out, recorder.embodiment, config.depth, depth_video)
     if config.episodes is None:
