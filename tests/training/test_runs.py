@@ -26,6 +26,7 @@ from spatialvla.training import loop
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.guidance_config import Guidance
 from spatialvla.training.loop import train
 from spatialvla.training.optimizer import total_steps
 from spatialvla.training.parallel.world import World
@@ -278,9 +279,49 @@ def test_what_a_run_cannot_begin_with_is_refused_before_datasets_are_read(
     def read(*arguments):
         raise AssertionError("the datasets are read")
 
-    monkeypatch.setattr(loop, "open_mixture", read)
+    monkeypatch.setattr(loop, "open_datasets", read)
     with pytest.raises((InputError, CheckpointError), match=message):
         train(make(**changes), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("guidance", "message"),
+    [
+        (
+            Guidance(privileged=("observation.cube",), privileged_weight=1.0),
+            r"squares: The dataset has no 'observation\.cube' to regress; it has .*observation\.square",
+        ),
+        (
+            Guidance(privileged=("observation.state[6:9]",), privileged_weight=1.0),
+            r"'observation\.state\[6:9\]' names none or more than the 8 numbers",
+        ),
+        (
+            Guidance(vision_steps=1, privileged=("observation.cube",)),
+            r"has no 'observation\.cube' to regress",
+        ),
+        (
+            Guidance(vision_steps=1, privileged=("observation.square",), keypoints=("observation.state",)),
+            r"A keypoint has 3 numbers, unlike observation\.state",
+        ),
+    ],
+)
+def test_features_that_a_dataset_lacks_are_named_before_it_is_read(
+    make, dataset, guidance, message, monkeypatch
+):
+    monkeypatch.setattr(loop, "mixture_of", lambda *arguments: pytest.fail("the dataset is read"))
+    with pytest.raises(InputError, match=message):
+        train(make(datasets=[dataset], guidance=guidance), device="cpu")
+
+
+def test_a_depth_that_no_dataset_has_is_missed_before_it_is_read(make, monkeypatch):
+    """Also where only some of the samples are to see it."""
+    monkeypatch.setattr(TrainingMixture, "open", lambda *arguments: pytest.fail("the dataset is surveyed"))
+    config = make(datasets=[BRIDGE], in_memory=True, guidance=Guidance(depth_mix=0.5))
+    monkeypatch.setattr(
+        "spatialvla.training.feed.datasets._in_memory", lambda *_: pytest.fail("it is decoded")
+    )
+    with pytest.raises(InputError, match="has no depth sensor; train with estimated depth alone"):
+        train(config, device="cpu")
 
 
 def test_given_statistics_are_looked_at_before_datasets_are_surveyed(make, monkeypatch):

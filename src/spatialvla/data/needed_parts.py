@@ -144,7 +144,7 @@ def unplaced(key: str, camera: str, is_first: bool) -> str:
 
 def without_sensor(key: str) -> str:
     """That a dataset has no depth sensor, and what to do, in a sentence."""
-    return f"{key} has no depth sensor; train with estimated depth."
+    return f"{key} has no depth sensor; train with estimated depth alone."
 
 
 def _seen(source: EpisodeSource, first: str, others: Collection[str]) -> Iterator[dict[str, EpisodeView]]:

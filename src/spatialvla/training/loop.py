@@ -31,9 +31,10 @@ from spatialvla.training.checkpoints.identity import (
 )
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.config_file import KEPT
-from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.feed.datasets import mixture_of, open_datasets
 from spatialvla.training.feed.given_tokens import check_committed_steps
 from spatialvla.training.feed.rank_batches import Feed
+from spatialvla.training.guidance.named_features import check_guidance
 from spatialvla.training.guidance.privileged import PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps
 from spatialvla.training.guidance.vision_stage import VisionStage
@@ -130,7 +131,9 @@ class Trainer:
                 "Adapters on weights in 4 bits are trained in one process; start it without torchrun, or from the "
                 "checkpoint in full precision."
             )
-        self.mixture = open_mixture(config, network, world, progress)
+        sources = open_datasets(config, network)
+        check_guidance(sources, config.guidance)
+        self.mixture = mixture_of(sources, config, network, world, progress)
         self.model, self.processor = build(config, self.mixture)
         self.mixture = self.mixture.checked(self.processor.check_instruction, config.on_bad)
         self.identity |= datasets_identity(config, self.mixture)

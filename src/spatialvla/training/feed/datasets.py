@@ -27,10 +27,14 @@ def open_mixture(
 
     Raises InputError or CheckpointError where one cannot be used.
     """
+    return mixture_of(open_datasets(config, network), config, network, world, progress)
+
+
+def open_datasets(config: TrainConfig, network: SpatialVLAConfig) -> list[EpisodeSource]:
+    """The datasets that a configuration names, opened and not yet read. Raises InputError where one cannot be."""
     cache = config.cache or cache_folder()
     others, state = network.cameras[1:], config.state or network.state_size > 0
-    sources = [open_dataset(dataset, cache, config.on_bad, others, state) for dataset in config.datasets]
-    return mixture_of(sources, config, network, world, progress)
+    return [open_dataset(dataset, cache, config.on_bad, others, state) for dataset in config.datasets]
 
 
 def mixture_of(
@@ -78,7 +82,7 @@ def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network:
         network.cameras,
         size,
         network.needs_extrinsics,
-        config.depth == "sensor",
+        config.depth == "sensor" or config.guidance.depth_mix > 0,
         new,
         state_needed,
     )

@@ -27,7 +27,7 @@ class Keypoints:
     def __init__(self, steps: Steps, names: tuple[str, ...]) -> None:
         """Raises InputError where a dataset lacks a name, its camera pose, or a name is no position."""
         self.steps = steps
-        self.points = steps.table(lambda episode: _points(episode, names))
+        self.points = steps.table(lambda episode: keypoint_positions(episode, names))
 
     def patch_shares(
         self, loaded: LoadedBatch, intrinsics: np.ndarray, size: int, patches: int
@@ -55,8 +55,8 @@ class Keypoints:
         return torch.from_numpy(shares.reshape(*points.shape[:2], patches**2))
 
 
-def _points(episode: Episode, names: tuple[str, ...]) -> np.ndarray:
-    """(T, K, 3) in the frame of the camera that the episode is seen by."""
+def keypoint_positions(episode: Episode, names: tuple[str, ...]) -> np.ndarray:
+    """(T, K, 3) in the frame of the camera that the episode is seen by. Raises InputError as `Keypoints`."""
     if CAMERA_POSE not in episode.columns:
         raise InputError(f"Keypoints need '{CAMERA_POSE}' in the dataset; record it, or train without them.")
     positions = [privileged_values(episode, name) for name in names]

@@ -77,7 +77,13 @@ def privileged_values(episode: Episode, name: str) -> np.ndarray:
         )
     values = episode.columns[match["feature"]].reshape(len(episode.actions), -1)
     if match["start"] is not None:
-        values = values[:, int(match["start"]) : int(match["stop"])]
+        start, stop = int(match["start"]), int(match["stop"])
+        if not start < stop <= values.shape[1]:
+            raise InputError(
+                f"'{name}' names none or more than the {values.shape[1]} numbers of the dataset's "
+                f"{match['feature']}; correct [start:stop]."
+            )
+        values = values[:, start:stop]
     return values[keyframes(episode.actions)] if match["keyframe"] else values
 
 
