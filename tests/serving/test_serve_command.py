@@ -187,6 +187,15 @@ def test_a_policy_that_does_not_fit_is_refused_before_its_weights_are_loaded(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("protocol", ["lerobot", "vla-eval"])
+def test_keys_that_a_client_cannot_send_are_refused_before_weights_are_loaded(protocol, capsys, monkeypatch):
+    monkeypatch.setenv("SPATIALVLA_API_KEY", "k" * 32)
+    monkeypatch.setattr(SpatialVLA, "from_pretrained", lambda *_, **__: pytest.fail("the weights are loaded"))
+    with pytest.raises(SystemExit):
+        main(["serve", "--policy", "nano", "--port", "0", "--protocol", protocol])
+    assert "client knows neither API keys nor TLS" in capsys.readouterr().err
+
+
 def changed_nano(folder: str, units: dict | None) -> None:
     """nano in a folder, with something else said of its units."""
     shutil.copytree(resolve_folder("nano"), folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
@@ -230,6 +239,10 @@ def changed_nano(folder: str, units: dict | None) -> None:
             ["--policy", "nano", "--limits", "boxed.yaml", "--protocol", "vla-eval"],
             "no workspace can be kept",
         ),
+        (
+            ["--policy", "nano", "--protocol", "vla-eval", "--benchmark", "simpler_widowx"],
+            "simpler_widowx takes other actions than the policy's",
+        ),
         (["--policy", "nano", "--stop-above.mm", "5"], "add --uncertainty"),
         (
             ["--policy", "unsaid", "--uncertainty", "--stop-above.mm", "5", "--unknown-units"],
@@ -244,6 +257,7 @@ def test_no_robot_is_moved_in_units_or_limits_that_nobody_can_keep(
     (tmp_path / "metric.yaml").write_text("translation: 0.02\n")
     (tmp_path / "lengths.yaml").write_text("meters_per_unit: 1\nradians_per_unit: 1\n")
     changed_nano("unsaid", None)
+    monkeypatch.setattr(SpatialVLA, "from_pretrained", lambda *_, **__: pytest.fail("the weights are loaded"))
     changed_nano("reversed", vars(LIBERO) | {"gripper": [1, 0]})
     changed_nano("tool", vars(LIBERO) | {"frame": "gripper", "gripper": None})
     (tmp_path / "boxed.yaml").write_text("workspace: {low: [0, 0, 0], high: [1, 1, 1]}\n")

@@ -28,8 +28,12 @@ from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.logs import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
+    from spatialvla.actions.units import ActionUnits
     from spatialvla.serving.engine.service import ProtocolOptions, Service
     from spatialvla.serving.guard.access import Access
+    from spatialvla.serving.guard.limits import Limits
+
+    Check = Callable[[ProtocolOptions, ActionUnits, Limits, Access], None]
 
 Protocol = Literal["openpi", "vla-eval", "lerobot"]
 
@@ -140,7 +144,7 @@ class Serve(Verb):
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises InputError first for options that do not fit."""
         with needs_extra(_EXTRAS[self.protocol], "Serving"):
-            serve = self._protocol()
+            check, serve = self._protocol()
             from spatialvla.serving.recorder import recorded
             from spatialvla.serving.status_pages import pages
         if self.threads < 1:
@@ -148,7 +152,7 @@ class Serve(Verb):
         log_to_stderr(self.log_format)
         watched, recorded_to = self._dashboard(), destination(self.rerun)
         options = self._options()
-        service = self._service(options)
+        service = self._service(options, check)
         print(service.limits.describe(), file=sys.stderr, flush=True)
         if self.stop_above.asked:
             print(self.stop_above.describe(), file=sys.stderr, flush=True)
@@ -161,16 +165,16 @@ class Serve(Verb):
                 service = beside.enter_context(recorded(service, recorded_to))
             serve(service, options)
 
-    def _protocol(self) -> Callable[[Service, ProtocolOptions], None]:
-        """The protocol's `run`; what it needs is imported with it."""
+    def _protocol(self) -> tuple[Check, Callable[[Service, ProtocolOptions], None]]:
+        """The protocol's `check` and `run`; what they need is imported with them."""
         match self.protocol:
             case "openpi":
-                from spatialvla.serving.openpi.server import run
+                from spatialvla.serving.openpi.server import check, run
             case "vla-eval":
-                from spatialvla.serving.vla_eval.server import run
+                from spatialvla.serving.vla_eval.server import check, run
             case "lerobot":
-                from spatialvla.serving.lerobot.server import run
-        return run
+                from spatialvla.serving.lerobot.server import check, run
+        return check, run
 
     def _dashboard(self) -> Callable[[Service], AbstractContextManager[Service]] | None:
         """What serves the page beside a service, and gives the service that it watches; None for no page.
@@ -228,7 +232,7 @@ class Serve(Verb):
             raise InputError(f"The mapping {mapping!r} insists on no length; say --pad-to STEPS.")
         return self.pad_to or horizon
 
-    def _service(self, options: ProtocolOptions) -> Service:
+    def _service(self, options: ProtocolOptions, check: Check) -> Service:
         import torch
 
         from spatialvla.actions.fitting import check_fit
@@ -258,6 +262,7 @@ class Serve(Verb):
         # A robot is not moved in unknown units without a word of it.
         units = fitting.units.filled(processor.action_units(dataset))
         check_fit(units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
+        check(options, units, fitting, access)
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(

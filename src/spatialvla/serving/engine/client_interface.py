@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spatialvla.actions.fitting import check_fit
 from spatialvla.calibration.policy_calibration import PolicyCalibration
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import turn_intrinsics
@@ -57,7 +56,7 @@ class ClientInterface:
                 called=called,
             )
         self._check_inputs(policy.camera_names, service)
-        self._check_actions(service)
+        mapping.check_actions(service.units, service.limits)
 
     def describe(self) -> dict[str, Any]:
         """What the policy looks at, for a server's metadata: each camera and the state, and what they are called."""
@@ -166,17 +165,6 @@ class ClientInterface:
                 f"the robot's frame, which the mapping {mapping.name!r} does not tell; add position, rotation and, "
                 "where the position is in another frame, base to it."
             )
-
-    def _check_actions(self, service: Service) -> None:
-        mapping = self.mapping
-        if service.limits.workspace is not None and mapping.gripper is None:
-            raise InputError(
-                f"The limits have a workspace, but the mapping {mapping.name!r} does not say where the gripper's "
-                "position is; add state and position to it, or choose limits without a workspace."
-            )
-        advice = "choose a checkpoint and --dataset that fit, or copy the mapping and correct its units"
-        taker = f"The client of the mapping {mapping.name!r}"
-        check_fit(service.units, mapping.units, taker, unknown_units=True, advice=advice)
 
     def _described(self, name: str, keys: CameraKeys) -> dict[str, Any]:
         calibrated = None if self._calibration is None else self._calibration.cameras.get(name)

@@ -13,10 +13,13 @@ from typing import Any, get_args
 
 import numpy as np
 
+from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.common.yaml_files import load, number, whole_number
+from spatialvla.errors import InputError
 from spatialvla.geometry.rotations import SIZES, Notation
 from spatialvla.serving.engine.client_keys import CameraKeys, GripperKeys, StateLayout, StatePart
+from spatialvla.serving.guard.limits import Limits
 
 ANY = "*"
 """Stands for each camera that has no entry of its own."""
@@ -67,6 +70,20 @@ class ClientMapping:
         counted = len({name.rstrip("0123456789") for name in names}) == 1
         fitting = (one for one in self.states if counted or one.names in ((), tuple(names)))
         return next(fitting, None)
+
+    def check_actions(self, units: ActionUnits, limits: Limits) -> None:
+        """Raises InputError where the client takes other actions, or does not tell what the limits look at.
+
+        units: of the policy's actions.
+        """
+        if limits.workspace is not None and self.gripper is None:
+            raise InputError(
+                f"The limits have a workspace, but the mapping {self.name!r} does not say where the gripper's "
+                "position is; add state and position to it, or choose limits without a workspace."
+            )
+        advice = "choose a checkpoint and --dataset that fit, or copy the mapping and correct its units"
+        taker = f"The client of the mapping {self.name!r}"
+        check_fit(units, self.units, taker, unknown_units=True, advice=advice)
 
     def keys(self) -> dict[str, str]:
         """What the client calls the first camera's parts, the prompt and the numbers, by our name for each."""

@@ -34,6 +34,14 @@ class Access:
         """
         return not self.digests or self.key_number(authorization) is not None
 
+    def check_none(self, client: str) -> None:
+        """Raises InputError where something is asked of clients that know nothing of it. client: whose they are."""
+        if self.digests or self.tls:
+            raise InputError(
+                f"{client}'s client knows neither API keys nor TLS; serve it on loopback without them, and reach "
+                "it from elsewhere through a tunnel."
+            )
+
     def key_number(self, authorization: str | None) -> int | None:
         """Which of the keys this Authorization header holds, None for none of them."""
         scheme, _, key = (authorization or "").partition(" ")

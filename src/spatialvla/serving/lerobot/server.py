@@ -19,11 +19,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
 from spatialvla.serving.failures import Stale, outcome
+from spatialvla.serving.guard.access import Access
+from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import Throttle
 from spatialvla.serving.lerobot.connection import RobotClient
 from spatialvla.serving.lerobot.objects import read_object
@@ -240,16 +243,18 @@ class LeRobotServer:
         return seen.timestep > client.decided and moved >= self._similar
 
 
+def check(options: ProtocolOptions, units: ActionUnits, limits: Limits, access: Access) -> None:
+    """Raises InputError for what can be refused without the policy's weights. units: of its actions."""
+    access.check_none("LeRobot")
+    options.mapping.check_actions(units, limits)
+
+
 def run(service: Service, options: ProtocolOptions) -> None:
     """Serves until SIGTERM or SIGINT, then drains: requests under way are answered, none is accepted.
 
     Raises InputError where the service asks for keys or TLS.
     """
-    if service.access.digests or service.access.tls:
-        raise InputError(
-            "LeRobot's client knows neither API keys nor TLS; serve it on loopback without them, and reach "
-            "it from elsewhere through a tunnel."
-        )
+    service.access.check_none("LeRobot")
     server = LeRobotServer(service, options.mapping)
 
     async def serve_until_told() -> None:

@@ -7,9 +7,12 @@ requests (`request_id`) is told by a map with `error` instead, and may go on.
 
 from __future__ import annotations
 
+from spatialvla.actions.units import ActionUnits
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.service import ProtocolOptions, Service
+from spatialvla.serving.guard.access import Access
+from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.websocket import GuardedConnection
 from spatialvla.serving.openpi.connection import OpenPiClient
 from spatialvla.serving.openpi.messages import metadata
@@ -28,6 +31,11 @@ class OpenPiServer(WebsocketServer):
             return OpenPiClient(socket, service, interface, greeting, pad_to=pad_to)
 
         super().__init__(service, welcome)
+
+
+def check(options: ProtocolOptions, units: ActionUnits, limits: Limits, access: Access) -> None:
+    """Raises InputError for what can be refused without the policy's weights. units: of its actions."""
+    options.mapping.check_actions(units, limits)
 
 
 def run(service: Service, options: ProtocolOptions) -> None:

@@ -12,6 +12,7 @@ from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.serving.engine.service import Service
 from spatialvla.serving.engine.session import Session
+from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.vla_eval.commands import Commands
 from spatialvla.serving.vla_eval.conventions import HarnessBenchmark
 from spatialvla.serving.vla_eval.needs import calibration_for, needs_of
@@ -19,6 +20,15 @@ from spatialvla.serving.vla_eval.needs import calibration_for, needs_of
 with needs_extra("vla-eval", "The protocol vla-eval"):
     from vla_eval.model_servers.base import ModelServer, SessionContext
     from vla_eval.specs import IMAGE_RGB, LANGUAGE, DimSpec
+
+
+def check_limits(limits: Limits) -> None:
+    """Raises InputError for limits that cannot be kept with what the harness tells."""
+    if limits.workspace is not None:
+        raise InputError(
+            "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
+            "limits without one."
+        )
 
 
 @dataclass
@@ -56,11 +66,7 @@ class VlaEvalServer(ModelServer):
         """
         policy = service.policy
         benchmark.check_policy(service.units, unknown_units=unknown_units)
-        if service.limits.workspace is not None:
-            raise InputError(
-                "vla-eval's harness does not tell where the gripper is, so no workspace can be kept; choose "
-                "limits without one."
-            )
+        check_limits(service.limits)
         self._service = service
         self._benchmark = benchmark
         self._calibration = calibration_for(service)

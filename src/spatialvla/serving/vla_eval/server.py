@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import json
 
-from spatialvla.errors import InputError
+from spatialvla.actions.units import ActionUnits
 from spatialvla.serving.engine.service import ProtocolOptions, Service
+from spatialvla.serving.guard.access import Access
+from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.status_pages import Page
 from spatialvla.serving.vla_eval.connection import HarnessClient
 from spatialvla.serving.vla_eval.conventions import benchmark_called
-from spatialvla.serving.vla_eval.model_server import VlaEvalServer
+from spatialvla.serving.vla_eval.model_server import VlaEvalServer, check_limits
 from spatialvla.serving.websocket.server import WebsocketServer, run_until_told
 
 _JSON = "application/json"
+
+
+def check(options: ProtocolOptions, units: ActionUnits, limits: Limits, access: Access) -> None:
+    """Raises InputError for what can be refused without the policy's weights. units: of its actions."""
+    access.check_none("vla-eval")
+    check_limits(limits)
+    benchmark_called(options.benchmark).check_policy(units, unknown_units=options.unknown_units)
 
 
 def run(service: Service, options: ProtocolOptions) -> None:
@@ -24,11 +33,7 @@ def run(service: Service, options: ProtocolOptions) -> None:
     Raises InputError for a benchmark that is unknown or not of the policy's robot, and where the service asks
     for keys or TLS.
     """
-    if service.access.digests or service.access.tls:
-        raise InputError(
-            "vla-eval's client knows neither API keys nor TLS; serve it on loopback without them, and reach "
-            "it from elsewhere through a tunnel."
-        )
+    service.access.check_none("vla-eval")
     model = VlaEvalServer(service, benchmark_called(options.benchmark), unknown_units=options.unknown_units)
     run_until_told(service, lambda: websocket_server(service, model))
 
