@@ -101,16 +101,19 @@ class Policy:
         base: str | Path | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
+        processor: Processor | None = None,
     ) -> Policy:
         """Loads a checkpoint folder, a shipped model ("nano", "nano-wrist") or a Hub id.
 
         dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.
         base: of an adapter, in place of the one that its adapter_config.json names. revision, token: of the Hub's.
+        processor: the checkpoint's own, where it has been read already; reading takes seconds at the 4 B size.
         """
         # Loading the weights takes longest: whatever can be refused is refused before.
         _check_use(prompt, tolerance, depth_every)
-        processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
+        if processor is None:
+            processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
         processor.dataset_for(dataset)
         if optimization is not None:
             check_optimization(optimization, find_device(device))

@@ -18,6 +18,7 @@ from spatialvla.evaluation.results.latency import Latency
 from spatialvla.evaluation.results.provenance import hash_checkpoint
 from spatialvla.execution import Execution
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.processor import Processor
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "reference" / "checkpoint"
 
@@ -162,6 +163,18 @@ def test_what_cannot_be_played_is_refused_before_weights_are_loaded(
     with pytest.raises(SystemExit):
         evaluate(FakeBenchmark(), *options)
     assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_processor_is_read_once(evaluate, monkeypatch):
+    read, from_pretrained = [], Processor.from_pretrained
+
+    def counted(*arguments, **options):
+        read.append(arguments)
+        return from_pretrained(*arguments, **options)
+
+    monkeypatch.setattr(Processor, "from_pretrained", counted)
+    evaluate(FakeBenchmark(), "--tasks", "0", "--decisions", "0", "--no-videos")
+    assert len(read) == 1
 
 
 def test_unknown_units_are_played_only_where_that_is_asked_for(tmp_path, monkeypatch, capsys):

@@ -18,9 +18,10 @@ import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed
 
-from spatialvla import Observation, Policy
+from spatialvla import Observation, Policy, Processor
 from spatialvla.actions.units import LIBERO
 from spatialvla.cli.main import main
+from spatialvla.errors import InputError
 from spatialvla.model.folders import resolve_folder
 from spatialvla.model.spatialvla import SpatialVLA
 
@@ -194,6 +195,24 @@ def test_keys_that_a_client_cannot_send_are_refused_before_weights_are_loaded(pr
     with pytest.raises(SystemExit):
         main(["serve", "--policy", "nano", "--port", "0", "--protocol", protocol])
     assert "client knows neither API keys nor TLS" in capsys.readouterr().err
+
+
+def test_the_processor_is_read_once(monkeypatch):
+    """The published one's tokenizer alone takes seconds."""
+    read, from_pretrained = [], Processor.from_pretrained
+
+    def counted(*arguments, **options):
+        read.append(arguments)
+        return from_pretrained(*arguments, **options)
+
+    def load(*arguments, **options):
+        raise InputError("The weights are loaded.")
+
+    monkeypatch.setattr(Processor, "from_pretrained", counted)
+    monkeypatch.setattr(SpatialVLA, "from_pretrained", load)
+    with pytest.raises(SystemExit):
+        main(["serve", "--policy", "nano", "--port", "0", "--device", "cpu"])
+    assert len(read) == 1
 
 
 def changed_nano(folder: str, units: dict | None) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from spatialvla.actions.units import ActionUnits
     from spatialvla.evaluation.benchmarks.protocol import Benchmark, Inputs
     from spatialvla.evaluation.results.latency import Latency
+    from spatialvla.processor import Processor
+
+    BenchmarkFor = Callable[[int, ActionUnits, Inputs], Benchmark]
 
 _MAX_WORKERS = 8
 
@@ -140,8 +143,12 @@ class Evaluate(Verb):
         # Before episodes are played: their report is drawn at the end.
         with needs_extra("viz", "The report"):
             import matplotlib  # noqa: F401
+        from spatialvla.processor import Processor
+
         # Loading a policy takes long: what can be refused without one is refused before.
-        benchmark = self._checked_benchmark()
+        benchmark_for = self._installed_benchmark()
+        processor = Processor.from_pretrained(self.options.policy)
+        benchmark = self._checked_benchmark(benchmark_for, processor)
         latency = self._checked_plan(benchmark)
         import torch
 
@@ -167,6 +174,7 @@ class Evaluate(Verb):
             tolerance=self.tolerance,
             depth_every=self.depth_every,
             uncertainty=self.uncertainty or recorded_to is not None,
+            processor=processor,
         )
         told = f"{self.suite}: actions are executed in the mode {self.execution.mode}"
         late = "" if latency is None else f", each chunk {latency}"
@@ -211,14 +219,11 @@ class Evaluate(Verb):
             told = f"Recordings are in {recorded_to.folder}; open one with `rerun FILE.rrd`"
             console.print(told, highlight=False, soft_wrap=True)
 
-    def _checked_benchmark(self) -> Benchmark:
-        """What is to be played, made for the policy, which is not loaded for that; InputError where they do not fit."""
+    def _checked_benchmark(self, benchmark_for: BenchmarkFor, processor: Processor) -> Benchmark:
+        """What is to be played, made for a policy by its processor alone; InputError where they do not fit."""
         from spatialvla.actions.fitting import check_fit
         from spatialvla.evaluation.benchmarks.protocol import Inputs
-        from spatialvla.processor import Processor
 
-        benchmark_for = self._installed_benchmark()
-        processor = Processor.from_pretrained(self.options.policy)
         dataset = processor.dataset_for(self.options.dataset)
         units = processor.action_units(dataset)
         inputs = Inputs(processor.camera_names[1:], processor.states_of(dataset)).without(self.without)
@@ -255,7 +260,7 @@ class Evaluate(Verb):
         if self.realtime and self.execution.latency_steps != Execution().latency_steps:
             raise InputError("--realtime takes --latency; leave out --execution.latency-steps.")
 
-    def _installed_benchmark(self) -> Callable[[int, ActionUnits, Inputs], Benchmark]:
+    def _installed_benchmark(self) -> BenchmarkFor:
         """How what is to be played is made for a policy; InputError where it cannot be played at all."""
         if self.gym is None:
             from spatialvla.evaluation.benchmarks.registry import benchmark_for, check_suite

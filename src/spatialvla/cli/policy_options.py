@@ -12,6 +12,7 @@ from spatialvla.execution import WHOLE_CHUNKS, Execution
 
 if TYPE_CHECKING:
     from spatialvla.policy import Policy
+    from spatialvla.processor import Processor
 
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ class PolicyOptions:
         tolerance: int = 0,
         depth_every: int = 1,
         uncertainty: bool = False,
+        processor: Processor | None = None,
     ) -> Policy:
         """The policy, ready to predict; it executes whole chunks unless told otherwise.
 
-        tolerance, depth_every, uncertainty: as of `Policy`.
+        tolerance, depth_every, uncertainty: as of `Policy`. processor: its own, where it has been read already.
         """
         import torch
 
@@ -94,6 +96,7 @@ class PolicyOptions:
                 compile=self.compile,
             ),
             base=self.base,
+            processor=processor,
         )
 
 

@@ -266,7 +266,7 @@ class Serve(Verb):
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(
-            self.options.load(self.execution, uncertainty=self.uncertainty),
+            self.options.load(self.execution, uncertainty=self.uncertainty, processor=processor),
             name=Path(self.options.policy).name,
             host=self.host,
             port=self.port,
