@@ -199,13 +199,14 @@ class Processor(StoredProcessor):
             raise self._unknown(dataset, self.statistics)
         return self.statistics[dataset]
 
-    def dataset_for(self, dataset: str | None) -> str:
+    def dataset_for(self, dataset: str | None, suite: str | None = None) -> str:
         """Whose statistics scale the actions: the dataset's that is named, or was trained last, or is the only one.
 
+        suite: a benchmark's, that is to be played; where no dataset is named, the one that is called so comes first.
         Raises InputError where that is not clear, and for a dataset without statistics.
         """
         if dataset is None:
-            dataset = self.default_dataset
+            dataset = suite if suite in self.statistics else self.default_dataset
         if dataset is None and len(self.statistics) == 1:
             (dataset,) = self.statistics
         self.dataset_statistics(dataset)

@@ -193,6 +193,22 @@ def test_unknown_units_are_played_only_where_that_is_asked_for(tmp_path, monkeyp
     assert Results.load(tmp_path / "results.json").complete
 
 
+def test_a_suite_is_played_in_the_units_that_were_learned_of_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, "fake", lambda image_size, units, inputs: FakeBenchmark())
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "two")
+    file = folder / "processor_config.json"
+    stored = json.loads(file.read_text())
+    stored["statistics"]["fake"] = stored["statistics"]["bridge_orig/1.0.0"]
+    stored["default_dataset"] = "bridge_orig/1.0.0"
+    file.write_text(json.dumps(stored))
+    command = ["evaluate", "--policy", str(folder), "--suite", "fake", "--workers", "1", "--tasks", "0"]
+    command += ["--episodes-per-task", "1", "--decisions", "0", "--no-videos", "--unknown-units"]
+    for options, dataset in (([], "fake"), (["--dataset", "bridge_orig/1.0.0"], "bridge_orig/1.0.0")):
+        out = tmp_path / dataset
+        main([*command, *options, "--out", str(out)])
+        assert Results.load(out / "results.json").settings.dataset == dataset
+
+
 def test_a_dead_worker_ends_the_command_with_its_task(evaluate):
     with pytest.raises(SystemExit, match=r"died .* task 0 \(pick up the bowl\)"):
         evaluate(FakeBenchmark(dies_in=0))

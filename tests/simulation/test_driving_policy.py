@@ -28,7 +28,7 @@ def record(tmp_path, monkeypatch):
     def run(units, **options):
         processor = replace(nano.processor, units={"libero_spatial": units})
         monkeypatch.setattr(
-            recording.Policy, "from_pretrained", lambda name: Policy(nano.model, processor), raising=True
+            recording.Policy, "from_pretrained", lambda name, **_: Policy(nano.model, processor)
         )
         asked = []
         monkeypatch.setattr(recording, "record_episodes", lambda *args: asked.append(args) or [])

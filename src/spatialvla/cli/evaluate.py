@@ -148,7 +148,11 @@ class Evaluate(Verb):
         # Loading a policy takes long: what can be refused without one is refused before.
         benchmark_for = self._installed_benchmark()
         processor = Processor.from_pretrained(self.options.policy)
-        benchmark = self._checked_benchmark(benchmark_for, processor)
+        options = replace(
+            self.options,
+            dataset=processor.dataset_for(self.options.dataset, None if self.gym else self.suite),
+        )
+        benchmark = self._checked_benchmark(benchmark_for, processor, options.dataset)
         latency = self._checked_plan(benchmark)
         import torch
 
@@ -169,7 +173,7 @@ class Evaluate(Verb):
         keeper = DecisionKeeper(self.decisions, out / "decisions")
         # Threads of one operator wait for each other by spinning: more than idle cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - self.workers))
-        policy = self.options.load(
+        policy = options.load(
             self.execution,
             tolerance=self.tolerance,
             depth_every=self.depth_every,
@@ -219,12 +223,13 @@ class Evaluate(Verb):
             told = f"Recordings are in {recorded_to.folder}; open one with `rerun FILE.rrd`"
             console.print(told, highlight=False, soft_wrap=True)
 
-    def _checked_benchmark(self, benchmark_for: BenchmarkFor, processor: Processor) -> Benchmark:
+    def _checked_benchmark(
+        self, benchmark_for: BenchmarkFor, processor: Processor, dataset: str | None
+    ) -> Benchmark:
         """What is to be played, made for a policy by its processor alone; InputError where they do not fit."""
         from spatialvla.actions.fitting import check_fit
         from spatialvla.evaluation.benchmarks.protocol import Inputs
 
-        dataset = processor.dataset_for(self.options.dataset)
         units = processor.action_units(dataset)
         inputs = Inputs(processor.camera_names[1:], processor.states_of(dataset)).without(self.without)
         benchmark = benchmark_for(processor.image_size, units, inputs)

@@ -36,7 +36,7 @@ class PolicyOptions:
     """Base of an adapter: a checkpoint; None takes the one that its adapter_config.json names."""
 
     dataset: str | None = None
-    """Whose statistics scale the actions; None takes those it was trained on last, or its only ones."""
+    """Whose statistics scale the actions; None takes a suite's own where one is played, else what was trained last."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1 …; auto is the GPU if there is one."""

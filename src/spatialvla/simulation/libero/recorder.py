@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from spatialvla.actions.units import LIBERO
-from spatialvla.policy import Policy
 from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import FPS, LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
@@ -18,7 +17,7 @@ from spatialvla.simulation.libero.viewpoints import viewpoints
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment
 from spatialvla.simulation.recording.demonstration import Demonstration
-from spatialvla.simulation.recording.recorder import Play, check_policy
+from spatialvla.simulation.recording.recorder import Play, check_policy, driving_policy
 
 PANDA = Embodiment("panda", "agentview", FPS, LIBERO)
 _CAMERAS = 1  # the last part of the seed that cameras are drawn by
@@ -42,7 +41,7 @@ class LiberoRecorder:
     @contextmanager
     def playing(self, config: RecordingConfig, task: int) -> Iterator[Play]:
         """The scene of one task. Raises InputError if the expert does not know the task."""
-        policy = Policy.from_pretrained(config.policy) if config.policy else None
+        policy = driving_policy(config)
         env = LiberoEnv(tasks(config.suite)[task], self.image_size, rendering="fast")
         expert = LiberoExpert(env)
 

@@ -19,6 +19,7 @@ from spatialvla.common.output_folder import check_output_folder
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
+from spatialvla.processor import Processor
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment, store
 from spatialvla.simulation.recording.demonstration import Demonstration
@@ -46,11 +47,19 @@ class Recorder(Protocol):
         """The simulator with this task in it, ready to play its episodes."""
 
 
+def driving_policy(config: RecordingConfig) -> Policy | None:
+    """The policy that is to drive, if any, in the units of what it learned of the suite, or learned last."""
+    if config.policy is None:
+        return None
+    processor = Processor.from_pretrained(config.policy)
+    dataset = processor.dataset_for(None, config.suite)
+    return Policy.from_pretrained(config.policy, dataset=dataset, processor=processor)
+
+
 def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> None:
     """Raises InputError where a policy is to drive whose actions are others than `taker` takes, or that would not
     see all that it looks through."""
-    if config.policy is not None:
-        policy = Policy.from_pretrained(config.policy)
+    if policy := driving_policy(config):
         if unseen := [name for name in policy.camera_names[1:] if name not in config.views.names]:
             raise InputError(
                 f"{config.policy} looks through {', '.join(unseen)}, too, and can drive only where that is recorded; "

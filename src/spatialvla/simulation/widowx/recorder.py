@@ -10,11 +10,10 @@ import numpy as np
 
 from spatialvla.actions.units import BRIDGE
 from spatialvla.errors import InputError
-from spatialvla.policy import Policy
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment
 from spatialvla.simulation.recording.demonstration import Demonstration
-from spatialvla.simulation.recording.recorder import Play, check_policy
+from spatialvla.simulation.recording.recorder import Play, check_policy, driving_policy
 from spatialvla.simulation.widowx.demonstration import demonstrate
 from spatialvla.simulation.widowx.env import CAMERA, CONTROL_HZ, TASKS, WidowXEnv
 from spatialvla.simulation.widowx.expert import WidowXExpert
@@ -42,7 +41,7 @@ class WidowXRecorder:
     @contextmanager
     def playing(self, config: RecordingConfig, task: int) -> Iterator[Play]:
         """The scene of one task. Raises InputError where the simulator is missing."""
-        policy = Policy.from_pretrained(config.policy) if config.policy else None
+        policy = driving_policy(config)
         env = WidowXEnv(TASKS[task])
         expert = WidowXExpert(env)
 
