@@ -352,6 +352,14 @@ def test_a_copy_that_is_put_right_is_said_of_all_datasets(tmp_path, runs):
     ]
 
 
+def test_train_goes_on_with_a_new_grid_too(tmp_path, runs):
+    stops(
+        "train", "--dataset", "one", "--out", tmp_path, "--policy", "nano", "--new-grid", "--grid", "uniform"
+    )
+    ((config, _, _),) = runs
+    assert (config.policy, config.mode, config.new_grid, config.grid) == ("nano", "full", True, "uniform")
+
+
 def test_finetune_follows_the_published_recipe_of_the_mode(tmp_path, runs):
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     data = ["--dataset", "one", "two", "--weights", 1, 2, "--mapping", *files]

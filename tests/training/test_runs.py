@@ -209,8 +209,10 @@ def test_given_gaussians_make_the_grid(make, dataset, tmp_path):
     assert grid == ActionGrid.from_gaussians(gaussians, bins=grid.bins)
     # The adapter says that its base is to be carried over to this grid.
     assert json.loads((model / "adapter_config.json").read_text())["spatialvla_regridded"] is True
-    with pytest.raises(InputError, match="add new_grid=True"):
+    with pytest.raises(InputError, match="unless new_grid=True; add that"):
         replace(config, new_grid=False)
+    with pytest.raises(InputError, match="unless new_grid=True; add that"):
+        replace(config, new_grid=False, gaussians=None, grid="uniform")
     with pytest.raises(InputError, match="uniform grid has no Gaussians"):
         replace(config, grid="uniform")
 

@@ -133,21 +133,19 @@ class TrainConfig(
             raise InputError("depth_mix needs the depth of every frame; set in_memory=True, or leave it out.")
         if self.gaussians is not None and self.grid == "uniform":
             raise InputError("A uniform grid has no Gaussians; leave out grid or gaussians.")
-        if (
-            self.gaussians is not None
-            and self.policy is not None
-            and self.mode != "adapt"
-            and not self.new_grid
-        ):
+        keeps_grid = self.policy is not None and self.mode != "adapt" and not self.new_grid
+        if keeps_grid and (self.gaussians is not None or self.grid == "uniform"):
             raise InputError(
-                "The policy's own grid has its Gaussians; add new_grid=True, or leave gaussians out."
+                "The policy keeps its own grid unless new_grid=True; add that, or leave grid and gaussians out."
             )
         if self.freeze_vision_tower and self.guidance.vision_steps > 0:
             raise InputError(
                 "A frozen vision tower learns nothing in guidance.vision_steps; leave out one of the two."
             )
-        if (self.mode != "full" or self.new_grid) and self.policy is None:
+        if self.mode != "full" and self.policy is None:
             raise InputError(f"mode {self.mode!r} goes on from a checkpoint; give `policy`.")
+        if self.new_grid and self.policy is None:
+            raise InputError("A new network has a new grid anyway; leave out new_grid, or give `policy`.")
         if self.policy is None and (self.add_camera or self.add_state):
             raise InputError(
                 "add_camera and add_state are for a policy to go on from; give a new network cameras and state."

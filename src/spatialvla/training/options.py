@@ -77,6 +77,9 @@ class StartOptions:
     freeze_vision_tower: bool = False
     """Keep SigLIP as it is, its LoRA adapters too."""
 
+    new_grid: bool = False
+    """Carry the policy over to a new action grid; finetune's mode adapt always does."""
+
     grid: Literal["fitted", "uniform"] = "fitted"
     """Kind of a new action grid: fitted to the datasets, or the paper's ablation."""
 
@@ -116,9 +119,6 @@ class AdaptationOptions:
 
     mode: FineTuning = "full"
     """All weights but ZoeDepth's, LoRA adapters, or a new grid's embeddings, Ego3D's MLP and the state's alone."""
-
-    new_grid: bool = False
-    """Carry the policy over to a new grid in the modes full and lora, too; adapt always does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,4 +143,3 @@ def _mark_done(config: SpatialVLAConfig, model: SpatialVLA) -> None:
         freeze_vision_tower=begun.freeze_vision_tower,
     )
     config.network = NetworkOptions(preset=config.network.preset)
-    config.adaptation = replace(config.adaptation, new_grid=False)
