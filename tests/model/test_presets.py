@@ -57,16 +57,20 @@ def test_nano_wrist_looks_through_the_hands_camera_and_acts_without_it():
     image, above, beside = rng.integers(0, 256, (3, 128, 128, 3), np.uint8)
     hand = np.diag([1.0, -1.0, -1.0, 1.0])
 
-    def acts(wrist: np.ndarray | None) -> np.ndarray:
+    def acts(wrist: np.ndarray | None, state: np.ndarray | None = None) -> np.ndarray:
         others = {} if wrist is None else {"wrist": CameraImage(wrist, extrinsics=hand)}
         told = "pick up the milk and place it in the basket"
-        actions = policy.act(Observation(image, told, extrinsics=np.eye(4), images=others)).actions
+        seen = Observation(image, told, extrinsics=np.eye(4), images=others, state=state)
+        actions = policy.act(seen).actions
         assert actions.shape == (4, 7)
         assert np.isfinite(actions).all()
         return actions
 
     assert not np.array_equal(acts(above), acts(beside))
     assert not np.array_equal(acts(above), acts(None))
+    low, high = (np.array([0, 0, z, 2.2, 2.2, 0, 0.04, -0.04]) for z in (0.1, 1.2))
+    assert not np.array_equal(acts(above, low), acts(above, high))
+    assert not np.array_equal(acts(above, low), acts(above))
 
 
 def test_random_weights_take_the_dtype_and_leave_the_default_alone():
