@@ -45,6 +45,12 @@ ROWS = [
     ("nano", "libero_spatial_nano_bf16", "| the same in bfloat16, the default of many CPUs | {row} |"),
     ("success.md", "libero_spatial_nano", "| `libero_spatial` | {cells} |"),
     ("success.md", "libero_spatial_nano_bf16", "it is {of} ({low} to {high} %)."),
+    ("success.md", "libero_spatial_swap_nano-wrist", "it has {of} ({low} to {high} %)"),
+    (
+        "results.md",
+        "libero_spatial_swap_nano-wrist",
+        "the same, [nano-wrist](success.md#nano-wrist) | {short} |",
+    ),
     ("success.md", "libero_object_nano", "| `libero_object` | {cells} |"),
     ("success.md", "libero_plus_camera_spatial_nano", "one episode each: {of} ({low} to {high} %)."),
     ("success.md", "libero_plus_robot_spatial_nano", "| `libero_plus_robot_spatial` | {cells} |"),
