@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spatialvla import Policy
 from spatialvla.actions.units import BRIDGE, LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.geometry.extrinsics import mirror_extrinsics
+from spatialvla.processor import Processor
 from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import SETTLING_ACTION, LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
@@ -23,13 +23,11 @@ from spatialvla.types import ActionChunk
 @pytest.fixture
 def record(tmp_path, monkeypatch):
     """Begins a recording with nano, of which something else is said; gives what the recorder was asked for."""
-    nano = Policy.from_pretrained("nano")
+    nano = Processor.from_pretrained("nano")
 
     def run(units, **options):
-        processor = replace(nano.processor, units={"libero_spatial": units})
-        monkeypatch.setattr(
-            recording.Policy, "from_pretrained", lambda name, **_: Policy(nano.model, processor)
-        )
+        processor = replace(nano, units={"libero_spatial": units})
+        monkeypatch.setattr(recording.Processor, "from_pretrained", lambda name: processor)
         asked = []
         monkeypatch.setattr(recording, "record_episodes", lambda *args: asked.append(args) or [])
         monkeypatch.setattr(recording, "store", lambda *args: None)

@@ -59,14 +59,24 @@ def driving_policy(config: RecordingConfig) -> Policy | None:
 def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> None:
     """Raises InputError where a policy is to drive whose actions are others than `taker` takes, or that would not
     see all that it looks through."""
-    if policy := driving_policy(config):
-        if unseen := [name for name in policy.camera_names[1:] if name not in config.views.names]:
-            raise InputError(
-                f"{config.policy} looks through {', '.join(unseen)}, too, and can drive only where that is recorded; "
-                f"add --wrist, or name another policy."
-            )
-        statistics = policy.processor.dataset_statistics(policy.dataset)
-        check_fit(policy.units, taken, taker, statistics=statistics, unknown_units=config.unknown_units)
+    if config.policy is None:
+        return
+    # The worker processes load the weights; here the processor tells all that is asked.
+    processor = Processor.from_pretrained(config.policy)
+    dataset = processor.dataset_for(None, config.suite)
+    if unseen := [name for name in processor.camera_names[1:] if name not in config.views.names]:
+        raise InputError(
+            f"{config.policy} looks through {', '.join(unseen)}, too, and can drive only where that is recorded; "
+            f"add --wrist, or name another policy."
+        )
+    statistics = processor.dataset_statistics(dataset)
+    check_fit(
+        processor.action_units(dataset),
+        taken,
+        taker,
+        statistics=statistics,
+        unknown_units=config.unknown_units,
+    )
 
 
 def record(recorder: Recorder, config: RecordingConfig) -> None:
