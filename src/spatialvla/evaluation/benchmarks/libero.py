@@ -17,7 +17,7 @@ from spatialvla.geometry.extrinsics import inverse, transform
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
 from spatialvla.simulation.libero.tasks import Task, tasks, time_limit
 from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
-from spatialvla.types import CameraImage, Observation
+from spatialvla.types import Observation
 
 CAMERA = "agentview"
 
@@ -169,10 +169,10 @@ class LiberoTask:
 
     def observe(self, depth: bool) -> Observation:
         """What each camera of the policy's sees, with depth in meters if asked for, and how the arm stands."""
-        first, others = self._seen(depth), {}
+        first, others = self._env.look(depth), {}
         for name, camera in self._others.items():
             with self._env.looking_through(camera):
-                others[name] = self._seen(depth)
+                others[name] = self._env.look(depth)
         return Observation(
             first.image,
             self._task.language,
@@ -183,12 +183,6 @@ class LiberoTask:
             images=others,
             state=self._env.proprioception(published=self._published_state) if self._gives_state else None,
         )
-
-    def _seen(self, depth: bool) -> CameraImage:
-        """The picture of the environment's present camera, upright and mirrored, its intrinsics and place."""
-        env = self._env
-        image, meters = env.render_rgbd() if depth else (env.render(), None)
-        return CameraImage(image, env.intrinsics, meters, env.extrinsics, mirrored=True)
 
     @property
     def gripper_position(self) -> np.ndarray:

@@ -15,7 +15,7 @@ from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
 from spatialvla.simulation.recording.interference import Interference
-from spatialvla.types import CameraImage, Observation
+from spatialvla.types import Observation
 
 TAKEOVER_STEPS = 40  # more than the benchmark allows, for episodes that a policy drives for stretches
 
@@ -85,9 +85,7 @@ def _observation(
     for viewpoint in others:
         if policy and viewpoint.name in policy.camera_names:
             with env.looking_through(viewpoint.camera, viewpoint.pose):
-                images[viewpoint.name] = CameraImage(
-                    env.render(), env.intrinsics, extrinsics=env.extrinsics, mirrored=True
-                )
+                images[viewpoint.name] = env.look()
     return Observation(
         image,
         env.task.language,

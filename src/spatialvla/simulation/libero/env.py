@@ -22,6 +22,7 @@ from spatialvla.geometry.rotations import PANDA_DOWN, towards
 from spatialvla.simulation.action import checked_action
 from spatialvla.simulation.libero.rendering import meters, thin_meshes
 from spatialvla.simulation.libero.tasks import Task, libero
+from spatialvla.types import CameraImage
 
 # What the benchmark does while objects fall into place: no motion, gripper open.
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, 1.0])
@@ -185,6 +186,11 @@ class LiberoEnv:
         # What is further away than sensors see is empty space, where nothing was measured.
         depth = np.where(depth > LARGEST_DEPTH, 0, depth)
         return image[::-1, ::-1].copy(), depth[::-1, ::-1].astype(np.float32)
+
+    def look(self, depth: bool = False) -> CameraImage:
+        """What the present camera sees, for a policy: `render`, K, its place, and the depth if asked for."""
+        image, measured = self.render_rgbd() if depth else (self.render(), None)
+        return CameraImage(image, self.intrinsics, measured, self.extrinsics, mirrored=True)
 
     def _draw(self, depth: bool) -> Any:
         # Another environment of this process may have drawn, or been closed, since.
