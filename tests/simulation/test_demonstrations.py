@@ -7,7 +7,7 @@ import pytest
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import WholeChunks
-from spatialvla.data.lerobot import LeRobotDataset
+from spatialvla.data.lerobot import LeRobotDataset, assembly
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
@@ -197,6 +197,24 @@ def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(t
     assert Demonstration.load(files[3]).instruction == f"pick up bowl {5 + 1 + 1 + 3}"
     with pytest.raises(InputError, match="has the tasks 0 to 1, not 2"):
         recorder.record_episodes(Failing(), replace(config, tasks=(2,)), tmp_path)
+
+
+def test_a_recording_that_was_killed_while_it_was_stored_goes_on(tmp_path, monkeypatch):
+    config = RecordingConfig(tmp_path / "out", episodes_per_task=1)
+    for task in (0, 1):
+        _episode(task, 4).save(tmp_path / "out.episodes" / f"task_0{task}_episode_0000.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(assembly, "write_info", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.record(Failing(), config)
+    assert (config.out / "meta").is_dir()
+    recorder.record(Failing(), config)
+    assert len(LeRobotDataset(config.out)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def _killed(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.sim

@@ -17,6 +17,7 @@ from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.output_folder import check_output_folder
 from spatialvla.data.lerobot.depth_video import DepthQuantization
+from spatialvla.data.lerobot.metadata import is_dataset
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
@@ -87,7 +88,7 @@ def record(recorder: Recorder, config: RecordingConfig) -> None:
     Raises InputError if the dataset is there already, or for what `recorder` cannot record.
     """
     out = config.out
-    if (out / "meta").exists():
+    if is_dataset(out):
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
     pending = config.episodes or out.with_name(f"{out.name}.episodes")
     check_output_folder(out)
