@@ -194,7 +194,7 @@ def test_train_depth_shows_and_uses_its_configuration(capsys, monkeypatch):
     monkeypatch.setattr("spatialvla.training.depth_estimator.train_depth", train_depth)
     with pytest.raises(SystemExit):
         main(["train-depth", "--dataset", "demos", "--out", "depth"])
-    assert called == [DepthConfig("demos", Path("depth"))]
+    assert called == [DepthConfig(("demos",), Path("depth"))]
     values = flat(called[0])
     shown = {name: value for name, value in defaults(capsys, "train-depth").items() if value is not None}
     assert shown == {name: values[name] for name in shown if name in values} | {"--device": "auto"}

@@ -38,7 +38,7 @@ from spatialvla.training.start.build import check_start, load_depth
 def test_the_estimator_learns_and_a_run_freezes_it(dataset, tmp_path, make_config):
     weights = tmp_path / "depth"
     training = DepthConfig(
-        str(dataset),
+        (str(dataset),),
         weights,
         cache=tmp_path / "cache",
         preset="tiny",
@@ -112,27 +112,30 @@ def estimator_of(folder):
     return SpatialVLA.from_pretrained(folder).vision_zoe_model.state_dict()
 
 
-def _two_cameras(root):
+def _two_cameras(root, depth=True):
     """A bright wall 0.6 m in front of the left camera, a dark one 1.8 m in front of the right."""
     sides = {"left": (220, 0.6), "right": (30, 1.8)}
     features = [Feature("action", "float32", (7,))]
     for side in sides:
         features.append(Feature(f"observation.images.{side}", "image", (32, 32, 3)))
-        features.append(Feature(f"observation.depth.{side}", "depth", (32, 32)))
+        if depth:
+            features.append(Feature(f"observation.depth.{side}", "depth", (32, 32)))
     writer = LeRobotWriter(root, 10, features)
     for _ in range(3):
         frames = {"action": np.ones((6, 7), np.float32)}
         for side, (brightness, meters) in sides.items():
             frames[f"observation.images.{side}"] = np.full((6, 32, 32, 3), brightness, np.uint8)
-            frames[f"observation.depth.{side}"] = np.full((6, 32, 32), meters, np.float32)
+            if depth:
+                frames[f"observation.depth.{side}"] = np.full((6, 32, 32), meters, np.float32)
         writer.add_episode(frames, "look")
     writer.finalize()
     return root
 
 
 def test_it_looks_through_several_cameras_and_goes_on_from_an_estimator(tmp_path):
+    walls = str(_two_cameras(tmp_path / "walls"))
     config = DepthConfig(
-        str(_two_cameras(tmp_path / "walls")),
+        (walls,),
         tmp_path / "depth",
         camera=("observation.images.left", "observation.images.right"),
         cache=tmp_path / "cache",
@@ -144,7 +147,7 @@ def test_it_looks_through_several_cameras_and_goes_on_from_an_estimator(tmp_path
         learning_rate=5e-3,
     )
     mixture = depth_frames(config, preset("tiny"))
-    assert [source.key for source in mixture.sources] == list(config.camera)
+    assert [source.key for source in mixture.sources] == [f"{walls} {camera}" for camera in config.camera]
     draws = mixture.training(np.arange(24))
     assert set(draws.source.tolist()) == {0, 1}
     quality = train_depth(config)
@@ -155,6 +158,29 @@ def test_it_looks_through_several_cameras_and_goes_on_from_an_estimator(tmp_path
         train_depth(replace(again, out=tmp_path / "other", depth_weights=SHIPPED / "nano"))
     with pytest.raises(InputError, match=r"cameras .*left, .*right, not front"):
         depth_frames(replace(config, camera=("front",)), preset("tiny"))
+
+
+def test_it_learns_from_several_datasets(tmp_path):
+    """Of one name, as recordings of one suite have; and one without depth is named."""
+    walls = [str(_two_cameras(tmp_path / place / "walls")) for place in ("here", "there")]
+    config = DepthConfig(
+        tuple(walls),
+        tmp_path / "depth",
+        camera=("observation.images.left",),
+        cache=tmp_path / "cache",
+        preset="tiny",
+        steps=2,
+        minutes=None,
+    )
+    mixture = depth_frames(config, preset("tiny"))
+    draws = mixture.training(np.arange(12 * len(walls)))
+    assert np.bincount(draws.source).tolist() == [12, 12]  # two of three episodes of each, one is held out
+    train_depth(config)
+    blind = _two_cameras(tmp_path / "blind", depth=False)
+    with pytest.raises(InputError, match=rf"{blind} has no depth of its camera observation.images.left to"):
+        depth_frames(replace(config, dataset=(*walls, str(blind))), preset("tiny"))
+    with pytest.raises(InputError, match="nothing to train on"):
+        replace(config, dataset=())
 
 
 def test_the_loss_ignores_missing_readings_and_punishes_a_wrong_scale():
@@ -192,7 +218,7 @@ def test_an_rlds_dataset_whose_spec_names_its_depth_is_learned_from(tmp_path):
     spec = tmp_path / "spec.yaml"
     lines = "name: mine\ncontrol_hz: 5\nimage: observation/image\ninstruction: language_instruction\n"
     spec.write_text(lines)
-    config = DepthConfig(str(root), tmp_path, cache=tmp_path, spec=str(spec))
+    config = DepthConfig((str(root),), tmp_path, cache=tmp_path, spec=str(spec))
     with pytest.raises(InputError, match="has no depth of its camera"):
         depth_frames(config, preset("tiny"))
     spec.write_text(lines + "depth: {feature: depth}\n")
@@ -202,4 +228,4 @@ def test_an_rlds_dataset_whose_spec_names_its_depth_is_learned_from(tmp_path):
 
 def test_crops_are_refused(dataset, tmp_path):
     with pytest.raises(InputError, match="whole images"):
-        DepthConfig(str(dataset), tmp_path, augmentation=Augmentation())
+        DepthConfig((str(dataset),), tmp_path, augmentation=Augmentation())

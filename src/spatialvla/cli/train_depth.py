@@ -15,7 +15,7 @@ from spatialvla.training.depth_config import DepthConfig
 class TrainDepth(Verb):
     """Train the small depth estimator that `train` then freezes.
 
-    The dataset must have depth; the weights go to <out>/model.safetensors.
+    The datasets must have depth; the weights go to <out>/model.safetensors.
     """
 
     config: Annotated[DepthConfig, arg(name="")]

@@ -19,20 +19,20 @@ def _colors_only() -> Augmentation:
 class DepthConfig:
     """One training of a depth estimator. It ends after steps or minutes, whichever comes first."""
 
-    dataset: str
-    """A dataset whose camera has depth: a folder, URL or Hub id."""
+    dataset: tuple[str, ...]
+    """Datasets whose cameras have depth: folders, URLs or Hub ids."""
 
     out: Path
     """Folder for model.safetensors, to pass to `train --depth-weights`."""
 
     mapping: Path | None = None
-    """YAML file that says what a LeRobot dataset's features mean."""
+    """YAML file that says what the features of LeRobot datasets mean."""
 
     camera: tuple[str, ...] = ()
-    """RGB features of a LeRobot dataset, each with depth; the mapping's, or the only one, unless given."""
+    """RGB features of LeRobot datasets, each with depth; the mapping's, or the only one, unless given."""
 
     spec: str | None = None
-    """Spec of an RLDS dataset, by name or YAML file, which names its depth; shipped ones have none."""
+    """Spec of RLDS datasets, by name or YAML file, which names their depth; shipped ones have none."""
 
     cache: Path | None = None
     """Folder for decoded frames; None takes the user's cache folder."""
@@ -79,6 +79,8 @@ class DepthConfig:
     augmentation: Augmentation = field(default_factory=_colors_only)
 
     def __post_init__(self) -> None:
+        if not self.dataset:
+            raise InputError("There is nothing to train on; give a dataset with depth.")
         if self.augmentation.min_crop_area < 1:
             raise InputError("Depth is trained on whole images; set augmentation.min_crop_area to 1.")
         check_counts(steps=self.steps, batch_size=self.batch_size, log_every=self.log_every)

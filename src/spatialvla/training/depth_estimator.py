@@ -53,7 +53,7 @@ def train_depth(
 ) -> DepthQuality:
     """Writes the weights to `config.out`/model.safetensors; returns their quality on held-out episodes.
 
-    Raises InputError where the dataset has no depth of its camera, and where another process writes there;
+    Raises InputError where a dataset has no depth of its camera, and where another process writes there;
     CheckpointError where there is no estimator of this size to go on from.
     """
     check_output_folder(config.out)
@@ -101,32 +101,31 @@ def train_depth(
 
 
 def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixture:
-    """The dataset in memory, in the size of the model's images. Raises InputError where it has no depth."""
+    """The datasets in memory, in the size of the model's images. Raises InputError where one has no depth."""
     cache = config.cache or cache_folder()
-    sources = [
-        CachedSource(
-            open_dataset(
-                DatasetConfig(
-                    config.dataset,
-                    mapping=config.mapping,
-                    camera=camera,
-                    spec=config.spec,
-                    key=camera if len(config.camera) > 1 else None,
-                ),
-                cache,
-            ),
-            network.image_size,
-            cache / "frames",
+    seen = [(path, camera) for path in config.dataset for camera in config.camera or (None,)]
+    opened = [
+        DatasetConfig(
+            path,
+            mapping=config.mapping,
+            camera=camera,
+            spec=config.spec,
+            # What one camera saw is a dataset of its own here, so that cameras and datasets can mix.
+            key=" ".join(filter(None, (path, camera))),
         )
-        for camera in config.camera or (None,)
+        for path, camera in seen
+    ]
+    sources = [
+        CachedSource(open_dataset(dataset, cache), network.image_size, cache / "frames") for dataset in opened
     ]
     mixture = TrainingMixture.open(
         sources, held_out=config.held_out, seed=config.seed, missing_instruction="", cache=cache / "surveys"
     )
-    for source, found in zip(sources, mixture.surveys, strict=True):
+    for (path, camera), source, found in zip(seen, sources, mixture.surveys, strict=True):
         if source.episode(int(np.flatnonzero(found.lengths)[0])).depth([0]) is None:
-            camera = f" {source.key}" if len(sources) > 1 else ""
-            raise InputError(f"{config.dataset} has no depth of its camera{camera} to learn from.")
+            raise InputError(
+                f"{path} has no depth of its camera{f' {camera}' if camera else ''} to learn from."
+            )
     return mixture
 
 
