@@ -1,6 +1,7 @@
 """Action statistics: published decoding, inverses, resting dimensions, clear errors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
 from spatialvla.actions.grids import ActionGrid
-from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics, read_statistics
+from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.errors import CheckpointError, InputError
 
 REFERENCE = Path(__file__).parents[1] / "goldens/reference"
@@ -173,54 +174,12 @@ def test_bad_numbers_are_refused():
         stats.q01[0] = 1
 
 
-def an_entry(scale=1.0, **changes):
-    entry = ActionStatistics.from_actions(scale * np.linspace(-1, 1, 35).reshape(5, 7)).to_json()
-    return {**entry, **changes}
-
-
-def test_statistics_are_read_as_the_published_code_and_openvla_write_them(tmp_path):
-    file, key = tmp_path / "stats.json", "bridge_orig/1.0.0"
-    proprio = {"mean": [0.0] * 7}
-    wanted = ActionStatistics.from_json(an_entry())
-    unmasked = {name: value for name, value in an_entry()["action"].items() if name != "mask"}
-    contents = [
-        {key: an_entry(), "other/0.1.0": an_entry(9.0)},  # ds_stats.json
-        {"bridge_orig": an_entry(proprio=proprio)},  # OpenVLA's dataset_statistics.json
-        an_entry(action=unmasked, proprio=proprio),  # dataset_statistics_<hash>.json of one dataset
-        {"processor_class": "SpatialVLAProcessor", "statistics": {key: an_entry()}},
-    ]
-    for content in contents:
-        file.write_text(json.dumps(content))
-        found = read_statistics(file, [key])[key]
-        assert list(found.mask) == [True] * 6 + [False]
-        np.testing.assert_array_equal(found.q01, wanted.q01)
-        np.testing.assert_array_equal(found.q99, wanted.q99)
-        # Written and read again, the gripper is still left as it is.
-        assert list(ActionStatistics.from_json(found.to_json()).mask) == [True] * 6 + [False]
-    file.write_text(json.dumps(contents[0]))
-    assert read_statistics(file, [key, "other/0.1.0"])["other/0.1.0"].q99[0] == pytest.approx(
-        9 * wanted.q99[0]
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"kuka": {}}, "has no statistics of bridge_orig/1.0.0, but kuka;"),
-        ({"bridge_orig/0.1.0": {}, "bridge_orig/0.2.0": {}}, "has no statistics of bridge_orig/1.0.0, but"),
-        (
-            {"bridge_orig": {"mean": 1}},
-            "holds no usable statistics of bridge_orig/1.0.0; they need q01 and q99",
-        ),
-        ({"bridge_orig": {"action": {"q01": [0] * 6, "q99": [1] * 6}}}, "holds no usable statistics"),
-        ({"statistics": [1]}, "has no statistics of bridge_orig/1.0.0, but no entries"),
-    ],
-)
-def test_statistics_that_cannot_be_used_are_named(tmp_path, content, message):
-    file = tmp_path / "stats.json"
-    file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=message) as raised:
-        read_statistics(file, ["bridge_orig/1.0.0"])
-    assert str(file) in str(raised.value)
-    with pytest.raises(InputError, match="does not exist"):
-        read_statistics(tmp_path / "absent.json", ["bridge_orig/1.0.0"])
+def test_symmetric_rotations_make_no_rotation_the_middle():
+    low = np.array([-1, -1, -1, -0.3, -0.1, 0.2, 0])
+    high = np.array([0.5, 1, 1, 0.1, 0.4, 0.3, 1])
+    stats = replace(statistics(low, high), stored={"action": "as it was read"})
+    found = stats.with_symmetric_rotations()
+    np.testing.assert_array_equal(found.q01, [-1, -1, -1, -0.3, -0.4, -0.3, 0])
+    np.testing.assert_array_equal(found.q99, [0.5, 1, 1, 0.3, 0.4, 0.3, 1])
+    assert found.normalize(np.zeros(7))[3:6].tolist() == [0, 0, 0]
+    assert found.to_json()["action"]["q01"][3:6] == [-0.3, -0.4, -0.3]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from spatialvla.actions.bins import Bins
+from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.cli.main import main
 from spatialvla.data.lerobot import Feature, LeRobotDataset, LeRobotWriter
 from spatialvla.training.config import DatasetConfig
@@ -166,6 +167,40 @@ def test_convert_stores_depth_as_it_is_told(tmp_path, steps):
         np.testing.assert_allclose(read, expected, atol=0.5e-3 if steps == "none" else 1.5e-3)
 
 
+def test_statistics_of_two_datasets_are_written_for_a_run_to_take(capsys, tmp_path):
+    for name, reach in (("low", 0.1), ("high", 0.4)):
+        features = [
+            Feature("observation.images.front", "image", (8, 8, 3)),
+            Feature("observation.state", "float32", (8,)),
+            Feature("action", "float32", (7,)),
+        ]
+        writer = LeRobotWriter(tmp_path / name, 10, features)
+        actions = np.linspace([-reach] * 7, [0.05] * 7, 50, dtype=np.float32)
+        frames = np.zeros((50, 8, 8, 3), np.uint8)
+        states = np.tile(np.arange(8, dtype=np.float32), (50, 1)) + actions[:, :1]
+        writer.add_episode({features[0].name: frames, features[1].name: states, "action": actions}, "push")
+        writer.finalize()
+    file, both = tmp_path / "statistics.json", (tmp_path / "low", tmp_path / "high")
+    run("statistics", "--dataset", *both, "--symmetric-rotations", "--out", file)
+    assert f"Wrote statistics of 2 episodes, 100 steps to {file}" in capsys.readouterr().out
+    found = read_statistics(file, ["low", "high"])
+    for statistics in found.values():
+        # Of 100 steps, 50 of which reach down to -0.4.
+        assert statistics.actions.q01[0] == pytest.approx(-0.39, abs=0.01)
+        assert statistics.actions.q99[0] == pytest.approx(0.05, abs=0.01)
+        np.testing.assert_array_equal(statistics.actions.q99[3:6], -statistics.actions.q01[3:6])
+        assert statistics.states is not None
+        assert statistics.states.q01[2] == pytest.approx(2 - 0.39, abs=0.01)
+    config = replace(
+        nano(), datasets=tuple(DatasetConfig(str(path)) for path in both), statistics=file, in_memory=False
+    )
+    with join_world("cpu") as world:
+        mixture = open_mixture(config, network_config(config), world, Progress(config, None))
+    assert {statistics.q01[0] for statistics in mixture.statistics().values()} == {
+        found["low"].actions.q01[0]
+    }
+
+
 def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
     run("grid", "--dataset", LEROBOT, *CAMERA, "--out", tmp_path / "grid.png", "--bins.theta", 3)
     rows = {line.split()[1]: line.split() for line in capsys.readouterr().out.splitlines() if "│" in line}
@@ -213,6 +248,7 @@ def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, mad
         (("inspect", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid",), "nothing to train on"),
+        (("statistics", "--dataset", LEROBOT, "--weights", "2", "--out", "s.json"), "leave --weights out"),
         (("inspect", "--dataset", DATA), "is no dataset"),
         (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping or camera"),
         (("inspect", "--dataset", RLDS, "--spec", "bridge_origin"), "the closest are bridge_orig"),

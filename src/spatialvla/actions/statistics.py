@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from spatialvla.actions.grids import checked_actions
-from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError, InputError
 
 MIN_SPAN = 1e-8
@@ -106,6 +104,16 @@ class ActionStatistics:
         values = checked_actions(actions).astype(np.float64)
         return np.where(self.mask, 0.5 * (values + 1) * (self.q99 - self.q01) + self.q01, values)
 
+    def with_symmetric_rotations(self) -> ActionStatistics:
+        """The same with roll, pitch and yaw from -m to m, where m is the farther of q01 and q99 from 0.
+
+        No rotation is then 0 when normalized: the middle of a cell, where a grid has an odd number of equal ones.
+        """
+        q01, q99 = self.q01.copy(), self.q99.copy()
+        q99[3:6] = np.maximum(np.abs(q01[3:6]), np.abs(q99[3:6]))
+        q01[3:6] = -q99[3:6]
+        return replace(self, q01=q01, q99=q99, stored=None)
+
     def to_json(self) -> dict[str, Any]:
         """One entry of `statistics` in the published processor_config.json; floats are exact."""
         if self.stored is not None:
@@ -156,42 +164,3 @@ def _seven_numbers(stored: object) -> Float[np.ndarray, "7"]:
     except (TypeError, ValueError):
         return np.full(7, np.nan)
     return numbers if numbers.shape == (7,) else np.full(7, np.nan)
-
-
-def read_statistics(file: Path, keys: Sequence[str]) -> dict[str, ActionStatistics]:
-    """The statistics that a file holds of some datasets, by their keys.
-
-    file: the published code's ds_stats.json, OpenVLA's dataset_statistics.json (an entry for each dataset), the
-    dataset_statistics_….json that either keeps beside one RLDS dataset, or a checkpoint's
-    processor_config.json. Where an entry has no mask all dimensions but the gripper are normalized, as the
-    published loader adds it.
-    Raises InputError where the file cannot be read, or holds nothing of one of the datasets.
-    """
-    content = read_json(file, "give statistics as the published code or OpenVLA writes them", InputError)
-    if "action" in content and len(keys) == 1:
-        content = {keys[0]: content}
-    entries = content.get("statistics", content)
-    found = {}
-    for key in keys:
-        entry = _entry(key, entries)
-        if entry is None:
-            held = ", ".join(sorted(entries)) if isinstance(entries, dict) else "no entries"
-            raise InputError(
-                f"{file} has no statistics of {key}, but {held}; name another file, or the dataset so (key)."
-            )
-        try:
-            masked = {"mask": [True] * 6 + [False], **entry["action"]}
-            found[key] = ActionStatistics.from_json({**entry, "action": masked})
-        except (CheckpointError, KeyError, TypeError):
-            raise InputError(
-                f"{file} holds no usable statistics of {key}; they need q01 and q99 of 7 finite numbers each."
-            ) from None
-    return found
-
-
-def _entry(key: str, entries: Any) -> Any:
-    """That of a dataset, or of its only other version."""
-    if not isinstance(entries, dict):
-        return None
-    versions = [name for name in entries if name.split("/")[0] == key.split("/")[0]]
-    return entries.get(key, entries[versions[0]] if len(versions) == 1 else None)

@@ -20,6 +20,7 @@ from spatialvla.cli.compare import Compare
 from spatialvla.cli.data.convert import Convert
 from spatialvla.cli.data.grid import Grid
 from spatialvla.cli.data.inspect import Inspect
+from spatialvla.cli.data.statistics import Statistics
 from spatialvla.cli.demo import Demo
 from spatialvla.cli.doctor import Doctor
 from spatialvla.cli.evaluate import Evaluate
@@ -52,6 +53,7 @@ VERBS: Mapping[str, type[Verb]] = {
     "train-depth": TrainDepth,
     "data inspect": Inspect,
     "data convert": Convert,
+    "data statistics": Statistics,
     "data grid": Grid,
     "calibrate": Calibrate,
     "doctor": Doctor,
@@ -60,7 +62,7 @@ VERBS: Mapping[str, type[Verb]] = {
 
 _DESCRIPTIONS = {
     "": "SpatialVLA: an RGB image and an instruction in, a chunk of 7-DoF robot actions out.",
-    "data": "Look at a dataset, convert it, and see the action grid that fits it.",
+    "data": "Look at datasets, convert them, and see the statistics and the action grid that fit them.",
 }
 
 _VERBOSE = "--verbose"

@@ -13,7 +13,7 @@ from spatialvla.simulation.recording.config import RecordingConfig
 
 @dataclass(frozen=True)
 class Record(Verb):
-    """Record a scripted expert's demonstrations as a LeRobot dataset."""
+    """Record a scripted expert's demonstrations as a dataset."""
 
     config: Annotated[RecordingConfig, arg(name="")]
 

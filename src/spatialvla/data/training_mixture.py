@@ -16,6 +16,7 @@ from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.actions.statistics_file import DatasetStatistics
 from spatialvla.actions.units import ActionUnits
 from spatialvla.data.draws import EvenDraws, MixtureDraws, scrambled
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
@@ -50,7 +51,7 @@ class TrainingMixture:
     seed: int
     missing_instruction: str | None = None
     shares: Shares = "samples"
-    given_statistics: Mapping[str, ActionStatistics] = field(default_factory=dict)
+    given_statistics: Mapping[str, DatasetStatistics] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -193,17 +194,20 @@ class TrainingMixture:
     def statistics(self) -> dict[str, ActionStatistics]:
         """Of the actions of each dataset, by key: the given ones, or its own."""
         return {
-            key: self.given_statistics.get(key) or found.sketch.statistics()
+            key: given.actions if (given := self.given_statistics.get(key)) else found.sketch.statistics()
             for key, found in zip(self.keys, self.surveys, strict=True)
         }
 
     def state_statistics(self) -> dict[str, StateStatistics]:
-        """Of the arm's states of each dataset that has them, by key."""
-        return {
-            key: found.states.statistics()
-            for key, found in zip(self.keys, self.surveys, strict=True)
-            if found.states is not None and found.states.count
-        }
+        """Of the arm's states of each dataset that has them, by key: the given ones of as many numbers, or its own."""
+        statistics = {}
+        for key, found in zip(self.keys, self.surveys, strict=True):
+            if found.states is not None and found.states.count:
+                given = self.given_statistics.get(key)
+                states = None if given is None else given.states
+                fits = states is not None and states.size == found.states.size
+                statistics[key] = states if states is not None and fits else found.states.statistics()
+        return statistics
 
     def units(self) -> dict[str, ActionUnits]:
         """Of the actions of each dataset, by key."""

@@ -19,7 +19,7 @@ class DataOptions:
     """Decode all frames once, in the model's image size, into memory: fastest for small datasets."""
 
     statistics: Path | None = None
-    """Action statistics to use, a JSON file as the published code's ds_stats.json; None takes the datasets' own."""
+    """JSON file of statistics, by `data statistics` or as the published ds_stats.json; None takes the datasets' own."""
 
     cache: Path | None = None
     """Folder for what is decoded, estimated or counted once; None takes the user's cache folder."""

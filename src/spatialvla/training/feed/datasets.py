@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spatialvla.actions.statistics import read_statistics
+from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import EpisodeSource, OnBad, SourceWrapper, WholeChunks
 from spatialvla.data.frame_cache import CachedSource
