@@ -20,8 +20,10 @@ MINE = ActionUnits(0.02, 0.1, "euler", "gripper", (0.0, 1.0), 10.0)
 
 
 def test_nano_states_the_units_of_liberos_controller():
-    assert Processor.from_pretrained("nano").units == {"libero_spatial": LIBERO}
-    assert Processor.from_pretrained("nano").action_units("libero_spatial") == LIBERO
+    nano = Processor.from_pretrained("nano")
+    assert set(nano.units) == set(nano.statistics)
+    assert all(units == LIBERO for units in nano.units.values())
+    assert nano.action_units("libero_spatial") == LIBERO
     assert (LIBERO.meters, LIBERO.radians) == (0.05, 0.5)
 
 

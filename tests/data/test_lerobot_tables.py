@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,8 @@ def test_each_frame_is_trained_with_its_own_task(root):
     assert [episode.instruction_at(step) for step in (0, 9, 10, 19)] == [WORDS[0]] * 2 + [WORDS[1]] * 2
     mixture = TrainingMixture.open([open_source(root)])
     assert mixture.instructions() == sorted(WORDS)
-    processor = Processor.from_pretrained("nano")
-    processor = Processor(**{**vars(processor), "statistics": mixture.statistics()})
+    known = Processor.from_pretrained("nano")
+    processor = replace(known, statistics=mixture.statistics(), default_dataset=None)
     batches = Batches(mixture, mixture.training, processor, ReadOptions(Augmentation.off()))
     numbers = list(range(2 * LENGTH))
     batch = batches.batch(numbers)
