@@ -1,6 +1,6 @@
 """The paper's ideas ablated by training from the start: every row begins with random weights in all but depth.
 
-    spatialvla record --suite libero_spatial --episodes-per-task 23 --no-depth --out demos/libero_spatial
+    spatialvla record --suite libero_spatial --episodes-per-task 25 --no-depth --out demos/libero_spatial
     python benchmarks/from_start.py --dataset demos/libero_spatial --out runs/from_start [--rows paper linear …]
 
 Every row is nano's recipe from the very same random weights, on the same demonstrations in the same order, for as
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--frames", type=int, default=400, help="held-out ones to measure errors on")
     parser.add_argument("--suite", default="libero_spatial")
+    parser.add_argument("--tasks", nargs="*", type=int, default=None, help="of the suite, all unless given")
     parser.add_argument("--episodes-per-task", type=int, default=10, help="0 plays none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of training")
     options = parser.parse_args()
@@ -94,7 +95,7 @@ def main() -> None:
                 errors = measured(folder / "model", options.dataset, HELD_OUT, options.frames)
                 write_json(folder / "errors.json", errors)
             if options.episodes_per_task and played(folder) is None:
-                play(folder, options.suite, options.episodes_per_task, workers=1)
+                play(folder, options.suite, options.episodes_per_task, options.tasks, workers=1)
         table = render(options.out)
         (options.out / "table.md").write_text(table)
     print(table)
