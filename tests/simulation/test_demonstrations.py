@@ -1,5 +1,5 @@
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -171,9 +171,11 @@ def test_widowx_demonstrations_say_their_robot_rate_and_units(tmp_path):
     assert "observation.images.3rd_view_camera" in dataset.features
 
 
+@dataclass
 class Failing:
-    """A simulator in which nothing succeeds before the fourth attempt at each episode."""
+    """A simulator in which nothing succeeds but one attempt at each episode, the fourth unless told otherwise."""
 
+    succeeds: int = 3
     embodiment = PANDA
 
     def check(self, config):
@@ -184,7 +186,7 @@ class Failing:
 
     @contextmanager
     def playing(self, config, task):
-        yield lambda seed: _episode(sum(seed), 4) if seed[-1] == 3 else None
+        yield lambda seed: _episode(sum(seed), 4) if seed[-1] == self.succeeds else None
 
 
 def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(tmp_path):
@@ -197,6 +199,14 @@ def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(t
     assert Demonstration.load(files[3]).instruction == f"pick up bowl {5 + 1 + 1 + 3}"
     with pytest.raises(InputError, match="has the tasks 0 to 1, not 2"):
         recorder.record_episodes(Failing(), replace(config, tasks=(2,)), tmp_path)
+
+
+def test_hundreds_of_episodes_do_not_end_at_an_unlucky_one(tmp_path):
+    """Hard tasks fail in every fourth start; with a weak policy at the wheel, in every second."""
+    config, files = RecordingConfig(tmp_path / "out"), [(0, tmp_path / "task_01_episode_0000.npz")]
+    recorder._record_task(Failing(succeeds=19), config, 1, files)
+    with pytest.raises(InputError, match="The expert failed 20 times at push; change the seed"):
+        recorder._record_task(Failing(succeeds=20), config, 1, files)
 
 
 def test_a_recording_that_was_killed_while_it_was_stored_goes_on(tmp_path, monkeypatch):

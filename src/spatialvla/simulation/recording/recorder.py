@@ -25,7 +25,7 @@ from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment, store
 from spatialvla.simulation.recording.demonstration import Demonstration
 
-_ATTEMPTS = 5  # start states tried for one episode before giving up
+_ATTEMPTS = 20  # start states tried for one episode before giving up; hard tasks fail in every fourth
 
 Play = Callable[[Sequence[int]], Demonstration | None]
 """A seed -> one episode from a freshly drawn start state, the same for the same seed; None if it failed."""
