@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tiny_policy import BRIDGE
 
+from spatialvla.actions.statistics_file import DatasetStatistics, write_statistics
 from spatialvla.cli.main import main
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import lasting_name, resolve_folder
@@ -50,6 +51,21 @@ def test_a_fine_tuned_policy_acts_in_the_units_of_its_new_dataset(make, start, m
     stored = json.loads((again.out / "model" / "processor_config.json").read_text())
     assert "default_dataset" not in stored
     assert len(Processor.from_pretrained(again.out).statistics) == 2
+
+
+def test_a_policy_of_datasets_that_are_scaled_alike_acts_without_being_told_which(
+    make, start, dataset, tmp_path
+):
+    more = shutil.copytree(dataset, tmp_path / "more_squares")
+    statistics = tmp_path / "statistics.json"
+    write_statistics(statistics, DatasetStatistics(Processor.from_pretrained(start).statistics["squares"]))
+    config = make(datasets=[dataset, more], statistics=statistics, steps=1)
+    train(config, device="cpu")
+    assert Policy.from_pretrained(config.out).dataset == "squares"
+    # In other units the same numbers are other motions.
+    apart = make(datasets=[BRIDGE, dataset], statistics=statistics, steps=1, out=tmp_path / "apart")
+    train(apart, device="cpu")
+    assert Processor.from_pretrained(apart.out).default_dataset is None
 
 
 def test_a_default_without_statistics_is_refused(start, tmp_path):

@@ -142,11 +142,18 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
         processor,
         units={**processor.units, **mixture.units()},
         # A policy of one robot is meant for that robot; of several, the user has to say which.
-        default_dataset=mixture.keys[0] if len(mixture.keys) == 1 else None,
+        default_dataset=mixture.keys[0] if _are_one(mixture) else None,
     )
     if config.mode == "lora":
         add_lora(model, config.policy, _lora_options(config), other_depth=config.depth_weights is not None)
     return model, processor
+
+
+def _are_one(mixture: TrainingMixture) -> bool:
+    """Whether an action is the same motion by whichever dataset it is decoded."""
+    units, statistics = list(mixture.units().values()), list(mixture.statistics().values())
+    scales = {(*one.q01.tolist(), *one.q99.tolist(), *one.mask.tolist()) for one in statistics}
+    return len(scales) == 1 and all(one == units[0] for one in units)
 
 
 def _lora_options(config: TrainConfig) -> LoraOptions:
