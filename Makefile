@@ -9,13 +9,16 @@ INSTALL := $(PIP) -e packages/spatialvla-client -e
 PACKAGES := pyproject.toml packages/spatialvla-client/pyproject.toml constraints.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help demo test slow sim simpler gym lerobot lint style types imports format docs wheels clean
+.PHONY: help demo nano nano-wrist test slow sim simpler gym lerobot lint style types imports format docs wheels clean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z -]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo-ready ## let the shipped model play LIBERO-Spatial; writes runs/demo/report.html
 	MUJOCO_GL=egl $(BIN)/spatialvla demo
+
+nano nano-wrist: $(VENV)/demo-ready ## make a shipped policy from nothing, which takes hours
+	PATH="$(abspath $(BIN)):$$PATH" recipes/$@.sh
 
 test: $(VENV)/test-ready ## run the default tests
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q

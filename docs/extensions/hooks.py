@@ -16,7 +16,7 @@ from spatialvla.cli.main import main
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 MERMAID = "javascripts/mermaid.min.js"
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".json": "json", ".cpp": "cpp"}
+LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".json": "json", ".cpp": "cpp"}
 LINK = re.compile(r"\]\((?P<path>(?:\.\./)+[\w./-]+)\)")
 HELP = re.compile(r"<!-- help: (?P<verb>[a-z -]*)-->")
 

@@ -127,9 +127,11 @@ def check_command(command: str, run: bool) -> None:
             parse(arguments)
         case ["python", script, *_] if script.endswith(".py"):
             assert (ROOT / script).is_file(), f"{script} is missing"
+        case [script, *_] if script.endswith(".sh"):
+            assert (ROOT / script).is_file(), f"{script} is missing"
         case ["make", target]:
             assert re.search(
-                rf"^([\w ]* )?{target}\b[\w ]*:", (ROOT / "Makefile").read_text(), re.MULTILINE
+                rf"^([\w -]* )?{target}(?![\w-])[\w -]*:", (ROOT / "Makefile").read_text(), re.MULTILINE
             ), target
         case ["pip", "install", *arguments]:
             check_extras(arguments)

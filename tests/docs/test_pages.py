@@ -11,7 +11,7 @@ from pages import PAGES, ROOT
 from spatialvla.cli.main import VERBS, main
 
 PATH = re.compile(
-    r"(?<![\w/])(?:src/spatialvla|tests|benchmarks|examples|packages)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch)\b"
+    r"(?<![\w/])(?:src/spatialvla|tests|benchmarks|examples|packages|recipes)/[\w./-]+\.(?:py|cpp|yaml|json|md|sbatch|sh)\b"
 )
 BRITISH = re.compile(
     r"\b\w*(?:metre|colour|centre|normalis|initialis|behaviour|licence|neighbour|tokenis|quantis)\w*", re.I

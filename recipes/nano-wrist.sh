@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Makes nano-wrist from nothing: nano with a second camera on the wrist, the arm's state and Ego3D in the robot's
+# frame, for LIBERO-Spatial, -Object, -Goal and -Long.
+#
+#     recipes/nano-wrist.sh           # hours on a laptop
+#     SIZE=tiny recipes/nano-wrist.sh # minutes: all stages with next to nothing, to see that they run
+#
+# It may be stopped and started again: a stage that is done is skipped, and one that was broken off goes on.
+# OUT is the folder that it fills. docs/how-to/make-nano.md says what it needs, and how long each stage takes.
+set -euo pipefail
+OUT=${OUT:-runs/nano-wrist}
+
+case ${SIZE:-full} in
+  full)
+    suites="libero_spatial libero_object libero_goal libero_10"
+    tasks="0 1 2 3 4 5 6 7 8 9"
+    depth_episodes=3 demonstrations=30 mistakes=10  # of each task
+    depth_steps=3000 vision_steps=6000 policy_steps=9000
+    evaluated=20  # episodes of each task
+    ;;
+  tiny)
+    suites="libero_spatial libero_goal"
+    tasks="0 1"
+    depth_episodes=1 demonstrations=1 mistakes=1
+    depth_steps=5 vision_steps=5 policy_steps=5
+    evaluated=1
+    ;;
+  *) echo "SIZE is full or tiny, not $SIZE" >&2; exit 2 ;;
+esac
+
+# Runs a command unless what it makes is there: unless FILE COMMAND...
+unless() {
+  if [ -e "$1" ]; then echo "Done before: $1"; else echo "\$ ${*:2}"; "${@:2}"; fi
+}
+
+first_camera=observation.images.agentview wrist_camera=observation.images.wrist
+
+# 1. Demonstrations of the scripted expert, from freshly sampled start states: a few with depth, most without.
+with_depth=() shown=() corrected=() weights=()
+for suite in $suites; do
+  with_depth+=("$OUT/depth_data/$suite")
+  unless "$OUT/depth_data/$suite/meta/info.json" \
+    spatialvla record --suite "$suite" --tasks $tasks --episodes-per-task $depth_episodes --seed 1 --wrist \
+    --out "$OUT/depth_data/$suite"
+  shown+=("$OUT/data/$suite") weights+=(1)
+  unless "$OUT/data/$suite/meta/info.json" \
+    spatialvla record --suite "$suite" --tasks $tasks --episodes-per-task $demonstrations --seed 2 --wrist \
+    --no-depth --out "$OUT/data/$suite"
+done
+
+# 2. The depth estimator, from both cameras in all suites, as each has rooms of its own. It is frozen from here on.
+unless "$OUT/depth/model.safetensors" \
+  spatialvla train-depth --dataset "${with_depth[@]}" --camera $first_camera $wrist_camera --steps $depth_steps \
+  --minutes None --cache "$OUT/cache" --out "$OUT/depth"
+
+# 3. One set of statistics, so that a token is the same motion in all suites, and no rotation none at all.
+unless "$OUT/statistics.json" \
+  spatialvla data statistics --dataset "${shown[@]}" --camera $first_camera --symmetric-rotations \
+  --cache "$OUT/cache" --out "$OUT/statistics.json"
+
+# 4. The first policy: the image encoder alone learns where to look, then all learns to act.
+training="--guidance.vision-steps $vision_steps --steps $policy_steps --minutes None"
+training+=" --batch-size 32 --learning-rate 5e-4"
+# Now and then a camera or the state is hidden, so that the policy can do without.
+seen="--camera $first_camera --camera-dropout 0.05 --state-dropout 0.05"
+unless "$OUT/first/model/config.json" \
+  spatialvla train --resume --dataset "${shown[@]}" --statistics "$OUT/statistics.json" --grid uniform \
+  --depth-weights "$OUT/depth" --cameras image wrist --state --ego3d-frame robot $seen $training \
+  --cache "$OUT/cache" --out "$OUT/first"
+
+# 5. Its own mistakes: it drives for stretches, and the expert says what to do where that leads (DAgger).
+for suite in $suites; do
+  corrected+=("$OUT/data/${suite}_mistakes") weights+=(2)
+  unless "$OUT/data/${suite}_mistakes/meta/info.json" \
+    spatialvla record --suite "$suite" --tasks $tasks --episodes-per-task $mistakes --seed 3 --wrist \
+    --no-depth --policy "$OUT/first/model" --out "$OUT/data/${suite}_mistakes"
+done
+
+# 6. It goes on with both kinds of demonstrations; the weights are then rounded to 16 bits.
+unless "$OUT/second/model/config.json" \
+  spatialvla train --resume --policy "$OUT/first/model" --dataset "${shown[@]}" "${corrected[@]}" \
+  --weights "${weights[@]}" --statistics "$OUT/statistics.json" $seen $training \
+  --cache "$OUT/cache" --out "$OUT/second"
+unless "$OUT/nano-wrist/config.json" \
+  spatialvla export --policy "$OUT/second" --dtype fp16 --out "$OUT/nano-wrist"
+
+# 7. How often it succeeds, from the benchmark's own start states. Episodes that were played are not played again.
+for suite in $suites; do
+  spatialvla evaluate --policy "$OUT/nano-wrist" --suite "$suite" --tasks $tasks --episodes-per-task $evaluated \
+    --out "$OUT/evaluations/$suite"
+done
+spatialvla results "$OUT"/evaluations/* --out "$OUT"
