@@ -1,3 +1,4 @@
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,14 +187,16 @@ class Failing:
 
     @contextmanager
     def playing(self, config, task):
+        logging.getLogger("robosuite_logs").warning("No private macro file found!")
         yield lambda seed: _episode(sum(seed), 4) if seed[-1] == self.succeeds else None
 
 
-def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(tmp_path):
+def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(tmp_path, capfd):
     config = RecordingConfig(tmp_path / "out", episodes_per_task=2, workers=1, seed=5)
     recorder._record_task(Failing(), config, 1, [(0, tmp_path / "task_01_episode_0000.npz")])
     kept = (tmp_path / "task_01_episode_0000.npz").stat().st_mtime_ns
     files = recorder.record_episodes(Failing(), config, tmp_path)
+    assert "macro" not in capfd.readouterr().err
     assert [file.name for file in files] == [f"task_0{t}_episode_000{k}.npz" for t in (0, 1) for k in (0, 1)]
     assert files[2].stat().st_mtime_ns == kept
     assert Demonstration.load(files[3]).instruction == f"pick up bowl {5 + 1 + 1 + 3}"

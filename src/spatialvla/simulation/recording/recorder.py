@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -119,7 +120,14 @@ def record_episodes(recorder: Recorder, config: RecordingConfig, folder: Path) -
         for task in chosen
     }
     # A fresh process for each task: the simulator never gives its drawing memory back.
-    with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    # Quiet ones: robosuite warns of settings nobody asked for, in every process.
+    with ProcessPoolExecutor(
+        config.workers,
+        mp_context=get_context("spawn"),
+        initializer=logging.disable,
+        initargs=(logging.WARNING,),
+        max_tasks_per_child=1,
+    ) as pool:
         running = [
             pool.submit(_record_task, recorder, config, task, missing)
             for task, files in wanted.items()
