@@ -195,7 +195,9 @@ def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(t
     config = RecordingConfig(tmp_path / "out", episodes_per_task=2, workers=1, seed=5)
     recorder._record_task(Failing(), config, 1, [(0, tmp_path / "task_01_episode_0000.npz")])
     kept = (tmp_path / "task_01_episode_0000.npz").stat().st_mtime_ns
-    files = recorder.record_episodes(Failing(), config, tmp_path)
+    told = []
+    files = recorder.record_episodes(Failing(), config, tmp_path, lambda *numbers: told.append(numbers))
+    assert told[-1] == (4, 4)
     assert "macro" not in capfd.readouterr().err
     assert [file.name for file in files] == [f"task_0{t}_episode_000{k}.npz" for t in (0, 1) for k in (0, 1)]
     assert files[2].stat().st_mtime_ns == kept

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from spatialvla.cli.bar import progress
 from spatialvla.cli.verb import Verb
 from spatialvla.simulation.recording.config import RecordingConfig
 
@@ -21,5 +22,6 @@ class Record(Verb):
         """Records, and says where the dataset is."""
         from spatialvla.simulation.recorders import record_demonstrations
 
-        record_demonstrations(self.config)
+        with progress("Recording") as report:
+            record_demonstrations(self.config, report)
         print(f"Wrote {self.config.out}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from spatialvla.simulation.libero.recorder import LiberoRecorder
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.recorder import Recorder, record
@@ -14,6 +16,8 @@ def recorder_of(suite: str) -> Recorder:
     return WidowXRecorder() if suite == SUITE else LiberoRecorder()
 
 
-def record_demonstrations(config: RecordingConfig) -> None:
+def record_demonstrations(
+    config: RecordingConfig, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
     """Records a suite into a LeRobot v3 dataset, see `recording.recorder.record`; raises InputError as that does."""
-    record(recorder_of(config.suite), config)
+    record(recorder_of(config.suite), config, progress)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spatialvla.cli.data.bar import progress
+from spatialvla.cli.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.common.output_folder import check_output_folder

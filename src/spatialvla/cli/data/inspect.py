@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spatialvla.cli.data.bar import progress
+from spatialvla.cli.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from spatialvla.cli.data.bar import progress
+from spatialvla.cli.bar import progress
 from spatialvla.cli.dataset_options import FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.common.output_folder import check_output_folder

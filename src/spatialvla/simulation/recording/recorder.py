@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,7 @@ from spatialvla.simulation.recording.dataset import Embodiment, store
 from spatialvla.simulation.recording.demonstration import Demonstration
 
 _ATTEMPTS = 20  # start states tried for one episode before giving up; hard tasks fail in every fourth
+_LOOK_EVERY = 2.0  # seconds, for new episodes
 
 Play = Callable[[Sequence[int]], Demonstration | None]
 """A seed -> one episode from a freshly drawn start state, the same for the same seed; None if it failed."""
@@ -81,11 +82,16 @@ def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> Non
     )
 
 
-def record(recorder: Recorder, config: RecordingConfig) -> None:
+def record(
+    recorder: Recorder,
+    config: RecordingConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Records successful episodes of each task of a suite into a LeRobot v3 dataset.
 
     Episodes wait in `<out>.episodes`, or in `config.episodes`, until all are there; a killed run goes on with
     them.
+    progress: told now and then how many episodes there are, and how many there are to be.
     Raises InputError if the dataset is there already, or for what `recorder` cannot record.
     """
     out = config.out
@@ -98,17 +104,23 @@ def record(recorder: Recorder, config: RecordingConfig) -> None:
     if config.depth_video != "none":
         depth_video = DepthQuantization.of(config.depth_video, config.depth_range)
     recorder.check(config)
-    files = record_episodes(recorder, config, pending)
+    files = record_episodes(recorder, config, pending, progress)
     store(files, out, recorder.embodiment, config.depth, depth_video)
     if config.episodes is None:
         shutil.rmtree(pending)
 
 
-def record_episodes(recorder: Recorder, config: RecordingConfig, folder: Path) -> list[Path]:
+def record_episodes(
+    recorder: Recorder,
+    config: RecordingConfig,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
     """Records the missing episodes of a suite, and returns the files of all, task by task.
 
     Episode k of a task depends on the seed, the task, k and the policy only, so a killed run goes on where it
     stopped. What happens in it does not depend on the cameras.
+    progress: told now and then how many episodes there are, and how many there are to be.
     Raises InputError if an episode cannot be finished from several start states.
     """
     count = len(recorder.task_names(config.suite))
@@ -119,6 +131,7 @@ def record_episodes(recorder: Recorder, config: RecordingConfig, folder: Path) -
         task: [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(config.episodes_per_task)]
         for task in chosen
     }
+    all_files = [file for files in wanted.values() for file in files]
     # A fresh process for each task: the simulator never gives its drawing memory back.
     # Quiet ones: robosuite warns of settings nobody asked for, in every process.
     with ProcessPoolExecutor(
@@ -133,9 +146,13 @@ def record_episodes(recorder: Recorder, config: RecordingConfig, folder: Path) -
             for task, files in wanted.items()
             if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
         ]
-        for task_recorded in running:
-            task_recorded.result()
-    return [file for files in wanted.values() for file in files]
+        waiting = set(running)
+        while waiting:
+            done, waiting = wait(waiting, timeout=_LOOK_EVERY)
+            for task_recorded in done:
+                task_recorded.result()
+            progress(sum(file.exists() for file in all_files), len(all_files))
+    return all_files
 
 
 def _record_task(

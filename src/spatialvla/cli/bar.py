@@ -1,4 +1,4 @@
-"""A bar on stderr for verbs that read whole datasets."""
+"""A bar on stderr for verbs that go through many episodes."""
 
 from __future__ import annotations
 
