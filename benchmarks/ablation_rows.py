@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.evaluation.play.runner import evaluate
 from spatialvla.evaluation.results.document import Results
+from spatialvla.evaluation.results.intervals import wilson_interval
 from spatialvla.evaluation.results.provenance import hash_checkpoint, settings_of
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
@@ -99,9 +101,10 @@ def played(folder: Path) -> Results | None:
     return results if results and results.complete else None
 
 
-def success(results: Results | None) -> str:
+def success(outcomes: Collection[bool]) -> str:
     """Successes and their 95 % interval as a cell of a table."""
-    if results is None:
+    if not outcomes:
         return "–"
-    low, high = results.total.interval
-    return f"{results.total.successes}/{results.total.trials} ({low:.0%} – {high:.0%})"
+    successes, trials = sum(outcomes), len(outcomes)
+    low, high = wilson_interval(successes, trials)
+    return f"{successes}/{trials} ({low:.0%} – {high:.0%})"

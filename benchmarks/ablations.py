@@ -116,16 +116,18 @@ def render(out: Path) -> str:
         "| fine-tuning | translation | rotation | gripper wrong | success |",
         "|---|---:|---:|---:|---:|",
     ]
-    results = {}
+    rows = {}
     for name, row in ROWS.items():
         path = out / name / "errors.json"
         if path.exists():
             errors = json.loads(path.read_text())
             cells = {part: interval(errors, part) for part in PARTS}
-            results[name] = cells | {"episodes": len(errors)}
+            rows[name] = cells | {"episodes": len(errors)}
             numbers = (f"{mean:.3f} ({low:.3f} – {high:.3f})" for mean, low, high in cells.values())
-            lines.append(f"| {row.title} | {' | '.join(numbers)} | {success(played(out / name))} |")
-    write_json(out / "rows.json", results)
+            results = played(out / name)
+            successes = success([episode.success for episode in results.episodes] if results else [])
+            lines.append(f"| {row.title} | {' | '.join(numbers)} | {successes} |")
+    write_json(out / "rows.json", rows)
     return "\n".join(lines) + "\n"
 
 

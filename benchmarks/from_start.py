@@ -14,7 +14,6 @@ demonstration began, in pairs with `paper`. What is done is not repeated, and wh
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +27,9 @@ from rich.console import Console
 
 from ablation_rows import PARTS, SEED, Errors, interval, measured, play, played, success, without_ego3d
 from spatialvla.actions.grids import ActionGrid
-from spatialvla.common.json_files import write_json
-from spatialvla.evaluation.results.comparison import compare, p_text
+from spatialvla.common.json_files import read_json, write_json
+from spatialvla.evaluation.results.comparison import p_text
+from spatialvla.evaluation.results.intervals import Pairs
 from spatialvla.model.decoding.passes import Layout
 from spatialvla.processor import Processor
 from spatialvla.training.config import DatasetConfig, TrainConfig
@@ -60,8 +60,8 @@ class Row:
 
 PAPER = "paper"
 ROWS = {
-    PAPER: Row("as the paper has it: fitted grid, Ego3D in the camera's frame, prompt seen both ways"),
-    "linear": Row("linear grid: as many cells, of equal size", linear=True),
+    PAPER: Row("fitted grid, Ego3D in the camera's frame, prompt seen both ways"),
+    "linear": Row("as many cells, of equal size", linear=True),
     "blind": Row("without Ego3D", seeing="blind"),
     "robot": Row("Ego3D in the robot's frame", seeing="robot"),
     "causal": Row("prompt seen one way, in training and in use", mask="causal"),
@@ -96,9 +96,10 @@ def main() -> None:
                 write_json(folder / "errors.json", errors)
             if options.episodes_per_task and played(folder) is None:
                 play(folder, options.suite, options.episodes_per_task, options.tasks, workers=1)
-        table = render(options.out)
-        (options.out / "table.md").write_text(table)
-    print(table)
+        rows = found(options.out)
+        write_json(options.out / "rows.json", rows)
+        (options.out / "table.md").write_text(table(rows))
+    print(table(rows))
 
 
 # ---------------------------------------------------------------- training
@@ -189,43 +190,21 @@ def seen_one_way(layout: Layout, slots_T: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- the table
 
 
-def render(out: Path) -> str:
-    """The rows that are done, as Markdown."""
-    lines = [
-        "| trained from the start | translation | rotation | gripper wrong | success | `paper` alone : this alone |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    done = {
-        name: json.loads(path.read_text()) for name in ROWS if (path := out / name / "errors.json").exists()
-    }
-    results = {}
-    for name, errors in done.items():
-        parts = {part: interval(errors, part) for part in PARTS}
-        numbers = " | ".join(f"{mean:.3f} ({low:.3f} – {high:.3f})" for mean, low, high in parts.values())
-        rollouts = played(out / name)
-        lines.append(f"| {ROWS[name].title} | {numbers} | {success(rollouts)} | {pairs(name, out)} |")
-        results[name] = {"title": ROWS[name].title, "episodes": len(errors), "errors": parts}
-        if rollouts is not None:
-            tasks = [sum(e.success for e in rollouts.episodes if e.task == task) for task in rollouts.tasks]
-            results[name] |= {
-                "successes": rollouts.total.successes,
-                "trials": rollouts.total.trials,
-                "by task": tasks,
-            }
-        if name != PAPER and PAPER in done:
-            less = {part: interval(difference(errors, done[PAPER]), part) for part in PARTS}
-            results[name]["errors less paper's"] = less
-    write_json(out / "rows.json", results)
-    return "\n".join(lines) + "\n"
-
-
-def pairs(name: str, out: Path) -> str:
-    """How the successes of a row and of `paper` are split where the two differ, and McNemar's exact p, as a cell."""
-    first, second = played(out / PAPER), played(out / name)
-    if name == PAPER or first is None or second is None:
-        return "–"
-    total = compare(first, second).total
-    return f"{total.first} : {total.second}, p = {p_text(total.p_value)}"
+def found(out: Path) -> dict[str, dict[str, Any]]:
+    """Of the rows that are done: errors with their intervals, and the start states by task that were solved."""
+    errors = {name: read_json(path) for name in ROWS if (path := out / name / "errors.json").exists()}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, own in errors.items():
+        rows[name] = {"episodes": len(own), "errors": {part: interval(own, part) for part in PARTS}}
+        if name != PAPER and PAPER in errors:
+            less = difference(own, errors[PAPER])
+            rows[name]["less than paper's"] = {part: interval(less, part) for part in PARTS}
+        if (results := played(out / name)) is not None:
+            outcomes: dict[str, dict[str, bool]] = {str(task): {} for task in results.tasks}
+            for episode in results.episodes:
+                outcomes[str(episode.task)][str(episode.start_state)] = episode.success
+            rows[name]["success by task and start state"] = outcomes
+    return rows
 
 
 def difference(errors: Errors, others: Errors) -> Errors:
@@ -237,6 +216,40 @@ def difference(errors: Errors, others: Errors) -> Errors:
         }
         for episode, parts in errors.items()
     }
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """What was found, as Markdown: two tables, of the rows and of how they differ from the first."""
+    lines = ["| row | translation | rotation | gripper wrong | success |", "|---|---:|---:|---:|---:|"]
+    for name, row in rows.items():
+        errors = (f"{mean:.3f} ({low:.3f} – {high:.3f})" for mean, low, high in row["errors"].values())
+        lines.append(
+            f"| `{name}`: {ROWS[name].title} | {' | '.join(errors)} | {success(outcomes(row).values())} |"
+        )
+    lines += ["", f"| less than `{PAPER}` | translation | gripper wrong | `{PAPER}` alone : this alone |"]
+    lines.append("|---|---:|---:|---:|")
+    for name, row in rows.items():
+        if name != PAPER:
+            less = (row["less than paper's"][part] for part in ("translation", "gripper"))
+            cells = (f"{mean:+.3f} ({low:+.3f} – {high:+.3f})".replace("-", "−") for mean, low, high in less)
+            lines.append(
+                f"| `{name}` | {' | '.join(cells)} | {split(outcomes(rows[PAPER]), outcomes(row))} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def outcomes(row: dict[str, Any]) -> dict[tuple[str, str], bool]:
+    """(Task, start state) -> whether it was solved; empty before the rollouts."""
+    by_task = row.get("success by task and start state", {})
+    return {(task, state): solved for task, states in by_task.items() for state, solved in states.items()}
+
+
+def split(first: dict[tuple[str, str], bool], second: dict[tuple[str, str], bool]) -> str:
+    """How many episodes one solved alone, and the other, and McNemar's exact p."""
+    if not first or not second:
+        return "–"
+    pairs = Pairs.of((first[episode], second[episode]) for episode in first)
+    return f"{pairs.first} : {pairs.second}, p = {p_text(pairs.p_value)}"
 
 
 if __name__ == "__main__":
