@@ -198,7 +198,7 @@ def found(out: Path) -> dict[str, dict[str, Any]]:
         rows[name] = {"episodes": len(own), "errors": {part: interval(own, part) for part in PARTS}}
         if name != PAPER and PAPER in errors:
             less = difference(own, errors[PAPER])
-            rows[name]["less than paper's"] = {part: interval(less, part) for part in PARTS}
+            rows[name]["less paper's"] = {part: interval(less, part) for part in PARTS}
         if (results := played(out / name)) is not None:
             outcomes: dict[str, dict[str, bool]] = {str(task): {} for task in results.tasks}
             for episode in results.episodes:
@@ -226,12 +226,15 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| `{name}`: {ROWS[name].title} | {' | '.join(errors)} | {success(outcomes(row).values())} |"
         )
-    lines += ["", f"| less than `{PAPER}` | translation | gripper wrong | `{PAPER}` alone : this alone |"]
-    lines.append("|---|---:|---:|---:|")
+    lines += [
+        "",
+        f"| less `{PAPER}` | translation | rotation | gripper wrong | solved by `{PAPER}` alone : by this alone |",
+    ]
+    lines.append("|---|---:|---:|---:|---:|")
     for name, row in rows.items():
         if name != PAPER:
-            less = (row["less than paper's"][part] for part in ("translation", "gripper"))
-            cells = (f"{mean:+.3f} ({low:+.3f} – {high:+.3f})".replace("-", "−") for mean, low, high in less)
+            less = row["less paper's"].values()
+            cells = (f"{mean:+.4f} ({low:+.4f} – {high:+.4f})".replace("-", "−") for mean, low, high in less)
             lines.append(
                 f"| `{name}` | {' | '.join(cells)} | {split(outcomes(rows[PAPER]), outcomes(row))} |"
             )

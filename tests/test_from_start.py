@@ -1,4 +1,4 @@
-"""Policies trained with a one-way mask decode with the same mask in benchmarks/from_start.py."""
+"""Rows trained from the start: a one-way mask decodes as it was trained, and the page shows what was found."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from spatialvla.common.json_files import read_json
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.metrics import prompts_of
@@ -35,3 +36,12 @@ def test_a_row_decodes_what_its_training_would_predict(row, monkeypatch):
     for slot, (start, stop) in enumerate(processor.grid.ranges):
         expected = logits[:, slot:12:3, first + start : first + stop].argmax(-1) + first + start
         np.testing.assert_array_equal(np.asarray(tokens).reshape(2, 4, 3)[..., slot], expected)
+
+
+def test_the_page_shows_what_the_rows_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from from_start import table
+
+    rows = read_json(BENCHMARKS / "results" / "from_start.json")
+    page = (BENCHMARKS.parent / "docs" / "measurements" / "ablations.md").read_text()
+    assert table(rows) in page
