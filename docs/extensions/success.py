@@ -7,7 +7,8 @@ place of what has that name; POLICY is the name of the checkpoint's folder. On t
 between `<!-- results: SUITE_POLICY -->` and `<!-- end of the results -->`; a new one needs these two lines.
 
 Then `pytest tests/docs/test_committed_results.py` tells what the README, the model cards and the other pages should
-say. What success.md says of a checkpoint that is not the shipped one can go once its results are replaced.
+say. Results of a shipped policy have to be of the shipped weights; those of earlier ones are kept under another name,
+in their file, too: `nano-1`.
 """
 
 import re

@@ -53,7 +53,7 @@ SKIPPED = {
 PARSED_ALONE = {
     "takes half a minute": 1,
     "needs panda-gym": 1,
-    "takes minutes in the simulator": 23,
+    "takes minutes in the simulator": 21,
     "takes minutes": 1,
     "takes hours": 9,
     "needs a large checkpoint": 1,
