@@ -26,7 +26,7 @@ SMALL = 1_024
 
 
 def nano(policy: str | None = None) -> TrainConfig:
-    """The shipped small model: everything but depth from random weights, in 1.5 hours on 2 CPU cores.
+    """A small model as nano is: everything but depth from random weights, in 1.5 hours on 2 CPU cores.
 
     It is made for LIBERO demonstrations as `spatialvla record` writes them.
     policy: a checkpoint to go on from.
