@@ -43,6 +43,8 @@ ROWS = [
     *SUITES,
     ("success.md", "libero_spatial_nano-1", "| `libero_spatial` | {cells} |"),
     ("success.md", "libero_spatial_nano-1_bf16", "it is {of} ({low} to {high} %)."),
+    ("success.md", "libero_spatial_swap_nano", "it has {of} ({low} to {high} %), as nano-wrist"),
+    ("results.md", "libero_spatial_swap_nano", "the same, [nano](success.md#nano) | {short} |"),
     ("success.md", "libero_spatial_swap_nano-wrist", "it has {of} ({low} to {high} %)"),
     (
         "results.md",
