@@ -57,6 +57,8 @@ ROWS = [
     ("success.md", "libero_plus_language_spatial_nano-1", "| `libero_plus_language_spatial` | {cells} |"),
     ("success.md", "libero_plus_noise_spatial_nano-1", "| `libero_plus_noise_spatial` | {cells} |"),
     ("results.md", "spatial_exam_nano-1", "the spatial exam](spatial_exam.md#nano-1) | {short} |"),
+    ("results.md", "spatial_exam_nano", "the same, [nano](spatial_exam.md#nano) | {short} |"),
+    ("spatial_exam.md", "spatial_exam_nano", "{of} episodes ({interval})"),
     ("spatial_exam.md", "spatial_exam_nano-1", "{of} episodes ({interval})"),
     ("spatial_exam.md", "spatial_exam_expert", "{of} episodes ("),
     ("spatial_exam.md", "spatial_exam_expert", "It takes {steps} steps on average"),
@@ -132,8 +134,9 @@ def test_a_rate_beside_the_tables_is_that_of_the_results(page: str, results: str
     assert holds(path_of(page).read_text(), expected), f"{page} should say: {expected}"
 
 
-def test_the_exams_table_is_that_of_the_results():
-    for skill in exam_scores(RESULTS["spatial_exam_nano-1"]):
+@pytest.mark.parametrize("policy", ["nano", "nano-1"])
+def test_the_exams_tables_are_those_of_the_results(policy: str):
+    for skill in exam_scores(RESULTS[f"spatial_exam_{policy}"]):
         score = skill.total
         success, both = (
             f"{count(tally)} ({cell_text(Interval(tally))}) | {100 * chance:.0f} %"
