@@ -57,6 +57,11 @@ ROWS = [
     ("success.md", "libero_plus_language_spatial_nano-1", "| `libero_plus_language_spatial` | {cells} |"),
     ("success.md", "libero_plus_noise_spatial_nano-1", "| `libero_plus_noise_spatial` | {cells} |"),
     ("results.md", "spatial_exam_nano-1", "the spatial exam](spatial_exam.md#nano-1) | {short} |"),
+    (
+        "results.md",
+        "simpler_widowx_nano-widowx",
+        "[nano fine-tuned](success.md#nano-fine-tuned-to-them) | {short} |",
+    ),
     ("results.md", "spatial_exam_nano", "the same, [nano](spatial_exam.md#nano) | {short} |"),
     ("spatial_exam.md", "spatial_exam_nano", "{of} episodes ({interval})"),
     ("spatial_exam.md", "spatial_exam_nano-1", "{of} episodes ({interval})"),
