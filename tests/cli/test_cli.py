@@ -399,7 +399,8 @@ def test_policies_of_nanos_size_are_fine_tuned_at_nanos_rates(tmp_path, runs):
 
 def test_record_passes_on_what_was_chosen(tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr("spatialvla.simulation.recorders.record_demonstrations", calls.append)
+    recorders = "spatialvla.simulation.recorders.record_demonstrations"
+    monkeypatch.setattr(recorders, lambda config, progress: calls.append(config))
     main(["record", "--out", str(tmp_path), "--episodes-per-task", "3", "--workers", "4", "--no-depth"])
     assert calls == [RecordingConfig(tmp_path, episodes_per_task=3, workers=4, depth=False)]
     assert str(tmp_path) in capsys.readouterr().out
