@@ -9,29 +9,7 @@
 # OUT is the folder that it fills. docs/how-to/make-nano.md says what it needs, and how long each stage takes.
 set -euo pipefail
 OUT=${OUT:-runs/nano-wrist}
-
-case ${SIZE:-full} in
-  full)
-    suites="libero_spatial libero_object libero_goal libero_10"
-    tasks="0 1 2 3 4 5 6 7 8 9"
-    depth_episodes=3 demonstrations=30 mistakes=10  # of each task
-    depth_steps=3000 vision_steps=6000 policy_steps=9000
-    evaluated=20  # episodes of each task
-    ;;
-  tiny)
-    suites="libero_spatial libero_goal"
-    tasks="0 1"
-    depth_episodes=1 demonstrations=1 mistakes=1
-    depth_steps=5 vision_steps=5 policy_steps=5
-    evaluated=1
-    ;;
-  *) echo "SIZE is full or tiny, not $SIZE" >&2; exit 2 ;;
-esac
-
-# Runs a command unless what it makes is there: unless FILE COMMAND...
-unless() {
-  if [ -e "$1" ]; then echo "Done before: $1"; else echo "\$ ${*:2}"; "${@:2}"; fi
-}
+. "$(dirname "$0")/sizes.bash"
 
 first_camera=observation.images.agentview wrist_camera=observation.images.wrist
 
