@@ -88,6 +88,7 @@ class Policy:
         path_or_id: str | Path,
         *,
         dataset: str | None = None,
+        suite: str | None = None,
         execution: Execution = WHOLE_CHUNKS,
         prompt: str = "{instruction}",
         temperature: float = 0.0,
@@ -105,6 +106,7 @@ class Policy:
     ) -> Policy:
         """Loads a checkpoint folder, a shipped model ("nano", "nano-wrist") or a Hub id.
 
+        suite: a benchmark's, that is to be played: where no dataset is named, the one that is called so comes first.
         dtype: of the weights, or its name, such as "bfloat16". device: "auto" is the GPU if there is one.
         optimization: how to make the model faster, at the price that it can neither be trained nor saved.
         base: of an adapter, in place of the one that its adapter_config.json names. revision, token: of the Hub's.
@@ -114,7 +116,7 @@ class Policy:
         _check_use(prompt, tolerance, depth_every)
         if processor is None:
             processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
-        processor.dataset_for(dataset)
+        dataset = processor.dataset_for(dataset, suite)
         if optimization is not None:
             check_optimization(optimization, find_device(device))
         model = SpatialVLA.from_pretrained(

@@ -209,12 +209,8 @@ def _rollout(suite: str, episodes: int) -> Rollout:
         from spatialvla.evaluation.play.runner import evaluate
         from spatialvla.evaluation.results.provenance import settings_of
         from spatialvla.policy import Policy
-        from spatialvla.processor import Processor
 
-        processor = Processor.from_pretrained(folder)
-        policy = Policy.from_pretrained(
-            folder, dataset=processor.dataset_for(None, suite), processor=processor
-        )
+        policy = Policy.from_pretrained(folder, suite=suite)
         inputs = Inputs(policy.camera_names[1:], policy.state_names)
         benchmark = benchmark_for(suite, policy.processor.image_size, policy.units, inputs)
         check_fit(policy.units, benchmark.takes, suite, unknown_units=True)

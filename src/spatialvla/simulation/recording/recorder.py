@@ -54,9 +54,7 @@ def driving_policy(config: RecordingConfig) -> Policy | None:
     """The policy that is to drive, if any, in the units of what it learned of the suite, or learned last."""
     if config.policy is None:
         return None
-    processor = Processor.from_pretrained(config.policy)
-    dataset = processor.dataset_for(None, config.suite)
-    return Policy.from_pretrained(config.policy, dataset=dataset, processor=processor)
+    return Policy.from_pretrained(config.policy, suite=config.suite)
 
 
 def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> None:
