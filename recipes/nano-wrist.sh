@@ -33,8 +33,8 @@ unless "$OUT/depth/model.safetensors" \
 
 # 3. One set of statistics, so that a token is the same motion in all suites, and no rotation none at all.
 unless "$OUT/statistics.json" \
-  spatialvla data statistics --dataset "${shown[@]}" --camera $first_camera --symmetric-rotations \
-  --cache "$OUT/cache" --out "$OUT/statistics.json"
+  spatialvla data statistics --dataset "${shown[@]}" --symmetric-rotations --cache "$OUT/cache" \
+  --out "$OUT/statistics.json"
 
 # 4. The first policy: the image encoder alone learns where to look, then all learns to act.
 training="--guidance.vision-steps $vision_steps --steps $policy_steps --minutes None"

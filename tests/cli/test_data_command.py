@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,6 +200,19 @@ def test_statistics_of_two_datasets_are_written_for_a_run_to_take(capsys, tmp_pa
     assert {statistics.q01[0] for statistics in mixture.statistics().values()} == {
         found["low"].actions.q01[0]
     }
+
+
+def test_statistics_need_no_picture(tmp_path):
+    """Of several cameras none is the first, the mapping's others may be any, and no video is there."""
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("cameras: {first: observation.images.top}\ncalibration: nowhere.yaml\n")
+    blind = Path(shutil.copytree(LEROBOT, tmp_path / "blind"))
+    shutil.rmtree(blind / "videos")
+    run("statistics", "--dataset", LEROBOT, *CAMERA, "--out", tmp_path / "seen.json")
+    run("statistics", "--dataset", blind, "--workers", 2, "--out", tmp_path / "unseen.json")
+    run("statistics", "--dataset", blind, "--mapping", mapping, "--out", tmp_path / "mapped.json")
+    seen, unseen, mapped = ((tmp_path / f"{name}.json").read_bytes() for name in ("seen", "unseen", "mapped"))
+    assert seen == unseen == mapped
 
 
 def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):

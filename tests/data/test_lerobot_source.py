@@ -349,6 +349,14 @@ def test_a_dataset_on_the_hub_is_downloaded(monkeypatch, tmp_path):
     files = [str(path.relative_to(SAMPLE)) for path in SAMPLE.rglob("*") if path.is_file()]
     kept = list(filter_repo_objects(files, ignore_patterns=left_out))
     assert {path for path in files if "wrist" in path} == set(files) - set(kept) != set()
+    # Nor any where no picture is looked at, whichever camera is the first.
+    asked.clear()
+    unseen = LeRobotSource("someone/blocks", pictures=False)
+    ((*_, left_out),) = asked
+    assert {path for path in files if "videos/" in path} == set(files) - set(
+        filter_repo_objects(files, ignore_patterns=left_out)
+    )
+    np.testing.assert_array_equal(unseen.episode(1).actions, source.episode(1).actions)
     # Nor anything where the mapping does not fit, or where there is something else on the Hub.
     asked.clear()
     with pytest.raises(InputError, match="there are the cameras"):

@@ -37,6 +37,7 @@ def open_source(
     copy: Copy = "auto",
     cameras: Collection[str] | None = None,
     state: bool = True,
+    pictures: bool = True,
 ) -> EpisodeSource:
     """An RLDS folder, or the folder around its versions, local or at an fsspec URL; a LeRobot folder, its
     name in LeRobot's cache or a Hub id; or an RH20T folder.
@@ -45,7 +46,8 @@ def open_source(
     several versions the spec's is read. on_bad: what becomes of RLDS shards that break off. cache: folder for what
     is indexed or downloaded, the user's own unless given. copy: whether RLDS files have the known faults of the
     published ones; others ignore it. cameras: names of those beside the first to read; all unless given. state:
-    whether the arm's state is read.
+    whether the arm's state is read. pictures: whether any are looked at; if not, a LeRobot dataset of several
+    cameras need not say which is the first, nor have its videos.
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)
@@ -58,7 +60,7 @@ def open_source(
     if kind == "RH20T":
         source = RH20TSource(name, cache=cache)
     elif kind == "LeRobot":
-        source = LeRobotSource(name, mapping, cache, cameras)
+        source = LeRobotSource(name, mapping, cache, cameras, pictures)
     else:
         found = find_spec(spec) if isinstance(spec, str) else spec
         folder = rlds_folder(name, found)

@@ -51,7 +51,7 @@ class Statistics(Verb):
 
         cache = self.cache or cache_folder()
         sources = [
-            open_dataset(dataset, cache, self.on_bad, state=True)
+            open_dataset(dataset, cache, self.on_bad, state=True, pictures=False)
             for dataset in self.datasets.configurations()
         ]
         total = sum(map(len, sources))

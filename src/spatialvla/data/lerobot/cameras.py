@@ -53,6 +53,17 @@ def find_cameras(
     return found, left_out
 
 
+def through_any_camera(mapping: FeatureMapping, features: Mapping[str, Feature]) -> FeatureMapping:
+    """The mapping for who looks at no picture: where it leaves open which camera is the first, any is.
+
+    What it says of all cameras then does not count, as one of them may be meant for another.
+    """
+    cameras = _rgb(features)
+    if mapping.image is not None or len(cameras) < 2 or MAIN_IMAGE in cameras:
+        return mapping
+    return replace(mapping, image=cameras[0], cameras=None, calibration=None)
+
+
 def _further(
     mapping: FeatureMapping, first: str, features: Mapping[str, Feature]
 ) -> dict[str, CameraMapping]:
@@ -80,7 +91,7 @@ def _further(
 
 def _first_image(mapping: FeatureMapping, features: Mapping[str, Feature]) -> str:
     """The feature that a mapping names, the only one, or that of the usual name."""
-    cameras = [name for name, feature in features.items() if feature.is_rgb]
+    cameras = _rgb(features)
     usual = cameras if len(cameras) == 1 else [name for name in cameras if name == MAIN_IMAGE]
     wanted = mapping.image or next(iter(usual), None)
     if wanted not in cameras:
@@ -89,6 +100,10 @@ def _first_image(mapping: FeatureMapping, features: Mapping[str, Feature]) -> st
             f"{f', not {wanted}' if wanted else ''}; choose one with --camera or the mapping's line 'image: …'."
         )
     return str(wanted)
+
+
+def _rgb(features: Mapping[str, Feature]) -> list[str]:
+    return [name for name, feature in features.items() if feature.is_rgb]
 
 
 def _check_apart(lines: Mapping[str, CameraMapping]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialvla.data.lerobot.cameras import find_cameras
+from spatialvla.data.lerobot.cameras import find_cameras, through_any_camera
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.form import EpisodeForm, LeRobotEpisode
 from spatialvla.data.lerobot.location import find_dataset
@@ -36,9 +36,11 @@ class LeRobotSource:
         mapping: FeatureMapping | str | Path | None = None,
         cache: Path | None = None,
         cameras: Collection[str] | None = None,
+        pictures: bool = True,
     ) -> None:
         """mapping: one, or its YAML file. cache: folder for what is downloaded from the Hub. cameras: names of
-        those beside the first that are wanted; all unless given. Files of the others need not be there.
+        those beside the first that are wanted; all unless given. Files of the others need not be there. pictures:
+        whether any are looked at; else no video needs to be there, and any camera may be the first.
 
         Raises InputError where the dataset leaves something open, naming the line of a mapping that helps.
         """
@@ -48,9 +50,11 @@ class LeRobotSource:
             else FeatureMapping.load(mapping)
         )
         self.mapping = given or FeatureMapping()
-        self.cameras = cameras
+        self.cameras, self.pictures = cameras, pictures
         self.root = find_dataset(root, cache, self._unneeded)
         self.dataset = LeRobotDataset(self.root, complete=False)
+        if not pictures:
+            self.mapping = through_any_camera(self.mapping, self.dataset.features)
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
@@ -64,7 +68,7 @@ class LeRobotSource:
             )
         except InputError as error:
             raise InputError(" ".join((f"{self.root}: {error}", *self.doubts))) from None
-        cameras_read = (self.camera, *self.others.values())
+        cameras_read = (self.camera, *self.others.values()) if pictures else ()
         self.dataset.check_videos(name for camera in cameras_read for name in camera.videos)
 
     @property
@@ -84,15 +88,15 @@ class LeRobotSource:
 
     def _unneeded(self, folder: Path) -> list[str]:
         """The features whose videos nobody wants, by the description in a folder. Raises InputError as `__init__`."""
-        if self.cameras is None:
+        if self.pictures and self.cameras is None:
             return []
         features = read_info(folder, VERSIONS).features
-        found, _ = find_cameras(self.mapping, features, self.cameras)
+        found = find_cameras(self.mapping, features, self.cameras)[0] if self.pictures else []
         needed = {name for camera in found for name in camera.videos}
         return [name for name, feature in features.items() if feature.is_video and name not in needed]
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, (self.root, self.mapping, self.key, self.cameras)
+        return _reopened, (self.root, self.mapping, self.key, self.cameras, self.pictures)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -167,8 +171,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _reopened(
-    root: Path, mapping: FeatureMapping, key: str, cameras: Collection[str] | None
+    root: Path, mapping: FeatureMapping, key: str, cameras: Collection[str] | None, pictures: bool
 ) -> LeRobotSource:
-    source = LeRobotSource(root, mapping, cameras=cameras)
+    source = LeRobotSource(root, mapping, cameras=cameras, pictures=pictures)
     source.key = key
     return source

@@ -94,11 +94,12 @@ def open_dataset(
     on_bad: OnBad = "raise",
     cameras: Collection[str] = (),
     state: bool = False,
+    pictures: bool = True,
 ) -> EpisodeSource:
     """One dataset, with its mapping and under its key. Raises InputError where it is none or they do not fit.
 
     cache: folder of what is downloaded or indexed. on_bad: what becomes of RLDS shards that break off. cameras: names
-    of those beside the first to read. state: whether the arm's state is read.
+    of those beside the first to read. state: whether the arm's state is read. pictures: as of `open_source`.
     """
     mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
     if dataset.camera is not None:
@@ -112,6 +113,7 @@ def open_dataset(
         copy=dataset.copy,
         cameras=cameras,
         state=state,
+        pictures=pictures,
     )
     return source if dataset.key is None else _Renamed(source, dataset.key)
 
