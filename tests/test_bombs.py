@@ -63,12 +63,13 @@ from spatialvla.actions.units import UNKNOWN
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_keys import CameraKeys, GripperKeys, StateLayout, StatePart
 from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.engine.policy_inputs import PolicyInputs
 from spatialvla.serving.guard.limits import Limits
 camera = CameraKeys("image", depth="depth", intrinsics="intrinsics")
 gripper = GripperKeys("state", (0, 1, 2))
 mapping = ClientMapping("test", camera, "prompt", states=(StateLayout((StatePart("state"),)),), gripper=gripper)
-policy = SimpleNamespace(camera_names=("image",), state_names=("x", "y", "z"), needs_extrinsics=False)
-service = SimpleNamespace(policy=policy, limits=Limits(), units=UNKNOWN, calibration=None, require_all=False)
+inputs = PolicyInputs(("image",), ("x", "y", "z"))
+service = SimpleNamespace(inputs=inputs, limits=Limits(), units=UNKNOWN, calibration=None, require_all=False)
 interface = ClientInterface(mapping, service)
 """
 

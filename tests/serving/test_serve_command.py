@@ -171,6 +171,12 @@ def test_a_port_that_is_taken_is_refused_before_the_policy_is_loaded(capsys):
         (["--stop-above.mm", "5"], "add --uncertainty"),
         (["--limits", "franka"], "other actions than the policy's: meters a unit 1, not 0.05"),
         (["--policy", "unsaid"], "Nobody says the meters, radians, rotation, frame"),
+        (["--policy", "nano-wrist", "--mapping", "lerobot"], "has to know where its cameras stand"),
+        (["--policy", "nano-wrist", "--protocol", "lerobot"], "has to know where its cameras stand"),
+        (
+            ["--policy", "nano-wrist", "--protocol", "vla-eval"],
+            "harness does not tell where the camera stands",
+        ),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_before_its_weights_are_loaded(

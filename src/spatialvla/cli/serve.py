@@ -28,12 +28,10 @@ from spatialvla.serving.guard.traffic import TrafficLimits
 from spatialvla.serving.logs import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
-    from spatialvla.actions.units import ActionUnits
-    from spatialvla.serving.engine.service import ProtocolOptions, Service
+    from spatialvla.serving.engine.service import PlannedService, ProtocolOptions, Service
     from spatialvla.serving.guard.access import Access
-    from spatialvla.serving.guard.limits import Limits
 
-    Check = Callable[[ProtocolOptions, ActionUnits, Limits, Access], None]
+    Check = Callable[[ProtocolOptions, PlannedService], None]
 
 Protocol = Literal["openpi", "vla-eval", "lerobot"]
 
@@ -239,8 +237,10 @@ class Serve(Verb):
         from spatialvla.actions.units import UNKNOWN
         from spatialvla.common.cpu import tune_cpu
         from spatialvla.geometry.robot_calibration import RobotCalibration
+        from spatialvla.model.loading import stored_config
         from spatialvla.processor import Processor
-        from spatialvla.serving.engine.service import checked_limits, service_for
+        from spatialvla.serving.engine.policy_inputs import PolicyInputs
+        from spatialvla.serving.engine.service import PlannedService, checked_limits, service_for
         from spatialvla.serving.guard.limits import Limits
 
         access = self._access(self.host)
@@ -262,7 +262,9 @@ class Serve(Verb):
         # A robot is not moved in unknown units without a word of it.
         units = fitting.units.filled(processor.action_units(dataset))
         check_fit(units, UNKNOWN, "the robot", unknown_units=self.unknown_units)
-        check(options, units, fitting, access)
+        config = stored_config(self.options.policy, self.options.base)
+        inputs = PolicyInputs.stored(config, processor, dataset)
+        check(options, PlannedService(inputs, units, fitting, access, calibration, self.require_all))
         tune_cpu()
         torch.set_num_threads(self.threads)
         return service_for(

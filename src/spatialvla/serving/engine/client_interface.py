@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spatialvla.calibration.policy_calibration import PolicyCalibration
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import turn_intrinsics
 from spatialvla.geometry.extrinsics import pose_matrix, transform, turn_extrinsics
 from spatialvla.geometry.rotations import matrices
+from spatialvla.serving.engine.client_inputs import ClientInputs
 from spatialvla.serving.engine.client_keys import CameraKeys, StatePart
 from spatialvla.serving.engine.client_mapping import ClientMapping
 from spatialvla.serving.engine.message_values import array, entries, numbers, shown
@@ -37,25 +37,17 @@ class ClientInterface:
     def __init__(self, mapping: ClientMapping, service: Service) -> None:
         self.mapping = mapping
         self.required = service.require_all
-        policy = service.policy
-        self._first, *others = policy.camera_names
-        self.cameras = {self._first: mapping.first}
-        self.cameras |= {name: keys for name in others if (keys := mapping.camera(name)) is not None}
-        self.state_names = policy.state_names
-        self._state_layout = mapping.state_for(policy.state_names) if policy.state_names else None
-        self._needs_extrinsics = policy.needs_extrinsics
-        self._calibration = None
-        if service.calibration is not None:
-            called = {
-                name: keys.calibrated for name, keys in self.cameras.items() if keys.calibrated is not None
-            }
-            self._calibration = PolicyCalibration(
-                service.calibration,
-                policy.camera_names,
-                needs_extrinsics=self._needs_extrinsics,
-                called=called,
+        policy = service.inputs
+        found = ClientInputs(mapping, policy, service.calibration, service.require_all)
+        if found.missing:
+            log.warning(
+                "The mapping %r says nothing of %s; the policy does without.",
+                mapping.name,
+                ", ".join(found.missing),
             )
-        self._check_inputs(policy.camera_names, service)
+        self.cameras, self._state_layout, self._calibration = found.cameras, found.state, found.calibration
+        self._first, self.state_names = policy.cameras[0], policy.state_names
+        self._needs_extrinsics = policy.needs_extrinsics
         mapping.check_actions(service.units, service.limits)
 
     def describe(self) -> dict[str, Any]:
@@ -121,51 +113,6 @@ class ClientInterface:
 
     # ---------------------------------------------------------------- inside
 
-    def _check_inputs(self, cameras: Sequence[str], service: Service) -> None:
-        mapping, calibrated = self.mapping, self._calibration.cameras if self._calibration else {}
-        missing = [name for name in cameras if name not in self.cameras]
-        missing += [self._told_state()] if self.state_names and self._state_layout is None else []
-        if missing and self.required:
-            raise InputError(
-                f"All of the policy's input is required, but the mapping {mapping.name!r} says nothing of "
-                f"{', '.join(missing)}; add the keys that the client sends, or leave out --require-all."
-            )
-        if missing:
-            log.warning(
-                "The mapping %r says nothing of %s; the policy does without.",
-                mapping.name,
-                ", ".join(missing),
-            )
-        for name, keys in self.cameras.items():
-            if keys.mirrored and name in calibrated and not calibrated[name].mirrored:
-                raise InputError(
-                    f"The mapping {mapping.name!r} says that pictures of the camera {name} are mirrored, and the "
-                    "calibration that they are not; correct one of them."
-                )
-        if not self._needs_extrinsics:
-            return
-        unknown = [
-            name for name, keys in self.cameras.items() if not keys.extrinsics and name not in calibrated
-        ]
-        if unknown:
-            raise InputError(
-                f"The policy has to know where its cameras stand, but the mapping {mapping.name!r} does not say under "
-                f"which key the client sends it for {', '.join(unknown)}; add extrinsics to it (4x4, camera -> robot "
-                "base, meters), or give a --calibration of the robot."
-            )
-        told = mapping.gripper is not None and mapping.gripper.tells_pose
-        carried = [
-            name
-            for name, keys in self.cameras.items()
-            if not keys.extrinsics and name in calibrated and calibrated[name].moves and not told
-        ]
-        if carried:
-            raise InputError(
-                f"The gripper carries the camera {', '.join(carried)}, so its place follows from the gripper's pose in "
-                f"the robot's frame, which the mapping {mapping.name!r} does not tell; add position, rotation and, "
-                "where the position is in another frame, base to it."
-            )
-
     def _described(self, name: str, keys: CameraKeys) -> dict[str, Any]:
         calibrated = None if self._calibration is None else self._calibration.cameras.get(name)
         return {
@@ -208,12 +155,6 @@ class ClientInterface:
                 f"{gripper.key!r} has a quaternion that is no rotation; send x, y, z, w of length 1."
             )
         return pose_matrix(position, matrices(rotation[None], gripper.notation)[0])
-
-    def _told_state(self) -> str:
-        """The policy's state, where the client's is another."""
-        others = [", ".join(layout.names) for layout in self.mapping.states]
-        names = ", ".join(self.state_names)
-        return f"a state of {names} (only of {'; '.join(others)})" if others else "the state"
 
     def _state(self, message: Mapping[str, Any]) -> np.ndarray | None:
         """(S,) the numbers of the state's parts, None where the policy has none or the client sends none."""

@@ -16,6 +16,7 @@ from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.serving.engine.batching import Engine
 from spatialvla.serving.engine.client_mapping import ClientMapping
+from spatialvla.serving.engine.policy_inputs import PolicyInputs
 from spatialvla.serving.engine.requests import PolicyRequest
 from spatialvla.serving.engine.session import Session
 from spatialvla.serving.engine.settings import EngineSettings
@@ -46,6 +47,18 @@ class ProtocolOptions:
     def __post_init__(self) -> None:
         if self.pad_to < 0:
             raise InputError(f"pad_to must be 0 or more steps, got {self.pad_to}.")
+
+
+@dataclass(frozen=True)
+class PlannedService:
+    """What is known of a service before the policy's weights are loaded; see `Service`."""
+
+    inputs: PolicyInputs
+    units: ActionUnits
+    limits: Limits
+    access: Access
+    calibration: RobotCalibration | None = None
+    require_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,12 @@ class Service:
         """Counts and tells a connection that was not let in, or was thrown out. reason: a word."""
         self.engine.metrics.refused(reason)
         self.clients.refused(client, reason)
+
+    @property
+    def inputs(self) -> PolicyInputs:
+        """What the policy looks at."""
+        policy = self.policy
+        return PolicyInputs(policy.camera_names, policy.state_names, policy.needs_extrinsics)
 
     @property
     def horizon(self) -> int:

@@ -19,14 +19,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from spatialvla.actions.units import ActionUnits
 from spatialvla.errors import InputError
+from spatialvla.serving.engine.client_inputs import ClientInputs
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
-from spatialvla.serving.engine.service import ProtocolOptions, Service
+from spatialvla.serving.engine.service import PlannedService, ProtocolOptions, Service
 from spatialvla.serving.failures import Stale, outcome
-from spatialvla.serving.guard.access import Access
-from spatialvla.serving.guard.limits import Limits
 from spatialvla.serving.guard.traffic import Throttle
 from spatialvla.serving.lerobot.connection import RobotClient
 from spatialvla.serving.lerobot.objects import read_object
@@ -243,10 +241,11 @@ class LeRobotServer:
         return seen.timestep > client.decided and moved >= self._similar
 
 
-def check(options: ProtocolOptions, units: ActionUnits, limits: Limits, access: Access) -> None:
-    """Raises InputError for what can be refused without the policy's weights. units: of its actions."""
-    access.check_none("LeRobot")
-    options.mapping.check_actions(units, limits)
+def check(options: ProtocolOptions, planned: PlannedService) -> None:
+    """Raises InputError for what can be refused without the policy's weights."""
+    planned.access.check_none("LeRobot")
+    options.mapping.check_actions(planned.units, planned.limits)
+    ClientInputs(options.mapping, planned.inputs, planned.calibration, planned.require_all)
 
 
 def run(service: Service, options: ProtocolOptions) -> None:

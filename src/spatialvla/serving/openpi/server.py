@@ -7,12 +7,10 @@ requests (`request_id`) is told by a map with `error` instead, and may go on.
 
 from __future__ import annotations
 
-from spatialvla.actions.units import ActionUnits
+from spatialvla.serving.engine.client_inputs import ClientInputs
 from spatialvla.serving.engine.client_interface import ClientInterface
 from spatialvla.serving.engine.client_mapping import ClientMapping
-from spatialvla.serving.engine.service import ProtocolOptions, Service
-from spatialvla.serving.guard.access import Access
-from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.engine.service import PlannedService, ProtocolOptions, Service
 from spatialvla.serving.guard.websocket import GuardedConnection
 from spatialvla.serving.openpi.connection import OpenPiClient
 from spatialvla.serving.openpi.messages import metadata
@@ -33,9 +31,10 @@ class OpenPiServer(WebsocketServer):
         super().__init__(service, welcome)
 
 
-def check(options: ProtocolOptions, units: ActionUnits, limits: Limits, access: Access) -> None:
-    """Raises InputError for what can be refused without the policy's weights. units: of its actions."""
-    options.mapping.check_actions(units, limits)
+def check(options: ProtocolOptions, planned: PlannedService) -> None:
+    """Raises InputError for what can be refused without the policy's weights."""
+    options.mapping.check_actions(planned.units, planned.limits)
+    ClientInputs(options.mapping, planned.inputs, planned.calibration, planned.require_all)
 
 
 def run(service: Service, options: ProtocolOptions) -> None:

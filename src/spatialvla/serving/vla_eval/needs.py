@@ -6,20 +6,35 @@ import logging
 
 from spatialvla.calibration.policy_calibration import PolicyCalibration
 from spatialvla.errors import InputError
-from spatialvla.serving.engine.service import Service
+from spatialvla.serving.engine.policy_inputs import PolicyInputs
+from spatialvla.serving.engine.service import PlannedService, Service
 from spatialvla.serving.vla_eval.conventions import HarnessBenchmark, PolicyNeeds
 
 log = logging.getLogger(__name__)
 
 
-def calibration_for(service: Service) -> PolicyCalibration | None:
+def calibration_for(service: Service | PlannedService) -> PolicyCalibration | None:
     """Of the service's robot, for the policy's cameras."""
     if service.calibration is None:
         return None
-    policy = service.policy
-    return PolicyCalibration(
-        service.calibration, policy.camera_names, needs_extrinsics=policy.needs_extrinsics
-    )
+    policy = service.inputs
+    return PolicyCalibration(service.calibration, policy.cameras, needs_extrinsics=policy.needs_extrinsics)
+
+
+def standing_cameras(policy: PolicyInputs, calibration: PolicyCalibration | None) -> set[str]:
+    """The policy's cameras that stand still, and where is known.
+
+    Raises InputError where the first one's place is needed and not known: the harness tells none.
+    """
+    known = calibration.cameras if calibration else {}
+    standing = {name for name, camera in known.items() if not camera.moves}
+    if policy.needs_extrinsics and policy.cameras[0] not in standing:
+        raise InputError(
+            "vla-eval's harness does not tell where the camera stands, which this policy has to know; give a "
+            "--calibration of the benchmark's camera, choose a checkpoint that works in the camera's frame, or play "
+            "with spatialvla evaluate."
+        )
+    return standing
 
 
 def needs_of(
@@ -27,20 +42,11 @@ def needs_of(
 ) -> PolicyNeeds:
     """What a benchmark is asked for. What it does not have is told in the log, and the policy does without.
 
-    Raises InputError where all is required, and for a first camera whose place is needed and not known: the harness
-    tells none.
+    Raises InputError where all is required, and as `standing_cameras` does.
     """
-    policy = service.policy
-    first, *others = policy.camera_names
-    standing = (
-        {name for name, camera in calibration.cameras.items() if not camera.moves} if calibration else set()
-    )
-    if policy.needs_extrinsics and first not in standing:
-        raise InputError(
-            "vla-eval's harness does not tell where the camera stands, which this policy has to know; give a "
-            "--calibration of the benchmark's camera, choose a checkpoint that works in the camera's frame, or play "
-            "with spatialvla evaluate."
-        )
+    policy = service.inputs
+    first, *others = policy.cameras
+    standing = standing_cameras(policy, calibration)
     cameras = tuple(
         name
         for name in others

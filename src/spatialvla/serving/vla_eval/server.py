@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import json
 
-from spatialvla.actions.units import ActionUnits
-from spatialvla.serving.engine.service import ProtocolOptions, Service
-from spatialvla.serving.guard.access import Access
-from spatialvla.serving.guard.limits import Limits
+from spatialvla.serving.engine.service import PlannedService, ProtocolOptions, Service
 from spatialvla.serving.status_pages import Page
 from spatialvla.serving.vla_eval.connection import HarnessClient
 from spatialvla.serving.vla_eval.conventions import benchmark_called
 from spatialvla.serving.vla_eval.model_server import VlaEvalServer, check_limits
+from spatialvla.serving.vla_eval.needs import calibration_for, standing_cameras
 from spatialvla.serving.websocket.server import WebsocketServer, run_until_told
 
 _JSON = "application/json"
 
 
-def check(options: ProtocolOptions, units: ActionUnits, limits: Limits, access: Access) -> None:
-    """Raises InputError for what can be refused without the policy's weights. units: of its actions."""
-    access.check_none("vla-eval")
-    check_limits(limits)
-    benchmark_called(options.benchmark).check_policy(units, unknown_units=options.unknown_units)
+def check(options: ProtocolOptions, planned: PlannedService) -> None:
+    """Raises InputError for what can be refused without the policy's weights."""
+    planned.access.check_none("vla-eval")
+    check_limits(planned.limits)
+    benchmark_called(options.benchmark).check_policy(planned.units, unknown_units=options.unknown_units)
+    standing_cameras(planned.inputs, calibration_for(planned))
 
 
 def run(service: Service, options: ProtocolOptions) -> None:
