@@ -19,6 +19,13 @@ def test_what_is_too_near_backs_off_before_it_goes_sideways():
     np.testing.assert_allclose(move, [0, 0, 0.08])
 
 
+def test_it_stops_before_what_is_in_the_way_and_backs_off_from_it():
+    error = 0.3 * AHEAD + np.array([0.06, 0, 0])
+    np.testing.assert_allclose(approach(error, AHEAD, 0.08, furthest=1.0), [0.06, 0, -0.22])
+    np.testing.assert_allclose(approach(error, AHEAD, 0.08, furthest=0.0), [0.06, 0, 0])
+    np.testing.assert_allclose(approach(error, AHEAD, 0.08, furthest=-0.1), [0, 0, 0.1])
+
+
 def test_what_is_turned_away_waits_before_the_end():
     np.testing.assert_allclose(approach(0.08 * AHEAD, AHEAD, 0.08, turned_away=1.0), 0, atol=1e-12)
 

@@ -14,7 +14,7 @@ from spatialvla.simulation.libero.skills.grasping import (
     rim_grasp,
     wall_grasp,
 )
-from spatialvla.simulation.libero.skills.hand import FINGERTIP, RADIUS, Hand, ramp
+from spatialvla.simulation.libero.skills.hand import DOWN, FINGERTIP, RADIUS, Hand, approach, ramp
 from spatialvla.simulation.libero.skills.placing import Place
 from spatialvla.simulation.libero.skills.skill import Goal, Motion
 
@@ -57,13 +57,13 @@ class Carry:
         error = grasp.position - here
         turned_away = abs(grasp.yaw - self._hand.yaw) + 4 * max(self._hand.tilt - TILT, 0)
         beside = float(np.linalg.norm(error[:2]))
-        height = grasp.position[2] + APPROACH_HEIGHT * ramp(beside + 0.05 * turned_away, 0.01, 0.05)
+        furthest = np.inf
         if beside > NEAR:
-            height = max(height, boxes(self._env, self._obstacles).clear_height(here[:2], RADIUS) + FINGERTIP)
-        rise = height - here[2]
-        sideways = error[:2] * ramp(-rise, -0.06, -0.01)
+            clear = boxes(self._env, self._obstacles).clear_height(here[:2], RADIUS) + FINGERTIP
+            furthest = here[2] - clear
+        move = approach(error, DOWN, APPROACH_HEIGHT, turned_away, furthest)
         closing = beside < 0.02 and -error[2] < 0.015
-        return Motion(np.r_[sideways, rise], self._hand.upright(grasp.yaw), 0.0 if closing else 1.0)
+        return Motion(move, self._hand.upright(grasp.yaw), 0.0 if closing else 1.0)
 
     def _grasp(self, here: np.ndarray) -> Grasp:
         data = self._env.data

@@ -19,6 +19,7 @@ RADIUS = 0.060  # of the open fingers, meters
 FINGERTIP = 0.012  # meters of the fingers below the point between them
 STANDOFF = 0.08  # meters before what is reached for, while still beside it
 NEAR, STRAIGHT = 0.015, 0.2  # meters and radians from a grasp, at which the fingers close
+DOWN = np.array([0, 0, -1.0])
 FAR = 0.05  # meters sideways from the line from there, at which the hand goes above everything else
 
 
@@ -106,10 +107,8 @@ class Hand:
         on_line = target - min(max(ahead, 0), STANDOFF) * along
         if np.linalg.norm((on_line - here)[:2]) > FAR:
             standoff = target - STANDOFF * along
-            height = max(standoff[2], scene.clear_height(here[:2], RADIUS) + FINGERTIP)
-            rise = height - here[2]
-            sideways = (standoff - here)[:2] * ramp(-rise, -0.06, -0.01)
-            return Motion(np.r_[sideways, rise], rotation, 1.0)
+            clear = scene.clear_height(here[:2], RADIUS) + FINGERTIP
+            return Motion(approach(standoff - here, DOWN, 0.0, furthest=here[2] - clear), rotation, 1.0)
         return Motion(
             approach(target - here, along, STANDOFF, turn_between(self.rotation, rotation)), rotation, 1.0
         )
@@ -140,14 +139,22 @@ class Hand:
         return np.asarray(vector / max(2 * sine, 1e-9) * size)
 
 
-def approach(error: np.ndarray, along: np.ndarray, standoff: float, turned_away: float = 0.0) -> np.ndarray:
+def approach(
+    error: np.ndarray,
+    along: np.ndarray,
+    standoff: float,
+    turned_away: float = 0.0,
+    furthest: float = np.inf,
+) -> np.ndarray:
     """(3,) meters to move so as to make up for an error (3,) along a direction (3,) in the end.
 
     What is beside that line first goes to it, so many meters before the end; likewise what is turned away, in radians.
+    furthest: meters ahead that are free.
     """
     ahead = float(error @ along)
     beside = error - ahead * along
     advance = ahead - standoff * ramp(float(np.linalg.norm(beside)) + 0.05 * turned_away, 0.01, 0.05)
+    advance = min(advance, furthest)
     return np.asarray(beside * ramp(advance, -0.06, -0.01) + advance * along)
 
 
