@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_policy import BRIDGE
 
 from conftest import write_dataset
+from spatialvla.cli.main import main
 from spatialvla.common.claims import claimed
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora_options import LoraOptions
@@ -24,7 +26,9 @@ from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
+from spatialvla.training.config_file import kept_config
 from spatialvla.training.loop import train
+from spatialvla.training.run.lasting_names import with_lasting_names
 from spatialvla.training.step import Learner
 
 
@@ -240,6 +244,48 @@ def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_pat
     write_dataset(moved, episodes=5)
     with pytest.raises(InputError, match=r"\(datasets\.0 .*squares has changed\); give those"):
         train(replace(elsewhere, steps=4), resume=True, device="cpu")
+
+
+def test_a_run_goes_on_from_any_working_directory(make, start, dataset, depth_weights, tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(start, here / "policy")
+    shutil.copytree(dataset, here / "squares")
+    (here / "mapping.yaml").write_text("key: squares\n")
+    (here / "spec.yaml").write_text("like: bridge_orig\n")
+    monkeypatch.chdir(here)
+    named = (
+        DatasetConfig("squares", mapping=Path("mapping.yaml")),
+        DatasetConfig(os.path.relpath(BRIDGE), spec="spec.yaml"),
+    )
+    relative = {"policy": "policy", "depth_weights": Path("../depth"), "cache": Path("cache")}
+    config = replace(make(steps=1), datasets=named, **relative)
+    train(config, device="cpu")
+    monkeypatch.chdir(elsewhere)
+    kept = kept_config(config.out)
+    assert train(replace(kept, steps=2), resume=True, device="cpu").step == 2
+    assert list(elsewhere.iterdir()) == [], "nor is the cache another"
+    # What is handed on does not tell where that is.
+    card = tmp_path / "card"
+    main(
+        ["export", "--policy", str(config.out), "--out", str(card), "--to", "hub-folder", "--license", "mit"]
+    )
+    text = (card / "README.md").read_text()
+    assert "| fine-tuned from | policy |" in text
+    assert str(tmp_path) not in text
+
+
+def test_names_of_what_is_not_here_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "libero").mkdir()
+    config = TrainConfig(
+        policy="nano",
+        base="owner/name@main",
+        depth_weights=Path("nano-wrist"),
+        instructions=Path("libero"),
+        datasets=(DatasetConfig("lab/blocks"), DatasetConfig("gs://open/bridge", spec="bridge_orig")),
+    )
+    assert with_lasting_names(config) == config
 
 
 @pytest.mark.parametrize("mode", ["lora", "adapt"])

@@ -167,7 +167,7 @@ class Export(Verb):
         facts = CardFacts(
             name=self.name or self.push or self.out.name,
             license=self.license,
-            base=None if run is None else run.policy,
+            base=None if run is None or run.policy is None else _told(run.policy),
             parameters=count_numbers(self.out),
             chunk=processor.action_chunk_size,
             cameras=processor.camera_names,
@@ -181,11 +181,21 @@ class Export(Verb):
             partial.write_text(text, encoding="utf-8")
 
 
+def _told(name: str) -> str:
+    """A name as others may read it: where a folder lies on this machine is nobody's business."""
+    from spatialvla.model.folders import MODEL
+
+    path = Path(name)
+    if not path.is_absolute():
+        return name
+    return path.parent.name if path.name == MODEL else path.name
+
+
 def _training(run: TrainConfig) -> dict[str, str]:
     """What a run was made of, in words."""
     lengths = {"steps": run.steps, "epochs": run.epochs, "minutes": run.minutes}
     return {
-        "datasets": ", ".join(dataset.key or dataset.path for dataset in run.datasets),
+        "datasets": ", ".join(dataset.key or _told(dataset.path) for dataset in run.datasets),
         "mode": run.mode,
         "length": ", ".join(f"{value:g} {name}" for name, value in lengths.items() if value is not None),
         "batch size": str(run.batch_size),

@@ -42,6 +42,7 @@ from spatialvla.training.metrics import combined, validate
 from spatialvla.training.optimizer import run_fraction, total_steps
 from spatialvla.training.parallel.world import World, join_world
 from spatialvla.training.precision import computes_bfloat16
+from spatialvla.training.run.lasting_names import with_lasting_names
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
 from spatialvla.training.run.trackers import RunLog, check_trackers
@@ -115,6 +116,7 @@ class Trainer:
         resume: bool = False,
     ) -> None:
         """Raises InputError where there is another run in `config.out`, or any and `resume` is False."""
+        config = with_lasting_names(config)
         config.parts(world.size)
         torch.manual_seed(config.seed)
         self.world, self.progress, self.rollout = world, progress, rollout

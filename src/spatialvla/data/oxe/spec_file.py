@@ -274,12 +274,17 @@ def spec_from_dict(content: Mapping[str, Any]) -> RLDSSpec:
     return from_entries(SpecFile, content, "a spec").spec
 
 
+def is_spec_file(name_or_path: str) -> bool:
+    """Whether this names a spec's own file: what ends in .yaml or .yml."""
+    return Path(name_or_path).suffix in (".yaml", ".yml")
+
+
 def find_spec(name_or_path: str) -> RLDSSpec:
     """A spec by the name of its dataset, or by its own file: what ends in .yaml or .yml.
 
     Raises InputError where there is none.
     """
-    if Path(name_or_path).suffix in (".yaml", ".yml"):
+    if is_spec_file(name_or_path):
         return load_spec(name_or_path)
     try:
         return rlds_spec(name_or_path)

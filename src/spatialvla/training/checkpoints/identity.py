@@ -14,6 +14,7 @@ from spatialvla.errors import InputError
 from spatialvla.model.folders import resolve_folder
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.options import LoggingOptions
+from spatialvla.training.run.lasting_names import CHECKPOINTS
 
 MAY_DIFFER = frozenset(
     {
@@ -26,8 +27,7 @@ MAY_DIFFER = frozenset(
 )
 """Settings that may be others when a run goes on. docs/how-to/cluster.md says so to users."""
 
-_CHECKPOINTS = ("policy", "base", "paligemma", "zoedepth", "depth_weights")
-_BY_CONTENTS = (".path", ".mapping")  # of a dataset
+_BY_CONTENTS = (".path", ".mapping", ".spec")  # of a dataset
 _WHOLE, _BLOCK, _BLOCKS = 1 << 20, 4096, 64
 """Bytes up to which a file is read whole; of larger ones, so many bytes at so many positions."""
 
@@ -42,8 +42,8 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in _settings(config).items():
-        if value is not None and (name in _CHECKPOINTS or isinstance(value, Path)):
-            path = resolve_folder(value) if name in _CHECKPOINTS else value
+        if value is not None and (name in CHECKPOINTS or isinstance(value, Path)):
+            path = resolve_folder(value) if name in CHECKPOINTS else value
             found[name] = {"name": str(value), "content": _content(path)}
         else:
             found[name] = value
