@@ -53,6 +53,14 @@ def test_what_is_not_known_is_said():
         model_card(bare, [some_results("+", episodes=())])
 
 
+def test_a_checkpoints_own_folder_gets_a_card_as_well(tmp_path):
+    """Its config.json is the network's, and not a run's."""
+    plain, out = tmp_path / "plain", tmp_path / "hub"
+    main(["export", "--policy", "nano", "--out", str(plain)])
+    main(["export", "--policy", str(plain), "--out", str(out), "--to", "hub-folder"])
+    assert ModelCard.load(out / "README.md").data.model_name == "hub"
+
+
 def test_export_writes_the_card_into_the_folder(tmp_path, capsys):
     some_results("++- +-+").save(tmp_path / "results.json")
     out = tmp_path / "hub"

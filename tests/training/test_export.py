@@ -1,6 +1,7 @@
 """Export: runs and adapters become folders that load, with the same outputs, whole, merged, sharded or smaller."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from spatialvla import Policy, Processor, SpatialVLA
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.cli.main import main
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.lora import adapter_parameters, add_lora, merge_lora, save_adapter
 from spatialvla.model.lora_options import LoraOptions
@@ -16,6 +19,8 @@ from spatialvla.training.checkpoints import export as exporting
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment
 from spatialvla.training.checkpoints.export import export, save_layout
 from spatialvla.training.checkpoints.tensors import Trained
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.config_file import KEPT
 
 CHECKPOINT = Path(__file__).parent.parent / "goldens" / "reference" / "checkpoint"
 processor = Processor.from_pretrained(CHECKPOINT)
@@ -65,6 +70,57 @@ def test_a_run(make_run, tmp_path):
     assert_same(tmp_path / "out", model)
     with pytest.raises(InputError, match="no LoRA adapter to merge"):
         export(run, tmp_path / "merged", merge=True)
+
+
+def started_from(run: Path, policy: Path) -> None:
+    write_json(run / KEPT, TrainConfig(policy=str(policy)).to_json())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_mean_with_what_a_run_started_from(make_run, tmp_path, lora, share):
+    run, model = make_run(lora)
+    started_from(run, CHECKPOINT)
+    export(run, tmp_path / "out", merge=lora, start_share=share)
+    if lora:
+        merge_lora(model)
+    start = SpatialVLA.from_pretrained(CHECKPOINT).state_dict()
+    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert any(not torch.equal(tensor, start[name]) for name, tensor in trained.items())
+    for name, tensor in model.state_dict().items():
+        tensor.copy_((1 - share) * trained[name] + share * start[name])
+    assert_same(tmp_path / "out", model, atol=1e-6)
+
+
+def test_means_that_mean_nothing_are_refused(make_run, tmp_path):
+    run, _ = make_run(lora=False)
+    with pytest.raises(InputError, match="is no run that started from a policy"):
+        export(run, tmp_path / "out", start_share=0.5)
+    with pytest.raises(InputError, match="is no run that started from a policy"):
+        export(CHECKPOINT, tmp_path / "out", start_share=0.5)
+    started_from(run, CHECKPOINT)
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match=f"a fraction from 0 to 1, not {share:g}"):
+            export(run, tmp_path / "out", start_share=share)
+    started_from(run, tmp_path / "gone")
+    with pytest.raises(CheckpointError, match=r"gone, cannot be loaded"):
+        export(run, tmp_path / "out", start_share=0.5)
+    other = tmp_path / "other"
+    shutil.copytree(CHECKPOINT, other)
+    settings = read_json(other / "processor_config.json")
+    settings |= ActionGrid.uniform(processor.grid.bins).to_json()
+    write_json(other / "processor_config.json", settings)
+    started_from(run, other)
+    with pytest.raises(InputError, match="other inputs or another action grid"):
+        export(run, tmp_path / "out", start_share=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_is_merged_before_a_mean(make_run, tmp_path):
+    run, _ = make_run(lora=True)
+    started_from(run, CHECKPOINT)
+    with pytest.raises(InputError, match="merge it, with --merge"):
+        export(run, tmp_path / "out", start_share=0.5)
 
 
 def test_a_lora_run_as_adapter_and_merged(make_run, tmp_path):

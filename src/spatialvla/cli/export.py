@@ -34,6 +34,9 @@ class Export(Verb):
     merge: bool = False
     """Merge a LoRA adapter into its base; otherwise the adapter alone is written."""
 
+    start_share: float = 0.0
+    """How much of the policy that a run started from is mixed into its weights, 0 to 1; so it forgets less of that."""
+
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the weights in the files; auto is fp32, and bf16 around weights in 4 bits."""
 
@@ -102,6 +105,7 @@ class Export(Verb):
             self.out,
             base=self.base,
             merge=self.merge,
+            start_share=self.start_share,
             dtype=dtypes[self.dtype],
             quantize=self._quantize if self.precision == "int4" else None,
             max_shard_size=self.max_shard_size,
@@ -140,12 +144,13 @@ class Export(Verb):
         from spatialvla.edge.export import export_graphs
         from spatialvla.policy import Policy
 
-        of_weights = self.merge or self.dtype not in ("auto", "fp32") or self.precision != "full"
+        changed = self.merge or self.start_share != 0
+        of_weights = changed or self.dtype not in ("auto", "fp32") or self.precision != "full"
         of_card = self.push or self.license or self.results or self.name
         if of_weights or of_card or self.towers or self.text_head or self._calibrated:
             raise InputError(
-                f"--to {kind} writes graphs in fp32, with any adapter in them; leave out --merge, --dtype, --push and "
-                "what is for weights in 4 bits or for a model card."
+                f"--to {kind} writes graphs in fp32, with any adapter in them; leave out --merge, --start-share, "
+                "--dtype, --push and what is for weights in 4 bits or for a model card."
             )
         tune_cpu()
         policy = Policy.from_pretrained(self.policy, dataset=self.action_key, base=self.base, speculate=False)
@@ -158,12 +163,14 @@ class Export(Verb):
         from spatialvla.common.files import replacing
         from spatialvla.evaluation.report.model_card import CardFacts, model_card
         from spatialvla.evaluation.results.merging import load_results
+        from spatialvla.model.folders import is_run
         from spatialvla.model.hub import is_hub_id
         from spatialvla.model.weights import count_numbers
         from spatialvla.processor import Processor
         from spatialvla.training.config_file import kept_config
 
-        processor, run = Processor.from_pretrained(self.out), kept_config(Path(self.policy).expanduser())
+        processor, source = Processor.from_pretrained(self.out), Path(self.policy).expanduser()
+        run = kept_config(source) if is_run(source) else None
         facts = CardFacts(
             name=self.name or self.push or self.out.name,
             license=self.license,

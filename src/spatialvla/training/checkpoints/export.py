@@ -29,6 +29,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
 from spatialvla.processor import Processor
 from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.checkpoints.start_mix import mix_in_start
 
 _START = "start.json"
 
@@ -69,18 +70,20 @@ def export(
     *,
     base: str | Path | None = None,
     merge: bool = False,
+    start_share: float = 0.0,
     dtype: torch.dtype | None = None,
     quantize: Callable[[SpatialVLA, Processor], None] | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
     """Writes `out`, from the newest checkpoint of a run, or from a folder, shipped name or Hub id.
 
-    A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. dtype: of the
-    weights in the files; None keeps what they are loaded in, float32. base: of an adapter, in place of the
+    A model with an adapter becomes the adapter's folder, or, with `merge`, a whole checkpoint. start_share: of the
+    policy that a run started from in a mean of both, see `mix_in_start`. dtype: of the weights in the files; None
+    keeps what they are loaded in, float32. base: of an adapter, in place of the
     one that its adapter_config.json names; of a run of mode adapt, in place of the policy that it started from.
     quantize: rounds the weights of a whole model, in place, once they are in `dtype` and before they are written.
-    Raises InputError where there is nothing to merge or an adapter would be quantized, CheckpointError where
-    the source cannot be read.
+    Raises InputError where there is nothing to merge or to mix in, or an adapter would be quantized, CheckpointError
+    where the source cannot be read.
     """
     run = Path(source).expanduser()
     folder = run if is_run(run) else resolve_folder(source)
@@ -104,6 +107,8 @@ def export(
         raise InputError(f"{folder} has no LoRA adapter to merge; leave --merge out.")
     if merge:
         merge_lora(model)
+    if start_share != 0:
+        mix_in_start(model, processor, folder, start_share)
     if quantize is not None:
         if has_lora(model):
             raise InputError(
