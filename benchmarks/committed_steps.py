@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from spatialvla.common.cache_folder import cache_folder
-from spatialvla.data.episodes import Episode, WholeChunks, action_chunks
+from spatialvla.data.episodes import Episode, MovingChunks, action_chunks, planned_steps
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
@@ -83,10 +83,17 @@ def main(options: Options) -> None:
     print(f"\nThe demonstrations themselves jump there by {jumps}.")
 
 
+def _is_whole(frame: Frame, chunk: int) -> bool:
+    """Whether all actions of the chunk from a frame on were carried out."""
+    return int(planned_steps(frame.episode, np.array([frame.step]), chunk)[0]) == chunk
+
+
 def held_out_frames(options: Options, chunk: int, size: int) -> tuple[list[Frame], np.ndarray]:
     """Frames at least a chunk behind their episode's start, and the number of the episode of each."""
     source = CachedSource(open_source(options.dataset), size, cache_folder("frames"))
-    mixture = TrainingMixture.open([WholeChunks(source, chunk)], held_out=options.held_out, seed=options.seed)
+    mixture = TrainingMixture.open(
+        [MovingChunks(source, chunk)], held_out=options.held_out, seed=options.seed
+    )
     drawing = mixture.evaluation(1 << 40)
     draws = drawing(np.arange(len(drawing)))
     episodes = {number: mixture.sources[0].episode(number) for number in set(draws.episode.tolist())}
@@ -94,7 +101,7 @@ def held_out_frames(options: Options, chunk: int, size: int) -> tuple[list[Frame
         (number, Frame(episodes[number], int(episodes[number].starts[start])))
         for number, start in zip(draws.episode.tolist(), draws.start.tolist(), strict=True)
     ]
-    late = [(number, frame) for number, frame in frames if frame.step >= chunk]
+    late = [(number, frame) for number, frame in frames if frame.step >= chunk and _is_whole(frame, chunk)]
     rows = np.linspace(0, len(late) - 1, min(options.frames, len(late))).astype(int)
     return [late[row][1] for row in rows], np.array([late[row][0] for row in rows])
 

@@ -17,6 +17,7 @@ from cameras import looking_at
 from fake_source import CAMERA, FakeSource
 
 from spatialvla import Processor
+from spatialvla.batch import GIVEN
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.batches import Batches, evaluation_batches, training_batches
 from spatialvla.data.oxe.source import OXESource
@@ -48,6 +49,24 @@ def given(loader, steps):
 
 def names(batches):
     return [name for batch in batches for name in batch[0]]
+
+
+def test_no_loss_is_taken_on_what_was_not_planned():
+    taken_over = replace(ONE, takeover={0: (2, 3), 1: (), 2: ()})
+    mixture, processor = opened(taken_over)
+    loader = training_batches(mixture, processor, 19, ReadOptions(Augmentation.off()))
+    loaded = next(iter(loader))
+    plain = next(iter(training_batches(*opened(ONE), 19, ReadOptions(Augmentation.off()))))
+    assert loaded.names == plain.names
+    assert torch.equal(loaded.batch.input_ids, plain.batch.input_ids), "the tokens stay what they were"
+    given = loaded.batch.labels == GIVEN
+    assert torch.equal(loaded.batch.labels[~given], plain.batch.labels[~given])
+    # Chunks of 2: the second action of what begins where a policy drives answers another state.
+    begun = [name in {"one episode 0 step 2", "one episode 0 step 3"} for name in loaded.names]
+    assert given.sum(dim=1).tolist() == [3 * driven for driven in begun]
+    action = plain.batch.labels >= processor.action_token_begin_idx
+    assert given[action].view(19, 2, 3)[begun].tolist() == [[[False] * 3, [True] * 3]] * 2
+    assert loaded.label_count == plain.label_count - 6
 
 
 def test_a_sample_is_what_its_name_says():

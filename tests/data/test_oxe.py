@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rlds_writer import COLOR, write_steps
 
 from spatialvla.data import hand_motions
-from spatialvla.data.episodes import WholeChunks
+from spatialvla.data.episodes import MovingChunks
 from spatialvla.data.oxe import actions
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED, MIXTURES, mixture
 from spatialvla.data.oxe.names import rlds_spec
@@ -323,13 +323,13 @@ def test_droid_drops_the_samples_whose_whole_chunk_stands_still(tmp_path):
         rows = np.minimum(np.arange(12)[:, None] + np.arange(chunk), 11)
         normalized = np.clip(2 * (motion[rows] - q01) / (q99 - q01) - 1, -1, 1)
         published = np.flatnonzero((np.abs(normalized - still) > 1e-5).any(axis=(1, 2)))
-        ours = WholeChunks(source, chunk).episode(0).starts
+        ours = MovingChunks(source, chunk).episode(0).starts
         # 9e-6 lies between the two thresholds: 1e-5 of the normalized and of the stored numbers.
         assert set(published) - set(ours) <= {7 - step for step in range(chunk)}
         assert ours.tolist() == [
             start for start in range(12) if any(start <= step < start + chunk for step in (3, 9))
         ]
-    assert WholeChunks(source, 4).episode(0).starts.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert MovingChunks(source, 4).episode(0).starts.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
 
 
 def droid_bounds():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spatialvla.actions.published_units import published_units
-from spatialvla.data.episodes import WholeChunks
+from spatialvla.data.episodes import planned_steps
 from spatialvla.data.lerobot import LeRobotDataset, assembly
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
@@ -121,9 +121,10 @@ def test_stored_episodes_come_back_from_the_dataset(tmp_path, depth):
     np.testing.assert_array_equal(read.columns["observation.intrinsics"][3], original.intrinsics)
     placed = LeRobotSource(tmp_path / "dataset").episode(1).extrinsics
     np.testing.assert_array_equal(placed, np.tile(original.extrinsics, (9, 1, 1)))
-    whole = WholeChunks(LeRobotSource(tmp_path / "dataset"), chunk=3)
-    # Frame 4 of each episode was driven: chunks of 3 actions that begin at 2, 3 or 4 are no samples.
-    assert [whole.episode(index).starts.tolist() for index in (0, 1)] == [[0, 1, 5], [0, 1, 5, 6, 7, 8]]
+    # Frame 4 of each episode was driven.
+    episodes = [LeRobotSource(tmp_path / "dataset").episode(index) for index in (0, 1)]
+    planned = [planned_steps(episode, episode.starts, 3).tolist() for episode in episodes]
+    assert planned == [[3, 3, 3, 2, 1, 3], [3, 3, 3, 2, 1, 3, 3, 3, 3]]
     images = read.frames("observation.images.agentview")
     assert np.abs(images.astype(int) - original.images).mean() < 6  # video is lossy
     assert ("observation.depth.agentview" in read.cameras) == depth

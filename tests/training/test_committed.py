@@ -93,6 +93,20 @@ def test_given_tokens_are_the_true_ones_where_others_were_mixed_in(parts):
     assert torch.equal(changed.input_ids[~given], mixed.input_ids[~given])
 
 
+def test_steps_that_were_not_planned_stay_without_a_loss(parts):
+    batch = parts[2]
+    behind = batch.labels.clone()
+    second = (batch.labels != IGNORED).int().argmax(dim=1)[::2, None] + 3 + torch.arange(3)
+    behind[::2] = behind[::2].scatter(1, second, GIVEN)
+    changed = committed((*parts[:2], replace(batch, labels=behind), parts[3]), committed_steps=1)
+    given = (changed.labels == GIVEN).sum(dim=1)
+    assert torch.equal(changed.input_ids, batch.input_ids)
+    assert set(given[::2].tolist()) == {3, 6}
+    assert set(given[1::2].tolist()) == {0, 3}
+    kept = changed.labels >= 0
+    assert torch.equal(changed.labels[kept], batch.labels[kept])
+
+
 def test_only_the_loss_of_given_tokens_goes_away(parts):
     model, _, batch, _ = parts
     changed = committed(parts, committed_steps=1)

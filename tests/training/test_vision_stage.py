@@ -5,14 +5,16 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny_policy import tiny
+from tiny_policy import tiny, write_dataset
 
 from spatialvla.errors import InputError
 from spatialvla.model.presets import PRESETS, preset
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.config import DatasetConfig
 from spatialvla.training.guidance.vision_stage import VisionStage
 from spatialvla.training.loop import STAGE_FOLDER, Trainer, train
 from spatialvla.training.parallel.world import World
@@ -44,6 +46,17 @@ def test_the_encoder_learns_and_the_rest_stays(make_config):
     for name, parameter in trainer.model.named_parameters():
         learns = name.startswith(("vision_tower", "position_embedding_3d"))
         assert torch.equal(before[name], parameter) != learns, name
+
+
+def test_actions_that_answer_other_states_are_no_targets(make_config, tmp_path):
+    dataset = write_dataset(tmp_path / "driven", driven=(5,))
+    config = make_config(datasets=(DatasetConfig(str(dataset)),), vision_steps=100, **OPTIONS)
+    trainer = Trainer(config, World(), Progress(config, None))
+    unknown = VisionStage(trainer.model, trainer.mixture, config).targets.isnan()
+    # One privileged number, and four of each of the chunk's two actions: of the second at step 5 of 12.
+    assert unknown.nonzero().tolist() == [[12 * episode + 5, 5 + n] for episode in range(4) for n in range(4)]
+    assert trainer.pretrain_vision([])
+    assert np.isfinite([value for line in lines(config) for value in line.values()]).all()
 
 
 def test_an_encoder_without_ego3d_learns_too(make_config, monkeypatch):

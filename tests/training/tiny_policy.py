@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.actions.bins import Bins
+from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.model.config import Gemma2Config, SpatialVLAConfig
 
@@ -67,10 +68,10 @@ def tiny() -> SpatialVLAConfig:
     )
 
 
-def write_dataset(root, episodes=4, length=12, size=SIZE):
+def write_dataset(root, episodes=4, length=12, size=SIZE, driven=()):
     """A square moves over the image; the action is where it goes, and depth is nearer at the square.
 
-    "observation.square" is where its center is in the world.
+    "observation.square" is where its center is in the world. driven: steps of each episode at which a policy drove.
     """
     rng = np.random.default_rng(0)
     writer = LeRobotWriter(
@@ -84,6 +85,7 @@ def write_dataset(root, episodes=4, length=12, size=SIZE):
             Feature("observation.square", "float32", (3,)),
             Feature("observation.state", "float32", (8,)),
             Feature("action", "float32", (7,)),
+            Feature(TAKEOVER, "float32", (1,)),
         ],
     )
     camera = np.array([[40, 0, 16], [0, 40, 16], [0, 0, 1]], np.float32) * [[size / 32], [size / 32], [1]]
@@ -113,6 +115,7 @@ def write_dataset(root, episodes=4, length=12, size=SIZE):
                 "observation.intrinsics": np.repeat(camera.astype(np.float32)[None], length, 0),
                 "observation.camera_pose": np.repeat(CAMERA_POSE[None], length, 0),
                 "observation.square": squares,
+                TAKEOVER: np.isin(np.arange(length), driven).astype(np.float32)[:, None],
                 "observation.state": rng.standard_normal((length, 8)).astype(np.float32),
                 "action": actions,
             },

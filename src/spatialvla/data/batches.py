@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from spatialvla.batch import GIVEN, Batch
 from spatialvla.common.worker_signals import leave_signals, signals_held_back
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.draws import Drawing, Draws, ShardedSampler
@@ -164,8 +165,9 @@ def collated(
         actions=actions,
         as_bytes=True,  # a quarter of the memory that goes from a worker to its run
     )
+    planned = np.array([sample.planned for sample in samples])
     return LoadedBatch(
-        batch=batch,
+        batch=_up_to(planned, batch, processor),
         actions=actions,
         keys=tuple(keys),
         source=source,
@@ -176,6 +178,18 @@ def collated(
             name for name in processor.camera_names if any(name in sample.views for sample in samples)
         ),
     )
+
+
+def _up_to(planned: np.ndarray, batch: Batch, processor: Processor) -> Batch:
+    """A batch in which no loss is taken on what lies behind the first `planned` (B,) steps of each chunk."""
+    assert batch.labels is not None
+    behind = np.arange(processor.action_chunk_size) >= planned[:, None]
+    if not behind.any():
+        return batch
+    hidden = torch.from_numpy(np.repeat(behind, 3, axis=1))
+    is_action = batch.labels >= processor.action_token_begin_idx
+    tokens = batch.labels[is_action].view(hidden.shape)
+    return replace(batch, labels=batch.labels.masked_scatter(is_action, tokens.masked_fill(hidden, GIVEN)))
 
 
 def training_batches(

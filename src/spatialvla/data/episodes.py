@@ -282,35 +282,23 @@ class SourceWrapper:
 
 
 @dataclass(frozen=True)
-class WholeChunks(SourceWrapper):
-    """A dataset without the samples of which one of the `chunk` actions was not carried out, or all stand still.
-
-    Where a policy drove, each action answers a state that the actions before it would not have led to: together they
-    are no plan. A dataset without the columns TAKEOVER and STILL, which say so, stays as it is.
-    """
+class MovingChunks(SourceWrapper):
+    """A dataset without the samples of which all of the `chunk` steps stand still, as its column STILL says."""
 
     chunk: int
 
     @property
     def fingerprint(self) -> str:
         """Of the dataset and the length of a chunk."""
-        return f"{self.source.fingerprint} in chunks of {self.chunk}"
+        return f"{self.source.fingerprint} in moving chunks of {self.chunk}"
 
     def episode(self, index: int) -> Episode:
         """An episode with fewer starts. Raises CheckpointError, naming the file, for damaged data."""
         episode = self.source.episode(index)
-        dropped = np.zeros(len(episode.starts), bool)
-        if TAKEOVER in episode.columns:
-            dropped |= self._marked(episode, TAKEOVER).any(axis=1)
-        if STILL in episode.columns:
-            dropped |= self._marked(episode, STILL).all(axis=1)
-        return _FewerStarts(episode, episode.starts[~dropped]) if dropped.any() else episode
-
-    def _marked(self, episode: Episode, column: str) -> np.ndarray:
-        """(N, chunk) whether a column is not 0 in each step of the chunks; past the end it is what it was last."""
-        marks = episode.columns[column].reshape(-1) != 0
-        rows = np.minimum(episode.starts[:, None] + np.arange(self.chunk), len(marks) - 1)
-        return np.asarray(marks[rows])
+        if STILL not in episode.columns:
+            return episode
+        still = _marked(episode, STILL, episode.starts, self.chunk).all(axis=1)
+        return _FewerStarts(episode, episode.starts[~still]) if still.any() else episode
 
 
 @dataclass(frozen=True)
@@ -320,6 +308,25 @@ class _FewerStarts(EpisodeWrapper):
     @property
     def starts(self) -> np.ndarray:
         return self.kept
+
+
+def planned_steps(episode: Episode, steps: np.ndarray, chunk: int) -> np.ndarray:
+    """(B,) how many first actions of the chunks from `steps` (B,) on are one plan: 1 to `chunk`.
+
+    Where a policy drove, as the column TAKEOVER says, each action of the expert's answers the state that the policy
+    got into. It is right there, but what comes behind it answers a state that it would not have led to.
+    """
+    if TAKEOVER not in episode.columns:
+        return np.full(len(steps), chunk)
+    driven = _marked(episode, TAKEOVER, steps, chunk)
+    driven[:, -1] = True
+    return np.asarray(1 + driven.argmax(axis=1))
+
+
+def _marked(episode: Episode, column: str, steps: np.ndarray, chunk: int) -> np.ndarray:
+    """(B, chunk) whether a column is not 0 in each step of the chunks; past the end it is what it was last."""
+    marks = episode.columns[column].reshape(-1) != 0
+    return np.asarray(marks[np.minimum(steps[:, None] + np.arange(chunk), len(marks) - 1)])
 
 
 def action_chunks(actions: np.ndarray, steps: np.ndarray, chunk: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spatialvla.data.augmentation import Augmentation, Views
-from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, OnBad, action_chunks
+from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, OnBad, action_chunks, planned_steps
 from spatialvla.data.needed_parts import unplaced, without_sensor
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import View, fill_holes
@@ -47,13 +47,15 @@ class Sample:
     """One step of an episode.
 
     views: of the cameras by name, those that there are. state: (S,) or None.
-    actions: (chunk, 7) from this step on, in the dataset's units. replaced: why damaged ones do not stand here.
+    actions: (chunk, 7) from this step on, in the dataset's units. planned: how many of them are one plan, see
+    `planned_steps`. replaced: why damaged ones do not stand here.
     """
 
     views: Mapping[str, View]
     state: np.ndarray | None
     prompt: str
     actions: np.ndarray
+    planned: int
     episode: int
     step: int
     replaced: tuple[str, ...]
@@ -93,6 +95,7 @@ class SampleReader:
             state=None if self._drops(self.options.state_dropout) else state,
             prompt=self.processor.prompt(episode.instruction_at(step) or missing_instruction),
             actions=action_chunks(episode.actions, np.array([step]), chunk)[0],
+            planned=int(planned_steps(episode, np.array([step]), chunk)[0]),
             episode=index,
             step=step,
             replaced=replaced,

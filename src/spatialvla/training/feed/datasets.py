@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.common.cache_folder import cache_folder
-from spatialvla.data.episodes import EpisodeSource, OnBad, SourceWrapper, WholeChunks
+from spatialvla.data.episodes import EpisodeSource, MovingChunks, OnBad, SourceWrapper
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.needed_parts import check_parts
@@ -52,7 +52,7 @@ def mixture_of(
         given = read_statistics(config.statistics, [source.key for source in sources])
     if config.in_memory:
         sources = [_in_memory(source, config, network.image_size, world, progress) for source in sources]
-    sources = [WholeChunks(source, network.action_chunk_size) for source in sources]
+    sources = [MovingChunks(source, network.action_chunk_size) for source in sources]
     # Rank 0 reads everything once; the others find what it found.
     mixture = world.on_main_first(
         lambda: TrainingMixture.open(

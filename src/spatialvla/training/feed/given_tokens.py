@@ -58,19 +58,19 @@ def with_committed_steps(
         return batch
     check_committed_steps(config.committed_steps, processor.action_chunk_size)
     first = processor.action_token_begin_idx
-    is_action = (batch.labels != IGNORED) & (batch.labels >= first)
-    true = batch.labels[is_action].view(len(batch), -1, 3)
+    is_action = (batch.labels != IGNORED) & (batch.input_ids >= first)
+    labels, seen = (ids[is_action].view(len(batch), -1, 3) for ids in (batch.labels, batch.input_ids))
+    true = torch.where(labels == GIVEN, seen, labels)
     count = rng.integers(1, config.committed_steps + 1, len(batch))
     count[rng.random(len(batch)) >= config.committed_share] = 0
     given = torch.from_numpy(np.arange(true.shape[1]) < count[:, None])[..., None].expand_as(true)
     near = (
         torch.from_numpy(jittered(true.numpy() - first, processor.grid, config.committed_jitter, rng)) + first
     )
-    seen = torch.where(given, near, batch.input_ids[is_action].view_as(true))
     return replace(
         batch,
-        input_ids=batch.input_ids.masked_scatter(is_action, seen),
-        labels=batch.labels.masked_scatter(is_action, true.masked_fill(given, GIVEN)),
+        input_ids=batch.input_ids.masked_scatter(is_action, torch.where(given, near, seen)),
+        labels=batch.labels.masked_scatter(is_action, labels.masked_fill(given, GIVEN)),
     )
 
 

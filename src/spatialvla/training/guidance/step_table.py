@@ -37,10 +37,13 @@ class Steps:
 
 
 def standardized(table: np.ndarray) -> np.ndarray:
-    """Each column of (N, columns) with mean 0 and deviation 1, float32; one that never changes becomes 0."""
-    spread = table.std(axis=0)
+    """Each column of (N, columns) with mean 0 and deviation 1, float32; one that never changes becomes 0.
+
+    What is not known, NaN, stays so.
+    """
+    spread = np.nanstd(table, axis=0)
     moves = spread > _SMALLEST_SPREAD
-    return np.asarray((table - table.mean(axis=0)) / np.where(moves, spread, 1), np.float32)
+    return np.asarray((table - np.nanmean(table, axis=0)) / np.where(moves, spread, 1), np.float32)
 
 
 _SMALLEST_SPREAD = 1e-6

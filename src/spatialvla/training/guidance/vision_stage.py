@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spatialvla.data.episodes import Episode, action_chunks
+from spatialvla.data.episodes import Episode, action_chunks, planned_steps
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.fast.compiled import as_written
@@ -108,7 +108,8 @@ class VisionStage:
         there = batch.attention_mask[:, : features.shape[1]].to(self.device)
         predicted, looks = self.head(features, there, self.tasks[rows].to(self.device))
         targets = self.targets[rows].to(self.device)
-        losses = {"regression": F.smooth_l1_loss(predicted, targets, beta=LINEAR_FROM)}
+        known = ~targets.isnan()
+        losses = {"regression": F.smooth_l1_loss(predicted[known], targets[known], beta=LINEAR_FROM)}
         first = network.cameras[0]
         if self.keypoints is not None and first in loaded.cameras:
             patches = network.image_size // network.patch_size
@@ -194,6 +195,8 @@ class VisionStage:
 
 
 def _motions(episode: Episode, chunk: int) -> np.ndarray:
-    """(T, 4 * chunk) the translations and grippers of the chunk from each step on."""
-    chunks = action_chunks(episode.actions, np.arange(len(episode.actions)), chunk)
+    """(T, 4 * chunk) the translations and grippers of the chunk from each step on; NaN behind what was planned."""
+    steps = np.arange(len(episode.actions))
+    chunks = action_chunks(episode.actions, steps, chunk)
+    chunks[np.arange(chunk) >= planned_steps(episode, steps, chunk)[:, None]] = np.nan
     return chunks[..., [0, 1, 2, 6]].reshape(len(chunks), -1)
