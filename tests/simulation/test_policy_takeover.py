@@ -1,8 +1,10 @@
 import numpy as np
 
-from spatialvla.simulation.recording.policy_takeover import LAST_STEP, Takeover
+from spatialvla.simulation.recording.policy_takeover import SHARE, Takeover
 from spatialvla.types import ActionChunk, Observation
 
+LONGEST = 260
+LAST_STEP = round(SHARE * LONGEST)
 OBSERVATION = Observation(np.zeros((4, 4, 3), np.uint8), "pick up the bowl")
 
 
@@ -18,10 +20,13 @@ class CountingPolicy:
         return [ActionChunk(np.repeat(numbers[:, None], 7, axis=1), np.zeros((4, 3), np.int64))]
 
 
-def _driven(seed, fps=20):
+def _driven(seed, fps=20, speed=0.01):
+    """What is done at each step while the hand moves on by so many meters a step."""
     policy = CountingPolicy()
-    takeover = Takeover(policy, np.random.default_rng(seed), fps)
-    return [takeover(lambda: OBSERVATION) for _ in range(LAST_STEP + 50)], policy
+    longest = LONGEST * fps // 20
+    takeover = Takeover(policy, np.random.default_rng(seed), longest, fps)
+    hands = np.linspace(0, speed * longest, longest)
+    return [takeover(lambda: OBSERVATION, np.array([0, hand, 0])) for hand in hands], policy
 
 
 def test_policy_and_expert_take_turns_and_the_expert_finishes():
@@ -45,5 +50,16 @@ def test_chunks_are_driven_in_order_and_never_across_a_pause():
 def test_turns_take_as_long_where_there_are_fewer_steps_a_second():
     for seed in range(20):
         by_policy = np.array([action is not None for action in _driven(seed, fps=5)[0]])
-        assert 0.2 < by_policy[: LAST_STEP // 4].mean() < 1
-        assert not by_policy[LAST_STEP // 4 :].any()
+        last = round(SHARE * LONGEST / 4)
+        assert 0.2 < by_policy[:last].mean() < 1
+        assert not by_policy[last:].any()
+
+
+def test_a_policy_that_is_stuck_hands_the_wheel_back():
+    for fps, steps in ((20, 20), (5, 5)):
+        longest = 0
+        for seed in range(20):
+            by_policy = np.array([action is not None for action in _driven(seed, fps, speed=0.0004)[0]])
+            changes = np.flatnonzero(np.diff(np.r_[0, by_policy, 0]))
+            longest = max(longest, int((changes[1::2] - changes[::2]).max()))
+        assert longest == steps

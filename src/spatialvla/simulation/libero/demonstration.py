@@ -37,18 +37,22 @@ def demonstrate(
     """
     env.sample_state(rng)
     env.settle()
-    interfere = Interference(rng, disturbed, policy)
+    longest = time_limit(env.task.suite) + (TAKEOVER_STEPS if policy else 0)
+    interfere = Interference(rng, disturbed, policy, longest)
     for action in interfere.displacement():
         env.step(action)
     steps: list[tuple[np.ndarray, ...]] = []
     seen_by_others: list[list[tuple[np.ndarray, ...]]] = [[] for _ in others]
-    for _ in range(time_limit(env.task.suite) + (TAKEOVER_STEPS if policy else 0)):
+    for _ in range(longest):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
         for viewpoint, seen_by in zip(others, seen_by_others, strict=True):
             seen_by.append(_seen_from(env, viewpoint))
-        seen = (image, depth, action, env.proprioception(), env.state())
-        done, by_policy = interfere(action, partial(_observation, env, image, policy, others))
+        proprioception = env.proprioception()
+        seen = (image, depth, action, proprioception, env.state())
+        done, by_policy = interfere(
+            action, partial(_observation, env, image, policy, others), proprioception[:3]
+        )
         steps.append((*seen, np.asarray(by_policy)))
         if env.step(done):
             return Demonstration.of_steps(

@@ -37,17 +37,19 @@ def demonstrate(
     policy: drives for stretches, see `Takeover`; such an episode may take longer, too, and has to be drawn.
     """
     env.sample_state(rng)
-    interfere = Interference(rng, disturbed, policy, _DISTURBANCE, CONTROL_HZ)
+    longest = env.task.time_limit + (RECOVERY if disturbed or policy else 0)
+    interfere = Interference(rng, disturbed, policy, longest, _DISTURBANCE, CONTROL_HZ)
     for action in interfere.displacement():
         env.step(action)
     steps: list[tuple[np.ndarray, ...]] = []
     rested = 0
-    for _ in range(env.task.time_limit + (RECOVERY if disturbed or policy else 0)):
+    for _ in range(longest):
         action = expert()
         image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
-        done, by_policy = interfere(action, partial(_observation, env, image))
+        proprioception = env.proprioception()
+        done, by_policy = interfere(action, partial(_observation, env, image), proprioception[:3])
         small, readings = _shrunk(image, depth) if draw else (image, depth)
-        steps.append((small, readings, action, env.proprioception(), env.state(), np.asarray(by_policy)))
+        steps.append((small, readings, action, proprioception, env.state(), np.asarray(by_policy)))
         rests = env.step(done) and np.abs(action[:6]).max() < _STILL
         rested = rested + 1 if rests else 0
         if rested == REST:
