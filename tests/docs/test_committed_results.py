@@ -45,6 +45,7 @@ ROWS = [
     ("nano", "libero_spatial_nano_bf16", "| the same in bfloat16, the default of many CPUs | {row} |"),
     ("success.md", "libero_spatial_nano_bf16", "it is {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_nano-1_bf16", "it is {of} ({low} to {high} %)."),
+    ("success.md", "libero_goal_nano-wrist_receding", "it has {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_swap_nano", "it has {of} ({low} to {high} %), as nano-wrist"),
     ("results.md", "libero_spatial_swap_nano", "the same, [nano](success.md#nano) | {short} |"),
     ("success.md", "libero_spatial_swap_nano-wrist", "it has {of} ({low} to {high} %)"),
@@ -79,6 +80,11 @@ IN_BF16 = (
 )
 
 PAIRS = [
+    (
+        "libero_goal_nano-wrist",
+        "libero_goal_nano-wrist_receding",
+        IN_BF16.replace("{first} were", "In pairs {first} were"),
+    ),
     ("libero_spatial_nano", "libero_spatial_nano_bf16", IN_BF16),
     ("libero_spatial_nano-1", "libero_spatial_nano-1_bf16", IN_BF16),
     (
