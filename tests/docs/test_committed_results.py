@@ -45,6 +45,11 @@ ROWS = [
     ("nano", "libero_spatial_nano_bf16", "| the same in bfloat16, the default of many CPUs | {row} |"),
     ("success.md", "libero_spatial_nano_bf16", "it is {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_nano-1_bf16", "it is {of} ({low} to {high} %)."),
+    (
+        "nano-wrist",
+        "libero_goal_nano-wrist_receding",
+        "| LIBERO-Goal, looking again after two steps of a chunk | {row} |",
+    ),
     ("success.md", "libero_goal_nano-wrist_receding", "it has {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_swap_nano", "it has {of} ({low} to {high} %), as nano-wrist"),
     ("results.md", "libero_spatial_swap_nano", "the same, [nano](success.md#nano) | {short} |"),
