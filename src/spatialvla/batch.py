@@ -49,6 +49,11 @@ class Batch:
         """V."""
         return self.pixel_values.shape[0] // self.input_ids.shape[0]
 
+    def is_action(self, first: int) -> Bool[torch.Tensor, "B T"]:
+        """Which tokens of a training batch are the chunks', with a loss on them or without. first: their lowest id."""
+        assert self.labels is not None
+        return (self.labels != IGNORED) & (self.input_ids >= first)
+
     def in_unit_range(self) -> Batch:
         """The same batch with pixels in [0, 1], of uint8 ones."""
         return replace(self, pixel_values=self.pixel_values.float().div_(255))

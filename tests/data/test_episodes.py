@@ -21,8 +21,14 @@ def test_a_plan_ends_with_the_answer_to_where_it_led():
 def test_steps_that_a_policy_took_over_are_samples():
     moving = MovingChunks(SOURCE, 3)
     assert [moving.episode(index).starts.tolist() for index in range(2)] == [list(range(6)), list(range(9))]
+    assert moving.episode(1).images([0]).shape == (1, 60, 80, 3)
     assert (moving.key, len(moving)) == ("one", 2)
     assert len({moving.fingerprint, MovingChunks(SOURCE, 4).fingerprint, SOURCE.fingerprint}) == 3
+
+
+def test_a_dataset_that_tells_of_no_standing_still_stays_as_it_is():
+    plain = FakeSource("plain", (4,), no_ops=frozenset({2}))
+    assert MovingChunks(plain, 3).episode(0).starts.tolist() == [0, 1, 3]
 
 
 def test_steps_without_words_have_those_before_or_else_the_next_ones():

@@ -187,7 +187,7 @@ def _up_to(planned: np.ndarray, batch: Batch, processor: Processor) -> Batch:
     if not behind.any():
         return batch
     hidden = torch.from_numpy(np.repeat(behind, 3, axis=1))
-    is_action = batch.labels >= processor.action_token_begin_idx
+    is_action = batch.is_action(processor.action_token_begin_idx)
     tokens = batch.labels[is_action].view(hidden.shape)
     return replace(batch, labels=batch.labels.masked_scatter(is_action, tokens.masked_fill(hidden, GIVEN)))
 

@@ -55,27 +55,19 @@ def token_metrics(
     said, wanted = loaded.batch.input_ids.clone(), loaded.batch.labels
     assert wanted is not None
     said[:, 1:][wanted[:, 1:] >= 0] = chosen.cpu()
-    is_action = _is_action(loaded.batch, network)
     if further_parts(network):
         there = present(loaded, network)
         absent = torch.zeros(len(loaded))
         for name in (network.cameras[0], *further_parts(network)):
             numbers[f"present/{name}"] = _tally(there.get(name, absent).float())
+    is_action = loaded.batch.is_action(network.action_token_begin_idx)
     tokens = said[is_action].view(len(said), -1)
-    return numbers | action_errors("l1", tokens, loaded, processor, _learned(loaded, network))
+    return numbers | action_errors("l1", tokens, loaded, processor, _learned(wanted[is_action], len(said)))
 
 
-def _is_action(batch: Batch, network: SpatialVLAConfig) -> torch.Tensor:
-    """(B, T) which tokens are the chunks', whether a loss is taken on them or not."""
-    return (batch.labels != IGNORED) & (batch.input_ids >= network.action_token_begin_idx)
-
-
-def _learned(loaded: LoadedBatch, network: SpatialVLAConfig) -> np.ndarray:
-    """(B, chunk) the steps of the chunks on which a loss is taken."""
-    batch = loaded.batch
-    assert batch.labels is not None
-    labels = batch.labels[_is_action(batch, network)].view(len(batch), -1, 3)
-    return np.asarray((labels[..., 0] >= 0).cpu())
+def _learned(labels: torch.Tensor, rows: int) -> np.ndarray:
+    """(B, chunk) the steps on which a loss is taken. labels: of the chunks' tokens, one row after another."""
+    return np.asarray((labels.view(rows, -1, 3)[..., 0] >= 0).cpu())
 
 
 def action_errors(
@@ -121,8 +113,9 @@ def validate(
             tokens = model.generate(prompts_of(batch))
             hidden = _without_each(model, batch, loaded, mask)
         assert batch.labels is not None
-        steps = _learned(loaded, model.config)
-        true = batch.input_ids[_is_action(batch, model.config)].view(len(batch), -1)
+        is_action = batch.is_action(model.config.action_token_begin_idx)
+        steps = _learned(batch.labels[is_action], len(batch))
+        true = batch.input_ids[is_action].view(len(batch), -1)
         quantized = action_errors("error", true, loaded, processor, steps)["error/translation"]
         measured = token_metrics(output, loaded, processor, model.config, keys)
         for name, missed in hidden.items():

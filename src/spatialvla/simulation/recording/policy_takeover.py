@@ -39,7 +39,8 @@ class Takeover:
         self._end = self._start + self._steps(*_STRETCH)
         self._step = 0
         self._queue: list[np.ndarray] = []
-        self._been: deque[np.ndarray] = deque(maxlen=self._scaled(_STUCK_FOR))
+        self._stuck_for = self._scaled(_STUCK_FOR)
+        self._been: deque[np.ndarray] = deque(maxlen=self._stuck_for)
 
     def __call__(self, observed: Callable[[], Observation], hand: np.ndarray) -> np.ndarray | None:
         """(7,) the policy's action for this step, or None while the expert drives. Call it once a step.
@@ -63,9 +64,10 @@ class Takeover:
 
     def _is_stuck(self, hand: np.ndarray) -> bool:
         """Whether the policy has driven for a while and the hand is where it was all that time."""
-        if len(self._been) < (self._been.maxlen or 0):
-            return False
-        return bool(np.linalg.norm(np.array(self._been) - hand, axis=1).max() < _STUCK_WITHIN)
+        been = np.array(self._been)
+        return len(been) == self._stuck_for and bool(
+            np.linalg.norm(been - hand, axis=1).max() < _STUCK_WITHIN
+        )
 
     def _steps(self, shortest: int, too_long: int) -> int:
         """A length in the robot's own steps."""

@@ -43,8 +43,8 @@ def mix_in_start(model: SpatialVLA, processor: Processor, run: Path, share: floa
     alike = {name: tensor.shape for name, tensor in old.items()} == {name: t.shape for name, t in new.items()}
     if not alike or before.grid != processor.grid:
         raise InputError(
-            f"{run} has other inputs or another action grid than {config.policy}, which it started from, so a mean of "
-            "their weights has no meaning; leave --start-share out."
+            f"{run} has other inputs or another action grid than {config.policy}, which it started from, or that has "
+            "weights in 4 bits, so a mean of their weights has no meaning; leave --start-share out."
         )
     for name, tensor in new.items():
         if tensor.is_floating_point():

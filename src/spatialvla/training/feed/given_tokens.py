@@ -58,7 +58,7 @@ def with_committed_steps(
         return batch
     check_committed_steps(config.committed_steps, processor.action_chunk_size)
     first = processor.action_token_begin_idx
-    is_action = (batch.labels != IGNORED) & (batch.input_ids >= first)
+    is_action = batch.is_action(first)
     labels, seen = (ids[is_action].view(len(batch), -1, 3) for ids in (batch.labels, batch.input_ids))
     true = torch.where(labels == GIVEN, seen, labels)
     count = rng.integers(1, config.committed_steps + 1, len(batch))
