@@ -1,18 +1,24 @@
 """Datasets held in memory: the same episodes as their source gives, decoded and scaled once, damage included."""
 
+import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_source import CAMERA, FakeSource, FakeView
 
 from spatialvla.data.frame_cache import CachedSource
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.sources import open_source
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import View
 
 SOURCE = FakeSource("one", (6, 4, 9), has_depth=True, no_ops=frozenset({1}))
 SIZE = 24
+HERE = Path(__file__).parent
+TOP = FeatureMapping(image="observation.images.top")
 
 
 def test_episodes_are_the_sources_own_in_another_size(tmp_path):
@@ -125,3 +131,22 @@ def test_further_cameras_and_the_state_are_kept_too(tmp_path):
     alone = CachedSource(replace(source, views={}), SIZE, tmp_path)
     assert alone.folder != cached.folder
     np.testing.assert_array_equal(alone.episode(1).images([2]), cached.episode(1).images([2]))
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "files"),
+    [
+        ("lerobot_v3", {"mapping": TOP, "cameras": ("wrist",)}, {"images.npy", "images_1.npy"}),
+        ("lerobot_v3_depth", {"mapping": TOP}, {"images.npy", "images_1.npy", "depth.npy"}),
+        ("rlds/bridge_orig", {}, {"images.npy", "images_1.npy"}),
+    ],
+)
+def test_many_threads_decode_what_one_does(tmp_path, monkeypatch, folder, options, files):
+    found = []
+    for threads in (1, 8):
+        monkeypatch.setattr(os, "cpu_count", lambda count=threads: count)
+        source = open_source(HERE / folder, cache=tmp_path / "index", **options)
+        cached = CachedSource(source, SIZE, tmp_path / str(threads))
+        found.append({path.name: path.read_bytes() for path in cached.folder.iterdir()})
+    assert found[0] == found[1]
+    assert found[0].keys() == files | {"damaged.json"}

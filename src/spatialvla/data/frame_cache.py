@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.common.row_files import RowFile, RowWriter, writing_rows
+from spatialvla.common.threads_ahead import threads_ahead
 from spatialvla.data.episodes import EpisodeSource, EpisodeView, OnBad
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
@@ -115,7 +118,7 @@ class CachedSource:
         on_bad: OnBad = "raise",
         progress: Callable[[int], None] = lambda episodes: None,
     ) -> None:
-        """Decodes what `cache` does not hold yet.
+        """Decodes what `cache` does not hold yet, in as many threads as there are cores.
 
         on_bad: whether a damaged episode, or frame of it, is an error now or when the episode is asked for.
         progress: told the number of episodes decoded since it was told before.
@@ -239,28 +242,45 @@ class CachedSource:
                 for name in (None, *self._others)
             }
             depth: dict[str | None, RowWriter] = {}
-            for index, numbers in enumerate(self._numbers):
-                if numbers is None or not len(numbers.actions):
-                    continue
-                rows, steps = numbers.rows, range(len(numbers.actions))
+            whole = [
+                (index, found) for index, found in enumerate(self._numbers) if found and len(found.actions)
+            ]
+            decoded = threads_ahead(partial(_scaled_views, source, self.size), whole, os.cpu_count() or 1)
+            for (index, numbers), of_threads in zip(whole, decoded, strict=True):
                 try:
-                    episode = source.episode(index)
-                    for name, view in [(None, episode), *episode.other_views.items()]:
-                        images[name][rows] = _scaled(view.images(steps), self.size, Image.Resampling.BICUBIC)
-                        readings = view.depth(steps)
-                        if readings is None:
-                            continue
-                        if name not in depth:
-                            writing = writing_rows(self._file(_DEPTH, name), self._shape, np.float16)
-                            depth[name] = files.enter_context(writing)
-                        depth[name][rows] = _scaled(readings, self.size, Image.Resampling.NEAREST)
+                    views = of_threads.result()
                 except CheckpointError as error:
                     if on_bad == "raise":
                         raise
                     damaged[index] = str(error)
                     continue
+                for name, (pictures, readings) in views.items():
+                    images[name][numbers.rows] = pictures
+                    if readings is None:
+                        continue
+                    if name not in depth:
+                        writing = writing_rows(self._file(_DEPTH, name), self._shape, np.float16)
+                        depth[name] = files.enter_context(writing)
+                    depth[name][numbers.rows] = readings
                 progress(1)
             write_json(self.folder / _DAMAGED, damaged, checksum=True)
+
+
+def _scaled_views(
+    source: EpisodeSource, size: int, numbered: tuple[int, _Numbers]
+) -> dict[str | None, tuple[np.ndarray, np.ndarray | None]]:
+    """All frames of an episode and its sensors' readings, by camera; the first one's under None."""
+    index, numbers = numbered
+    episode, steps = source.episode(index), range(len(numbers.actions))
+    found: dict[str | None, tuple[np.ndarray, np.ndarray | None]] = {}
+    for name, view in [(None, episode), *episode.other_views.items()]:
+        pictures = _scaled(view.images(steps), size, Image.Resampling.BICUBIC)
+        readings = view.depth(steps)
+        found[name] = (
+            pictures,
+            None if readings is None else _scaled(readings, size, Image.Resampling.NEAREST),
+        )
+    return found
 
 
 def _scaled(frames: np.ndarray, size: int, resampling: Image.Resampling) -> np.ndarray:

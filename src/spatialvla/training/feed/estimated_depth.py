@@ -21,7 +21,8 @@ from spatialvla.data.episodes import (
 )
 from spatialvla.model.spatialvla import SpatialVLA
 
-ESTIMATE_BATCH = 32
+CPU_BATCH, GPU_BATCH = 32, 128
+"""Frames that the estimator sees at a time: a GPU has little to do with a few of them."""
 _FORMAT = 2  # of the files
 
 
@@ -152,8 +153,9 @@ def _estimate(
     progress: Callable[[int], None],
 ) -> None:
     """Of all steps of an episode, whose first row is `first`."""
-    for start in range(0, len(steps), ESTIMATE_BATCH):
-        part = steps[start : start + ESTIMATE_BATCH]
+    size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
+    for start in range(0, len(steps), size):
+        part = steps[start : start + size]
         pixels = torch.from_numpy(view.images(part)).permute(0, 3, 1, 2)
         with torch.no_grad():
             depth = model.vision_zoe_model.estimate(pixels.to(model.device).float() / 255)
