@@ -44,6 +44,8 @@ ROWS = [
     ("success.md", "libero_spatial_nano-1", "| `libero_spatial` | {cells} |"),
     ("nano", "libero_spatial_nano_bf16", "| the same in bfloat16, the default of many CPUs | {row} |"),
     ("success.md", "libero_spatial_nano_bf16", "it is {of} ({low} to {high} %)."),
+    ("success.md", "libero_spatial_nano_w8a8", "it is {of} ({low} to {high} %)."),
+    ("success.md", "libero_spatial_nano-int4", "it is {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_nano-1_bf16", "it is {of} ({low} to {high} %)."),
     (
         "nano-wrist",
@@ -91,6 +93,8 @@ PAIRS = [
         IN_BF16.replace("{first} were", "In pairs {first} were"),
     ),
     ("libero_spatial_nano", "libero_spatial_nano_bf16", IN_BF16),
+    ("libero_spatial_nano", "libero_spatial_nano_w8a8", IN_BF16),
+    ("libero_spatial_nano", "libero_spatial_nano-int4", IN_BF16),
     ("libero_spatial_nano-1", "libero_spatial_nano-1_bf16", IN_BF16),
     (
         "libero_spatial_nano-1",
