@@ -42,5 +42,9 @@ inference batch 45 --batch $batch --rounds 3 --alone
 part training 40 python3 benchmarks/training.py --device "$device" --batch-size $samples --rounds 3 $compile
 [ "$device" = cpu ] || inference fp8 40 --batch 1 --rounds 3 --alone --precision fp8
 [ "$device" = cpu ] || part tests 60 python3 -m pytest -q -x -m gpu tests/model/test_optimize.py tests/model/test_decoding.py
+if grep -qw amx_tile /proc/cpuinfo; then  # what stands beside a GPU often has these units
+  part tiles 90 python3 -m pytest -q -x tests/kernels
+  part tile_speed 60 python3 benchmarks/kernels.py --threads 2
+fi
 echo "== all: ${SECONDS} s"
 exit $failed

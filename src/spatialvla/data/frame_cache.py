@@ -22,6 +22,7 @@ from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 
 _FORMAT = 3  # of the cached files
+_MOST_THREADS = 16  # each holds the frames of an episode
 _IMAGES, _DEPTH, _DAMAGED = "images", "depth", "damaged.json"
 
 
@@ -118,7 +119,7 @@ class CachedSource:
         on_bad: OnBad = "raise",
         progress: Callable[[int], None] = lambda episodes: None,
     ) -> None:
-        """Decodes what `cache` does not hold yet, in as many threads as there are cores.
+        """Decodes what `cache` does not hold yet, in as many threads as there are cores, 16 at most.
 
         on_bad: whether a damaged episode, or frame of it, is an error now or when the episode is asked for.
         progress: told the number of episodes decoded since it was told before.
@@ -245,7 +246,8 @@ class CachedSource:
             whole = [
                 (index, found) for index, found in enumerate(self._numbers) if found and len(found.actions)
             ]
-            decoded = threads_ahead(partial(_scaled_views, source, self.size), whole, os.cpu_count() or 1)
+            threads = min(os.cpu_count() or 1, _MOST_THREADS)
+            decoded = threads_ahead(partial(_scaled_views, source, self.size), whole, threads)
             for (index, numbers), of_threads in zip(whole, decoded, strict=True):
                 try:
                     views = of_threads.result()
