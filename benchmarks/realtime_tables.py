@@ -26,8 +26,8 @@ CHUNK = 4
 
 WAYS = {
     "wait": Execution("chunk"),
-    "async": Execution("async", commit=False),
-    "prefix": Execution("async"),
+    "async": Execution("async"),
+    "prefix": Execution("async", commit=True),
     "ensemble": Execution("temporal"),
 }
 """The arm holds still; goes on; goes on and tells the model; goes on and averages what chunks say."""

@@ -39,10 +39,10 @@ WAYS = {
     "ensemble": Way(Execution("ensemble"), probed=4),
     "tolerance 1": Way(options={"tolerance": 1}),
     "depth every 4": Way(options={"depth_every": 4}),
-    "async 1": Way(Execution("async", latency_steps=1)),
-    "async 1, no prefix": Way(Execution("async", latency_steps=1, commit=False)),
-    "async 2": Way(Execution("async", latency_steps=2)),
-    "async 2, no prefix": Way(Execution("async", latency_steps=2, commit=False)),
+    "async 1": Way(Execution("async", latency_steps=1, commit=True)),
+    "async 1, no prefix": Way(Execution("async", latency_steps=1)),
+    "async 2": Way(Execution("async", latency_steps=2, commit=True)),
+    "async 2, no prefix": Way(Execution("async", latency_steps=2)),
 }
 
 

@@ -282,7 +282,7 @@ def test_depth_is_kept_for_whoever_wants_to_see_it_and_changes_nothing(policy):
 def test_a_policy_in_an_asynchronous_loop(policy):
     policy.reset()
     executed = []
-    with AsynchronousLoop(policy.infer, control_hz=1_000, most_committed=1) as loop:
+    with AsynchronousLoop(policy.infer, control_hz=1_000, most_committed=1, commit=True) as loop:
         loop.run(lambda: OBSERVATIONS[len(executed) % 3], executed.append, steps=12)
         assert loop.statistics.requests >= 2
     assert len(executed) == 12

@@ -46,8 +46,9 @@ class Execution:
     latency_steps: int = 1
     """Control steps from an observation until its chunk takes over; for async."""
 
-    commit: bool = True
-    """Tell the model the steps that are under way, so that its chunk begins with them; for async."""
+    commit: bool = False
+    """Tell the model the steps that are under way, so that its chunk begins with them; for async. Chunks then join
+    smoothly, and nano goes on as it began instead of looking: docs/lab-notes/committed-steps.md."""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):

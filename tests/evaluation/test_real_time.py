@@ -49,7 +49,7 @@ def drive(
     return executed, told
 
 
-WAIT, RECEDE, GO_ON = Execution("chunk"), Execution("receding", steps=2), Execution("async")
+WAIT, RECEDE, GO_ON = Execution("chunk"), Execution("receding", steps=2), Execution("async", commit=True)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_while_nothing_is_left_the_gripper_is_held_as_it_was_last_told():
     assert executor(chunk(1))[0, 6] == 0.75
 
 
-def test_the_model_is_told_of_the_steps_under_way_unless_it_is_not_to_be():
+def test_the_model_is_told_of_the_steps_under_way_where_it_is_to_be():
     assert drive(GO_ON, Latency.always(1), 3)[1] == [None, [4], [7]]
     assert drive(GO_ON, Latency.always(2), 3)[1] == [None, [3, 4], [5, 6]]
     assert drive(GO_ON, Latency.always(6), 4)[1] == [None, [2, 3, 4], [5], [6, 7, 8]]
-    assert drive(Execution("async", commit=False), Latency.always(2), 3)[1] == [None] * 3
+    assert drive(Execution("async"), Latency.always(2), 3)[1] == [None] * 3
     assert drive(WAIT, Latency.always(2), 3)[1] == [None] * 3
 
 
@@ -175,7 +175,13 @@ def test_asynchronous_is_what_the_clients_loop_does(late):
         return chunk(first)
 
     loop = AsynchronousLoop(
-        infer, 20, most_committed=CHUNK - 1, clock=lambda: threads.now, sleep=threads.sleep, executor=threads
+        infer,
+        20,
+        most_committed=CHUNK - 1,
+        commit=True,
+        clock=lambda: threads.now,
+        sleep=threads.sleep,
+        executor=threads,
     )
     flat = [step for steps in executed for step in steps][late:]  # the loop does not count its first wait
     loop.run(observe, lambda action: moved.append(int(action[0])), steps=len(flat))

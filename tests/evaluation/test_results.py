@@ -135,7 +135,7 @@ def test_settings_are_said_in_a_few_words():
     assert str(PolicySettings()) == "whole chunks"
     assert str(PolicySettings(Execution("ensemble"), dataset="x", speculate=True)) == "ensemble"
     assert str(RESULTS.settings) == "receding, 2 steps; tolerance 1"
-    late = PolicySettings(Execution("async", latency_steps=2, commit=False), dtype="bfloat16")
+    late = PolicySettings(Execution("async", latency_steps=2), dtype="bfloat16")
     assert str(late) == "async, 2 steps late, not told of the steps under way; dtype bfloat16"
 
 

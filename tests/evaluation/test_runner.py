@@ -204,8 +204,8 @@ def test_an_episode_starts_with_an_executor_that_remembers_nothing(tmp_path):
         Execution("chunk"),
         Execution("receding", steps=3),
         Execution("ensemble"),
-        Execution("async", latency_steps=1),
-        Execution("async", latency_steps=2, commit=False),
+        Execution("async", latency_steps=1, commit=True),
+        Execution("async", latency_steps=2),
     ],
     ids=lambda execution: f"{execution.mode}{execution.steps}{execution.latency_steps}",
 )

@@ -71,7 +71,7 @@ def test_it_drives_the_asynchronous_loop(policy):
     with (
         serving(fake_service(policy)) as running,
         Client(running.url) as robot,
-        AsynchronousLoop(robot.infer, control_hz=50) as loop,
+        AsynchronousLoop(robot.infer, control_hz=50, commit=True) as loop,
     ):
         for _ in range(20):
             executed.append(loop.act(lambda: observation(1)))

@@ -104,6 +104,11 @@ class Robot:
 
 
 def make(time: SimulatedTime, robot: Robot, **options: Any) -> AsynchronousLoop:
+    """A loop that commits to the steps under way, unless `options` says otherwise."""
+    return make_plain(time, robot, **{"commit": True} | options)
+
+
+def make_plain(time: SimulatedTime, robot: Robot, **options: Any) -> AsynchronousLoop:
     return AsynchronousLoop(
         robot.infer, HZ, clock=lambda: time.now, sleep=time.sleep, executor=time, **options
     )
@@ -223,8 +228,8 @@ def test_errors_surface_in_the_control_loop_which_can_go_on():
     assert moved == list(range(1, len(moved) + 1))
 
 
-def test_without_prefix_or_tokens_the_model_is_told_nothing():
-    for options, tokens in (({"commit": False}, True), ({}, False)):
+def test_the_model_is_told_nothing_unless_asked_to_be_or_where_there_are_no_tokens():
+    for made, tokens in ((make_plain, True), (make, False)):
         time, robot = SimulatedTime(0.04), Robot()
 
         def infer(observation, committed, tokens=tokens, robot=robot):
@@ -232,7 +237,7 @@ def test_without_prefix_or_tokens_the_model_is_told_nothing():
             return chunk(observation, tokens=tokens)
 
         robot.infer = infer
-        with make(time, robot, **options) as loop:
+        with made(time, robot) as loop:
             loop.run(robot.observe, robot.execute, steps=10)
         assert robot.committed
         assert all(committed is None for committed in robot.committed)

@@ -66,7 +66,7 @@ class AsynchronousLoop(Generic[ObservationT]):
     """Drives a robot at a fixed rate while one thread infers.
 
     At most one inference is under way. Some steps of the plan will be executed before its answer arrives.
-    They are sent along as committed tokens, so the new chunk begins with them and takes over without a jump.
+    With `commit` they are sent along as tokens, so the new chunk begins with them and takes over without a jump.
     Their number follows the measured latencies. What was planned from too old an observation is not executed:
     the robot holds still until a newer one is decided on.
 
@@ -84,7 +84,7 @@ class AsynchronousLoop(Generic[ObservationT]):
         *,
         most_committed: int = 3,
         ask_after: int | None = None,
-        commit: bool = True,
+        commit: bool = False,
         when_late: WhenLate = "hold",
         max_age_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -97,7 +97,8 @@ class AsynchronousLoop(Generic[ObservationT]):
         most_committed: upper limit of the committed steps; keep it below the length of a chunk.
         ask_after: steps after which the next chunk is asked for. None asks as late as the latency allows, so
         that as much as possible of each chunk is executed.
-        commit: False asks for chunks that know nothing of the steps under way.
+        commit: asks for chunks that begin with the steps under way. They join smoothly; but a policy may go on as it
+        began instead of looking, so try it in simulation first.
         when_late: what the robot does when the plan is used up and no chunk has arrived.
         max_age_s: seconds from an observation to the last action that may follow from it.
         clock, sleep: in seconds; for tests and simulated time.
