@@ -22,11 +22,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.common.device import find_device
-from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.json_files import write_json
 from spatialvla.data.lerobot.metadata import is_dataset
-from spatialvla.model.folders import resolve_folder
+from spatialvla.processor import Processor
 from spatialvla.simulation.recorders import recorder_of
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import store
@@ -65,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One task to record from `begins` for so many seconds, into a dataset of its own."""
+    """One task to record for so many seconds, until `ends` at most, into a dataset of its own."""
 
     suite: str
     task: int
@@ -118,14 +117,11 @@ def record(options: Options, job: Job) -> str:
 
 def run_config(options: Options, policy: str, datasets: list[Path], out: Path) -> TrainConfig:
     """How a policy goes on: with its own statistics, so that its tokens keep their meaning."""
-    own = read_json(resolve_folder(policy) / "processor_config.json", "reinstall the package")["statistics"]
+    processor = Processor.from_pretrained(policy)
+    own = next(iter(processor.to_json()["statistics"].values()))
     statistics = options.out / f"statistics_{policy}_{os.getpid()}.json"
-    write_json(statistics, dict.fromkeys([path.name for path in datasets], next(iter(own.values()))))
-    read_statistics(statistics, [path.name for path in datasets])
-    several = (
-        len(read_json(resolve_folder(policy) / "config.json", "reinstall the package").get("cameras", ())) > 1
-    )
-    hidden = 0.05 if several else 0.0
+    write_json(statistics, dict.fromkeys([path.name for path in datasets], own))
+    hidden = 0.05 if len(processor.camera_names) > 1 else 0.0
     return replace(
         nano(policy),
         datasets=tuple(DatasetConfig(str(path), camera="observation.images.agentview") for path in datasets),

@@ -22,7 +22,7 @@ from spatialvla.training.run.progress import Progress
 _REMOTE_AT_ONCE = 16
 """Samples that a process reads at a time where all datasets lie at URLs: so many wait for the network at a time.
 
-Such are RLDS. What reads videos of LeRobot keeps decoders open, which no two threads may use.
+Such are RLDS.
 """
 
 
