@@ -136,7 +136,9 @@ def test_settings_are_said_in_a_few_words():
     assert str(PolicySettings(Execution("ensemble"), dataset="x", speculate=True)) == "ensemble"
     assert str(RESULTS.settings) == "receding, 2 steps; tolerance 1"
     late = PolicySettings(Execution("async", latency_steps=2), dtype="bfloat16")
-    assert str(late) == "async, 2 steps late, not told of the steps under way; dtype bfloat16"
+    assert str(late) == "async, 2 steps late; dtype bfloat16"
+    told = replace(late, execution=replace(late.execution, commit=True), dtype="float32")
+    assert str(told) == "async, 2 steps late, told of the steps under way"
 
 
 def test_tables_show_rates_intervals_and_the_length_of_successes():

@@ -52,7 +52,7 @@ def _execution(execution: Execution, in_real_time: bool) -> str:
         case "async":
             steps = "step" if execution.latency_steps == 1 else "steps"
             late = "" if in_real_time else f", {execution.latency_steps} {steps} late"
-            told = "" if execution.commit else ", not told of the steps under way"
+            told = ", told of the steps under way" if execution.commit else ""
             return f"async{late}{told}"
         case "chunk":
             return "whole chunks"
