@@ -48,12 +48,12 @@ def player(suite: str, task: int) -> Iterator[Play]:
     if suite == SUITE:
         with closing(WidowXEnv(TASKS[task])) as arm:
             yield lambda rng, disturbed: widowx.demonstrate(
-                arm, WidowXExpert(arm), rng, disturbed, draw=False
+                arm, WidowXExpert(arm), rng, disturbed, draw_every=0
             )
     else:
         with closing(LiberoEnv(tasks(suite)[task])) as env:
             expert = LiberoExpert(env)
-            yield lambda rng, disturbed: libero.demonstrate(env, expert, rng, disturbed, draw=False)
+            yield lambda rng, disturbed: libero.demonstrate(env, expert, rng, disturbed, draw_every=0)
 
 
 def main(options: Options) -> None:

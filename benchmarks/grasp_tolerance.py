@@ -48,7 +48,7 @@ def main(options: Options) -> None:
             carry.rim_grasp = shifted(*offset)
             for episode in range(options.episodes):
                 rng = np.random.default_rng([options.seed, number, episode])
-                done = demonstrate(env, expert, rng, disturbed=False, draw=False)
+                done = demonstrate(env, expert, rng, disturbed=False, draw_every=0)
                 successes[name].append(done is not None)
     print("| grasp shifted by | successes |\n|---|---|")
     for name, done in successes.items():

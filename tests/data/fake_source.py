@@ -33,8 +33,8 @@ class FakeEpisode:
     def images(self, steps):
         if self.broken_images:
             raise CheckpointError(f"{self.where} holds a broken image")
-        rng = np.random.default_rng([self.index, *steps])
-        return rng.integers(0, 255, (len(steps), *self.size, 3), dtype=np.uint8)
+        rows = [np.random.default_rng([self.index, step]) for step in steps]
+        return np.stack([rng.integers(0, 255, (*self.size, 3), dtype=np.uint8) for rng in rows])
 
     def depth(self, steps):
         if not self.has_depth:

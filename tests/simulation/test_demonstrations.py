@@ -29,6 +29,7 @@ def _episode(seed: int, steps: int) -> Demonstration:
     return Demonstration(
         images=images.astype(np.uint8),
         depth=rng.uniform(0.5, 2, (steps, 32, 32)).astype(np.float16),
+        drawn=np.arange(steps),
         actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
         proprioception=rng.normal(size=(steps, 8)).astype(np.float32),
         states=rng.normal(size=(steps, 20)),
@@ -99,6 +100,60 @@ def test_episodes_seen_by_other_cameras_are_not_mixed(tmp_path):
     _seen_by_more(1, 5, ["wrist"]).save(files[1])
     with pytest.raises(InputError, match=r"1\.npz was seen by agentview, wrist and .*0\.npz by agentview;"):
         store(files, tmp_path / "dataset", PANDA)
+
+
+def _drawn_at(demonstration: Demonstration, drawn: list[int]) -> Demonstration:
+    others = {
+        name: replace(
+            view, images=view.images[drawn], depth=view.depth[drawn], extrinsics=view.extrinsics[drawn]
+        )
+        for name, view in demonstration.others.items()
+    }
+    return replace(
+        demonstration,
+        images=demonstration.images[drawn],
+        depth=demonstration.depth[drawn],
+        drawn=np.array(drawn),
+        others=others,
+    )
+
+
+def test_samples_start_only_where_a_step_was_drawn_and_have_all_actions(tmp_path):
+    whole = _seen_by_more(1, 9, ["wrist"])
+    files = [tmp_path / f"{number}.npz" for number in range(2)]
+    for file, drawn in zip(files, ([0, 3, 6], [0, 4, 5]), strict=True):
+        _drawn_at(whole, drawn).save(file)
+    store(files, tmp_path / "dataset", PANDA)
+    source = LeRobotSource(
+        tmp_path / "dataset", FeatureMapping(image="observation.images.agentview"), cameras=["wrist"]
+    )
+    for index, drawn in enumerate(([0, 3, 6], [0, 4, 5])):
+        episode = source.episode(index)
+        np.testing.assert_array_equal(episode.starts, drawn)
+        np.testing.assert_array_equal(episode.actions, whole.actions)
+        wrist = episode.other_views["wrist"]
+        for seen, view in ((episode, whole), (wrist, whole.others["wrist"])):
+            assert np.abs(seen.images(drawn).astype(int) - view.images[drawn]).mean() < 6
+            np.testing.assert_allclose(seen.depth(drawn), view.depth[drawn], atol=6e-4)
+        np.testing.assert_allclose(
+            wrist.extrinsics[drawn], whole.others["wrist"].extrinsics[drawn], atol=1e-6
+        )
+        assert np.abs(episode.images([2]).astype(int) - whole.images[[0]]).mean() < 6  # the one before it
+
+
+def test_a_dataset_that_is_drawn_throughout_tells_of_no_absence_and_takes_no_other_episodes(tmp_path):
+    files = _saved(tmp_path, [5, 5])
+    store(files, tmp_path / "dataset", PANDA)
+    features = LeRobotDataset(tmp_path / "dataset").features
+    assert not [name for name in features if name.startswith("observation.present")]
+    _drawn_at(_episode(1, 5), [0, 2, 4]).save(files[1])
+    with pytest.raises(InputError, match=r"episode_1\.npz was not drawn at each step, and .*_0\.npz was;"):
+        store(files, tmp_path / "mixed", PANDA)
+
+
+def test_drawing_never_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Every 0 steps cannot be drawn"):
+        RecordingConfig(tmp_path, draw_every=0)
 
 
 def test_a_broken_file_is_named(tmp_path):
@@ -243,9 +298,9 @@ def test_episode_k_does_not_depend_on_how_many_are_recorded(tmp_path):
 
     env = LiberoEnv(tasks("libero_spatial")[2], image_size=32)
     expert = LiberoExpert(env)
-    first = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)
-    demonstrate(env, expert, np.random.default_rng([0, 2, 1]), draw=False)
-    again = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)
+    first = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw_every=0)
+    demonstrate(env, expert, np.random.default_rng([0, 2, 1]), draw_every=0)
+    again = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw_every=0)
     assert first is not None
     assert again is not None
     np.testing.assert_array_equal(first.states, again.states)

@@ -167,7 +167,7 @@ def test_a_demonstration_is_the_same_whoever_sees_it(tmp_path):
 @pytest.mark.sim
 def test_what_happens_does_not_depend_on_the_cameras(env):
     expert = LiberoExpert(env)
-    alone = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw=False)
+    alone = demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw_every=0)
     others = viewpoints(env, np.random.default_rng(5), Views(1, wrist=True))
     with pytest.MonkeyPatch.context() as patch:  # drawing is what takes long
         patch.setattr(
@@ -178,3 +178,18 @@ def test_what_happens_does_not_depend_on_the_cameras(env):
     assert seen is not None
     np.testing.assert_array_equal(alone.states, seen.states)
     np.testing.assert_array_equal(alone.actions, seen.actions)
+    assert not len(alone.drawn)
+
+
+@pytest.mark.sim
+def test_what_is_drawn_less_often_is_the_same(env):
+    expert, others = LiberoExpert(env), viewpoints(env, np.random.default_rng(5), Views(0, wrist=True))
+    often, seldom = (
+        demonstrate(env, expert, np.random.default_rng([0, 2, 0]), draw_every=every, others=others)
+        for every in (5, 10)
+    )
+    np.testing.assert_array_equal(often.actions, seldom.actions)
+    np.testing.assert_array_equal(seldom.drawn, np.arange(0, len(seldom), 10))
+    np.testing.assert_array_equal(often.images[::2], seldom.images)
+    np.testing.assert_array_equal(often.others["wrist"].images[::2], seldom.others["wrist"].images)
+    np.testing.assert_array_equal(often.others["wrist"].extrinsics[::2], seldom.others["wrist"].extrinsics)

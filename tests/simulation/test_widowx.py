@@ -273,7 +273,7 @@ def test_a_demonstration_is_the_same_drawn_or_not_and_never_begins_at_a_stored_s
     assert not seen.takeover.any()
     assert (seen.actions[-REST:, 6] == 1).all()
     stored = [env.stored_places()[state].positions for state in range(START_STATES)]
-    again = demonstrate(env, expert, np.random.default_rng([0, 0, 0]), draw=False)
+    again = demonstrate(env, expert, np.random.default_rng([0, 0, 0]), draw_every=0)
     np.testing.assert_array_equal(again.states, seen.states)
     np.testing.assert_array_equal(again.actions, seen.actions)
     env.sample_state(np.random.default_rng([0, 0, 0]))

@@ -203,3 +203,19 @@ def test_depth_is_estimated_of_each_camera_of_the_model(tmp_path):
                 with torch.no_grad():
                     expected = model.vision_zoe_model.estimate(pixels)
                 np.testing.assert_allclose(mine.depth([2]), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_depth_is_estimated_where_samples_start(tmp_path):
+    from fake_source import FakeSource
+    from tiny_policy import tiny
+
+    from spatialvla.model.spatialvla import SpatialVLA
+    from spatialvla.training.feed.estimated_depth import with_estimated_depth
+
+    model = SpatialVLA(tiny())
+    size = model.config.image_size
+    told = []
+    source = FakeSource("one", (4, 3), size=(size, size), no_ops=frozenset({1, 2}))
+    seen = with_estimated_depth(source, np.array([4, 3]), model, tmp_path, told.append)
+    assert sum(told) == 3
+    assert [bool(seen.episode(0).depth([step]).any()) for step in range(4)] == [True, False, False, True]

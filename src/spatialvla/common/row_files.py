@@ -24,7 +24,7 @@ class RowWriter:
         self._array = array
         self.checksums = np.full(len(array), _checksum(array[0]), "<u4")
 
-    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
+    def __setitem__(self, rows: slice | np.ndarray, values: np.ndarray) -> None:
         self._array[rows] = values
         self.checksums[rows] = [_checksum(row) for row in self._array[rows]]
 

@@ -99,16 +99,17 @@ class _Numbers:
     first: int
 
     @property
-    def rows(self) -> slice:
-        """Where its frames are."""
-        return slice(self.first, self.first + len(self.actions))
+    def rows(self) -> np.ndarray:
+        """(N,) where the frames are that samples start at."""
+        return self.first + self.starts
 
 
 class CachedSource:
     """The episodes of another source with all their numbers in memory and their frames in mapped files.
 
     Frames are squares of `size` pixels: colors scaled bicubic as the processor does, depth to the nearest pixel; the
-    cameras follow. folder: of the files, which tell by its name the dataset's content, its cameras and the size.
+    cameras follow. Those that no sample starts at are black, and take no room.
+    folder: of the files, which tell by its name the dataset's content, its cameras and the size.
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class CachedSource:
             }
             depth: dict[str | None, RowWriter] = {}
             whole = [
-                (index, found) for index, found in enumerate(self._numbers) if found and len(found.actions)
+                (index, found) for index, found in enumerate(self._numbers) if found and len(found.starts)
             ]
             threads = min(os.cpu_count() or 1, _MOST_THREADS)
             decoded = threads_ahead(partial(_scaled_views, source, self.size), whole, threads)
@@ -271,9 +272,10 @@ class CachedSource:
 def _scaled_views(
     source: EpisodeSource, size: int, numbered: tuple[int, _Numbers]
 ) -> dict[str | None, tuple[np.ndarray, np.ndarray | None]]:
-    """All frames of an episode and its sensors' readings, by camera; the first one's under None."""
+    """The frames of an episode that samples start at and its sensors' readings, by camera; the first one's under
+    None."""
     index, numbers = numbered
-    episode, steps = source.episode(index), range(len(numbers.actions))
+    episode, steps = source.episode(index), numbers.starts.tolist()
     found: dict[str | None, tuple[np.ndarray, np.ndarray | None]] = {}
     for name, view in [(None, episode), *episode.other_views.items()]:
         pictures = _scaled(view.images(steps), size, Image.Resampling.BICUBIC)

@@ -124,7 +124,7 @@ class EpisodeForm:
             other_views={
                 name: LeRobotView(camera, stored, rows, where)
                 for name, camera in self.others.items()
-                if camera.was_there(stored.columns)[rows].all()
+                if camera.was_there(stored.columns)[rows][kept].all()
             },
             state_mapping=self.state,
         )

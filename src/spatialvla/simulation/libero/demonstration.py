@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -25,14 +25,14 @@ def demonstrate(
     expert: LiberoExpert,
     rng: np.random.Generator,
     disturbed: bool = True,
-    draw: bool = True,
+    draw_every: int = 1,
     policy: Policy | None = None,
     others: Sequence[Viewpoint] = (),
 ) -> Demonstration | None:
     """One episode from a freshly sampled start state; None if it did not succeed within the time limit.
 
-    draw: False leaves images and depth empty, which is much faster.
-    policy: drives for stretches, see `Takeover`; such an episode may take longer, and has to be drawn.
+    draw_every: so many steps; 0 never does, which is much faster. What a policy at the wheel sees is drawn, too.
+    policy: drives for stretches, see `Takeover`; such an episode may take longer.
     others: further cameras that see it; what happens does not depend on them.
     """
     env.sample_state(rng)
@@ -42,20 +42,29 @@ def demonstrate(
     for action in interfere.displacement():
         env.step(action)
     steps: list[tuple[np.ndarray, ...]] = []
+    pictures: dict[int, tuple[np.ndarray, ...]] = {}
     seen_by_others: list[list[tuple[np.ndarray, ...]]] = [[] for _ in others]
-    for _ in range(longest):
+
+    def drawn() -> np.ndarray:
+        step = len(steps)
+        if step not in pictures:
+            pictures[step] = env.render_rgbd()
+            for viewpoint, seen_by in zip(others, seen_by_others, strict=True):
+                seen_by.append(_seen_from(env, viewpoint))
+        return pictures[step][0]
+
+    for step in range(longest):
         action = expert()
-        image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
-        for viewpoint, seen_by in zip(others, seen_by_others, strict=True):
-            seen_by.append(_seen_from(env, viewpoint))
-        proprioception = env.proprioception()
-        seen = (image, depth, action, proprioception, env.state())
+        if draw_every and step % draw_every == 0:
+            drawn()
+        proprioception, state = env.proprioception(), env.state()
         done, by_policy = interfere(
-            action, partial(_observation, env, image, policy, others), proprioception[:3]
+            action, partial(_observation, env, drawn, policy, others), proprioception[:3]
         )
-        steps.append((*seen, np.asarray(by_policy)))
+        steps.append((action, proprioception, state, np.asarray(by_policy)))
         if env.step(done):
             return Demonstration.of_steps(
+                pictures,
                 steps,
                 env.intrinsics,
                 env.camera_pose,
@@ -64,6 +73,7 @@ def demonstrate(
                 {
                     viewpoint.name: _recorded(seen_by)
                     for viewpoint, seen_by in zip(others, seen_by_others, strict=True)
+                    if seen_by
                 },
             )
     return None
@@ -82,7 +92,7 @@ def _recorded(steps: Sequence[tuple[np.ndarray, ...]]) -> RecordedView:
 
 
 def _observation(
-    env: LiberoEnv, image: np.ndarray, policy: Policy | None, others: Sequence[Viewpoint]
+    env: LiberoEnv, drawn: Callable[[], np.ndarray], policy: Policy | None, others: Sequence[Viewpoint]
 ) -> Observation:
     """What the policy learned from: the first camera's picture, and the others and the state where it takes them."""
     images = {}
@@ -91,7 +101,7 @@ def _observation(
             with env.looking_through(viewpoint.camera, viewpoint.pose):
                 images[viewpoint.name] = env.look()
     return Observation(
-        image,
+        drawn(),
         env.task.language,
         env.intrinsics,
         extrinsics=env.extrinsics,

@@ -47,7 +47,8 @@ class LiberoRecorder:
 
         def play(seed: Sequence[int]) -> Demonstration | None:
             others = viewpoints(env, np.random.default_rng([*seed, _CAMERAS]), config.views)
-            return demonstrate(env, expert, np.random.default_rng(seed), policy=policy, others=others)
+            rng = np.random.default_rng(seed)
+            return demonstrate(env, expert, rng, draw_every=config.draw_every, policy=policy, others=others)
 
         yield play
         env.close()

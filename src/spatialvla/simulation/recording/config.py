@@ -43,6 +43,9 @@ class RecordingConfig:
     wrist: bool = False
     """See each demonstration through the camera on the wrist, too."""
 
+    draw_every: int = 1
+    """Draw every so many steps, and learn from these alone: more demonstrations in the same time."""
+
     depth: bool = True
     """Store the simulator's depth, too."""
 
@@ -67,6 +70,8 @@ class RecordingConfig:
                 f"There can be 1 to {MOST_RANDOM_VIEWS} random views, not {self.random_views}; for none say "
                 "cameras fixed."
             )
+        if self.draw_every < 1:
+            raise InputError(f"Every {self.draw_every} steps cannot be drawn; say draw_every 1 or more.")
 
     @property
     def views(self) -> Views:

@@ -13,7 +13,7 @@ from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS
-from spatialvla.data.lerobot.feature_mapping import INTRINSICS
+from spatialvla.data.lerobot.feature_mapping import INTRINSICS, PRESENT
 from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.errors import InputError
 from spatialvla.simulation.recording.demonstration import STATE_NAMES, Demonstration
@@ -43,10 +43,13 @@ def store(
 ) -> None:
     """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on.
 
+    A step that was not drawn has the picture before it, and `observation.present.<camera>` says that it is not its
+    own; where each step of the first episode was drawn, there is no such feature.
     depth_video: store the depth as 12-bit video in these steps; as images in whole millimeters unless given.
-    Raises InputError where not all were seen by the same cameras.
+    Raises InputError where not all were seen by the same cameras, or drawn at each step.
     """
     first, camera = Demonstration.load(files[0]), embodiment.camera
+    sparse = first.is_sparse
     size = first.images.shape[1:]
     features = [
         Feature(f"observation.images.{camera}", "video", size),
@@ -63,9 +66,11 @@ def store(
             Feature(f"{INTRINSICS}.{other}", "float32", (3, 3)),
             Feature(f"{EXTRINSICS}.{other}", "float32", (4, 4)),
         ]
-    if depth:
-        for name in (camera, *first.others):
+    for name in (camera, *first.others):
+        if depth:
             features.append(depth_feature(f"observation.depth.{name}", size[:2], depth_video))
+        if sparse:
+            features.append(Feature(f"{PRESENT}.{name}", "bool", (1,)))
     writer = LeRobotWriter(
         out, embodiment.fps, features, robot_type=embodiment.robot, resume=True, units=embodiment.units
     )
@@ -76,15 +81,20 @@ def store(
                 f"{file} was seen by {_listed(camera, episode)} and {files[0]} by {_listed(camera, first)}; record "
                 "into another folder of episodes."
             )
-        writer.add_episode(_frames(episode, camera, depth), episode.instruction)
+        if episode.is_sparse and not sparse:
+            raise InputError(
+                f"{file} was not drawn at each step, and {files[0]} was; record into another folder of episodes."
+            )
+        writer.add_episode(_frames(episode, camera, depth, sparse), episode.instruction)
     writer.finalize()
 
 
-def _frames(episode: Demonstration, camera: str, depth: bool) -> dict[str, np.ndarray]:
+def _frames(episode: Demonstration, camera: str, depth: bool, sparse: bool) -> dict[str, np.ndarray]:
     """(T, …) each feature's values."""
-    steps = (len(episode), 1, 1)
+    steps, drawn = (len(episode), 1, 1), episode.drawn
+    latest = np.searchsorted(drawn, np.arange(len(episode)), side="right") - 1
     frames = {
-        f"observation.images.{camera}": episode.images,
+        f"observation.images.{camera}": episode.images[latest],
         "observation.state": episode.proprioception,
         INTRINSICS: np.tile(episode.intrinsics, steps),
         "observation.camera_pose": np.tile(episode.camera_pose, steps),
@@ -93,13 +103,16 @@ def _frames(episode: Demonstration, camera: str, depth: bool) -> dict[str, np.nd
         TAKEOVER: episode.takeover,
     }
     for other, view in episode.others.items():
-        frames[f"observation.images.{other}"] = view.images
+        frames[f"observation.images.{other}"] = view.images[latest]
         frames[f"{INTRINSICS}.{other}"] = np.tile(view.intrinsics, steps)
-        frames[f"{EXTRINSICS}.{other}"] = view.extrinsics
+        frames[f"{EXTRINSICS}.{other}"] = view.extrinsics[latest]
     if depth:
-        frames[f"observation.depth.{camera}"] = episode.depth.astype(np.float32)
+        frames[f"observation.depth.{camera}"] = episode.depth[latest].astype(np.float32)
         for other, view in episode.others.items():
-            frames[f"observation.depth.{other}"] = view.depth.astype(np.float32)
+            frames[f"observation.depth.{other}"] = view.depth[latest].astype(np.float32)
+    if sparse:
+        own = np.isin(np.arange(len(episode)), drawn)[:, None]
+        frames |= {f"{PRESENT}.{name}": own for name in (camera, *episode.others)}
     return frames
 
 

@@ -22,10 +22,10 @@ _OTHERS = "others"
 
 @dataclass(frozen=True)
 class RecordedView:
-    """What one more camera saw in T control steps, before each action.
+    """What one more camera saw, before the actions of the D steps that `Demonstration.drawn` names.
 
-    images (T, H, W, 3) uint8 and depth (T, H, W) float16 meters. intrinsics (3, 3) float32.
-    extrinsics (T, 4, 4) float32: as `Demonstration.extrinsics`, at each step.
+    images (D, H, W, 3) uint8 and depth (D, H, W) float16 meters. intrinsics (3, 3) float32.
+    extrinsics (D, 4, 4) float32: as `Demonstration.extrinsics`, at each of these steps.
     """
 
     images: np.ndarray
@@ -38,7 +38,8 @@ class RecordedView:
 class Demonstration:
     """One successful episode of T control steps.
 
-    images (T, H, W, 3) uint8 and depth (T, H, W) float16 meters: what the camera saw before each action.
+    images (D, H, W, 3) uint8 and depth (D, H, W) float16 meters: what the camera saw before some actions.
+    drawn (D,) int64, ascending from 0: the steps of these actions; all of them unless it was drawn less often.
     actions (T, 7) float32: what the undisturbed expert does there; gripper 1 = open.
     proprioception (T, 8) float32. states (T, N) float64: everything that moves, as the simulator has it.
     takeover (T,) float32: 1 where a policy drove instead of the expert, so that the arm did something else.
@@ -50,6 +51,7 @@ class Demonstration:
 
     images: np.ndarray
     depth: np.ndarray
+    drawn: np.ndarray
     actions: np.ndarray
     proprioception: np.ndarray
     states: np.ndarray
@@ -63,6 +65,7 @@ class Demonstration:
     @classmethod
     def of_steps(
         cls,
+        pictures: Mapping[int, tuple[np.ndarray, ...]],
         steps: Sequence[tuple[np.ndarray, ...]],
         intrinsics: np.ndarray,
         camera_pose: np.ndarray,
@@ -70,11 +73,15 @@ class Demonstration:
         instruction: str,
         others: Mapping[str, RecordedView] | None = None,
     ) -> Demonstration:
-        """Of what each step has: image, depth, action, proprioception, state and whether a policy drives."""
-        images, depth, actions, proprioception, states, takeover = stacked(steps)
+        """pictures: image and depth of each step that was drawn. steps: what each step has: action, proprioception,
+        state and whether a policy drives."""
+        nothing = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0))
+        images, depth = stacked([*pictures.values()]) if pictures else nothing
+        actions, proprioception, states, takeover = stacked(steps)
         return cls(
             images,
             depth.astype(np.float16),
+            np.array([*pictures], np.int64),
             actions,
             proprioception.astype(np.float32),
             states,
@@ -88,6 +95,11 @@ class Demonstration:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether some steps were not drawn."""
+        return len(self.drawn) < len(self)
 
     def save(self, path: Path) -> None:
         """Writes the episode to one .npz file, whole or not at all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -27,14 +28,14 @@ def demonstrate(
     expert: WidowXExpert,
     rng: np.random.Generator,
     disturbed: bool = True,
-    draw: bool = True,
+    draw_every: int = 1,
     policy: Policy | None = None,
 ) -> Demonstration | None:
     """One episode from freshly drawn places; None if it did not succeed within the benchmark's time limit.
 
     disturbed: by `Disturbance`; there is more time then.
-    draw: False leaves images and depth empty, which is much faster.
-    policy: drives for stretches, see `Takeover`; such an episode may take longer, too, and has to be drawn.
+    draw_every: so many steps; 0 never does, which is much faster. What a policy at the wheel sees is drawn, too.
+    policy: drives for stretches, see `Takeover`; such an episode may take longer, too.
     """
     env.sample_state(rng)
     longest = env.task.time_limit + (RECOVERY if disturbed or policy else 0)
@@ -42,20 +43,33 @@ def demonstrate(
     for action in interfere.displacement():
         env.step(action)
     steps: list[tuple[np.ndarray, ...]] = []
+    pictures: dict[int, tuple[np.ndarray, ...]] = {}
+
+    image = np.zeros((0, 0, 3), np.uint8)
+
+    def drawn() -> np.ndarray:
+        nonlocal image
+        if len(steps) not in pictures:
+            image, depth = env.render_rgbd()
+            pictures[len(steps)] = _shrunk(image, depth)
+        return image
+
     rested = 0
-    for _ in range(longest):
+    for step in range(longest):
         action = expert()
-        image, depth = env.render_rgbd() if draw else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0)))
-        proprioception = env.proprioception()
-        done, by_policy = interfere(action, partial(_observation, env, image), proprioception[:3])
-        small, readings = _shrunk(image, depth) if draw else (image, depth)
-        steps.append((small, readings, action, proprioception, env.state(), np.asarray(by_policy)))
+        if draw_every and step % draw_every == 0:
+            drawn()
+        proprioception, state = env.proprioception(), env.state()
+        done, by_policy = interfere(action, partial(_observation, env, drawn), proprioception[:3])
+        steps.append((action, proprioception, state, np.asarray(by_policy)))
         rests = env.step(done) and np.abs(action[:6]).max() < _STILL
         rested = rested + 1 if rests else 0
         if rested == REST:
             intrinsics = resize_intrinsics(env.intrinsics, env.photograph.shape[:2], PICTURE)
             extrinsics = env.extrinsics
-            return Demonstration.of_steps(steps, intrinsics, extrinsics, extrinsics, env.task.instruction)
+            return Demonstration.of_steps(
+                pictures, steps, intrinsics, extrinsics, extrinsics, env.task.instruction
+            )
     return None
 
 
@@ -66,5 +80,5 @@ def _shrunk(image: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.asarray(small), np.asarray(Image.fromarray(depth).resize(size, Image.Resampling.NEAREST))
 
 
-def _observation(env: WidowXEnv, image: np.ndarray) -> Observation:
-    return Observation(image, env.task.instruction, env.intrinsics, extrinsics=env.extrinsics)
+def _observation(env: WidowXEnv, drawn: Callable[[], np.ndarray]) -> Observation:
+    return Observation(drawn(), env.task.instruction, env.intrinsics, extrinsics=env.extrinsics)

@@ -46,7 +46,8 @@ class WidowXRecorder:
         expert = WidowXExpert(env)
 
         def play(seed: Sequence[int]) -> Demonstration | None:
-            return demonstrate(env, expert, np.random.default_rng(seed), policy=policy)
+            rng = np.random.default_rng(seed)
+            return demonstrate(env, expert, rng, draw_every=config.draw_every, policy=policy)
 
         yield play
         env.close()

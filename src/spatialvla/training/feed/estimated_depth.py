@@ -1,4 +1,4 @@
-"""Datasets seen with the frozen estimator's depth, which is computed once for every frame and kept."""
+"""Datasets seen with the frozen estimator's depth, which is computed once for each sample's frame and kept."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def with_estimated_depth(
     cache: Path,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> EstimatedDepth:
-    """The depth of every frame of the model's cameras, on its device; the frames have the size of its images.
+    """The depth of each frame that samples start at, of the model's cameras, on its device; 0 of the others.
+
+    The frames have the size of the model's images.
 
     lengths: (E,) steps of each episode, 0 for those that cannot be read. cache: folder of finished estimates.
     progress: told the number of frames after each batch. Raises CheckpointError where the disk has no room.
@@ -135,7 +137,7 @@ def with_estimated_depth(
                     if view is not None:
                         _estimate(
                             view,
-                            range(int(lengths[index])),
+                            episode.starts,
                             found.first_row(index),
                             model,
                             estimates,
@@ -146,18 +148,18 @@ def with_estimated_depth(
 
 def _estimate(
     view: EpisodeView,
-    steps: range,
+    steps: np.ndarray,
     first: int,
     model: SpatialVLA,
     estimates: RowWriter,
     progress: Callable[[int], None],
 ) -> None:
-    """Of all steps of an episode, whose first row is `first`."""
+    """Of these steps of an episode, whose first row is `first`."""
     size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
     for start in range(0, len(steps), size):
         part = steps[start : start + size]
-        pixels = torch.from_numpy(view.images(part)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(view.images(part.tolist())).permute(0, 3, 1, 2)
         with torch.no_grad():
             depth = model.vision_zoe_model.estimate(pixels.to(model.device).float() / 255)
-        estimates[first + part.start : first + part.stop] = depth.cpu().numpy()
+        estimates[first + part] = depth.cpu().numpy()
         progress(len(part))

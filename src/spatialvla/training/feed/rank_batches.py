@@ -98,7 +98,7 @@ def _with_estimated_depth(
     mixture: TrainingMixture, model: SpatialVLA, config: TrainConfig, world: World, progress: Progress
 ) -> tuple[EpisodeSource, ...]:
     cache = (config.cache or cache_folder()) / "depth"
-    frames = sum(int(found.lengths.sum()) for found in mixture.surveys) * len(model.config.cameras)
+    frames = sum(int(found.samples.sum()) for found in mixture.surveys) * len(model.config.cameras)
     with progress.counting("depth of every frame", frames) as told:
         return world.on_main_first(
             lambda: tuple(
