@@ -50,7 +50,7 @@ INTRINSICS = "observation.intrinsics"
 
 PRESENT = "observation.present"
 """The feature `observation.present.wrist`, if there is one, is false where the image `observation.images.wrist` is
-black because the camera was not there."""
+not of that step: it is black because the camera was not there, or the one before because nothing was drawn."""
 
 STATE = "observation.state"
 """The feature that holds the arm's own numbers where a mapping does not say otherwise."""

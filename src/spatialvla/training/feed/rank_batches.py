@@ -38,7 +38,7 @@ class Feed:
         world: World,
         progress: Progress,
     ) -> None:
-        """Computes the frozen estimator's depth of every frame where the datasets are in memory."""
+        """Computes the frozen estimator's depth of each sample's frame where the datasets are in memory."""
         self.config, self.mixture, self.processor, self.world = config, mixture, processor, world
         sensor, mix = config.depth == "sensor", config.guidance.depth_mix
         other: tuple[EpisodeSource, ...] = ()
@@ -99,7 +99,7 @@ def _with_estimated_depth(
 ) -> tuple[EpisodeSource, ...]:
     cache = (config.cache or cache_folder()) / "depth"
     frames = sum(int(found.samples.sum()) for found in mixture.surveys) * len(model.config.cameras)
-    with progress.counting("depth of every frame", frames) as told:
+    with progress.counting("depth of each sample's frame", frames) as told:
         return world.on_main_first(
             lambda: tuple(
                 with_estimated_depth(source, found.lengths, model, cache, told)
