@@ -59,6 +59,7 @@ class Options:
     learning_rate: float = 9e-4
     workers: int = max(1, (os.cpu_count() or 1) // 2 - 1)  # that read samples, of each training
     seed: int = 100  # of start states
+    draw_every: int = 6  # steps of a demonstration
     device: str = "auto"
 
 
@@ -89,7 +90,9 @@ def record(options: Options, job: Job) -> str:
         plays = []
         for driver in options.drivers:
             policy = None if driver == EXPERT else driver
-            config = RecordingConfig(folder, job.suite, wrist=True, depth=False, policy=policy)
+            config = RecordingConfig(
+                folder, job.suite, wrist=True, draw_every=options.draw_every, depth=False, policy=policy
+            )
             plays.append(stack.enter_context(recorder.playing(config, job.task)))
         loaded, number = time.time() - began, 0
         while time.time() < ends:
