@@ -1,4 +1,4 @@
-"""Signals that ask all processes of a run to stop: workers leave them to their parent."""
+"""How worker processes end: with their parent, and not by signals that others send."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from threading import Thread
 
 _REQUESTS = (signal.SIGTERM, signal.SIGINT)
@@ -22,6 +23,18 @@ def leave_signals(worker: int) -> None:
     if sys.platform == "linux":  # others do not tell who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_when_parent_asks, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Call it in a spawned worker as it starts: where its parent is killed, it ends in the midst of its work."""
+    Thread(target=_end_when_parent_is_gone, daemon=True).start()
+
+
+def _end_when_parent_is_gone() -> None:
+    parent = parent_process()
+    assert parent is not None, "this is no worker"
+    parent.join()
+    os._exit(1)
 
 
 def _end_when_parent_asks() -> None:

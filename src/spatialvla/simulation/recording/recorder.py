@@ -17,6 +17,7 @@ import torch
 from spatialvla.actions.fitting import check_fit
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.output_folder import check_output_folder
+from spatialvla.common.worker_signals import end_with_parent
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.metadata import is_dataset
 from spatialvla.errors import InputError
@@ -131,12 +132,10 @@ def record_episodes(
     }
     all_files = [file for files in wanted.values() for file in files]
     # A fresh process for each task: the simulator never gives its drawing memory back.
-    # Quiet ones: robosuite warns of settings nobody asked for, in every process.
     with ProcessPoolExecutor(
         config.workers,
         mp_context=get_context("spawn"),
-        initializer=logging.disable,
-        initargs=(logging.WARNING,),
+        initializer=_begin_worker,
         max_tasks_per_child=1,
     ) as pool:
         running = [
@@ -151,6 +150,11 @@ def record_episodes(
                 task_recorded.result()
             progress(sum(file.exists() for file in all_files), len(all_files))
     return all_files
+
+
+def _begin_worker() -> None:
+    end_with_parent()
+    logging.disable(logging.WARNING)  # robosuite warns of settings nobody asked for, in every process
 
 
 def _record_task(
