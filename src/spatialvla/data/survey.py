@@ -18,6 +18,7 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
+from spatialvla.common.worker_signals import end_with_parent
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.data.sketches import SAMPLE, ActionSketch, Sketch, StateSketch
 from spatialvla.errors import CheckpointError, InputError
@@ -178,6 +179,7 @@ _worker_source: tuple[EpisodeSource, OnBad]
 
 def _take_source(source: EpisodeSource, on_bad: OnBad) -> None:
     global _worker_source
+    end_with_parent()
     _worker_source = source, on_bad
 
 
