@@ -21,7 +21,7 @@ from spatialvla.data.episodes import EpisodeSource, EpisodeView, OnBad
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import Camera
 
-_FORMAT = 3  # of the cached files
+_FORMAT = 4  # of the cached files
 _MOST_THREADS = 16  # each holds the frames of an episode
 _IMAGES, _DEPTH, _DAMAGED = "images", "depth", "damaged.json"
 

@@ -23,7 +23,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 
 CPU_BATCH, GPU_BATCH = 32, 128
 """Frames that the estimator sees at a time: a GPU has little to do with a few of them."""
-_FORMAT = 2  # of the files
+_FORMAT = 3  # of the files
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,6 @@ def with_estimated_depth(
     """The depth of each frame that samples start at, of the model's cameras, on its device; 0 of the others.
 
     The frames have the size of the model's images.
-
     lengths: (E,) steps of each episode, 0 for those that cannot be read. cache: folder of finished estimates.
     progress: told the number of frames after each batch. Raises CheckpointError where the disk has no room.
     """
