@@ -47,6 +47,7 @@ from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
 from spatialvla.training.run.trackers import RunLog, check_trackers
 from spatialvla.training.start.build import build, check_start, network_config
+from spatialvla.training.start.scales import misfits
 from spatialvla.training.start.speed import compiles, speed_up
 from spatialvla.training.start.trainable import narrow_frozen, select_trainable
 from spatialvla.training.step import Learner
@@ -142,7 +143,7 @@ class Trainer:
         check_identity(config.out, identity, self.identity)
         self.config = config
         self.steps = total_steps(config, len(self.mixture.training))
-        for sentence in self.mixture.left_out:
+        for sentence in (*self.mixture.left_out, *misfits(self.mixture)):
             progress.say(escape(sentence))
         select_trainable(
             self.model,

@@ -33,6 +33,7 @@ from spatialvla.training.run.lasting_names import SHIPPED_INSTRUCTIONS
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
 from spatialvla.training.start.inputs import asked_inputs, with_inputs
+from spatialvla.training.start.scales import are_one, warn_of_other_scales
 from spatialvla.vision.depth import ZoeDepth
 
 LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
@@ -130,6 +131,7 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
     processor = Processor.from_pretrained(config.policy)
     if config.depth_weights is not None:
         load_depth(model.vision_zoe_model, config.depth_weights)
+    warn_of_other_scales(resolve_folder(config.policy), processor, mixture)
     if config.new_grid or config.mode == "adapt":
         grid = _grid(config, mixture, processor.grid.bins)
         processor = adapt(model, processor, grid, mixture.statistics(), mixture.cameras())
@@ -143,18 +145,11 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
         processor,
         units={**processor.units, **mixture.units()},
         # A policy of one robot is meant for that robot; of several, the user has to say which.
-        default_dataset=mixture.keys[0] if _are_one(mixture) else None,
+        default_dataset=mixture.keys[0] if are_one(mixture, bool(model.config.state_size)) else None,
     )
     if config.mode == "lora":
         add_lora(model, config.policy, _lora_options(config), other_depth=config.depth_weights is not None)
     return model, processor
-
-
-def _are_one(mixture: TrainingMixture) -> bool:
-    """Whether an action is the same motion by whichever dataset it is decoded."""
-    units, statistics = list(mixture.units().values()), list(mixture.statistics().values())
-    scales = {(*one.q01.tolist(), *one.q99.tolist(), *one.mask.tolist()) for one in statistics}
-    return len(scales) == 1 and all(one == units[0] for one in units)
 
 
 def _lora_options(config: TrainConfig) -> LoraOptions:
