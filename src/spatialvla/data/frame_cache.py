@@ -1,4 +1,4 @@
-"""A dataset whose frames are decoded and scaled once, and from then on are read from files mapped into memory."""
+"""A dataset whose frames are decoded and scaled once, and from then on are read from files."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class _Numbers:
 
 
 class CachedSource:
-    """The episodes of another source with all their numbers in memory and their frames in mapped files.
+    """The episodes of another source with all their numbers in memory and their frames in files.
 
     Frames are squares of `size` pixels: colors scaled bicubic as the processor does, depth to the nearest pixel; the
     cameras follow. Those that no sample starts at are black, and take no room.
@@ -147,7 +147,7 @@ class CachedSource:
         self._damaged |= {int(index): str(reason) for index, reason in broken.items()}
         if self._damaged and on_bad == "raise":
             raise CheckpointError(next(iter(self._damaged.values())))
-        self._map()
+        self._open()
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -184,9 +184,9 @@ class CachedSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._map()
+        self._open()
 
-    def _map(self) -> None:
+    def _open(self) -> None:
         """Opens the files of frames and readings of each camera; the first one's under None."""
         shape = self._shape
         self._files: dict[str | None, tuple[RowFile, RowFile | None]] = {}
@@ -204,7 +204,7 @@ class CachedSource:
     @property
     def _shape(self) -> tuple[int, int, int]:
         frames = sum(len(numbers.actions) for numbers in self._numbers if numbers)
-        return max(frames, 1), self.size, self.size  # no file can be mapped that is empty
+        return max(frames, 1), self.size, self.size  # no empty file can be mapped to be written
 
     def _read_numbers(self, source: EpisodeSource, on_bad: OnBad) -> None:
         first = 0
