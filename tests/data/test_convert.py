@@ -12,6 +12,7 @@ from fake_source import FakeSource, FakeView
 
 from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.data.convert import convert
+from spatialvla.data.episodes import STILL, MovingChunks, planned_steps
 from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
@@ -323,3 +324,38 @@ def test_a_state_that_not_all_episodes_have_is_said_and_may_be_left_out(tmp_path
         convert(source, tmp_path / "stateful")
     assert convert(NeededParts(source, (), state=False), tmp_path / "bare").episodes == 2
     assert LeRobotSource(tmp_path / "bare").episode(0).other_views == {}
+
+
+def test_samples_are_those_of_the_source_again(tmp_path):
+    """Steps that show another step's picture, and what a policy did instead, are not learned from after all."""
+    source = FakeSource(
+        "one",
+        (6, 5),
+        views={"wrist": FakeView(1)},
+        no_ops=frozenset({1, 2, 4}),
+        takeover={0: [3], 1: []},
+    )
+    convert(source, tmp_path / "out")
+    again = LeRobotSource(tmp_path / "out")
+    wrist = LeRobotSource(tmp_path / "out", FeatureMapping(image="observation.images.wrist"))
+    for index, starts in enumerate(([0, 3, 5], [0, 3])):
+        episode = again.episode(index)
+        assert episode.starts.tolist() == wrist.episode(index).starts.tolist() == starts
+        assert list(episode.other_views) == ["wrist"]
+        steps = np.arange(len(episode.actions))
+        expected = planned_steps(source.episode(index), steps, 3)
+        np.testing.assert_array_equal(planned_steps(episode, steps, 3), expected)
+
+
+def test_steps_that_stand_still_are_marked_again(tmp_path):
+    convert(StillSource("still", (9,)), tmp_path / "out")
+    assert MovingChunks(LeRobotSource(tmp_path / "out"), 3).episode(0).starts.tolist() == [0, 1, 5, 6, 7, 8]
+
+
+@dataclass
+class StillSource(FakeSource):
+    """Of its steps 2 to 6 stand still."""
+
+    def episode(self, index):
+        steps = np.arange(self.lengths[index])
+        return replace(super().episode(index), columns={STILL: (steps >= 2) & (steps <= 6)})

@@ -40,7 +40,7 @@ def convert(
     the other cameras alike by their names (`observation.images.wrist`), and the arm's state.
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
-    `starts` leave out is written, too: a mapping's `drop_no_ops` finds the steps without motion again. Where
+    `starts` leave out is written, too, and `observation.present.main` says that no sample starts there. Where
     one of the first 50 episodes has a camera's intrinsics, those without get zeros, which `LeRobotSource` reads as
     unknown; so do those without extrinsics, where an episode up to the first with all intrinsics has some. Where a
     camera beside the first is missing, its pictures are black and `observation.present.wrist` says so.

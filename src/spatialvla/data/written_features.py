@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView
+from spatialvla.data.episodes import STILL, TAKEOVER, Episode, EpisodeSource, EpisodeView
 from spatialvla.data.lerobot import Feature
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS
@@ -20,7 +20,10 @@ from spatialvla.types import ACTION_AXES
 _IMAGES, _FIRST = MAIN_IMAGE.rsplit(".", 1)
 _DEPTHS = "observation.depth"
 DEPTH = f"{_DEPTHS}.{_FIRST}"
+_PRESENT = f"{PRESENT}.{_FIRST}"
 _LOOKED_THROUGH = 50
+_MARKS = (TAKEOVER, STILL)
+"""Columns that say what a sample is."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class _Camera:
         depth = seen.depth([0])
         return cls(view, name, seen.images([0]).shape[1:3], None if depth is None else depth.shape[1:])
 
-    def frames(self, seen: EpisodeView | None, steps: range) -> dict[str, np.ndarray]:
-        """Pictures and depth; black, and not measured, where the camera was not there."""
-        count = len(steps)
-        frames: dict[str, np.ndarray] = {f"{PRESENT}.{self.name}": np.full((count, 1), seen is not None)}
+    def frames(self, seen: EpisodeView | None, own: np.ndarray) -> dict[str, np.ndarray]:
+        """Pictures and depth; black, and not measured, where the camera was not there. own: as of `_own`."""
+        count, steps = len(own), range(len(own))
+        frames: dict[str, np.ndarray] = {f"{PRESENT}.{self.name}": own & (seen is not None)}
         images = np.zeros((count, *self.size, 3), np.uint8) if seen is None else seen.images(steps)
         frames[f"{_IMAGES}.{self.name}"] = images
         if self.depth_size is not None:
@@ -108,21 +111,26 @@ class WrittenFeatures:
 
     def frames(self, episode: Episode) -> dict[str, np.ndarray]:
         """(T, …) of each feature. Raises InputError where the episode has no state and others have."""
-        steps = range(len(episode.actions))
-        frames = {MAIN_IMAGE: episode.images(steps), "action": episode.actions.astype(np.float32)}
+        steps, own = range(len(episode.actions)), _own(episode)
+        frames = {
+            MAIN_IMAGE: episode.images(steps),
+            _PRESENT: own,
+            "action": episode.actions.astype(np.float32),
+        }
         depth = episode.depth(steps)
         if depth is not None:
             frames[DEPTH] = depth
         frames |= self._place("", episode, frames[MAIN_IMAGE].shape)
         for camera in self.cameras:
             seen = episode.other_views.get(camera.view)
-            frames |= camera.frames(seen, steps)
+            frames |= camera.frames(seen, own)
             frames |= self._place(camera.name, seen, frames[f"{_IMAGES}.{camera.name}"].shape)
         if self.state_names:
             if episode.state is None:
                 raise InputError("not all episodes have the arm's state; leave it out (--no-state).")
             frames[STATE] = episode.state.astype(np.float32)
-        return frames
+        marks = {name: episode.columns[name] for name in _MARKS if name in episode.columns}
+        return frames | {name: values.reshape(-1, 1).astype(np.float32) for name, values in marks.items()}
 
     def _place(self, name: str, seen: EpisodeView | None, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Intrinsics and extrinsics as far as they are known of a camera; zeros where they are not in this episode."""
@@ -144,7 +152,7 @@ class WrittenFeatures:
         self, frames: Mapping[str, np.ndarray], depth_video: DepthQuantization | None
     ) -> list[Feature]:
         """Of all episodes, by the first one's frames."""
-        features = [_picture(MAIN_IMAGE, frames[MAIN_IMAGE].shape[1:3])]
+        features = [_picture(MAIN_IMAGE, frames[MAIN_IMAGE].shape[1:3]), Feature(_PRESENT, "bool", (1,))]
         if DEPTH in frames:
             features.append(depth_feature(DEPTH, frames[DEPTH].shape[1:], depth_video))
         for camera in self.cameras:
@@ -153,7 +161,13 @@ class WrittenFeatures:
             features += [Feature(_named(base, name), "float32", (size, size)) for name in sorted(names)]
         if self.state_names:
             features.append(Feature(STATE, "float32", (len(self.state_names),), self.state_names))
+        features += [Feature(name, "float32", (1,)) for name in _MARKS if name in frames]
         return [*features, Feature("action", "float32", (7,), ACTION_AXES)]
+
+
+def _own(episode: Episode) -> np.ndarray:
+    """(T, 1) whether a sample may start at a step: the pictures of others may be of another step."""
+    return np.isin(np.arange(len(episode.actions)), episode.starts)[:, None]
 
 
 def _picture(name: str, size: tuple[int, ...]) -> Feature:
