@@ -92,6 +92,26 @@ def inspected(*changed, count=3, **options):
     return inspect(ArmSource([*alike, *changed]), strips=count)
 
 
+@dataclass(frozen=True)
+class SparseArm(ArmEpisode):
+    """Each fourth step has a picture of its own; the others have one of another place."""
+
+    @property
+    def starts(self):
+        return np.arange(0, len(path()), 4)
+
+    def images(self, steps):
+        return pictures(self.where, path()[[step if step % 4 == 0 else -step for step in steps]])
+
+
+def test_only_pictures_of_their_own_step_are_looked_at():
+    found = inspect(ArmSource([SparseArm(number=number) for number in range(3)]), strips=3, frames=4)
+    assert found.warnings == ()
+    for strip in found.strips:
+        assert strip.steps.tolist() == [0, 20, 36, 56]
+        assert strip.cameras["image"].sighting.clear
+
+
 def test_cameras_and_state_are_summed_up_and_drawn():
     views = {"wrist": ArmView(told=None, camera=None), "side": ArmView(SIDEWAYS, SIDEWAYS)}
     found = inspected(other_views=views)

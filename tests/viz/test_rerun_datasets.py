@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rerun")
+from fake_source import FakeSource
+
 from rrd import Rrd
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.sources import open_source
@@ -33,3 +35,11 @@ def test_an_episode_keeps_its_actions_pictures_and_depth(tmp_path):
     stands = episode.extrinsics is not None and np.linalg.det(episode.extrinsics[0][:3, :3]) < 0
     np.testing.assert_allclose(shown, first[0][:, ::-1] if stands else first[0], atol=6e-4)
     assert found.property("steps") == steps
+
+
+def test_pictures_of_other_steps_are_not_shown(tmp_path):
+    source = FakeSource("sparse", (6,), no_ops=frozenset({1, 2, 4}))
+    record_episode(source, 0, Destination(folder=tmp_path))
+    found = Rrd(tmp_path / "episode000000.rrd")
+    assert list(found.pictures("unplaced/image/camera/image")) == [0, 3, 5]
+    assert list(found.rows("actions/translation", "Scalars:scalars")) == list(range(6))

@@ -71,25 +71,38 @@ def stands_still(extrinsics: Float[np.ndarray, "T 4 4"]) -> bool:
     return bool(len(extrinsics) == 0 or np.ptp(extrinsics, axis=0).max() < _STANDS)
 
 
+def own_pictures(episode: Episode) -> Int[np.ndarray, " n"]:
+    """The steps to look at: the pictures of those that no sample starts at may be of another step."""
+    return episode.starts if len(episode.starts) else np.arange(len(episode.actions))
+
+
 def strip_of(
     index: int, episode: Episode, steps: Sequence[int], positions: Float[np.ndarray, "T 3"] | None
 ) -> Strip:
     """positions: of the gripper in the robot's frame, in meters. Raises CheckpointError for broken pictures."""
     moves = np.abs(episode.actions[:, :6]) > STILL
     moved = [bool(moves[one:other].any()) for one, other in pairwise(steps)]
+    seen = own_pictures(episode)
+    looks = seen[np.unique(np.linspace(0, len(seen) - 1, _LOOKS).round().astype(int))]
     cameras = {
-        name: _camera_strip(view, list(steps), moved, positions) for name, view in cameras_of(episode).items()
+        name: _camera_strip(view, list(steps), moved, positions, looks.tolist())
+        for name, view in cameras_of(episode).items()
     }
     return Strip(index, episode.instruction, np.array(steps), cameras)
 
 
 def _camera_strip(
-    view: EpisodeView, steps: list[int], moved: list[bool], positions: Float[np.ndarray, "T 3"] | None
+    view: EpisodeView,
+    steps: list[int],
+    moved: list[bool],
+    positions: Float[np.ndarray, "T 3"] | None,
+    to_judge: list[int],
 ) -> CameraStrip:
+    """to_judge: the steps in which the gripper is looked for."""
     camera, poses = view.camera, view.extrinsics
     stands = poses is None or stands_still(poses)
     is_judged = positions is not None and camera is not None and poses is not None and stands
-    looks = sorted({*steps, *_spread_over(len(positions))}) if is_judged and positions is not None else steps
+    looks = sorted({*steps, *to_judge}) if is_judged else steps
     pictures = view.images(looks)
     images = pictures[np.searchsorted(looks, steps)]
     path = sighting = None
@@ -105,10 +118,6 @@ def _camera_strip(
     readings, doubt = _depth(view, steps)
     place = None if poses is None or not len(poses) else poses[0]
     return CameraStrip(images, readings, doubt, frozen, path, place, stands, sighting, background(images))
-
-
-def _spread_over(steps: int) -> list[int]:
-    return [int(step) for step in np.unique(np.linspace(0, steps - 1, _LOOKS).round())]
 
 
 def _depth(view: EpisodeView, steps: Sequence[int]) -> tuple[np.ndarray | None, str]:

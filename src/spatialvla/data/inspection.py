@@ -10,7 +10,7 @@ import numpy as np
 
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
-from spatialvla.data.camera_strips import STILL, Strip, cameras_of, strip_of
+from spatialvla.data.camera_strips import STILL, Strip, cameras_of, own_pictures, strip_of
 from spatialvla.data.camera_summary import CameraSummary, CameraTally, picture_warnings, summarize
 from spatialvla.data.episodes import Episode, EpisodeSource, has_sensor
 from spatialvla.data.gripper_track import gripper_positions, position_indices
@@ -170,8 +170,9 @@ def _count(tally: _Tally, episode: Episode) -> None:
 
 def _strip(source: EpisodeSource, index: int, frames: int) -> Strip:
     episode = source.episode(index)
-    steps = _spread(len(episode.actions), frames)
-    return strip_of(index, episode, steps, gripper_positions(source, episode))
+    seen = own_pictures(episode)
+    steps = seen[_spread(len(seen), frames)]
+    return strip_of(index, episode, steps.tolist(), gripper_positions(source, episode))
 
 
 def _have_depth(source: EpisodeSource, index: int) -> set[str]:

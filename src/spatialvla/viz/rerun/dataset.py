@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from spatialvla.data.camera_strips import cameras_of
+from spatialvla.data.camera_strips import cameras_of, own_pictures
 from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, action_chunks
 from spatialvla.data.gripper_track import gripper_positions
 from spatialvla.geometry.extrinsics import mirror_extrinsics
@@ -38,7 +38,9 @@ def record_episode(source: EpisodeSource, index: int, destination: Destination) 
         positions = gripper_positions(source, episode)
         if positions is not None:
             recording.show_whole_path(positions)
-        chosen = np.linspace(0, steps - 1, min(steps, _MOST_PICTURES)).round().astype(int).tolist()
+        seen = own_pictures(episode)
+        spread = np.linspace(0, len(seen) - 1, min(len(seen), _MOST_PICTURES))
+        chosen = seen[spread.round().astype(int)].tolist()
         pictures = _pictures(episode, chosen)
         for step, action in enumerate(episode.actions):
             recording.show_gripper(step, None if positions is None else positions[step])
