@@ -198,6 +198,16 @@ def test_files_of_the_first_release_still_fit(name, benchmark):
     assert differences(found, today) == []
 
 
+def test_telling_a_model_of_the_steps_under_way_is_compared_where_some_are():
+    """Files of before say of whole chunks, too, that the model was told, and such an evaluation goes on."""
+
+    def told(mode, commit):
+        return replace(RESULTS, settings=PolicySettings(Execution(mode, commit=commit)))
+
+    assert differences(told("chunk", True), told("chunk", False)) == []
+    assert differences(told("async", True), told("async", False)) == ["settings commit: True, False"]
+
+
 def test_what_is_read_is_checked_against_its_schema(tmp_path):
     """Each value replaced by others: a sentence, or results that can be counted."""
     document = json.loads(json.dumps(RESULTS.to_json()))

@@ -11,6 +11,7 @@ from spatialvla.evaluation.report.tables import PublishedRate, success_table
 from spatialvla.evaluation.results.comparison import compare
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.evaluation.results.published_rates import published_tables
+from spatialvla.execution import Execution
 
 OTHER = {"policy": "<micro>", "checkpoint": "f" * 64}
 
@@ -95,6 +96,14 @@ def test_two_runs_of_a_suite_are_two_rows():
     (table,) = summarize([some_results("++"), some_results("+-"), some_results("--", "libero_10")]).tables
     own = [row for row in table.rows if row.source is None]
     assert [(row.cells[0].successes, row.cells[3] is not None) for row in own] == [(2, True), (1, False)]
+
+
+def test_what_whole_chunks_leave_aside_makes_no_row_of_its_own():
+    """Files of before say of them that the model is told of the steps under way."""
+    before = PolicySettings(Execution(commit=True))
+    evaluations = [some_results("++", settings=before), some_results("+-", "libero_10")]
+    (table,) = summarize(evaluations).tables
+    assert len([row for row in table.rows if row.source is None]) == 1
 
 
 def test_partial_success_has_columns_of_its_own():

@@ -55,7 +55,8 @@ def _policies(evaluations: Iterable[Results], suites: set[str]) -> list[list[Res
 
 
 def _use(results: Results) -> tuple[object, ...]:
-    return results.policy, results.checkpoint, results.depth, results.settings, results.harness
+    settings = None if results.settings is None else results.settings.compared
+    return results.policy, results.checkpoint, results.depth, settings, results.harness
 
 
 def _own_row(group: Sequence[Results], columns: Sequence[PublishedColumn]) -> Row:

@@ -48,7 +48,7 @@ def _fields(
 def _flat(results: Results) -> dict[str, Any]:
     if results.settings is None:
         return {"": "not recorded"}
-    settings = asdict(results.settings)
+    settings = asdict(results.settings.compared)
     return {**settings.pop("execution"), **settings, "latency": str(results.settings.latency or "none")}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from spatialvla.evaluation.results.latency import Latency
 from spatialvla.execution import Execution
@@ -29,6 +29,13 @@ class PolicySettings:
     temperature: float = 0.0
     dtype: str = "float32"
     latency: Latency | None = None
+
+    @property
+    def compared(self) -> PolicySettings:
+        """The same as it is compared: `commit` is for async alone, and older files say it of every mode."""
+        if self.execution.mode == "async":
+            return self
+        return replace(self, execution=replace(self.execution, commit=False))
 
     def __str__(self) -> str:
         """What is executed, and what else is not the default: `receding, 2 steps; tolerance 1`."""
