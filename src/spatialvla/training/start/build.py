@@ -33,7 +33,7 @@ from spatialvla.training.run.lasting_names import SHIPPED_INSTRUCTIONS
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
 from spatialvla.training.start.inputs import asked_inputs, with_inputs
-from spatialvla.training.start.scales import are_one, warn_of_other_scales
+from spatialvla.training.start.scales import meant_for, warn_of_other_scales
 from spatialvla.vision.depth import ZoeDepth
 
 LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
@@ -145,7 +145,7 @@ def _from_checkpoint(config: TrainConfig, mixture: TrainingMixture) -> tuple[Spa
         processor,
         units={**processor.units, **mixture.units()},
         # A policy of one robot is meant for that robot; of several, the user has to say which.
-        default_dataset=mixture.keys[0] if are_one(mixture, bool(model.config.state_size)) else None,
+        default_dataset=meant_for(mixture, bool(model.config.state_size)),
     )
     if config.mode == "lora":
         add_lora(model, config.policy, _lora_options(config), other_depth=config.depth_weights is not None)
