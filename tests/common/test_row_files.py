@@ -1,6 +1,7 @@
 """Arrays mapped from files: damage of a row is seen when it is read, all else when the file is opened."""
 
 import multiprocessing
+import shutil
 
 import numpy as np
 import pytest
@@ -37,6 +38,19 @@ def test_a_broken_off_array_leaves_nothing_behind(tmp_path):
     with (
         pytest.raises(CheckpointError, match="free"),
         writing_rows(tmp_path / "a.npy", (10**9, 10**6), np.float32),
+    ):
+        pass
+
+
+def test_rows_that_nobody_assigns_need_no_room(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2 * 12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with writing_rows(tmp_path / "a.npy", SHAPE, np.float32, 2) as rows:
+        rows[1:3] = np.ones((2, 3))
+    assert RowFile(tmp_path / "a.npy", SHAPE, np.float32).rows([0, 1]).tolist() == [[0, 0, 0], [1, 1, 1]]
+    with (
+        pytest.raises(CheckpointError, match="free"),
+        writing_rows(tmp_path / "b.npy", SHAPE, np.float32, 3),
     ):
         pass
 

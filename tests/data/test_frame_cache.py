@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def test_episodes_are_the_sources_own_in_another_size(tmp_path):
         assert set(np.unique(depth).tolist()) == {0.0, 1.0 + index}
     with pytest.raises(InputError, match="episodes 0 to 2"):
         cached.episode(3)
+
+
+def test_frames_that_no_sample_starts_at_need_no_room(tmp_path, monkeypatch):
+    sparse = replace(SOURCE, no_ops=frozenset(range(1, 9)))  # 3 frames of 19
+    usage = shutil.disk_usage(tmp_path)._replace(free=3 * SIZE * SIZE * 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert CachedSource(sparse, SIZE, tmp_path).episode(2).images([0]).any()
+    with pytest.raises(CheckpointError, match="free"):
+        CachedSource(SOURCE, SIZE, tmp_path / "whole")
 
 
 def test_no_sensor_is_no_depth(tmp_path):

@@ -205,7 +205,7 @@ def test_depth_is_estimated_of_each_camera_of_the_model(tmp_path):
                 np.testing.assert_allclose(mine.depth([2]), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_depth_is_estimated_where_samples_start(tmp_path):
+def test_depth_is_estimated_where_samples_start_and_needs_room_for_no_more(tmp_path, monkeypatch):
     from fake_source import FakeSource
     from tiny_policy import tiny
 
@@ -216,6 +216,8 @@ def test_depth_is_estimated_where_samples_start(tmp_path):
     size = model.config.image_size
     told = []
     source = FakeSource("one", (4, 3), size=(size, size), no_ops=frozenset({1, 2}))
+    usage = shutil.disk_usage(tmp_path)._replace(free=3 * size * size * 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     seen = with_estimated_depth(source, np.array([4, 3]), model, tmp_path, told.append)
     assert sum(told) == 3
     assert [bool(seen.episode(0).depth([step]).any()) for step in range(4)] == [True, False, False, True]

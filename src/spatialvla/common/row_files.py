@@ -31,16 +31,21 @@ class RowWriter:
 
 
 @contextmanager
-def writing_rows(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[RowWriter]:
+def writing_rows(
+    path: Path, shape: tuple[int, ...], dtype: type[np.generic], assigned: int | None = None
+) -> Iterator[RowWriter]:
     """Rows to assign inside this block; they are written as the .npy file `path`, whole or not at all.
 
     shape: of the array, one row at least, as no empty file can be mapped into memory.
+    assigned: how many of the rows will be, all unless given; the others take no room.
     Raises CheckpointError where the disk has no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".partial-*-{path.name}"):
         _remove_abandoned(left)
-    needed, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    rows = shape[0] if assigned is None else assigned
+    needed = rows * int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise CheckpointError(
             f"{path} needs {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free; choose another cache."

@@ -235,11 +235,12 @@ class CachedSource:
 
     def _decode(self, source: EpisodeSource, on_bad: OnBad, progress: Callable[[int], None]) -> None:
         damaged: dict[int, str] = {}
+        seen = sum(len(numbers.starts) for numbers in self._numbers if numbers)
         with ExitStack() as files:
             # The first camera's images are left last and so named last: where they are, the others are.
             images = {
                 name: files.enter_context(
-                    writing_rows(self._file(_IMAGES, name), (*self._shape, 3), np.uint8)
+                    writing_rows(self._file(_IMAGES, name), (*self._shape, 3), np.uint8, seen)
                 )
                 for name in (None, *self._others)
             }
@@ -262,7 +263,7 @@ class CachedSource:
                     if readings is None:
                         continue
                     if name not in depth:
-                        writing = writing_rows(self._file(_DEPTH, name), self._shape, np.float16)
+                        writing = writing_rows(self._file(_DEPTH, name), self._shape, np.float16, seen)
                         depth[name] = files.enter_context(writing)
                     depth[name][numbers.rows] = readings
                 progress(1)
