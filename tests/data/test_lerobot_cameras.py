@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,17 @@ def test_a_camera_that_was_gone_for_a_while_is_missing_from_the_episode(tmp_path
     episode = opened(written(tmp_path / "d", present__wrist=there)).episode(0)
     assert list(episode.other_views) == ([] if gone else ["wrist"])
     assert len(episode.starts) == T
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_row_of_lerobots_batch_tells_of_its_first_step_and_has_a_chunk_of_actions(tmp_path, there):
+    source = opened(written(tmp_path / "d", present__wrist=np.full((T, 1), float(there))))
+    whole = source.dataset.episode(0)
+    first = {name: values[:1] for name, values in whole.columns.items() if name.startswith("observation")}
+    row = replace(whole, columns={**whole.columns, **first})
+    episode = source.form.episode(row, "Row 0")
+    assert list(episode.other_views) == (["wrist"] if there else [])
+    assert len(episode.actions) == T
 
 
 def test_a_calibration_file_tells_of_each_camera(tmp_path, robot):

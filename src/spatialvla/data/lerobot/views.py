@@ -47,9 +47,9 @@ class CameraFeatures:
         return self.image.shape[0], self.image.shape[1]
 
     def was_there(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(T,) bool, at which steps of an episode's `columns`."""
-        steps = len(columns["frame_index"])
-        return np.ones(steps, bool) if self.present is None else columns[self.present].reshape(-1) != 0
+        """(T,) bool, at which steps of an episode's `columns`; those of LeRobot's batches tell of the first alone."""
+        there = True if self.present is None else columns[self.present].reshape(-1) != 0
+        return np.broadcast_to(there, len(columns["frame_index"]))
 
     @property
     def videos(self) -> tuple[str, ...]:
