@@ -16,6 +16,7 @@ from spatialvla.data.lerobot import Feature
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.form import EpisodeForm
 from spatialvla.data.samples import ReadOptions, Sample, SampleReader
+from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig as NetworkConfig
 from spatialvla.processor import Processor
 
@@ -81,6 +82,11 @@ class BatchReader:
             where = f"Row {row} of LeRobot's batch"
             still = np.zeros((1, 7))
             episode = form.episode(stored, where) if acted else form.acted(stored, still, 0, where)
+            if acted and not len(episode.starts):
+                raise InputError(
+                    f"{where} has no picture of its own step, as {form.camera.present} says; LeRobot draws every "
+                    "frame, so train with spatialvla finetune."
+                )
             samples.append(reader.sample(episode, row, "", ()))
         return samples
 
