@@ -21,6 +21,7 @@ def written(path):
 def test_rows_come_back(tmp_path):
     rows = written(tmp_path / "a.npy")
     assert rows.rows([2, 0, 1, 2]).tolist() == [[3, 4, 5], [0, 0, 0], [0, 1, 2], [3, 4, 5]]
+    assert rows.rows([]).shape == (0, 3)
     np.testing.assert_array_equal(
         np.load(tmp_path / "a.npy"), rows.rows(range(4))
     )  # for any other program, too

@@ -141,6 +141,7 @@ def test_further_cameras_and_the_state_are_kept_too(tmp_path):
     # Another choice of cameras is another cache, and the first one's frames are the same.
     alone = CachedSource(replace(source, views={}), SIZE, tmp_path)
     assert alone.folder != cached.folder
+    assert alone.fingerprint != cached.fingerprint  # so that neither takes what was surveyed of the other
     np.testing.assert_array_equal(alone.episode(1).images([2]), cached.episode(1).images([2]))
 
 

@@ -48,6 +48,14 @@ def test_states_that_the_given_statistics_clip_are_told(mixture, own):
     assert misfits(given(mixture, arm=DatasetStatistics(own.actions, high))) == []  # 17 to 19 of 20
 
 
+def test_statistics_of_other_states_are_told(mixture, own):
+    other = StateStatistics(np.zeros(3), np.ones(3))
+    (sentence,) = misfits(given(mixture, arm=DatasetStatistics(own.actions, other)))
+    assert sentence == (
+        "The statistics given for arm are of 3 numbers of a state, and it has 2; its own are taken."
+    )
+
+
 def test_actions_that_the_given_statistics_clip_are_told_but_for_what_is_not_scaled(mixture, own):
     q99 = np.array([4.5, *own.actions.q99[1:]])
     (sentence,) = misfits(given(mixture, arm=DatasetStatistics(replace(own.actions, q99=q99), own.states)))

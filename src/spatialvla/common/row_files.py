@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ class RowFile:
     def rows(self, numbers: Sequence[int]) -> np.ndarray:
         """(n, …) a copy of some rows. Raises CheckpointError, naming the file, where one is damaged."""
         found = np.empty((len(numbers), *self._shape), self._dtype)
-        bytes_of = found.reshape(len(numbers), -1).view(np.uint8)
+        bytes_of = found.reshape(len(numbers), math.prod(self._shape)).view(np.uint8)
         for row, number in zip(bytes_of, numbers, strict=True):
             wanted = self._checksums[number]
             os.preadv(self._file.fileno(), [row.data], self._first + int(number) * len(row))

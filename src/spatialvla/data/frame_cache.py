@@ -128,7 +128,6 @@ class CachedSource:
         """
         self.key, self.control_hz, self.units, self.size = source.key, source.control_hz, source.units, size
         self.state_names = tuple(source.state_names)
-        self.fingerprint = f"{source.fingerprint} at {size} pixels"
         self.contents = f"{source.contents} at {size} pixels"
         self.left_out, self.doubts = tuple(source.left_out), tuple(source.doubts)
         self._numbers: list[_Numbers | None] = []
@@ -138,8 +137,10 @@ class CachedSource:
             name for numbers in self._numbers if numbers is not None for name in numbers.other_places
         )
         self._others = tuple(others)
+        # Damage to a camera's frames is its episode's, so what is known of them all is not known of fewer cameras.
         seen = f" and {self._others}" if others else ""
-        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}{seen}".encode()).hexdigest()
+        self.fingerprint = f"{source.fingerprint} at {size} pixels{seen}"
+        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}".encode()).hexdigest()
         self.folder = cache / digest[:24]
         if not self._file(_IMAGES).is_file():
             self._decode(source, on_bad, progress)

@@ -25,7 +25,10 @@ _NEAR = 0.01
 
 
 def misfits(mixture: TrainingMixture) -> list[str]:
-    """A sentence for each dataset whose actions or states are often clipped by the statistics given for it."""
+    """A sentence for each dataset whose actions or states are often clipped by the statistics given for it.
+
+    Also where these are of another number of states, so that the dataset's own are taken.
+    """
     sentences: list[str] = []
     actions, states = mixture.statistics(), mixture.state_statistics()
     for source, found in zip(mixture.sources, mixture.surveys, strict=True):
@@ -36,6 +39,12 @@ def misfits(mixture: TrainingMixture) -> list[str]:
         sentences += _told(key, "actions", beyond, ACTION_AXES)
         if found.states is not None and key in states:
             sentences += _told(key, "states", _beyond(found.states.sample, states[key]), source.state_names)
+            given = mixture.given_statistics[key].states
+            if given is not None and given.size != found.states.size:
+                sentences.append(
+                    f"The statistics given for {key} are of {given.size} numbers of a state, and it has "
+                    f"{found.states.size}; its own are taken."
+                )
     return sentences
 
 
