@@ -4,6 +4,8 @@ from copy import deepcopy
 
 import pytest
 import torch
+from transformers.models.beit.modeling_beit import BeitAttention
+from transformers.models.siglip.modeling_siglip import SiglipAttention
 
 from spatialvla import SpatialVLA
 from spatialvla.kernels import library
@@ -46,7 +48,10 @@ def test_towers_see_the_same(model, name, monkeypatch):
     kernel = towers.attention
     monkeypatch.setattr(towers, "attention", lambda *args: called.append(1) or kernel(*args))
     results = [run(part).float() for part in (exact, plain, fast)]
-    assert len(called) == 4
+    # BEiT of transformers 5.5 computes its attention by itself.
+    layers = [part for part in plain.modules() if isinstance(part, BeitAttention | SiglipAttention)]
+    assert len(layers) == 4
+    assert len(called) == sum(hasattr(part, "config") for part in layers)
     wrong = [float((result - results[0]).norm() / results[0].norm()) for result in results[1:]]
     assert wrong[1] < 1.1 * wrong[0] < 0.05
 

@@ -24,7 +24,8 @@ def speed_up(tower: nn.Module) -> None:
     if not serve(next(tower.parameters())):
         return
     for part in tower.modules():
-        if isinstance(part, BeitAttention | SiglipAttention):
+        # BEiT's attention has a configuration only where transformers looks up there how it is computed (not 5.5).
+        if isinstance(part, BeitAttention | SiglipAttention) and hasattr(part, "config"):
             # The configuration is shared with whatever else was made from it.
             part.config = copy(part.config)
             part.config._attn_implementation = _NAME

@@ -46,6 +46,8 @@ class PackedConvolution(nn.Module):
         packed = reorder(layer.weight.detach().to_mkldnn(), *self.arguments)
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+        # BEiT of transformers 5.5 asks for the dtype of its patches' weight.
+        self.register_buffer("weight", layer.weight.new_empty(0), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C', H', W'), channels_last"""

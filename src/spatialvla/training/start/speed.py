@@ -8,7 +8,7 @@ from copy import copy
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.models.siglip.modeling_siglip import SiglipAttention
+from transformers.models.siglip.modeling_siglip import SiglipAttention, SiglipVisionEmbeddings
 
 from spatialvla.model.fast.compiled import compile_layers
 from spatialvla.model.spatialvla import SpatialVLA
@@ -72,10 +72,16 @@ class PatchProduct(nn.Conv2d):
 
 
 def _multiply_patches(model: SpatialVLA) -> None:
-    embeddings = model.vision_tower.embeddings
-    given = embeddings.patch_embedding
+    # Where in SigLIP they are depends on the version of transformers.
+    for part in model.vision_tower.modules():
+        if isinstance(part, SiglipVisionEmbeddings):
+            part.patch_embedding = _as_product(part.patch_embedding)
+
+
+def _as_product(given: nn.Conv2d) -> PatchProduct:
+    """With the same parameters."""
     with torch.device("meta"):
         size = given.kernel_size[0]
         product = PatchProduct(given.in_channels, given.out_channels, size, stride=size)
     product.weight, product.bias = given.weight, given.bias
-    embeddings.patch_embedding = product
+    return product
