@@ -48,12 +48,14 @@ for suite in $suites; do
     --policy "$OUT/first/model" --out "$OUT/data/${suite}_mistakes"
 done
 
-# 6. It goes on with both kinds of demonstrations; the weights are then rounded to 16 bits.
+# 6. It goes on with both kinds of demonstrations; the weights are then rounded to 16 bits,
+# and fast rotations, which the statistics clip, decoded as fast as they were shown.
 unless "$OUT/second/model/config.json" \
   spatialvla train --resume --policy "$OUT/first/model" --dataset "${shown[@]}" "${corrected[@]}" \
   --weights "${weights[@]}" --statistics "$OUT/statistics.json" $training --cache "$OUT/cache" --out "$OUT/second"
 unless "$OUT/nano/config.json" \
-  spatialvla export --policy "$OUT/second" --dtype fp16 --out "$OUT/nano"
+  spatialvla export --policy "$OUT/second" --dtype fp16 --fit-rotations roll --dataset "${shown[@]}" \
+  --out "$OUT/nano"
 
 # 7. How often it succeeds, from the benchmark's own start states. Episodes that were played are not played again.
 for suite in $suites; do

@@ -49,8 +49,11 @@ class Export(Verb):
     text_head: bool = False
     """Keep the head's rows of text beside weights in 4 bits: 1.2 GB of the 4 B model, needed for text alone."""
 
+    fit_rotations: tuple[Literal["roll", "pitch", "yaw"], ...] = ()
+    """Decode the fastest of these rotations, which statistics clip, to their mean in --dataset; no token changes."""
+
     calibration: FlatDatasetOptions = field(default_factory=DatasetOptions)
-    """What weights in 4 bits are fitted to; without any they are rounded to the nearest."""
+    """What rotations are fitted to, and weights in 4 bits; these are rounded to the nearest without any."""
 
     samples: int = 128
     """Samples of the datasets that weights in 4 bits are fitted to."""
@@ -94,9 +97,13 @@ class Export(Verb):
         card = self.to == "hub-folder" or self.push is not None
         if not card and (self.license or self.results or self.name):
             raise InputError("--name, --license and --results are for the model card; add --to hub-folder.")
-        if self.precision == "full" and (self.towers or self.text_head or self._calibrated):
+        if self.fit_rotations and not self._calibrated:
+            raise InputError("--fit-rotations needs data of the robot; name them by --dataset.")
+        unused = self._calibrated and not self.fit_rotations
+        if self.precision == "full" and (self.towers or self.text_head or unused):
             raise InputError(
-                "--towers, --text-head and --dataset are for weights in 4 bits; add --precision int4."
+                "--towers, --text-head and --dataset are for weights in 4 bits; add --precision int4, or "
+                "--fit-rotations for the dataset."
             )
         auto = torch.float32 if self.precision == "full" else torch.bfloat16
         dtypes = {"auto": auto, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,6 +115,7 @@ class Export(Verb):
             start_share=self.start_share,
             dtype=dtypes[self.dtype],
             quantize=self._quantize if self.precision == "int4" else None,
+            refit=self._refit if self.fit_rotations else None,
             max_shard_size=self.max_shard_size,
         )
         if card:
@@ -121,6 +129,12 @@ class Export(Verb):
     @property
     def _calibrated(self) -> bool:
         return bool(self.calibration.dataset) or self.calibration.mixture is not None
+
+    def _refit(self, processor: Processor) -> Processor:
+        from spatialvla.common.cache_folder import cache_folder
+        from spatialvla.training.rotation_fit import fit_rotations
+
+        return fit_rotations(processor, self.calibration.configurations(), self.fit_rotations, cache_folder())
 
     def _quantize(self, model: SpatialVLA, processor: Processor) -> None:
         from spatialvla.common.terminal import Terminal
@@ -144,13 +158,13 @@ class Export(Verb):
         from spatialvla.edge.export import export_graphs
         from spatialvla.policy import Policy
 
-        changed = self.merge or self.start_share != 0
+        changed = self.merge or self.start_share != 0 or bool(self.fit_rotations)
         of_weights = changed or self.dtype not in ("auto", "fp32") or self.precision != "full"
         of_card = self.push or self.license or self.results or self.name
         if of_weights or of_card or self.towers or self.text_head or self._calibrated:
             raise InputError(
                 f"--to {kind} writes graphs in fp32, with any adapter in them; leave out --merge, --start-share, "
-                "--dtype, --push and what is for weights in 4 bits or for a model card."
+                "--fit-rotations, --dtype, --push and what is for weights in 4 bits or for a model card."
             )
         tune_cpu()
         policy = Policy.from_pretrained(self.policy, dataset=self.action_key, base=self.base, speculate=False)

@@ -73,6 +73,7 @@ def export(
     start_share: float = 0.0,
     dtype: torch.dtype | None = None,
     quantize: Callable[[SpatialVLA, Processor], None] | None = None,
+    refit: Callable[[Processor], Processor] | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
     """Writes `out`, from the newest checkpoint of a run, or from a folder, shipped name or Hub id.
@@ -82,6 +83,7 @@ def export(
     keeps what they are loaded in, float32. base: of an adapter, in place of the
     one that its adapter_config.json names; of a run of mode adapt, in place of the policy that it started from.
     quantize: rounds the weights of a whole model, in place, once they are in `dtype` and before they are written.
+    refit: gives the processor that is written in place of the policy's own.
     Raises InputError where there is nothing to merge or to mix in, or an adapter would be quantized, CheckpointError
     where the source cannot be read.
     """
@@ -115,6 +117,7 @@ def export(
                 "An adapter has nothing to keep in 4 bits; merge it into its base, with --merge."
             )
         quantize(model.to(dtype or model.dtype), processor)
+    processor = processor if refit is None else refit(processor)
     processor.save_pretrained(out)
     if has_lora(model):
         save_adapter(model, out, dtype)
