@@ -21,9 +21,6 @@ from spatialvla.errors import InputError
 
 Turn = Literal["roll", "pitch", "yaw"]
 
-_FIRST = 3
-"""Of an action's numbers, the first of its rotation."""
-
 
 def with_rotation_reach(
     grid: ActionGrid,
@@ -37,10 +34,9 @@ def with_rotation_reach(
     A dimension stays as it is where nothing lies in its outermost cells, or where they reach far enough.
     Raises InputError where datasets scale rotations differently, or not as far to either side.
     """
-    first, *others = statistics.values()
-    reach = first.q99[_FIRST:6].copy()
-    for one in (first, *others):
-        if not np.array_equal(one.q99[_FIRST:6], reach) or not np.array_equal(one.q01[_FIRST:6], -reach):
+    reach = next(iter(statistics.values())).q99[3:6].copy()
+    for one in statistics.values():
+        if not np.array_equal(one.q99[3:6], reach) or not np.array_equal(one.q01[3:6], -reach):
             raise InputError(
                 "Rotations can be fitted where all datasets scale them alike and as far to either side; train with "
                 "statistics of `spatialvla data statistics --symmetric-rotations`."
@@ -49,7 +45,7 @@ def with_rotation_reach(
     for number, name in enumerate(BLOCKS["rotation"]):
         if name in turns:
             edges[name], reach[number] = _wider(grid.edges[name], reach[number], rotations[:, number])
-    wider = {key: _reaching(one, reach) for key, one in statistics.items()}
+    wider = {key: one.with_rotations_to(reach) for key, one in statistics.items()}
     return replace(grid, **{name: tuple(found) for name, found in edges.items()}), wider
 
 
@@ -64,9 +60,3 @@ def _wider(edges: np.ndarray, reach: float, values: np.ndarray) -> tuple[np.ndar
     if farther <= reach:
         return edges, reach
     return np.concatenate([[-1.0], edges[1:-1] * reach / farther, [1.0]]), farther
-
-
-def _reaching(statistics: ActionStatistics, reach: np.ndarray) -> ActionStatistics:
-    q01, q99 = statistics.q01.copy(), statistics.q99.copy()
-    q01[_FIRST:6], q99[_FIRST:6] = -reach, reach
-    return replace(statistics, q01=q01, q99=q99, stored=None)

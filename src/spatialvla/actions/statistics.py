@@ -109,9 +109,12 @@ class ActionStatistics:
 
         No rotation is then 0 when normalized: the middle of a cell, where a grid has an odd number of equal ones.
         """
+        return self.with_rotations_to(np.maximum(np.abs(self.q01[3:6]), np.abs(self.q99[3:6])))
+
+    def with_rotations_to(self, reach: Float[np.ndarray, "3"]) -> ActionStatistics:
+        """The same with roll, pitch and yaw from -reach to reach."""
         q01, q99 = self.q01.copy(), self.q99.copy()
-        q99[3:6] = np.maximum(np.abs(q01[3:6]), np.abs(q99[3:6]))
-        q01[3:6] = -q99[3:6]
+        q01[3:6], q99[3:6] = -reach, reach
         return replace(self, q01=q01, q99=q99, stored=None)
 
     def to_json(self) -> dict[str, Any]:

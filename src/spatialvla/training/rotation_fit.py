@@ -27,8 +27,9 @@ def fit_rotations(
     """
     sources = [open_dataset(dataset, cache, "raise", pictures=False) for dataset in datasets]
     key = next(iter(processor.statistics))
+    units = processor.action_units(key)
     for source in sources:
-        if differences := processor.action_units(key).differences(source.units):
+        if differences := units.differences(source.units):
             raise InputError(
                 f"{source.key}'s actions are not the motions of {key}, which the policy knows "
                 f"({'; '.join(differences)}); fit it to data of that robot."

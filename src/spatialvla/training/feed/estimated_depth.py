@@ -127,10 +127,11 @@ def with_estimated_depth(
         for name in model.config.cameras[1:]
     }
     found = EstimatedDepth(source, np.cumsum(lengths), cache / f"{stem}.npy", model.config.image_size, others)
-    episodes = {index: source.episode(index) for index in np.flatnonzero(lengths).tolist()}
-    seen = sum(len(episode.starts) for episode in episodes.values())
-    for camera, path in ((None, found.path), *others.items()):
-        if not path.is_file():
+    missing = {camera: path for camera, path in ((None, found.path), *others.items()) if not path.is_file()}
+    if missing:
+        episodes = {index: source.episode(index) for index in np.flatnonzero(lengths).tolist()}
+        seen = sum(len(episode.starts) for episode in episodes.values())
+        for camera, path in missing.items():
             with writing_rows(path, found.shape, np.float16, seen) as estimates:
                 for index, episode in episodes.items():
                     view = episode if camera is None else episode.other_views.get(camera)
