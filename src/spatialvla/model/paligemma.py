@@ -33,10 +33,12 @@ EMBEDDINGS = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
 SPATIAL = "spatial_embed_tokens.weight"
 
-# transformers 4.52 moved the parts below `model.`; files of either kind are around.
-_OLDER_NAMES = [
+# transformers 4.52 moved the parts below `model.`, and 5.5 writes one `model.` too many for the decoder's;
+# files of each kind are around.
+_OTHER_NAMES = [
     (r"^model\.language_model\.", "language_model.model."),
     (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
+    (r"^language_model\.model\.model\.", "language_model.model."),
     (r"^lm_head\.", "language_model.lm_head."),
 ]
 _RECORDS = ("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
@@ -127,7 +129,7 @@ def initial_config(
 
 def paligemma_name(key: str) -> str:
     """The name in our checkpoints of a tensor of PaliGemma's, as any version of transformers saves it."""
-    for pattern, replacement in _OLDER_NAMES:
+    for pattern, replacement in _OTHER_NAMES:
         key = re.sub(pattern, replacement, key)
     return published_name(key)
 
