@@ -37,6 +37,18 @@ def statistics(q01: np.ndarray, q99: np.ndarray, mask: np.ndarray | None = None)
     )
 
 
+@given(vectors, vectors, vectors)
+def test_what_is_clipped_and_what_is_not_make_the_action(one, other, action):
+    known = statistics(np.minimum(one, other), np.maximum(one, other))
+    outside = known.beyond(action)
+    whole = known.denormalize(known.normalize(action) + outside)
+    told = known.moves | ~known.mask
+    np.testing.assert_allclose(whole[told], action[told], atol=1e-6)
+    assert (outside[~known.moves | ~known.mask] == 0).all()
+    within = (known.q01 <= action) & (action <= known.q99)
+    assert (outside[within] == 0).all()
+
+
 @pytest.mark.parametrize("number", [1e308, 1e30, 1.1e6])
 def test_numbers_that_are_no_motion_are_refused(number):
     with pytest.raises(InputError, match="no robot's motion is in any unit"):

@@ -218,7 +218,12 @@ def test_statistics_need_no_picture(tmp_path):
 def test_grid_prints_every_dimension_and_draws(capsys, tmp_path):
     run("grid", "--dataset", LEROBOT, *CAMERA, "--out", tmp_path / "grid.png", "--bins.theta", 3)
     rows = {line.split()[1]: line.split() for line in capsys.readouterr().out.splitlines() if "│" in line}
-    assert list(rows) == ["theta", "phi", "r", "roll", "pitch", "yaw", "fitted", "uniform"]
+    cells = ["theta", "phi", "r", "roll", "pitch", "yaw", "fitted", "uniform"]
+    assert list(rows)[: len(cells)] == cells
+    clipped = {name: row for name, row in rows.items() if name not in cells or "%" in row[3]}
+    assert "gripper" not in clipped
+    # 1 % at either end, as q01 and q99 say.
+    assert 0 < float(clipped["x"][3].rstrip("%")) < 10
     assert rows["theta"][7] == "3"
     for kind in ("fitted", "uniform"):
         error, offset = map(float, rows[kind][3:6:2])

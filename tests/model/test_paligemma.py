@@ -227,7 +227,9 @@ def test_older_and_newer_names_of_transformers_load_alike(paligemma, zoedepth, i
     assert "model.language_model.layers.0.mlp.up_proj.weight" in newer
     older = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in tensors.items()}
     newer["lm_head.weight"] = newer["model.language_model.embed_tokens.weight"].clone()
-    doubled = {k.replace("language_model.model.", "language_model.model.model."): v for k, v in tensors.items()}
+    doubled = {
+        k.replace("language_model.model.", "language_model.model.model."): v for k, v in tensors.items()
+    }
     for kind in (newer, older, doubled):
         save_file(kind, folder / "model.safetensors")
         torch.manual_seed(2)

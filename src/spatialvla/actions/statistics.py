@@ -99,6 +99,18 @@ class ActionStatistics:
         values = checked_actions(actions).astype(np.float64)
         return np.where(self.mask, between_quantiles(values, self.q01, self.q99), values)
 
+    def beyond(self, actions: Float[np.ndarray, "*steps 7"]) -> Float[np.ndarray, "*steps 7"]:
+        """What `normalize` clips: how far (..., 7) lie beyond -1 to 1, with its sign; 0 of what lies within."""
+        values = checked_actions(actions).astype(np.float64)
+        span = np.where(self.moves, self.q99 - self.q01, 1)
+        outside = values - np.clip(values, self.q01, self.q99)
+        return np.where(self.mask & self.moves, 2 * outside / span, 0.0)
+
+    @property
+    def moves(self) -> Bool[np.ndarray, "7"]:
+        """The dimensions that move."""
+        return np.asarray(self.q99 - self.q01 >= MIN_SPAN)
+
     def denormalize(self, actions: Float[np.ndarray, "*steps 7"]) -> Float[np.ndarray, "*steps 7"]:
         """The inverse between q01 and q99: normalized actions (..., 7) -> float64 in the dataset's units."""
         values = checked_actions(actions).astype(np.float64)

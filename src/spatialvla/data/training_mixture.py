@@ -263,6 +263,14 @@ class TrainingMixture:
 
     def normalized_actions(self, exclude: Collection[str] | None = None) -> np.ndarray:
         """(N, 7) what `fit_grid` fits: all actions of one dataset of up to `SAMPLE`, or else a uniform sample."""
+        return np.concatenate([known.normalize(actions) for known, actions in self._sampled(exclude)])
+
+    def clipped_parts(self, exclude: Collection[str] | None = None) -> np.ndarray:
+        """(N, 7) what normalizing clips of the same actions, see `ActionStatistics.beyond`."""
+        return np.concatenate([known.beyond(actions) for known, actions in self._sampled(exclude)])
+
+    def _sampled(self, exclude: Collection[str] | None) -> list[tuple[ActionStatistics, np.ndarray]]:
+        """Actions (n, 7) of each dataset in its units, and its statistics."""
         if exclude is None:
             published = {key for key in self.keys if key.split("/")[0] in GRID_EXCLUDED}
             exclude = published if published < set(self.keys) else ()
@@ -279,12 +287,8 @@ class TrainingMixture:
         # So many that each action counts, as far as that is not more than a sketch holds of one dataset.
         total = min(SAMPLE, max(len(s) / share for s, share in zip(samples, shares, strict=True) if share))
         rows = [np.arange(round(share * total)) % len(s) for s, share in zip(samples, shares, strict=True)]
-        return np.concatenate(
-            [
-                found.normalize(sample[part])
-                for found, sample, part in zip(statistics, samples, rows, strict=True)
-            ]
-        )
+        parts = [sample[part] for sample, part in zip(samples, rows, strict=True)]
+        return list(zip(statistics, parts, strict=True))
 
     def _first_episodes(self) -> dict[str, Episode]:
         """The first that can be read of each dataset, by key."""

@@ -40,7 +40,8 @@ class Grid(Verb):
     """Print and draw the action grid that a run would make.
 
     It prints the Gaussian and the bins of each dimension, how far actions are from their cells' middles in this grid
-    and in a uniform one (--grid), and draws the bins beside the actions.
+    and in a uniform one (--grid), and what the statistics clip, which no grid can give back. It draws the bins beside
+    the actions.
     """
 
     datasets: FlatDatasetOptions
@@ -105,6 +106,7 @@ class Grid(Verb):
         console.print(f"{shown(keys)}: {steps} steps", highlight=False, soft_wrap=True, markup=False)
         console.print(_table(grid, actions))
         console.print(_rounding_table(grid, actions))
+        console.print(_clipping_table(mixture.clipped_parts()))
         with replacing(self.out) as partial:
             partial.write_bytes(plot_grid(grid, actions, title=keys))
         console.print(f"Wrote {self.out}", highlight=False, soft_wrap=True)
@@ -143,4 +145,22 @@ def _rounding_table(grid: ActionGrid, actions: np.ndarray) -> Table:
     for kind, one in (("fitted", grid), ("uniform", ActionGrid.uniform(grid.bins))):
         blocks = rounding(one, actions).values()
         table.add_row(kind, *(f"{number:.4f}" for block in blocks for number in (block.error, block.offset)))
+    return table
+
+
+def _clipping_table(beyond: np.ndarray) -> Table:
+    """A row a number. beyond: (N, 7) of the same actions, what lies outside their statistics."""
+    from rich.table import Table
+
+    from spatialvla.actions.clipping import clipping
+
+    table = Table(
+        title="Clipped",
+        caption="beyond q01 to q99, which normalize to -1 to 1; at 1 a motion is half as fast as shown",
+    )
+    for name in ("number", "of all actions", "by, mean", "by, most"):
+        table.add_column(name, justify="left" if name == "number" else "right")
+    for name, one in clipping(beyond).items():
+        if one.share:
+            table.add_row(name, f"{one.share:.1%}", f"{one.mean:.3f}", f"{one.most:.3f}")
     return table
