@@ -2,6 +2,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -276,6 +277,27 @@ def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(t
     assert Demonstration.load(files[3]).instruction == f"pick up bowl {5 + 1 + 1 + 3}"
     with pytest.raises(InputError, match="has the tasks 0 to 1, not 2"):
         recorder.record_episodes(Failing(), replace(config, tasks=(2,)), tmp_path)
+
+
+@dataclass
+class FailingInOneTask(Failing):
+    """Its first task fails at once; an attempt in the other takes a while."""
+
+    @contextmanager
+    def playing(self, config, task):
+        def play(seed):
+            sleep(0.3)
+            return _episode(1, 4)
+
+        yield play if task else lambda seed: None
+
+
+def test_an_error_in_one_task_ends_the_others(tmp_path):
+    """And what they have recorded stays."""
+    config = RecordingConfig(tmp_path / "out", episodes_per_task=1000, workers=2)
+    with pytest.raises(InputError, match="The expert failed 20 times at lift"):
+        recorder.record_episodes(FailingInOneTask(), config, tmp_path)
+    assert 0 < len(list(tmp_path.glob("task_01*.npz"))) < 100
 
 
 def test_hundreds_of_episodes_do_not_end_at_an_unlucky_one(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Protocol
 
@@ -120,7 +121,8 @@ def record_episodes(
     Episode k of a task depends on the seed, the task, k and the policy only, so a killed run goes on where it
     stopped. What happens in it does not depend on the cameras.
     progress: told now and then how many episodes there are, and how many there are to be.
-    Raises InputError if an episode cannot be finished from several start states.
+    Raises InputError if an episode cannot be finished from several start states, as soon as each worker is through
+    with its attempt under way.
     """
     count = len(recorder.task_names(config.suite))
     chosen = list(config.tasks) or list(range(count))
@@ -131,11 +133,14 @@ def record_episodes(
         for task in chosen
     }
     all_files = [file for files in wanted.values() for file in files]
+    context = get_context("spawn")
+    stopping = context.Event()
     # A fresh process for each task: the simulator never gives its drawing memory back.
     with ProcessPoolExecutor(
         config.workers,
-        mp_context=get_context("spawn"),
+        mp_context=context,
         initializer=_begin_worker,
+        initargs=(stopping,),
         max_tasks_per_child=1,
     ) as pool:
         running = [
@@ -144,15 +149,28 @@ def record_episodes(
             if (missing := [(k, file) for k, file in enumerate(files) if not file.exists()])
         ]
         waiting = set(running)
-        while waiting:
-            done, waiting = wait(waiting, timeout=_LOOK_EVERY)
-            for task_recorded in done:
-                task_recorded.result()
-            progress(sum(file.exists() for file in all_files), len(all_files))
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=_LOOK_EVERY)
+                for task_recorded in done:
+                    task_recorded.result()
+                progress(sum(file.exists() for file in all_files), len(all_files))
+        except BaseException:
+            # Else the error would show when all other tasks are recorded, hours later.
+            stopping.set()
+            for task_recorded in waiting:
+                task_recorded.cancel()
+            raise
     return all_files
 
 
-def _begin_worker() -> None:
+_stopping: Event | None = None
+"""Of a worker process: set where no more episodes are wanted."""
+
+
+def _begin_worker(stopping: Event) -> None:
+    global _stopping
+    _stopping = stopping
     end_with_parent()
     logging.disable(logging.WARNING)  # robosuite warns of settings nobody asked for, in every process
 
@@ -165,6 +183,8 @@ def _record_task(
     with recorder.playing(config, task) as play:
         for episode, file in missing:
             for attempt in range(_ATTEMPTS):
+                if _stopping is not None and _stopping.is_set():
+                    return
                 if demonstration := play([config.seed, task, episode, attempt]):
                     demonstration.save(file)
                     break
