@@ -20,7 +20,7 @@ for suite in $suites; do
   shown+=("$OUT/data/$suite") weights+=(1)
   unless "$OUT/data/$suite/meta/info.json" \
     spatialvla record --suite "$suite" --tasks $tasks --episodes-per-task $demonstrations --seed 2 --no-depth \
-    --out "$OUT/data/$suite"
+    --draw-every $draw_every --out "$OUT/data/$suite"
 done
 
 # 2. The depth estimator, from all suites, as each has rooms of its own. It is frozen from here on.
@@ -45,7 +45,7 @@ for suite in $suites; do
   corrected+=("$OUT/data/${suite}_mistakes") weights+=(2)
   unless "$OUT/data/${suite}_mistakes/meta/info.json" \
     spatialvla record --suite "$suite" --tasks $tasks --episodes-per-task $mistakes --seed 3 --no-depth \
-    --policy "$OUT/first/model" --out "$OUT/data/${suite}_mistakes"
+    --draw-every $draw_every --policy "$OUT/first/model" --out "$OUT/data/${suite}_mistakes"
 done
 
 # 6. It goes on with both kinds of demonstrations; the weights are then rounded to 16 bits,

@@ -4,7 +4,8 @@ case ${SIZE:-full} in
   full)
     suites="libero_spatial libero_object libero_goal libero_10"
     tasks="0 1 2 3 4 5 6 7 8 9"
-    depth_episodes=3 demonstrations=30 mistakes=10  # of each task
+    depth_episodes=3 demonstrations=90 mistakes=15  # of each task
+    draw_every=6  # steps of a demonstration: many start states, few pictures of each
     depth_steps=3000 vision_steps=6000 policy_steps=9000
     evaluated=20  # episodes of each task
     ;;
@@ -12,6 +13,7 @@ case ${SIZE:-full} in
     suites="libero_spatial libero_goal"
     tasks="0 1"
     depth_episodes=1 demonstrations=1 mistakes=1
+    draw_every=2
     depth_steps=5 vision_steps=5 policy_steps=5
     evaluated=1
     ;;
