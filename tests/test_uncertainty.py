@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from spatialvla import Observation, Optimization, Policy
 from spatialvla.execution import Execution
 from spatialvla.model.decoding.chunk import decode
-from spatialvla.uncertainty import translation_cells, uncertainties
+from spatialvla.readout import CellMiddles
+from spatialvla.uncertainty import uncertainties
 
 CHECKPOINT = Path(__file__).parent / "goldens" / "reference" / "checkpoint"
 DATASET = "tiny_robot/0.1.0"
@@ -54,7 +55,7 @@ def test_the_probabilities_are_those_of_one_pass_over_prompt_and_chunk(policy):
 
 
 def test_entropy_and_spread_by_definition(policy):
-    config, cells = policy.model.config, translation_cells(policy.processor, DATASET)
+    config, cells = policy.model.config, CellMiddles.of(policy.processor, DATASET).translation
     sizes = [rows.stop - rows.start for rows in config.grammar]
     sure = [F.one_hot(torch.tensor([[min(3, size - 1)]]), size).float() for size in sizes]
     even = [torch.full((1, 1, size), 1 / size) for size in sizes]

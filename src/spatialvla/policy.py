@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +28,8 @@ from spatialvla.model.fast.optimize import check_optimization
 from spatialvla.model.fast.options import Optimization
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
-from spatialvla.types import ActionChunk, CameraImage, Observation, Uncertainty
+from spatialvla.readout import CellMiddles, mean_actions
+from spatialvla.types import ActionChunk, CameraImage, Observation, Readout, Uncertainty
 from spatialvla.uncertainty import uncertainties
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class Policy:
         tolerance: int = 0,
         depth_every: int = 1,
         uncertainty: bool = False,
+        readout: Readout | None = None,
     ) -> None:
         """dataset: whose statistics scale the actions; None takes those of the dataset that the checkpoint was
         trained on last, or the only ones it has.
@@ -64,10 +67,13 @@ class Policy:
         tolerance: cells by which a guess may miss each coordinate and still be taken; above 0 chunks differ.
         depth_every: decisions of an episode that share one estimated depth map.
         uncertainty: tell with each chunk how sure the model was, which takes one pass of the decoder more.
+        readout: the actions of the likeliest tokens, or the mean over all tokens, which takes the same pass; None is
+        as the checkpoint says. Sampled tokens have no mean.
         Raises CheckpointError where model and processor do not belong together.
         """
         check_belongs(model.config, processor)
-        _check_use(prompt, tolerance, depth_every)
+        readout = readout or processor.readout
+        _check_use(prompt, tolerance, depth_every, temperature, readout)
         self.model = model.eval()
         self.processor = processor
         self.dataset = processor.dataset_for(dataset)
@@ -78,6 +84,7 @@ class Policy:
         self.tolerance = tolerance
         self.depth_every = depth_every
         self.uncertainty = uncertainty
+        self.readout = readout
         self._executor = self.new_executor()
         self._pictures = FrozenPicture(measured=False)
         self._told = np.zeros(3)
@@ -96,6 +103,7 @@ class Policy:
         tolerance: int = 0,
         depth_every: int = 1,
         uncertainty: bool = False,
+        readout: Readout | None = None,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
         optimization: Optimization | None = None,
@@ -113,9 +121,9 @@ class Policy:
         processor: the checkpoint's own, where it has been read already; reading takes seconds at the 4 B size.
         """
         # Loading the weights takes longest: whatever can be refused is refused before.
-        _check_use(prompt, tolerance, depth_every)
         if processor is None:
             processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
+        _check_use(prompt, tolerance, depth_every, temperature, readout or processor.readout)
         dataset = processor.dataset_for(dataset, suite)
         if optimization is not None:
             check_optimization(optimization, find_device(device))
@@ -135,6 +143,7 @@ class Policy:
             tolerance=tolerance,
             depth_every=depth_every,
             uncertainty=uncertainty,
+            readout=readout,
         )
 
     @property
@@ -262,6 +271,10 @@ class Policy:
             )
         return mirror_extrinsics(pose) if seen.mirrored else pose
 
+    @cached_property
+    def _middles(self) -> CellMiddles:
+        return CellMiddles.of(self.processor, self.dataset)
+
     def _rows(self, observations: Sequence[Observation | Prepared], committed: Tokens) -> list[Prepared]:
         if isinstance(observations, Observation | Prepared | Mapping):
             raise InputError(
@@ -313,12 +326,14 @@ class Policy:
             tolerance=self.tolerance,
             cells=self.processor.grid.cells,
             sampling=Sampling.at(self.temperature),
-            probabilities=self.uncertainty,
+            probabilities=self.uncertainty or self.readout == "mean",
         )
         tokens = self.processor.tokens(decoded.ids)
         actions = self.processor.actions(tokens, self.dataset)
+        if self.readout == "mean" and decoded.probabilities is not None:
+            actions = mean_actions(actions, decoded.probabilities, self._middles)
         unsure: Sequence[Uncertainty | None] = [None] * len(rows)
-        if decoded.probabilities is not None:
+        if self.uncertainty and decoded.probabilities is not None:
             unsure = uncertainties(decoded.probabilities, self.processor, self.dataset)
         return [ActionChunk(*chunk) for chunk in zip(actions, tokens, unsure, strict=True)]
 
@@ -332,7 +347,7 @@ def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T
     return tokens
 
 
-def _check_use(prompt: str, tolerance: int, depth_every: int) -> None:
+def _check_use(prompt: str, tolerance: int, depth_every: int, temperature: float, readout: Readout) -> None:
     if "{instruction}" not in prompt:
         raise InputError(f"The prompt template {prompt!r} lacks {{instruction}}.")
     if set("{}") & set(prompt.replace("{instruction}", "")):
@@ -340,4 +355,9 @@ def _check_use(prompt: str, tolerance: int, depth_every: int) -> None:
     if tolerance < 0 or depth_every < 1:
         raise InputError(
             f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
+        )
+    if temperature > 0 and readout == "mean":
+        raise InputError(
+            "This policy says the mean of its actions, and a temperature draws one of them; set temperature to 0 or "
+            "readout to likeliest."
         )

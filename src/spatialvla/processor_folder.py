@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from tokenizers import Tokenizer
 
@@ -22,12 +22,14 @@ from spatialvla.model.config import PUBLISHED_CAMERAS, check_camera_names
 from spatialvla.model.folders import resolve_folder
 from spatialvla.model.hub import upload_saved
 from spatialvla.tokenizer import action_token, read_tokenizer
+from spatialvla.types import Readout
 
 RESERVED = ("<image>", "<bos>", "<eos>", "<pad>")
 """Tokens that no prompt may hold."""
 
 _DEFAULT, _CAMERAS, _OTHERS = "default_dataset", "cameras", "other_intrinsic_config"
 _STATE, _PROPRIO = "state_names", "proprio"
+_READOUT = "action_readout"
 _PICTURES = "preprocessor_config.json"
 _LARGEST_IMAGE, _LONGEST_CHUNK = 4096, 10_000
 PASSED_ON = ("tokenizer_config.json", "special_tokens_map.json", _PICTURES)
@@ -40,6 +42,7 @@ class StoredProcessor:
 
     tokenizer: text <-> ids. grid: normalized actions <-> action tokens. statistics, cameras: by dataset key;
     cameras["default"] serves datasets without their own. units: of the actions of datasets that tell.
+    readout: which action a step's probabilities stand for, where the user does not say.
     default_dataset: whose statistics scale the actions where none is named, the one that was trained last.
     image_size: side of the square image in pixels.
     camera_names: of the model's cameras, in order. other_cameras: as `cameras`, of each camera behind the first.
@@ -57,6 +60,7 @@ class StoredProcessor:
     action_chunk_size: int
     units: Mapping[str, ActionUnits] = field(default_factory=dict)
     default_dataset: str | None = None
+    readout: Readout = "likeliest"
     camera_names: tuple[str, ...] = PUBLISHED_CAMERAS
     other_cameras: Mapping[str, Mapping[str, Camera]] = field(default_factory=dict)
     state_names: tuple[str, ...] = ()
@@ -70,6 +74,11 @@ class StoredProcessor:
         if self.tokenizer.token_to_id(action_token(self.grid.size)) is not None:
             raise CheckpointError(
                 f"The tokenizer has more action tokens than the grid's {self.grid.size}; they do not belong together."
+            )
+        if self.readout not in get_args(Readout):
+            raise CheckpointError(
+                f"The processor's action_readout is {self.readout!r}, not {' or '.join(get_args(Readout))}; a newer "
+                "version may know it."
             )
         if "default" not in self.cameras:
             raise CheckpointError("The processor needs default intrinsics (an entry 'default').")
@@ -124,6 +133,7 @@ class StoredProcessor:
                 action_chunk_size=int(raw["action_chunk_size"]),
                 units={k: ActionUnits.from_json(v) for k, v in raw.get("action_units", {}).items()},
                 default_dataset=raw.get(_DEFAULT),
+                readout=raw.get(_READOUT, "likeliest"),
                 camera_names=tuple(raw.get(_CAMERAS, PUBLISHED_CAMERAS)),
                 other_cameras={
                     name: {k: Camera.from_json(v) for k, v in of_datasets.items()}
@@ -194,7 +204,9 @@ class StoredProcessor:
             parts[_STATE] = list(self.state_names)
         if self.default_dataset is not None:
             parts[_DEFAULT] = self.default_dataset
-        changing = (_DEFAULT, _CAMERAS, _OTHERS, _STATE)
+        if self.readout != "likeliest":
+            parts[_READOUT] = self.readout
+        changing = (_DEFAULT, _CAMERAS, _OTHERS, _STATE, _READOUT)
         kept = {k: v for k, v in self.extra.items() if k not in changing or k in parts}
         return {**kept, **{k: v for k, v in parts.items() if kept.get(k) != v}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Real, UInt8
@@ -89,6 +90,10 @@ class Observation:
         return {first: seen, **self.images}
 
 
+Readout = Literal["likeliest", "mean"]
+"""The action that a policy says: of each step's likeliest tokens, as published, or the mean over all of them."""
+
+
 @dataclass(frozen=True)
 class Uncertainty:
     """How sure a policy was of each step's cells.
@@ -119,7 +124,8 @@ class ActionChunk:
     """Actions for the next steps, first to last.
 
     actions: Δx, Δy, Δz, Δroll, Δpitch, Δyaw in the dataset's units, gripper in [0, 1] with 1 = open; float64.
-    tokens: translation, rotation and gripper token on the action grid.
+    tokens: the likeliest translation, rotation and gripper token on the action grid; which actions they stand for
+    depends on the policy's readout.
     uncertainty: of the policy; None unless it was asked for.
     """
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from spatialvla.processor import Processor
+from spatialvla.readout import CellMiddles
 from spatialvla.types import Uncertainty
 
 
@@ -16,18 +17,11 @@ def uncertainties(
     """One for each row. probabilities: (B, steps, cells) of the translation's, rotation's and gripper's cells."""
     entropy = torch.stack([_bits(each) for each in probabilities], dim=-1).double().cpu().numpy()
     kept = [each.float().cpu().numpy() for each in probabilities]
-    spread = _spread(kept[0].astype(np.float64), translation_cells(processor, dataset))
+    spread = _spread(kept[0].astype(np.float64), CellMiddles.of(processor, dataset).translation)
     meters = processor.action_units(dataset).meters
     millimeters = spread * (np.nan if meters is None else 1e3 * meters)
     rows = zip(entropy, millimeters, zip(*kept, strict=True), strict=True)
     return [Uncertainty(*row) for row in rows]
-
-
-def translation_cells(processor: Processor, dataset: str | None) -> Float[np.ndarray, "cells 3"]:
-    """The middle of each translation cell, in the dataset's units."""
-    (first, end), (rotation, _), (gripper, _) = processor.grid.ranges
-    tokens = np.array([[token, rotation, gripper] for token in range(first, end)])
-    return processor.actions(tokens[None], dataset)[0, :, :3]
 
 
 def _bits(probabilities: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ UNSET = {
     "--camera": "the dataset's only one",
     "--cameras": "all that the dataset has",
     "--action-key": "the checkpoint's only one",
+    "--readout": "as the checkpoint says",
     "--gym": "a suite instead",
     "--latency": "no --realtime",
     "--mapping": "a dataset that needs none, and no environment of --gym",

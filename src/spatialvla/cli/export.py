@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +10,7 @@ from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.verb import Verb
 from spatialvla.common.output_folder import check_output_folder
 from spatialvla.errors import InputError
+from spatialvla.types import Readout
 
 if TYPE_CHECKING:
     from spatialvla.edge.settings import Kind
@@ -51,6 +52,9 @@ class Export(Verb):
 
     fit_rotations: tuple[Literal["roll", "pitch", "yaw"], ...] = ()
     """Decode the fastest of these rotations, which statistics clip, to their mean in --dataset; no token changes."""
+
+    readout: Readout | None = None
+    """Write that the policy's actions are to be the mean over all tokens, or those of the likeliest; None keeps it."""
 
     calibration: FlatDatasetOptions = field(default_factory=DatasetOptions)
     """What rotations are fitted to, and weights in 4 bits; these are rounded to the nearest without any."""
@@ -115,7 +119,7 @@ class Export(Verb):
             start_share=self.start_share,
             dtype=dtypes[self.dtype],
             quantize=self._quantize if self.precision == "int4" else None,
-            refit=self._refit if self.fit_rotations else None,
+            refit=self._refit,
             max_shard_size=self.max_shard_size,
         )
         if card:
@@ -131,6 +135,10 @@ class Export(Verb):
         return bool(self.calibration.dataset) or self.calibration.mixture is not None
 
     def _refit(self, processor: Processor) -> Processor:
+        if self.readout is not None:
+            processor = replace(processor, readout=self.readout)
+        if not self.fit_rotations:
+            return processor
         from spatialvla.common.cache_folder import cache_folder
         from spatialvla.training.rotation_fit import fit_rotations
 
@@ -158,16 +166,18 @@ class Export(Verb):
         from spatialvla.edge.export import export_graphs
         from spatialvla.policy import Policy
 
-        changed = self.merge or self.start_share != 0 or bool(self.fit_rotations)
+        changed = self.merge or self.start_share != 0 or bool(self.fit_rotations) or self.readout is not None
         of_weights = changed or self.dtype not in ("auto", "fp32") or self.precision != "full"
         of_card = self.push or self.license or self.results or self.name
         if of_weights or of_card or self.towers or self.text_head or self._calibrated:
             raise InputError(
                 f"--to {kind} writes graphs in fp32, with any adapter in them; leave out --merge, --start-share, "
-                "--fit-rotations, --dtype, --push and what is for weights in 4 bits or for a model card."
+                "--fit-rotations, --readout, --dtype, --push and what is for weights in 4 bits or for a model card."
             )
         tune_cpu()
-        policy = Policy.from_pretrained(self.policy, dataset=self.action_key, base=self.base, speculate=False)
+        policy = Policy.from_pretrained(
+            self.policy, dataset=self.action_key, base=self.base, speculate=False, readout="likeliest"
+        )
         checked = export_graphs(policy, self.out, kind, self.prompt_tokens)
         print(
             f"Wrote {self.out}; all {checked.tokens} tokens of {checked.chunks} chunks are the policy's own"

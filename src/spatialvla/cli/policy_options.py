@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from spatialvla.execution import WHOLE_CHUNKS, Execution
+from spatialvla.types import Readout
 
 if TYPE_CHECKING:
     from spatialvla.policy import Policy
@@ -43,6 +44,9 @@ class PolicyOptions:
 
     precision: Literal["auto", "fp32", "bf16", "int8", "w8a8", "int4", "w4a8", "fp8"] = "auto"
     """Of the weights, see above."""
+
+    readout: Readout | None = None
+    """Actions of the likeliest tokens, as published, or the mean over all tokens; None takes what the policy says."""
 
     compile: bool = False
     """Let torch compile the model, minutes when it is loaded, and on a GPU record CUDA graphs."""
@@ -88,6 +92,7 @@ class PolicyOptions:
             tolerance=tolerance,
             depth_every=depth_every,
             uncertainty=uncertainty,
+            readout=self.readout,
             dtype=dtype,
             device=str(device),
             optimization=Optimization(

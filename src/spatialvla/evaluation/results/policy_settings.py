@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from spatialvla.evaluation.results.latency import Latency
 from spatialvla.execution import Execution
+from spatialvla.types import Readout
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class PolicySettings:
     actions.
     speculate, tolerance: whether chunks are guessed from the last one, and how many cells a guess may be off.
     depth_every: decisions that share one estimated depth map. prompt: template around the instruction.
-    temperature: of sampling, 0 for greedy. dtype: of the weights in memory, and what was made 8 bits of.
+    temperature: of sampling, 0 for greedy. readout: actions of the likeliest tokens, or the mean.
+    dtype: of the weights in memory, and what was made 8 bits of.
     latency: of each chunk where the world did not wait; None where it did.
     """
 
@@ -27,6 +29,7 @@ class PolicySettings:
     depth_every: int = 1
     prompt: str = "{instruction}"
     temperature: float = 0.0
+    readout: Readout = "likeliest"
     dtype: str = "float32"
     latency: Latency | None = None
 

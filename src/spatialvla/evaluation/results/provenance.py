@@ -41,6 +41,7 @@ def settings_of(policy: Policy) -> PolicySettings:
         depth_every=policy.depth_every,
         prompt=policy.prompt,
         temperature=policy.temperature,
+        readout=policy.readout,
         dtype=f"{dtype}, {precision}" if precision else dtype,
     )
 

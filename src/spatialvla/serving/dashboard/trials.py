@@ -123,7 +123,8 @@ def _seen_in(dataset: str, policy: Policy, name: str, seen: CameraImage) -> Came
 def _trial(number: int, policy: Policy, dataset: str, answer: Answer, executor: Executor) -> Trial:
     chunk = answer.chunk
     if dataset != policy.dataset:  # the engine's answers are in the units of the policy's own
-        actions = policy.processor.actions(chunk.tokens[None], dataset)[0]
+        own, other = map(policy.processor.dataset_statistics, (policy.dataset, dataset))
+        actions = other.denormalize(own.normalize(chunk.actions))
         chunk = replace(chunk, actions=actions, uncertainty=None)
     observation, units = answer.request.observation, policy.processor.action_units(dataset)
     cameras = shown_cameras(

@@ -14,7 +14,7 @@ from spatialvla.actions.units import UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.geometry.camera import Camera
 from spatialvla.policy import Policy
-from spatialvla.uncertainty import translation_cells
+from spatialvla.readout import CellMiddles
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Rig:
     @classmethod
     def of(cls, policy: Policy, units: ActionUnits) -> Rig:
         """A policy's cameras. units: of its actions, as far as it, or what it drives, says them."""
-        cells = translation_cells(policy.processor, policy.dataset)
+        cells = CellMiddles.of(policy.processor, policy.dataset).translation
         return cls({name: _camera(policy, name) for name in policy.camera_names}, units, cells)
 
     @property
