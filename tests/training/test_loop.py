@@ -38,6 +38,8 @@ def test_loss_falls_and_the_exported_policy_acts(make_config, dataset):
     assert rows[-1]["samples_per_s"] > 0
     (validation,) = lines(config, "validation")
     assert validation["error/quantization"] <= validation["error/translation"] < 2
+    assert 0 < validation["error_of_mean/translation"] != validation["error/translation"]
+    assert validation["error_of_mean/gripper"] == validation["error/gripper"]
     assert list((config.out / "tensorboard").iterdir())
 
     policy = Policy.from_pretrained(result.model)

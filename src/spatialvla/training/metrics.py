@@ -14,9 +14,11 @@ from spatialvla.actions.grids import KINDS
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
+from spatialvla.model.decoding.chunk import Decoded, decode
 from spatialvla.model.network import LossOutput, PrefixMask
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
+from spatialvla.readout import CellMiddles, mean_actions
 from spatialvla.training.parallel.world import ALONE, World
 from spatialvla.training.presence import further_parts, present, slots, without
 
@@ -61,8 +63,8 @@ def token_metrics(
         for name in (network.cameras[0], *further_parts(network)):
             numbers[f"present/{name}"] = _tally(there.get(name, absent).float())
     is_action = loaded.batch.is_action(network.action_token_begin_idx)
-    tokens = said[is_action].view(len(said), -1)
-    return numbers | action_errors("l1", tokens, loaded, processor, _learned(wanted[is_action], len(said)))
+    actions = processor.decode(said[is_action].view(len(said), -1), loaded.keys)
+    return numbers | action_errors("l1", actions, loaded, _learned(wanted[is_action], len(said)))
 
 
 def _learned(labels: torch.Tensor, rows: int) -> np.ndarray:
@@ -72,17 +74,15 @@ def _learned(labels: torch.Tensor, rows: int) -> np.ndarray:
 
 def action_errors(
     name: str,
-    tokens: torch.Tensor,
+    actions: np.ndarray,
     loaded: LoadedBatch,
-    processor: Processor,
     steps: np.ndarray | slice = slice(None),
 ) -> dict[str, tuple[float, float]]:
-    """Mean absolute errors of tokens (B, 3 * chunk), in each dataset's units; gripper: the share wrong.
+    """Mean absolute errors of actions (B, chunk, 7), in each dataset's units; gripper: the share wrong.
 
     steps: (B, chunk) bool, those that count.
     """
-    decoded = processor.decode(tokens, loaded.keys)
-    error = np.abs(decoded - loaded.actions)[steps]
+    error = np.abs(actions - loaded.actions)[steps]
     parts = {"translation": error[..., :3], "rotation": error[..., 3:6], "gripper": error[..., 6] > 0.5}
     return {f"{name}/{part}": (float(values.sum()), values.size) for part, values in parts.items()}
 
@@ -99,6 +99,7 @@ def validate(
     """`token_metrics` of held-out samples and the error of freely generated chunks, for each batch.
 
     error/…: as l1/…, but of actions that the model generates going on from its own tokens.
+    error_of_mean/…: the same of the readout `mean`.
     error/quantization: the translation error of the grid alone, which no model beats.
     loss/without_…, l1_without_…/…: the loss, and the errors as l1/…, where one of the further cameras, or the state,
     is hidden from all samples.
@@ -110,13 +111,14 @@ def validate(
         batch = loaded.batch.to(model.device)
         with autocast():
             output = model.training_loss(batch, mask=mask)
-            tokens = model.generate(prompts_of(batch))
+            decoded = decode(model.passes, prompts_of(batch), probabilities=True)
             hidden = _without_each(model, batch, loaded, mask)
         assert batch.labels is not None
         is_action = batch.is_action(model.config.action_token_begin_idx)
         steps = _learned(batch.labels[is_action], len(batch))
-        true = batch.input_ids[is_action].view(len(batch), -1)
-        quantized = action_errors("error", true, loaded, processor, steps)["error/translation"]
+        true = processor.decode(batch.input_ids[is_action].view(len(batch), -1), loaded.keys)
+        quantized = action_errors("error", true, loaded, steps)["error/translation"]
+        actions = processor.decode(decoded.ids, loaded.keys)
         measured = token_metrics(output, loaded, processor, model.config, keys)
         for name, missed in hidden.items():
             numbers = token_metrics(missed, loaded, processor, model.config, keys)
@@ -127,11 +129,23 @@ def validate(
             }
         rows.append(
             measured
-            | action_errors("error", tokens, loaded, processor, steps)
+            | action_errors("error", actions, loaded, steps)
+            | action_errors("error_of_mean", _means(actions, decoded, loaded, processor), loaded, steps)
             | {"error/quantization": quantized}
         )
     model.train(was_training)
     return rows
+
+
+def _means(actions: np.ndarray, decoded: Decoded, loaded: LoadedBatch, processor: Processor) -> np.ndarray:
+    """(B, chunk, 7) in each row's units. actions: of the likeliest tokens."""
+    assert decoded.probabilities is not None
+    means = actions.copy()
+    for key in dict.fromkeys(loaded.keys):
+        rows = [row for row, other in enumerate(loaded.keys) if other == key]
+        moves, turns, grippers = (each[rows] for each in decoded.probabilities)
+        means[rows] = mean_actions(actions[rows], (moves, turns, grippers), CellMiddles.of(processor, key))
+    return means
 
 
 def _without_each(
