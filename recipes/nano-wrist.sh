@@ -55,14 +55,14 @@ for suite in $suites; do
 done
 
 # 6. It goes on with both kinds of demonstrations; the weights are then rounded to 16 bits,
-# and fast rotations, which the statistics clip, decoded as fast as they were shown.
+# fast rotations, which the statistics clip, decoded as fast as they were shown, and actions read as the mean.
 unless "$OUT/second/model/config.json" \
   spatialvla train --resume --policy "$OUT/first/model" --dataset "${shown[@]}" "${corrected[@]}" \
   --weights "${weights[@]}" --statistics "$OUT/statistics.json" $seen $training \
   --cache "$OUT/cache" --out "$OUT/second"
 unless "$OUT/nano-wrist/config.json" \
-  spatialvla export --policy "$OUT/second" --dtype fp16 --fit-rotations roll --dataset "${shown[@]}" --camera $first_camera \
-  --out "$OUT/nano-wrist"
+  spatialvla export --policy "$OUT/second" --dtype fp16 --fit-rotations roll --dataset "${shown[@]}" \
+  --camera $first_camera --readout mean --out "$OUT/nano-wrist"
 
 # 7. How often it succeeds, from the benchmark's own start states. Episodes that were played are not played again.
 for suite in $suites; do

@@ -47,7 +47,11 @@ ROWS = [
     ("success.md", "libero_spatial_nano_w8a8", "it is {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_nano-int4", "it is {of} ({low} to {high} %)."),
     ("success.md", "libero_spatial_nano-1_bf16", "it is {of} ({low} to {high} %)."),
-    *(("success.md", f"{suite}_nano-wrist-1", f"| `{suite}` | {{cells}} |") for suite in LIBERO),
+    *(
+        ("success.md", f"{suite}_{policy}", f"| `{suite}` | {{cells}} |")
+        for policy in ("nano-wrist-1", "nano-wrist-2")
+        for suite in LIBERO
+    ),
     ("success.md", "libero_goal_nano-wrist-1_receding", "it has {of} in Goal ({low} to {high} %)."),
     ("success.md", "libero_spatial_swap_nano", "it has {of} ({low} to {high} %), as nano-wrist-1"),
     ("results.md", "libero_spatial_swap_nano", "the same, [nano](success.md#nano) | {short} |"),
@@ -109,10 +113,11 @@ PAIRS = [
     ),
     *(
         (
-            f"{suite}_nano-wrist-1",
-            f"{suite}_nano-wrist",
-            f"{{first}} of {name} that nano-wrist-1 solved and won {{second}} others (McNemar's exact p {{p}})",
+            f"{suite}_{before}",
+            f"{suite}_{after}",
+            f"{{first}} of {name} that {before} solved and won {{second}} others (McNemar's exact p {{p}})",
         )
+        for before, after in (("nano-wrist-1", "nano-wrist-2"), ("nano-wrist-2", "nano-wrist"))
         for suite, name in LIBERO.items()
     ),
 ]
