@@ -42,13 +42,17 @@ GOOD = {"actions": np.zeros((4, 7)), "tokens": np.zeros((4, 3), int)}
 
 
 @contextmanager
-def bad_server(reply: Callable[[dict], bytes | str], metadata: bytes | str = METADATA) -> Iterator[str]:
+def bad_server(
+    reply: Callable[[dict], bytes | str],
+    metadata: bytes | str | Callable[[], bytes] = METADATA,
+    largest: int = 2**20,
+) -> Iterator[str]:
     def handle(websocket) -> None:
-        websocket.send(metadata)
+        websocket.send(metadata() if callable(metadata) else metadata)
         for message in websocket:
             websocket.send(reply(unpack(message)))
 
-    server = serve(handle, "127.0.0.1", 0)
+    server = serve(handle, "127.0.0.1", 0, max_size=largest)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -83,6 +87,22 @@ def test_an_answer_that_does_not_fit_is_never_returned(changes):
         robot.act(SEEN)
 
 
+def test_an_observation_that_is_too_large_is_refused_and_not_sent_again():
+    greeted = []
+
+    def greeting() -> bytes:
+        greeted.append(True)
+        return METADATA
+
+    large = Observation(np.zeros((64, 64, 3), np.uint8), "push")
+    good = pack({**GOOD, "request_id": 2})
+    with bad_server(lambda message: good, greeting, largest=5000) as url, Client(url) as robot:
+        with pytest.raises(Refused, match="larger than the server takes; send smaller pictures") as refused:
+            robot.act(large)
+        assert (refused.value.outcome, len(greeted)) == ("bad_input", 1)
+        assert len(robot.act(SEEN).actions) == 4
+
+
 def test_garbage_is_an_error():
     with (
         bad_server(lambda message: b"\xc1") as url,
@@ -113,6 +133,26 @@ def test_a_server_that_does_not_say_its_cameras_names_is_an_error(cameras):
         pytest.raises(ProtocolError, match="does not say what it calls its cameras"),
     ):
         robot.act(Observation(SEEN.image, "pick", images=wrist))
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ({"wrist": None}, "camera 'wrist' has no picture.*leave out cameras that are missing"),
+        ({"wrist": SEEN.image}, r"write \{'wrist': CameraImage\(picture\)\}"),
+        ({"wrist": CameraImage(None)}, "camera 'wrist' has no picture"),
+        ([CameraImage(SEEN.image)], "CameraImages by name, not a list"),
+    ],
+)
+def test_a_camera_without_a_picture_is_refused_in_words(images, sentence):
+    cameras = [{"name": "wrist", "keys": {"image": "wrist"}}]
+    metadata = pack({"server": "spatialvla", "keys": {"image": "i", "prompt": "p"}, "cameras": cameras})
+    good = pack({**GOOD, "request_id": 2})  # the refused one has used up number 1
+    with bad_server(lambda message: good, metadata) as url, Client(url) as robot:
+        with pytest.raises(Refused, match=sentence) as refused:
+            robot.act(Observation(SEEN.image, "push", images=images))
+        assert refused.value.outcome == "bad_input"
+        assert len(robot.act(SEEN).actions) == 4, "and the connection goes on"
 
 
 def test_a_server_that_names_no_cameras_has_one():

@@ -11,7 +11,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +27,7 @@ from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncer
 
 _LARGEST_ANSWER = 16 * 2**20
 _WORTH_RETRYING = ("busy", "draining")
+_TOO_LARGE = 1009  # RFC 6455's close code for a message that is too big
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,12 @@ class Client:
                 reason = error
             except (OSError, InvalidHandshake, ConnectionClosed) as error:
                 self._drop()
+                if _was_too_large(error):
+                    raise Refused(
+                        "The observation is larger than the server takes; send smaller pictures or depth, or start "
+                        "it with a larger --traffic.max-message-mb.",
+                        "bad_input",
+                    ) from None
                 reason = error
             except WebSocketException as error:
                 self._drop()
@@ -225,7 +232,7 @@ class Client:
         parts = {"image": observation.image, **_parts(observation), "position": position, "state": state}
         message = _under(keys, parts)
         message.update(_under(keys, {"prompt": observation.instruction}))
-        for name, seen in observation.images.items():
+        for name, seen in _cameras(observation.images):
             more = _under(self._keys_of(name), {"image": seen.image, **_parts(seen)})
             if set(more) & set(message):
                 raise Refused(f"The camera {name} is given twice, as image and in images; leave one out.")
@@ -246,6 +253,22 @@ class Client:
         return known[camera]
 
 
+def _cameras(images: Mapping[str, CameraImage]) -> Iterable[tuple[str, CameraImage]]:
+    """The further cameras. Raises Refused for anything but pictures by name, such as None of a camera that failed."""
+    if not isinstance(images, Mapping):
+        raise Refused(
+            f"An Observation's images are CameraImages by name, not a {type(images).__name__}.", "bad_input"
+        )
+    for name, seen in images.items():
+        if getattr(seen, "image", None) is None:
+            raise Refused(
+                f"The camera {name!r} has no picture: write {{{name!r}: CameraImage(picture)}}, and leave out cameras "
+                "that are missing.",
+                "bad_input",
+            )
+    return images.items()
+
+
 def _parts(seen: Observation | CameraImage) -> dict[str, np.ndarray | None]:
     """What may come with a picture."""
     return {"intrinsics": seen.intrinsics, "extrinsics": seen.extrinsics, "depth": seen.depth}
@@ -261,6 +284,16 @@ def _under(keys: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
             raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
         message[keys[name]] = value if isinstance(value, str) else np.asarray(value)
     return message
+
+
+def _was_too_large(error: Exception) -> bool:
+    """Whether the server hung up as what we sent is too large, so that sending it again is no use."""
+    return (
+        isinstance(error, ConnectionClosed)
+        and error.rcvd is not None
+        and error.rcvd.code == _TOO_LARGE
+        and error.rcvd_then_sent is not False
+    )
 
 
 def _binary(message: str | bytes) -> bytes:
