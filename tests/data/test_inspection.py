@@ -130,6 +130,8 @@ def test_numbers_are_those_of_all_actions():
         (changed([3, 5], np.ones_like), {}, "roll, yaw never change"),
         (changed(6, lambda g: 2 * g - 1), {}, "the gripper lies outside of [0, 1] in 24 of 48 steps (from -1 to 1)"),
         (changed(6, np.ones_like), {}, "the gripper never changes; it is 1 all the time"),
+        (changed(6, lambda g: 0.08 * g), {}, "the gripper goes from 0 to 0.08, which is always closed (0 is closed, 1"),
+        (changed(6, lambda g: 0.9 + 0.1 * g), {}, "the gripper goes from 0.9 to 1, which is always open (0 is"),
         (changed(6, lambda g: 1 - g), {}, "closed at the start of 4 of 4 episodes; it may be inverted"),
         (lambda n: np.where(np.arange(7) == 6, n % 2, good(n)), {}, "the gripper does not change in 4 of 4"),
         (changed(slice(6), np.zeros_like), {}, "nothing moves in 100% of the steps"),
@@ -139,6 +141,12 @@ def test_numbers_are_those_of_all_actions():
 )  # fmt: skip
 def test_each_fault_has_its_warning(make, options, warning):
     assert any(warning in found for found in inspected(make, **options).warnings)
+
+
+def test_a_gripper_in_meters_is_not_said_to_be_inverted():
+    """Of 8 cm at most: it starts wide open, which is less than a half."""
+    (warning,) = inspected(changed(6, lambda g: 0.08 * g)).warnings
+    assert "scale it with a mapping's 'gripper: {min, max}'" in warning
 
 
 def test_damaged_episodes_are_counted_and_the_rest_is_read():

@@ -204,11 +204,22 @@ def _warnings(
             f"the gripper lies outside of [0, 1] in {tally.gripper_outside} of {steps} steps (from "
             f"{statistics.min[6]:g} to {statistics.max[6]:g}); scale it with a mapping's 'gripper: {{min, max}}'"
         )
+    elif span[6] > 0 and not statistics.min[6] < 0.5 < statistics.max[6]:
+        found.append(
+            f"the gripper goes from {statistics.min[6]:g} to {statistics.max[6]:g}, which is always "
+            f"{'open' if statistics.min[6] >= 0.5 else 'closed'} (0 is closed, 1 is open); scale it with a mapping's "
+            "'gripper: {min, max}'"
+        )
     elif span[6] == 0:
         found.append(f"the gripper never changes; it is {statistics.min[6]:g} all the time")
     elif tally.gripper_still > _MOSTLY * episodes:
         found.append(f"the gripper does not change in {tally.gripper_still} of {episodes} episodes")
-    if span[6] > 0 and not tally.gripper_outside and tally.starts_closed > _MOSTLY * episodes:
+    if (
+        statistics.max[6] > 0.5
+        and span[6] > 0
+        and not tally.gripper_outside
+        and tally.starts_closed > _MOSTLY * episodes
+    ):
         found.append(
             f"the gripper is closed at the start of {tally.starts_closed} of {episodes} episodes; it may be "
             "inverted (1 is open)"
@@ -249,12 +260,20 @@ def _far_motions(statistics: ActionStatistics, units: ActionUnits) -> Iterator[s
     """Steps that are too far in meters or radians, so that the numbers are likely something else."""
     reached = np.maximum(np.abs(statistics.q01), np.abs(statistics.q99))[:6].reshape(2, 3).max(axis=1)
     scale = (units.meters or 1.0, units.radians or 1.0)
-    parts = zip(("translation", "rotation"), ("meters", "radians"), reached, scale, _FARTHEST, strict=True)
-    for part, unit, number, one, farthest in parts:
+    parts = zip(
+        ("translation", "rotation"),
+        ("meters", "radians"),
+        ("millimeters", "degrees"),
+        reached,
+        scale,
+        _FARTHEST,
+        strict=True,
+    )
+    for part, unit, other, number, one, farthest in parts:
         if number * one > farthest:
             yield (
                 f"the {part} reaches {number:.3g} in a step (q01 to q99), and no arm moves {number * one:.3g} {unit} "
-                "in one; the actions may be a controller's units or absolute poses"
+                f"in one; the actions may be {other}, a controller's units or absolute poses"
             )
 
 
