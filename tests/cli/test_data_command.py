@@ -202,6 +202,22 @@ def test_statistics_of_two_datasets_are_written_for_a_run_to_take(capsys, tmp_pa
     }
 
 
+@pytest.mark.parametrize("verb", ["inspect", "convert"])
+def test_a_camera_that_no_episode_has_is_refused(verb, capsys, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        run(verb, "--dataset", LEROBOT, *CAMERA, "--cameras", "wirst", "--out", out)
+    assert "None of the datasets has the camera 'wirst' (lerobot_v3)" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_inspect_looks_at_one_episode_at_least(count, capsys):
+    with pytest.raises(SystemExit):
+        run("inspect", "--dataset", LEROBOT, *CAMERA, "--episodes", count)
+    assert f"episodes must be at least 1, not {count}" in capsys.readouterr().err
+
+
 def test_statistics_need_no_picture(tmp_path):
     """Of several cameras none is the first, the mapping's others may be any, and no video is there."""
     mapping = tmp_path / "mapping.yaml"

@@ -104,7 +104,7 @@ def check_parts(
         if name not in found and not any(name in views for look in looks for views in look):
             raise InputError(
                 f"None of the datasets has the camera '{name}' ({keys}); name its feature with a mapping's line "
-                f"'cameras: {{{name}: …}}', or train without it."
+                f"'cameras: {{{name}: …}}', or leave it out."
             )
     if state_size and state_needed and not any(source.state_names for source in sources):
         raise InputError(

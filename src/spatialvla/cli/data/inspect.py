@@ -13,6 +13,7 @@ from spatialvla.cli.bar import progress
 from spatialvla.cli.data.source_options import FlatSourceOptions
 from spatialvla.cli.rerun_option import destination
 from spatialvla.cli.verb import Verb
+from spatialvla.common.checks import check_counts
 from spatialvla.common.output_folder import check_output_folder
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Inspect(Verb):
 
     def run(self) -> None:
         """Prints what was found, and draws it."""
+        if self.episodes is not None:
+            check_counts(episodes=self.episodes)
         if self.out is not None:
             check_output_folder(self.out)
         from spatialvla.common.terminal import Terminal

@@ -41,14 +41,16 @@ class SourceOptions:
     """Whether damaged RLDS shards end the reading, or what can be read of them is read."""
 
     def open(self) -> EpisodeSource:
-        """The dataset's episodes. Raises InputError where it cannot be read so."""
+        """The dataset's episodes. Raises InputError where it cannot be read so, or lacks a camera that is named."""
         from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+        from spatialvla.data.mapping_lines import FIRST_CAMERA
+        from spatialvla.data.needed_parts import check_parts
         from spatialvla.data.sources import open_source
 
         mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
         if self.camera is not None:
             mapping = replace(mapping or FeatureMapping(), image=self.camera)
-        return open_source(
+        source = open_source(
             self.dataset,
             mapping=mapping,
             spec=self.spec,
@@ -57,6 +59,9 @@ class SourceOptions:
             cameras=self.cameras,
             state=self.state,
         )
+        if self.cameras:
+            check_parts([source], (FIRST_CAMERA, *self.cameras))
+        return source
 
 
 FlatSourceOptions = Annotated[SourceOptions, OmitArgPrefixes, arg(name="dataset")]
