@@ -196,7 +196,7 @@ def test_nothing_is_written_twice_when_killed_between_two_episodes(tmp_path, mon
 
 def test_what_cannot_be_converted_is_said(tmp_path, writes_at_once):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="Episode 0 has no instruction"):
+    with pytest.raises(InputError, match="Episode 0 has no instruction; --instruction says one"):
         convert(MadeSource(words=""), out)
     with pytest.raises(InputError, match=r"3\.75 steps a second; give a whole number"):
         convert(MadeSource(control_hz=3.75), out)

@@ -162,7 +162,7 @@ def test_depth_in_unknown_steps_is_left_out(copied):
     describe(copied, depth_min=None, depth_max=None, shift=None, use_log=None)
     assert DEPTH not in LeRobotDataset(copied).features
     assert LeRobotSource(copied, THROUGH_TOP).camera.depth is None
-    with pytest.raises(InputError, match=r"no depth 'observation.images.top_depth' but none.*how a video's"):
+    with pytest.raises(InputError, match=r"no depth 'observation.images.top_depth'; correct.*how a video's"):
         LeRobotSource(copied, FeatureMapping(image=TOP, depth=DEPTH))
 
 

@@ -215,7 +215,7 @@ SEVEN = np.ones((T, 7))
             "'grip' has the indices 0 to 6, not 7",
         ),
         ({"action": SEVEN}, {}, {"action": {"rotation": "quaternion_xyzw"}}, "holds 7 numbers .* not the 8"),
-        ({"action": SEVEN}, {}, {"depth": "far"}, "there is no depth 'far' but none"),
+        ({"action": SEVEN}, {}, {"depth": "far"}, "there is no depth 'far'; correct"),
         ({"action": SEVEN}, {}, {"intrinsics": "action"}, "there is no feature 'action' of 3x3 numbers"),
     ],
 )  # fmt: skip

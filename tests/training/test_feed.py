@@ -137,7 +137,9 @@ def test_words_can_stand_for_missing_instructions(make_config, tmp_path, in_memo
     (tmp_path / "mute.yaml").write_text(yaml.safe_dump({"instruction": ""}))
     mute = DatasetConfig(str(root), mapping=tmp_path / "mute.yaml")
     config = make_config(datasets=(mute,), in_memory=in_memory)
-    with pytest.raises(InputError, match="4 have no instruction"):
+    with pytest.raises(
+        InputError, match="4 have no instruction; leave it out, or say with --missing-instruction"
+    ):
         fed(config)
     told = replace(config, missing_instruction="Push it", instructions=tmp_path / "words.json")
     (tmp_path / "words.json").write_text('["push it"]')

@@ -77,7 +77,9 @@ def convert(
             raise InputError(f"{source.key} episode {index}: {error}") from None
         tasks = [episode.instruction_at(step) or instruction for step in range(len(episode.actions))]
         if not all(tasks):
-            raise InputError(f"Episode {index} has no instruction; give one for the episodes that have none.")
+            raise InputError(
+                f"Episode {index} has no instruction; --instruction says one for the episodes that have none."
+            )
         if writer is None:
             writer = LeRobotWriter(
                 out,

@@ -35,7 +35,10 @@ class GripperMapping:
 
     def __post_init__(self) -> None:
         if self.open not in (0, 1) or not -np.inf < self.min < self.max < np.inf:
-            raise InputError("the gripper needs 'open: 1' or 'open: 0', and a finite min below its max.")
+            raise InputError(
+                "the gripper needs 'open: 1' where its max is open or 'open: 0' where its min is, and a finite min "
+                "below its max."
+            )
 
     def opening(self, values: np.ndarray) -> np.ndarray:
         """(T,) as stored -> (T,) in [0, 1] with 1 = open."""

@@ -87,7 +87,8 @@ class TrainingMixture:
             if not found.counts(keep).any():
                 raise InputError(
                     f"{key} has no samples: of {len(found.lengths)} episodes {len(found.damaged)} are damaged and "
-                    f"{found.uninstructed} have no instruction; leave it out, or say what stands for an instruction."
+                    f"{found.uninstructed} have no instruction; leave it out, or say with "
+                    "--missing-instruction what stands for one."
                 )
         split = (
             _held_out(found.counts(keep), found.tasks, held_out, seed, key)

@@ -153,8 +153,9 @@ def _found(
 def _depth(name: str, line: CameraMapping, features: Mapping[str, Feature]) -> Feature | None:
     sensors = {name: feature for name, feature in features.items() if feature.is_depth}
     if line.depth is not None and line.depth not in sensors:
+        others = f" but {', '.join(sensors)}" if sensors else ""
         raise InputError(
-            f"there is no depth '{line.depth}' but {', '.join(sensors) or 'none'}; correct the mapping's "
+            f"there is no depth '{line.depth}'{others}; correct the mapping's "
             f"{mapping_line(name, 'depth')}, or info.json where it does not say how a video's depth is stored."
         )
     names = (line.depth, line.image.replace("images", "depth"), f"{line.image}_depth")
