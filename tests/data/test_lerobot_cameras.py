@@ -352,7 +352,7 @@ STATE = {"feature": "observation.state", "rotation": "axis_angle", "indices": [0
         ({"cameras": {"wrist": {"image": WRIST, "depht": "x"}}}, r"unknown key 'cameras.wrist.depht'.*depth"),
         ({"cameras": [WRIST]}, "cameras needs lines of the form 'name: …'"),
         ({"cameras": {"wrist": {"image": WRIST, "depth": "observation.depth.hand"}}},
-         r"no depth 'observation.depth.hand' but none; correct the mapping's line 'cameras: \{wrist: \{depth: …\}\}'"),
+         r"no depth 'observation.depth.hand'; correct the mapping's line 'cameras: \{wrist: \{depth: …\}\}'"),
         ({"cameras": {"wrist": {"image": WRIST, "intrinsics": "action"}}}, "'action' of 3x3 numbers"),
         ({"cameras": {"wrist": {"image": WRIST, "extrinsics": "action"}}}, "'action' of 4x4 numbers"),
         ({"cameras": {"wrist": {"image": WRIST, "extrinsics": {"matrix": (2 * STANDING).tolist()}}}}, "last row"),
@@ -444,3 +444,26 @@ def test_stored_numbers_that_cannot_be_name_episode_and_line(tmp_path, robot):
     ).episode(0)
     with pytest.raises(CheckpointError, match="quaternion is 0 at some step"):
         _ = episode.other_views["wrist"].extrinsics
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "doubts"),
+    [
+        (H, W, ()),
+        (2 * H, 2 * W, ()),
+        (
+            32,
+            32,
+            (
+                "K of the camera 'image' is for pictures of 32 x 32 pixels, and these have 16 x 12, another aspect; it "
+                "is stretched to them, which is wrong where they were cropped.",
+            ),
+        ),
+    ],
+)
+def test_a_k_for_pictures_of_another_aspect_is_doubted(tmp_path, height, width, doubts):
+    K_of_its_own = [[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]
+    source = opened(
+        written(tmp_path / "data"), intrinsics={"K": K_of_its_own, "height": height, "width": width}
+    )
+    assert source.doubts == doubts

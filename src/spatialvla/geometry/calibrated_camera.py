@@ -18,9 +18,6 @@ from spatialvla.geometry.extrinsics import (
     wrist_extrinsics,
 )
 
-_SAME_ASPECT = 0.01
-"""Of the sides' ratio. Sizes are whole pixels, and no crop that moves things is as small."""
-
 _REACH = 1.5
 """Meters around the base, where arms work; a camera that sees nothing of it is of no use to them."""
 
@@ -114,7 +111,7 @@ class CalibratedCamera:
         Raises InputError for a size of another aspect: what was cut off, or squeezed, the size does not tell.
         """
         camera = self.camera
-        if abs(width / height / (camera.width / camera.height) - 1) > _SAME_ASPECT:
+        if not camera.has_aspect_of(height, width):
             raise InputError(
                 f"The camera was calibrated with pictures of {camera.width} x {camera.height} pixels, and {width} x "
                 f"{height} has another aspect; send whole pictures, or calibrate it with pictures cropped alike."

@@ -33,6 +33,9 @@ _FOCAL_LENGTHS = (0.1, 100.0)
 _PRINCIPAL_POINT = (-0.5, 1.5)
 """Of the picture's side. A crop may lie beside the optical axis; a K of another size lies further off."""
 
+_SAME_ASPECT = 0.01
+"""Of the sides' ratio. Sizes are whole pixels, and no crop that moves things is as small."""
+
 _MOST_SKEW = 0.2
 """Of the focal length. Pixels are rectangular; calibrations find a thousandth."""
 
@@ -137,6 +140,10 @@ class Camera:
                 f"A camera's pictures have a height and a width in pixels, not {self.height} and {self.width}."
             )
         check_intrinsics(self.intrinsics, (self.height, self.width))
+
+    def has_aspect_of(self, height: int, width: int) -> bool:
+        """Whether pictures of this size are no more squeezed or cut on one side than on the other."""
+        return abs(width / height / (self.width / self.height) - 1) <= _SAME_ASPECT
 
     def scaled_to(self, height: int, width: int) -> Float[np.ndarray, "3 3"]:
         """K of the same camera's image resized to another size."""

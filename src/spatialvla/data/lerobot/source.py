@@ -58,17 +58,17 @@ class LeRobotSource:
         self.key = self.mapping.key or (
             self.root.resolve().name if Path(root).expanduser().is_dir() else str(root)
         )
-        self._left_out: tuple[str, ...] = ()
+        self._doubts: tuple[str, ...] = ()
         try:
             self.form = EpisodeForm.of(self.mapping, self.dataset.features, cameras)
-            self._left_out = self.form.left_out
+            cameras_read = (self.camera, *self.others.values()) if pictures else ()
+            self._doubts = (*self.form.left_out, *(camera.doubt for camera in cameras_read if camera.doubt))
             stored = stored_units(self.root)
             self.units = motion_units(
                 self.mapping.motion, self.mapping.units, stored, float(self.dataset.fps)
             )
         except InputError as error:
             raise InputError(" ".join((f"{self.root}: {error}", *self.doubts))) from None
-        cameras_read = (self.camera, *self.others.values()) if pictures else ()
         self.dataset.check_videos(name for camera in cameras_read for name in camera.videos)
 
     @property
@@ -105,10 +105,10 @@ class LeRobotSource:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Features that are listed and not there, and cameras that cannot be read and that nobody named."""
+        """Features that are listed and not there, cameras that cannot be read and that nobody named, and odd Ks."""
         absent = ", ".join(self.dataset.absent)
         missing = [f"Its info.json lists {absent}, which the files do not hold."] if absent else []
-        return (*missing, *self._left_out)
+        return (*missing, *self._doubts)
 
     @property
     def control_hz(self) -> float:

@@ -46,6 +46,17 @@ class CameraFeatures:
         """(height, width) of its pictures, as info.json says."""
         return self.image.shape[0], self.image.shape[1]
 
+    @property
+    def doubt(self) -> str | None:
+        """That K is for pictures of another aspect, so that it is stretched as they may not have been; else None."""
+        known, (height, width) = self.intrinsics, self.size
+        if not isinstance(known, Camera) or known.has_aspect_of(height, width):
+            return None
+        return (
+            f"K of the camera '{self.name}' is for pictures of {known.width} x {known.height} pixels, and these have "
+            f"{width} x {height}, another aspect; it is stretched to them, which is wrong where they were cropped."
+        )
+
     def was_there(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """(T,) bool, at which steps of an episode's `columns`; those of LeRobot's batches tell of the first alone."""
         there = True if self.present is None else columns[self.present].reshape(-1) != 0
