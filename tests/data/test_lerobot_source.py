@@ -231,7 +231,7 @@ def test_what_is_left_open_is_settled_by_a_line(tmp_path, numbers, options, mapp
         ("imag: top", "unknown key 'imag'; the closest are image"),
         ("action: {convension: delta}", r"unknown key 'action\.convension'; the closest are convention"),
         ("action: {convention: relative}", r"action\.convention is 'relative'; choose from delta, absolute"),
-        ("gripper: {open: 2}", "'open: 1' or 'open: 0'"),
+        ("gripper: {open: 2}", "'open: 1' where its max is open or 'open: 0' where its min is"),
         ("gripper: {min: 1, max: 1}", "a finite min below its max"),
         ("gripper: {open: true}", r"gripper\.open is True, which is no int"),
         ("drop_no_ops: 1", "drop_no_ops is 1, which is no bool"),
