@@ -10,6 +10,7 @@ import numpy as np
 
 from spatialvla.actions.statistics import MIN_SPAN, ActionStatistics
 from spatialvla.actions.units import ActionUnits
+from spatialvla.data.action_doubts import far_motions, idle_gripper, lost_motions
 from spatialvla.data.camera_strips import STILL, Strip, cameras_of, own_pictures, strip_of
 from spatialvla.data.camera_summary import CameraSummary, CameraTally, picture_warnings, summarize
 from spatialvla.data.episodes import Episode, EpisodeSource, has_sensor
@@ -27,7 +28,6 @@ SHORT = 5
 _MOSTLY = 0.8  # of the episodes
 _IDLE = 0.3  # of the steps
 _REACH = 5.0  # meters
-_FARTHEST = (0.25, 1.0)  # meters and radians of one step of an arm
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def inspect(
             *source.doubts,
             *times.warnings(),
             *_warnings(np.array(lengths), words, statistics, tally),
-            *_far_motions(statistics, source.units),
+            *far_motions(statistics, source.units),
             *_far_positions(source.state_names, states),
             *_of_cameras(cameras, shown, len(lengths)),
         ),
@@ -198,20 +198,14 @@ def _warnings(
     span = statistics.max - statistics.min
     if still := [ACTION_AXES[axis] for axis in range(6) if span[axis] < MIN_SPAN]:
         found.append(f"{', '.join(still)} never {'changes' if len(still) == 1 else 'change'}")
-    found += _lost_motions(statistics)
+    found += lost_motions(statistics)
     if tally.gripper_outside:
         found.append(
             f"the gripper lies outside of [0, 1] in {tally.gripper_outside} of {steps} steps (from "
             f"{statistics.min[6]:g} to {statistics.max[6]:g}); scale it with a mapping's 'gripper: {{min, max}}'"
         )
-    elif span[6] > 0 and not statistics.min[6] < 0.5 < statistics.max[6]:
-        found.append(
-            f"the gripper goes from {statistics.min[6]:g} to {statistics.max[6]:g}, which is always "
-            f"{'open' if statistics.min[6] >= 0.5 else 'closed'} (0 is closed, 1 is open); scale it with a mapping's "
-            "'gripper: {min, max}'"
-        )
-    elif span[6] == 0:
-        found.append(f"the gripper never changes; it is {statistics.min[6]:g} all the time")
+    elif doubt := idle_gripper(statistics):
+        found.append(doubt)
     elif tally.gripper_still > _MOSTLY * episodes:
         found.append(f"the gripper does not change in {tally.gripper_still} of {episodes} episodes")
     if (
@@ -254,41 +248,3 @@ def _far_positions(names: tuple[str, ...], states: StateSketch | None) -> Iterat
             f"the state's {', '.join(names[index] for index in indices)} reach {farthest:.3g}, and no arm reaches "
             "so many meters; their unit may be millimeters"
         )
-
-
-def _far_motions(statistics: ActionStatistics, units: ActionUnits) -> Iterator[str]:
-    """Steps that are too far in meters or radians, so that the numbers are likely something else."""
-    reached = np.maximum(np.abs(statistics.q01), np.abs(statistics.q99))[:6].reshape(2, 3).max(axis=1)
-    scale = (units.meters or 1.0, units.radians or 1.0)
-    parts = zip(
-        ("translation", "rotation"),
-        ("meters", "radians"),
-        ("millimeters", "degrees"),
-        reached,
-        scale,
-        _FARTHEST,
-        strict=True,
-    )
-    for part, unit, other, number, one, farthest in parts:
-        if number * one > farthest:
-            yield (
-                f"the {part} reaches {number:.3g} in a step (q01 to q99), and no arm moves {number * one:.3g} {unit} "
-                f"in one; the actions may be {other}, a controller's units or absolute poses"
-            )
-
-
-def _lost_motions(statistics: ActionStatistics) -> Iterator[str]:
-    """Dimensions that normalization by q01 and q99 takes for still, or whose noise it makes the full range."""
-    for axis, name in enumerate(ACTION_AXES[:6]):
-        lowest, highest = statistics.min[axis], statistics.max[axis]
-        span = statistics.q99[axis] - statistics.q01[axis]
-        if span < STILL < highest - lowest:
-            yield (
-                f"{name} moves in fewer than 1 % of the steps, from {lowest:g} to {highest:g}, but q01 is "
-                f"{statistics.q01[axis]:g} and q99 {statistics.q99[axis]:g}; what lies outside of them is not learned"
-            )
-        elif MIN_SPAN <= span < STILL:
-            yield (
-                f"{name} hardly moves: from {statistics.q01[axis]:g} (q01) to {statistics.q99[axis]:g} "
-                "(q99), which normalization makes the full range; it may be rounding noise, to be set to 0"
-            )

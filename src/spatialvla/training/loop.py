@@ -47,6 +47,7 @@ from spatialvla.training.run.progress import Progress
 from spatialvla.training.run.stopping import stop_requests
 from spatialvla.training.run.trackers import RunLog, check_trackers
 from spatialvla.training.start.build import build, check_start, network_config
+from spatialvla.training.start.doubts import doubts
 from spatialvla.training.start.scales import misfits
 from spatialvla.training.start.speed import compiles, speed_up
 from spatialvla.training.start.trainable import narrow_frozen, select_trainable
@@ -143,7 +144,7 @@ class Trainer:
         check_identity(config.out, identity, self.identity)
         self.config = config
         self.steps = total_steps(config, len(self.mixture.training))
-        for sentence in (*self.mixture.left_out, *misfits(self.mixture)):
+        for sentence in (*self.mixture.left_out, *misfits(self.mixture), *doubts(self.mixture)):
             progress.say(escape(sentence))
         select_trainable(
             self.model,
