@@ -179,7 +179,9 @@ class Export(Verb):
             self.policy, dataset=self.action_key, base=self.base, speculate=False, readout="likeliest"
         )
         if policy.processor.readout != policy.readout:
-            print("Graphs say the actions of the likeliest tokens; this policy is meant to say the mean over all.")
+            print(
+                "Graphs say the actions of the likeliest tokens; this policy is meant to say the mean over all."
+            )
         checked = export_graphs(policy, self.out, kind, self.prompt_tokens)
         print(
             f"Wrote {self.out}; all {checked.tokens} tokens of {checked.chunks} chunks are the policy's own"
