@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -356,6 +356,8 @@ def _check_use(prompt: str, tolerance: int, depth_every: int, temperature: float
         raise InputError(
             f"tolerance must be 0 or more and depth_every at least 1, got {tolerance} and {depth_every}."
         )
+    if readout not in get_args(Readout):
+        raise InputError(f"readout must be {' or '.join(get_args(Readout))}, got {readout!r}.")
     if temperature > 0 and readout == "mean":
         raise InputError(
             "This policy says the mean of its actions, and a temperature draws one of them; set temperature to 0 or "
