@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from time import sleep
 
 import av
 import pytest
@@ -91,9 +92,8 @@ def test_videos_play_in_real_time(tmp_path):
 def test_requests_that_wait_together_become_one_batch(tmp_path):
     class SlowPolicy(FakePolicy):
         def predict(self, observations):
-            import time
-
-            time.sleep(0.05)
+            if len(self.batches) < 3:
+                sleep(1)  # long enough for all workers to ask, also on a busy machine
             return super().predict(observations)
 
     policy = SlowPolicy()

@@ -138,6 +138,8 @@ class Results:
             del document["conventions"]["state"]
         if self.settings is not None and self.settings.latency is None:  # likewise of worlds that waited
             del document["settings"]["latency"]
+        if self.settings is not None and self.settings.readout == "likeliest":  # as all once did
+            del document["settings"]["readout"]
         return {name: value for name, value in document.items() if value or name not in _HOW_IT_WAS_ASKED}
 
     @classmethod
