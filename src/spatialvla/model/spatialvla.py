@@ -175,6 +175,7 @@ class SpatialVLA(Network):
         cells: Cells | None = None,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
+        probabilities: bool = False,
     ) -> Decoded:
         """A chunk of action tokens for each row, going on from what is committed and helped by drafts.
 
@@ -190,8 +191,9 @@ class SpatialVLA(Network):
         tolerance: also keep a draft whose cell is at most so many bins from the most likely one along each
         dimension, given `cells`, the grid's own (`processor.grid.cells`). 0: greedy decoding exactly.
         temperature: 0 takes the most likely token, above 0 samples, without drafts.
+        probabilities: also give those of all cells, which takes one pass more.
         Raises InputError on ids that are not of their slot's kind, and where memory does not suffice, and
         NotFiniteError where logits are NaN or infinite, for all rows.
         """
         sampling = Sampling.at(temperature, generator)
-        return decode(self.passes, batch, committed_ids, draft_ids, tolerance, cells, sampling)
+        return decode(self.passes, batch, committed_ids, draft_ids, tolerance, cells, sampling, probabilities)

@@ -14,7 +14,7 @@ from spatialvla.actions.grids import KINDS
 from spatialvla.batch import IGNORED, Batch
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.config import SpatialVLAConfig
-from spatialvla.model.decoding.chunk import Decoded, decode
+from spatialvla.model.decoding.chunk import Decoded
 from spatialvla.model.network import LossOutput, PrefixMask
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
@@ -111,7 +111,7 @@ def validate(
         batch = loaded.batch.to(model.device)
         with autocast():
             output = model.training_loss(batch, mask=mask)
-            decoded = decode(model.passes, prompts_of(batch), probabilities=True)
+            decoded = model.decode(prompts_of(batch), probabilities=True)
             hidden = _without_each(model, batch, loaded, mask)
         assert batch.labels is not None
         is_action = batch.is_action(model.config.action_token_begin_idx)
