@@ -55,20 +55,23 @@ def test_the_probabilities_are_those_of_one_pass_over_prompt_and_chunk(policy):
 
 
 def test_entropy_and_spread_by_definition(policy):
-    config, cells = policy.model.config, CellMiddles.of(policy.processor, DATASET).translation
+    config, middles = policy.model.config, CellMiddles.of(policy.processor, DATASET)
+    cells = middles.translation
     sizes = [rows.stop - rows.start for rows in config.grammar]
     sure = [F.one_hot(torch.tensor([[min(3, size - 1)]]), size).float() for size in sizes]
     even = [torch.full((1, 1, size), 1 / size) for size in sizes]
-    (found,) = uncertainties(tuple(sure), policy.processor, DATASET)
+    (found,) = uncertainties(tuple(sure), middles, policy.units.meters)
     np.testing.assert_allclose(found.entropy, 0, atol=1e-6)
-    (found,) = uncertainties(tuple(even), policy.processor, DATASET)
+    (found,) = uncertainties(tuple(even), middles, policy.units.meters)
     np.testing.assert_allclose(found.entropy[0], np.log2(sizes), rtol=1e-5)
     assert np.isnan(found.spread_mm).all(), "nobody says what 1 is"
     halves = sure[0].clone()
     halves[0, 0, 3], halves[0, 0, 90] = 0.5, 0.5
     units = {DATASET: type(policy.units)(meters=0.05)}
     known = type(policy.processor)(**{**vars_of(policy.processor), "units": units})
-    (found,) = uncertainties((halves, *sure[1:]), known, DATASET)
+    (found,) = uncertainties(
+        (halves, *sure[1:]), CellMiddles.of(known, DATASET), known.action_units(DATASET).meters
+    )
     np.testing.assert_allclose(found.entropy, [[1, 0, 0]], atol=1e-6)
     np.testing.assert_allclose(found.spread_mm, 50 * np.linalg.norm(cells[3] - cells[90]) / 2, rtol=1e-6)
 

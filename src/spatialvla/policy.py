@@ -334,7 +334,7 @@ class Policy:
             actions = mean_actions(actions, decoded.probabilities, self._middles)
         unsure: Sequence[Uncertainty | None] = [None] * len(rows)
         if self.uncertainty and decoded.probabilities is not None:
-            unsure = uncertainties(decoded.probabilities, self.processor, self.dataset)
+            unsure = uncertainties(decoded.probabilities, self._middles, self.units.meters)
         return [ActionChunk(*chunk) for chunk in zip(actions, tokens, unsure, strict=True)]
 
 

@@ -6,19 +6,21 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from spatialvla.processor import Processor
 from spatialvla.readout import CellMiddles
 from spatialvla.types import Uncertainty
 
 
 def uncertainties(
-    probabilities: tuple[torch.Tensor, torch.Tensor, torch.Tensor], processor: Processor, dataset: str | None
+    probabilities: tuple[torch.Tensor, torch.Tensor, torch.Tensor], middles: CellMiddles, meters: float | None
 ) -> list[Uncertainty]:
-    """One for each row. probabilities: (B, steps, cells) of the translation's, rotation's and gripper's cells."""
+    """One for each row.
+
+    probabilities: (B, steps, cells) of the translation's, rotation's and gripper's cells. meters: that 1 in the units
+    of `middles` is; None where nobody says.
+    """
     entropy = torch.stack([_bits(each) for each in probabilities], dim=-1).double().cpu().numpy()
     kept = [each.float().cpu().numpy() for each in probabilities]
-    spread = _spread(kept[0].astype(np.float64), CellMiddles.of(processor, dataset).translation)
-    meters = processor.action_units(dataset).meters
+    spread = _spread(kept[0].astype(np.float64), middles.translation)
     millimeters = spread * (np.nan if meters is None else 1e3 * meters)
     rows = zip(entropy, millimeters, zip(*kept, strict=True), strict=True)
     return [Uncertainty(*row) for row in rows]
