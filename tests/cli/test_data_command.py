@@ -104,6 +104,14 @@ def test_inspect_checks_instructions_and_pictures_on_request(capsys, tmp_path):
     assert lines[at + 1].startswith("  Episode 1: ")
 
 
+def test_inspect_says_so_where_no_picture_can_be_read(capsys, tmp_path):
+    damaged = Path(shutil.copytree(LEROBOT, tmp_path / "damaged"))
+    for video in damaged.rglob("*.mp4"):
+        video.write_bytes(b"no video")
+    run("inspect", "--dataset", damaged, *CAMERA)
+    assert "Camera image: of the pictures looked at none can be read, intrinsics" in capsys.readouterr().out
+
+
 def test_inspect_warns_of_what_the_sample_of_lerobot_lacks(capsys):
     run("inspect", "--dataset", LEROBOT, *CAMERA, "--episodes", "2")
     out = capsys.readouterr().out
@@ -283,6 +291,7 @@ def test_grid_shows_the_grid_that_a_run_makes(monkeypatch, tmp_path, recipe, mad
         (("inspect", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid", "--dataset", "absent"), "no dataset 'absent'"),
         (("grid",), "nothing to train on"),
+        (("grid", "--dataset", LEROBOT, *CAMERA, "--out", "a/grid.txt"), "PNG picture; call it grid.png"),
         (("statistics", "--dataset", LEROBOT, "--weights", "2", "--out", "s.json"), "leave --weights out"),
         (("inspect", "--dataset", DATA), "is no dataset"),
         (("inspect", "--dataset", RLDS, *CAMERA), "takes no mapping or camera"),

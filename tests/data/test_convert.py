@@ -202,6 +202,7 @@ def test_what_cannot_be_converted_is_said(tmp_path, writes_at_once):
         convert(MadeSource(control_hz=3.75), out)
     with pytest.raises(InputError, match=r"No episode of the dataset can be read\. episode 0 is damaged$"):
         convert(MadeSource(damaged=(0, 1, 2, 3, 4)), tmp_path / "none")
+    assert not any(tmp_path.iterdir()), "what fails at once leaves nothing to delete"
     with pytest.raises(KeyboardInterrupt):
         convert(MadeSource(fails_at=2), out)
     with pytest.raises(InputError, match="begun from another dataset"):

@@ -12,6 +12,7 @@ from spatialvla.errors import InputError
     ("mapping", "stored", "opening"),
     [
         (GripperMapping(), [0, 0.5, 1, 2], [0, 0.5, 1, 1]),
+        (GripperMapping(), [0, 0.5, 1, -32768] + [1] * 6, [0, 0.5, 1, 0] + [1] * 6),
         (GripperMapping(open=0, min=0, max=100), [0, 25, 100, -3], [1, 0.75, 0, 1]),
         # Commands: what lies halfway changes nothing, and before the first the gripper is the opposite of it.
         (GripperMapping(open=0, min=-1, commands=True), [0, 1, 0, 0, -1, 0.05, 1], [1, 0, 0, 0, 1, 1, 0]),
@@ -21,6 +22,14 @@ from spatialvla.errors import InputError
 )
 def test_openings(mapping, stored, opening):
     np.testing.assert_allclose(mapping.opening(np.array(stored, np.float64)), opening)
+
+
+def test_a_gripper_in_another_unit_than_the_mapping_says_is_not_clipped_in_silence():
+    with pytest.raises(
+        InputError, match="from 0 to 100, far outside of min 0 and max 1; say what it reaches"
+    ):
+        GripperMapping().opening(np.array([0.0, 20, 60, 100, 100]))
+    assert not len(GripperMapping().opening(np.zeros(0)))
 
 
 @pytest.mark.parametrize(

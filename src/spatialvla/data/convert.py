@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from spatialvla.data.episodes import EpisodeSource
 from spatialvla.data.lerobot import LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.metadata import is_dataset
+from spatialvla.data.lerobot.writer import forget_empty
 from spatialvla.data.written_features import WrittenFeatures
 from spatialvla.errors import CheckpointError, InputError
 
@@ -39,7 +41,8 @@ def convert(
     """Write `observation.images.main`, `action` with its units and, where known, the camera's K and place, depth,
     the other cameras alike by their names (`observation.images.wrist`), and the arm's state.
 
-    Damaged episodes are left out. A conversion that was interrupted goes on where it was. What an episode's
+    Damaged episodes are left out. A conversion that was interrupted goes on where it was; one that fails before its
+    first episode is written leaves nothing. What an episode's
     `starts` leave out is written, too, and `observation.present.main` says that no sample starts there. Where
     one of the first 50 episodes has a camera's intrinsics, those without get zeros, which `LeRobotSource` reads as
     unknown; so do those without extrinsics, where an episode up to the first with all intrinsics has some. Where a
@@ -53,6 +56,26 @@ def convert(
     if is_dataset(out):
         raise InputError(f"{out} already holds a dataset; write into a new folder.")
     noted = _Noted.of(out, source)
+    try:
+        return _converted(source, out, noted, fps, instruction, progress, depth_video)
+    except InputError:
+        if forget_empty(out):
+            (out / _PROGRESS).unlink(missing_ok=True)
+            with suppress(OSError):
+                out.rmdir()
+        raise
+
+
+def _converted(
+    source: EpisodeSource,
+    out: Path,
+    noted: _Noted,
+    fps: int | None,
+    instruction: str,
+    progress: Callable[[int, int], None],
+    depth_video: DepthQuantization | None,
+) -> Converted:
+    """Goes on where it is noted to be. The arguments are those of `convert`."""
     skipped, done, empty = noted.skipped, noted.written, noted.empty
     written = WrittenFeatures.of(source)
     writer: LeRobotWriter | None = None

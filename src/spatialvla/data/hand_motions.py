@@ -14,6 +14,7 @@ from spatialvla.geometry.rotations import euler, matrices, motion, notated
 
 _MOVES = 0.1  # a relative gripper command of less than this leaves the gripper as it is
 _SETTLED = 0.05  # from 0 or 1
+_FAR_OUTSIDE = 0.1  # of an episode's steps, with a gripper outside of [min, max] by more than max − min
 _JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", "servo")
 
 
@@ -22,8 +23,8 @@ class GripperMapping:
     """How the gripper becomes 1 = open, 0 = closed.
 
     feature, index: where it is, the last of the action's numbers unless given. open: whether `max` (1) or
-    `min` (0) is open. What lies outside of min and max is clipped. commands: whether the two are commands to
-    open and to close, and what lies halfway changes nothing.
+    `min` (0) is open. What lies a little outside of min and max is clipped. commands: whether the two are commands
+    to open and to close, and what lies halfway changes nothing.
     """
 
     feature: str | None = None
@@ -41,8 +42,18 @@ class GripperMapping:
             )
 
     def opening(self, values: np.ndarray) -> np.ndarray:
-        """(T,) as stored -> (T,) in [0, 1] with 1 = open."""
-        share = np.clip((values - self.min) / (self.max - self.min), 0.0, 1.0)
+        """(T,) as stored -> (T,) in [0, 1] with 1 = open.
+
+        Raises InputError where they are in another unit than `min` and `max`: clipped, a gripper of 0 to 100 would
+        be open or closed and nothing between.
+        """
+        share = (values - self.min) / (self.max - self.min)
+        if len(share) and np.mean(np.abs(share - 0.5) > 1.5) > _FAR_OUTSIDE:
+            raise InputError(
+                f"the gripper goes from {values.min():g} to {values.max():g}, far outside of min {self.min:g} and max "
+                f"{self.max:g}; say what it reaches with 'gripper: {{min: …, max: …}}'."
+            )
+        share = np.clip(share, 0.0, 1.0)
         opening = np.asarray(share if self.open == 1 else 1.0 - share)
         return from_closing_commands(1.0 - 2.0 * opening) if self.commands else opening
 

@@ -15,6 +15,7 @@ from spatialvla.cli.dataset_options import DatasetOptions, FlatDatasetOptions
 from spatialvla.cli.training_run import part
 from spatialvla.cli.verb import Verb
 from spatialvla.common.output_folder import check_output_folder
+from spatialvla.errors import InputError
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.options import DataOptions
 from spatialvla.training.recipes import nano, pretrain
@@ -86,6 +87,8 @@ class Grid(Verb):
 
     def run(self) -> None:
         """Fits the grid as the run does, prints and draws it."""
+        if self.out.suffix.lower() != ".png":
+            raise InputError(f"{self.out} would be a PNG picture; call it {self.out.stem}.png.")
         check_output_folder(self.out.parent)
         from spatialvla.common.files import replacing
         from spatialvla.common.terminal import Terminal, shown

@@ -134,7 +134,8 @@ def _print_camera(camera: CameraSummary, name: str, line: Callable[[str], None])
         if k is None
         else f"fx {k[0, 0]:.1f}, fy {k[1, 1]:.1f}, cx {k[0, 2]:.1f}, cy {k[1, 2]:.1f}"
     )
-    line(f"Camera{name}: {width}x{height}{', with depth' if camera.has_depth else ''}, {known}")
+    size = f"{width}x{height}" if height else "of the pictures looked at none can be read"
+    line(f"Camera{name}: {size}{', with depth' if camera.has_depth else ''}, {known}")
     if (place := camera.place) is not None:
         x, y, z = place[:3, 3]
         mirrored = ", pictures mirrored" if np.linalg.det(place[:3, :3]) < 0 else ""

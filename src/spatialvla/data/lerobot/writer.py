@@ -163,6 +163,16 @@ class LeRobotWriter:
         return values
 
 
+def forget_empty(root: Path) -> bool:
+    """Removes what a writer has begun in a folder, where no episode of it is complete; whether none is."""
+    staging = root / _STAGING
+    if is_dataset(root) or staged_episodes(staging):
+        return False
+    if staging.exists():
+        _discard(staging)
+    return True
+
+
 def _describe(fps: int, features: Sequence[Feature], robot_type: str | None) -> Info:
     if fps < 1 or fps != int(fps):
         raise InputError(f"fps is {fps}; LeRobot needs a whole number of frames a second.")
