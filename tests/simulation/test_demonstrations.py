@@ -2,6 +2,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from time import sleep
 
 import numpy as np
@@ -281,7 +282,7 @@ def test_episodes_are_tried_from_several_starts_and_a_killed_recording_goes_on(t
 
 @dataclass
 class FailingInOneTask(Failing):
-    """Its first task fails at once; an attempt in the other takes a while."""
+    """Its first task fails once the other has an episode, whose attempts take a while."""
 
     @contextmanager
     def playing(self, config, task):
@@ -289,7 +290,11 @@ class FailingInOneTask(Failing):
             sleep(0.3)
             return _episode(1, 4)
 
-        yield play if task else lambda seed: None
+        def fail(seed):
+            while not list(config.out.parent.glob("task_01*.npz")):
+                sleep(0.1)
+
+        yield play if task else fail
 
 
 def test_an_error_in_one_task_ends_the_others(tmp_path):
@@ -298,6 +303,22 @@ def test_an_error_in_one_task_ends_the_others(tmp_path):
     with pytest.raises(InputError, match="The expert failed 20 times at lift"):
         recorder.record_episodes(FailingInOneTask(), config, tmp_path)
     assert 0 < len(list(tmp_path.glob("task_01*.npz"))) < 100
+
+
+def test_a_task_next_in_line_loads_no_simulator_once_one_has_failed(tmp_path, monkeypatch):
+    loaded = []
+
+    class Loading(Failing):
+        def playing(self, config, task):
+            loaded.append(task)
+            return super().playing(config, task)
+
+    config, stopping = RecordingConfig(tmp_path / "out"), Event()
+    monkeypatch.setattr(recorder, "_stopping", stopping)
+    recorder._record_task(Loading(), config, 0, [(0, tmp_path / "task_00_episode_0000.npz")])
+    stopping.set()
+    recorder._record_task(Loading(), config, 1, [(0, tmp_path / "task_01_episode_0000.npz")])
+    assert loaded == [0]
 
 
 def test_hundreds_of_episodes_do_not_end_at_an_unlucky_one(tmp_path):

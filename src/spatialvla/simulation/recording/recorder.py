@@ -175,15 +175,21 @@ def _begin_worker(stopping: Event) -> None:
     logging.disable(logging.WARNING)  # robosuite warns of settings nobody asked for, in every process
 
 
+def _ends() -> bool:
+    return _stopping is not None and _stopping.is_set()
+
+
 def _record_task(
     recorder: Recorder, config: RecordingConfig, task: int, missing: list[tuple[int, Path]]
 ) -> None:
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; one core a worker
     torch.set_num_threads(1)
+    if _ends():  # It was next in line; loading a simulator and a policy for nothing takes minutes.
+        return
     with recorder.playing(config, task) as play:
         for episode, file in missing:
             for attempt in range(_ATTEMPTS):
-                if _stopping is not None and _stopping.is_set():
+                if _ends():
                     return
                 if demonstration := play([config.seed, task, episode, attempt]):
                     demonstration.save(file)
