@@ -133,6 +133,7 @@ def test_numbers_are_those_of_all_actions():
         (changed(6, lambda g: 0.08 * g), {}, "the gripper goes from 0 to 0.08, which is always closed (0 is closed, 1"),
         (changed(6, lambda g: 0.9 + 0.1 * g), {}, "the gripper goes from 0.9 to 1, which is always open (0 is"),
         (changed(6, lambda g: 1 - g), {}, "closed at the start of 4 of 4 episodes; it may be inverted"),
+        (changed(6, lambda g: (1 - g) / 2), {}, "closed at the start of 4 of 4 episodes; it may be inverted"),
         (lambda n: np.where(np.arange(7) == 6, n % 2, good(n)), {}, "the gripper does not change in 4 of 4"),
         (changed(slice(6), np.zeros_like), {}, "nothing moves in 100% of the steps"),
         (lambda n: good(n, 4 if n else 9), {}, "3 of 4 episodes have fewer than 5 steps"),

@@ -35,6 +35,10 @@ def test_a_gripper_in_meters_is_told_as_it_would_be_learned_always_closed():
     assert sentence == "arm: the gripper never changes; it is 0 all the time."
 
 
+def test_a_gripper_that_opens_to_the_half_changes():
+    assert said(Scaled("arm", (10,) * 3, opening=0.5)) == []
+
+
 def test_steps_that_no_arm_can_make_are_told_where_units_are_known():
     assert said(ARM) == []
     assert said(replace(ARM, units=ActionUnits(meters=0.01, radians=0.01))) == []

@@ -19,7 +19,7 @@ def idle_gripper(statistics: ActionStatistics) -> str | None:
     lowest, highest = statistics.min[6], statistics.max[6]
     if lowest == highest:
         return f"the gripper never changes; it is {lowest:g} all the time"
-    if lowest < 0.5 < highest:
+    if lowest < 0.5 <= highest:  # open from 0.5 on, as the grid takes it
         return None
     return (
         f"the gripper goes from {lowest:g} to {highest:g}, which is always {'open' if lowest >= 0.5 else 'closed'} "

@@ -209,7 +209,7 @@ def _warnings(
     elif tally.gripper_still > _MOSTLY * episodes:
         found.append(f"the gripper does not change in {tally.gripper_still} of {episodes} episodes")
     if (
-        statistics.max[6] > 0.5
+        statistics.max[6] >= 0.5
         and span[6] > 0
         and not tally.gripper_outside
         and tally.starts_closed > _MOSTLY * episodes
