@@ -72,7 +72,7 @@ class Policy:
         Raises CheckpointError where model and processor do not belong together.
         """
         check_belongs(model.config, processor)
-        readout = readout or processor.readout
+        readout = _said(readout, processor)
         _check_use(prompt, tolerance, depth_every, temperature, readout)
         self.model = model.eval()
         self.processor = processor
@@ -123,7 +123,7 @@ class Policy:
         # Loading the weights takes longest: whatever can be refused is refused before.
         if processor is None:
             processor = Processor.from_pretrained(path_or_id, revision=revision, token=token)
-        _check_use(prompt, tolerance, depth_every, temperature, readout or processor.readout)
+        _check_use(prompt, tolerance, depth_every, temperature, _said(readout, processor))
         dataset = processor.dataset_for(dataset, suite)
         if optimization is not None:
             check_optimization(optimization, find_device(device))
@@ -345,6 +345,10 @@ def _one_each(observations: Sequence[Observation | Prepared], tokens: Sequence[T
             f"Got {len(observations)} observations and tokens for {len(tokens)}; pass as many of each."
         )
     return tokens
+
+
+def _said(readout: Readout | None, processor: Processor) -> Readout:
+    return processor.readout if readout is None else readout
 
 
 def _check_use(prompt: str, tolerance: int, depth_every: int, temperature: float, readout: Readout) -> None:
