@@ -77,6 +77,16 @@ def test_a_checkpoint_says_its_readout_and_a_user_may_say_another(tmp_path):
     assert "action_readout" not in json.loads((tmp_path / "back" / "processor_config.json").read_text())
 
 
+def test_other_rows_of_a_batch_change_no_action_of_a_chunk_that_is_committed_as_a_whole():
+    policy = loaded(readout="mean", uncertainty=True)
+    expected = policy.predict(SEEN)[0]
+    (alone,) = policy.predict(SEEN[:1], committed=[expected.tokens])
+    beside, _ = policy.predict(SEEN, committed=[expected.tokens, None])
+    for chunk in (alone, beside):
+        np.testing.assert_allclose(chunk.actions, expected.actions, atol=1e-5)
+        np.testing.assert_allclose(chunk.uncertainty.entropy, expected.uncertainty.entropy, atol=1e-4)
+
+
 def test_results_say_the_readout():
     assert settings_of(loaded(readout="mean")).readout == "mean"
     assert str(PolicySettings(readout="mean")) == "whole chunks; readout mean"

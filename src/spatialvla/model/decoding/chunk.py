@@ -55,7 +55,7 @@ def decode(
 ) -> Decoded:
     """See `SpatialVLA.decode`.
 
-    probabilities: also give those of all cells, which takes a pass more; not of chunks that are committed throughout.
+    probabilities: also give those of all cells, which takes a pass more.
 
     What waits for the device comes before the first pass, or once after the last.
     """
@@ -77,7 +77,9 @@ def decode(
     known = int(lengths.min())
     committed = committed.to(device)
     if known == shape[1]:
-        return Decoded(committed, 0, torch.zeros_like(lengths).to(device))
+        if not probabilities:
+            return Decoded(committed, 0, torch.zeros_like(lengths).to(device))
+        drafts = torch.full_like(committed, FREE)  # nothing is to be said; one pass fills the cache
     with memory_for(len(batch), device):
         layout = passes.layout(batch.attention_mask, shape[1] - 1)
         cache = passes.cache_for(layout)
