@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from spatialvla.errors import CheckpointError
 from spatialvla.evaluation.results.policy_settings import PolicySettings
 from spatialvla.evaluation.results.provenance import settings_of
 from spatialvla.processor import Processor
-from spatialvla.readout import CellMiddles, mean_actions
+from spatialvla.readout import CellMiddles, in_units_of, mean_actions
 
 CHECKPOINT = Path(__file__).parent / "goldens" / "reference" / "checkpoint"
 DATASET = "tiny_robot/0.1.0"
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), dtype=np.uint8)
 SEEN = [Observation(IMAGES[0], "stop"), Observation(IMAGES[1], "put the red block on the plate")]
+STILL_YAW = np.array([1, 1, 1, 1, 1, 0, 1])
 
 
 def loaded(folder=CHECKPOINT, **options):
@@ -85,6 +87,21 @@ def test_other_rows_of_a_batch_change_no_action_of_a_chunk_that_is_committed_as_
     for chunk in (alone, beside):
         np.testing.assert_allclose(chunk.actions, expected.actions, atol=1e-5)
         np.testing.assert_allclose(chunk.uncertainty.entropy, expected.uncertainty.entropy, atol=1e-4)
+
+
+def test_actions_in_the_units_of_another_dataset():
+    """Of a rotation that does not move in its own, the likeliest token tells what the policy said."""
+    policy = loaded(readout="mean")
+    known = policy.processor.statistics[DATASET]
+    wide = replace(known, q01=2 * known.q01, q99=2 * known.q99, stored=None)
+    still = replace(known, q01=known.q01 * STILL_YAW, q99=known.q99 * STILL_YAW, stored=None)
+    processor = replace(policy.processor, statistics={DATASET: known, "wide": wide, "still": still})
+    (chunk,) = policy.predict(SEEN[:1])
+    expected = 2 * chunk.actions
+    np.testing.assert_allclose(in_units_of("wide", chunk, DATASET, processor), expected)
+    expected[:, 5] = processor.actions(chunk.tokens[None], "wide")[0, :, 5]
+    chunk = replace(chunk, actions=chunk.actions * STILL_YAW)
+    np.testing.assert_allclose(in_units_of("wide", chunk, "still", processor), expected)
 
 
 def test_results_say_the_readout():

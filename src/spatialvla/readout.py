@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from spatialvla.processor import Processor
+from spatialvla.types import ActionChunk
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ def mean_actions(
     actions[..., :3] = moves @ middles.translation
     actions[..., 3:6] = turns @ middles.rotation
     return actions
+
+
+def in_units_of(dataset: str, chunk: ActionChunk, own: str, processor: Processor) -> Float[np.ndarray, "T 7"]:
+    """A chunk's actions as another dataset scales them. own: the dataset that scaled the chunk's.
+
+    Of what does not move in `own`, the chunk's actions no longer tell what was read; there the likeliest tokens do.
+    """
+    scaled, wanted = processor.dataset_statistics(own), processor.dataset_statistics(dataset)
+    actions = wanted.denormalize(scaled.normalize(chunk.actions))
+    return np.where(scaled.mask & ~scaled.moves, processor.actions(chunk.tokens[None], dataset)[0], actions)
 
 
 def _weights(probabilities: torch.Tensor) -> Float[np.ndarray, "B T cells"]:

@@ -17,6 +17,7 @@ from spatialvla.common.pictures import open_picture, to_rgb
 from spatialvla.errors import InputError
 from spatialvla.execution import WHOLE_CHUNKS, Executor
 from spatialvla.policy import Policy
+from spatialvla.readout import in_units_of
 from spatialvla.serving.dashboard.shown import ShownDecision, shown_cameras
 from spatialvla.serving.engine.requests import Answer, PolicyRequest
 from spatialvla.serving.engine.service import Service
@@ -123,8 +124,7 @@ def _seen_in(dataset: str, policy: Policy, name: str, seen: CameraImage) -> Came
 def _trial(number: int, policy: Policy, dataset: str, answer: Answer, executor: Executor) -> Trial:
     chunk = answer.chunk
     if dataset != policy.dataset:  # the engine's answers are in the units of the policy's own
-        own, other = map(policy.processor.dataset_statistics, (policy.dataset, dataset))
-        actions = other.denormalize(own.normalize(chunk.actions))
+        actions = in_units_of(dataset, chunk, policy.dataset, policy.processor)
         chunk = replace(chunk, actions=actions, uncertainty=None)
     observation, units = answer.request.observation, policy.processor.action_units(dataset)
     cameras = shown_cameras(
