@@ -39,6 +39,12 @@ def test_a_gripper_that_opens_to_the_half_changes():
     assert said(Scaled("arm", (10,) * 3, opening=0.5)) == []
 
 
+def test_a_gripper_in_percent_is_told_as_it_would_be_learned_open_from_half_a_percent_on():
+    (sentence,) = said(Scaled("arm", (10,) * 3, opening=100.0))
+    assert sentence.startswith("arm: the gripper goes from 0 to 100, outside of 0 (closed) to 1 (open)")
+    assert said(Scaled("arm", (10,) * 3, opening=1.05)) == []
+
+
 def test_steps_that_no_arm_can_make_are_told_where_units_are_known():
     assert said(ARM) == []
     assert said(replace(ARM, units=ActionUnits(meters=0.01, radians=0.01))) == []

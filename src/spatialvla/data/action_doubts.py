@@ -12,6 +12,7 @@ from spatialvla.data.camera_strips import STILL
 from spatialvla.types import ACTION_AXES
 
 _FARTHEST = (0.25, 1.0)  # meters and radians of one step of an arm
+_OVERSHOOT = 0.1  # of a gripper's range, by which a measured one may lie outside
 
 
 def idle_gripper(statistics: ActionStatistics) -> str | None:
@@ -24,6 +25,17 @@ def idle_gripper(statistics: ActionStatistics) -> str | None:
     return (
         f"the gripper goes from {lowest:g} to {highest:g}, which is always {'open' if lowest >= 0.5 else 'closed'} "
         "(0 is closed, 1 is open); scale it with a mapping's 'gripper: {min, max}'"
+    )
+
+
+def wide_gripper(statistics: ActionStatistics) -> str | None:
+    """Of a gripper far outside of [0, 1], as one in percent or millimeters; None of others."""
+    lowest, highest = statistics.min[6], statistics.max[6]
+    if lowest >= -_OVERSHOOT and highest <= 1 + _OVERSHOOT:
+        return None
+    return (
+        f"the gripper goes from {lowest:g} to {highest:g}, outside of 0 (closed) to 1 (open), and all from 0.5 on is "
+        "learned as open; scale it with a mapping's 'gripper: {min, max}'"
     )
 
 
