@@ -91,6 +91,8 @@ def test_what_is_no_observation_is_one_sentence(policy, observation):
 def test_one_observation_is_no_list(policy):
     with pytest.raises(InputError, match="Pass observations as a list"):
         policy.predict(Observation(IMAGE, "stop"))
+    with pytest.raises(InputError, match="The list of observations is empty"):
+        policy.predict([])
 
 
 def test_weights_are_loaded_in_a_dtype_by_its_name():

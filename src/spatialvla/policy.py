@@ -280,6 +280,8 @@ class Policy:
             raise InputError(
                 "Pass observations as a list, of one where there is one; `act` takes it by itself."
             )
+        if len(observations) == 0:
+            raise InputError("The list of observations is empty; pass one at least.")
         given = _one_each(observations, [None] * len(observations) if committed is None else committed)
         return [
             one if isinstance(one, Prepared) else self.prepare(one, steps)
