@@ -37,6 +37,11 @@ def test_policy_and_expert_take_turns_and_the_expert_finishes():
         assert not by_policy[LAST_STEP:].any()
 
 
+def test_most_episodes_begin_as_a_real_run_does():
+    first = [_driven(seed)[0][0] is not None for seed in range(100)]
+    assert 0.6 < np.mean(first) < 1
+
+
 def test_chunks_are_driven_in_order_and_never_across_a_pause():
     for seed in range(20):
         actions, policy = _driven(seed)

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
+from spatialvla.simulation.libero.env import LiberoEnv
+from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.rendering import meters, thin_meshes
+from spatialvla.simulation.libero.tasks import tasks
+from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
 
 
 @pytest.mark.parametrize("depth", [0.02, 0.5, 1.3, 40.0])
@@ -28,3 +32,25 @@ def test_thinning_keeps_the_shape_with_fewer_faces():
     assert radius.min() > 0.9
     corners = model.mesh_face[:after]
     assert (np.sort(corners, axis=1)[:, 1:] != np.sort(corners, axis=1)[:, :-1]).all()
+
+
+@pytest.mark.sim
+def test_what_the_wrist_sees_at_hand_is_thinned_less():
+    """Thinned for the scene's camera, a bowl between the fingers has broken shading, which a policy would learn."""
+    (task, *_) = tasks("libero_spatial")
+    env = LiberoEnv(task)
+    env.sample_state(np.random.default_rng(0))
+    env.settle()
+    expert = LiberoExpert(env)
+    while (action := expert())[6] > 0.5:  # until the fingers close around the bowl
+        env.step(action)
+    at_bowl, seen = env.state(), {}
+    env.close()
+    for rendering in ("stock", "near", "fast"):
+        env = LiberoEnv(task, rendering=rendering)
+        env.reset_to(at_bowl)
+        with env.looking_through(WRIST_CAMERA):
+            seen[rendering] = env.render().astype(float)
+        env.close()
+    off = {name: np.abs(picture - seen["stock"]).mean() for name, picture in seen.items()}
+    assert 0 < off["near"] < off["fast"] / 2

@@ -15,9 +15,8 @@ from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
 from spatialvla.simulation.recording.interference import Interference
+from spatialvla.simulation.recording.policy_takeover import LONGER
 from spatialvla.types import Observation
-
-TAKEOVER_STEPS = 40  # more than the benchmark allows, for episodes that a policy drives for stretches
 
 
 def demonstrate(
@@ -37,7 +36,7 @@ def demonstrate(
     """
     env.sample_state(rng)
     env.settle()
-    longest = time_limit(env.task.suite) + (TAKEOVER_STEPS if policy else 0)
+    longest = round(time_limit(env.task.suite) * (LONGER if policy else 1))
     interfere = Interference(rng, disturbed, policy, longest)
     for action in interfere.displacement():
         env.step(action)

@@ -20,7 +20,7 @@ from spatialvla.geometry.camera import LARGEST_DEPTH
 from spatialvla.geometry.extrinsics import check_extrinsics, inverse, mirror_extrinsics, pose_matrix
 from spatialvla.geometry.rotations import PANDA_DOWN, towards
 from spatialvla.simulation.action import checked_action
-from spatialvla.simulation.libero.rendering import meters, thin_meshes
+from spatialvla.simulation.libero.rendering import AT_HAND, FROM_AFAR, meters, thin_meshes
 from spatialvla.simulation.libero.tasks import Task, libero
 from spatialvla.types import CameraImage
 
@@ -37,7 +37,8 @@ _GRIPPER_SIZE, _GOAL_SIZE = 2, 9  # the fingers' commands; the controller's goal
 class LiberoEnv:
     """A LIBERO task with the benchmark's physics at 20 control steps a second.
 
-    rendering: `stock` draws as the benchmark does; `fast` thins meshes finer than a pixel.
+    rendering: `stock` draws as the benchmark does; `fast` thins meshes finer than a pixel of the scene's camera,
+    `near` those finer than a pixel of the camera on the wrist.
     initial_rotation: (3, 3) `gripper_rotation` at the start of every episode.
     """
 
@@ -46,7 +47,7 @@ class LiberoEnv:
         task: Task,
         image_size: int = 128,
         camera: str = "agentview",
-        rendering: Literal["stock", "fast"] = "stock",
+        rendering: Literal["stock", "fast", "near"] = "stock",
     ) -> None:
         libero()
         import mujoco
@@ -73,8 +74,8 @@ class LiberoEnv:
         self._substeps = round(self.simulator.control_timestep / self.simulator.model_timestep)
         self._robot.gripper.current_action = np.zeros(_GRIPPER_SIZE)
         self.initial_rotation = self.gripper_rotation
-        if rendering == "fast":
-            thin_meshes(self.model)
+        if rendering != "stock":
+            thin_meshes(self.model, AT_HAND if rendering == "near" else FROM_AFAR)
             context = self._sim._render_context_offscreen
             context.con.free()
             context._set_mujoco_context_and_buffers()

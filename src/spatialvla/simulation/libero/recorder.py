@@ -42,7 +42,8 @@ class LiberoRecorder:
     def playing(self, config: RecordingConfig, task: int) -> Iterator[Play]:
         """The scene of one task. Raises InputError if the expert does not know the task."""
         policy = driving_policy(config)
-        env = LiberoEnv(tasks(config.suite)[task], self.image_size, rendering="fast")
+        scene = tasks(config.suite)[task]
+        env = LiberoEnv(scene, self.image_size, rendering="near" if config.wrist else "fast")
         expert = LiberoExpert(env)
 
         def play(seed: Sequence[int]) -> Demonstration | None:

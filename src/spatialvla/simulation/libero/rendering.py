@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-_DETAIL = 0.045  # of a mesh's longest side: 5 mm for a bowl, where a pixel of a 128² picture spans 6.5 mm
+FROM_AFAR = 0.045  # of a mesh's longest side: 5 mm for a bowl, where a pixel of a 128² picture spans 6.5 mm
+AT_HAND = 0.015  # the same for a camera on the wrist, a hand's breadth from a bowl whose shading would break
 _WORTHWHILE = 1500  # faces; smaller meshes cost nothing
 
 
-def thin_meshes(model: Any, detail: float = _DETAIL) -> None:
+def thin_meshes(model: Any, detail: float) -> None:
     """Merges the vertices of each fine mesh that share a cell of a cubic grid, in place.
 
     model: mujoco.MjModel. Call before its rendering context is made. Only drawing changes: LIBERO collides

@@ -11,12 +11,20 @@ from spatialvla.policy import Policy
 from spatialvla.simulation.recording.disturbance import STEPS_A_SECOND
 from spatialvla.types import Observation
 
-SHARE = 0.55
-"""Of an episode's longest time; from then on the expert drives, so that the episode ends in success."""
-_FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch, and between stretches:
-_PAUSE = (8, 40)
-_STRETCH = (16, 80)  # steps
-_STUCK_FOR, _STUCK_WITHIN = 20, 0.01
+LONGER = 1.6
+"""Times a benchmark's longest time, that an episode with a policy at the wheel may take.
+
+Without it, episodes in which the policy was stuck for long, which teach most, would fail and be thrown away.
+"""
+SHARE = 0.5
+"""Of that time; from then on the expert drives, so that the episode ends in success."""
+_FROM_THE_START = 0.8  # of the episodes: the policy's own way leads into states that no other way does
+_FIRST_PAUSE = (
+    40  # at most so many steps of the expert before the first stretch of the others, and between stretches:
+)
+_PAUSE = (8, 24)
+_STRETCH = (40, 120)  # steps
+_STUCK_FOR, _STUCK_WITHIN = 20, 0.025
 """Steps and meters: a hand that stayed so near for so long is stuck. No expert's hand rests half as long."""
 
 
@@ -35,7 +43,7 @@ class Takeover:
         self._rng = rng
         self._pace = STEPS_A_SECOND / fps
         self._last = round(SHARE * longest)
-        self._start = self._steps(0, _FIRST_PAUSE + 1)
+        self._start = 0 if rng.random() < _FROM_THE_START else self._steps(0, _FIRST_PAUSE + 1)
         self._end = self._start + self._steps(*_STRETCH)
         self._step = 0
         self._queue: list[np.ndarray] = []

@@ -12,12 +12,13 @@ from spatialvla.geometry.camera import resize_intrinsics
 from spatialvla.policy import Policy
 from spatialvla.simulation.recording.demonstration import Demonstration
 from spatialvla.simulation.recording.interference import Interference
+from spatialvla.simulation.recording.policy_takeover import LONGER
 from spatialvla.simulation.widowx.env import CONTROL_HZ, WidowXEnv
 from spatialvla.simulation.widowx.expert import WidowXExpert
 from spatialvla.types import Observation
 
 REST = 4  # steps for which the hand rests at the end: the benchmark goes on after a success, and so has a policy to
-RECOVERY = 30  # steps beyond the benchmark's time limit, which disturbances or a policy at the wheel may cost
+RECOVERY = 30  # steps beyond the benchmark's time limit, which disturbances may cost
 PICTURE = (192, 256)  # height and width in pixels; evaluation shows 480 x 640
 _DISTURBANCE = (0.02, 0.4)  # meters and radians
 _STILL = 1e-3  # meters and radians
@@ -38,7 +39,7 @@ def demonstrate(
     policy: drives for stretches, see `Takeover`; such an episode may take longer, too.
     """
     env.sample_state(rng)
-    longest = env.task.time_limit + (RECOVERY if disturbed or policy else 0)
+    longest = round(env.task.time_limit * (LONGER if policy else 1)) + (RECOVERY if disturbed else 0)
     interfere = Interference(rng, disturbed, policy, longest, _DISTURBANCE, CONTROL_HZ)
     for action in interfere.displacement():
         env.step(action)
