@@ -14,7 +14,9 @@ from spatialvla.geometry.rotations import euler, matrices, motion, notated
 
 _MOVES = 0.1  # a relative gripper command of less than this leaves the gripper as it is
 _SETTLED = 0.05  # from 0 or 1
-_FAR_OUTSIDE = 0.1  # of an episode's steps, with a gripper outside of [min, max] by more than max − min
+_FAR_OUTSIDE = (
+    0.1  # of an episode's steps, with a gripper outside of [min, max] by more than three times that range
+)
 _JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", "servo")
 
 
@@ -48,7 +50,7 @@ class GripperMapping:
         be open or closed and nothing between.
         """
         share = (values - self.min) / (self.max - self.min)
-        if len(share) and np.mean(np.abs(share - 0.5) > 1.5) > _FAR_OUTSIDE:
+        if len(share) and np.mean(np.abs(share - 0.5) > 3.5) > _FAR_OUTSIDE:
             raise InputError(
                 f"the gripper goes from {values.min():g} to {values.max():g}, far outside of min {self.min:g} and max "
                 f"{self.max:g}; say what it reaches with 'gripper: {{min: …, max: …}}'."
