@@ -14,9 +14,7 @@ from spatialvla.geometry.rotations import euler, matrices, motion, notated
 
 _MOVES = 0.1  # a relative gripper command of less than this leaves the gripper as it is
 _SETTLED = 0.05  # from 0 or 1
-_FAR_OUTSIDE = (
-    0.1  # of an episode's steps, with a gripper outside of [min, max] by more than three times that range
-)
+_FAR_OUTSIDE = 0.1  # of an episode's steps, with a gripper outside of its range by three times that
 _JOINTS = ("joint", "motor", "shoulder", "elbow", "waist", "wrist_", "forearm", "servo")
 
 
