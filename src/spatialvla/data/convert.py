@@ -42,11 +42,11 @@ def convert(
     the other cameras alike by their names (`observation.images.wrist`), and the arm's state.
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was; one that fails before its
-    first episode is written leaves nothing. What an episode's
-    `starts` leave out is written, too, and `observation.present.main` says that no sample starts there. Where
-    one of the first 50 episodes has a camera's intrinsics, those without get zeros, which `LeRobotSource` reads as
-    unknown; so do those without extrinsics, where an episode up to the first with all intrinsics has some. Where a
-    camera beside the first is missing, its pictures are black and `observation.present.wrist` says so.
+    first episode is written leaves nothing. What an episode's `starts` leave out is written, too, and
+    `observation.present.main` says that no sample starts there. Where one of the first 50 episodes has a camera's
+    intrinsics, those without get zeros, which `LeRobotSource` reads as unknown; so do those without extrinsics, where
+    an episode up to the first with all intrinsics has some. Where a camera beside the first is missing, its pictures
+    are black and `observation.present.wrist` says so.
     fps: a whole number; the source's own rate unless given. instruction: of the episodes that have none.
     progress: told how many of the source's episodes are done. depth_video: store depth as 12-bit video in
     these steps; as images in whole millimeters unless given.

@@ -19,9 +19,7 @@ Without it, episodes in which the policy was stuck for long, which teach most, w
 SHARE = 0.5
 """Of that time; from then on the expert drives, so that the episode ends in success."""
 _FROM_THE_START = 0.8  # of the episodes: the policy's own way leads into states that no other way does
-_FIRST_PAUSE = (
-    40  # at most so many steps of the expert before the first stretch of the others, and between stretches:
-)
+_FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch of the others; and between:
 _PAUSE = (8, 24)
 _STRETCH = (40, 120)  # steps
 _STUCK_FOR, _STUCK_WITHIN = 20, 0.025
