@@ -208,7 +208,7 @@ def test_a_workspace_that_the_mapping_cannot_keep_does_not_start(policy, tmp_pat
         OpenPiServer(fake_service(policy, limits=Limits.load("franka")), mapping)
 
 
-def test_a_message_too_large_is_refused_unread(policy):
+def test_a_message_too_large_is_refused_unread(policy, caplog):
     with serving(fake_service(policy, traffic=TrafficLimits(max_message_mb=10_000 / 2**20))) as running:
         with raw(running) as websocket:
             websocket.send(b"x" * 20_000)
@@ -216,6 +216,9 @@ def test_a_message_too_large_is_refused_unread(policy):
                 websocket.recv(5)
             assert closed.value.rcvd.code == 1009
         assert client_of(running).infer(plain(2))
+        assert running.value("refused_connections_total", reason="too_large") == 1
+    (told,) = [line for line in caplog.messages if "refused" in line]
+    assert "(too_large): its message is larger than 0.00953674 MB; it may send smaller pictures" in told
 
 
 def test_connections_are_counted(policy):

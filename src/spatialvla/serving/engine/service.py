@@ -90,10 +90,10 @@ class Service:
     watchers: Sequence[Watcher] = ()
     stop_above: StopAbove = GO_ON
 
-    def refused(self, reason: str, client: str) -> None:
-        """Counts and tells a connection that was not let in, or was thrown out. reason: a word."""
+    def refused(self, reason: str, client: str, sentence: str = "") -> None:
+        """Counts and tells a connection that was not let in, or was thrown out. reason: a word; sentence: if any."""
         self.engine.metrics.refused(reason)
-        self.clients.refused(client, reason)
+        self.clients.refused(client, reason, sentence)
 
     @property
     def inputs(self) -> PolicyInputs:

@@ -19,7 +19,7 @@ from spatialvla.serving.guard.traffic import Throttle
 from spatialvla.serving.guard.websocket import GuardedConnection
 
 log = logging.getLogger(__name__)
-ERROR, GOING_AWAY = 1011, 1001
+ERROR, GOING_AWAY, TOO_LARGE = 1011, 1001, 1009
 """Codes that a websocket is closed with."""
 
 _AFTER_REFUSAL = 0.05
@@ -70,8 +70,9 @@ class WebsocketClient(ABC):
         gone.add_done_callback(lambda _: self.pending and self.pending.cancel())
         try:
             await self._converse(stopping)
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as error:
+            if error.sent is not None and error.sent.code == TOO_LARGE and not error.rcvd_then_sent:
+                self._tell_too_large()
         except WebSocketException:  # such as of too many fragments
             self.socket.end("protocol")
         except TimeoutError:
@@ -110,6 +111,15 @@ class WebsocketClient(ABC):
         self.service.clients.refused(self.name, outcome(error), str(error))
         await asyncio.sleep(_AFTER_REFUSAL)
         return error
+
+    def _tell_too_large(self) -> None:
+        allowed = self.service.traffic.max_message_mb
+        self.service.refused(
+            "too_large",
+            self.name,
+            f"its message is larger than {allowed:g} MB; it may send smaller pictures, or --traffic.max-message-mb "
+            "may allow more.",
+        )
 
     async def _converse(self, stopping: asyncio.Event) -> None:
         if self.greeting is not None:
