@@ -15,7 +15,7 @@ from spatialvla.simulation.libero.tasks import time_limit
 from spatialvla.simulation.libero.viewpoints import Viewpoint
 from spatialvla.simulation.recording.demonstration import Demonstration, RecordedView, stacked
 from spatialvla.simulation.recording.interference import Interference
-from spatialvla.simulation.recording.policy_takeover import LONGER
+from spatialvla.simulation.recording.policy_takeover import longest_episode
 from spatialvla.types import Observation
 
 
@@ -36,7 +36,7 @@ def demonstrate(
     """
     env.sample_state(rng)
     env.settle()
-    longest = round(time_limit(env.task.suite) * (LONGER if policy else 1))
+    longest = longest_episode(time_limit(env.task.suite), policy)
     interfere = Interference(rng, disturbed, policy, longest)
     for action in interfere.displacement():
         env.step(action)

@@ -11,19 +11,24 @@ from spatialvla.policy import Policy
 from spatialvla.simulation.recording.disturbance import STEPS_A_SECOND
 from spatialvla.types import Observation
 
-LONGER = 1.6
-"""Times a benchmark's longest time, that an episode with a policy at the wheel may take.
-
-Without it, episodes in which the policy was stuck for long, which teach most, would fail and be thrown away.
-"""
+_LONGER = 1.6  # times a benchmark's time limit, that an episode with a policy at the wheel may take
 SHARE = 0.5
 """Of that time; from then on the expert drives, so that the episode ends in success."""
 _FROM_THE_START = 0.8  # of the episodes: the policy's own way leads into states that no other way does
-_FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch of the others; and between:
-_PAUSE = (8, 24)
+_FIRST_PAUSE = 40  # at most so many steps of the expert before the first stretch of the others
+_PAUSE = (8, 24)  # steps of the expert between stretches
 _STRETCH = (40, 120)  # steps
 _STUCK_FOR, _STUCK_WITHIN = 20, 0.025
 """Steps and meters: a hand that stayed so near for so long is stuck. No expert's hand rests half as long."""
+
+
+def longest_episode(time_limit: int, policy: Policy | None) -> int:
+    """Steps that an episode may take where the benchmark allows `time_limit`, with a policy at the wheel or without.
+
+    In the benchmark's own time, episodes in which the policy was stuck for long, which teach most, would fail and be
+    thrown away.
+    """
+    return round(time_limit * (_LONGER if policy else 1))
 
 
 class Takeover:

@@ -12,7 +12,7 @@ from spatialvla.geometry.camera import resize_intrinsics
 from spatialvla.policy import Policy
 from spatialvla.simulation.recording.demonstration import Demonstration
 from spatialvla.simulation.recording.interference import Interference
-from spatialvla.simulation.recording.policy_takeover import LONGER
+from spatialvla.simulation.recording.policy_takeover import longest_episode
 from spatialvla.simulation.widowx.env import CONTROL_HZ, WidowXEnv
 from spatialvla.simulation.widowx.expert import WidowXExpert
 from spatialvla.types import Observation
@@ -39,7 +39,7 @@ def demonstrate(
     policy: drives for stretches, see `Takeover`; such an episode may take longer, too.
     """
     env.sample_state(rng)
-    longest = round(env.task.time_limit * (LONGER if policy else 1)) + (RECOVERY if disturbed else 0)
+    longest = longest_episode(env.task.time_limit, policy) + (RECOVERY if disturbed else 0)
     interfere = Interference(rng, disturbed, policy, longest, _DISTURBANCE, CONTROL_HZ)
     for action in interfere.displacement():
         env.step(action)
