@@ -27,14 +27,16 @@ def demonstrate(
     draw_every: int = 1,
     policy: Policy | None = None,
     others: Sequence[Viewpoint] = (),
+    begin: Callable[[np.random.Generator], object] | None = None,
 ) -> Demonstration | None:
     """One episode from a freshly sampled start state; None if it did not succeed within the time limit.
 
     draw_every: so many steps; 0 never does, which is much faster. What a policy at the wheel sees is drawn, too.
     policy: drives for stretches, see `Takeover`; such an episode may take longer.
     others: further cameras that see it; what happens does not depend on them.
+    begin: moves to the start state; `LiberoEnv.sample_state` does unless given.
     """
-    env.sample_state(rng)
+    (begin or env.sample_state)(rng)
     env.settle()
     longest = longest_episode(time_limit(env.task.suite), policy)
     interfere = Interference(rng, disturbed, policy, longest)

@@ -20,7 +20,7 @@ class RecordingConfig:
     """Folder of the dataset; a recording that was interrupted goes on."""
 
     suite: str = "libero_spatial"
-    """A suite that an expert knows: libero_spatial, _object, _goal or _10, or simpler_widowx."""
+    """A suite that an expert knows: libero_spatial, _object, _goal or _10, spatial_exam, or simpler_widowx."""
 
     tasks: tuple[int, ...] = ()
     """Numbers of the tasks to record; all of the suite's unless given."""

@@ -156,6 +156,11 @@ QUESTIONS = tuple(
 """The suite's tasks, in order."""
 
 
+def is_exam(suite: str) -> bool:
+    """Whether the name is one of an exam's, of any seed."""
+    return suite.startswith(SUITE)
+
+
 def seed_of(suite: str) -> int:
     """The seed that an exam is drawn by: 0 for `spatial_exam`, 7 for `spatial_exam_7`; InputError for other names."""
     found = re.fullmatch(rf"{SUITE}(?:_(\d+))?", suite)
