@@ -33,6 +33,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from ego3d_starts import evenly_taken, saved_start
 from spatialvla.common.json_files import write_json
 from spatialvla.data.augmentation import Augmentation
 from spatialvla.data.batches import evaluation_batches
@@ -160,19 +161,7 @@ def row_config(row: Row, out: Path, options: argparse.Namespace) -> TrainConfig:
 
 def start(ego3d: bool, out: Path, seed: int) -> Path:
     """nano with Ego3D's MLP from fresh weights, or without Ego3D."""
-    folder = out / ("start" if ego3d else "start-without-ego3d")
-    if not (folder / "config.json").exists():
-        torch.manual_seed(seed)
-        trained = SpatialVLA.from_pretrained(START)
-        model = SpatialVLA(trained.config.replace(use_vision_zoe=ego3d))
-        fresh = {
-            name: t for name, t in model.state_dict().items() if name.startswith("position_embedding_3d")
-        }
-        kept = {name: t for name, t in trained.state_dict().items() if name in model.state_dict()}
-        model.load_state_dict(kept | fresh)
-        Processor.from_pretrained(START).save_pretrained(folder)
-        model.save_pretrained(folder)
-    return folder
+    return saved_start(START, out / ("start" if ego3d else "start-without-ego3d"), seed, ego3d=ego3d)
 
 
 def mapping(camera: str, out: Path, wrist: bool = False) -> Path:
@@ -302,14 +291,11 @@ def measure_depth(options: argparse.Namespace) -> None:
 
 def play(options: argparse.Namespace) -> None:
     """`spatialvla evaluate` for each row, on the same tasks."""
-    from spatialvla.simulation.libero.plus import variations
-
-    total = len(variations(SUITE))
-    tasks = [number * total // options.episodes for number in range(options.episodes)]
+    tasks = evenly_taken(SUITE, options.episodes)
     for name in options.rows:
         command = [sys.executable, "-m", "spatialvla", "evaluate"]
         command += ["--policy", str(model_of(name, options.out)), "--dataset", KEY, "--suite", SUITE]
-        command += ["--tasks", *map(str, tasks), "--depth", "simulator", "--workers", "1"]
+        command += ["--tasks", *tasks, "--depth", "simulator", "--workers", "1"]
         command += ["--no-videos", "--decisions", "0", "--out", str(options.out / name / "rollouts")]
         subprocess.run(command, check=True)
 

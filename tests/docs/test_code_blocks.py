@@ -53,9 +53,9 @@ SKIPPED = {
 PARSED_ALONE = {
     "takes half a minute": 1,
     "needs panda-gym": 1,
-    "takes minutes in the simulator": 21,
+    "takes minutes in the simulator": 22,
     "takes minutes": 1,
-    "takes hours": 17,
+    "takes hours": 18,
     "needs a large checkpoint": 1,
     "needs an environment with LeRobot": 1,
     "serves until it is stopped": 9,

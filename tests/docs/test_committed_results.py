@@ -77,25 +77,48 @@ ROWS = [
     ("spatial_exam.md", "spatial_exam_nano-1", "{of} episodes ({interval})"),
     ("spatial_exam.md", "spatial_exam_expert", "{of} episodes ("),
     ("spatial_exam.md", "spatial_exam_expert", "It takes {steps} steps on average"),
+    *(
+        ("ego3d.md", f"{suite}_{policy}", f"| {words} | {{counted}} |")
+        for suite, policy, words in (
+            (
+                "libero_plus_camera_spatial",
+                "nano-wrist",
+                "nano-wrist as shipped, 24 of the 376, evenly taken",
+            ),
+            ("libero_plus_camera_spatial", "ego3d", "trained on, with Ego3D"),
+            ("libero_plus_camera_spatial", "no-ego3d", "trained on, without"),
+            ("spatial_exam", "nano-wrist", "nano-wrist as shipped"),
+            ("spatial_exam", "ego3d", "practiced, with Ego3D"),
+            ("spatial_exam", "no-ego3d", "practiced, without"),
+        )
+    ),
+    (
+        "results.md",
+        "libero_plus_camera_spatial_nano-wrist",
+        "[nano-wrist](ego3d.md#moved-cameras), shipped | {short} |",
+    ),
+    ("results.md", "libero_plus_camera_spatial_ego3d", "not shipped, estimated depth | {short} |"),
+    ("results.md", "spatial_exam_nano-wrist", "[nano-wrist](ego3d.md#the-spatial-exam), shipped | {short} |"),
+    ("results.md", "spatial_exam_ego3d", "with other layouts, not shipped | {short} |"),
     ("uncertainty.md", "libero_spatial_nano-1", "{successes} succeeded, after {steps} steps on average"),
 ]
 """Where a rate stands beside those of the generated tables: page, results, and the words; * is anything in a cell."""
 
-IN_BF16 = (
+LOST_AND_WON = (
     "{first} were lost and {second} won (McNemar's exact p {p}): a difference of {difference} points, which may "
     "be anything from {low} to {high}."
 )
 
-PAIRS = [
+OF_SUCCESS = [
     (
         "libero_goal_nano-wrist-1",
         "libero_goal_nano-wrist-1_receding",
-        IN_BF16.replace("{first} were", "In pairs {first} were"),
+        LOST_AND_WON.replace("{first} were", "In pairs {first} were"),
     ),
-    ("libero_spatial_nano", "libero_spatial_nano_bf16", IN_BF16),
-    ("libero_spatial_nano", "libero_spatial_nano_w8a8", IN_BF16),
-    ("libero_spatial_nano", "libero_spatial_nano-int4", IN_BF16),
-    ("libero_spatial_nano-1", "libero_spatial_nano-1_bf16", IN_BF16),
+    ("libero_spatial_nano", "libero_spatial_nano_bf16", LOST_AND_WON),
+    ("libero_spatial_nano", "libero_spatial_nano_w8a8", LOST_AND_WON),
+    ("libero_spatial_nano", "libero_spatial_nano-int4", LOST_AND_WON),
+    ("libero_spatial_nano-1", "libero_spatial_nano-1_bf16", LOST_AND_WON),
     (
         "libero_spatial_nano-1",
         "libero_spatial_nano",
@@ -123,6 +146,20 @@ PAIRS = [
 ]
 """What docs/measurements/success.md says of two policies on the same start states."""
 
+PAIRS = [
+    *(("success.md", *pair) for pair in OF_SUCCESS),
+    *(
+        (
+            "ego3d.md",
+            f"{suite}_no-ego3d",
+            f"{suite}_ego3d",
+            LOST_AND_WON.replace("{first} were", "With Ego3D {first} were"),
+        )
+        for suite in ("libero_plus_camera_spatial", "spatial_exam")
+    ),
+]
+"""The same with the page that says it."""
+
 
 def path_of(page: str) -> Path:
     """Of the README, a page of the measurements, or a shipped policy's card."""
@@ -141,6 +178,7 @@ def told(results: Results) -> dict[str, str]:
         "row": f"{of} | {rate} | {interval}",
         "cells": f"{count(total)} | {rate} | {interval}",
         "short": f"{count(total)} ({interval})",
+        "counted": f"{count(total)} | {interval}",
         "interval": interval,
         "low": low,
         "high": high,
@@ -171,8 +209,17 @@ def test_a_rate_beside_the_tables_is_that_of_the_results(page: str, results: str
     assert holds(path_of(page).read_text(), expected), f"{page} should say: {expected}"
 
 
-@pytest.mark.parametrize("policy", ["nano", "nano-1"])
-def test_the_exams_tables_are_those_of_the_results(policy: str):
+@pytest.mark.parametrize(
+    ("page", "policy"),
+    [
+        ("spatial_exam.md", "nano"),
+        ("spatial_exam.md", "nano-1"),
+        ("ego3d.md", "nano-wrist"),
+        ("ego3d.md", "ego3d"),
+        ("ego3d.md", "no-ego3d"),
+    ],
+)
+def test_the_exams_tables_are_those_of_the_results(page: str, policy: str):
     for skill in exam_scores(RESULTS[f"spatial_exam_{policy}"]):
         score = skill.total
         success, both = (
@@ -184,11 +231,11 @@ def test_the_exams_tables_are_those_of_the_results(policy: str):
         )
         taken = f"{score.chose.trials} of {score.success.trials} | {score.chose.successes}"
         expected = f"| {skill.skill} | {taken} | {success} | {both} |"
-        assert expected in path_of("spatial_exam.md").read_text(), f"spatial_exam.md should say: {expected}"
+        assert expected in path_of(page).read_text(), f"{page} should say: {expected}"
 
 
-@pytest.mark.parametrize(("one", "other", "words"), PAIRS)
-def test_what_is_said_of_pairs_is_what_they_show(one: str, other: str, words: str):
+@pytest.mark.parametrize(("page", "one", "other", "words"), PAIRS)
+def test_what_is_said_of_pairs_is_what_they_show(page: str, one: str, other: str, words: str):
     pairs = compare(RESULTS[one], RESULTS[other]).total
     low, high = pairs.interval
     expected = words.format(
@@ -199,7 +246,7 @@ def test_what_is_said_of_pairs_is_what_they_show(one: str, other: str, words: st
         low=points(low),
         high=points(high),
     )
-    assert holds(path_of("success.md").read_text(), expected), f"success.md should say: {expected}"
+    assert holds(path_of(page).read_text(), expected), f"{page} should say: {expected}"
 
 
 @pytest.mark.parametrize("policy", SHIPPED)
