@@ -38,7 +38,7 @@ from spatialvla.training.loop import train
 from spatialvla.training.recipes import nano
 
 START, SUITE = "nano-wrist", "libero_spatial"
-CAMERAS = ("agentview", "random_0", "random_1", "random_2")
+CAMERAS = "+".join(f"observation.images.{name}" for name in ("agentview", "random_0", "random_1", "random_2"))
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,7 @@ def row_config(name: str, options: argparse.Namespace) -> TrainConfig:
     """nano's recipe from the start's weights, with the encoder's stage once more: it has to learn to see anew."""
     row = ROWS[name]
     recipe = nano(str(start(name, options.out, options.seed)))
-    datasets = tuple(
-        DatasetConfig(str(demos), camera=f"observation.images.{camera}", key=f"{demos.name}/{camera}")
-        for demos in options.demos
-        for camera in CAMERAS
-    )
+    datasets = tuple(DatasetConfig(str(demos), camera=CAMERAS, key=demos.name) for demos in options.demos)
     return replace(
         recipe,
         guidance=replace(recipe.guidance, vision_steps=options.vision_steps),

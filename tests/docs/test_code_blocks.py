@@ -60,7 +60,7 @@ PARSED_ALONE = {
     "needs an environment with LeRobot": 1,
     "serves until it is stopped": 9,
     "needs results of evaluations": 4,
-    "needs a dataset": 3,
+    "needs a dataset": 4,
     "needs a run and its datasets": 1,
     "needs a dataset with a wrist camera": 2,
     "needs a policy with a wrist camera": 1,

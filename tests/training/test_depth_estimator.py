@@ -147,9 +147,9 @@ def test_it_looks_through_several_cameras_and_goes_on_from_an_estimator(tmp_path
         learning_rate=5e-3,
     )
     mixture = depth_frames(config, preset("tiny"))
-    assert [source.key for source in mixture.sources] == [f"{walls} {camera}" for camera in config.camera]
     draws = mixture.training(np.arange(24))
-    assert set(draws.source.tolist()) == {0, 1}
+    assert np.bincount(draws.episode % 2).tolist() == [12, 12]
+    assert mixture.held_out[0].reshape(3, 2).sum(axis=1).tolist().count(2) == 1  # unseen through either
     quality = train_depth(config)
     assert quality.abs_rel < 0.2  # one depth for both would be off by half
     again = replace(config, out=tmp_path / "more", depth_weights=config.out, steps=1, learning_rate=1e-12)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from tiny_policy import write_dataset
+from told_dataset import COLORS, GRAY, write_told
 
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.training.config import DatasetConfig
@@ -223,3 +224,38 @@ def test_depth_is_estimated_where_samples_start_and_needs_room_for_no_more(tmp_p
     seen = with_estimated_depth(source, np.array([4, 3]), model, tmp_path, told.append)
     assert sum(told) == 3
     assert [bool(seen.episode(0).depth([step]).any()) for step in range(4)] == [True, False, False, True]
+
+
+@BOTH
+def test_a_dataset_is_looked_through_by_each_camera(make_config, depth_weights, tmp_path, in_memory):
+    """Under one key, with each camera's own picture and place, and the same episodes held out of all."""
+    told = write_told(tmp_path / "told")
+    config = make_config(
+        datasets=(DatasetConfig(str(told), camera="observation.images.front+observation.images.wrist"),),
+        in_memory=in_memory,
+        held_out=0.3,
+        ego3d_frame="robot",
+        depth="estimate",
+        depth_weights=depth_weights,
+        min_sigma=0.5,
+    )
+    mixture, feed = fed(config)
+    assert mixture.keys == ("told",)
+    source = mixture.sources[0]
+    assert len(source) == 16
+    for number in range(8):
+        front, wrist = source.episode(2 * number), source.episode(2 * number + 1)
+        np.testing.assert_array_equal(front.actions, wrist.actions)
+        assert (front.images([1])[0] == GRAY).all()
+        assert (wrist.images([1])[0] == COLORS[number % 4]).all()
+        assert not np.array_equal(front.extrinsics, wrist.extrinsics)
+    held_out = mixture.held_out[0].reshape(8, 2)
+    assert held_out.sum(axis=0).tolist() == [2, 2]
+    assert (held_out[:, 0] == held_out[:, 1]).all()
+    assert len(next(feed.training(0)).names) == config.batch_size
+
+
+@pytest.mark.parametrize("camera", ["front+front", "front+", "+", ""])
+def test_cameras_joined_wrongly_are_refused(camera):
+    with pytest.raises(InputError, match=r"Cameras joined by \+ have to be names, each once, not"):
+        DatasetConfig("told", camera=camera)

@@ -33,7 +33,10 @@ class DatasetOptions:
     """YAML files that say what LeRobot datasets' features mean: one for all of them, or one (or none) for each."""
 
     camera: tuple[str, ...] = ()
-    """RGB features of LeRobot datasets, in place of the mapping's: one for all of them, or one (or none) for each."""
+    """RGB features of LeRobot datasets, in place of the mapping's: one for all of them, or one (or none) for each.
+
+    front+side shows each episode once through each of the two.
+    """
 
     spec: tuple[str, ...] = ()
     """Specs of RLDS datasets, by name or YAML file: one for all of them, or one (or none) for each dataset."""

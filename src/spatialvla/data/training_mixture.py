@@ -65,11 +65,13 @@ class TrainingMixture:
         workers: int = 1,
         cache: Path | None = None,
         shares: Shares = "samples",
+        views: Sequence[int] | None = None,
     ) -> TrainingMixture:
         """Surveys the datasets, or takes the surveys from `cache`.
 
         weights: of each dataset, times its size; all 1 unless given. held_out: fraction of each dataset's episodes.
-        on_bad, workers, cache: as of `survey`. shares: what its size is.
+        on_bad, workers, cache: as of `survey`. shares: what its size is. views: how many cameras in a row show one
+        episode of each dataset, all of which are kept from training or none; all 1 unless given.
         Raises InputError where two datasets have one key, or one has no samples; CheckpointError for a damaged
         episode with on_bad="raise".
         """
@@ -91,8 +93,8 @@ class TrainingMixture:
                     "--missing-instruction what stands for one."
                 )
         split = (
-            _held_out(found.counts(keep), found.tasks, held_out, seed, key)
-            for key, found in zip(keys, surveys, strict=True)
+            _held_out(found.counts(keep), found.tasks, held_out, seed, key, cameras)
+            for key, found, cameras in zip(keys, surveys, views or [1] * len(keys), strict=True)
         )
         given = tuple([1.0] * len(keys) if weights is None else map(float, weights))
         return cls(tuple(sources), surveys, given, tuple(split), seed, missing_instruction, shares)
@@ -303,18 +305,20 @@ class TrainingMixture:
         return [found.counts(self.missing_instruction is not None) for found in self.surveys]
 
 
-def _held_out(counts: np.ndarray, tasks: np.ndarray, fraction: float, seed: int, key: str) -> np.ndarray:
+def _held_out(
+    counts: np.ndarray, tasks: np.ndarray, fraction: float, seed: int, key: str, views: int
+) -> np.ndarray:
     """(E,) bool: a fraction of the episodes with samples, at least one of several, about the same of each task.
 
-    What is chosen of a dataset does not depend on the others.
+    What is chosen of a dataset does not depend on the others. views: rows of `counts` and `tasks` that are one episode.
     """
-    usable = np.flatnonzero(counts)
-    chosen = np.zeros(len(counts), bool)
+    usable = np.flatnonzero(counts.reshape(-1, views).any(axis=1))
+    chosen = np.zeros(len(counts) // views, bool)
     if fraction > 0 and len(usable) > 1:
         many = min(max(round(fraction * len(usable)), 1), len(usable) - 1)
         rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
         shuffled = rng.permutation(usable)
-        order = scrambled(tasks[shuffled], rng.integers(2**63, dtype=np.uint64))
+        order = scrambled(tasks[::views][shuffled], rng.integers(2**63, dtype=np.uint64))
         by_task = shuffled[np.argsort(order, kind="stable")]
         chosen[by_task[((np.arange(many) + rng.random()) / many * len(usable)).astype(int)]] = True
-    return chosen
+    return chosen.repeat(views)

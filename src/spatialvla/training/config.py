@@ -42,7 +42,10 @@ class DatasetConfig:
     """YAML file that says what a LeRobot dataset's features mean."""
 
     camera: str | None = None
-    """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one."""
+    """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one.
+
+    Several, joined by +, are for a policy that is to look through any of them: each episode comes once through each.
+    """
 
     spec: str | None = None
     """Name or YAML file of an RLDS dataset's spec, where its own name does not tell."""
@@ -53,7 +56,15 @@ class DatasetConfig:
     copy: Literal["auto", "original", "repaired"] = "auto"
     """Whether RLDS files have the known faults of the published ones; auto finds out, where they tell."""
 
+    @property
+    def first_cameras(self) -> tuple[str, ...]:
+        """The features in `camera`; none where it names none."""
+        return () if self.camera is None else tuple(self.camera.split("+"))
+
     def __post_init__(self) -> None:
+        named = self.first_cameras
+        if not all(named) or len(set(named)) < len(named):
+            raise InputError(f"Cameras joined by + have to be names, each once, not '{self.camera}'.")
         if not self.weight > 0:
             raise InputError(
                 f"The weight of {self.path} must be positive, not {self.weight}; else leave the dataset out."

@@ -103,29 +103,31 @@ def train_depth(
 def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixture:
     """The datasets in memory, in the size of the model's images. Raises InputError where one has no depth."""
     cache = config.cache or cache_folder()
-    seen = [(path, camera) for path in config.dataset for camera in config.camera or (None,)]
+    cameras = config.camera or ("",)
     opened = [
         DatasetConfig(
-            path,
-            mapping=config.mapping,
-            camera=camera,
-            spec=config.spec,
-            # What one camera saw is a dataset of its own here, so that cameras and datasets can mix.
-            key=" ".join(filter(None, (path, camera))),
+            path, mapping=config.mapping, camera="+".join(cameras) or None, spec=config.spec, key=path
         )
-        for path, camera in seen
+        for path in config.dataset
     ]
     sources = [
         CachedSource(open_dataset(dataset, cache), network.image_size, cache / "frames") for dataset in opened
     ]
     mixture = TrainingMixture.open(
-        sources, held_out=config.held_out, seed=config.seed, missing_instruction="", cache=cache / "surveys"
+        sources,
+        held_out=config.held_out,
+        seed=config.seed,
+        missing_instruction="",
+        cache=cache / "surveys",
+        views=[len(cameras)] * len(sources),
     )
-    for (path, camera), source, found in zip(seen, sources, mixture.surveys, strict=True):
-        if source.episode(int(np.flatnonzero(found.lengths)[0])).depth([0]) is None:
-            raise InputError(
-                f"{path} has no depth of its camera{f' {camera}' if camera else ''} to learn from."
-            )
+    for path, source, found in zip(config.dataset, sources, mixture.surveys, strict=True):
+        for number, camera in enumerate(cameras):
+            with_steps = np.flatnonzero(found.lengths[number :: len(cameras)])
+            if source.episode(int(with_steps[0]) * len(cameras) + number).depth([0]) is None:
+                raise InputError(
+                    f"{path} has no depth of its camera{f' {camera}' if camera else ''} to learn from."
+                )
     return mixture
 
 

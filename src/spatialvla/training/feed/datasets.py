@@ -9,6 +9,7 @@ from pathlib import Path
 from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import EpisodeSource, MovingChunks, OnBad, SourceWrapper
+from spatialvla.data.every_view import EveryView
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.needed_parts import check_parts
@@ -65,6 +66,7 @@ def mixture_of(
             max(1, config.workers),
             cache / "surveys",
             config.shares,
+            [max(1, len(dataset.first_cameras)) for dataset in config.datasets],
         )
     )
     return mixture if given is None else replace(mixture, given_statistics=given)
@@ -102,18 +104,25 @@ def open_dataset(
     of those beside the first to read. state: whether the arm's state is read. pictures: as of `open_source`.
     """
     mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
-    if dataset.camera is not None:
-        mapping = replace(mapping or FeatureMapping(), image=dataset.camera)
-    source = open_source(
-        dataset.path,
-        mapping=mapping,
-        spec=dataset.spec,
-        on_bad=on_bad,
-        cache=cache,
-        copy=dataset.copy,
-        cameras=cameras,
-        state=state,
-        pictures=pictures,
+    mappings: list[FeatureMapping | None] = [mapping]
+    if dataset.first_cameras:
+        mappings = [replace(mapping or FeatureMapping(), image=camera) for camera in dataset.first_cameras]
+    source = EveryView.of(
+        [
+            open_source(
+                dataset.path,
+                mapping=one,
+                spec=dataset.spec,
+                on_bad=on_bad,
+                cache=cache,
+                copy=dataset.copy,
+                cameras=cameras,
+                state=state,
+                pictures=pictures,
+            )
+            # Without pictures all of them are the same.
+            for one in (mappings if pictures else mappings[:1])
+        ]
     )
     return source if dataset.key is None else _Renamed(source, dataset.key)
 
