@@ -33,10 +33,7 @@ class DatasetOptions:
     """YAML files that say what LeRobot datasets' features mean: one for all of them, or one (or none) for each."""
 
     camera: tuple[str, ...] = ()
-    """RGB features of LeRobot datasets, in place of the mapping's: one for all of them, or one (or none) for each.
-
-    front+side shows each episode once through each of the two.
-    """
+    """RGB features of LeRobot datasets, not the mapping's: one for all or one (or none) for each; a+b shows by both."""
 
     spec: tuple[str, ...] = ()
     """Specs of RLDS datasets, by name or YAML file: one for all of them, or one (or none) for each dataset."""

@@ -42,10 +42,7 @@ class DatasetConfig:
     """YAML file that says what a LeRobot dataset's features mean."""
 
     camera: str | None = None
-    """RGB feature of a LeRobot dataset to look through; None takes the mapping's, or the only one.
-
-    Several, joined by +, are for a policy that is to look through any of them: each episode comes once through each.
-    """
+    """RGB feature of a LeRobot dataset to look through, not the mapping's; a+b shows each episode by a, and by b."""
 
     spec: str | None = None
     """Name or YAML file of an RLDS dataset's spec, where its own name does not tell."""
