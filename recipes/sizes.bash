@@ -4,7 +4,8 @@ case ${SIZE:-full} in
   full)
     suites="libero_spatial libero_object libero_goal libero_10"
     tasks="0 1 2 3 4 5 6 7 8 9"
-    depth_episodes=3 demonstrations=90 mistakes=15  # of each task
+    questions="0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17"  # of the spatial exam, those that say a place
+    depth_episodes=3 demonstrations=90 mistakes=15 from_elsewhere=8  # of each task
     draw_every=6  # steps of a demonstration: many start states, few pictures of each
     depth_steps=3000 vision_steps=6000 policy_steps=9000
     evaluated=20  # episodes of each task
@@ -12,7 +13,8 @@ case ${SIZE:-full} in
   tiny)
     suites="libero_spatial libero_goal"
     tasks="0 1"
-    depth_episodes=1 demonstrations=1 mistakes=1
+    questions="0 1"
+    depth_episodes=1 demonstrations=1 mistakes=1 from_elsewhere=1
     draw_every=2
     depth_steps=5 vision_steps=5 policy_steps=5
     evaluated=1
