@@ -1,64 +1,83 @@
+from dataclasses import replace
+
 import numpy as np
-from fake_source import FakeSource
+from fake_source import FakeSource, FakeView
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialvla.data.every_view import EveryView
+from spatialvla.data.every_view import EveryView, beneath, views_of
 from spatialvla.data.training_mixture import TrainingMixture
 
 LENGTHS = tuple(range(3, 33))
+PLACE = np.diag([1.0, 1, 1, 1])
+VIEWS = {
+    "side": FakeView(1, size=(30, 40), place=PLACE, depth_meters=2.0),
+    "wrist": FakeView(2, size=(20, 20)),
+    "top": FakeView(3, size=(10, 10)),
+}
 
 
-def seen(size=(60, 80), **changes):
-    return FakeSource("arm", LENGTHS, size=size, **changes)
+def seen(**views):
+    return FakeSource("arm", LENGTHS, views=VIEWS | views)
 
 
 def test_each_episode_comes_once_through_each_camera():
-    views = seen(), seen((30, 40), left_out=("one", "two")), seen((20, 20), left_out=("two", "three"))
-    every = EveryView.of(views)
+    source = seen()
+    every = EveryView(source, ("side", "top"), kept=("wrist",))
     assert len(every) == 3 * len(LENGTHS)
     for index in (0, 4, 5, 44, len(every) - 1):
-        number, camera = divmod(index, 3)
-        episode = every.episode(index)
-        assert episode.images([1]).shape[1:3] == views[camera].size
-        np.testing.assert_array_equal(episode.actions, views[camera].episode(number).actions)
-    assert every.left_out == ("one", "two", "three")
+        number, view = divmod(index, 3)
+        whole, episode = source.episode(number), every.episode(index)
+        first = [whole, whole.other_views["side"], whole.other_views["top"]][view]
+        np.testing.assert_array_equal(episode.images([1]), first.images([1]))
+        np.testing.assert_array_equal(episode.actions, whole.actions)
+        assert (episode.depth([1]) is None) == (view != 1)
+        assert (episode.extrinsics is None) == (view != 1)
+        assert list(episode.other_views) == ["wrist"]
     assert every.key == "arm"
 
 
-def test_one_camera_is_the_dataset_itself():
-    source = seen()
-    assert EveryView.of([source]) is source
+def test_a_camera_is_not_beside_itself():
+    every = EveryView(seen(), ("wrist",), kept=("wrist", "top"))
+    assert [list(every.episode(index).other_views) for index in (0, 1)] == [["wrist", "top"], ["top"]]
 
 
-def test_another_camera_or_order_is_another_dataset():
-    class Turned(FakeSource):
-        fingerprint = "turned"
+def test_an_episode_that_a_camera_missed_has_no_samples_through_it():
+    every = EveryView(seen(side=replace(VIEWS["side"], missing_in=frozenset({2, 3}))), ("side",))
+    samples = [len(every.episode(index).starts) for index in range(4, 10)]
+    assert samples == [5, 0, 6, 0, 7, 7]
+    mixture = TrainingMixture.open([every], held_out=0.5, seed=1, views=[2])
+    through = mixture.held_out[0].reshape(-1, 2)
+    assert (through[:, 0] == through[:, 1]).all()
+    drawn = set(mixture.training(np.arange(2000)).episode.tolist())
+    assert not {5, 7} & drawn
 
-    one, other = seen(), Turned("arm", LENGTHS)
+
+def test_more_cameras_are_another_dataset():
     prints = {
-        EveryView.of(views).fingerprint for views in ([one], [one, other], [other, one], [one, one, other])
+        EveryView(seen(), names).fingerprint
+        for names in (("side",), ("top",), ("side", "top"), ("top", "side"))
     }
     assert len(prints) == 4
-    assert EveryView.of([one, other]).contents != EveryView.of([other, one]).contents
+
+
+def test_a_change_reaches_the_dataset_beneath():
+    source, other = seen(), FakeSource("other", LENGTHS)
+    assert beneath(source, lambda _: other) is other
+    changed = beneath(EveryView(source, ("side",)), lambda _: other)
+    assert isinstance(changed, EveryView)
+    assert changed.source is other
+    assert views_of(source) == (source,)
+    assert [view.key for view in views_of(EveryView(source, ("side",)))] == ["arm", "arm through 'side'"]
 
 
 @given(views=st.integers(1, 4), fraction=st.floats(0.02, 0.9), seed=st.integers(0, 99))
 def test_an_episode_is_held_out_through_all_cameras_or_none(views, fraction, seed):
-    every = EveryView.of([seen() for _ in range(views)])
+    source = seen()
+    every = EveryView(source, tuple(VIEWS)[: views - 1])
     mixture = TrainingMixture.open([every], held_out=fraction, seed=seed, views=[views])
     through = mixture.held_out[0].reshape(-1, views)
     assert (through.all(axis=1) == through.any(axis=1)).all()
     # The same ones as through one camera alone.
-    alone = TrainingMixture.open([seen()], held_out=fraction, seed=seed)
+    alone = TrainingMixture.open([source], held_out=fraction, seed=seed)
     np.testing.assert_array_equal(through[:, 0], alone.held_out[0])
-
-
-def test_an_episode_that_one_camera_lost_is_still_one():
-    every = EveryView.of([seen(), seen(damaged=frozenset({2, 3}))])
-    mixture = TrainingMixture.open([every], held_out=0.5, seed=1, on_bad="skip", views=[2])
-    through = mixture.held_out[0].reshape(-1, 2)
-    assert (through[:, 0] == through[:, 1]).all()
-    drawn = mixture.training(np.arange(2000)).episode
-    assert not {5, 7} & set(drawn.tolist())
-    assert not {4, 6} - set(drawn.tolist()) - set(np.flatnonzero(mixture.held_out[0]).tolist())

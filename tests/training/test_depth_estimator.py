@@ -112,20 +112,23 @@ def estimator_of(folder):
     return SpatialVLA.from_pretrained(folder).vision_zoe_model.state_dict()
 
 
-def _two_cameras(root, depth=True):
-    """A bright wall 0.6 m in front of the left camera, a dark one 1.8 m in front of the right."""
+def _two_cameras(root, depth=("left", "right")):
+    """A bright wall 0.6 m in front of the left camera, a dark one 1.8 m in front of the right.
+
+    depth: those that have a sensor.
+    """
     sides = {"left": (220, 0.6), "right": (30, 1.8)}
     features = [Feature("action", "float32", (7,))]
     for side in sides:
         features.append(Feature(f"observation.images.{side}", "image", (32, 32, 3)))
-        if depth:
+        if side in depth:
             features.append(Feature(f"observation.depth.{side}", "depth", (32, 32)))
     writer = LeRobotWriter(root, 10, features)
     for _ in range(3):
         frames = {"action": np.ones((6, 7), np.float32)}
         for side, (brightness, meters) in sides.items():
             frames[f"observation.images.{side}"] = np.full((6, 32, 32, 3), brightness, np.uint8)
-            if depth:
+            if side in depth:
                 frames[f"observation.depth.{side}"] = np.full((6, 32, 32), meters, np.float32)
         writer.add_episode(frames, "look")
     writer.finalize()
@@ -176,9 +179,13 @@ def test_it_learns_from_several_datasets(tmp_path):
     draws = mixture.training(np.arange(12 * len(walls)))
     assert np.bincount(draws.source).tolist() == [12, 12]  # two of three episodes of each, one is held out
     train_depth(config)
-    blind = _two_cameras(tmp_path / "blind", depth=False)
-    with pytest.raises(InputError, match=rf"{blind} has no depth of its camera observation.images.left to"):
+    blind = _two_cameras(tmp_path / "blind", depth=())
+    with pytest.raises(InputError, match=rf"{blind} has no depth to learn from"):
         depth_frames(replace(config, dataset=(*walls, str(blind))), preset("tiny"))
+    half = _two_cameras(tmp_path / "half", depth=("left",))
+    both = ("observation.images.left", "observation.images.right")
+    with pytest.raises(InputError, match=rf"{half} through 'right' has no depth to learn from"):
+        depth_frames(replace(config, dataset=(str(half),), camera=both), preset("tiny"))
     with pytest.raises(InputError, match="nothing to train on"):
         replace(config, dataset=())
 
@@ -219,7 +226,7 @@ def test_an_rlds_dataset_whose_spec_names_its_depth_is_learned_from(tmp_path):
     lines = "name: mine\ncontrol_hz: 5\nimage: observation/image\ninstruction: language_instruction\n"
     spec.write_text(lines)
     config = DepthConfig((str(root),), tmp_path, cache=tmp_path, spec=str(spec))
-    with pytest.raises(InputError, match="has no depth of its camera"):
+    with pytest.raises(InputError, match="has no depth to learn from"):
         depth_frames(config, preset("tiny"))
     spec.write_text(lines + "depth: {feature: depth}\n")
     (source,) = depth_frames(config, preset("tiny")).sources

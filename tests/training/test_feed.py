@@ -7,15 +7,17 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from tiny_policy import write_dataset
-from told_dataset import COLORS, GRAY, write_told
+from told_dataset import COLORS, FRONT_POSE, GRAY, SIZE, WRIST_POSE, K, write_told
 
+from spatialvla.data.every_view import views_of
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.training.config import DatasetConfig
-from spatialvla.training.feed.datasets import open_mixture
+from spatialvla.training.feed.datasets import open_dataset, open_mixture
 from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.loop import train
 from spatialvla.training.parallel.world import World
@@ -253,6 +255,110 @@ def test_a_dataset_is_looked_through_by_each_camera(make_config, depth_weights, 
     assert held_out.sum(axis=0).tolist() == [2, 2]
     assert (held_out[:, 0] == held_out[:, 1]).all()
     assert len(next(feed.training(0)).names) == config.batch_size
+
+
+def opened(folder, mapping=None, camera="observation.images.front+observation.images.wrist"):
+    return views_of(open_dataset(DatasetConfig(str(folder), mapping=mapping, camera=camera), folder.parent))
+
+
+def place(view):
+    extrinsics = view.episode(0).extrinsics
+    return None if extrinsics is None else extrinsics[0]
+
+
+def write_mapping(folder, **lines):
+    path = folder / "mapping.yaml"
+    path.write_text(yaml.safe_dump(lines))
+    return path
+
+
+def test_the_lines_of_one_camera_are_not_those_of_another(tmp_path):
+    told = write_told(tmp_path / "told")
+    plain = opened(told)
+    np.testing.assert_allclose(place(plain[0]), FRONT_POSE)
+    np.testing.assert_allclose(place(plain[1]), WRIST_POSE)
+    assert [view.episode(0).depth([0]) is None for view in plain] == [False, True]
+    of_wrist = write_mapping(
+        tmp_path,
+        image="observation.images.wrist",
+        intrinsics={"K": [[70, 0, 16], [0, 70, 16], [0, 0, 1]], "height": SIZE, "width": SIZE},
+        extrinsics="observation.extrinsics.wrist",
+    )
+    for camera in ("observation.images.front+observation.images.wrist", "observation.images.front"):
+        front, *wrist = opened(told, of_wrist, camera)
+        np.testing.assert_allclose(place(front), FRONT_POSE)
+        assert front.episode(0).camera.intrinsics[0, 0] == K[0, 0]
+        assert [view.episode(0).camera.intrinsics[0, 0] for view in wrist] in ([], [K[0, 0]])
+    (alone,) = opened(told, of_wrist, "observation.images.wrist")
+    assert alone.episode(0).camera.intrinsics[0, 0] == 70
+
+
+def test_a_camera_that_a_mapping_lists_has_its_lines_wherever_it_stands(tmp_path):
+    told = write_told(tmp_path / "told")
+    lines = {"K": [[70, 0, 16], [0, 70, 16], [0, 0, 1]], "height": SIZE, "width": SIZE}
+    listed = write_mapping(
+        tmp_path,
+        image="observation.images.front",
+        cameras={"hand": {"image": "observation.images.wrist", "intrinsics": lines}},
+    )
+    both = opened(told, listed)
+    assert [view.key for view in both] == ["told", "told through 'hand'"]
+    (alone,) = opened(told, listed, "observation.images.wrist")
+    for view in (both[1], alone):
+        assert view.episode(0).camera.intrinsics[0, 0] == 70
+
+
+def test_what_belongs_to_one_camera_is_given_to_one(tmp_path):
+    """`observation.extrinsics` may be of any camera, and a calibration's only one, too."""
+    told = write_told(tmp_path / "told")
+    info = told / "meta" / "info.json"
+    info.write_text(info.read_text().replace("observation.extrinsics.front", "observation.extrinsics"))
+    for file in (told / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        names = [
+            "observation.extrinsics" if n == "observation.extrinsics.front" else n for n in table.column_names
+        ]
+        pq.write_table(table.rename_columns(names), file)
+    np.testing.assert_allclose(place(opened(told)[0]), FRONT_POSE)
+    np.testing.assert_allclose(place(opened(told)[1]), WRIST_POSE)
+
+
+@BOTH
+def test_each_camera_has_to_have_what_a_run_needs(make_config, depth_weights, tmp_path, in_memory):
+    told = write_told(tmp_path / "told")
+    config = make_config(
+        datasets=(DatasetConfig(str(told), camera="observation.images.front+observation.images.wrist"),),
+        in_memory=in_memory,
+        depth="sensor",
+        min_sigma=0.5,
+    )
+    with pytest.raises(InputError, match="told through 'wrist'"):
+        fed(config)
+
+
+def test_intrinsics_of_one_camera_do_not_stand_in_for_anothers(make_config, depth_weights, tmp_path):
+    told = write_told(tmp_path / "told")
+    unknown = {"image": "observation.images.wrist", "intrinsics": "none"}
+    mapping = write_mapping(tmp_path, image="observation.images.front", cameras={"wrist": unknown})
+    camera = "observation.images.front+observation.images.wrist"
+    config = make_config(
+        datasets=(DatasetConfig(str(told), mapping=mapping, camera=camera),),
+        depth="estimate",
+        depth_weights=depth_weights,
+        min_sigma=0.5,
+    )
+    with pytest.raises(
+        InputError, match="told through 'wrist' does not tell its camera's intrinsics, and told does"
+    ):
+        fed(config)
+
+
+def test_a_second_camera_that_is_not_there_is_named(tmp_path):
+    told = write_told(tmp_path / "told")
+    for pictures in (True, False):
+        config = DatasetConfig(str(told), camera="observation.images.front + observation.images.top")
+        with pytest.raises(InputError, match=r"no camera 'observation.images.top' but .*front, .*wrist"):
+            open_dataset(config, tmp_path, pictures=pictures)
 
 
 @pytest.mark.parametrize("camera", ["front+front", "front+", "+", ""])

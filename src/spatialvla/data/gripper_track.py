@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from spatialvla.data.arm_state import gripper_poses
 from spatialvla.data.episodes import Episode, EpisodeSource, SourceWrapper
+from spatialvla.data.lerobot.extrinsics import EXTRINSICS
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.mapping_lines import GripperPose
 from spatialvla.errors import CheckpointError, InputError
@@ -49,10 +50,13 @@ def gripper_positions(source: EpisodeSource, episode: Episode) -> Float[np.ndarr
     positions = np.asarray(state[:, indices], np.float64)
     if CAMERA_POSE not in episode.columns:
         return positions
-    if episode.extrinsics is None:
+    from_base = episode.columns.get(EXTRINSICS, episode.extrinsics)
+    if from_base is None:
         return None
+    # Both columns are of the same camera, whichever the episode is seen through.
+    from_base = np.asarray(from_base, np.float64).reshape(-1, 4, 4)
     in_frame_of_state = np.asarray(episode.columns[CAMERA_POSE], np.float64).reshape(-1, 4, 4)
-    moved: np.ndarray = transform(episode.extrinsics @ inverse(in_frame_of_state), positions[:, None])
+    moved: np.ndarray = transform(from_base @ inverse(in_frame_of_state), positions[:, None])
     return moved[:, 0]
 
 

@@ -126,6 +126,21 @@ def untold_cameras(sources: Sequence[EpisodeSource], cameras: Collection[str]) -
     }
 
 
+def check_views(views: Sequence[EpisodeSource]) -> None:
+    """Raises InputError where a dataset tells the intrinsics of some of the cameras that may be its first, not of all.
+
+    A checkpoint keeps one camera of a dataset, which would stand in for the others. By each camera's first episode.
+    """
+    firsts = [next(_seen(view, "", ()), {}).get("") for view in views]
+    known = [first is not None and first.camera is not None for first in firsts]
+    if any(known) and not all(known):
+        told, untold = views[known.index(True)], views[known.index(False)]
+        raise InputError(
+            f"{untold.key} does not tell its camera's intrinsics, and {told.key} does; give them with a mapping "
+            "('cameras: {NAME: {image: …, intrinsics: …}}' or 'calibration: …'), or leave that camera out."
+        )
+
+
 def datasets_with(sources: Sequence[EpisodeSource], camera: str) -> int:
     """How many datasets have this camera beside the first; by 50 episodes."""
     looks = (islice(_seen(source, "", (camera,)), _LOOKED_THROUGH) for source in sources)

@@ -56,7 +56,7 @@ class DatasetConfig:
     @property
     def first_cameras(self) -> tuple[str, ...]:
         """The features in `camera`; none where it names none."""
-        return () if self.camera is None else tuple(self.camera.split("+"))
+        return () if self.camera is None else tuple(name.strip() for name in self.camera.split("+"))
 
     def __post_init__(self) -> None:
         named = self.first_cameras

@@ -22,6 +22,8 @@ from spatialvla.common.manifest import recording
 from spatialvla.common.output_folder import check_output_folder
 from spatialvla.data.augmentation import Views
 from spatialvla.data.draws import Draws, ShardedSampler
+from spatialvla.data.episodes import EpisodeSource
+from spatialvla.data.every_view import beneath, views_of
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import InputError
@@ -103,15 +105,22 @@ def train_depth(
 def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixture:
     """The datasets in memory, in the size of the model's images. Raises InputError where one has no depth."""
     cache = config.cache or cache_folder()
-    cameras = config.camera or ("",)
     opened = [
         DatasetConfig(
-            path, mapping=config.mapping, camera="+".join(cameras) or None, spec=config.spec, key=path
+            path,
+            mapping=config.mapping,
+            camera="+".join(config.camera) or None,
+            spec=config.spec,
+            key=path,
         )
         for path in config.dataset
     ]
     sources = [
-        CachedSource(open_dataset(dataset, cache), network.image_size, cache / "frames") for dataset in opened
+        beneath(
+            open_dataset(dataset, cache),
+            lambda source: CachedSource(source, network.image_size, cache / "frames"),
+        )
+        for dataset in opened
     ]
     mixture = TrainingMixture.open(
         sources,
@@ -119,16 +128,19 @@ def depth_frames(config: DepthConfig, network: SpatialVLAConfig) -> TrainingMixt
         seed=config.seed,
         missing_instruction="",
         cache=cache / "surveys",
-        views=[len(cameras)] * len(sources),
+        views=[len(views_of(source)) for source in sources],
     )
-    for path, source, found in zip(config.dataset, sources, mixture.surveys, strict=True):
-        for number, camera in enumerate(cameras):
-            with_steps = np.flatnonzero(found.lengths[number :: len(cameras)])
-            if source.episode(int(with_steps[0]) * len(cameras) + number).depth([0]) is None:
-                raise InputError(
-                    f"{path} has no depth of its camera{f' {camera}' if camera else ''} to learn from."
-                )
+    for view in (view for source in sources for view in views_of(source)):
+        _check_depth(view)
     return mixture
+
+
+def _check_depth(view: EpisodeSource) -> None:
+    """Raises InputError where a dataset has no depth through one of its cameras, or was never seen through it."""
+    seen = (episode for episode in map(view.episode, range(len(view))) if len(episode.starts))
+    first = next(seen, None)
+    if first is None or first.depth(first.starts[:1].tolist()) is None:
+        raise InputError(f"{view.key} has no depth to learn from; leave the camera out, or the dataset.")
 
 
 def untrained_estimator(network: SpatialVLAConfig) -> ZoeDepth:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,7 +49,7 @@ class SourceOptions:
 
         mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
         if self.camera is not None:
-            mapping = replace(mapping or FeatureMapping(), image=self.camera)
+            mapping = (mapping or FeatureMapping()).through(self.camera)
         source = open_source(
             self.dataset,
             mapping=mapping,

@@ -17,6 +17,7 @@ from spatialvla.data.lerobot.feature_mapping import (
     CameraMapping,
     FeatureMapping,
     mapping_line,
+    short_name,
 )
 from spatialvla.data.lerobot.features import Feature, meters_of_unit
 from spatialvla.data.lerobot.views import CameraFeatures
@@ -82,7 +83,7 @@ def _further(
             for name, lines in mapping.cameras.items()
         }
     others = [name for name, feature in features.items() if feature.is_rgb and name != first]
-    short = [_short(name) for name in others]
+    short = [short_name(name) for name in others]
     return {
         part if short.count(part) == 1 and part != FIRST_CAMERA else name: CameraMapping(name)
         for part, name in zip(short, others, strict=True)
@@ -115,10 +116,10 @@ def _check_apart(lines: Mapping[str, CameraMapping]) -> None:
                 f"the cameras '{owners[line.image]}' and '{name}' both look through '{line.image}'; leave one out."
             )
         owners[line.image] = name
-    by_name = {_short(image): image for image in owners}
+    by_name = {short_name(image): image for image in owners}
     for name, line in lines.items():
         other = by_name.get(name)
-        if other is not None and name != _short(line.image) and name != FIRST_CAMERA:
+        if other is not None and name != short_name(line.image) and name != FIRST_CAMERA:
             raise InputError(
                 f"the camera '{name}' looks through '{line.image}', while '{owners[other]}' looks through '{other}'; "
                 "swap the two, or give them other names."
@@ -207,7 +208,7 @@ def _extrinsics(
 
 
 def _present(line: CameraMapping, features: Mapping[str, Feature]) -> str | None:
-    name = f"{PRESENT}.{_short(line.image)}"
+    name = f"{PRESENT}.{short_name(line.image)}"
     feature = features.get(name)
     return name if feature is not None and feature.is_number and feature.shape == (1,) else None
 
@@ -221,7 +222,7 @@ def _usual(base: str, image: str, features: Mapping[str, Feature], images: Seque
     """
 
     def own(camera: str) -> str:
-        return f"{base}.{_short(camera)}"
+        return f"{base}.{short_name(camera)}"
 
     if own(image) in features:
         return own(image)
@@ -245,7 +246,7 @@ def _calibrated(
     if known is None and (nobody_asked or (line.intrinsics is not None and line.extrinsics is not None)):
         return camera
     if known is None:
-        short = _short(line.image)
+        short = short_name(line.image)
         raise InputError(
             f"{mapping.calibration} has no camera '{camera.name}'"
             f"{f' or {short!r}' if short != camera.name else ''}; {did_you_mean(short, calibration.cameras)} "
@@ -278,15 +279,10 @@ def _calibrated_name(
     That of the first one says only that it is the first, so its feature's counts before. It may be the file's only one
     that stands still and is no other's.
     """
-    names = (camera.name, _short(camera.image.name))
+    names = (camera.name, short_name(camera.image.name))
     for name in reversed(names) if camera.name == FIRST_CAMERA else names:
         if name in calibration.cameras:
             return name
-    others = {*(mapping.cameras or ()), *map(_short, images)}
+    others = {*(mapping.cameras or ()), *map(short_name, images)}
     standing = [name for name, one in calibration.cameras.items() if not one.moves and name not in others]
     return standing[0] if camera.name == FIRST_CAMERA and len(standing) == 1 else ""
-
-
-def _short(feature: str) -> str:
-    """The last part of a feature's name."""
-    return feature.rsplit(".", 1)[-1]

@@ -23,7 +23,7 @@ key: my_robot/1.0.0                    # the name of the statistics in a checkpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,39 @@ class FeatureMapping:
         """The lines of the first camera; its image is "" where it is to be found."""
         return CameraMapping(self.image or "", self.depth, self.intrinsics, self.extrinsics)
 
+    def through(self, image: str, others: Sequence[str] = ()) -> FeatureMapping:
+        """The same dataset looked through another feature first; others: features that are looked through, too.
+
+        The first camera's lines do not hold for another one, which has those under `cameras`, if it stands there.
+        """
+        further = None if self.cameras is None else dict(self.cameras)
+        first = self.first_camera
+        if self.image not in (None, image):
+            first = CameraMapping(image)
+        if further is not None:
+            for name, lines in self.cameras.items():
+                found = CameraMapping(lines) if isinstance(lines, str) else lines
+                if found.image == image:
+                    first = found
+                    del further[name]
+            listed = {lines if isinstance(lines, str) else lines.image for lines in further.values()}
+            further |= {short_name(other): other for other in others if other not in listed}
+        return replace(
+            self,
+            image=image,
+            depth=first.depth,
+            intrinsics=first.intrinsics,
+            extrinsics=first.extrinsics,
+            cameras=further,
+        )
+
+    def name_of(self, image: str) -> str:
+        """What the camera of a feature beside the first is called: as `cameras` says, or as its feature."""
+        for name, lines in (self.cameras or {}).items():
+            if image == (lines if isinstance(lines, str) else lines.image):
+                return name
+        return short_name(image)
+
     @property
     def motion(self) -> HandMotion:
         """How the features' numbers become actions."""
@@ -130,6 +163,11 @@ class FeatureMapping:
         Raises InputError for unknown keys, naming the closest, and wrong values.
         """
         return from_entries(cls, content, "a mapping")
+
+
+def short_name(feature: str) -> str:
+    """The last part of a feature's name."""
+    return feature.rsplit(".", 1)[-1]
 
 
 def mapping_line(camera: str, key: str) -> str:

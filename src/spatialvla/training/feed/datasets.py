@@ -9,12 +9,14 @@ from pathlib import Path
 from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import EpisodeSource, MovingChunks, OnBad, SourceWrapper
-from spatialvla.data.every_view import EveryView
+from spatialvla.data.every_view import EveryView, beneath, views_of
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
-from spatialvla.data.needed_parts import check_parts
+from spatialvla.data.lerobot.source import LeRobotSource
+from spatialvla.data.needed_parts import check_parts, check_views
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.parallel.world import World
@@ -46,6 +48,7 @@ def mixture_of(
     progress: Progress,
 ) -> TrainingMixture:
     """The datasets of a configuration once they are open, in its order. Raises as `open_mixture`."""
+    opened = sources
     cache = config.cache or cache_folder()
     _check_parts(sources, config, network)
     given = None
@@ -66,7 +69,7 @@ def mixture_of(
             max(1, config.workers),
             cache / "surveys",
             config.shares,
-            [max(1, len(dataset.first_cameras)) for dataset in config.datasets],
+            [len(views_of(source)) for source in opened],
         )
     )
     return mixture if given is None else replace(mixture, given_statistics=given)
@@ -79,8 +82,10 @@ def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network:
     # A new network's state is as the datasets have it; where none has any, each size is too much.
     sizes = [network.state_size, *(len(source.state_names) for source in sources), int(state_needed)]
     size = next(filter(None, sizes), 0)
+    for source in sources:
+        check_views(views_of(source))
     check_parts(
-        sources,
+        [view for source in sources for view in views_of(source)],
         network.cameras,
         size,
         network.needs_extrinsics,
@@ -104,35 +109,51 @@ def open_dataset(
     of those beside the first to read. state: whether the arm's state is read. pictures: as of `open_source`.
     """
     mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
-    mappings: list[FeatureMapping | None] = [mapping]
-    if dataset.first_cameras:
-        mappings = [replace(mapping or FeatureMapping(), image=camera) for camera in dataset.first_cameras]
-    source = EveryView.of(
-        [
-            open_source(
-                dataset.path,
-                mapping=one,
-                spec=dataset.spec,
-                on_bad=on_bad,
-                cache=cache,
-                copy=dataset.copy,
-                cameras=cameras,
-                state=state,
-                pictures=pictures,
-            )
-            # Without pictures all of them are the same.
-            for one in (mappings if pictures else mappings[:1])
-        ]
+    first, *others = dataset.first_cameras or (None,)
+    if first is not None:
+        mapping = (mapping or FeatureMapping()).through(first, others)
+    wanted = [] if mapping is None else [*map(mapping.name_of, others), *others]
+    source = open_source(
+        dataset.path,
+        mapping=mapping,
+        spec=dataset.spec,
+        on_bad=on_bad,
+        cache=cache,
+        copy=dataset.copy,
+        cameras=(*cameras, *wanted),
+        state=state,
+        pictures=pictures,
     )
-    return source if dataset.key is None else _Renamed(source, dataset.key)
+    named = source if dataset.key is None else _Renamed(source, dataset.key)
+    names = _names(source, others)
+    # Without pictures all of them are the same.
+    return EveryView(named, names, cameras) if names and pictures else named
+
+
+def _names(source: EpisodeSource, images: Sequence[str]) -> tuple[str, ...]:
+    """What the cameras of these features of a LeRobot dataset are called. Raises InputError where one is not there."""
+    while isinstance(source, SourceWrapper):
+        source = source.source
+    if not images or not isinstance(source, LeRobotSource):
+        return ()
+    features = source.dataset.features
+    if missing := [image for image in images if image not in features or not features[image].is_rgb]:
+        cameras = ", ".join(name for name, feature in features.items() if feature.is_rgb)
+        raise InputError(f"{source.root} has no camera '{missing[0]}' but {cameras}; correct --camera.")
+    called = {camera.image.name: name for name, camera in source.others.items()}
+    return tuple(called[image] for image in images) if source.pictures else ()
 
 
 def _in_memory(
     source: EpisodeSource, config: TrainConfig, size: int, world: World, progress: Progress
-) -> CachedSource:
+) -> EpisodeSource:
     cache = (config.cache or cache_folder()) / "frames"
-    with progress.counting(f"frames of {source.key}", len(source)) as told:
-        return world.on_main_first(lambda: CachedSource(source, size, cache, config.on_bad, told))
+
+    def cached(dataset: EpisodeSource) -> EpisodeSource:
+        with progress.counting(f"frames of {dataset.key}", len(dataset)) as told:
+            return world.on_main_first(lambda: CachedSource(dataset, size, cache, config.on_bad, told))
+
+    return beneath(source, cached)
 
 
 @dataclass(frozen=True)
