@@ -15,6 +15,7 @@ from tiny_policy import write_dataset
 from told_dataset import COLORS, FRONT_POSE, GRAY, SIZE, WRIST_POSE, K, write_told
 
 from spatialvla.data.every_view import views_of
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.feed.datasets import open_dataset, open_mixture
@@ -306,6 +307,17 @@ def test_a_camera_that_a_mapping_lists_has_its_lines_wherever_it_stands(tmp_path
     (alone,) = opened(told, listed, "observation.images.wrist")
     for view in (both[1], alone):
         assert view.episode(0).camera.intrinsics[0, 0] == 70
+
+
+def test_cameras_of_one_short_name_are_told_apart():
+    mapping = FeatureMapping(cameras={"top": "left.top"}).through(
+        "front", ["right.top", "robot.image", "left.top"]
+    )
+    assert {name: lines.image for name, lines in mapping.other_cameras.items()} == {
+        "top": "left.top",
+        "right.top": "right.top",
+        "robot.image": "robot.image",
+    }
 
 
 def test_what_belongs_to_one_camera_is_given_to_one(tmp_path):

@@ -78,10 +78,7 @@ def _further(
                 f"the camera '{FIRST_CAMERA}' is the first one, whose lines stand by themselves ('image: …'); give the "
                 "one under 'cameras' another name."
             )
-        return {
-            name: CameraMapping(lines) if isinstance(lines, str) else lines
-            for name, lines in mapping.cameras.items()
-        }
+        return dict(mapping.other_cameras)
     others = [name for name, feature in features.items() if feature.is_rgb and name != first]
     short = [short_name(name) for name in others]
     return {

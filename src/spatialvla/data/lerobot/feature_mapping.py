@@ -106,38 +106,42 @@ class FeatureMapping:
         """The lines of the first camera; its image is "" where it is to be found."""
         return CameraMapping(self.image or "", self.depth, self.intrinsics, self.extrinsics)
 
+    @property
+    def other_cameras(self) -> Mapping[str, CameraMapping]:
+        """The lines of the cameras that `cameras` names."""
+        return {
+            name: CameraMapping(lines) if isinstance(lines, str) else lines
+            for name, lines in (self.cameras or {}).items()
+        }
+
     def through(self, image: str, others: Sequence[str] = ()) -> FeatureMapping:
         """The same dataset looked through another feature first; others: features that are looked through, too.
 
         The first camera's lines do not hold for another one, which has those under `cameras`, if it stands there.
         """
-        further = None if self.cameras is None else dict(self.cameras)
-        first = self.first_camera
-        if self.image not in (None, image):
-            first = CameraMapping(image)
-        if further is not None:
-            for name, lines in self.cameras.items():
-                found = CameraMapping(lines) if isinstance(lines, str) else lines
-                if found.image == image:
-                    first = found
-                    del further[name]
-            listed = {lines if isinstance(lines, str) else lines.image for lines in further.values()}
-            further |= {short_name(other): other for other in others if other not in listed}
+        first = self.first_camera if self.image in (None, image) else CameraMapping(image)
+        cameras = dict(self.other_cameras)
+        for name, lines in self.other_cameras.items():
+            if lines.image == image:
+                first = cameras.pop(name)
+        listed = {lines.image for lines in cameras.values()}
+        for other in others:
+            if other not in listed:
+                taken = {FIRST_CAMERA, *cameras}
+                cameras[other if short_name(other) in taken else short_name(other)] = CameraMapping(other)
         return replace(
             self,
             image=image,
             depth=first.depth,
             intrinsics=first.intrinsics,
             extrinsics=first.extrinsics,
-            cameras=further,
+            cameras=None if self.cameras is None else cameras,
         )
 
     def name_of(self, image: str) -> str:
         """What the camera of a feature beside the first is called: as `cameras` says, or as its feature."""
-        for name, lines in (self.cameras or {}).items():
-            if image == (lines if isinstance(lines, str) else lines.image):
-                return name
-        return short_name(image)
+        names = (name for name, lines in self.other_cameras.items() if lines.image == image)
+        return next(names, short_name(image))
 
     @property
     def motion(self) -> HandMotion:
