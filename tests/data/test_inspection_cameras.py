@@ -204,6 +204,10 @@ def test_a_state_in_the_world_is_brought_to_the_robots_base():
     found = gripper_positions(ArmSource([]), InWorld(columns=columns))
     np.testing.assert_allclose(found, path(), atol=1e-3)
     assert gripper_positions(ArmSource([]), InWorld(told=None, columns=columns)) is None
+    elsewhere = FRONT @ pose_matrix(np.array([0.3, 0.1, 0.0]), rotation([0, 0.5, 0]))
+    of_the_scene = columns | {"observation.extrinsics": np.broadcast_to(FRONT, (60, 4, 4))}
+    through_another = InWorld(told=elsewhere, columns=of_the_scene)
+    np.testing.assert_allclose(gripper_positions(ArmSource([]), through_another), path(), atol=1e-3)
 
 
 def test_a_mappings_gripper_pose_tells_unit_and_frame(tmp_path):
