@@ -23,7 +23,7 @@ def seen(**views):
 
 def test_each_episode_comes_once_through_each_camera():
     source = seen()
-    every = EveryView(source, ("side", "top"), kept=("wrist",))
+    every = EveryView(source, (None, "side", "top"), "front", kept=("wrist",))
     assert len(every) == 3 * len(LENGTHS)
     for index in (0, 4, 5, 44, len(every) - 1):
         number, view = divmod(index, 3)
@@ -38,14 +38,23 @@ def test_each_episode_comes_once_through_each_camera():
 
 
 def test_a_camera_is_not_beside_itself():
-    every = EveryView(seen(), ("wrist",), kept=("wrist", "top"))
+    every = EveryView(seen(), (None, "wrist"), "front", kept=("wrist", "top"))
     assert [list(every.episode(index).other_views) for index in (0, 1)] == [["wrist", "top"], ["top"]]
+    # Whichever is the dataset's own first one.
+    every = EveryView(seen(), ("top", None), "wrist_of_old", kept=("wrist_of_old",))
+    assert [list(every.episode(index).other_views) for index in (0, 1)] == [["wrist_of_old"], []]
+    beside = every.episode(0).other_views["wrist_of_old"]
+    np.testing.assert_array_equal(beside.images([1]), seen().episode(0).images([1]))
 
 
 def test_an_episode_that_a_camera_missed_has_no_samples_through_it():
-    every = EveryView(seen(side=replace(VIEWS["side"], missing_in=frozenset({2, 3}))), ("side",))
+    every = EveryView(
+        seen(side=replace(VIEWS["side"], missing_in=frozenset({2, 3}))), (None, "side"), "front"
+    )
     samples = [len(every.episode(index).starts) for index in range(4, 10)]
     assert samples == [5, 0, 6, 0, 7, 7]
+    gone = every.episode(5)
+    assert (gone.camera, gone.extrinsics, gone.depth([0])) == (None, None, None)
     mixture = TrainingMixture.open([every], held_out=0.5, seed=1, views=[2])
     through = mixture.held_out[0].reshape(-1, 2)
     assert (through[:, 0] == through[:, 1]).all()
@@ -53,28 +62,45 @@ def test_an_episode_that_a_camera_missed_has_no_samples_through_it():
     assert not {5, 7} & drawn
 
 
+def test_the_first_cameras_pose_is_not_that_of_a_camera_that_nobody_placed():
+    """Guidance projects by it, and would look through the wrong camera."""
+
+    class Posed(FakeSource):
+        def episode(self, index):
+            poses = np.zeros((self.lengths[index], 4, 4))
+            return replace(super().episode(index), columns={"observation.camera_pose": poses, "other": poses})
+
+    every = EveryView(Posed("arm", LENGTHS, views=VIEWS), (None, "side", "wrist"), "front")
+    assert [sorted(every.episode(index).columns) for index in range(3)] == [
+        ["observation.camera_pose", "other"],
+        ["observation.camera_pose", "other"],
+        ["other"],
+    ]
+
+
 def test_more_cameras_are_another_dataset():
-    prints = {
-        EveryView(seen(), names).fingerprint
-        for names in (("side",), ("top",), ("side", "top"), ("top", "side"))
-    }
-    assert len(prints) == 4
+    choices = (("side",), (None, "side"), ("side", None), ("top",), ("side", "top"))
+    prints = {EveryView(seen(), names, "front").fingerprint for names in choices}
+    assert len(prints) == 5
 
 
 def test_a_change_reaches_the_dataset_beneath():
     source, other = seen(), FakeSource("other", LENGTHS)
     assert beneath(source, lambda _: other) is other
-    changed = beneath(EveryView(source, ("side",)), lambda _: other)
+    changed = beneath(EveryView(source, (None, "side"), "front"), lambda _: other)
     assert isinstance(changed, EveryView)
     assert changed.source is other
     assert views_of(source) == (source,)
-    assert [view.key for view in views_of(EveryView(source, ("side",)))] == ["arm", "arm through 'side'"]
+    assert [view.key for view in views_of(EveryView(source, (None, "side"), "front"))] == [
+        "arm",
+        "arm through 'side'",
+    ]
 
 
 @given(views=st.integers(1, 4), fraction=st.floats(0.02, 0.9), seed=st.integers(0, 99))
 def test_an_episode_is_held_out_through_all_cameras_or_none(views, fraction, seed):
     source = seen()
-    every = EveryView(source, tuple(VIEWS)[: views - 1])
+    every = EveryView(source, (None, *VIEWS)[:views], "front")
     mixture = TrainingMixture.open([every], held_out=fraction, seed=seed, views=[views])
     through = mixture.held_out[0].reshape(-1, views)
     assert (through.all(axis=1) == through.any(axis=1)).all()

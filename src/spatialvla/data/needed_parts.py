@@ -71,7 +71,7 @@ def check_parts(
 ) -> None:
     """Raises InputError, naming dataset and line, where datasets lack what a run needs of them.
 
-    By each dataset's first episode with steps, and for cameras that none of these has by 50. cameras: names of the
+    By each dataset's first episode with samples, and for cameras that none of these has by 50. cameras: names of the
     model's, the first one's first. state_size: the model's numbers; those of each dataset that has a state have to be
     as many; 0 asks for none. extrinsics: whether each camera's place has to be known, and with it the intrinsics of
     those beside the first. depth: whether the first has to have a sensor. needed, state_needed: the cameras that some
@@ -127,11 +127,13 @@ def untold_cameras(sources: Sequence[EpisodeSource], cameras: Collection[str]) -
 
 
 def check_views(views: Sequence[EpisodeSource]) -> None:
-    """Raises InputError where a dataset tells the intrinsics of some of the cameras that may be its first, not of all.
+    """Raises InputError where a dataset has samples, or tells the intrinsics, of some of its first cameras, not of all.
 
-    A checkpoint keeps one camera of a dataset, which would stand in for the others. By each camera's first episode.
+    A checkpoint keeps one camera of a dataset, which would stand in for the others. By each camera's first sample.
     """
     firsts = [next(_seen(view, "", ()), {}).get("") for view in views]
+    if None in firsts and len(views) > 1:
+        raise InputError(f"{views[firsts.index(None)].key} has no samples; leave that camera out.")
     known = [first is not None and first.camera is not None for first in firsts]
     if any(known) and not all(known):
         told, untold = views[known.index(True)], views[known.index(False)]
@@ -163,7 +165,7 @@ def without_sensor(key: str) -> str:
 
 
 def _seen(source: EpisodeSource, first: str, others: Collection[str]) -> Iterator[dict[str, EpisodeView]]:
-    """The cameras by name of each episode with steps that can be read. What is damaged the survey will say."""
+    """The cameras by name of each episode with samples that can be read. What is damaged the survey will say."""
     for index in range(len(source)):
         try:
             episode = source.episode(index)
@@ -172,5 +174,5 @@ def _seen(source: EpisodeSource, first: str, others: Collection[str]) -> Iterato
                 _ = view.camera, view.extrinsics
         except CheckpointError:
             continue
-        if len(episode.actions):
+        if len(episode.starts):
             yield {first: episode, **beside}

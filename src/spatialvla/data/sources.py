@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
 from spatialvla.data.episodes import EpisodeSource, OnBad
-from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.every_view import EveryView
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping, short_name
 from spatialvla.data.lerobot.location import find_dataset
 from spatialvla.data.lerobot.metadata import is_dataset as is_lerobot
 from spatialvla.data.lerobot.source import LeRobotSource
@@ -38,6 +39,7 @@ def open_source(
     cameras: Collection[str] | None = None,
     state: bool = True,
     pictures: bool = True,
+    through: Sequence[str] = (),
 ) -> EpisodeSource:
     """An RLDS folder, or the folder around its versions, local or at an fsspec URL; a LeRobot folder, its
     name in LeRobot's cache or a Hub id; or an RH20T folder.
@@ -47,26 +49,65 @@ def open_source(
     is indexed or downloaded, the user's own unless given. copy: whether RLDS files have the known faults of the
     published ones; others ignore it. cameras: names of those beside the first to read; all unless given. state:
     whether the arm's state is read. pictures: whether any are looked at; if not, a LeRobot dataset of several
-    cameras need not say which is the first, nor have its videos.
+    cameras need not say which is the first, nor have its videos. through: RGB features of a LeRobot dataset to look
+    through, not the mapping's first camera; of several, each shows each episode once.
     Raises InputError, saying what was looked for, where it is none of these, or for options of another kind.
     """
     name = os.fspath(path)
     kind = dataset_kind(name)
     if kind != "LeRobot":
-        _refuse(name, kind, mapping=mapping)
+        _refuse(name, kind, mapping=mapping or through or None)
     if kind != "RLDS":
         _refuse(name, kind, spec=spec)
     source: EpisodeSource
     if kind == "RH20T":
         source = RH20TSource(name, cache=cache)
     elif kind == "LeRobot":
-        source = LeRobotSource(name, mapping, cache, cameras, pictures)
+        return _lerobot(name, mapping, cache, cameras, state, pictures, through)
     else:
         found = find_spec(spec) if isinstance(spec, str) else spec
         folder = rlds_folder(name, found)
         assert folder is not None
         source = OXESource(folder, found, on_bad=on_bad, cache=cache, copy=copy)
     return source if cameras is None and state else NeededParts(source, cameras, state)
+
+
+def _lerobot(
+    name: str,
+    mapping: FeatureMapping | str | Path | None,
+    cache: Path | None,
+    cameras: Collection[str] | None,
+    state: bool,
+    pictures: bool,
+    through: Sequence[str],
+) -> EpisodeSource:
+    """The arguments are those of `open_source`."""
+    wanted = cameras
+    if through:
+        said = (
+            mapping
+            if isinstance(mapping, FeatureMapping) or mapping is None
+            else FeatureMapping.load(mapping)
+        )
+        mapping = (said or FeatureMapping()).with_cameras(through)
+        wanted = None if cameras is None else (*cameras, *through)
+    opened = LeRobotSource(name, mapping, cache, wanted, pictures)
+    first = opened.camera.image.name if pictures else ""
+    called: dict[str, str | None] = {camera.image.name: name for name, camera in opened.others.items()}
+    called[first] = None
+    rgb = [name for name, feature in opened.dataset.features.items() if feature.is_rgb]
+    if missing := [image for image in through if image not in (called if pictures else rgb)]:
+        raise InputError(
+            f"{opened.root}: there are the cameras {', '.join(rgb)}, not {missing[0]}; choose with --camera."
+        )
+    # Without pictures all cameras are the same.
+    names = tuple(called[image] for image in through) if pictures else ()
+    read = None if cameras is None else (*cameras, *filter(None, names))
+    source = opened if cameras is None and state else NeededParts(opened, read, state)
+    if names in ((), (None,)):
+        return source
+    own = short_name(first)
+    return EveryView(source, names, first if own in opened.others else own, cameras)
 
 
 def dataset_kind(path: str) -> DatasetKind:

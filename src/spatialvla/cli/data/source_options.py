@@ -42,22 +42,19 @@ class SourceOptions:
 
     def open(self) -> EpisodeSource:
         """The dataset's episodes. Raises InputError where it cannot be read so, or lacks a camera that is named."""
-        from spatialvla.data.lerobot.feature_mapping import FeatureMapping
         from spatialvla.data.mapping_lines import FIRST_CAMERA
         from spatialvla.data.needed_parts import check_parts
         from spatialvla.data.sources import open_source
 
-        mapping = None if self.mapping is None else FeatureMapping.load(self.mapping)
-        if self.camera is not None:
-            mapping = (mapping or FeatureMapping()).through(self.camera)
         source = open_source(
             self.dataset,
-            mapping=mapping,
+            mapping=self.mapping,
             spec=self.spec,
             on_bad=self.on_bad,
             copy=self.copy,
             cameras=self.cameras,
             state=self.state,
+            through=() if self.camera is None else (self.camera,),
         )
         if self.cameras:
             check_parts([source], (FIRST_CAMERA, *self.cameras))

@@ -32,7 +32,7 @@ def find_cameras(
 ) -> tuple[list[CameraFeatures], list[str]]:
     """The cameras of a dataset with these features, the one that is looked through first.
 
-    wanted: names of the others to find, as far as the dataset has them; all unless given.
+    wanted: names of the others to find, or their features, as far as the dataset has them; all unless given.
     Also why each camera is left out that nobody named and that cannot be read.
     Raises InputError, saying which line of the mapping helps, where one is not there or cannot be read so.
     """
@@ -43,7 +43,7 @@ def find_cameras(
     calibration = None if mapping.calibration is None else RobotCalibration.load(mapping.calibration)
     found, left_out = [], []
     for name, line in lines.items():
-        if name != FIRST_CAMERA and wanted is not None and name not in wanted:
+        if name != FIRST_CAMERA and wanted is not None and not {name, line.image} & set(wanted):
             continue
         try:
             found.append(_found(name, line, mapping, features, calibration, images))

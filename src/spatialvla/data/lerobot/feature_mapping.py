@@ -114,34 +114,21 @@ class FeatureMapping:
             for name, lines in (self.cameras or {}).items()
         }
 
-    def through(self, image: str, others: Sequence[str] = ()) -> FeatureMapping:
-        """The same dataset looked through another feature first; others: features that are looked through, too.
+    def with_cameras(self, images: Sequence[str]) -> FeatureMapping:
+        """The mapping of who looks through these features: the first of them is the first camera where no line says so.
 
-        The first camera's lines do not hold for another one, which has those under `cameras`, if it stands there.
+        Each keeps the lines that it has; those that `cameras` does not name are added to it, where it names any.
         """
-        first = self.first_camera if self.image in (None, image) else CameraMapping(image)
-        cameras = dict(self.other_cameras)
-        for name, lines in self.other_cameras.items():
-            if lines.image == image:
-                first = cameras.pop(name)
-        listed = {lines.image for lines in cameras.values()}
-        for other in others:
-            if other not in listed:
+        named = replace(self, image=self.image or images[0])
+        if self.cameras is None:
+            return named
+        cameras = dict(self.cameras)
+        listed = {named.image, *(lines.image for lines in self.other_cameras.values())}
+        for image in images:
+            if image not in listed:
                 taken = {FIRST_CAMERA, *cameras}
-                cameras[other if short_name(other) in taken else short_name(other)] = CameraMapping(other)
-        return replace(
-            self,
-            image=image,
-            depth=first.depth,
-            intrinsics=first.intrinsics,
-            extrinsics=first.extrinsics,
-            cameras=None if self.cameras is None else cameras,
-        )
-
-    def name_of(self, image: str) -> str:
-        """What the camera of a feature beside the first is called: as `cameras` says, or as its feature."""
-        names = (name for name, lines in self.other_cameras.items() if lines.image == image)
-        return next(names, short_name(image))
+                cameras[image if short_name(image) in taken else short_name(image)] = image
+        return replace(named, cameras=cameras)
 
     @property
     def motion(self) -> HandMotion:

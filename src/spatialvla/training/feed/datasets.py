@@ -9,14 +9,11 @@ from pathlib import Path
 from spatialvla.actions.statistics_file import read_statistics
 from spatialvla.common.cache_folder import cache_folder
 from spatialvla.data.episodes import EpisodeSource, MovingChunks, OnBad, SourceWrapper
-from spatialvla.data.every_view import EveryView, beneath, views_of
+from spatialvla.data.every_view import beneath, views_of
 from spatialvla.data.frame_cache import CachedSource
-from spatialvla.data.lerobot.feature_mapping import FeatureMapping
-from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.needed_parts import check_parts, check_views
 from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
-from spatialvla.errors import InputError
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.parallel.world import World
@@ -108,40 +105,20 @@ def open_dataset(
     cache: folder of what is downloaded or indexed. on_bad: what becomes of RLDS shards that break off. cameras: names
     of those beside the first to read. state: whether the arm's state is read. pictures: as of `open_source`.
     """
-    mapping = None if dataset.mapping is None else FeatureMapping.load(dataset.mapping)
-    first, *others = dataset.first_cameras or (None,)
-    if first is not None:
-        mapping = (mapping or FeatureMapping()).through(first, others)
-    wanted = [] if mapping is None else [*map(mapping.name_of, others), *others]
     source = open_source(
         dataset.path,
-        mapping=mapping,
+        mapping=dataset.mapping,
         spec=dataset.spec,
         on_bad=on_bad,
         cache=cache,
         copy=dataset.copy,
-        cameras=(*cameras, *wanted),
+        cameras=cameras,
         state=state,
         pictures=pictures,
+        through=dataset.first_cameras,
     )
-    named = source if dataset.key is None else _Renamed(source, dataset.key)
-    names = _names(source, others)
-    # Without pictures all of them are the same.
-    return EveryView(named, names, cameras) if names and pictures else named
-
-
-def _names(source: EpisodeSource, images: Sequence[str]) -> tuple[str, ...]:
-    """What the cameras of these features of a LeRobot dataset are called. Raises InputError where one is not there."""
-    while isinstance(source, SourceWrapper):
-        source = source.source
-    if not images or not isinstance(source, LeRobotSource):
-        return ()
-    features = source.dataset.features
-    if missing := [image for image in images if image not in features or not features[image].is_rgb]:
-        cameras = ", ".join(name for name, feature in features.items() if feature.is_rgb)
-        raise InputError(f"{source.root} has no camera '{missing[0]}' but {cameras}; correct --camera.")
-    called = {camera.image.name: name for name, camera in source.others.items()}
-    return tuple(called[image] for image in images) if source.pictures else ()
+    key = dataset.key
+    return source if key is None else beneath(source, lambda named: _Renamed(named, key))
 
 
 def _in_memory(
