@@ -1,12 +1,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from fake_source import FakeSource, FakeView
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spatialvla.data.every_view import EveryView, beneath, views_of
+from spatialvla.data.lerobot import Feature, LeRobotWriter
+from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.sources import open_source
 from spatialvla.data.training_mixture import TrainingMixture
+from spatialvla.geometry.calibrated_camera import CalibratedCamera
+from spatialvla.geometry.camera import Camera
+from spatialvla.geometry.robot_calibration import RobotCalibration
 
 LENGTHS = tuple(range(3, 33))
 PLACE = np.diag([1.0, 1, 1, 1])
@@ -107,3 +114,40 @@ def test_an_episode_is_held_out_through_all_cameras_or_none(views, fraction, see
     # The same ones as through one camera alone.
     alone = TrainingMixture.open([source], held_out=fraction, seed=seed)
     np.testing.assert_array_equal(through[:, 0], alone.held_out[0])
+
+
+FRONT, SIDE = "observation.images.front", "observation.images.side"
+
+
+@pytest.mark.parametrize("through", [(FRONT, SIDE), (SIDE, FRONT), (SIDE,)])
+@pytest.mark.parametrize("named", [("image", "left"), ("image",), ("left",), ("overhead",)])
+def test_a_calibrations_camera_is_that_of_no_other_one(tmp_path, through, named):
+    """`image` and a file's only camera are the mapping's first one's, whichever is looked through."""
+    focal = {"image": 11.0, "left": 77.0, "overhead": 33.0}
+    place = np.array([[0.0, 0, -1, 1], [1, 0, 0, 0], [0, -1, 0, 0.5], [0, 0, 0, 1]])
+    cameras = {
+        name: CalibratedCamera(Camera(np.diag([focal[name], focal[name], 1]), 12, 16), place)
+        for name in named
+    }
+    RobotCalibration(cameras).save(tmp_path / "robot.yaml")
+    features = [Feature(name, "image", (12, 16, 3)) for name in (FRONT, SIDE)]
+    writer = LeRobotWriter(tmp_path / "d", 10, [*features, Feature("action", "float32", (7,))])
+    pictures, actions = np.zeros((3, 12, 16, 3), np.uint8), np.ones((3, 7), np.float32)
+    writer.add_episode({FRONT: pictures, SIDE: pictures, "action": actions}, "go")
+    writer.finalize()
+    none = {"intrinsics": "none", "extrinsics": "none"}
+    mapping = FeatureMapping.from_dict(
+        {
+            "image": FRONT,
+            "calibration": str(tmp_path / "robot.yaml"),
+            "cameras": {"left": {"image": SIDE, **({} if "left" in named else none)}},
+            **(none if named == ("left",) else {}),
+        }
+    )
+    of_front = next((focal[name] for name in ("image", "overhead") if name in named), None)
+    expected = {FRONT: of_front, SIDE: 77.0 if "left" in named else None}
+    views = views_of(open_source(tmp_path / "d", mapping=mapping, through=through))
+    for image, view in zip(through, views, strict=True):
+        camera = view.episode(0).camera
+        assert (None if camera is None else camera.intrinsics[0, 0]) == expected[image]
+        assert (view.episode(0).extrinsics is None) == (expected[image] is None)
