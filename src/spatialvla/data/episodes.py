@@ -15,6 +15,10 @@ from spatialvla.geometry.camera import Camera
 OnBad = Literal["raise", "skip"]
 """Whether damaged data is an error, or is left out and said."""
 
+CAMERA_POSE = "observation.camera_pose"
+"""The column of the dataset's own first camera's pose in the frame of the state, where that is not the robot's, as in
+LIBERO."""
+
 TAKEOVER = "takeover"
 """The column that is not 0 where something else was done than the action says (DAgger)."""
 

@@ -7,11 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spatialvla.data.episodes import Episode, EpisodeSource, EpisodeView, EpisodeWrapper, SourceWrapper
+from spatialvla.data.episodes import (
+    CAMERA_POSE,
+    Episode,
+    EpisodeSource,
+    EpisodeView,
+    EpisodeWrapper,
+    SourceWrapper,
+)
 from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
-
-_CAMERA_POSE = "observation.camera_pose"  # of the dataset's own first camera
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class _SeenThrough(EpisodeWrapper):
         columns = self.episode.columns
         if self.first is self.episode or self.extrinsics is not None:
             return columns
-        return {name: values for name, values in columns.items() if name != _CAMERA_POSE}
+        return {name: values for name, values in columns.items() if name != CAMERA_POSE}
 
     @property
     def other_views(self) -> Mapping[str, EpisodeView]:

@@ -8,15 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from spatialvla.data.arm_state import gripper_poses
-from spatialvla.data.episodes import Episode, EpisodeSource, SourceWrapper
+from spatialvla.data.episodes import CAMERA_POSE, Episode, EpisodeSource, SourceWrapper
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.mapping_lines import GripperPose
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.extrinsics import inverse, transform
-
-CAMERA_POSE = "observation.camera_pose"
-"""The column of the first camera's pose in the frame of the state, where that is not the robot's, as in LIBERO."""
 
 
 def position_indices(names: Sequence[str]) -> tuple[int, int, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spatialvla.data.episodes import Episode
+from spatialvla.data.episodes import CAMERA_POSE, Episode
 from spatialvla.data.lerobot.extrinsics import EXTRINSICS
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.errors import InputError
@@ -13,7 +13,6 @@ from spatialvla.geometry.extrinsics import inverse
 from spatialvla.training.guidance.privileged import privileged_values
 from spatialvla.training.guidance.step_table import Steps
 
-CAMERA_POSE = "observation.camera_pose"
 _NEAREST = 0.05  # meters in front of the camera from which on a point counts as seen
 _SAME_PLACE = 1e-6  # of two poses
 
