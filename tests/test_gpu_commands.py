@@ -40,10 +40,10 @@ def test_demonstrations_are_recorded_and_learned_from_in_a_given_time(tmp_path):
     command = [sys.executable, GPU / "in_time.py", "--out", tmp_path / "run", *options.split()]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "libero_spatial_3: " in ran.stdout
+    assert "libero_spatial/3: " in ran.stdout
     assert " of the policy, " in ran.stdout
     learned, shipped = (Policy.from_pretrained(path) for path in (tmp_path / "run" / "nano", "nano"))
-    assert list(learned.processor.statistics)[-1] == "libero_spatial_3"
+    assert list(learned.processor.statistics)[-1] == "libero_spatial/3"
     after, before = learned.model.state_dict(), shipped.model.state_dict()
     same = {name: torch.equal(after[name], tensor) for name, tensor in before.items()}
     assert all(same[name] for name in before if name.startswith("vision_zoe_model"))
