@@ -31,6 +31,31 @@ inference() {  # NAME LIMIT OPTIONS...
     --out "$out/$name" "$@"
 }
 
+beside=
+on_cores() {  # CORES NAME COMMAND...: while the GPU's parts run, until the time is over
+  local cores=$1 name=$2 code
+  shift 2
+  timeout $((total > SECONDS ? total - SECONDS : 1)) taskset -c "$cores" "$@" >"$out/$name.log" 2>&1
+  code=$?
+  echo "== $name: code $code at ${SECONDS} s" && tail -n 30 "$out/$name.log" | cut -c -300
+  return $code
+}
+on_processor() {  # CORES NAME OPTIONS...: the 4 B model on two cores, beside the peer
+  local cores=$1 name=$2
+  shift 2
+  on_cores "$cores" "$name" python3 benchmarks/inference.py --case 4b --device cpu --threads 2 --rounds 2 \
+    --out "$out/$name" "$@"
+}
+# What stands beside a GPU often has matrix units.
+if [ "$device" != cpu ] && [ "$(nproc)" -ge 12 ] && grep -qw amx_tile /proc/cpuinfo; then
+  python3 -c "from spatialvla.kernels.library import build; print('matrix units:', build().matrix_units)"
+  { on_cores 0,1 tiles python3 -m pytest -q -x tests/kernels &&
+    on_cores 0,1 tile_speed python3 benchmarks/kernels.py --threads 2; } & beside+=" $!"
+  on_processor 2,3 tiles_bf16 --precision bf16 & beside+=" $!"
+  on_processor 4,5 tiles_w8a8 --precision w8a8 & beside+=" $!"
+  taskset -cp "6-$(($(nproc) - 1))" $$ >"$out/cores.log"  # of the parts below
+fi
+
 [ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python3 -c "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
 [ "$device" = cpu ] || part kernels 75 python3 benchmarks/gpu/decode.py
@@ -42,9 +67,6 @@ inference batch 45 --batch $batch --rounds 3 --alone
 part training 40 python3 benchmarks/training.py --device "$device" --batch-size $samples --rounds 3 $compile
 [ "$device" = cpu ] || inference fp8 40 --batch 1 --rounds 3 --alone --precision fp8
 [ "$device" = cpu ] || part tests 60 python3 -m pytest -q -x -m gpu tests/model/test_optimize.py tests/model/test_decoding.py
-if grep -qw amx_tile /proc/cpuinfo; then  # what stands beside a GPU often has these units
-  part tiles 90 python3 -m pytest -q -x tests/kernels
-  part tile_speed 60 python3 benchmarks/kernels.py --threads 2
-fi
+for one in $beside; do wait "$one" || failed=1; done
 echo "== all: ${SECONDS} s"
 exit $failed
