@@ -66,9 +66,7 @@ class Options:
     # "spatial_exam:0.4" gives its tasks 0.4 times as long as others have.
     tasks: tuple[int, ...] = ()  # all unless given
     drivers: tuple[str, ...] = (EXPERT, "nano-wrist", "nano")  # who is at the wheel, in turn
-    random_views: int = (
-        0  # cameras drawn around the workspace, which those with a wrist camera learn from, too
-    )
+    random_views: int = 0  # cameras around the workspace, of which policies with a wrist camera learn
     policies: tuple[str, ...] = ("nano-wrist", "nano")  # names, or folders to go on from
     depth_weights: Path | None = None  # of `train-depth`; each policy's own unless given
     also: tuple[Path, ...] = ()  # <suite>/<name>, further datasets of the same cameras, recorded before
@@ -102,9 +100,6 @@ def record(options: Options, job: Job) -> str:
     torch.set_num_threads(1)
     os.environ.setdefault("LP_NUM_THREADS", "1")
     began, recorder, folder = time.time(), recorder_of(job.suite), options.out / "episodes" / job.name
-    views: dict[str, Any] = (
-        {"cameras": "random", "random_views": options.random_views} if options.random_views else {}
-    )
     ends = min(began + job.seconds, job.ends)
     files: list[Path] = []
     failed = 0
@@ -116,11 +111,12 @@ def record(options: Options, job: Job) -> str:
             config = RecordingConfig(
                 folder,
                 job.suite,
+                cameras="random" if options.random_views else "fixed",
+                random_views=max(1, options.random_views),
                 wrist=True,
                 draw_every=options.draw_every,
                 depth=False,
                 policy=policy,
-                **views,
             )
             plays.append(stack.enter_context(recorder.playing(config, job.task)))
         loaded, number = time.time() - began, 0
