@@ -115,6 +115,22 @@ def test_all_tasks_give_about_the_same_share_of_what_is_held_out():
     assert not np.array_equal(one, other)
 
 
+def test_what_is_of_one_origin_keeps_the_same_episodes_from_training():
+    lengths = (5,) * 10
+    front, any_view = FakeSource("front", lengths), FakeSource("any", tuple(np.repeat(lengths, 3)))
+    shorter = FakeSource("shorter", (0, *lengths[1:]))
+    sources = [front, any_view, shorter, FakeSource("other", lengths)]
+    views, origins = [1, 3, 1, 1], ["front", "front", "front", "other"]
+    for seed in range(5):
+        mixture = TrainingMixture.open(sources, held_out=0.3, seed=seed, views=views, origins=origins)
+        expected = TrainingMixture.open([front], held_out=0.3, seed=seed).held_out[0]
+        one, through_any, without_first, other = mixture.held_out
+        np.testing.assert_array_equal(one, expected)
+        np.testing.assert_array_equal(through_any, expected.repeat(3))
+        np.testing.assert_array_equal(without_first, expected)
+        assert not np.array_equal(other, expected)
+
+
 def test_cameras_and_instructions_are_the_datasets_own():
     mixture = TrainingMixture.open([ONE, FakeSource("blind", (3,), camera=None)])
     assert mixture.cameras() == {"one": CAMERA}

@@ -75,6 +75,16 @@ def test_several_datasets_have_their_weights(make_config, dataset, depth_weights
     assert train(replace(config, steps=2), device="cpu").finished
 
 
+def test_a_dataset_under_two_keys_keeps_the_same_episodes_from_training(make_config, dataset, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(dataset)
+    named = (DatasetConfig(str(dataset), key="one"), DatasetConfig(str(link), key="two"))
+    for seed in range(3):
+        one, two = fed(make_config(datasets=named, seed=seed))[0].held_out
+        assert one.any()
+        np.testing.assert_array_equal(one, two)
+
+
 @BOTH
 def test_a_mapping_means_the_same(make_config, dataset, tmp_path, in_memory):
     mapping = {"key": "mapped", "instruction": "Slide it"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,8 +17,9 @@ from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.statistics_file import DatasetStatistics
 from spatialvla.actions.units import ActionUnits
-from spatialvla.data.draws import EvenDraws, MixtureDraws, scrambled
+from spatialvla.data.draws import EvenDraws, MixtureDraws
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
+from spatialvla.data.held_out import held_out_of
 from spatialvla.data.oxe.mixtures import GRID_EXCLUDED
 from spatialvla.data.sketches import SAMPLE
 from spatialvla.data.survey import Survey, survey
@@ -66,12 +66,14 @@ class TrainingMixture:
         cache: Path | None = None,
         shares: Shares = "samples",
         views: Sequence[int] | None = None,
+        origins: Sequence[str] | None = None,
     ) -> TrainingMixture:
         """Surveys the datasets, or takes the surveys from `cache`.
 
         weights: of each dataset, times its size; all 1 unless given. held_out: fraction of each dataset's episodes.
         on_bad, workers, cache: as of `survey`. shares: what its size is. views: how many cameras in a row show one
-        episode of each dataset, all of which are kept from training or none; all 1 unless given.
+        episode of each dataset, all of which are kept from training or none; all 1 unless given. origins: names of what
+        they were read from, those of one name keep the same episodes from training; each one's key unless given.
         Raises InputError where two datasets have one key, or one has no samples; CheckpointError for a damaged
         episode with on_bad="raise".
         """
@@ -92,9 +94,13 @@ class TrainingMixture:
                     f"{found.uninstructed} have no instruction; leave it out, or say with "
                     "--missing-instruction what stands for one."
                 )
-        split = (
-            _held_out(found.counts(keep), found.tasks, held_out, seed, key, cameras)
-            for key, found, cameras in zip(keys, surveys, views or [1] * len(keys), strict=True)
+        split = held_out_of(
+            [found.counts(keep) > 0 for found in surveys],
+            [found.tasks for found in surveys],
+            origins or keys,
+            views or [1] * len(keys),
+            held_out,
+            seed,
         )
         given = tuple([1.0] * len(keys) if weights is None else map(float, weights))
         return cls(tuple(sources), surveys, given, tuple(split), seed, missing_instruction, shares)
@@ -303,22 +309,3 @@ class TrainingMixture:
     @property
     def _counts(self) -> list[np.ndarray]:
         return [found.counts(self.missing_instruction is not None) for found in self.surveys]
-
-
-def _held_out(
-    counts: np.ndarray, tasks: np.ndarray, fraction: float, seed: int, key: str, views: int
-) -> np.ndarray:
-    """(E,) bool: a fraction of the episodes with samples, at least one of several, about the same of each task.
-
-    What is chosen of a dataset does not depend on the others. views: rows of `counts` and `tasks` that are one episode.
-    """
-    usable = np.flatnonzero(counts.reshape(-1, views).any(axis=1))
-    chosen = np.zeros(len(counts) // views, bool)
-    if fraction > 0 and len(usable) > 1:
-        many = min(max(round(fraction * len(usable)), 1), len(usable) - 1)
-        rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-        shuffled = rng.permutation(usable)
-        order = scrambled(tasks[::views][shuffled], rng.integers(2**63, dtype=np.uint64))
-        by_task = shuffled[np.argsort(order, kind="stable")]
-        chosen[by_task[((np.arange(many) + rng.random()) / many * len(usable)).astype(int)]] = True
-    return chosen.repeat(views)

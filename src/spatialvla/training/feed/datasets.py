@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,9 +68,17 @@ def mixture_of(
             cache / "surveys",
             config.shares,
             [len(views_of(source)) for source in opened],
+            _origins([dataset.path for dataset in config.datasets], [source.key for source in sources]),
         )
     )
     return mixture if given is None else replace(mixture, given_statistics=given)
+
+
+def _origins(paths: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Of each dataset the key of the first one at its path."""
+    first: dict[str, str] = {}
+    places = [os.path.realpath(path) if os.path.exists(path) else path for path in paths]
+    return [first.setdefault(place, key) for place, key in zip(places, keys, strict=True)]
 
 
 def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network: SpatialVLAConfig) -> None:
