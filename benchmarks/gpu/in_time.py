@@ -27,9 +27,8 @@ import torch
 import tyro
 
 from spatialvla.common.device import find_device
-from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.json_files import write_json
 from spatialvla.data.lerobot.metadata import is_dataset
-from spatialvla.model.folders import resolve_folder
 from spatialvla.processor import Processor
 from spatialvla.simulation.libero.exam.questions import is_exam
 from spatialvla.simulation.recorders import recorder_of
@@ -145,9 +144,9 @@ def record(options: Options, job: Job) -> str:
 
 def run_config(options: Options, policy: str, datasets: list[Path], out: Path) -> TrainConfig:
     """How a policy goes on: with its own statistics of each suite, so that its tokens keep their meaning."""
-    cameras = Processor.from_pretrained(policy).camera_names
-    own = read_json(resolve_folder(policy) / "processor_config.json")["statistics"]
-    several, first = len(cameras) > 1, "observation.images.agentview"
+    processor = Processor.from_pretrained(policy)
+    own = processor.to_json()["statistics"]
+    several, first = len(processor.camera_names) > 1, "observation.images.agentview"
     through_any = "+".join((first, *(f"observation.images.random_{n}" for n in range(options.random_views))))
     known: dict[str, Any] = {}
     learned: list[DatasetConfig] = []

@@ -32,27 +32,23 @@ inference() {  # NAME LIMIT OPTIONS...
 }
 
 beside=
-on_cores() {  # CORES NAME COMMAND...: while the GPU's parts run, until the time is over
-  local cores=$1 name=$2 code
-  shift 2
-  timeout $((total > SECONDS ? total - SECONDS : 1)) taskset -c "$cores" "$@" >"$out/$name.log" 2>&1
-  code=$?
-  echo "== $name: code $code at ${SECONDS} s" && tail -n 30 "$out/$name.log" | cut -c -300
-  return $code
+on_cores() {  # CORES COMMAND...: parts for the processor alone, while the GPU's run
+  { taskset -cp "$1" "$BASHPID" >"$out/cores_$1.log"
+    shift
+    device=cpu compile=
+    "$@"
+    exit $failed; } & beside+=" $!"
 }
-on_processor() {  # CORES NAME OPTIONS...: the 4 B model on two cores, beside the peer
-  local cores=$1 name=$2
-  shift 2
-  on_cores "$cores" "$name" python3 benchmarks/inference.py --case 4b --device cpu --threads 2 --rounds 2 \
-    --out "$out/$name" "$@"
+tiles() {
+  part tiles "$total" python3 -m pytest -q -x tests/kernels
+  part tile_speed "$total" python3 benchmarks/kernels.py --threads 2
 }
 # What stands beside a GPU often has matrix units.
 if [ "$device" != cpu ] && [ "$(nproc)" -ge 12 ] && grep -qw amx_tile /proc/cpuinfo; then
   python3 -c "from spatialvla.kernels.library import build; print('matrix units:', build().matrix_units)"
-  { on_cores 0,1 tiles python3 -m pytest -q -x tests/kernels &&
-    on_cores 0,1 tile_speed python3 benchmarks/kernels.py --threads 2; } & beside+=" $!"
-  on_processor 2,3 tiles_bf16 --precision bf16 & beside+=" $!"
-  on_processor 4,5 tiles_w8a8 --precision w8a8 & beside+=" $!"
+  on_cores 0,1 tiles
+  on_cores 2,3 inference tiles_bf16 "$total" --threads 2 --rounds 2 --precision bf16
+  on_cores 4,5 inference tiles_w8a8 "$total" --threads 2 --rounds 2 --precision w8a8
   taskset -cp "6-$(($(nproc) - 1))" $$ >"$out/cores.log"  # of the parts below
 fi
 

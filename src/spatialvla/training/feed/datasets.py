@@ -77,8 +77,7 @@ def mixture_of(
 def _origins(paths: Sequence[str], keys: Sequence[str]) -> list[str]:
     """Of each dataset the key of the first one at its path."""
     first: dict[str, str] = {}
-    places = [os.path.realpath(path) if os.path.exists(path) else path for path in paths]
-    return [first.setdefault(place, key) for place, key in zip(places, keys, strict=True)]
+    return [first.setdefault(os.path.realpath(path), key) for path, key in zip(paths, keys, strict=True)]
 
 
 def _check_parts(sources: Sequence[EpisodeSource], config: TrainConfig, network: SpatialVLAConfig) -> None:
