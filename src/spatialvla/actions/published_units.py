@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from spatialvla.actions.units import BRIDGE, LIBERO, STANDARD_GRIPPER, UNKNOWN, ActionUnits
+from spatialvla.common.dataset_keys import unversioned
 
 # Displacements of the end effector in meters and of roll, pitch and yaw in radians, both in the base's frame: RT-1's
 # features.json (TFDS catalog, fractal20220817_data and kuka), and SimplerEnv's google_robot.
@@ -31,4 +32,4 @@ PUBLISHED_UNITS: Mapping[str, ActionUnits] = {
 
 def published_units(key: str | None) -> ActionUnits:
     """The units of a published dataset, by its key (name/version) or name; UNKNOWN for all others."""
-    return PUBLISHED_UNITS.get((key or "").split("/")[0], UNKNOWN)
+    return PUBLISHED_UNITS.get(unversioned(key or ""), UNKNOWN)

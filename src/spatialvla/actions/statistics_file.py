@@ -9,6 +9,7 @@ from typing import Any
 
 from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
+from spatialvla.common.dataset_keys import unversioned
 from spatialvla.common.json_files import read_json, write_json
 from spatialvla.errors import CheckpointError, InputError
 
@@ -71,7 +72,7 @@ def _entry(key: str, entries: Any) -> Any:
     """That of a dataset, or of its only other version, or the one for all."""
     if not isinstance(entries, dict):
         return None
-    versions = [name for name in entries if name.split("/")[0] == key.split("/")[0]]
+    versions = [name for name in entries if unversioned(name) == unversioned(key)]
     return entries.get(key, entries[versions[0]] if len(versions) == 1 else entries.get(DEFAULT))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spatialvla.actions.units import ActionUnits
 from spatialvla.common.json_files import read_json, write_json
@@ -43,10 +44,10 @@ def convert(
 
     Damaged episodes are left out. A conversion that was interrupted goes on where it was; one that fails before its
     first episode is written leaves nothing. What an episode's `starts` leave out is written, too, and
-    `observation.present.main` says that no sample starts there. Where one of the first 50 episodes has a camera's
-    intrinsics, those without get zeros, which `LeRobotSource` reads as unknown; so do those without extrinsics, where
-    an episode up to the first with all intrinsics has some. Where a camera beside the first is missing, its pictures
-    are black and `observation.present.wrist` says so.
+    `observation.present.main` says that no sample starts there. Where some episode has a camera's intrinsics, its
+    place or its depth, those without get zeros, which `LeRobotSource` reads as unknown. Where a camera beside the first
+    is missing, its pictures are black and `observation.present.wrist` says so. For all this the numbers of every
+    episode are read once before the first is written.
     fps: a whole number; the source's own rate unless given. instruction: of the episodes that have none.
     progress: told how many of the source's episodes are done. depth_video: store depth as 12-bit video in
     these steps; as images in whole millimeters unless given.
@@ -77,7 +78,12 @@ def _converted(
 ) -> Converted:
     """Goes on where it is noted to be. The arguments are those of `convert`."""
     skipped, done, empty = noted.skipped, noted.written, noted.empty
-    written = WrittenFeatures.of(source)
+    if noted.cameras is None:
+        written = WrittenFeatures.of(source)
+        noted.cameras = written.to_json()
+        noted.save(out)
+    else:
+        written = WrittenFeatures.from_json(noted.cameras, source.state_names)
     writer: LeRobotWriter | None = None
     for index in range(noted.first, len(source)):
         progress(index, len(source))
@@ -135,6 +141,7 @@ class _Noted:
     """How far a conversion has come for certain. skipped: why episodes were left out, by number.
 
     first: the number of the episode to go on with, which may be written. written, empty: episodes before it.
+    cameras: as of `WrittenFeatures.to_json`; None before they are looked for.
     """
 
     source: str
@@ -142,6 +149,7 @@ class _Noted:
     first: int = 0
     written: int = 0
     empty: int = 0
+    cameras: list[dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, out: Path, source: EpisodeSource) -> _Noted:
@@ -154,7 +162,8 @@ class _Noted:
                 f"{out} was begun from another dataset, or another state of it; delete the folder."
             )
         numbers = {name: int(content.get(name, 0)) for name in ("first", "written", "empty")}
-        return cls(source.contents, dict(content.get("skipped", {})), **numbers)
+        skipped = dict(content.get("skipped", {}))
+        return cls(source.contents, skipped, **numbers, cameras=content.get("cameras"))
 
     def save(self, out: Path) -> None:
         write_json(out / _PROGRESS, vars(self), checksum=True)

@@ -140,7 +140,8 @@ class CachedSource:
         # Damage to a camera's frames is its episode's, so what is known of them all is not known of fewer cameras.
         seen = f" and {self._others}" if others else ""
         self.fingerprint = f"{source.fingerprint} at {size} pixels{seen}"
-        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint}".encode()).hexdigest()
+        # Damage to states is no frame's, but leaves an episode without rows.
+        digest = hashlib.sha256(f"{_FORMAT} {self.fingerprint} {self._lengths}".encode()).hexdigest()
         self.folder = cache / digest[:24]
         if not self._file(_IMAGES).is_file():
             self._decode(source, on_bad, progress)
@@ -204,8 +205,12 @@ class CachedSource:
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        frames = sum(len(numbers.actions) for numbers in self._numbers if numbers)
-        return max(frames, 1), self.size, self.size  # no empty file can be mapped to be written
+        return max(sum(self._lengths), 1), self.size, self.size  # no empty file can be mapped to be written
+
+    @property
+    def _lengths(self) -> list[int]:
+        """Of each episode; 0 for those that cannot be read."""
+        return [len(numbers.actions) if numbers else 0 for numbers in self._numbers]
 
     def _read_numbers(self, source: EpisodeSource, on_bad: OnBad) -> None:
         first = 0

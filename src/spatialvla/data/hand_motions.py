@@ -116,6 +116,8 @@ class HandMotion:
                 f"{self._parts}; say which they are with 'action: {{indices: [...]}}', say how they turn the hand "
                 f"with 'action: {{rotation: …}}', which may be none, or {_instead(known, names)}."
             )
+        if action.relative_to and not action.relative_indices:
+            self._check_start(known)
         chosen = [(action.indices, names), (action.relative_indices, action.relative_to)]
         if self.gripper is not None and self.gripper.feature is not None:
             chosen.append(((self.gripper.index,), (self.gripper.feature,)))
@@ -183,6 +185,20 @@ class HandMotion:
         numbers = np.empty((len(actions), len(indices)))
         numbers[:, list(indices)] = np.concatenate([pose, gripper[:, None]], axis=1)
         return numbers
+
+    def _check_start(self, known: Mapping[str, Numbers]) -> None:
+        """Raises InputError where what poses are relative to is no such pose itself."""
+        start, needed = self.action.relative_to, self.action.pose_size
+        if any(known[name].of_joints for name in start):
+            raise InputError(
+                f"relative_to: '{', '.join(start)}' holds joint angles ({_listed(known, start)}), but a pose of the "
+                "hand is relative to another pose of it; name one, or leave relative_to out."
+            )
+        if (size := _size(known, start)) != needed:
+            raise InputError(
+                f"relative_to: '{', '.join(start)}' holds {size} numbers ({_listed(known, start)}), not the {needed} "
+                "of a pose as the action's; say which they are with 'action: {relative_indices: [...]}'."
+            )
 
     @property
     def _pose_features(self) -> tuple[str, ...]:

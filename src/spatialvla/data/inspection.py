@@ -127,8 +127,7 @@ def inspect(
         try:
             shown.append(_strip(source, readable[number], frames))
         except CheckpointError as error:
-            if not decode:
-                omissions.pictures.append(f"Episode {readable[number]}: {error}")
+            omissions.add_pictures(readable[number], str(error))
     statistics, depths = sketch.statistics(), _have_depth(source, readable[0])
     return Inspection(
         key=source.key,

@@ -36,6 +36,12 @@ class NeededParts(SourceWrapper):
         """What the numbers of the states are; empty where they are not read."""
         return self.source.state_names if self.state else ()
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset and the cameras, whose damage is its episode's."""
+        cameras = "" if self.cameras is None else f" with {sorted(self.cameras)}"
+        return f"{self.source.fingerprint}{cameras}"
+
     def episode(self, index: int) -> Episode:
         """Any episode. Raises CheckpointError, naming the file, for damaged data."""
         return _Part(self.source.episode(index), self.cameras, self.state)

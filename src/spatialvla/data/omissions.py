@@ -35,7 +35,7 @@ class Omissions:
         """Looks for what would be left out of one episode with steps.
 
         check: raises InputError for an instruction that cannot be used; None checks none. decode: all pictures
-        and depth.
+        and depth of all cameras.
         """
         texts = dict.fromkeys(map(episode.instruction_at, range(len(episode.actions))))
         if not any(texts):
@@ -48,15 +48,22 @@ class Omissions:
                     self.instructions.append(f"Episode {number}: {error}")
                     break
         if decode and (reason := _broken_pictures(episode)):
-            self.pictures.append(f"Episode {number}: {reason}")
+            self.add_pictures(number, reason)
+
+    def add_pictures(self, number: int, reason: str) -> None:
+        """Why an episode's pictures cannot be read, once."""
+        start = f"Episode {number}: "
+        if not any(sentence.startswith(start) for sentence in self.pictures):
+            self.pictures.append(start + reason)
 
 
 def _broken_pictures(episode: Episode) -> str | None:
     steps: Sequence[int] = range(len(episode.actions))
     try:
-        for start in range(0, len(steps), _AT_ONCE):
-            episode.images(steps[start : start + _AT_ONCE])
-            episode.depth(steps[start : start + _AT_ONCE])
+        for view in (episode, *episode.other_views.values()):
+            for start in range(0, len(steps), _AT_ONCE):
+                view.images(steps[start : start + _AT_ONCE])
+                view.depth(steps[start : start + _AT_ONCE])
     except CheckpointError as error:
         return str(error)
     return None

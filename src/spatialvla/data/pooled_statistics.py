@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from spatialvla.actions.statistics_file import DatasetStatistics
@@ -24,7 +25,8 @@ def pooled_statistics(
     workers, cache, on_bad, progress: as of `survey`.
     Raises InputError where actions are in different units or states are different numbers, and as `survey` does.
     """
-    _check(sources)
+    check_same_motions(sources)
+    _check_states(sources)
     actions = ActionSketch()
     states: StateSketch | None = None
     for source in sources:
@@ -36,14 +38,18 @@ def pooled_statistics(
     return DatasetStatistics(actions.statistics(), states.statistics() if states and states.count else None)
 
 
-def _check(sources: Sequence[EpisodeSource]) -> None:
-    first = sources[0]
-    for source in sources[1:]:
-        if differences := first.units.differences(source.units):
+def check_same_motions(sources: Sequence[EpisodeSource]) -> None:
+    """Raises InputError where the actions of two datasets are in different units, as far as both say them."""
+    # Each with each: one that does not say its units would hide that two others contradict each other.
+    for first, second in combinations(sources, 2):
+        if differences := first.units.differences(second.units):
             raise InputError(
-                f"The actions of {first.key} and {source.key} are not the same motions ({'; '.join(differences)}); "
+                f"The actions of {first.key} and {second.key} are not the same motions ({'; '.join(differences)}); "
                 "make statistics of each."
             )
+
+
+def _check_states(sources: Sequence[EpisodeSource]) -> None:
     layouts = {source.state_names: source.key for source in sources if source.state_names}
     if len(layouts) > 1:
         (names, key), (others, other), *_ = layouts.items()

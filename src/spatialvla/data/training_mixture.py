@@ -17,6 +17,7 @@ from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.actions.statistics_file import DatasetStatistics
 from spatialvla.actions.units import ActionUnits
+from spatialvla.common.dataset_keys import unversioned
 from spatialvla.data.draws import EvenDraws, MixtureDraws
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.data.held_out import held_out_of
@@ -281,7 +282,7 @@ class TrainingMixture:
     def _sampled(self, exclude: Collection[str] | None) -> list[tuple[ActionStatistics, np.ndarray]]:
         """Actions (n, 7) of each dataset in its units, and its statistics."""
         if exclude is None:
-            published = {key for key in self.keys if key.split("/")[0] in GRID_EXCLUDED}
+            published = {key for key in self.keys if unversioned(key) in GRID_EXCLUDED}
             exclude = published if published < set(self.keys) else ()
         chosen = [number for number, key in enumerate(self.keys) if key not in exclude]
         draws = self.training.draws[chosen]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.actions.rotation_reach import Turn, with_rotation_reach
+from spatialvla.data.pooled_statistics import check_same_motions
 from spatialvla.data.survey import survey
 from spatialvla.errors import InputError
 from spatialvla.processor import Processor
@@ -34,6 +35,7 @@ def fit_rotations(
                 f"{source.key}'s actions are not the motions of {key}, which the policy knows "
                 f"({'; '.join(differences)}); fit it to data of that robot."
             )
+    check_same_motions(sources)
     samples = [survey(source, cache=cache / "surveys").sketch.sample for source in sources]
     rotations = np.concatenate([sample[:, 3:6] for sample in samples])
     grid, statistics = with_rotation_reach(processor.grid, processor.statistics, rotations, turns)

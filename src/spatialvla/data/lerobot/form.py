@@ -102,7 +102,10 @@ class EpisodeForm:
 
         Raises CheckpointError, naming it, for damaged data.
         """
-        actions = self.mapping.motion.actions(stored.columns)
+        try:
+            actions = self.mapping.motion.actions(stored.columns)
+        except InputError as error:
+            raise CheckpointError(f"{where}: {error}") from None
         if not np.isfinite(actions).all():
             raise CheckpointError(f"{where} has actions that are not finite; leave it out.")
         return self.acted(stored, actions, self.mapping.motion.first_step, where)

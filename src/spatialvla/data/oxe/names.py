@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+from spatialvla.common.dataset_keys import unversioned
 from spatialvla.data.oxe.spec import RLDSSpec
 from spatialvla.data.oxe.specs import SPECS
 from spatialvla.errors import InputError
@@ -25,7 +26,7 @@ _SPEC_OF = {other: name for name, others in OTHER_NAMES.items() for other in oth
 
 def known_spec(name: str) -> RLDSSpec | None:
     """The spec of a dataset by its name, one of its other names, or its key; None for an unknown one."""
-    own = name.split("/")[0]
+    own = unversioned(name)
     return SPECS.get(_SPEC_OF.get(own, own))
 
 

@@ -116,8 +116,8 @@ def with_estimated_depth(
     lengths: (E,) steps of each episode, 0 for those that cannot be read. cache: folder of finished estimates.
     progress: told the number of frames after each batch. Raises CheckpointError where the disk has no room.
     """
-    # The files' names tell the frames and the estimator's weights, so neither can change unnoticed.
-    digest = hashlib.sha256(f"{_FORMAT} {source.fingerprint}".encode())
+    # The files' names tell the frames, their rows and the estimator's weights, so none can change unnoticed.
+    digest = hashlib.sha256(f"{_FORMAT} {source.fingerprint} {lengths.tolist()}".encode())
     for name, tensor in model.vision_zoe_model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
