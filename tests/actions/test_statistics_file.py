@@ -51,6 +51,7 @@ def test_statistics_are_read_as_the_published_code_and_openvla_write_them(tmp_pa
         ),
         ({"bridge_orig": {"action": {"q01": [0] * 6, "q99": [1] * 6}}}, "holds no usable statistics"),
         ({"statistics": [1]}, "has no statistics of bridge_orig/1.0.0, but no entries"),
+        ({"bridge_orig/copy": an_entry()}, "has no statistics of bridge_orig/1.0.0, but bridge_orig/copy;"),
     ],
 )
 def test_statistics_that_cannot_be_used_are_named(tmp_path, content, message):
@@ -91,3 +92,13 @@ def test_states_of_which_a_file_says_nothing_are_unknown(tmp_path, proprio):
     file = tmp_path / "statistics.json"
     file.write_text(json.dumps({"mine": an_entry(proprio=proprio)}))
     assert read_statistics(file, ["mine"])["mine"].states is None
+
+
+def test_datasets_of_one_owner_are_not_versions_of_each_other(tmp_path):
+    file = tmp_path / "stats.json"
+    file.write_text(json.dumps({"me/pick": an_entry()}))
+    with pytest.raises(InputError, match="has no statistics of me/place, but me/pick;"):
+        read_statistics(file, ["me/place"])
+    file.write_text(json.dumps({"me/pick": an_entry(), "default": an_entry(9.0)}))
+    found = read_statistics(file, ["me/pick", "me/place"])
+    np.testing.assert_allclose(found["me/place"].actions.q99, 9 * found["me/pick"].actions.q99)

@@ -300,7 +300,8 @@ def test_what_a_later_episode_has_first_comes_along(tmp_path):
         [],
         ["wrist", "side"],
     ]
-    assert early.camera is None and late.camera is not None
+    assert early.camera is None
+    assert late.camera is not None
     assert not early.depth([1]).any()
     np.testing.assert_allclose(late.depth([1]), source.episode(63).depth([1]), atol=5e-4)
     theirs = source.episode(63).other_views["side"].images([4])

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from fake_source import CAMERA, FakeSource, FakeView
 
+from spatialvla.data.episodes import EpisodeWrapper
 from spatialvla.data.frame_cache import CachedSource
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
+from spatialvla.data.needed_parts import NeededParts
 from spatialvla.data.sources import open_source
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.geometry.camera import View
@@ -94,6 +96,28 @@ def test_damage_is_fatal_or_that_of_its_episode_alone(tmp_path, damage):
         np.testing.assert_array_equal(cached.episode(2).images([4]), clean.episode(2).images([4]))
     with pytest.raises(CheckpointError, match=r"one .*1"):
         CachedSource(bad, SIZE, tmp_path, on_bad="raise")
+
+
+class OddState(FakeSource):
+    """Episode 1 has a state that cannot be."""
+
+    def episode(self, index):
+        return _OddState(super().episode(index)) if index == 1 else super().episode(index)
+
+
+class _OddState(EpisodeWrapper):
+    @property
+    def state(self):
+        raise CheckpointError("one episode 1 has a state that cannot be")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_whether_the_state_is_read_does_not_move_the_frames(tmp_path, first):
+    source = OddState("one", (6, 4, 5), state_names=("x",))
+    clean = CachedSource(SOURCE, SIZE, tmp_path / "clean")
+    for state in (first, not first):
+        cached = CachedSource(NeededParts(source, (), state), SIZE, tmp_path / "odd", on_bad="skip")
+        np.testing.assert_array_equal(cached.episode(2).images([4]), clean.episode(2).images([4]))
 
 
 def test_damaged_frames_are_named_and_a_damaged_cache_is_made_again(tmp_path):

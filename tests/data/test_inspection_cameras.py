@@ -15,6 +15,7 @@ from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
 from spatialvla.data.mapping_lines import GripperPose
 from spatialvla.data.needed_parts import NeededParts
+from spatialvla.errors import CheckpointError
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.extrinsics import pose_matrix, transform
 from spatialvla.viz.dataset import contact_sheet
@@ -37,7 +38,11 @@ class ArmView:
     def extrinsics(self):
         return None if self.told is None else np.broadcast_to(self.told, (len(path()), 4, 4))
 
+    damaged_at: int | None = None
+
     def images(self, steps):
+        if self.damaged_at in steps:
+            raise CheckpointError("this image is damaged")
         return pictures(self.where, path()[list(steps)])
 
     def depth(self, steps):
@@ -90,6 +95,14 @@ def inspected(*changed, count=3, **options):
     """Episodes like each other, but for those that are `changed`, which come last."""
     alike = [ArmEpisode(number=number, **options) for number in range(count - len(changed))]
     return inspect(ArmSource([*alike, *changed]), strips=count)
+
+
+@pytest.mark.parametrize(("step", "decode"), [(0, False), (0, True), (7, True)])
+def test_damaged_pictures_of_any_camera_are_found(step, decode):
+    damaged = ArmEpisode(number=2, other_views={"wrist": ArmView(damaged_at=step)})
+    source = ArmSource([ArmEpisode(number=0), ArmEpisode(number=1), damaged])
+    found = inspect(source, strips=3, decode=decode)
+    assert found.omissions.pictures == ["Episode 2: this image is damaged"]
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,7 @@ def test_deltas_in_any_notation_and_from_several_features(tmp_path):
 JOINTS = [f"joint_{number}" for number in range(6)] + ["gripper"]
 POSE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 SEVEN = np.ones((T, 7))
+TO_STATE = {"convention": "absolute", "relative_to": "observation.state"}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,30 @@ SEVEN = np.ones((T, 7))
             "'grip' has the indices 0 to 6, not 7",
         ),
         ({"action": SEVEN}, {}, {"action": {"rotation": "quaternion_xyzw"}}, "holds 7 numbers .* not the 8"),
+        (
+            {"action": np.ones((T, 8)), "observation.state": SEVEN},
+            {},
+            {"action": {**TO_STATE, "rotation": "quaternion_xyzw", "relative_indices": [0, 1, 2, 3, 4, 5, 7]}},
+            "'observation.state' has the indices 0 to 6, not 7",
+        ),
+        (
+            {"action": SEVEN, "observation.state": np.ones((T, 8))},
+            {"names": {"observation.state": [*POSE, "width"]}},
+            {"action": TO_STATE},
+            r"relative_to: 'observation.state' holds 8 numbers \(x, .*\), not the 6 .*relative_indices: \[...\]",
+        ),
+        (
+            {"action": np.ones((T, 8)), "observation.state": SEVEN[:, :6]},
+            {},
+            {"action": {**TO_STATE, "rotation": "quaternion_xyzw"}},
+            "holds 6 numbers .* not the 7 of a pose as the action's",
+        ),
+        (
+            {"action": SEVEN, "observation.state": SEVEN[:, :6]},
+            {"names": {"observation.state": JOINTS[:6]}},
+            {"action": TO_STATE},
+            r"relative_to: 'observation.state' holds joint angles \(joint_0",
+        ),
         ({"action": SEVEN}, {}, {"depth": "far"}, "there is no depth 'far'; correct"),
         ({"action": SEVEN}, {}, {"intrinsics": "action"}, "there is no feature 'action' of 3x3 numbers"),
     ],
@@ -283,6 +308,13 @@ def test_actions_that_are_not_finite_name_the_episode(tmp_path, monkeypatch):
         np.errstate(invalid="ignore"),
         pytest.raises(CheckpointError, match="episode 0 has actions that are not"),
     ):
+        source.episode(0)
+
+
+def test_a_gripper_in_another_unit_is_its_episodes_damage(tmp_path):
+    action = np.concatenate([SEVEN[:, :6], GRIPPER], axis=1)
+    source = mapped(write(tmp_path / "d", {"action": action}), gripper={"open": 1})
+    with pytest.raises(CheckpointError, match=r"d, episode 0: the gripper goes from 0 to 100, far outside"):
         source.episode(0)
 
 

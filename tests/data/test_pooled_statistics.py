@@ -46,6 +46,9 @@ def test_what_does_not_belong_together_is_refused():
     meters = replace(LIBERO, meters=1.0)
     with pytest.raises(InputError, match=r"actions of one and two are not the same motions \(.*meters"):
         pooled_statistics([replace(ONE, units=LIBERO), replace(TWO, units=meters)])
+    silent = replace(ONE, key="silent")  # which contradicts neither
+    with pytest.raises(InputError, match="actions of one and two are not the same motions"):
+        pooled_statistics([silent, replace(ONE, units=LIBERO), replace(TWO, units=meters)])
     with pytest.raises(InputError, match=r"states of one \(x, y\) and two \(y, x\) are not the same numbers"):
         pooled_statistics([named(ONE, "x", "y"), named(TWO, "y", "x")])
 

@@ -1,12 +1,13 @@
 """One pass tells samples, damage and statistics, the same with any number of workers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from fake_source import FakeSource
+from fake_source import FakeSource, FakeView
 
 from spatialvla.data import survey as survey_module
+from spatialvla.data.needed_parts import NeededParts
 from spatialvla.data.survey import survey
 from spatialvla.errors import CheckpointError
 
@@ -47,6 +48,25 @@ def test_damage_is_fatal_unless_it_is_to_be_skipped(tmp_path):
     survey(SOURCE, cache=tmp_path, on_bad="skip")
     with pytest.raises(CheckpointError, match="offset 1 is damaged"):
         survey(SOURCE, cache=tmp_path)
+
+
+@dataclass(frozen=True)
+class OddView(FakeView):
+    """Where it stands in episode 1 cannot be."""
+
+    @property
+    def extrinsics(self):
+        if self.index == 1:
+            raise CheckpointError("a episode 1 has a camera that stands nowhere")
+        return None
+
+
+@pytest.mark.parametrize("wrist_first", [True, False])
+def test_damage_to_a_camera_counts_where_it_is_read_whatever_was_read_before(tmp_path, wrist_first):
+    source = FakeSource("a", (5, 3, 8), views={"wrist": OddView(1)})
+    for wrist in (wrist_first, not wrist_first):
+        found = survey(NeededParts(source, ("wrist",) if wrist else ()), cache=tmp_path, on_bad="skip")
+        assert found.samples.tolist() == [5, 0 if wrist else 3, 8]
 
 
 def test_numbers_that_are_no_numbers_are_damage():
