@@ -14,6 +14,7 @@ from spatialvla.evaluation.play.decisions import DecisionKeeper, KeptDecision
 from spatialvla.evaluation.play.worker import _shown
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.geometry.extrinsics import mirror_extrinsics, project, transform
+from spatialvla.serving.vla_eval.conventions import LIBERO
 from spatialvla.types import ActionChunk, CameraImage, Observation
 
 STATE = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
@@ -48,6 +49,21 @@ def test_what_a_benchmark_lacks_is_named():
         "the arm's state",
     )
     assert LiberoBenchmark().left_out == SimplerBenchmark().left_out == ()
+
+
+CONVERTED = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper", "gripper")
+
+
+@pytest.mark.parametrize(
+    ("names", "published"), [(STATE, False), (CONVERTED, True), (tuple(f"state_{n}" for n in range(8)), True)]
+)
+def test_which_of_two_states_is_given_is_told_by_its_names(names, published):
+    benchmark = LiberoBenchmark(128, Inputs((), names))
+    assert benchmark.gives_state
+    assert benchmark.published_state == published
+    told = benchmark.conventions("libero_spatial").state
+    assert ("rotation vector of the hand" in told) == published
+    assert LIBERO.state_for(names).key == ("states" if published else "controller_states")
 
 
 def test_a_policy_can_be_made_to_do_without():

@@ -23,6 +23,7 @@ from spatialvla.geometry.robot_calibration import RobotCalibration
 from spatialvla.geometry.rotations import matrices
 from spatialvla.serving.vla_eval.conventions import LIBERO, SIMPLER_WIDOWX, HarnessBenchmark
 from spatialvla.serving.vla_eval.model_server import VlaEvalServer
+from spatialvla.simulation.recording.demonstration import STATE_NAMES
 
 FRONT = np.full((256, 256, 3), 10, np.uint8)
 WRIST = np.full((256, 256, 3), 20, np.uint8)
@@ -81,7 +82,7 @@ def test_libero_is_asked_for_the_wrist_picture_and_the_state_and_the_specs_fit()
 
 def test_a_policy_that_learned_from_recordings_gets_the_state_that_they_have() -> None:
     policy = two_cameras()
-    policy.state_names = tuple(f"axis_angle_{number}" for number in range(8))
+    policy.state_names = STATE_NAMES
     with served(policy=policy) as running:
         told = ask(running.url, message(controller_states=STATE))
         ask(running.url, message(controller_states=-STATE))

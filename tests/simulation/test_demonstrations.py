@@ -10,7 +10,7 @@ import pytest
 
 from spatialvla.actions.published_units import published_units
 from spatialvla.data.episodes import planned_steps
-from spatialvla.data.lerobot import LeRobotDataset, assembly
+from spatialvla.data.lerobot import LeRobotDataset, LeRobotWriter, assembly
 from spatialvla.data.lerobot.depth_video import DepthQuantization
 from spatialvla.data.lerobot.feature_mapping import FeatureMapping
 from spatialvla.data.lerobot.source import LeRobotSource
@@ -169,9 +169,18 @@ def test_a_dataset_that_is_drawn_throughout_tells_of_no_absence_and_takes_no_oth
         store(files, tmp_path / "mixed", PANDA)
 
 
-def test_drawing_never_is_refused(tmp_path):
-    with pytest.raises(InputError, match="Every 0 steps cannot be drawn"):
-        RecordingConfig(tmp_path, draw_every=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draw_every": 0}, "Every 0 steps cannot be drawn"),
+        ({"episodes_per_task": 0}, "episodes_per_task must be at least 1, not 0"),
+        ({"workers": 0}, "workers must be at least 1, not 0"),
+        ({"seed": -1}, "seed must be 0 or more, not -1"),
+    ],
+)
+def test_numbers_that_record_nothing_are_refused(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        RecordingConfig(tmp_path, **options)
 
 
 def test_a_broken_file_is_named(tmp_path):
@@ -327,6 +336,46 @@ def test_hundreds_of_episodes_do_not_end_at_an_unlucky_one(tmp_path):
     recorder._record_task(Failing(succeeds=19), config, 1, files)
     with pytest.raises(InputError, match="The expert failed 20 times at push; change the seed"):
         recorder._record_task(Failing(succeeds=20), config, 1, files)
+
+
+def test_a_folder_of_episodes_takes_no_other_recordings(tmp_path, caplog):
+    config = RecordingConfig(tmp_path / "out", suite="made", episodes_per_task=1, workers=1)
+    recorder.record_episodes(Failing(), config, tmp_path)
+    for options, message in (
+        ({"suite": "other"}, "suite: made, not other"),
+        ({"wrist": True}, r"cameras: \[\], not \['wrist'\]"),
+        ({"draw_every": 6}, "draw_every: 1, not 6"),
+    ):
+        with pytest.raises(InputError, match=f"holds episodes of another recording .*{message}"):
+            recorder.record_episodes(Failing(), replace(config, **options), tmp_path)
+    # More episodes may follow by another seed, as the advice for an unlucky one is, and by a policy.
+    recorder.record_episodes(Failing(), replace(config, episodes_per_task=2, seed=7), tmp_path)
+    assert "has episodes of seed 0; what is missing gets seed 7" in caplog.text
+    assert len(list(tmp_path.glob("*.npz"))) == 4
+
+
+def test_storing_that_goes_on_with_more_episodes_stores_each_once(tmp_path, monkeypatch):
+    folder, add, calls = tmp_path / "out.episodes", LeRobotWriter.add_episode, []
+    for task in (0, 1):
+        for k in range(3):
+            _episode(10 * task + k, 4).save(folder / f"task_0{task}_episode_000{k}.npz")
+
+    def fragile(writer, *given):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(add(writer, *given))
+
+    config = RecordingConfig(tmp_path / "out", episodes_per_task=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(LeRobotWriter, "add_episode", fragile)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.record(Failing(), config)
+    with pytest.raises(InputError, match=r"begun with the episode task_01_episode_0000.*leaves out"):
+        recorder.record(Failing(), replace(config, tasks=(0,)))
+    recorder.record(Failing(), replace(config, episodes_per_task=3))
+    told = [episode.instruction for episode in LeRobotDataset(config.out)]
+    assert told == [f"pick up bowl {number}" for number in (0, 1, 10, 2, 11, 12)]
+    assert not list(config.out.glob(".*"))
 
 
 def test_a_recording_that_was_killed_while_it_was_stored_goes_on(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ from spatialvla.actions.units import BRIDGE, LIBERO, UNKNOWN
 from spatialvla.errors import InputError
 from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.processor import Processor
-from spatialvla.simulation.libero.demonstration import demonstrate
+from spatialvla.simulation.libero.arm_state import is_of_libero
+from spatialvla.simulation.libero.demonstration import _observation, demonstrate
 from spatialvla.simulation.libero.env import SETTLING_ACTION, LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import tasks
@@ -17,6 +18,7 @@ from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA, Viewpoint
 from spatialvla.simulation.recorders import record_demonstrations
 from spatialvla.simulation.recording import recorder as recording
 from spatialvla.simulation.recording.config import RecordingConfig
+from spatialvla.simulation.recording.demonstration import STATE_NAMES
 from spatialvla.types import ActionChunk
 
 
@@ -62,16 +64,20 @@ def test_a_policy_drives_only_where_all_its_cameras_are_recorded(tmp_path):
     config = RecordingConfig(tmp_path, policy="nano-wrist")
     with pytest.raises(InputError, match="nano-wrist looks through wrist, too"):
         recording.check_policy(config, LIBERO, "LIBERO's controller")
-    recording.check_policy(replace(config, wrist=True), LIBERO, "LIBERO's controller")
+    recording.check_policy(replace(config, wrist=True), LIBERO, "LIBERO's controller", is_of_libero)
+    with pytest.raises(
+        InputError, match=r"takes a state of the arm \(.*\) that libero_spatial does not have"
+    ):
+        recording.check_policy(replace(config, wrist=True), LIBERO, "LIBERO's controller")
 
 
 class Watching:
     """A policy that stands still and keeps what it is shown."""
 
-    camera_names, state_names = ("image", "wrist"), tuple(f"axis_angle_{number}" for number in range(8))
+    camera_names = ("image", "wrist")
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self, state_names):
+        self.state_names, self.seen = state_names, []
 
     def predict(self, observations):
         self.seen += observations
@@ -82,7 +88,7 @@ class Watching:
 def test_a_policy_at_the_wheel_sees_what_is_recorded():
     pytest.importorskip("libero")
     env = LiberoEnv(tasks("libero_spatial")[2], image_size=64, rendering="fast")
-    policy, others = Watching(), [Viewpoint("wrist", WRIST_CAMERA)]
+    policy, others = Watching(STATE_NAMES), [Viewpoint("wrist", WRIST_CAMERA)]
     recorded = demonstrate(
         env, LiberoExpert(env), np.random.default_rng(0), disturbed=False, policy=policy, others=others
     )
@@ -95,3 +101,30 @@ def test_a_policy_at_the_wheel_sees_what_is_recorded():
         mirror_extrinsics(seen.images["wrist"].extrinsics), wrist.extrinsics[first], atol=1e-6
     )
     np.testing.assert_allclose(seen.state, recorded.proprioception[first], atol=1e-6)
+
+
+class Told:
+    """An environment that tells which state it was asked for."""
+
+    def __getattr__(self, name):
+        return None
+
+    @property
+    def task(self):
+        return tasks("libero_spatial")[2]
+
+    def proprioception(self, *, published=False):
+        return np.full(8, 1.0 if published else 0.0)
+
+
+CONVERTED = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper", "gripper")
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [(STATE_NAMES, 0), (CONVERTED, 1), (tuple("abcdefgh"), 1), ((), None)],
+)
+def test_a_policy_at_the_wheel_is_told_the_state_that_it_learned(names, given):
+    pytest.importorskip("libero")
+    seen = _observation(Told(), lambda: np.zeros((4, 4, 3), np.uint8), Watching(names), [])
+    assert (seen.state if given is None else seen.state[0]) == given

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,19 +13,13 @@ from spatialvla.actions.units import LIBERO, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.evaluation.benchmarks.protocol import FIRST_CAMERA_ALONE, Conventions, Inputs
 from spatialvla.geometry.extrinsics import inverse, transform
+from spatialvla.simulation.libero.arm_state import is_of_libero, is_published
 from spatialvla.simulation.libero.env import SETTLING_ACTION, SETTLING_STEPS, LiberoEnv
 from spatialvla.simulation.libero.tasks import Task, tasks, time_limit
 from spatialvla.simulation.libero.viewpoints import WRIST_CAMERA
 from spatialvla.types import Observation
 
 CAMERA = "agentview"
-
-_STATE_SIZE = 8
-_OTHER_STATES = re.compile(r"roll|pitch|yaw|q[xyzw]|joint|pad")
-"""In the names of states with another meaning, such as Euler angles, quaternions or joints."""
-
-_RECORDED = "axis_angle"
-"""In the names of states that `record` writes."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +50,12 @@ class LiberoBenchmark:
     @property
     def gives_state(self) -> bool:
         """Whether the policy takes the state that LIBERO's datasets have, as far as its names tell."""
-        names = self.inputs.state_names
-        return len(names) == _STATE_SIZE and not any(_OTHER_STATES.search(name.lower()) for name in names)
+        return is_of_libero(self.inputs.state_names)
 
     @property
     def published_state(self) -> bool:
-        """Whether the state is that of LIBERO's own datasets; `record` names the rotation of its own differently."""
-        return not any(_RECORDED in name for name in self.inputs.state_names)
+        """Whether the state is that of LIBERO's own datasets, not of those that `record` writes."""
+        return is_published(self.inputs.state_names)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -106,10 +98,16 @@ class LiberoBenchmark:
             "no quaternion is involved",
             crop="none: all of the rendered image is resized to the model's",
             seeds="fixtures are placed with a seed drawn from the start state; nothing else is random",
-            state="gripper position (m) and rotation vector in the world's frame, two finger joints (m)"
-            if self.gives_state
-            else "",
+            state=self._state,
         )
+
+    @property
+    def _state(self) -> str:
+        """What is given of the arm, for the conventions; nothing where nothing is."""
+        if not self.gives_state:
+            return ""
+        turned = "rotation vector of the hand" if self.published_state else "rotation vector"
+        return f"gripper position (m) and {turned} in the world's frame, two finger joints (m)"
 
     def open(self, suite: str, task: int, conventions: Conventions) -> LiberoTask:
         """Builds the environment of one task, which takes some ten seconds."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from spatialvla.geometry.extrinsics import mirror_extrinsics
 from spatialvla.policy import Policy
+from spatialvla.simulation.libero.arm_state import is_published
 from spatialvla.simulation.libero.env import LiberoEnv
 from spatialvla.simulation.libero.expert import LiberoExpert
 from spatialvla.simulation.libero.tasks import time_limit
@@ -108,5 +109,7 @@ def _observation(
         extrinsics=env.extrinsics,
         mirrored=True,
         images=images,
-        state=env.proprioception() if policy and policy.state_names else None,
+        state=env.proprioception(published=is_published(policy.state_names))
+        if policy and policy.state_names
+        else None,
     )

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from spatialvla.actions.units import LIBERO
+from spatialvla.simulation.libero.arm_state import is_of_libero
 from spatialvla.simulation.libero.demonstration import demonstrate
 from spatialvla.simulation.libero.env import FPS, LiberoEnv
 from spatialvla.simulation.libero.exam.arranging import arrange_for_practice, raise_table, scene
@@ -34,8 +35,8 @@ class LiberoRecorder:
     embodiment = PANDA
 
     def check(self, config: RecordingConfig) -> None:
-        """Raises InputError for a policy whose actions are not those of LIBERO's controller."""
-        check_policy(config, LIBERO, "LIBERO's controller")
+        """Raises InputError for a policy of another controller's actions, or of a state that LIBERO's arm has not."""
+        check_policy(config, LIBERO, "LIBERO's controller", is_of_libero)
 
     def task_names(self, suite: str) -> Sequence[str]:
         """LIBERO's own, or the exam's questions; InputError for an unknown suite."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from spatialvla.common.checks import check_counts, check_not_negative
 from spatialvla.errors import InputError
 
 MOST_RANDOM_VIEWS = 8
@@ -65,6 +66,8 @@ class RecordingConfig:
     """Folder of single episodes, kept for later recordings to add to; None removes them at the end."""
 
     def __post_init__(self) -> None:
+        check_counts(episodes_per_task=self.episodes_per_task, workers=self.workers)
+        check_not_negative(seed=self.seed)
         if not 1 <= self.random_views <= MOST_RANDOM_VIEWS:
             raise InputError(
                 f"There can be 1 to {MOST_RANDOM_VIEWS} random views, not {self.random_views}; for none say "

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spatialvla.actions.units import ActionUnits
+from spatialvla.common.json_files import read_json, write_json
 from spatialvla.data.episodes import TAKEOVER
 from spatialvla.data.lerobot import Feature, LeRobotWriter
 from spatialvla.data.lerobot.depth_video import DepthQuantization
@@ -18,6 +19,9 @@ from spatialvla.data.lerobot.features import depth_feature
 from spatialvla.errors import InputError
 from spatialvla.simulation.recording.demonstration import STATE_NAMES, Demonstration
 from spatialvla.types import ACTION_AXES
+
+_ORDER = ".recording.json"
+"""Beside an unfinished dataset: the episodes' files in the order they are written."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,13 @@ def store(
 ) -> None:
     """Writes recorded episodes into a LeRobot v3 dataset, in the order given; a killed run goes on.
 
+    One that goes on with more files writes those that are there first, whatever their order now is.
+
     A step that was not drawn has the picture before it, and `observation.present.<camera>` says that it is not its
     own; where each step of the first episode was drawn, there is no such feature.
     depth_video: store the depth as 12-bit video in these steps; as images in whole millimeters unless given.
-    Raises InputError where not all were seen by the same cameras, or drawn at each step.
+    Raises InputError where not all were seen by the same cameras, or drawn at each step, and where an episode that
+    was written is none of the files.
     """
     first, camera = Demonstration.load(files[0]), embodiment.camera
     sparse = first.is_sparse
@@ -74,7 +81,7 @@ def store(
     writer = LeRobotWriter(
         out, embodiment.fps, features, robot_type=embodiment.robot, resume=True, units=embodiment.units
     )
-    for file in files[writer.total_episodes :]:
+    for file in _in_order(files, out / _ORDER, writer.total_episodes):
         episode = Demonstration.load(file)
         if set(episode.others) != set(first.others):
             raise InputError(
@@ -87,6 +94,24 @@ def store(
             )
         writer.add_episode(_frames(episode, camera, depth, sparse), episode.instruction)
     writer.finalize()
+    (out / _ORDER).unlink(missing_ok=True)
+
+
+def _in_order(files: Sequence[Path], note: Path, written: int) -> list[Path]:
+    """The files that are not written yet, after noting the order of all. Raises InputError as `store`."""
+    named = {file.name: file for file in files}
+    before = list(named)
+    if note.exists():
+        before = read_json(note, f"delete {note.parent}", InputError)["files"]
+    done = before[:written]
+    if gone := [name for name in done if name not in named]:
+        raise InputError(
+            f"{note.parent} was begun with the episode {gone[0]}, which this recording leaves out; delete the folder, "
+            "or record as before."
+        )
+    order = [*done, *(name for name in named if name not in done)]
+    write_json(note, {"files": order}, checksum=True)
+    return [named[name] for name in order[written:]]
 
 
 def _frames(episode: Demonstration, camera: str, depth: bool, sparse: bool) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from spatialvla.processor import Processor
 from spatialvla.simulation.recording.config import RecordingConfig
 from spatialvla.simulation.recording.dataset import Embodiment, store
 from spatialvla.simulation.recording.demonstration import Demonstration
+from spatialvla.simulation.recording.episode_folder import claim, episode_file
 
 _ATTEMPTS = 20  # start states tried for one episode before giving up; hard tasks fail in every fourth
 _LOOK_EVERY = 2.0  # seconds, for new episodes
@@ -59,9 +60,14 @@ def driving_policy(config: RecordingConfig) -> Policy | None:
     return Policy.from_pretrained(config.policy, suite=config.suite)
 
 
-def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> None:
+def check_policy(
+    config: RecordingConfig,
+    taken: ActionUnits,
+    taker: str,
+    is_told: Callable[[Sequence[str]], bool] = lambda state_names: False,
+) -> None:
     """Raises InputError where a policy is to drive whose actions are others than `taker` takes, or that would not
-    see all that it looks through."""
+    see all that it looks through, or not be told its state. is_told: whether it would, by its numbers' names."""
     if config.policy is None:
         return
     # The worker processes load the weights; here the processor tells all that is asked.
@@ -71,6 +77,11 @@ def check_policy(config: RecordingConfig, taken: ActionUnits, taker: str) -> Non
         raise InputError(
             f"{config.policy} looks through {', '.join(unseen)}, too, and can drive only where that is recorded; "
             f"add --wrist, or name another policy."
+        )
+    if processor.state_names and not is_told(processor.state_names):
+        raise InputError(
+            f"{config.policy} takes a state of the arm ({', '.join(processor.state_names)}) that {config.suite} does "
+            "not have; name another policy."
         )
     statistics = processor.dataset_statistics(dataset)
     check_fit(
@@ -121,16 +132,16 @@ def record_episodes(
     Episode k of a task depends on the seed, the task, k and the policy only, so a killed run goes on where it
     stopped. What happens in it does not depend on the cameras.
     progress: told now and then how many episodes there are, and how many there are to be.
-    Raises InputError if an episode cannot be finished from several start states, as soon as each worker is through
-    with its attempt under way.
+    Raises InputError as `claim`, and if an episode cannot be finished from several start states, as soon as each
+    worker is through with its attempt under way.
     """
     count = len(recorder.task_names(config.suite))
     chosen = list(config.tasks) or list(range(count))
     if unknown := set(chosen) - set(range(count)):
         raise InputError(f"{config.suite} has the tasks 0 to {count - 1}, not {min(unknown)}.")
+    claim(folder, config)
     wanted = {
-        task: [folder / f"task_{task:02d}_episode_{k:04d}.npz" for k in range(config.episodes_per_task)]
-        for task in chosen
+        task: [episode_file(folder, task, k) for k in range(config.episodes_per_task)] for task in chosen
     }
     all_files = [file for files in wanted.values() for file in files]
     context = get_context("spawn")
