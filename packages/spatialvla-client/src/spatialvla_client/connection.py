@@ -12,20 +12,18 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
+from spatialvla_client.channel import Channel
 from spatialvla_client.codec import CodecError, pack, unpack
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
 from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncertainty
 
-_LARGEST_ANSWER = 16 * 2**20
 _WORTH_RETRYING = ("busy", "draining")
 _TOO_LARGE = 1009  # RFC 6455's close code for a message that is too big
 
@@ -61,7 +59,7 @@ class Client:
 
         url: ws://host:port or wss://host:port.
         api_key: what the server asks for, if it does.
-        timeout: seconds from `act` to its answer, reconnecting included.
+        timeout: seconds from `act` to its answer, reconnecting and sending included.
         backoff: how long to wait between attempts to connect.
         tls: for wss with a certificate that the system does not know.
         """
@@ -72,8 +70,7 @@ class Client:
         self._tls = tls
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._connection = ExitStack()
-        self._socket: ClientConnection | None = None
+        self._channel: Channel | None = None
         self._metadata: dict[str, Any] = {}
         self._new_episode = True
 
@@ -86,9 +83,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hangs up; a later request connects again."""
+        """Hangs up, after the request under way; a later one connects again."""
         with self._lock:
-            self._drop()
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                channel.close()
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -168,32 +167,31 @@ class Client:
             time.sleep(wait)
 
     def _connect(self, deadline: float) -> None:
-        if self._socket is not None:
+        if self._channel is not None:
             return
-        left = max(0.01, deadline - time.monotonic())
-        opened = connect(
-            self._url,
-            additional_headers=self._headers,
-            ssl=self._tls,
-            compression=None,
-            max_size=_LARGEST_ANSWER,
-            open_timeout=left,
-            close_timeout=1,
-            proxy=None,
-        )
-        self._socket = self._connection.enter_context(opened)
-        self._metadata = unpack(_binary(self._socket.recv(left)))
-        if self._metadata.get("server") != "spatialvla" or not isinstance(self._metadata.get("keys"), dict):
+        channel = Channel(self._url, deadline, headers=self._headers, tls=self._tls)
+        try:
+            self._metadata = self._checked(unpack(_binary(channel.receive(deadline))))
+        except BaseException:
+            channel.abandon()
+            raise
+        self._channel = channel
+
+    def _checked(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """What the server says about itself. Raises ProtocolError where it is none of ours."""
+        if metadata.get("server") != "spatialvla" or not isinstance(metadata.get("keys"), dict):
             raise ProtocolError(f"{self._url} is a server of another kind; use its own client.")
+        return metadata
 
     def _drop(self) -> None:
-        self._socket = None
-        self._connection.close()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.abandon()
 
     def _ask(
         self, observation: Observation, committed: np.ndarray | None, new_episode: bool, deadline: float
     ) -> dict[str, Any]:
-        assert self._socket is not None
+        assert self._channel is not None
         number = next(self._numbers)
         message = self._message(observation)
         message["request_id"] = number
@@ -206,10 +204,16 @@ class Client:
             packed = pack(message)
         except CodecError as error:
             raise Refused(str(error), "bad_input") from None
-        self._socket.send(packed)
+        try:
+            self._channel.send(packed, deadline)
+        except TimeoutError:
+            self._drop()
+            raise RequestTimeout(
+                f"{self._url} did not read the request within {self._timeout:g} s."
+            ) from None
         while True:
             try:
-                reply = unpack(_binary(self._socket.recv(max(0.0, deadline - time.monotonic()))))
+                reply = unpack(_binary(self._channel.receive(deadline)))
             except TimeoutError:
                 raise RequestTimeout(f"{self._url} did not answer within {self._timeout:g} s.") from None
             answered = reply.get("request_id")
