@@ -108,13 +108,23 @@ class Client:
         """
         return self.infer(observation, None)
 
-    def infer(self, observation: Observation, committed: np.ndarray | None) -> ActionChunk:
-        """`act` with committed tokens (P, 3), with which the chunk begins; what `AsynchronousLoop` calls."""
+    def infer(
+        self,
+        observation: Observation,
+        committed: np.ndarray | None,
+        under_way: np.ndarray | None = None,
+    ) -> ActionChunk:
+        """`act` while earlier actions are executed; what `AsynchronousLoop` calls.
+
+        committed: (P, 3) tokens, with which the chunk begins. under_way: (P, 7) earlier actions, as they came, of
+        which any number may be executed after the observation and before the chunk's steps after them; the server
+        keeps its workspace whatever the number.
+        """
         with self._lock:
             began = time.perf_counter()
             new_episode = self._new_episode
             reply = self._with_retries(
-                lambda deadline: self._ask(observation, committed, new_episode, deadline)
+                lambda deadline: self._ask(observation, committed, under_way, new_episode, deadline)
             )
             self._new_episode = self._new_episode and not new_episode
             return _chunk(reply, (time.perf_counter() - began) * 1000)
@@ -189,7 +199,12 @@ class Client:
             channel.abandon()
 
     def _ask(
-        self, observation: Observation, committed: np.ndarray | None, new_episode: bool, deadline: float
+        self,
+        observation: Observation,
+        committed: np.ndarray | None,
+        under_way: np.ndarray | None,
+        new_episode: bool,
+        deadline: float,
     ) -> dict[str, Any]:
         assert self._channel is not None
         number = next(self._numbers)
@@ -200,6 +215,8 @@ class Client:
             message["reset"] = True
         if committed is not None:
             message["committed"] = np.asarray(committed)
+        if under_way is not None:
+            message["under_way"] = np.asarray(under_way)
         try:
             packed = pack(message)
         except CodecError as error:
