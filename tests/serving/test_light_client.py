@@ -60,6 +60,21 @@ def test_a_reset_goes_along_once(policy):
         assert [executor.resets for executor in policy.executors] == [2], "at the start, and when asked to"
 
 
+def test_a_reset_while_the_first_request_is_under_way_goes_along_with_the_next(policy):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        policy.gate.clear()
+        thread = threading.Thread(target=lambda: robot.act(observation(1)))
+        thread.start()
+        while not running.value("stage_seconds_count", stage="prepare"):
+            time.sleep(0.01)
+        robot.reset()
+        policy.gate.set()
+        thread.join(10)
+        robot.act(observation(2))
+        robot.act(observation(3))
+        assert [executor.resets for executor in policy.executors] == [2]
+
+
 def test_committed_steps_reach_the_policy(policy):
     committed = TOKENS + np.array([[0, 0, 0], [1, 1, -1]])
     with serving(fake_service(policy)) as running, Client(running.url) as robot:

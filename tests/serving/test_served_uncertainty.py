@@ -122,6 +122,25 @@ def test_the_light_client_is_refused_until_it_begins_an_episode():
         assert running.value("requests_total", outcome="unsure") == 2
 
 
+def test_an_episode_whose_first_decision_is_too_unsure_stays_stopped():
+    service = fake_service(FakePolicy(uncertainty=True), stop_above=StopAbove(mm=10))
+    with serving(service) as running, Client(running.url) as robot:
+        for level in (40, 0):
+            with pytest.raises(Refused, match="too unsure to go on: 40 mm of spread"):
+                robot.act(seen(level))
+
+
+def test_an_episode_begins_with_a_message_that_is_refused_too():
+    service = fake_service(FakePolicy(uncertainty=True), stop_above=StopAbove(mm=10))
+    with serving(service) as running, Client(running.url) as robot:
+        with pytest.raises(Refused, match="too unsure"):
+            robot.act(seen(40))
+        robot.reset()
+        with pytest.raises(Refused, match="'under_way' must be"):
+            robot.infer(seen(0), None, np.zeros(7))
+        robot.act(seen(0))
+
+
 def test_openpis_client_is_told_why():
     service = fake_service(FakePolicy(uncertainty=True), stop_above=StopAbove(mm=10))
     with serving(service) as running, pytest.raises(RuntimeError, match="too unsure to go on"):

@@ -72,7 +72,10 @@ class Client:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._metadata: dict[str, Any] = {}
-        self._new_episode = True
+        self._episode, self._told_episode = (
+            1,
+            0,
+        )  # counted: one may end while the last one's request is under way
 
     def __enter__(self) -> Client:
         return self
@@ -98,7 +101,7 @@ class Client:
 
     def reset(self) -> None:
         """Starts a new episode; the server is told with the next observation."""
-        self._new_episode = True
+        self._episode += 1
 
     def act(self, observation: Observation) -> ActionChunk:
         """The actions to execute before the next call.
@@ -122,11 +125,10 @@ class Client:
         """
         with self._lock:
             began = time.perf_counter()
-            new_episode = self._new_episode
+            episode = self._episode
             reply = self._with_retries(
-                lambda deadline: self._ask(observation, committed, under_way, new_episode, deadline)
+                lambda deadline: self._ask(observation, committed, under_way, episode, deadline)
             )
-            self._new_episode = self._new_episode and not new_episode
             return _chunk(reply, (time.perf_counter() - began) * 1000)
 
     # ---------------------------------------------------------------- inside
@@ -203,7 +205,7 @@ class Client:
         observation: Observation,
         committed: np.ndarray | None,
         under_way: np.ndarray | None,
-        new_episode: bool,
+        episode: int,
         deadline: float,
     ) -> dict[str, Any]:
         assert self._channel is not None
@@ -211,7 +213,7 @@ class Client:
         message = self._message(observation)
         message["request_id"] = number
         message["timeout"] = max(0.01, deadline - time.monotonic())
-        if new_episode:
+        if episode != self._told_episode:
             message["reset"] = True
         if committed is not None:
             message["committed"] = np.asarray(committed)
@@ -238,6 +240,7 @@ class Client:
                 continue  # answers a request that timed out
             if answered != number or type(answered) is not int:
                 raise ProtocolError(f"Request {number} was answered with number {answered!r}.")
+            self._told_episode = episode  # a refused request begins it, too
             if "error" in reply:
                 raise Refused(str(reply["error"]), str(reply.get("outcome", "error")))
             return reply

@@ -105,6 +105,8 @@ class OpenPiClient(WebsocketClient):
                 message = read(data, self._interface, self.service.traffic.request_timeout)
             except MessageRefused as refused:
                 metrics.request(outcome(refused.error))
+                if refused.reset:
+                    self._session.reset()
                 raise
         self._tell_lacking(message)
         if message.reset:

@@ -44,10 +44,14 @@ class ClientMessage:
 
 @dataclass
 class MessageRefused(Exception):
-    """A message that is not answered with actions. request_id: None where none could be read."""
+    """A message that is not answered with actions.
+
+    request_id: None where none could be read. reset: it begins a new episode all the same, where that could be read.
+    """
 
     error: Exception
     request_id: RequestId = None
+    reset: bool = False
 
 
 def metadata(service: Service, interface: ClientInterface, pad_to: int = 0) -> bytes:
@@ -81,11 +85,13 @@ def metadata(service: Service, interface: ClientInterface, pad_to: int = 0) -> b
 def read(message: str | bytes, interface: ClientInterface, longest_wait: float) -> ClientMessage:
     """A client's message. Raises MessageRefused for anything that is not an observation by the mapping."""
     request_id: RequestId = None
+    reset = False
     try:
         if isinstance(message, str):
             raise InputError("Observations are binary messages, this one is text.")
         content = unpack(message)
         request_id = _request_id(content)
+        reset = _reset(content)
         committed = content.get("committed")
         if committed is not None and not isinstance(committed, np.ndarray):
             raise InputError("'committed' must be an array (P, 3) of tokens.")
@@ -95,14 +101,14 @@ def read(message: str | bytes, interface: ClientInterface, longest_wait: float) 
             fingertips=interface.fingertips(content),
             committed=committed,
             under_way=_under_way(content),
-            reset=_reset(content),
+            reset=reset,
             timeout=_timeout(content, longest_wait),
             request_id=request_id,
         )
     except CodecError as error:
-        raise MessageRefused(InputError(str(error)), request_id) from None
+        raise MessageRefused(InputError(str(error))) from None
     except Exception as error:
-        raise MessageRefused(error, request_id) from None
+        raise MessageRefused(error, request_id, reset) from None
 
 
 def reply(
