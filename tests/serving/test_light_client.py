@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from running import K, fake_service, picture, serving
 from spatialvla import types
 from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.limits import Limits, Workspace
-from spatialvla_client import AsynchronousLoop, Backoff, Client, Observation, Refused, RequestTimeout
+from spatialvla_client import (
+    AsynchronousLoop,
+    Backoff,
+    Client,
+    Observation,
+    ProtocolError,
+    Refused,
+    RequestTimeout,
+)
 
 QUICK = Backoff(first=0.02, longest=0.1)
 
@@ -219,6 +228,25 @@ def test_it_waits_for_a_server_that_starts_late(policy):
         with serving(fake_service(policy, port=port)):
             thread.join(10)
     assert np.array_equal(results[0].actions, answer_to(observation(3)))
+
+
+def test_a_server_that_comes_back_with_other_conventions_is_not_used(policy):
+    port = free_port()
+    with Client(f"ws://127.0.0.1:{port}", backoff=QUICK) as robot:
+        with serving(fake_service(policy, port=port)):
+            robot.act(observation(1))
+        with serving(fake_service(FakePolicy(), port=port), "libero") as running:
+            for _ in range(2):
+                with pytest.raises(
+                    ProtocolError, match=r"action.gripper_open was 1\.0 and is -1\.0"
+                ) as error:
+                    robot.act(observation(2))
+            assert "mapping was 'plain' and is 'libero'; keys.image was 'image'" in str(error.value)
+            with Client(running.url) as another:
+                another.act(observation(2))
+        with serving(replace(fake_service(FakePolicy(), port=port), name="another checkpoint")):
+            robot.act(observation(3))
+            assert robot.metadata["policy"] == "another checkpoint"
 
 
 def test_clients_outlive_restarts_of_the_server(policy):

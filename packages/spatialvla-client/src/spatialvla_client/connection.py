@@ -25,6 +25,9 @@ from spatialvla_client.errors import ClientError, ProtocolError, Refused, Reques
 from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncertainty
 
 _WORTH_RETRYING = ("busy", "draining")
+_CONVENTIONS = ("mapping", "keys", "cameras", "state", "needs_extrinsics", "chunk", "horizon", "action")
+"""What of a server's metadata says how a message is meant. Another policy with the same is only a better one."""
+_LONGEST_CHANGE = 100  # characters
 _TOO_LARGE = 1009  # RFC 6455's close code for a message that is too big
 
 
@@ -94,7 +97,10 @@ class Client:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the server says about itself: keys, chunk length, units, gripper. Connects if necessary."""
+        """What the server says about itself: keys, chunk length, units, gripper. Connects if necessary.
+
+        A server that comes back with other conventions than these is not used any more: ProtocolError.
+        """
         with self._lock:
             self._with_retries(lambda deadline: None)
             return self._metadata
@@ -190,9 +196,14 @@ class Client:
         self._channel = channel
 
     def _checked(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """What the server says about itself. Raises ProtocolError where it is none of ours."""
+        """What the server says about itself. Raises ProtocolError where it is none of ours, or means other things."""
         if metadata.get("server") != "spatialvla" or not isinstance(metadata.get("keys"), dict):
             raise ProtocolError(f"{self._url} is a server of another kind; use its own client.")
+        if self._metadata and (changes := _changes(self._metadata, metadata)):
+            raise ProtocolError(
+                f"{self._url} is no longer the server that it was: {changes}. Check that the program fits this one, "
+                "and make a new Client to go on with it."
+            )
         return metadata
 
     def _drop(self) -> None:
@@ -308,6 +319,25 @@ def _under(keys: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
             raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
         message[keys[name]] = value if isinstance(value, str) else np.asarray(value)
     return message
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which conventions of a server have changed; an empty string where none has."""
+    changes = []
+    for name in _CONVENTIONS:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += [_change(f"{name}.{key}", old.get(key), new.get(key)) for key in {**old, **new}]
+        else:
+            changes.append(_change(name, old, new))
+    return "; ".join(filter(None, changes))
+
+
+def _change(name: str, old: object, new: object) -> str:
+    if old == new:
+        return ""
+    told = f"{name} was {old!r} and is {new!r}"
+    return told if len(told) <= _LONGEST_CHANGE else f"{name} changed"
 
 
 def _was_too_large(error: Exception) -> bool:
