@@ -141,7 +141,7 @@ def reply(
         "server_timing": server_timing,
     }
     if decision.uncertainty is not None:
-        content["uncertainty"] = vars(decision.uncertainty)
+        content["uncertainty"] = decision.uncertainty.told()
     if request_id is not None:
         content["request_id"] = request_id
     return pack(content)
