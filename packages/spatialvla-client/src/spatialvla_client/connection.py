@@ -11,7 +11,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,12 +22,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from spatialvla_client.channel import Channel
 from spatialvla_client.codec import CodecError, pack, unpack
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
-from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncertainty
+from spatialvla_client.messages import changed_conventions, chunk_of, message_of
+from spatialvla_client.types import ActionChunk, Observation
 
 _WORTH_RETRYING = ("busy", "draining")
-_CONVENTIONS = ("mapping", "keys", "cameras", "state", "needs_extrinsics", "chunk", "horizon", "action")
-"""What of a server's metadata says how a message is meant. Another policy with the same is only a better one."""
-_LONGEST_CHANGE = 100  # characters
 _TOO_LARGE = 1009  # RFC 6455's close code for a message that is too big
 
 
@@ -135,7 +133,7 @@ class Client:
             reply = self._with_retries(
                 lambda deadline: self._ask(observation, committed, under_way, episode, deadline)
             )
-            return _chunk(reply, (time.perf_counter() - began) * 1000)
+            return chunk_of(reply, (time.perf_counter() - began) * 1000)
 
     # ---------------------------------------------------------------- inside
 
@@ -199,7 +197,7 @@ class Client:
         """What the server says about itself. Raises ProtocolError where it is none of ours, or means other things."""
         if metadata.get("server") != "spatialvla" or not isinstance(metadata.get("keys"), dict):
             raise ProtocolError(f"{self._url} is a server of another kind; use its own client.")
-        if self._metadata and (changes := _changes(self._metadata, metadata)):
+        if self._metadata and (changes := changed_conventions(self._metadata, metadata)):
             raise ProtocolError(
                 f"{self._url} is no longer the server that it was: {changes}. Check that the program fits this one, "
                 "and make a new Client to go on with it."
@@ -221,7 +219,7 @@ class Client:
     ) -> dict[str, Any]:
         assert self._channel is not None
         number = next(self._numbers)
-        message = self._message(observation)
+        message = message_of(observation, self._metadata)
         message["request_id"] = number
         message["timeout"] = max(0.01, deadline - time.monotonic())
         if episode != self._told_episode:
@@ -256,89 +254,6 @@ class Client:
                 raise Refused(str(reply["error"]), str(reply.get("outcome", "error")))
             return reply
 
-    def _message(self, observation: Observation) -> dict[str, Any]:
-        keys, policy_state = self._metadata["keys"], self._metadata.get("state")
-        position, state = getattr(observation, "position", None), observation.state
-        if state is not None:
-            if keys.get("position") == keys.get("state"):
-                position = None  # the state has it
-            elif policy_state is None:
-                raise Refused("The server's policy takes no state; leave it out.")
-        parts = {"image": observation.image, **_parts(observation), "position": position, "state": state}
-        message = _under(keys, parts)
-        message.update(_under(keys, {"prompt": observation.instruction}))
-        for name, seen in _cameras(observation.images):
-            more = _under(self._keys_of(name), {"image": seen.image, **_parts(seen)})
-            if set(more) & set(message):
-                raise Refused(f"The camera {name} is given twice, as image and in images; leave one out.")
-            message.update(more)
-        return message
-
-    def _keys_of(self, camera: str) -> Mapping[str, str]:
-        """What the server calls the parts of a camera. Raises Refused for one that it does not look through."""
-        try:
-            known = {entry["name"]: dict(entry["keys"]) for entry in self._metadata.get("cameras", [])}
-        except (TypeError, KeyError, ValueError):
-            raise ProtocolError(f"{self._url} does not say what it calls its cameras; update it.") from None
-        if camera not in known:
-            raise Refused(
-                f"The server does not look through a camera {camera!r}, but through {', '.join(known) or 'one'}; leave "
-                "it out, or start the server with another --policy or --mapping."
-            )
-        return known[camera]
-
-
-def _cameras(images: Mapping[str, CameraImage]) -> Iterable[tuple[str, CameraImage]]:
-    """The further cameras. Raises Refused for anything but pictures by name, such as None of a camera that failed."""
-    if not isinstance(images, Mapping):
-        raise Refused(
-            f"An Observation's images are CameraImages by name, not a {type(images).__name__}.", "bad_input"
-        )
-    for name, seen in images.items():
-        if getattr(seen, "image", None) is None:
-            raise Refused(
-                f"The camera {name!r} has no picture: write {{{name!r}: CameraImage(picture)}}, and leave out cameras "
-                "that are missing.",
-                "bad_input",
-            )
-    return images.items()
-
-
-def _parts(seen: Observation | CameraImage) -> dict[str, np.ndarray | None]:
-    """What may come with a picture."""
-    return {"intrinsics": seen.intrinsics, "extrinsics": seen.extrinsics, "depth": seen.depth}
-
-
-def _under(keys: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What there is, under the server's names. Raises Refused where it has none for a part."""
-    message: dict[str, Any] = {}
-    for name, value in parts.items():
-        if value is None:
-            continue
-        if name not in keys:
-            raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
-        message[keys[name]] = value if isinstance(value, str) else np.asarray(value)
-    return message
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which conventions of a server have changed; an empty string where none has."""
-    changes = []
-    for name in _CONVENTIONS:
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes += [_change(f"{name}.{key}", old.get(key), new.get(key)) for key in {**old, **new}]
-        else:
-            changes.append(_change(name, old, new))
-    return "; ".join(filter(None, changes))
-
-
-def _change(name: str, old: object, new: object) -> str:
-    if old == new:
-        return ""
-    told = f"{name} was {old!r} and is {new!r}"
-    return told if len(told) <= _LONGEST_CHANGE else f"{name} changed"
-
 
 def _was_too_large(error: Exception) -> bool:
     """Whether the server hung up as what we sent is too large, so that sending it again is no use."""
@@ -354,40 +269,3 @@ def _binary(message: str | bytes) -> bytes:
     if isinstance(message, str):
         raise Refused(message)
     return message
-
-
-def _chunk(reply: Mapping[str, Any], round_trip_ms: float) -> ActionChunk:
-    actions, tokens = reply.get("actions"), reply.get("tokens")
-    if (
-        not isinstance(actions, np.ndarray)
-        or not isinstance(tokens, np.ndarray)
-        or actions.ndim != 2
-        or actions.shape[1] != 7
-        or tokens.shape != (len(actions), 3)
-    ):
-        raise ProtocolError("The server's answer holds no actions (T, 7) with tokens (T, 3).")
-    if not np.isfinite(actions).all():
-        raise ProtocolError("The server's actions contain NaN or infinity; none of them is used.")
-    timing = {
-        **reply.get("server_timing", {}),
-        **reply.get("policy_timing", {}),
-        "round_trip_ms": round_trip_ms,
-    }
-    return ActionChunk(actions, tokens, timing, _uncertainty(reply.get("uncertainty")))
-
-
-def _uncertainty(told: Any) -> Uncertainty | None:
-    """What the server says of it. Raises ProtocolError where that is something else."""
-    if told is None:
-        return None
-    entropy, spread = (
-        told.get(name) if isinstance(told, dict) else None for name in ("entropy", "spread_mm")
-    )
-    if (
-        not isinstance(entropy, np.ndarray)
-        or not isinstance(spread, np.ndarray)
-        or spread.ndim != 1
-        or entropy.shape != (len(spread), 3)
-    ):
-        raise ProtocolError("The server's uncertainty holds no entropy (T, 3) with spread_mm (T,).")
-    return Uncertainty(entropy, spread)
