@@ -108,6 +108,10 @@ class Uncertainty:
     spread_mm: Float[np.ndarray, " T"]
     probabilities: tuple[Float[np.ndarray, "T _"], ...] | None = None
 
+    def told(self) -> dict[str, np.ndarray]:
+        """What a client is told: entropy and spread_mm. The probabilities take as much room as a picture."""
+        return {"entropy": self.entropy, "spread_mm": self.spread_mm}
+
     @property
     def mean_bits(self) -> float:
         """Entropy of a step's translation, rotation and gripper together, averaged over the steps."""

@@ -123,7 +123,7 @@ class FakePolicy:
         level = float(text.removeprefix("unsure ")) if text.startswith("unsure ") else 0.0
         # Other numbers in each step, whose mean is the level.
         steps = level * np.array([0.5, 1.5, 1.0, 1.0])
-        return Uncertainty(np.tile(steps[:, None] / 3, (1, 3)), steps)
+        return Uncertainty(np.tile(steps[:, None] / 3, (1, 3)), steps, (np.ones((CHUNK, 5)),) * 3)
 
     def new_executor(self) -> CountingExecutor:
         self.executors.append(CountingExecutor())

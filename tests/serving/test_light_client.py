@@ -1,17 +1,29 @@
 """The light client against our own server: it comes back after the server does, and never mixes answers up."""
 
+import itertools
 import socket
 import threading
 import time
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_policy import TOKENS, FakePolicy, expected
+from fake_policy import TOKENS, FakePolicy, Seen, expected
 from running import K, fake_service, picture, serving
 
 from spatialvla import types
 from spatialvla.serving.engine.settings import EngineSettings
-from spatialvla_client import AsynchronousLoop, Backoff, Client, Observation, Refused, RequestTimeout
+from spatialvla.serving.guard.limits import Limits, Workspace
+from spatialvla_client import (
+    AsynchronousLoop,
+    Backoff,
+    Client,
+    Observation,
+    ProtocolError,
+    Refused,
+    RequestTimeout,
+)
 
 QUICK = Backoff(first=0.02, longest=0.1)
 
@@ -57,6 +69,21 @@ def test_a_reset_goes_along_once(policy):
         assert [executor.resets for executor in policy.executors] == [2], "at the start, and when asked to"
 
 
+def test_a_reset_while_the_first_request_is_under_way_goes_along_with_the_next(policy):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        policy.gate.clear()
+        thread = threading.Thread(target=lambda: robot.act(observation(1)))
+        thread.start()
+        while not running.value("stage_seconds_count", stage="prepare"):
+            time.sleep(0.01)
+        robot.reset()
+        policy.gate.set()
+        thread.join(10)
+        robot.act(observation(2))
+        robot.act(observation(3))
+        assert [executor.resets for executor in policy.executors] == [2]
+
+
 def test_committed_steps_reach_the_policy(policy):
     committed = TOKENS + np.array([[0, 0, 0], [1, 1, -1]])
     with serving(fake_service(policy)) as running, Client(running.url) as robot:
@@ -78,6 +105,58 @@ def test_it_drives_the_asynchronous_loop(policy):
             time.sleep(0.02)
         assert loop.statistics.requests >= 3
     assert all(action.shape == (7,) for action in executed)
+
+
+class Wobbling(FakePolicy):
+    """Moves a step back and three on, whatever it sees."""
+
+    def _chunk(self, seen: Seen, batch: int) -> types.ActionChunk:
+        actions = np.ones((4, 7)) * [[-1], [1], [1], [1]] * [1, 0, 0, 0, 0, 0, 1]
+        return types.ActionChunk(actions, np.tile(TOKENS, (4, 1)))
+
+
+class AtOnce(Executor):
+    """Has the answer while the step goes on in which it was asked for."""
+
+    def submit(self, job):
+        answer = Future()
+        answer.set_result(job())
+        return answer
+
+
+@pytest.mark.parametrize("commit", [False, True])
+@pytest.mark.parametrize("gripper_open", [1, -1])
+def test_the_asynchronous_loop_keeps_the_workspace(tmp_path, commit, gripper_open):
+    mapping = tmp_path / "robot.yaml"
+    mapping.write_text(
+        "image: i\nprompt: p\npose: place\nposition: [0, 1, 2]\n"
+        f"gripper_open: {gripper_open}\ngripper_closed: 0.5\n"
+    )
+    box = Workspace(np.array([0.3, -0.3, 0.0]), np.array([0.6, 0.3, 0.5]))
+    limits = Limits(translation=0.05, workspace=box, meters_per_unit=0.05, frame="base")
+    position, farthest, numbers = np.array([0.45, 0.0, 0.2]), 0.0, itertools.count()
+
+    def observe() -> Observation:
+        return Observation(picture(next(numbers)), "go", position=position.copy())
+
+    with (
+        serving(fake_service(Wobbling(), limits=limits), str(mapping)) as running,
+        Client(running.url) as robot,
+        AsynchronousLoop(robot.infer, 10, commit=commit, clock=lambda: 0.0, executor=AtOnce()) as loop,
+    ):
+        for _ in range(30):
+            position += 0.05 * loop.act(observe)[:3]
+            farthest = max(farthest, position[0])
+        assert loop.statistics.requests > 8
+    assert farthest == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("under_way", [np.zeros(7), np.zeros((2, 6)), np.full((2, 7), np.nan)])
+def test_actions_under_way_that_are_none_are_refused(policy, under_way):
+    with serving(fake_service(policy)) as running, Client(running.url) as robot:
+        with pytest.raises(Refused, match=r"'under_way' must be an array \(P, 7\) of finite") as refused:
+            robot.infer(observation(1), None, under_way)
+        assert refused.value.outcome == "bad_input"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +228,25 @@ def test_it_waits_for_a_server_that_starts_late(policy):
         with serving(fake_service(policy, port=port)):
             thread.join(10)
     assert np.array_equal(results[0].actions, answer_to(observation(3)))
+
+
+def test_a_server_that_comes_back_with_other_conventions_is_not_used(policy):
+    port = free_port()
+    with Client(f"ws://127.0.0.1:{port}", backoff=QUICK) as robot:
+        with serving(fake_service(policy, port=port)):
+            robot.act(observation(1))
+        with serving(fake_service(FakePolicy(), port=port), "libero") as running:
+            for _ in range(2):
+                with pytest.raises(
+                    ProtocolError, match=r"action.gripper_open was 1\.0 and is -1\.0"
+                ) as error:
+                    robot.act(observation(2))
+            assert "mapping was 'plain' and is 'libero'; keys.image was 'image'" in str(error.value)
+            with Client(running.url) as another:
+                another.act(observation(2))
+        with serving(replace(fake_service(FakePolicy(), port=port), name="another checkpoint")):
+            robot.act(observation(3))
+            assert robot.metadata["policy"] == "another checkpoint"
 
 
 def test_clients_outlive_restarts_of_the_server(policy):

@@ -1,7 +1,9 @@
 """Robot limits: nothing longer, wider or stranger than the robot may be told comes out, whatever goes in."""
 
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from spatialvla.actions.units import LIBERO, UNKNOWN, ActionUnits
 from spatialvla.errors import InputError
 from spatialvla.serving.failures import UnsafeAction
 from spatialvla.serving.guard.limits import Limits, Workspace
+from spatialvla_client import AsynchronousLoop
 
 NUMBERS = st.floats(-1e6, 1e6)
 ACTIONS = st.integers(1, 6).flatmap(lambda steps: arrays(np.float64, (steps, 7), elements=NUMBERS))
@@ -40,6 +43,74 @@ def test_every_limit_holds(actions, position):
     at_first = np.maximum(box.low - position, 0) + np.maximum(position - box.high, 0)
     assert (outside <= at_first + 1e-9).all()
     assert (np.diff(np.vstack([at_first, outside]), axis=0) <= 1e-9).all()
+
+
+@given(ACTIONS, ACTIONS, arrays(np.float64, 3, elements=st.floats(-0.3, 0.3)))
+def test_the_workspace_holds_however_many_steps_under_way_come_first(before, actions, position):
+    under_way, _ = ROBOT.apply(before, position)
+    limited, _ = ROBOT.apply(actions, position, under_way)
+    box = ROBOT.workspace
+    for first in range(len(under_way) + 1):
+        moves = np.vstack([under_way[:first], limited[first:]])[:, :3] * 0.1
+        path = position + np.cumsum(np.vstack([np.zeros(3), moves]), axis=0)
+        outside = np.maximum(box.low - path, 0) + np.maximum(path - box.high, 0)
+        assert (np.diff(outside, axis=0) <= 1e-9).all(), "and a gripper outside only comes back"
+
+
+@given(ACTIONS, arrays(np.float64, 3, elements=st.floats(-0.3, 0.3)))
+def test_no_steps_under_way_change_nothing(actions, position):
+    with_none, _ = ROBOT.apply(actions, position, np.zeros((0, 7)))
+    assert np.array_equal(with_none, ROBOT.apply(actions, position)[0])
+
+
+def test_steps_under_way_that_were_never_sent_are_refused():
+    far = np.full((2, 7), 1e30)
+    with pytest.raises(InputError, match=r"actions under way lead .* outside the workspace"):
+        ROBOT.apply(np.zeros((4, 7)), np.zeros(3), far)
+    NO_WORKSPACE.apply(np.zeros((4, 7)), None, far)
+
+
+class Late(Executor):
+    """Infers what was asked for so many steps ago, the first chunk at once."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.waiting = steps, []
+
+    def submit(self, job):
+        answer = Future()
+        if self.waiting:
+            self.waiting.append((self.steps, job, answer))
+        else:
+            self.waiting.append((-1, job, answer))
+            answer.set_result(job())
+        return answer
+
+    def step(self) -> None:
+        self.waiting = [(left - 1, job, answer) for left, job, answer in self.waiting]
+        for left, job, answer in self.waiting:
+            if left == 0:
+                answer.set_result(job())
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+@pytest.mark.parametrize("ask_after", [None, 1])
+def test_chunks_that_overlap_keep_the_workspace(late, ask_after):
+    draw = np.random.default_rng(late)
+    position, farthest = np.zeros(3) + 0.1, 0.0
+
+    def infer(seen: np.ndarray, committed: None, under_way: np.ndarray | None) -> SimpleNamespace:
+        actions = np.ones((4, 7))
+        actions[:, :3] = draw.choice([-0.3, 0.3, 0.3], (4, 3))
+        return SimpleNamespace(actions=ROBOT.apply(actions, seen, under_way)[0], tokens=None)
+
+    executor = Late(late)
+    loop = AsynchronousLoop(infer, 10, ask_after=ask_after, clock=lambda: 0.0, executor=executor)
+    for _ in range(200):
+        position += 0.1 * loop.act(position.copy)[:3]
+        farthest = max(farthest, *(position - ROBOT.workspace.high))
+        executor.step()
+    assert -0.01 < farthest < 1e-9
+    loop.close()
 
 
 @given(ACTIONS)

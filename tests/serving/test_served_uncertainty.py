@@ -63,6 +63,7 @@ def test_where_nobody_says_what_1_is_the_spread_is_no_number_and_is_not_counted(
 def test_openpis_client_gets_a_map_and_nothing_where_the_policy_does_not_tell():
     with serving(fake_service(FakePolicy(uncertainty=True))) as running:
         told = client_of(running).infer(plain(1, instruction="unsure 6"))["uncertainty"]
+        assert set(told) == {"entropy", "spread_mm"}, "and no probabilities of all cells"
         assert np.array_equal(told["spread_mm"], [3, 9, 6, 6])
         assert np.array_equal(told["entropy"], np.array([[1, 3, 2, 2]] * 3).T)
         assert running.value("spread_millimeters_sum") == 6
@@ -80,6 +81,7 @@ def test_the_harness_gets_it_with_the_first_command_of_a_chunk():
     with vla_eval_policy.served(policy=vla_eval_policy.policy_for(LIBERO, uncertainty=True)) as running:
         replies = anyio.run(episode, running.url)
     assert ["uncertainty" in reply for reply in replies] == [True, False, False, False, True]
+    assert set(replies[0]["uncertainty"]) == {"entropy", "spread_mm"}
     assert np.array_equal(replies[0]["uncertainty"]["spread_mm"], [3, 9, 6, 6])
 
 
@@ -120,6 +122,25 @@ def test_the_light_client_is_refused_until_it_begins_an_episode():
         robot.reset()
         assert robot.act(seen(4)).uncertainty.spread_mm.mean() == 4
         assert running.value("requests_total", outcome="unsure") == 2
+
+
+def test_an_episode_whose_first_decision_is_too_unsure_stays_stopped():
+    service = fake_service(FakePolicy(uncertainty=True), stop_above=StopAbove(mm=10))
+    with serving(service) as running, Client(running.url) as robot:
+        for level in (40, 0):
+            with pytest.raises(Refused, match="too unsure to go on: 40 mm of spread"):
+                robot.act(seen(level))
+
+
+def test_an_episode_begins_with_a_message_that_is_refused_too():
+    service = fake_service(FakePolicy(uncertainty=True), stop_above=StopAbove(mm=10))
+    with serving(service) as running, Client(running.url) as robot:
+        with pytest.raises(Refused, match="too unsure"):
+            robot.act(seen(40))
+        robot.reset()
+        with pytest.raises(Refused, match="'under_way' must be"):
+            robot.infer(seen(0), None, np.zeros(7))
+        robot.act(seen(0))
 
 
 def test_openpis_client_is_told_why():

@@ -1,8 +1,11 @@
 """Rates: a burst goes through, what comes after it waits its turn."""
 
+from dataclasses import fields
+
 import pytest
 
 from spatialvla.errors import InputError
+from spatialvla.serving.engine.settings import EngineSettings
 from spatialvla.serving.guard.traffic import Throttle, TrafficLimits
 
 
@@ -25,7 +28,15 @@ def test_a_burst_goes_through_and_the_rest_at_the_rate():
     assert [throttle.delay() for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)], "rest saves up one burst"
 
 
-@pytest.mark.parametrize("name", ["max_message_mb", "rate", "idle_timeout", "max_connections"])
-def test_limits_are_positive(name):
-    with pytest.raises(InputError, match=f"{name} must be positive"):
-        TrafficLimits(**{name: 0})
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", [field.name for field in fields(TrafficLimits)])
+def test_limits_are_positive_and_finite(name, value):
+    with pytest.raises(InputError, match=f"{name} must be positive and finite, got {value}"):
+        TrafficLimits(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-1, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["gather_ms", "gather_share"])
+def test_waits_are_finite(name, value):
+    with pytest.raises(InputError, match=f"{name} must be 0 or more and finite, got {value}"):
+        EngineSettings(**{name: value})

@@ -283,6 +283,22 @@ def test_leaving_an_episode_waits_for_the_inference_under_way(leave):
         assert loop.statistics.dropped == 1
 
 
+@pytest.mark.parametrize("commit", [False, True])
+def test_who_asks_for_it_is_told_the_rest_of_the_plan(commit):
+    time, robot, told = SimulatedTime(0.08), Robot(), []
+
+    class Policy:
+        def infer(self, observation, committed, under_way=None):
+            told.append(None if under_way is None else under_way[:, 0].tolist())
+            return chunk(observation)
+
+    robot.infer = Policy().infer
+    with make(time, robot, commit=commit, ask_after=1) as loop:
+        loop.run(robot.observe, robot.execute, steps=6)
+    # Asked at steps 0, 1, 3, 5, with all that is left of the newest chunk.
+    assert told[:3] == [None, [2, 3, 4], [4, 5]]
+
+
 def test_unusable_options():
     robot = Robot()
     for options in ({"control_hz": 0}, {"most_committed": 0}, {"ask_after": 0}, {"when_late": "panic"}):

@@ -12,9 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
-from spatialvla_client import Backoff, CameraImage, Client, Observation, ProtocolError, Refused, Unavailable
+from spatialvla_client import (
+    AsynchronousLoop,
+    Backoff,
+    CameraImage,
+    Client,
+    ClientError,
+    Observation,
+    ProtocolError,
+    Refused,
+    RequestTimeout,
+    Unavailable,
+)
+from spatialvla_client.channel import Channel
 from spatialvla_client.codec import pack, unpack
 
 QUICK = Backoff(first=0.02, longest=0.1)
@@ -163,6 +176,106 @@ def test_a_server_that_names_no_cameras_has_one():
         with pytest.raises(Refused, match="does not look through a camera 'wrist', but through one"):
             robot.act(Observation(SEEN.image, "pick", images={"wrist": CameraImage(SEEN.image)}))
         robot.act(SEEN)
+
+
+# ------------------------------------------------- servers that no longer listen
+
+LARGE = Observation(np.zeros((2000, 4000, 3), np.uint8), "push")  # more than the system buffers
+
+
+@contextmanager
+def stalled_server(greeting: bytes | None = METADATA) -> Iterator[str]:
+    """Greets whoever comes and then reads nothing more, as a machine that hangs does."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    held = []
+
+    def greet() -> None:
+        while True:
+            connection, _ = listener.accept()
+            held.append(connection)
+            protocol = ServerProtocol()
+            while not (requests := protocol.events_received()):
+                protocol.receive_data(connection.recv(2**12))
+            protocol.send_response(protocol.accept(requests[0]))
+            if greeting is not None:
+                protocol.send_binary(greeting)
+            connection.sendall(b"".join(protocol.data_to_send()))
+
+    threading.Thread(target=greet, daemon=True).start()
+    yield f"ws://127.0.0.1:{listener.getsockname()[1]}"
+    for connection in held:
+        connection.close()
+
+
+def in_time(call: Callable[[], object]) -> object:
+    """What a call gives or raises; fails where it hangs."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert results, "it hangs"
+    return results[0]
+
+
+def test_a_server_that_reads_nothing_is_a_timeout():
+    with stalled_server() as url:
+        robot = Client(url, timeout=0.5)
+        error = in_time(lambda: robot.act(LARGE))
+        assert isinstance(error, RequestTimeout)
+        assert "did not read the request within 0.5 s" in str(error)
+        assert isinstance(in_time(lambda: robot.act(SEEN)), RequestTimeout), "on a new connection"
+        in_time(robot.close)
+
+
+def test_small_pictures_that_nobody_reads_end_in_timeouts_too():
+    small = Observation(np.zeros((480, 640, 3), np.uint8), "push")
+    with stalled_server() as url:
+        robot = Client(url, timeout=0.2)
+        assert all(isinstance(in_time(lambda: robot.act(small)), RequestTimeout) for _ in range(15))
+        in_time(robot.close)
+
+
+def test_a_server_that_never_greets_is_unavailable_in_time():
+    with stalled_server(greeting=None) as url:
+        robot = Client(url, timeout=0.5)
+        began = time.monotonic()
+        assert isinstance(in_time(lambda: robot.act(SEEN)), Unavailable)
+        assert time.monotonic() - began < 5
+
+
+def test_a_program_stopped_before_the_greeting_can_go_on(monkeypatch):
+    interrupted = []
+    receive = Channel.receive
+
+    def stop_once(self, deadline: float) -> bytes | str:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return receive(self, deadline)
+
+    monkeypatch.setattr(Channel, "receive", stop_once)
+    good = pack({**GOOD, "request_id": 1})
+    with bad_server(lambda message: good) as url, Client(url) as robot:
+        with pytest.raises(KeyboardInterrupt):
+            robot.act(SEEN)
+        assert len(robot.act(SEEN).actions) == 4
+
+
+def test_the_loop_can_be_left_while_the_server_reads_nothing():
+    with stalled_server() as url:
+        robot = Client(url, timeout=0.5)
+        loop = AsynchronousLoop(robot.infer, control_hz=20)
+        assert isinstance(in_time(lambda: loop.act(lambda: LARGE)), ClientError)
+        in_time(loop.reset)
+        in_time(loop.close)
 
 
 # ----------------------------------------------------------------- the package

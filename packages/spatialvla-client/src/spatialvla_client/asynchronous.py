@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import time
@@ -91,7 +92,8 @@ class AsynchronousLoop(Generic[ObservationT]):
         sleep: Callable[[float], None] = time.sleep,
         executor: Executor | None = None,
     ) -> None:
-        """infer: (observation, committed tokens (P, 3) or None) -> the chunk from the observation's step on.
+        """infer: (observation, committed tokens (P, 3) or None) -> the chunk from the observation's step on. One with
+        a parameter under_way, as `Client.infer`, is told the actions (P, 7) left in the plan, too, or None.
 
         control_hz: control steps per second.
         most_committed: upper limit of the committed steps; keep it below the length of a chunk.
@@ -113,7 +115,7 @@ class AsynchronousLoop(Generic[ObservationT]):
             raise ValueError(f"ask_after must be at least 1, not {ask_after}.")
         if not max_age_s > 0:
             raise ValueError(f"max_age_s must be positive, not {max_age_s}.")
-        self._infer, self._period = infer, 1 / control_hz
+        self._infer, self._period = _told_under_way(infer), 1 / control_hz
         self._most_committed, self._ask_after, self._commit = most_committed, ask_after, commit
         self._when_late, self._max_age = when_late, max_age_s
         self._clock, self._sleep = clock, sleep
@@ -248,7 +250,7 @@ class AsynchronousLoop(Generic[ObservationT]):
         began = self._clock()
 
         def answer() -> tuple[ChunkLike, float]:
-            chunk = self._infer(observation, committed)
+            chunk = self._infer(observation, committed, request.under_way)
             return chunk, self._clock() - began
 
         self._pending = _Pending(seen, request, self._executor.submit(answer))
@@ -300,3 +302,22 @@ class AsynchronousLoop(Generic[ObservationT]):
                     self._pending.answer.result()
             self._pending = None
             self._past[2] += 1
+
+
+def _told_under_way(
+    infer: Callable[..., ChunkLike],
+) -> Callable[[ObservationT, np.ndarray | None, np.ndarray | None], ChunkLike]:
+    """The same with the actions under way as a third argument, which are left out where `infer` does not take them."""
+    try:
+        takes = "under_way" in inspect.signature(infer).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        takes = False
+
+    def told(
+        observation: ObservationT, committed: np.ndarray | None, under_way: np.ndarray | None
+    ) -> ChunkLike:
+        if takes:
+            return infer(observation, committed, under_way=under_way)
+        return infer(observation, committed)
+
+    return told

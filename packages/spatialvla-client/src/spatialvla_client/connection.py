@@ -11,21 +11,20 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
+from spatialvla_client.channel import Channel
 from spatialvla_client.codec import CodecError, pack, unpack
 from spatialvla_client.errors import ClientError, ProtocolError, Refused, RequestTimeout, Unavailable
-from spatialvla_client.types import ActionChunk, CameraImage, Observation, Uncertainty
+from spatialvla_client.messages import changed_conventions, chunk_of, message_of
+from spatialvla_client.types import ActionChunk, Observation
 
-_LARGEST_ANSWER = 16 * 2**20
 _WORTH_RETRYING = ("busy", "draining")
 _TOO_LARGE = 1009  # RFC 6455's close code for a message that is too big
 
@@ -61,7 +60,7 @@ class Client:
 
         url: ws://host:port or wss://host:port.
         api_key: what the server asks for, if it does.
-        timeout: seconds from `act` to its answer, reconnecting included.
+        timeout: seconds from `act` to its answer, reconnecting and sending included.
         backoff: how long to wait between attempts to connect.
         tls: for wss with a certificate that the system does not know.
         """
@@ -72,10 +71,12 @@ class Client:
         self._tls = tls
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._connection = ExitStack()
-        self._socket: ClientConnection | None = None
+        self._channel: Channel | None = None
         self._metadata: dict[str, Any] = {}
-        self._new_episode = True
+        self._episode, self._told_episode = (
+            1,
+            0,
+        )  # counted: one may end while the last one's request is under way
 
     def __enter__(self) -> Client:
         return self
@@ -86,20 +87,25 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hangs up; a later request connects again."""
+        """Hangs up, after the request under way; a later one connects again."""
         with self._lock:
-            self._drop()
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                channel.close()
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the server says about itself: keys, chunk length, units, gripper. Connects if necessary."""
+        """What the server says about itself: keys, chunk length, units, gripper. Connects if necessary.
+
+        A server that comes back with other conventions than these is not used any more: ProtocolError.
+        """
         with self._lock:
             self._with_retries(lambda deadline: None)
             return self._metadata
 
     def reset(self) -> None:
         """Starts a new episode; the server is told with the next observation."""
-        self._new_episode = True
+        self._episode += 1
 
     def act(self, observation: Observation) -> ActionChunk:
         """The actions to execute before the next call.
@@ -109,16 +115,25 @@ class Client:
         """
         return self.infer(observation, None)
 
-    def infer(self, observation: Observation, committed: np.ndarray | None) -> ActionChunk:
-        """`act` with committed tokens (P, 3), with which the chunk begins; what `AsynchronousLoop` calls."""
+    def infer(
+        self,
+        observation: Observation,
+        committed: np.ndarray | None,
+        under_way: np.ndarray | None = None,
+    ) -> ActionChunk:
+        """`act` while earlier actions are executed; what `AsynchronousLoop` calls.
+
+        committed: (P, 3) tokens, with which the chunk begins. under_way: (P, 7) earlier actions, as they came, of
+        which any number may be executed after the observation and before the chunk's steps after them; the server
+        keeps its workspace whatever the number.
+        """
         with self._lock:
             began = time.perf_counter()
-            new_episode = self._new_episode
+            episode = self._episode
             reply = self._with_retries(
-                lambda deadline: self._ask(observation, committed, new_episode, deadline)
+                lambda deadline: self._ask(observation, committed, under_way, episode, deadline)
             )
-            self._new_episode = self._new_episode and not new_episode
-            return _chunk(reply, (time.perf_counter() - began) * 1000)
+            return chunk_of(reply, (time.perf_counter() - began) * 1000)
 
     # ---------------------------------------------------------------- inside
 
@@ -168,48 +183,65 @@ class Client:
             time.sleep(wait)
 
     def _connect(self, deadline: float) -> None:
-        if self._socket is not None:
+        if self._channel is not None:
             return
-        left = max(0.01, deadline - time.monotonic())
-        opened = connect(
-            self._url,
-            additional_headers=self._headers,
-            ssl=self._tls,
-            compression=None,
-            max_size=_LARGEST_ANSWER,
-            open_timeout=left,
-            close_timeout=1,
-            proxy=None,
-        )
-        self._socket = self._connection.enter_context(opened)
-        self._metadata = unpack(_binary(self._socket.recv(left)))
-        if self._metadata.get("server") != "spatialvla" or not isinstance(self._metadata.get("keys"), dict):
+        channel = Channel(self._url, deadline, headers=self._headers, tls=self._tls)
+        try:
+            self._metadata = self._checked(unpack(_binary(channel.receive(deadline))))
+        except BaseException:
+            channel.abandon()
+            raise
+        self._channel = channel
+
+    def _checked(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """What the server says about itself. Raises ProtocolError where it is none of ours, or means other things."""
+        if metadata.get("server") != "spatialvla" or not isinstance(metadata.get("keys"), dict):
             raise ProtocolError(f"{self._url} is a server of another kind; use its own client.")
+        if self._metadata and (changes := changed_conventions(self._metadata, metadata)):
+            raise ProtocolError(
+                f"{self._url} is no longer the server that it was: {changes}. Check that the program fits this one, "
+                "and make a new Client to go on with it."
+            )
+        return metadata
 
     def _drop(self) -> None:
-        self._socket = None
-        self._connection.close()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.abandon()
 
     def _ask(
-        self, observation: Observation, committed: np.ndarray | None, new_episode: bool, deadline: float
+        self,
+        observation: Observation,
+        committed: np.ndarray | None,
+        under_way: np.ndarray | None,
+        episode: int,
+        deadline: float,
     ) -> dict[str, Any]:
-        assert self._socket is not None
+        assert self._channel is not None
         number = next(self._numbers)
-        message = self._message(observation)
+        message = message_of(observation, self._metadata)
         message["request_id"] = number
         message["timeout"] = max(0.01, deadline - time.monotonic())
-        if new_episode:
+        if episode != self._told_episode:
             message["reset"] = True
         if committed is not None:
             message["committed"] = np.asarray(committed)
+        if under_way is not None:
+            message["under_way"] = np.asarray(under_way)
         try:
             packed = pack(message)
         except CodecError as error:
             raise Refused(str(error), "bad_input") from None
-        self._socket.send(packed)
+        try:
+            self._channel.send(packed, deadline)
+        except TimeoutError:
+            self._drop()
+            raise RequestTimeout(
+                f"{self._url} did not read the request within {self._timeout:g} s."
+            ) from None
         while True:
             try:
-                reply = unpack(_binary(self._socket.recv(max(0.0, deadline - time.monotonic()))))
+                reply = unpack(_binary(self._channel.receive(deadline)))
             except TimeoutError:
                 raise RequestTimeout(f"{self._url} did not answer within {self._timeout:g} s.") from None
             answered = reply.get("request_id")
@@ -217,73 +249,10 @@ class Client:
                 continue  # answers a request that timed out
             if answered != number or type(answered) is not int:
                 raise ProtocolError(f"Request {number} was answered with number {answered!r}.")
+            self._told_episode = episode  # a refused request begins it, too
             if "error" in reply:
                 raise Refused(str(reply["error"]), str(reply.get("outcome", "error")))
             return reply
-
-    def _message(self, observation: Observation) -> dict[str, Any]:
-        keys, policy_state = self._metadata["keys"], self._metadata.get("state")
-        position, state = getattr(observation, "position", None), observation.state
-        if state is not None:
-            if keys.get("position") == keys.get("state"):
-                position = None  # the state has it
-            elif policy_state is None:
-                raise Refused("The server's policy takes no state; leave it out.")
-        parts = {"image": observation.image, **_parts(observation), "position": position, "state": state}
-        message = _under(keys, parts)
-        message.update(_under(keys, {"prompt": observation.instruction}))
-        for name, seen in _cameras(observation.images):
-            more = _under(self._keys_of(name), {"image": seen.image, **_parts(seen)})
-            if set(more) & set(message):
-                raise Refused(f"The camera {name} is given twice, as image and in images; leave one out.")
-            message.update(more)
-        return message
-
-    def _keys_of(self, camera: str) -> Mapping[str, str]:
-        """What the server calls the parts of a camera. Raises Refused for one that it does not look through."""
-        try:
-            known = {entry["name"]: dict(entry["keys"]) for entry in self._metadata.get("cameras", [])}
-        except (TypeError, KeyError, ValueError):
-            raise ProtocolError(f"{self._url} does not say what it calls its cameras; update it.") from None
-        if camera not in known:
-            raise Refused(
-                f"The server does not look through a camera {camera!r}, but through {', '.join(known) or 'one'}; leave "
-                "it out, or start the server with another --policy or --mapping."
-            )
-        return known[camera]
-
-
-def _cameras(images: Mapping[str, CameraImage]) -> Iterable[tuple[str, CameraImage]]:
-    """The further cameras. Raises Refused for anything but pictures by name, such as None of a camera that failed."""
-    if not isinstance(images, Mapping):
-        raise Refused(
-            f"An Observation's images are CameraImages by name, not a {type(images).__name__}.", "bad_input"
-        )
-    for name, seen in images.items():
-        if getattr(seen, "image", None) is None:
-            raise Refused(
-                f"The camera {name!r} has no picture: write {{{name!r}: CameraImage(picture)}}, and leave out cameras "
-                "that are missing.",
-                "bad_input",
-            )
-    return images.items()
-
-
-def _parts(seen: Observation | CameraImage) -> dict[str, np.ndarray | None]:
-    """What may come with a picture."""
-    return {"intrinsics": seen.intrinsics, "extrinsics": seen.extrinsics, "depth": seen.depth}
-
-
-def _under(keys: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What there is, under the server's names. Raises Refused where it has none for a part."""
-    message: dict[str, Any] = {}
-    for name, value in parts.items():
-        if value is None:
-            continue
-        if name not in keys:
-            raise Refused(f"The server's mapping has no key for {name}; start it with another --mapping.")
-        message[keys[name]] = value if isinstance(value, str) else np.asarray(value)
-    return message
 
 
 def _was_too_large(error: Exception) -> bool:
@@ -300,40 +269,3 @@ def _binary(message: str | bytes) -> bytes:
     if isinstance(message, str):
         raise Refused(message)
     return message
-
-
-def _chunk(reply: Mapping[str, Any], round_trip_ms: float) -> ActionChunk:
-    actions, tokens = reply.get("actions"), reply.get("tokens")
-    if (
-        not isinstance(actions, np.ndarray)
-        or not isinstance(tokens, np.ndarray)
-        or actions.ndim != 2
-        or actions.shape[1] != 7
-        or tokens.shape != (len(actions), 3)
-    ):
-        raise ProtocolError("The server's answer holds no actions (T, 7) with tokens (T, 3).")
-    if not np.isfinite(actions).all():
-        raise ProtocolError("The server's actions contain NaN or infinity; none of them is used.")
-    timing = {
-        **reply.get("server_timing", {}),
-        **reply.get("policy_timing", {}),
-        "round_trip_ms": round_trip_ms,
-    }
-    return ActionChunk(actions, tokens, timing, _uncertainty(reply.get("uncertainty")))
-
-
-def _uncertainty(told: Any) -> Uncertainty | None:
-    """What the server says of it. Raises ProtocolError where that is something else."""
-    if told is None:
-        return None
-    entropy, spread = (
-        told.get(name) if isinstance(told, dict) else None for name in ("entropy", "spread_mm")
-    )
-    if (
-        not isinstance(entropy, np.ndarray)
-        or not isinstance(spread, np.ndarray)
-        or spread.ndim != 1
-        or entropy.shape != (len(spread), 3)
-    ):
-        raise ProtocolError("The server's uncertainty holds no entropy (T, 3) with spread_mm (T,).")
-    return Uncertainty(entropy, spread)

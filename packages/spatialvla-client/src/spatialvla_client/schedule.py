@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -31,12 +30,14 @@ class ChunkLike(Protocol):
 class ChunkRequest:
     """A chunk that was asked for, and the state of the schedule at that step.
 
-    committed: (P, 3) tokens of the steps that will be executed before the chunk arrives; None where there are
-    none.
+    under_way: (P, 7) actions of the plan at that step: those that may be executed before the chunk arrives; None
+    where there are none.
+    committed: tokens (…, 3) of those of them that are expected to be; None where there are none.
     expected: steps after which the chunk should have arrived.
     ticks, moved: of the schedule when it was asked for.
     """
 
+    under_way: np.ndarray | None
     committed: np.ndarray | None
     expected: int
     ticks: int
@@ -77,10 +78,11 @@ class Schedule:
 
     def request(self, steps: int) -> ChunkRequest:
         """Asks for a chunk that is expected after `steps` steps; those of the plan are committed."""
-        under_way = [tokens for _, tokens in islice(self._plan, steps)]
-        known = [tokens for tokens in under_way if tokens is not None]
-        committed = np.stack(known) if known and len(known) == len(under_way) else None
-        return ChunkRequest(committed, steps, self.ticks, self.moved)
+        plan = list(self._plan)
+        under_way = np.stack([action for action, _ in plan]) if plan else None
+        known = [tokens for _, tokens in plan[:steps] if tokens is not None]
+        committed = np.stack(known) if known and len(known) == len(plan[:steps]) else None
+        return ChunkRequest(under_way, committed, steps, self.ticks, self.moved)
 
     def arrive(self, request: ChunkRequest, chunk: ChunkLike) -> bool:
         """Lets a chunk take over from the present step on; False if its steps are past and it is dropped."""

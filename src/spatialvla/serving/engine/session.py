@@ -98,10 +98,12 @@ class Session:
         *,
         position: np.ndarray | None = None,
         fingertips: np.ndarray | None = None,
+        under_way: np.ndarray | None = None,
     ) -> Decision:
         """What to execute of an answer. position: (3,) meters of the gripper, where the client tells it.
 
         fingertips: (3,) meters in the robot's frame, where that follows from what the client tells.
+        under_way: (P, 7) as of `Limits.apply`.
         A client that committed steps merges chunks itself, so it gets the whole chunk. Raises InputError
         where the limits need a position and there is none, and where a camera has stopped; UnsafeAction for
         actions that are not finite, TooUnsure where the policy has become less sure than the server acts on.
@@ -124,7 +126,7 @@ class Session:
         else:
             self._executor.remember(chunk, len(chunk.actions))
             actions = chunk.actions
-        limited, changed = self._limits.apply(actions, position)
+        limited, changed = self._limits.apply(actions, position, under_way)
         for limit, steps in changed.items():
             self._engine.metrics.clamped(limit, steps)
         for watcher in self._watchers:

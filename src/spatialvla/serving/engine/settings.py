@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from spatialvla.errors import InputError
 
@@ -30,7 +31,7 @@ class EngineSettings:
     """Threads that check requests and resize their pictures."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for sizes below 1."""
+        """Raises InputError for sizes below 1, and for waits that are no numbers of 0 or more."""
         sizes = {
             "max_batch": self.max_batch,
             "max_queue": self.max_queue,
@@ -40,3 +41,6 @@ class EngineSettings:
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"{name} must be at least 1, got {size}.")
+        for name, wait in {"gather_ms": self.gather_ms, "gather_share": self.gather_share}.items():
+            if not 0 <= wait < inf:
+                raise InputError(f"{name} must be 0 or more and finite, got {wait}.")

@@ -92,12 +92,17 @@ class Limits:
             )
 
     def apply(
-        self, actions: np.ndarray, position: np.ndarray | None = None
+        self,
+        actions: np.ndarray,
+        position: np.ndarray | None = None,
+        under_way: np.ndarray | None = None,
     ) -> tuple[np.ndarray, dict[str, int]]:
         """Actions (k, 7) within the limits, and how many steps each limit changed.
 
         Too long a step keeps its direction. position: (3,) meters, where the gripper is before the first
         step; steps that would leave the workspace stop at its wall, and a gripper outside may only come back.
+        under_way: (P, 7) earlier actions, of which any number d may be executed first; then the robot goes on with
+        step d of these. The workspace is kept whatever d is. Only their translations count.
         Raises UnsafeAction for NaN, infinity or another shape, InputError as `require_position`.
         """
         self.require_position(position)
@@ -116,7 +121,10 @@ class Limits:
         }
         if self.workspace is not None and position is not None:  # required above
             moves = limited[:, :3].copy()
-            _stay_inside(limited[:, :3], self.workspace, np.asarray(position, np.float64), meters)
+            places = np.asarray(position, np.float64)[None]
+            if under_way is not None:
+                places = _on_the_way(places, under_way[: len(actions) - 1, :3] * meters, self.workspace)
+            _stay_inside(limited[:, :3], self.workspace, places, meters)
             changed["workspace"] = _rows_changed(moves, limited[:, :3])
         return limited, {name: steps for name, steps in changed.items() if steps}
 
@@ -131,7 +139,7 @@ class Limits:
                 "send it, or start the server with limits that have no workspace."
             )
         if self.workspace is not None and position is not None:
-            outside = np.maximum(self.workspace.low - position, position - self.workspace.high).max()
+            outside = _outside(position, self.workspace)
             if not outside <= _FARTHEST_OUTSIDE:
                 raise InputError(
                     f"The gripper's position is {outside:g} m outside the workspace, which no arm reaches; send "
@@ -157,13 +165,40 @@ class Limits:
         return f"Limits: at most {', '.join(parts)}, {gripper}; {actions}."
 
 
-def _stay_inside(moves: np.ndarray, box: Workspace, position: np.ndarray, unit: float) -> None:
-    """Ends the rows of `moves` (k, 3), in place, at the walls of the box."""
+def _stay_inside(moves: np.ndarray, box: Workspace, places: np.ndarray, unit: float) -> None:
+    """Ends the rows of `moves` (k, 3), in place, at the walls of the box.
+
+    places: (P + 1, 3) meters, where the gripper may be: row d for one that begins with row d of `moves`. Each row is
+    made to fit all places that it may begin from.
+    """
+    places = places.copy()
     for row, move in enumerate(moves * unit):
-        wanted = position + move
-        reached = wanted.clip(np.minimum(box.low, position), np.maximum(box.high, position))
-        moves[row] = np.where(reached == wanted, moves[row], (reached - position) / unit)
-        position = reached
+        begun = places[: row + 1]
+        least = (np.minimum(box.low, begun) - begun).max(axis=0)
+        most = (np.maximum(box.high, begun) - begun).min(axis=0)
+        possible = move.clip(least, most)
+        moves[row] = np.where(possible == move, moves[row], possible / unit)
+        begun += possible
+
+
+def _on_the_way(position: np.ndarray, moves: np.ndarray, box: Workspace) -> np.ndarray:
+    """(P + 1, 3) meters: the position (1, 3), and where the gripper is after each of these moves (P, 3), in meters.
+
+    Raises InputError for moves that no robot was sent.
+    """
+    places = np.concatenate([position, position + np.cumsum(moves, axis=0, dtype=np.float64)])
+    outside = _outside(places, box)
+    if not outside <= _FARTHEST_OUTSIDE:
+        raise InputError(
+            f"The actions under way lead {outside:g} m outside the workspace, where none was sent; send those that "
+            "the server answered and the robot has not executed yet."
+        )
+    return places
+
+
+def _outside(places: np.ndarray, box: Workspace) -> float:
+    """Meters between the box and the farthest of these places (…, 3), along the worst axis; below 0 inside."""
+    return float(np.maximum(box.low - places, places - box.high).max())
 
 
 def require_sendable(actions: np.ndarray) -> np.ndarray:

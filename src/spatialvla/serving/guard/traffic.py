@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,10 @@ class TrafficLimits:
     """Seconds, at least, for which /healthz says that the server is stopping before its port closes."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for what is not positive."""
+        """Raises InputError for what is not positive and finite."""
         for name, value in vars(self).items():
-            if not value > 0:
-                raise InputError(f"{name} must be positive, got {value}.")
+            if not 0 < value < inf:
+                raise InputError(f"{name} must be positive and finite, got {value}.")
 
     @property
     def max_message(self) -> int:

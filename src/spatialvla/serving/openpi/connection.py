@@ -69,7 +69,12 @@ class OpenPiClient(WebsocketClient):
             answer = await asyncio.wrap_future(pending)
             # Behind others that its client has sent, a message waits before it is looked at.
             self._require_fresh(perf_counter() - self._arrived, message.timeout)
-            decision = self._session.finish(answer, position=message.position, fingertips=message.fingertips)
+            decision = self._session.finish(
+                answer,
+                position=message.position,
+                fingertips=message.fingertips,
+                under_way=message.under_way,
+            )
             return reply(
                 decision,
                 self._interface,
@@ -100,6 +105,8 @@ class OpenPiClient(WebsocketClient):
                 message = read(data, self._interface, self.service.traffic.request_timeout)
             except MessageRefused as refused:
                 metrics.request(outcome(refused.error))
+                if refused.reset:
+                    self._session.reset()
                 raise
         self._tell_lacking(message)
         if message.reset:

@@ -27,7 +27,8 @@ class ClientMessage:
     """What a client sent.
 
     position: (3,) meters of the gripper. fingertips: (3,) meters of them, in the robot's frame.
-    committed: (P, 3) tokens of steps under way.
+    committed: (P, 3) tokens of steps under way. under_way: (P, 7) actions of earlier answers that may be executed
+    before the answer's steps after them.
     reset: a new episode begins. timeout: seconds it may wait. request_id: comes back with the answer.
     """
 
@@ -35,6 +36,7 @@ class ClientMessage:
     position: np.ndarray | None
     fingertips: np.ndarray | None
     committed: np.ndarray | None
+    under_way: np.ndarray | None
     reset: bool
     timeout: float
     request_id: RequestId
@@ -42,10 +44,14 @@ class ClientMessage:
 
 @dataclass
 class MessageRefused(Exception):
-    """A message that is not answered with actions. request_id: None where none could be read."""
+    """A message that is not answered with actions.
+
+    request_id: None where none could be read. reset: it begins a new episode all the same, where that could be read.
+    """
 
     error: Exception
     request_id: RequestId = None
+    reset: bool = False
 
 
 def metadata(service: Service, interface: ClientInterface, pad_to: int = 0) -> bytes:
@@ -58,7 +64,7 @@ def metadata(service: Service, interface: ClientInterface, pad_to: int = 0) -> b
             "mapping": mapping.name,
             "keys": mapping.keys(),
             **interface.describe(),
-            "options": ["reset", "committed", "request_id", "timeout"],
+            "options": ["reset", "committed", "under_way", "request_id", "timeout"],
             "chunk": service.chunk,
             "horizon": max(service.horizon, pad_to),
             "action": {
@@ -79,11 +85,13 @@ def metadata(service: Service, interface: ClientInterface, pad_to: int = 0) -> b
 def read(message: str | bytes, interface: ClientInterface, longest_wait: float) -> ClientMessage:
     """A client's message. Raises MessageRefused for anything that is not an observation by the mapping."""
     request_id: RequestId = None
+    reset = False
     try:
         if isinstance(message, str):
             raise InputError("Observations are binary messages, this one is text.")
         content = unpack(message)
         request_id = _request_id(content)
+        reset = _reset(content)
         committed = content.get("committed")
         if committed is not None and not isinstance(committed, np.ndarray):
             raise InputError("'committed' must be an array (P, 3) of tokens.")
@@ -92,14 +100,15 @@ def read(message: str | bytes, interface: ClientInterface, longest_wait: float) 
             position=interface.gripper_position(content),
             fingertips=interface.fingertips(content),
             committed=committed,
-            reset=_reset(content),
+            under_way=_under_way(content),
+            reset=reset,
             timeout=_timeout(content, longest_wait),
             request_id=request_id,
         )
     except CodecError as error:
-        raise MessageRefused(InputError(str(error)), request_id) from None
+        raise MessageRefused(InputError(str(error))) from None
     except Exception as error:
-        raise MessageRefused(error, request_id) from None
+        raise MessageRefused(error, request_id, reset) from None
 
 
 def reply(
@@ -132,7 +141,7 @@ def reply(
         "server_timing": server_timing,
     }
     if decision.uncertainty is not None:
-        content["uncertainty"] = vars(decision.uncertainty)
+        content["uncertainty"] = decision.uncertainty.told()
     if request_id is not None:
         content["request_id"] = request_id
     return pack(content)
@@ -161,6 +170,24 @@ def _request_id(content: dict[str, Any]) -> RequestId:
     if found is None or type(found) is int or (isinstance(found, str) and len(found) <= _LONGEST_ID):
         return found
     raise InputError(f"'request_id' must be an integer or a string of up to {_LONGEST_ID} characters.")
+
+
+def _under_way(content: dict[str, Any]) -> np.ndarray | None:
+    """Actions as the client got them, None where it has none left. Raises InputError for anything else."""
+    found = content.get("under_way")
+    if found is None:
+        return None
+    if (
+        not isinstance(found, np.ndarray)
+        or found.ndim != 2
+        or found.shape[1] != len(ACTION_AXES)
+        or found.dtype.kind not in "fiu"
+        or not (np.abs(found) <= np.finfo(np.float32).max).all()
+    ):
+        raise InputError(
+            "'under_way' must be an array (P, 7) of finite actions, those that may still be executed."
+        )
+    return found
 
 
 def _reset(content: dict[str, Any]) -> bool:

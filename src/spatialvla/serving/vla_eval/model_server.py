@@ -157,7 +157,7 @@ class VlaEvalServer(ModelServer):
             decision = await episode.session.act(observation, timeout=timeout)
             episode.commands.extend(decision.actions)
             if decision.uncertainty is not None:
-                told = {"uncertainty": vars(decision.uncertainty)}
+                told = {"uncertainty": decision.uncertainty.told()}
         return {"actions": episode.commands.next(), **told}
 
     def _session(self, address: str) -> Session:
