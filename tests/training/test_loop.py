@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.training import loop
+from spatialvla.training.bad_steps import NonFiniteLoss
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.loop import train
-from spatialvla.training.step import Learner, NonFiniteLoss
+from spatialvla.training.step import Learner
 from spatialvla.types import Observation
 
 

@@ -23,6 +23,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.training import loop
+from spatialvla.training.bad_steps import NonFiniteLoss
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.feed.datasets import open_mixture
@@ -33,7 +34,7 @@ from spatialvla.training.parallel.world import World
 from spatialvla.training.recipes import nano
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import network_config
-from spatialvla.training.step import Learner, NonFiniteLoss
+from spatialvla.training.step import Learner
 from spatialvla.types import Observation
 
 OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
@@ -348,7 +349,8 @@ from pathlib import Path
 from tiny_policy import tiny
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.recipes import finetune
-from spatialvla.training.step import Learner, NonFiniteLoss
+from spatialvla.training.bad_steps import NonFiniteLoss
+from spatialvla.training.step import Learner
 from spatialvla.training.loop import train
 torch.set_num_threads(1)
 given = json.loads(sys.argv[2])

@@ -207,7 +207,7 @@ class Trainer:
                         "data_wait_s": waited,
                         "memory_gb": world.memory_gb,
                         "seconds": self.seconds,
-                        "skipped": self.learner.skipped,
+                        "skipped": self.learner.bad.count,
                     }
                     log("train", numbers | speed)
                 self.progress.update(self.step, self.fraction, numbers)
@@ -266,7 +266,7 @@ class Trainer:
         checkpointer = Checkpointer(folder, 1, self.world, config.seed)
         with self.progress.counting("vision stage", config.guidance.vision_steps) as told:
             log = config.out / "vision.jsonl"
-            finished = stage.run(self.feed, checkpointer, self.moment, log, told, stopped)
+            finished = stage.run(self.feed, checkpointer, self.moment, log, told, stopped, self.learner.bad)
         if finished:
             if self.learner.trained.average is not None:
                 self.learner.trained.average.restart()
@@ -309,7 +309,7 @@ class Trainer:
             "processor": self.processor.to_json(),
             SPEED: {"compiled": self.compiled},
         }
-        return Moment(self.step, self.seconds, self.identity, self.learner.skipped, documents)
+        return Moment(self.step, self.seconds, self.identity, self.learner.bad.count, documents)
 
     def _begun(self, out: Path, resume: bool) -> Moment | None:
         """Where the run in a folder stood last; None where there is none."""
@@ -326,7 +326,7 @@ class Trainer:
         if (path := self.checkpointer.newest()) is not None:
             moment = self.checkpointer.load(self.learner.trained, path)
             self.step, self.seconds, self.restored = moment.step, moment.seconds, True
-            self.learner.skipped = moment.skipped
+            self.learner.bad.count = moment.skipped
 
     @contextmanager
     def _log(self) -> Iterator[Callable[[str, Mapping[str, float]], None]]:

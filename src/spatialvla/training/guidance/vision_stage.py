@@ -9,6 +9,7 @@ patches learns to look there long before a regression has found out where to loo
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.fast.compiled import as_written
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.bad_steps import BadSteps
 from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment
 from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.config import TrainConfig
@@ -32,6 +34,7 @@ from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps, standardized
 from spatialvla.training.optimizer import course
+from spatialvla.training.parallel.sharding import clip_gradients
 from spatialvla.training.precision import autocast
 from spatialvla.training.run.trackers import drop_lines
 
@@ -111,7 +114,7 @@ class VisionStage:
         known = ~targets.isnan()
         losses = {"regression": F.smooth_l1_loss(predicted[known], targets[known], beta=LINEAR_FROM)}
         first = network.cameras[0]
-        if self.keypoints is not None and first in loaded.cameras:
+        if self.keypoints is not None and first in loaded.cameras and there[:, 0].any():
             patches = network.image_size // network.patch_size
             intrinsics = batch.intrinsics.unflatten(0, (len(batch), batch.views))[:, 0].double().numpy()
             shares = self.keypoints.patch_shares(loaded, intrinsics, network.image_size, patches)
@@ -129,13 +132,15 @@ class VisionStage:
         log: Path,
         progress: Callable[[int], None],
         stopped: Sequence[int],
+        bad: BadSteps,
     ) -> bool:
         """Trains the vision tower and the Ego3D encoding in place; False where it was told to stop early.
 
         It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and
         goes on from there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of
         these, and those of the held-out frames. progress: told the number of steps done since it was told
-        before. moment: what the checkpoints tell of the run beside the stage's own steps.
+        before. moment: what the checkpoints tell of the run beside the stage's own steps. bad: the run's steps
+        whose loss is no number, among which the stage's count. Raises NonFiniteLoss.
         """
         guidance, config = self.config.guidance, self.config
         optimizer = torch.optim.AdamW(
@@ -149,7 +154,10 @@ class VisionStage:
         )
         trained = Trained(self.trained, optimizer)
         newest = checkpointer.newest()
-        step = 0 if newest is None else checkpointer.load(trained, newest).step
+        step = 0
+        if newest is not None:
+            begun = checkpointer.load(trained, newest)
+            step, bad.count = begun.step, begun.skipped
         progress(step)
         log.parent.mkdir(parents=True, exist_ok=True)
         drop_lines(log, step)
@@ -162,13 +170,21 @@ class VisionStage:
                 group["lr"] = group["rate"] * course(config, step / guidance.vision_steps)
             losses = self.losses(loaded)
             optimizer.zero_grad(set_to_none=True)
-            (losses["regression"] + LOOKING_WEIGHT * losses.get("looking", 0)).backward()
-            nn.utils.clip_grad_norm_(self.encoder, config.clip_norm)
-            optimizer.step()
+            loss = losses["regression"] + LOOKING_WEIGHT * losses.get("looking", 0)
+            loss.backward()
+            # The head, which is discarded, learns unclipped.
+            norms = (
+                clip_gradients(self.encoder, config.clip_norm),
+                clip_gradients(self.head.parameters(), math.inf),
+            )
+            if np.isfinite(norms).all():
+                optimizer.step()
+                for name, part in losses.items():
+                    seen[name].append(float(part.detach()))
+            else:
+                bad.refuse(f"step {step + 1} of the vision stage", loaded, float(loss.detach()))
             step += 1
             progress(1)
-            for name, loss in losses.items():
-                seen[name].append(float(loss.detach()))
             if step % LOG_EVERY == 0:
                 means = {name: float(np.mean(values)) for name, values in seen.items()}
                 with log.open("a") as lines:
@@ -177,7 +193,7 @@ class VisionStage:
                     lines.write(json.dumps({"step": step, **means, **held_out}) + "\n")
                 seen.clear()
             if stopped or step % config.save_every == 0:
-                checkpointer.save(trained, replace(moment, step=step, seconds=0.0))
+                checkpointer.save(trained, replace(moment, step=step, seconds=0.0, skipped=bad.count))
             if stopped:
                 return step >= guidance.vision_steps
         return True
