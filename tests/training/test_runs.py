@@ -349,8 +349,6 @@ from pathlib import Path
 from tiny_policy import tiny
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.recipes import finetune
-from spatialvla.training.bad_steps import NonFiniteLoss
-from spatialvla.training.step import Learner
 from spatialvla.training.loop import train
 torch.set_num_threads(1)
 given = json.loads(sys.argv[2])

@@ -146,6 +146,22 @@ def test_a_step_whose_loss_is_no_number_is_left_out_and_counted(make_config, mon
     assert saved.name == "step_00000001"
 
 
+def test_only_matrices_decay(make_config, monkeypatch):
+    """Without a gradient, decay is all that moves a weight."""
+    config = make_config(vision_steps=1, weight_decay=100.0, warmup=0.0, **OPTIONS)
+    monkeypatch.setattr(VisionStage, "losses", lambda self, loaded: {"regression": 0 * _total(self.trained)})
+    trainer = Trainer(config, World(), Progress(config, None))
+    before = {name: p.clone() for name, p in trainer.model.vision_tower.named_parameters()}
+    assert trainer.pretrain_vision([])
+    for name, parameter in trainer.model.vision_tower.named_parameters():
+        decays = parameter.ndim >= 2 and name != "embeddings.position_embedding.weight"
+        assert torch.equal(before[name], parameter) != decays or not before[name].any(), name
+
+
+def _total(module):
+    return sum(parameter.sum() for parameter in module.parameters())
+
+
 def test_scaled_residuals_add_less():
     torch.manual_seed(0)
     model = SpatialVLA(preset("nano"))

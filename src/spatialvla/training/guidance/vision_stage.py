@@ -33,7 +33,7 @@ from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps, standardized
-from spatialvla.training.optimizer import course
+from spatialvla.training.optimizer import build_optimizer, course, set_learning_rate
 from spatialvla.training.parallel.sharding import clip_gradients
 from spatialvla.training.precision import autocast
 from spatialvla.training.run.trackers import drop_lines
@@ -143,14 +143,8 @@ class VisionStage:
         whose loss is no number, among which the stage's count. Raises NonFiniteLoss.
         """
         guidance, config = self.config.guidance, self.config
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": self.encoder, "rate": guidance.vision_rate},
-                {"params": self.head.parameters(), "rate": 2 * guidance.vision_rate},
-            ],
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
+        optimizer = build_optimizer(
+            self.trained, config, lambda name: 2.0 if name.startswith("head.") else 1.0
         )
         trained = Trained(self.trained, optimizer)
         newest = checkpointer.newest()
@@ -166,8 +160,7 @@ class VisionStage:
         for loaded in feed.training(step, guidance.vision_batch_size):
             if step >= guidance.vision_steps:
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * course(config, step / guidance.vision_steps)
+            set_learning_rate(optimizer, guidance.vision_rate * course(config, step / guidance.vision_steps))
             losses = self.losses(loaded)
             optimizer.zero_grad(set_to_none=True)
             loss = losses["regression"] + LOOKING_WEIGHT * losses.get("looking", 0)
