@@ -3,14 +3,18 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from tiny_policy import BRIDGE
 
 from spatialvla.actions.bins import DIMENSION_RANGES
@@ -234,6 +238,31 @@ def test_bad_batches_are_left_out_and_counted(make, monkeypatch):
     parts.clear()
     with pytest.raises(NonFiniteLoss, match=r"step 2 .* bridge_orig/1\.0\.0 episode \d+ step \d+"):
         train(replace(config, out=config.out / "fatal", skip_bad_batches=False), device="cpu")
+
+
+def test_replaced_samples_are_told_of_once_and_counted(make, dataset, tmp_path, caplog):
+    """Damage that only decoding finds: half of an episode's pictures."""
+    root = shutil.copytree(dataset, tmp_path / "squares")
+    (file,) = (root / "data").rglob("*.parquet")
+    table = pq.read_table(file)
+    column = table.column_names.index("observation.images.front")
+    pictures = table["observation.images.front"].to_pylist()
+    broken = np.flatnonzero(np.array(table["frame_index"]) % 2).tolist()
+    for frame in broken:
+        pictures[frame]["bytes"] = b"no picture"
+    table = table.set_column(
+        column, table.schema.field(column), pa.array(pictures, table.schema.field(column).type)
+    )
+    pq.write_table(table, file)
+    console = Console(record=True, width=200)
+    config = make(datasets=[root], on_bad="skip", log_every=2, steps=4, held_out=0.0)
+    train(config, device="cpu", console=console)
+    counts = [row["replaced"] for row in rows(config, "train")]
+    assert len(counts) == 2
+    assert all(0 < count < 16 for count in counts)
+    (warning,) = [record for record in caplog.records if "is damaged" in record.message]
+    assert "A sample of squares is damaged" in warning.message
+    assert f"{sum(counts)} damaged samples were replaced" in console.export_text()
 
 
 def test_rollouts_are_played_from_what_is_learned_so_far(make, dataset):

@@ -208,6 +208,7 @@ class Trainer:
                         "memory_gb": world.memory_gb,
                         "seconds": self.seconds,
                         "skipped": self.learner.bad.count,
+                        "replaced": round(world.sum([self.feed.replacements.since_last()])[0]),
                     }
                     log("train", numbers | speed)
                 self.progress.update(self.step, self.fraction, numbers)
@@ -229,6 +230,9 @@ class Trainer:
                 if over or stop:
                     break
                 asked = time.monotonic()
+        (replaced,) = world.sum([self.feed.replacements.count])
+        if replaced:
+            self.progress.say(f"{replaced:.0f} damaged samples were replaced by others of their datasets.")
         finished = self.fraction >= 1
         model = config.out / MODEL if finished else None
         if model is not None:
