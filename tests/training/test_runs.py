@@ -104,6 +104,18 @@ def test_accumulating_gives_the_same_weights(make, tmp_path):
         torch.testing.assert_close(second[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
 
+def test_accumulating_weighs_the_auxiliary_loss_by_samples(make, dataset, tmp_path):
+    """Which have more or fewer labels, as steps of some are given."""
+    guidance = Guidance(privileged=("observation.state[0:3]",), privileged_weight=5.0)
+    given = {"datasets": [dataset], "guidance": guidance, "committed_steps": 1, "steps": 1}
+    configs = [make(out=tmp_path / str(parts), accumulation=parts, **given) for parts in (1, 8)]
+    for config in configs:
+        train(config, device="cpu")
+    (one,), (many,) = (rows(config, "train") for config in configs)
+    for name in ("loss", "privileged_loss", "grad_norm"):
+        assert many[name] == pytest.approx(one[name], rel=1e-5), name
+
+
 def test_a_share_is_split_into_parts_that_fit_unless_told_otherwise(make):
     config = make(batch_size=256)
     assert [config.parts(processes) for processes in (1, 2, 8, 16)] == [8, 4, 1, 1]
@@ -225,9 +237,9 @@ def test_given_gaussians_make_the_grid(make, dataset, tmp_path):
 def test_bad_batches_are_left_out_and_counted(make, monkeypatch):
     backward, parts = Learner._backward, []
 
-    def poisoned(self, part, weight, measured):
+    def poisoned(self, part, weight, *rest):
         parts.append(part)
-        return backward(self, part, float("nan") if len(parts) == 2 else weight, measured)
+        return backward(self, part, float("nan") if len(parts) == 2 else weight, *rest)
 
     monkeypatch.setattr(Learner, "_backward", poisoned)
     config = make(skip_bad_batches=True)
@@ -377,19 +389,21 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tiny_policy import tiny
 from spatialvla.training.config import DatasetConfig
+from spatialvla.training.guidance_config import Guidance
 from spatialvla.training.recipes import finetune
 from spatialvla.training.loop import train
 torch.set_num_threads(1)
 given = json.loads(sys.argv[2])
 given["cache"] = Path(given["cache"])
 given["out"] = Path(given["out"])
+given["guidance"] = Guidance(**given["guidance"])
 given["datasets"] = tuple(DatasetConfig(path) for path in given["datasets"])
 train(replace(finetune("full"), **given), device="cpu")
 """
 
 
 def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
-    """Through `train` itself, on a mixture, with validation and an average of the weights."""
+    """Through `train` itself, on a mixture, with given tokens, validation and an average of the weights."""
     settings = {
         "datasets": [str(BRIDGE), str(dataset)],
         "policy": str(start),
@@ -404,6 +418,9 @@ def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
         "eval_frames": 16,
         "log_every": 1,
         "ema_decay": 0.9,
+        "committed_steps": 1,
+        "committed_jitter": 0.3,
+        "guidance": {"foreign_tokens": 0.3},
     }
     for size in (1, 2):
         given = json.dumps(settings | {"out": str(tmp_path / str(size))})

@@ -80,14 +80,14 @@ class Learner:
         config, optimizer = self.config, self.trained.optimizer
         rate = learning_rate(config, fraction)
         set_learning_rate(optimizer, rate)
-        rng = np.random.default_rng([config.seed, 2, step, self.world.rank])
-        batch = with_given_tokens(loaded.batch, config, self.processor, rng)
+        rng = np.random.default_rng([config.seed, 2, step])
+        batch = with_given_tokens(loaded.batch, config, self.processor, rng, self.world)
         parts = replace(loaded, batch=batch).split(config.parts(self.world.size))
         weights = token_weights([part.label_count for part in parts], self.world)
         rows = []
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             synchronize_gradients(self.trained.model, number == len(parts) - 1)
-            rows.append(self._backward(part, weight, measured))
+            rows.append(self._backward(part, weight, len(part) / len(loaded), measured))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = clip_gradients(parameters, config.clip_norm)
         if np.isfinite(norm):
@@ -109,21 +109,25 @@ class Learner:
         average = self.trained.average
         return nullcontext() if average is None else average.applied()
 
-    def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> Tallies:
-        """Adds the gradients of some rows of the batch."""
+    def _backward(self, part: LoadedBatch, weight: float, share: float, measured: bool) -> Tallies:
+        """Adds the gradients of some rows of the batch.
+
+        weight: of their loss, a mean over labels. share: of this rank's samples, the weight of a mean over samples.
+        """
         config = self.config
         batch = part.batch.filled(self.multiple, self.model.config.pad_token_id)
         with self.autocast():
             output = self.model.training_loss(batch.to(self.world.device, non_blocking=True), config.mask)
         loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
+        loss = loss * weight
         count = part.label_count
         numbers: dict[str, tuple[float, float]] = {"loss": (float(output.loss.detach()) * count, count)}
         if self.head is not None and self.targets is not None:
             wanted = self.targets.batch(part).to(self.world.device)
             auxiliary = self.head.loss(output.prompt_hidden, wanted)
-            numbers["privileged_loss"] = (float(auxiliary.detach()) * count, count)
-            loss = loss + config.guidance.privileged_weight * auxiliary
-        (loss * weight).backward()
+            numbers["privileged_loss"] = (float(auxiliary.detach()) * len(part), len(part))
+            loss = loss + config.guidance.privileged_weight * share * auxiliary
+        loss.backward()
         if measured:
             numbers |= token_metrics(output, part, self.processor, self.model.config, self.keys)
         return numbers

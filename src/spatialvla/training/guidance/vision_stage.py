@@ -33,6 +33,7 @@ from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps, standardized
+from spatialvla.training.metrics import combined
 from spatialvla.training.optimizer import build_optimizer, course, set_learning_rate
 from spatialvla.training.parallel.sharding import clip_gradients
 from spatialvla.training.precision import autocast
@@ -100,7 +101,11 @@ class VisionStage:
         self.encoder = [weight for module in encoder.values() for weight in module.parameters()]
 
     def losses(self, loaded: LoadedBatch) -> dict[str, torch.Tensor]:
-        """The loss of the regressed numbers, and of where the first queries look, in nats.
+        """The mean loss of the regressed numbers, and of where the first queries look, in nats."""
+        return {name: total / count for name, (total, count) in self._sums(loaded).items()}
+
+    def _sums(self, loaded: LoadedBatch) -> dict[str, tuple[torch.Tensor, int]]:
+        """Each loss summed, and over how many numbers or looks.
 
         Numbers are read off the images of all cameras; keypoints are looked for in the first camera's.
         """
@@ -112,7 +117,8 @@ class VisionStage:
         predicted, looks = self.head(features, there, self.tasks[rows].to(self.device))
         targets = self.targets[rows].to(self.device)
         known = ~targets.isnan()
-        losses = {"regression": F.smooth_l1_loss(predicted[known], targets[known], beta=LINEAR_FROM)}
+        regression = F.smooth_l1_loss(predicted[known], targets[known], beta=LINEAR_FROM, reduction="sum")
+        sums = {"regression": (regression, int(known.sum()))}
         first = network.cameras[0]
         if self.keypoints is not None and first in loaded.cameras and there[:, 0].any():
             patches = network.image_size // network.patch_size
@@ -121,8 +127,9 @@ class VisionStage:
             shares = shares.to(self.device)
             # Less the targets' own entropy, so that looking exactly there costs nothing.
             surplus = torch.special.xlogy(shares, shares) - shares * looks[:, : shares.shape[1], : patches**2]
-            losses["looking"] = surplus[there[:, 0]].sum(dim=-1).mean()
-        return losses
+            looks_apart = surplus[there[:, 0]].sum(dim=-1)
+            sums["looking"] = looks_apart.sum(), looks_apart.numel()
+        return sums
 
     def run(
         self,
@@ -194,13 +201,11 @@ class VisionStage:
     @torch.no_grad()
     def _measured(self, feed: Feed) -> dict[str, float]:
         """The losses of the held-out frames."""
-        sums: dict[str, float] = defaultdict(float)
-        frames = 0
+        rows = []
         for loaded in feed.validation():
-            frames += len(loaded)
-            for name, loss in self.losses(loaded).items():
-                sums[f"held_out/{name}"] += float(loss) * len(loaded)
-        return {name: value / frames for name, value in sums.items()}
+            sums = self._sums(loaded)
+            rows.append({f"held_out/{name}": (float(total), count) for name, (total, count) in sums.items()})
+        return combined(rows)
 
 
 def _motions(episode: Episode, chunk: int) -> np.ndarray:
