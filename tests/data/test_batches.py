@@ -219,10 +219,12 @@ def test_a_damaged_sample_is_fatal_or_replaced_by_one_of_its_dataset():
     skipping = ReadOptions(Augmentation(), on_bad="skip")
     for workers in (0, 2):
         loaded = next(iter(training_batches(mixture, processor, 31, skipping, workers=workers)))
-        assert len(loaded.replaced) >= 4
-        assert set(loaded.replaced) == {"one episode 1 holds a broken image"}
+        assert sum(map(bool, loaded.replaced)) >= 4
+        assert set(loaded.replaced) == {"", "one episode 1 holds a broken image"}
+        assert [part.replaced for part in loaded.split(31)] == [(reason,) for reason in loaded.replaced]
         assert loaded.source.tolist() == good.source.tolist()
         kept = [name for name in good.names if "one episode 1" not in name]
+        assert kept == [n for n, reason in zip(loaded.names, loaded.replaced, strict=True) if not reason]
         assert [name for name, was in zip(loaded.names, good.names, strict=True) if name == was] == kept
         assert not any("one episode 1" in name for name in loaded.names)
 

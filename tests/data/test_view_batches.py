@@ -226,7 +226,7 @@ def test_what_a_sample_lacks_is_said():
     with pytest.raises(CheckpointError, match="wrist of episode 1 is broken"):
         next(iter(training_batches(mixture, processor, 19, PARTS)))
     loaded = next(iter(training_batches(mixture, processor, 19, replace(PARTS, on_bad="skip"))))
-    assert set(loaded.replaced) == {"wrist of episode 1 is broken"}
+    assert set(filter(None, loaded.replaced)) == {"wrist of episode 1 is broken"}
     assert 1 not in loaded.episode
 
 

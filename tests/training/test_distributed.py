@@ -26,12 +26,18 @@ EMBEDDINGS = "language_model.model.embed_tokens.weight"
 
 def as_processes(count, jobs):
     """The runs, as that many processes."""
+    ended = programs(count, "small_run.py", json.dumps([asdict(job) for job in jobs]))
+    assert [code for code, _, _ in ended] == [0] * count, "\n".join(errors for _, _, errors in ended)
+
+
+def programs(count, *arguments):
+    """How Python ended with these arguments as that many processes: exit code, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     started = [
         subprocess.Popen(
-            [sys.executable, "small_run.py", json.dumps([asdict(job) for job in jobs])],
+            [sys.executable, *arguments],
             cwd=HERE,
             env=os.environ
             | {
@@ -42,13 +48,14 @@ def as_processes(count, jobs):
                 "WORLD_SIZE": str(count),
                 "OMP_NUM_THREADS": "1",
             },
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(count)
     ]
-    errors = [process.communicate(timeout=600)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * count, "\n".join(errors)
+    told = [process.communicate(timeout=600) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, told, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +159,41 @@ def test_a_batch_is_shared_out_once_and_evenly():
     assert np.array_equal(np.concatenate(parts), batch)
     with pytest.raises(InputError, match="8 cannot be split over 3"):
         World(0, 3).part(batch)
+
+
+ALONE_FOR_LONG = """
+import os, sys, time
+from datetime import timedelta
+from spatialvla.errors import InputError
+from spatialvla.training.parallel import world as worlds
+worlds.PATIENCE = timedelta(seconds=3)
+
+def survey():
+    time.sleep(7)
+    if "fail" in sys.argv:
+        raise InputError("There is no dataset.")
+    if "die" in sys.argv:
+        os._exit(9)
+    return 5
+
+with worlds.join_world("cpu") as world:
+    try:
+        results = world.on_main(survey), world.on_main_first(lambda: world.rank), world.sum([1])
+        print(*results)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_the_others_wait_for_rank_0_as_long_as_it_lives():
+    """Longer than for each other in a collective; and they hear of what went wrong there."""
+    first, second = programs(2, "-c", ALONE_FOR_LONG)
+    assert (first[:2], second[:2]) == ((0, "5 0 [2.0]\n"), (0, "5 1 [2.0]\n")), (first, second)
+    for code, said, _ in programs(2, "-c", ALONE_FOR_LONG, "fail"):
+        assert (code, said) == (0, "There is no dataset.\n")
+    first, second = programs(2, "-c", ALONE_FOR_LONG, "die")
+    assert first[0] == 9
+    assert second[0] != 0
 
 
 def test_alone_there_is_no_process_group(monkeypatch):

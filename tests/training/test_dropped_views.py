@@ -18,6 +18,7 @@ from spatialvla.batch import IGNORED
 from spatialvla.data.batches import evaluation_batches, training_batches
 from spatialvla.model.loading import load
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.bad_steps import BadSteps
 from spatialvla.training.checkpoints.checkpointer import FOLDER, Checkpointer, Moment
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.feed.datasets import open_mixture
@@ -250,9 +251,9 @@ def test_the_vision_stage_reads_numbers_off_all_cameras(grown, tmp_path):
     _, model, feed = opened(config)
     stage = VisionStage(model, feed.mixture, config)
     checkpointer = Checkpointer(tmp_path / "stage", 1, World(), 0)
-    assert stage.run(
-        feed, checkpointer, Moment(0, 0.0, {}), tmp_path / "vision.jsonl", lambda steps: None, []
-    )
+    bad = BadSteps(False, World(), print)
+    moment = Moment(0, 0.0, {})
+    assert stage.run(feed, checkpointer, moment, tmp_path / "vision.jsonl", lambda steps: None, [], bad)
     options = replace(feed.options, camera_dropout=0.0)
     loaded = next(training_batches(feed.mixture, feed.processor, 16, options))
     where = slots(loaded, model.config)["wrist"]

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from spatialvla.errors import InputError
 from spatialvla.policy import Policy
 from spatialvla.training import loop
+from spatialvla.training.bad_steps import NonFiniteLoss
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.loop import train
-from spatialvla.training.step import Learner, NonFiniteLoss
+from spatialvla.training.step import Learner
 from spatialvla.types import Observation
 
 
@@ -111,6 +112,24 @@ def test_sigterm_saves_and_the_run_goes_on(make_config, monkeypatch):
     assert (result.finished, result.step, result.model) == (False, 2, None)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert train(config, resume=True, device="cpu").step == 6
+
+
+def test_sigterm_before_the_first_step_ends_at_once_and_the_run_begins_later(make_config, monkeypatch):
+    config = make_config(steps=2)
+    opened = loop.mixture_of
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("surveyed all the same")
+
+    for resume, step in ((False, 0), (True, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "mixture_of", interrupted)
+            result = train(config, resume=resume, device="cpu")
+        assert (result.finished, result.step, result.model) == (False, step, None)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert loop.mixture_of is opened
+        assert train(config, resume=resume, device="cpu").finished
 
 
 def test_only_the_last_checkpoints_are_kept(make_config):

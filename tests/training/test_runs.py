@@ -3,14 +3,18 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from tiny_policy import BRIDGE
 
 from spatialvla.actions.bins import DIMENSION_RANGES
@@ -23,6 +27,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.policy import Policy
 from spatialvla.processor import Processor
 from spatialvla.training import loop
+from spatialvla.training.bad_steps import NonFiniteLoss
 from spatialvla.training.checkpoints.checkpointer import load_weights
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.feed.datasets import open_mixture
@@ -33,7 +38,7 @@ from spatialvla.training.parallel.world import World
 from spatialvla.training.recipes import nano
 from spatialvla.training.run.progress import Progress
 from spatialvla.training.start.build import network_config
-from spatialvla.training.step import Learner, NonFiniteLoss
+from spatialvla.training.step import Learner
 from spatialvla.types import Observation
 
 OBSERVATION = Observation(np.full((48, 64, 3), 90, np.uint8), "push the square")
@@ -97,6 +102,18 @@ def test_accumulating_gives_the_same_weights(make, tmp_path):
     first, second = (load_weights(config.out) for config in configs)
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_accumulating_weighs_the_auxiliary_loss_by_samples(make, dataset, tmp_path):
+    """Which have more or fewer labels, as steps of some are given."""
+    guidance = Guidance(privileged=("observation.state[0:3]",), privileged_weight=5.0)
+    given = {"datasets": [dataset], "guidance": guidance, "committed_steps": 1, "steps": 1}
+    configs = [make(out=tmp_path / str(parts), accumulation=parts, **given) for parts in (1, 8)]
+    for config in configs:
+        train(config, device="cpu")
+    (one,), (many,) = (rows(config, "train") for config in configs)
+    for name in ("loss", "privileged_loss", "grad_norm"):
+        assert many[name] == pytest.approx(one[name], rel=1e-5), name
 
 
 def test_a_share_is_split_into_parts_that_fit_unless_told_otherwise(make):
@@ -220,9 +237,9 @@ def test_given_gaussians_make_the_grid(make, dataset, tmp_path):
 def test_bad_batches_are_left_out_and_counted(make, monkeypatch):
     backward, parts = Learner._backward, []
 
-    def poisoned(self, part, weight, measured):
+    def poisoned(self, part, weight, *rest):
         parts.append(part)
-        return backward(self, part, float("nan") if len(parts) == 2 else weight, measured)
+        return backward(self, part, float("nan") if len(parts) == 2 else weight, *rest)
 
     monkeypatch.setattr(Learner, "_backward", poisoned)
     config = make(skip_bad_batches=True)
@@ -233,6 +250,31 @@ def test_bad_batches_are_left_out_and_counted(make, monkeypatch):
     parts.clear()
     with pytest.raises(NonFiniteLoss, match=r"step 2 .* bridge_orig/1\.0\.0 episode \d+ step \d+"):
         train(replace(config, out=config.out / "fatal", skip_bad_batches=False), device="cpu")
+
+
+def test_replaced_samples_are_told_of_once_and_counted(make, dataset, tmp_path, caplog):
+    """Damage that only decoding finds: half of an episode's pictures."""
+    root = shutil.copytree(dataset, tmp_path / "squares")
+    (file,) = (root / "data").rglob("*.parquet")
+    table = pq.read_table(file)
+    column = table.column_names.index("observation.images.front")
+    pictures = table["observation.images.front"].to_pylist()
+    broken = np.flatnonzero(np.array(table["frame_index"]) % 2).tolist()
+    for frame in broken:
+        pictures[frame]["bytes"] = b"no picture"
+    table = table.set_column(
+        column, table.schema.field(column), pa.array(pictures, table.schema.field(column).type)
+    )
+    pq.write_table(table, file)
+    console = Console(record=True, width=200)
+    config = make(datasets=[root], on_bad="skip", log_every=2, steps=4, held_out=0.0)
+    train(config, device="cpu", console=console)
+    counts = [row["replaced"] for row in rows(config, "train")]
+    assert len(counts) == 2
+    assert all(0 < count < 16 for count in counts)
+    (warning,) = [record for record in caplog.records if "is damaged" in record.message]
+    assert "A sample of squares is damaged" in warning.message
+    assert f"{sum(counts)} damaged samples were replaced" in console.export_text()
 
 
 def test_rollouts_are_played_from_what_is_learned_so_far(make, dataset):
@@ -347,20 +389,21 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tiny_policy import tiny
 from spatialvla.training.config import DatasetConfig
+from spatialvla.training.guidance_config import Guidance
 from spatialvla.training.recipes import finetune
-from spatialvla.training.step import Learner, NonFiniteLoss
 from spatialvla.training.loop import train
 torch.set_num_threads(1)
 given = json.loads(sys.argv[2])
 given["cache"] = Path(given["cache"])
 given["out"] = Path(given["out"])
+given["guidance"] = Guidance(**given["guidance"])
 given["datasets"] = tuple(DatasetConfig(path) for path in given["datasets"])
 train(replace(finetune("full"), **given), device="cpu")
 """
 
 
 def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
-    """Through `train` itself, on a mixture, with validation and an average of the weights."""
+    """Through `train` itself, on a mixture, with given tokens, validation and an average of the weights."""
     settings = {
         "datasets": [str(BRIDGE), str(dataset)],
         "policy": str(start),
@@ -375,6 +418,9 @@ def test_two_processes_learn_what_one_does(make, dataset, start, tmp_path):
         "eval_frames": 16,
         "log_every": 1,
         "ema_decay": 0.9,
+        "committed_steps": 1,
+        "committed_jitter": 0.3,
+        "guidance": {"foreign_tokens": 0.3},
     }
     for size in (1, 2):
         given = json.dumps(settings | {"out": str(tmp_path / str(size))})

@@ -11,6 +11,8 @@ from spatialvla.errors import InputError
 from spatialvla.model.lora import add_lora
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.config import TrainConfig
+from spatialvla.training.optimizer import parameter_groups
 from spatialvla.training.start.trainable import TEXT_EMBEDDINGS, select_trainable
 
 
@@ -138,3 +140,43 @@ def test_lora_needs_adapters():
     model = SpatialVLA(tiny())
     with pytest.raises(InputError, match="no LoRA adapter"):
         select_trainable(model, "lora")
+
+
+def decaying(model) -> dict[str, bool]:
+    """Of each parameter that is trained, whether it decays."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, TrainConfig(weight_decay=0.1))
+    return {names[id(p)]: group["weight_decay"] > 0 for group in groups for p in group["params"]}
+
+
+def test_matrices_decay_and_norms_biases_and_embeddings_do_not():
+    found = decaying(a_model("full", text_embeddings=True))
+    # Ego3D's MLP and SigLIP's convolution over patches are matrices, whatever they are called.
+    for name in (
+        "position_embedding_3d.position_embedding_head.0.weight",
+        "vision_tower.embeddings.patch_embedding.weight",
+        "language_model.lm_head.weight",
+        "language_model.model.layers.0.mlp.up_proj.weight",
+    ):
+        assert found.pop(name), name
+    for name in (
+        TEXT_EMBEDDINGS,
+        "spatial_embed_tokens.weight",
+        "vision_tower.embeddings.position_embedding.weight",
+    ):
+        assert not found.pop(name), name
+    for name, decays in found.items():
+        assert decays == (
+            name.endswith(("proj.weight", "fc1.weight", "fc2.weight", "linear.weight", "3.weight"))
+        ), name
+
+
+def test_adapters_decay_as_what_they_adapt():
+    model = SpatialVLA(tiny())
+    add_lora(model, "base", LoraOptions(rank=2, target="linear+emb"))
+    select_trainable(model, "lora")
+    found = decaying(model)
+    assert {name for name, decays in found.items() if not decays} == {
+        f"spatial_embed_tokens.lora_embedding_{side}.default" for side in "AB"
+    }
+    assert any(name.startswith("position_embedding_3d.") for name in found)

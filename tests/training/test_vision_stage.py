@@ -13,7 +13,8 @@ from tiny_policy import tiny, write_dataset
 from spatialvla.errors import InputError
 from spatialvla.model.presets import PRESETS, preset
 from spatialvla.model.spatialvla import SpatialVLA
-from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.bad_steps import NonFiniteLoss
+from spatialvla.training.checkpoints.checkpointer import complete, load_weights
 from spatialvla.training.config import DatasetConfig
 from spatialvla.training.guidance.vision_stage import VisionStage
 from spatialvla.training.loop import STAGE_FOLDER, Trainer, train
@@ -112,6 +113,53 @@ def test_it_stops_when_told_to_and_goes_on_exactly(make_config, tmp_path, monkey
     one, two = (load_weights(config.out) for config in (straight, halves))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert [line["step"] for line in lines(halves)] == [100, 200]
+
+
+@pytest.mark.parametrize("part", ["encoder", "head"])
+def test_a_step_whose_loss_is_no_number_is_left_out_and_counted(make_config, monkeypatch, part):
+    """Or ends the run; also where only the gradients of the part that is not clipped are infinite."""
+    losses, calls = VisionStage.losses, []
+
+    def poisoned(self, loaded):
+        found = losses(self, loaded)
+        calls.append(loaded.names)
+        if len(calls) == 2:
+            bad = {
+                "encoder": found["regression"] * float("nan"),
+                "head": self.head.queries.weight.sum() * 1e39,
+            }
+            found["regression"] = bad[part]
+        return found
+
+    monkeypatch.setattr(VisionStage, "losses", poisoned)
+    config = make_config(steps=2, vision_steps=100, skip_bad_batches=True, held_out=0.0, **OPTIONS)
+    assert train(config, device="cpu").finished
+    assert all(torch.isfinite(tensor).all() for tensor in load_weights(config.out).values())
+    rows = map(json.loads, (config.out / "metrics.jsonl").read_text().splitlines())
+    assert [row["skipped"] for row in rows] == [1, 1]
+    assert np.isfinite([value for line in lines(config) for value in line.values()]).all()
+    calls.clear()
+    fatal = replace(config, out=config.out / "fatal", skip_bad_batches=False, save_every=1)
+    with pytest.raises(NonFiniteLoss, match=r"step 2 of the vision stage .* squares episode \d+ step \d+"):
+        train(fatal, device="cpu")
+    (saved,) = complete(fatal.out / STAGE_FOLDER)
+    assert saved.name == "step_00000001"
+
+
+def test_only_matrices_decay(make_config, monkeypatch):
+    """Without a gradient, decay is all that moves a weight."""
+    config = make_config(vision_steps=1, weight_decay=100.0, warmup=0.0, **OPTIONS)
+    monkeypatch.setattr(VisionStage, "losses", lambda self, loaded: {"regression": 0 * _total(self.trained)})
+    trainer = Trainer(config, World(), Progress(config, None))
+    before = {name: p.clone() for name, p in trainer.model.vision_tower.named_parameters()}
+    assert trainer.pretrain_vision([])
+    for name, parameter in trainer.model.vision_tower.named_parameters():
+        decays = parameter.ndim >= 2 and name != "embeddings.position_embedding.weight"
+        assert torch.equal(before[name], parameter) != decays or not before[name].any(), name
+
+
+def _total(module):
+    return sum(parameter.sum() for parameter in module.parameters())
 
 
 def test_scaled_residuals_add_less():

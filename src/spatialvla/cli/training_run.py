@@ -144,9 +144,9 @@ class TrainingRun(Verb):
     def run(self) -> None:
         """Trains, says where the model is, and exits with STOPPED where the run was told to stop."""
         from spatialvla.common.terminal import Terminal
+        from spatialvla.training.bad_steps import NonFiniteLoss
         from spatialvla.training.loop import train
         from spatialvla.training.run.stopping import STOPPED
-        from spatialvla.training.step import NonFiniteLoss
 
         config = self.configuration()
         console = Terminal(stderr=True)

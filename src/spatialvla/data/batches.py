@@ -173,7 +173,7 @@ def collated(
         source=source,
         episode=np.array([sample.episode for sample in samples]),
         step=np.array([sample.step for sample in samples]),
-        replaced=tuple(reason for sample in samples for reason in sample.replaced),
+        replaced=tuple(next(iter(sample.replaced), "") for sample in samples),
         cameras=tuple(
             name for name in processor.camera_names if any(name in sample.views for sample in samples)
         ),

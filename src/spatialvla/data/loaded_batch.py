@@ -16,8 +16,9 @@ class LoadedBatch:
     """What a training step gets: B samples, and where they are from.
 
     actions: (B, chunk, 7) in the datasets' units. keys: of each sample's dataset. source, episode, step: (B,)
-    int64 number of the dataset, of its episode and of the step. replaced: why samples were replaced by
-    others. cameras: of the batch's V images, in order; those that no sample has are not among them.
+    int64 number of the dataset, of its episode and of the step. replaced: of each sample
+    why the one that was drawn is damaged, so that this one takes its place; "" where it is that one.
+    cameras: of the batch's V images, in order; those that no sample has are not among them.
     """
 
     batch: Batch
@@ -58,6 +59,6 @@ class LoadedBatch:
             self.source[rows],
             self.episode[rows],
             self.step[rows],
-            self.replaced,
+            self.replaced[rows],
             self.cameras,
         )

@@ -44,7 +44,7 @@ from spatialvla.training.parallel.world import World, join_world
 from spatialvla.training.precision import computes_bfloat16
 from spatialvla.training.run.lasting_names import with_lasting_names
 from spatialvla.training.run.progress import Progress
-from spatialvla.training.run.stopping import stop_requests
+from spatialvla.training.run.stopping import StopRequested, stop_requests, stopping_at_once
 from spatialvla.training.run.trackers import RunLog, check_trackers
 from spatialvla.training.start.build import build, check_start, network_config
 from spatialvla.training.start.doubts import doubts
@@ -87,23 +87,45 @@ def train(
 
     Under torchrun each process calls this with the same configuration. device: "cuda" where there is one
     unless given. console: where progress is shown; None shows none. rollout: called every `rollout_every`
-    steps. SIGTERM and SIGINT save a checkpoint and return. Raises InputError without a dataset, for what is
-    not installed, and when the output holds another run or is being written by one, NonFiniteLoss when the
-    loss is no longer a number.
+    steps. SIGTERM and SIGINT save a checkpoint and return; while the run is being prepared they return at once.
+    Raises InputError without a dataset, for what is not installed, and when the output holds another run or is
+    being written by one, NonFiniteLoss when the loss is no longer a number.
     """
     if not config.datasets:
         raise InputError("There is nothing to train on; name a dataset or a mixture.")
+    with stop_requests() as stopped:
+        try:
+            with ExitStack() as held:
+                with stopping_at_once():
+                    trainer = _prepared(config, resume, device, console, rollout, held)
+                return trainer.run(stopped)
+        except StopRequested:
+            return RunResult(False, _saved_step(config.out), None, {})
+
+
+def _prepared(
+    config: TrainConfig,
+    resume: bool,
+    device: str | None,
+    console: Console | None,
+    rollout: Rollout | None,
+    held: ExitStack,
+) -> Trainer:
+    """What is ready for its next step. held: the process group, and the claim on the output."""
     check_trackers(config.trackers)
     if config.mode == "lora":
         load_peft()
     tune_cpu()
-    with join_world(device) as world, ExitStack() as claims:
-        world.on_main(lambda: claims.enter_context(claimed(config.out / FOLDER, "training run")))
-        progress = Progress(config, console if world.is_main else None)
-        trainer = Trainer(config, world, progress, rollout, resume)
-        trainer.restore()
-        with stop_requests() as stopped:
-            return trainer.run(stopped)
+    world = held.enter_context(join_world(device))
+    world.on_main(lambda: held.enter_context(claimed(config.out / FOLDER, "training run")))
+    trainer = Trainer(config, world, Progress(config, console if world.is_main else None), rollout, resume)
+    trainer.restore()
+    return trainer
+
+
+def _saved_step(out: Path) -> int:
+    """The step of a run's newest checkpoint, 0 without any."""
+    return max((int(path.name.removeprefix("step_")) for path in complete(out / FOLDER)), default=0)
 
 
 class Trainer:
@@ -207,7 +229,8 @@ class Trainer:
                         "data_wait_s": waited,
                         "memory_gb": world.memory_gb,
                         "seconds": self.seconds,
-                        "skipped": self.learner.skipped,
+                        "skipped": self.learner.bad.count,
+                        "replaced": round(world.sum([self.feed.replacements.since_last()])[0]),
                     }
                     log("train", numbers | speed)
                 self.progress.update(self.step, self.fraction, numbers)
@@ -229,6 +252,9 @@ class Trainer:
                 if over or stop:
                     break
                 asked = time.monotonic()
+        (replaced,) = world.sum([self.feed.replacements.count])
+        if replaced:
+            self.progress.say(f"{replaced:.0f} damaged samples were replaced by others of their datasets.")
         finished = self.fraction >= 1
         model = config.out / MODEL if finished else None
         if model is not None:
@@ -266,7 +292,7 @@ class Trainer:
         checkpointer = Checkpointer(folder, 1, self.world, config.seed)
         with self.progress.counting("vision stage", config.guidance.vision_steps) as told:
             log = config.out / "vision.jsonl"
-            finished = stage.run(self.feed, checkpointer, self.moment, log, told, stopped)
+            finished = stage.run(self.feed, checkpointer, self.moment, log, told, stopped, self.learner.bad)
         if finished:
             if self.learner.trained.average is not None:
                 self.learner.trained.average.restart()
@@ -309,7 +335,7 @@ class Trainer:
             "processor": self.processor.to_json(),
             SPEED: {"compiled": self.compiled},
         }
-        return Moment(self.step, self.seconds, self.identity, self.learner.skipped, documents)
+        return Moment(self.step, self.seconds, self.identity, self.learner.bad.count, documents)
 
     def _begun(self, out: Path, resume: bool) -> Moment | None:
         """Where the run in a folder stood last; None where there is none."""
@@ -326,7 +352,7 @@ class Trainer:
         if (path := self.checkpointer.newest()) is not None:
             moment = self.checkpointer.load(self.learner.trained, path)
             self.step, self.seconds, self.restored = moment.step, moment.seconds, True
-            self.learner.skipped = moment.skipped
+            self.learner.bad.count = moment.skipped
 
     @contextmanager
     def _log(self) -> Iterator[Callable[[str, Mapping[str, float]], None]]:

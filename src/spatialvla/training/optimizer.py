@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,28 +14,37 @@ from torch import nn
 from spatialvla.training.config import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, factor: Callable[[str], float] | None = None
+) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`."""
-    return torch.optim.AdamW(
-        parameter_groups(model, config), lr=config.learning_rate, betas=config.betas, fused=True
-    )
+    groups = parameter_groups(model, config, factor)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, config: TrainConfig, factor: Callable[[str], float] | None = None
+) -> list[dict[str, Any]]:
     """What is trainable, as an optimizer takes it; matrices decay, while norms, biases and embeddings do not.
 
-    factor: of each group's learning rate.
+    factor: of a parameter's learning rate, by its name, `rate_factor` unless given; each group has one.
     """
+    factor = factor or (lambda name: rate_factor(name, config))
+    embeddings = {id(p) for module in model.modules() if _embeds(module) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and "embed" not in name
-            decay = config.weight_decay if decays else 0.0
-            groups[rate_factor(name, config), decay].append(parameter)
+            decays = parameter.ndim >= 2 and id(parameter) not in embeddings
+            groups[factor(name), config.weight_decay if decays else 0.0].append(parameter)
     return [
-        {"params": parameters, "factor": factor, "weight_decay": decay}
-        for (factor, decay), parameters in groups.items()
+        {"params": parameters, "factor": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
     ]
+
+
+def _embeds(module: nn.Module) -> bool:
+    """Whether all of a module's parameters are tables that are looked up: also peft's adapter around one."""
+    return isinstance(getattr(module, "base_layer", module), nn.Embedding)
 
 
 def rate_factor(name: str, config: TrainConfig) -> float:

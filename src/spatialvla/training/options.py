@@ -28,7 +28,7 @@ class DataOptions:
     """Processes that read samples, for each process that trains; 0 reads them there."""
 
     on_bad: Literal["raise", "skip"] = "raise"
-    """Whether a damaged episode ends the run, or is skipped and counted."""
+    """Whether a damaged episode ends the run, or is skipped, and its samples replaced, and counted."""
 
     shares: Literal["samples", "published"] = "samples"
     """What a dataset's weight is times: its samples, or, as published, all its steps before any are left out."""

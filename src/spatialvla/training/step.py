@@ -12,6 +12,7 @@ import torch
 from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
+from spatialvla.training.bad_steps import BadSteps
 from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.feed.given_tokens import with_given_tokens
@@ -25,14 +26,10 @@ from spatialvla.training.precision import autocast, computes_bfloat16
 from spatialvla.training.start.trainable import left_to_base
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; names the samples of the step."""
-
-
 class Learner:
     """What learns: the model, sharded over the ranks, an auxiliary head, their optimizer, averaged weights.
 
-    trained: all tensors that change. skipped: batches left out so far, as their loss was no number.
+    trained: all tensors that change. bad: the steps whose loss was no number.
     """
 
     def __init__(
@@ -52,7 +49,8 @@ class Learner:
         """
         self.multiple = multiple
         self.config, self.model, self.processor, self.world = config, model, processor, world
-        self.keys, self.targets, self.say, self.skipped = keys, targets, say, 0
+        self.keys, self.targets = keys, targets
+        self.bad = BadSteps(config.skip_bad_batches, world, say)
         modules: dict[str, torch.nn.Module] = {"model": model}
         self.head: PrivilegedHead | None = None
         if targets is not None:
@@ -82,14 +80,14 @@ class Learner:
         config, optimizer = self.config, self.trained.optimizer
         rate = learning_rate(config, fraction)
         set_learning_rate(optimizer, rate)
-        rng = np.random.default_rng([config.seed, 2, step, self.world.rank])
-        batch = with_given_tokens(loaded.batch, config, self.processor, rng)
+        rng = np.random.default_rng([config.seed, 2, step])
+        batch = with_given_tokens(loaded.batch, config, self.processor, rng, self.world)
         parts = replace(loaded, batch=batch).split(config.parts(self.world.size))
         weights = token_weights([part.label_count for part in parts], self.world)
         rows = []
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             synchronize_gradients(self.trained.model, number == len(parts) - 1)
-            rows.append(self._backward(part, weight, measured))
+            rows.append(self._backward(part, weight, len(part) / len(loaded), measured))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = clip_gradients(parameters, config.clip_norm)
         if np.isfinite(norm):
@@ -97,7 +95,7 @@ class Learner:
             if self.trained.average is not None:
                 self.trained.average.update(step + 1)
         else:
-            self._refuse(loaded, rows, step + 1)
+            self.bad.refuse(f"step {step + 1}", loaded, combined(rows, self.world)["loss"])
         optimizer.zero_grad(set_to_none=True)
         numbers = combined(rows, self.world) if measured else combined(rows)
         return numbers | {"learning_rate": rate, "grad_norm": norm}
@@ -111,37 +109,25 @@ class Learner:
         average = self.trained.average
         return nullcontext() if average is None else average.applied()
 
-    def _backward(self, part: LoadedBatch, weight: float, measured: bool) -> Tallies:
-        """Adds the gradients of some rows of the batch."""
+    def _backward(self, part: LoadedBatch, weight: float, share: float, measured: bool) -> Tallies:
+        """Adds the gradients of some rows of the batch.
+
+        weight: of their loss, a mean over labels. share: of this rank's samples, the weight of a mean over samples.
+        """
         config = self.config
         batch = part.batch.filled(self.multiple, self.model.config.pad_token_id)
         with self.autocast():
             output = self.model.training_loss(batch.to(self.world.device, non_blocking=True), config.mask)
         loss = output.loss if self.soft_loss is None else self.soft_loss(output.logits, output.labels)
+        loss = loss * weight
         count = part.label_count
         numbers: dict[str, tuple[float, float]] = {"loss": (float(output.loss.detach()) * count, count)}
         if self.head is not None and self.targets is not None:
             wanted = self.targets.batch(part).to(self.world.device)
             auxiliary = self.head.loss(output.prompt_hidden, wanted)
-            numbers["privileged_loss"] = (float(auxiliary.detach()) * count, count)
-            loss = loss + config.guidance.privileged_weight * auxiliary
-        (loss * weight).backward()
+            numbers["privileged_loss"] = (float(auxiliary.detach()) * len(part), len(part))
+            loss = loss + config.guidance.privileged_weight * share * auxiliary
+        loss.backward()
         if measured:
             numbers |= token_metrics(output, part, self.processor, self.model.config, self.keys)
         return numbers
-
-    def _refuse(self, loaded: LoadedBatch, rows: list[Tallies], step: int) -> None:
-        """All ranks come here together: the gradients' norm is the same on all."""
-        self.skipped += 1
-        names = [name for rank in self.world.gather(loaded.names) for name in rank]
-        loss = combined(rows, self.world)["loss"]
-        message = (
-            f"The loss of step {step} is {loss} and its gradients are not finite; its samples are "
-            f"{', '.join(names)}."
-        )
-        if not self.config.skip_bad_batches:
-            raise NonFiniteLoss(
-                f"{message} The last checkpoint is from before; lower the learning rate, look at these "
-                "frames, or skip such batches."
-            )
-        self.say(f"Skipped. {message}")

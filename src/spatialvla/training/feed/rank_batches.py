@@ -16,6 +16,7 @@ from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.processor import Processor
 from spatialvla.training.config import TrainConfig
 from spatialvla.training.feed.estimated_depth import with_estimated_depth
+from spatialvla.training.feed.replacements import Replacements
 from spatialvla.training.parallel.world import World
 from spatialvla.training.run.progress import Progress
 
@@ -27,7 +28,10 @@ Such are RLDS.
 
 
 class Feed:
-    """This rank's share of every batch of a run; each is a function of its step alone."""
+    """This rank's share of every batch of a run; each is a function of its step alone.
+
+    replacements: samples of this rank that stand for damaged ones.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Feed:
     ) -> None:
         """Computes the frozen estimator's depth of each sample's frame where the datasets are in memory."""
         self.config, self.mixture, self.processor, self.world = config, mixture, processor, world
+        self.replacements = Replacements()
         sensor, mix = config.depth == "sensor", config.guidance.depth_mix
         other: tuple[EpisodeSource, ...] = ()
         estimated = config.in_memory and model.config.use_vision_zoe and (not sensor or mix > 0)
@@ -77,20 +82,22 @@ class Feed:
         )
         # Beside a GPU the next batch is made meanwhile; a CPU is busy anyway.
         ahead = config.workers == 0 and world.device.type != "cpu"
-        return _ahead(batches) if ahead else batches
+        return self.replacements.counted(_ahead(batches) if ahead else batches)
 
     def validation(self) -> Iterator[LoadedBatch]:
         """The held-out samples as they are, in passes as large as training's."""
         config, world = self.config, self.world
-        return evaluation_batches(
-            self.mixture,
-            self.processor,
-            max(1, config.batch_size // world.size // config.parts(world.size)),
-            config.eval_frames,
-            self.options,
-            rank=world.rank,
-            ranks=world.size,
-            workers=config.workers,
+        return self.replacements.told(
+            evaluation_batches(
+                self.mixture,
+                self.processor,
+                max(1, config.batch_size // world.size // config.parts(world.size)),
+                config.eval_frames,
+                self.options,
+                rank=world.rank,
+                ranks=world.size,
+                workers=config.workers,
+            )
         )
 
 

@@ -9,6 +9,7 @@ patches learns to look there long before a regression has found out where to loo
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from spatialvla.data.loaded_batch import LoadedBatch
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.model.fast.compiled import as_written
 from spatialvla.model.spatialvla import SpatialVLA
+from spatialvla.training.bad_steps import BadSteps
 from spatialvla.training.checkpoints.checkpointer import Checkpointer, Moment
 from spatialvla.training.checkpoints.tensors import Trained
 from spatialvla.training.config import TrainConfig
@@ -31,7 +33,9 @@ from spatialvla.training.feed.rank_batches import Feed
 from spatialvla.training.guidance.keypoints import Keypoints
 from spatialvla.training.guidance.privileged import LINEAR_FROM, PrivilegedTargets
 from spatialvla.training.guidance.step_table import Steps, standardized
-from spatialvla.training.optimizer import course
+from spatialvla.training.metrics import combined
+from spatialvla.training.optimizer import build_optimizer, course, set_learning_rate
+from spatialvla.training.parallel.sharding import clip_gradients
 from spatialvla.training.precision import autocast
 from spatialvla.training.run.trackers import drop_lines
 
@@ -97,7 +101,11 @@ class VisionStage:
         self.encoder = [weight for module in encoder.values() for weight in module.parameters()]
 
     def losses(self, loaded: LoadedBatch) -> dict[str, torch.Tensor]:
-        """The loss of the regressed numbers, and of where the first queries look, in nats.
+        """The mean loss of the regressed numbers, and of where the first queries look, in nats."""
+        return {name: total / count for name, (total, count) in self._sums(loaded).items()}
+
+    def _sums(self, loaded: LoadedBatch) -> dict[str, tuple[torch.Tensor, int]]:
+        """Each loss summed, and over how many numbers or looks.
 
         Numbers are read off the images of all cameras; keypoints are looked for in the first camera's.
         """
@@ -109,17 +117,19 @@ class VisionStage:
         predicted, looks = self.head(features, there, self.tasks[rows].to(self.device))
         targets = self.targets[rows].to(self.device)
         known = ~targets.isnan()
-        losses = {"regression": F.smooth_l1_loss(predicted[known], targets[known], beta=LINEAR_FROM)}
+        regression = F.smooth_l1_loss(predicted[known], targets[known], beta=LINEAR_FROM, reduction="sum")
+        sums = {"regression": (regression, int(known.sum()))}
         first = network.cameras[0]
-        if self.keypoints is not None and first in loaded.cameras:
+        if self.keypoints is not None and first in loaded.cameras and there[:, 0].any():
             patches = network.image_size // network.patch_size
             intrinsics = batch.intrinsics.unflatten(0, (len(batch), batch.views))[:, 0].double().numpy()
             shares = self.keypoints.patch_shares(loaded, intrinsics, network.image_size, patches)
             shares = shares.to(self.device)
             # Less the targets' own entropy, so that looking exactly there costs nothing.
             surplus = torch.special.xlogy(shares, shares) - shares * looks[:, : shares.shape[1], : patches**2]
-            losses["looking"] = surplus[there[:, 0]].sum(dim=-1).mean()
-        return losses
+            looks_apart = surplus[there[:, 0]].sum(dim=-1)
+            sums["looking"] = looks_apart.sum(), looks_apart.numel()
+        return sums
 
     def run(
         self,
@@ -129,27 +139,26 @@ class VisionStage:
         log: Path,
         progress: Callable[[int], None],
         stopped: Sequence[int],
+        bad: BadSteps,
     ) -> bool:
         """Trains the vision tower and the Ego3D encoding in place; False where it was told to stop early.
 
         It saves what it has learned with `checkpointer`, as often as the run does and where it stops, and
         goes on from there. Writes a JSON object a line to `log` every LOG_EVERY steps: the mean losses of
         these, and those of the held-out frames. progress: told the number of steps done since it was told
-        before. moment: what the checkpoints tell of the run beside the stage's own steps.
+        before. moment: what the checkpoints tell of the run beside the stage's own steps. bad: the run's steps
+        whose loss is no number, among which the stage's count. Raises NonFiniteLoss.
         """
         guidance, config = self.config.guidance, self.config
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": self.encoder, "rate": guidance.vision_rate},
-                {"params": self.head.parameters(), "rate": 2 * guidance.vision_rate},
-            ],
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
+        optimizer = build_optimizer(
+            self.trained, config, lambda name: 2.0 if name.startswith("head.") else 1.0
         )
         trained = Trained(self.trained, optimizer)
         newest = checkpointer.newest()
-        step = 0 if newest is None else checkpointer.load(trained, newest).step
+        step = 0
+        if newest is not None:
+            begun = checkpointer.load(trained, newest)
+            step, bad.count = begun.step, begun.skipped
         progress(step)
         log.parent.mkdir(parents=True, exist_ok=True)
         drop_lines(log, step)
@@ -158,17 +167,24 @@ class VisionStage:
         for loaded in feed.training(step, guidance.vision_batch_size):
             if step >= guidance.vision_steps:
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * course(config, step / guidance.vision_steps)
+            set_learning_rate(optimizer, guidance.vision_rate * course(config, step / guidance.vision_steps))
             losses = self.losses(loaded)
             optimizer.zero_grad(set_to_none=True)
-            (losses["regression"] + LOOKING_WEIGHT * losses.get("looking", 0)).backward()
-            nn.utils.clip_grad_norm_(self.encoder, config.clip_norm)
-            optimizer.step()
+            loss = losses["regression"] + LOOKING_WEIGHT * losses.get("looking", 0)
+            loss.backward()
+            # The head, which is discarded, learns unclipped.
+            norms = (
+                clip_gradients(self.encoder, config.clip_norm),
+                clip_gradients(self.head.parameters(), math.inf),
+            )
+            if np.isfinite(norms).all():
+                optimizer.step()
+                for name, part in losses.items():
+                    seen[name].append(float(part.detach()))
+            else:
+                bad.refuse(f"step {step + 1} of the vision stage", loaded, float(loss.detach()))
             step += 1
             progress(1)
-            for name, loss in losses.items():
-                seen[name].append(float(loss.detach()))
             if step % LOG_EVERY == 0:
                 means = {name: float(np.mean(values)) for name, values in seen.items()}
                 with log.open("a") as lines:
@@ -177,7 +193,7 @@ class VisionStage:
                     lines.write(json.dumps({"step": step, **means, **held_out}) + "\n")
                 seen.clear()
             if stopped or step % config.save_every == 0:
-                checkpointer.save(trained, replace(moment, step=step, seconds=0.0))
+                checkpointer.save(trained, replace(moment, step=step, seconds=0.0, skipped=bad.count))
             if stopped:
                 return step >= guidance.vision_steps
         return True
@@ -185,13 +201,11 @@ class VisionStage:
     @torch.no_grad()
     def _measured(self, feed: Feed) -> dict[str, float]:
         """The losses of the held-out frames."""
-        sums: dict[str, float] = defaultdict(float)
-        frames = 0
+        rows = []
         for loaded in feed.validation():
-            frames += len(loaded)
-            for name, loss in self.losses(loaded).items():
-                sums[f"held_out/{name}"] += float(loss) * len(loaded)
-        return {name: value / frames for name, value in sums.items()}
+            sums = self._sums(loaded)
+            rows.append({f"held_out/{name}": (float(total), count) for name, (total, count) in sums.items()})
+        return combined(rows)
 
 
 def _motions(episode: Episode, chunk: int) -> np.ndarray:

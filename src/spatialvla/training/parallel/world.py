@@ -6,17 +6,20 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from spatialvla.common.device import find_device
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.training.parallel.main_turn import MainTurns
 
 T = TypeVar("T")
 
@@ -24,7 +27,7 @@ _SETTLING = 0.2
 """Seconds. A process that ends while a thread of gloo lets go of its last message would abort."""
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: rank 0 may be writing, or measuring depth, alone."""
+"""How long a process waits for the others where all take part; for what rank 0 does alone, as long as it lives."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    turns: MainTurns | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_environment(cls, device: str | None = None) -> World:
@@ -118,17 +122,18 @@ class World:
         return values[0]
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """Rank 0 acts while the others wait; all get its result.
+        """Rank 0 acts while the others wait, however long it takes; all get its result.
 
         Raises the CheckpointError, InputError or OSError of rank 0 on all ranks, so that none waits forever.
         """
         result: T | None = None
         failure: Exception | None = None
-        if self.is_main:
-            try:
-                result = action()
-            except (CheckpointError, InputError, OSError) as error:
-                failure = error
+        with nullcontext() if self.turns is None else self.turns.turn():
+            if self.is_main:
+                try:
+                    result = action()
+                except (CheckpointError, InputError, OSError) as error:
+                    failure = error
         result, failure = self.from_main((result, failure))
         if failure is not None:
             raise failure
@@ -163,7 +168,11 @@ def join_world(device: str | None = None) -> Iterator[World]:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+    store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=PATIENCE))
+    store.set_timeout(PATIENCE)
+    group = PrefixStore("group", store)
+    dist.init_process_group(backend, store=group, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+    world = replace(world, turns=MainTurns(store, world.is_main, PATIENCE))
     try:
         yield world
         world.barrier()  # so that none hangs up on one that still listens
