@@ -201,6 +201,18 @@ def test_the_loss_ignores_missing_readings_and_punishes_a_wrong_scale():
     assert depth_loss(predicted, holes).item() < 1e-3
 
 
+def test_a_loss_that_is_no_number_ends_the_training_without_weights(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "spatialvla.training.depth_estimator.depth_loss", lambda one, other: one.mean() * torch.inf
+    )
+    config = DepthConfig(
+        (str(dataset),), tmp_path / "depth", cache=tmp_path / "cache", preset="tiny", batch_size=2
+    )
+    with pytest.raises(InputError, match="The loss of step 1 is inf and its gradients are not finite"):
+        train_depth(config)
+    assert not list(config.out.glob("*.safetensors"))
+
+
 def test_an_estimator_of_another_size_is_refused(make_config):
     config = make_config(depth="estimate", depth_mix=0.5, depth_weights=SHIPPED / "nano", steps=2)
     with pytest.raises(CheckpointError, match="no depth estimator of the size of the model's; give another"):

@@ -55,7 +55,8 @@ def train_depth(
 ) -> DepthQuality:
     """Writes the weights to `config.out`/model.safetensors; returns their quality on held-out episodes.
 
-    Raises InputError where a dataset has no depth of its camera, and where another process writes there;
+    Raises InputError where a dataset has no depth of its camera, where another process writes there, and where the
+    loss is no number any more;
     CheckpointError where there is no estimator of this size to go on from.
     """
     check_output_folder(config.out)
@@ -87,7 +88,11 @@ def train_depth(
             loss = depth_loss(estimator.estimate(_pixels(images).to(on)), torch.from_numpy(truth).to(on))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(estimator.parameters(), config.clip_norm)
+            if not torch.isfinite(nn.utils.clip_grad_norm_(estimator.parameters(), config.clip_norm)):
+                raise InputError(
+                    f"The loss of step {step + 1} is {float(loss.detach()):g} and its gradients are not finite, so no "
+                    "weights are written; lower the learning rate, or look at the dataset's depth (data inspect)."
+                )
             optimizer.step()
             step += 1
             if step % config.log_every == 0:
