@@ -17,17 +17,21 @@ from safetensors.torch import load_file
 from tiny_policy import BRIDGE
 
 from conftest import write_dataset
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.cli.main import main
 from spatialvla.common.claims import claimed
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.folders import LAYOUT
 from spatialvla.model.lora_options import LoraOptions
 from spatialvla.training import step
+from spatialvla.training.checkpoints import identity
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.config_file import kept_config
 from spatialvla.training.loop import train
+from spatialvla.training.run import lasting_names
 from spatialvla.training.run.lasting_names import with_lasting_names
 from spatialvla.training.step import Learner
 
@@ -229,6 +233,57 @@ def test_a_shipped_depth_estimator_is_compared_by_what_it_holds(make_config):
     with pytest.raises(InputError, match=r"\(depth_weights was nano, is nano-wrist\)"):
         check_identity(Path("run"), nano, wrist)
     check_identity(Path("run"), {**nano, "depth_weights": {"name": "nano", "content": ""}}, nano)
+
+
+def test_shipped_texts_are_compared_by_what_they_hold(make_config, tmp_path, monkeypatch):
+    """Also where the run was begun by a version that did not look into them: there by their name."""
+    run, texts = Path("run"), tmp_path / "texts.json"
+    texts.write_bytes(lasting_names.LIBERO_INSTRUCTIONS.read_bytes())
+    shipped, own = (settings_identity(make_config(instructions=path)) for path in (Path("libero"), texts))
+    check_identity(run, shipped, own)
+    older = {**shipped, "instructions": {"name": "libero", "content": ""}}
+    check_identity(run, older, shipped)
+    texts.write_text('["push"]')
+    other = settings_identity(make_config(instructions=texts))
+    for begun in (shipped, older):
+        with pytest.raises(InputError, match=r"\(instructions was libero, is .*texts\.json\); give those"):
+            check_identity(run, begun, other)
+    monkeypatch.setattr(lasting_names, "LIBERO_INSTRUCTIONS", texts)
+    with pytest.raises(InputError, match=r"\(instructions libero has changed\); give those"):
+        check_identity(run, shipped, settings_identity(make_config(instructions=Path("libero"))))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("texts", "prompts would be encoded otherwise"),
+        ("scale", "actions or states would be encoded otherwise"),
+    ],
+)
+def test_a_run_goes_on_with_no_other_processor(make_config, tmp_path, monkeypatch, changed, message):
+    """Whatever made it another: here texts that an earlier version did not look into, or how a grid is fitted."""
+    texts = tmp_path / "texts.json"
+    texts.write_text('["push the square"]')
+    content = identity._content
+    monkeypatch.setattr(lasting_names, "LIBERO_INSTRUCTIONS", texts)
+    monkeypatch.setattr(identity, "_content", lambda path: "" if path == texts else content(path))
+    config = make_config(instructions=Path("libero"), steps=1)
+    train(config, device="cpu")
+    assert train(replace(config, steps=2), resume=True, device="cpu").step == 2
+    tokenizer = (config.out / LAYOUT / "tokenizer.json").read_bytes()
+    if changed == "texts":
+        texts.write_text('["zebras jump over quick brown foxes"]')
+    else:
+        fit = ActionGrid.fit.__func__
+        wider = lambda kind, actions, *rest, **more: fit(kind, 1.1 * actions, *rest, **more)  # noqa: E731
+        monkeypatch.setattr(ActionGrid, "fit", classmethod(wider))
+    with pytest.raises(
+        InputError, match=rf"run cannot be resumed, as {message}, by .*; give the same settings"
+    ):
+        train(replace(config, steps=3), resume=True, device="cpu")
+    assert (config.out / LAYOUT / "tokenizer.json").read_bytes() == tokenizer
+    shutil.rmtree(config.out / FOLDER)
+    assert train(config, device="cpu").finished
 
 
 def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_path):

@@ -28,7 +28,8 @@ from spatialvla.model.regrid import regrid
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
 from spatialvla.processor import Processor
-from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.checkpoints.checkpointer import FOLDER, complete, load_weights
+from spatialvla.training.checkpoints.identity import check_processor
 from spatialvla.training.checkpoints.start_mix import mix_in_start
 
 _START = "start.json"
@@ -53,8 +54,11 @@ def save_layout(
     """Writes what `export` needs of a run beside the checkpoints' weights; call it when the run begins.
 
     start: where the checkpoints lack frozen weights that are not an adapter's base's.
+    Raises InputError where the run has checkpoints of another processor.
     """
     folder = run / LAYOUT
+    if complete(run / FOLDER):
+        check_processor(run, processor)
     processor.save_pretrained(folder)
     with recording(folder, ["config.json"]):
         write_json(folder / "config.json", model.config.to_json(beside_processor=True))
