@@ -23,7 +23,8 @@ from spatialvla.common.claims import claimed
 from spatialvla.errors import CheckpointError, InputError
 from spatialvla.model.folders import LAYOUT
 from spatialvla.model.lora_options import LoraOptions
-from spatialvla.training import step
+from spatialvla.model.weights import write_file
+from spatialvla.training import loop, step
 from spatialvla.training.checkpoints import identity
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.checkpoints.export import export
@@ -286,6 +287,34 @@ def test_a_run_goes_on_with_no_other_processor(make_config, tmp_path, monkeypatc
     assert train(config, device="cpu").finished
 
 
+def change_a_weight(policy):
+    file = policy / "model.safetensors"
+    weights = load_file(file)
+    weights["multi_modal_projector.linear.bias"] += 0.1
+    write_file(weights, file)
+    (policy / "SHA256SUMS").unlink()
+    return policy
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "begun by an earlier version"])
+def test_the_base_of_an_adapter_that_a_run_starts_from_is_compared(
+    make, start, dataset, tmp_path, monkeypatch, earlier
+):
+    base = shutil.copytree(start, tmp_path / "base")
+    adapter = train(make("lora", [dataset], policy=str(base), steps=1), device="cpu").model
+    config = make("adapt", [dataset], policy=str(adapter), out=tmp_path / "adapted", steps=1)
+    identities = loop.settings_identity
+    with monkeypatch.context() as patch:
+        if earlier:
+            unfollowed = lambda config: {k: v for k, v in identities(config).items() if k != "policy.base"}  # noqa: E731
+            patch.setattr(loop, "settings_identity", unfollowed)
+        train(config, device="cpu")
+    assert train(replace(config, steps=2), resume=True, device="cpu").step == 2
+    change_a_weight(base)
+    with pytest.raises(InputError, match=r"\(policy\.base .*base has changed\); give those, or"):
+        train(replace(config, steps=3), resume=True, device="cpu")
+
+
 def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_path):
     config = make_config(datasets=(DatasetConfig(str(write_dataset(tmp_path / "squares"))),), steps=1)
     train(config, device="cpu")
@@ -387,6 +416,9 @@ def test_an_adaptation_is_exported_from_what_it_started_from(make, start, datase
         CheckpointError, match=r"leave to .*policy.* what they do not train, .*; name it with base="
     ):
         export(config.out, tmp_path / "lost")
+    other = change_a_weight(shutil.copytree(moved, tmp_path / "other"))
+    with pytest.raises(CheckpointError, match=r"other holds other weights than those that .*run"):
+        export(config.out, tmp_path / "lost", base=other)
     export(config.out, tmp_path / "found", base=moved)
     for name in ("config.json", "model.safetensors", "processor_config.json"):
         first = (result.model / name).read_bytes()

@@ -15,7 +15,7 @@ from spatialvla.actions.state_statistics import StateStatistics
 from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.training_mixture import TrainingMixture
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.model.folders import LAYOUT, resolve_folder
+from spatialvla.model.folders import LAYOUT, base_name, is_adapter, resolve_base, resolve_folder
 from spatialvla.processor import Processor
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.options import LoggingOptions
@@ -48,7 +48,10 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in _settings(config).items():
         if value is not None and (name in CHECKPOINTS or isinstance(value, Path)):
-            found[name] = {"name": str(value), "content": _content(_place(name, value))}
+            path = _place(name, value)
+            found[name] = {"name": str(value), "content": _content(path)}
+            if name in CHECKPOINTS and is_adapter(path) and not (name == "policy" and config.base):
+                found[f"{name}.base"] = {"name": base_name(path), "content": _base_content(path)}
         else:
             found[name] = value
     return found
@@ -65,7 +68,8 @@ def datasets_identity(config: TrainConfig, mixture: TrainingMixture) -> dict[str
 def check_identity(out: Path, begun: Identity | None, now: Identity) -> None:
     """Raises InputError, with both values of each, where settings in `now` are not as the run was begun with.
 
-    begun: None where there is no run yet. A setting that an older version did not know had its default value.
+    begun: None where there is no run yet. A setting that an older version did not know had its default value, and an
+    adapter's base, into which it did not look, is as it was.
     """
     if begun is None:
         return
@@ -73,7 +77,7 @@ def check_identity(out: Path, begun: Identity | None, now: Identity) -> None:
     default = _settings(TrainConfig(datasets=datasets))
     differ = []
     for name in now:
-        old, new = begun.get(name, default.get(name)), now[name]
+        old, new = begun.get(name, default.get(name, now[name])), now[name]
         if not _same(old, new):
             before, after = _short(old), _short(new)
             differ.append(
@@ -181,6 +185,13 @@ def _content(path: Path) -> str:
             file.seek(number * (size - _BLOCK) // (_BLOCKS - 1))
             parts.append(file.read(_BLOCK))
     return _digest(b"".join(parts))
+
+
+def _base_content(adapter: Path) -> str:
+    """Of an adapter's base, and of its base's where that is an adapter, too."""
+    base = resolve_base(adapter)
+    own = _content(base)
+    return _digest(f"{own} {_base_content(base)}".encode()) if is_adapter(base) else own
 
 
 def _digest(data: bytes) -> str:
