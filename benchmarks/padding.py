@@ -14,7 +14,7 @@ from spatialvla.model.fast.compiled import PROMPT_MULTIPLE
 from spatialvla.model.folders import SHIPPED
 from spatialvla.model.presets import PRESETS
 from spatialvla.processor import Processor
-from spatialvla.training.start.build import LIBERO_INSTRUCTIONS
+from spatialvla.training.run.lasting_names import LIBERO_INSTRUCTIONS
 
 BATCHES = 2_000
 

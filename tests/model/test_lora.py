@@ -15,6 +15,7 @@ from torch import nn
 from spatialvla import ActionGrid, Policy, Processor, SpatialVLA
 from spatialvla.actions.bins import Bins
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.base_digest import weights_digest
 from spatialvla.model.loading import load_unmerged, stored_config
 from spatialvla.model.lora import (
     TARGETS,
@@ -26,6 +27,7 @@ from spatialvla.model.lora import (
 )
 from spatialvla.model.published import published_name
 from spatialvla.model.regrid import regrid
+from spatialvla.model.weights import read_tensors, write_tensors
 from spatialvla.training.metrics import prompts_of
 from spatialvla.training.start.adapt import adapted_processor
 
@@ -270,6 +272,33 @@ def test_the_base_is_named_so_that_it_is_found_from_anywhere(tmp_path, monkeypat
         save_adapter(model, tmp_path / "adapter")
         config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == name
+
+
+def test_an_adapter_knows_the_weights_that_it_was_trained_on(saved, tmp_path):
+    """However they are split over files, and wherever they lie; older adapters, which do not tell, load as before."""
+    _, folder = saved
+    base, other = tmp_path / "base", tmp_path / "other"
+    tensors = {key: tensor for _, key, tensor in read_tensors(CHECKPOINT)}
+    bias = "multi_modal_projector.linear.bias"
+    for path, bump in ((base, 0.0), (other, 0.1)):
+        processor.save_pretrained(path)
+        shutil.copy(CHECKPOINT / "config.json", path)
+        write_tensors(tensors | {bias: tensors[bias] + bump}, path, max_shard_size=100_000)
+    assert len(list(base.glob("*.safetensors"))) > 1
+    expected = SpatialVLA.from_pretrained(folder).state_dict()
+    found = SpatialVLA.from_pretrained(folder, base=base).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    message = rf"{other} holds other weights than those that {folder} was trained on; name the right .*base="
+    with pytest.raises(CheckpointError, match=message):
+        SpatialVLA.from_pretrained(folder, base=other)
+    assert weights_digest(folder, base) == weights_digest(folder) != weights_digest(folder, other)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"base_model_name_or_path": str(other)}))
+    with pytest.raises(CheckpointError, match=message):
+        SpatialVLA.from_pretrained(folder)
+    (folder / "base_digest.json").unlink()
+    SpatialVLA.from_pretrained(folder)
 
 
 def test_requests_that_make_no_sense():

@@ -92,6 +92,19 @@ def test_a_mean_with_what_a_run_started_from(make_run, tmp_path, lora, share):
     assert_same(tmp_path / "out", model, atol=1e-6)
 
 
+def test_a_mean_keeps_the_depth_estimator_whole_and_changes_nothing_that_is_equal(make_run, tmp_path):
+    run, model = make_run(lora=False)
+    other = SpatialVLA.from_pretrained(CHECKPOINT)
+    perturbed(other.vision_zoe_model.parameters())
+    processor.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    started_from(run, tmp_path / "other")
+    export(run, tmp_path / "out", start_share=0.3)
+    mean, own = SpatialVLA.from_pretrained(tmp_path / "out").state_dict(), model.state_dict()
+    changed = [name for name, tensor in mean.items() if not torch.equal(tensor, own[name])]
+    assert changed == ["multi_modal_projector.linear.weight"]
+
+
 def test_means_that_mean_nothing_are_refused(make_run, tmp_path):
     run, _ = make_run(lora=False)
     with pytest.raises(InputError, match="is no run that started from a policy"):
@@ -111,8 +124,22 @@ def test_means_that_mean_nothing_are_refused(make_run, tmp_path):
     settings |= ActionGrid.uniform(processor.grid.bins).to_json()
     write_json(other / "processor_config.json", settings)
     started_from(run, other)
-    with pytest.raises(InputError, match="other inputs or another action grid"):
+    with pytest.raises(
+        InputError, match=r"run and .*other, which it started from, differ in action grid, so"
+    ):
         export(run, tmp_path / "out", start_share=0.5)
+    settings = read_json(CHECKPOINT / "config.json")
+    for entry, said in (
+        ({"ego3d_frame": "robot"}, "ego3d frame"),
+        (
+            {"workspace": {"center": [0.0, 0.0, 0.5], "scale": 1.5}, "cameras": ["front"]},
+            "workspace and cameras",
+        ),
+    ):
+        shutil.copytree(CHECKPOINT, other, dirs_exist_ok=True)
+        write_json(other / "config.json", settings | entry)
+        with pytest.raises(InputError, match=f"run and .*other, which it started from, differ in {said}, so"):
+            export(run, tmp_path / "out", start_share=0.5)
     assert not (tmp_path / "out").exists()
 
 

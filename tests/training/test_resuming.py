@@ -17,17 +17,22 @@ from safetensors.torch import load_file
 from tiny_policy import BRIDGE
 
 from conftest import write_dataset
+from spatialvla.actions.grids import ActionGrid
 from spatialvla.cli.main import main
 from spatialvla.common.claims import claimed
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.folders import LAYOUT
 from spatialvla.model.lora_options import LoraOptions
-from spatialvla.training import step
+from spatialvla.model.weights import write_file
+from spatialvla.training import loop, step
+from spatialvla.training.checkpoints import identity
 from spatialvla.training.checkpoints.checkpointer import FOLDER, complete
 from spatialvla.training.checkpoints.export import export
 from spatialvla.training.checkpoints.identity import MAY_DIFFER, check_identity, settings_identity
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.config_file import kept_config
 from spatialvla.training.loop import train
+from spatialvla.training.run import lasting_names
 from spatialvla.training.run.lasting_names import with_lasting_names
 from spatialvla.training.step import Learner
 
@@ -231,6 +236,85 @@ def test_a_shipped_depth_estimator_is_compared_by_what_it_holds(make_config):
     check_identity(Path("run"), {**nano, "depth_weights": {"name": "nano", "content": ""}}, nano)
 
 
+def test_shipped_texts_are_compared_by_what_they_hold(make_config, tmp_path, monkeypatch):
+    """Also where the run was begun by a version that did not look into them: there by their name."""
+    run, texts = Path("run"), tmp_path / "texts.json"
+    texts.write_bytes(lasting_names.LIBERO_INSTRUCTIONS.read_bytes())
+    shipped, own = (settings_identity(make_config(instructions=path)) for path in (Path("libero"), texts))
+    check_identity(run, shipped, own)
+    older = {**shipped, "instructions": {"name": "libero", "content": ""}}
+    check_identity(run, older, shipped)
+    texts.write_text('["push"]')
+    other = settings_identity(make_config(instructions=texts))
+    for begun in (shipped, older):
+        with pytest.raises(InputError, match=r"\(instructions was libero, is .*texts\.json\); give those"):
+            check_identity(run, begun, other)
+    monkeypatch.setattr(lasting_names, "LIBERO_INSTRUCTIONS", texts)
+    with pytest.raises(InputError, match=r"\(instructions libero has changed\); give those"):
+        check_identity(run, shipped, settings_identity(make_config(instructions=Path("libero"))))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("texts", "prompts would be encoded otherwise"),
+        ("scale", "actions or states would be encoded otherwise"),
+    ],
+)
+def test_a_run_goes_on_with_no_other_processor(make_config, tmp_path, monkeypatch, changed, message):
+    """Whatever made it another: here texts that an earlier version did not look into, or how a grid is fitted."""
+    texts = tmp_path / "texts.json"
+    texts.write_text('["push the square"]')
+    content = identity._content
+    monkeypatch.setattr(lasting_names, "LIBERO_INSTRUCTIONS", texts)
+    monkeypatch.setattr(identity, "_content", lambda path: "" if path == texts else content(path))
+    config = make_config(instructions=Path("libero"), steps=1)
+    train(config, device="cpu")
+    assert train(replace(config, steps=2), resume=True, device="cpu").step == 2
+    tokenizer = (config.out / LAYOUT / "tokenizer.json").read_bytes()
+    if changed == "texts":
+        texts.write_text('["zebras jump over quick brown foxes"]')
+    else:
+        fit = ActionGrid.fit.__func__
+        wider = lambda kind, actions, *rest, **more: fit(kind, 1.1 * actions, *rest, **more)  # noqa: E731
+        monkeypatch.setattr(ActionGrid, "fit", classmethod(wider))
+    with pytest.raises(
+        InputError, match=rf"run cannot be resumed, as {message}, by .*; give the same settings"
+    ):
+        train(replace(config, steps=3), resume=True, device="cpu")
+    assert (config.out / LAYOUT / "tokenizer.json").read_bytes() == tokenizer
+    shutil.rmtree(config.out / FOLDER)
+    assert train(config, device="cpu").finished
+
+
+def change_a_weight(policy):
+    file = policy / "model.safetensors"
+    weights = load_file(file)
+    weights["multi_modal_projector.linear.bias"] += 0.1
+    write_file(weights, file)
+    (policy / "SHA256SUMS").unlink()
+    return policy
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "begun by an earlier version"])
+def test_the_base_of_an_adapter_that_a_run_starts_from_is_compared(
+    make, start, dataset, tmp_path, monkeypatch, earlier
+):
+    base = shutil.copytree(start, tmp_path / "base")
+    adapter = train(make("lora", [dataset], policy=str(base), steps=1), device="cpu").model
+    config = make("adapt", [dataset], policy=str(adapter), out=tmp_path / "adapted", steps=1)
+    identities = loop.settings_identity
+    with monkeypatch.context() as patch:
+        if earlier:
+            unfollowed = lambda config: {k: v for k, v in identities(config).items() if k != "policy.base"}  # noqa: E731
+            patch.setattr(loop, "settings_identity", unfollowed)
+        train(config, device="cpu")
+    assert train(replace(config, steps=2), resume=True, device="cpu").step == 2
+    change_a_weight(base)
+    with pytest.raises(InputError, match=r"\(policy\.base .*base has changed\); give those, or"):
+        train(replace(config, steps=3), resume=True, device="cpu")
+
+
 def test_a_dataset_may_be_touched_and_moved_but_not_changed(make_config, tmp_path):
     config = make_config(datasets=(DatasetConfig(str(write_dataset(tmp_path / "squares"))),), steps=1)
     train(config, device="cpu")
@@ -332,6 +416,9 @@ def test_an_adaptation_is_exported_from_what_it_started_from(make, start, datase
         CheckpointError, match=r"leave to .*policy.* what they do not train, .*; name it with base="
     ):
         export(config.out, tmp_path / "lost")
+    other = change_a_weight(shutil.copytree(moved, tmp_path / "other"))
+    with pytest.raises(CheckpointError, match=r"other holds other weights than those that .*run"):
+        export(config.out, tmp_path / "lost", base=other)
     export(config.out, tmp_path / "found", base=moved)
     for name in ("config.json", "model.safetensors", "processor_config.json"):
         first = (result.model / name).read_bytes()

@@ -34,22 +34,27 @@ _NAME_IT = "name the right one with base=, on the command line --base"
 
 
 def resolve_folder(
-    path_or_id: str | Path, revision: str | None = None, token: str | bool | None = None
+    path_or_id: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    *,
+    fetch: bool = True,
 ) -> Path:
     """The local folder of a checkpoint: a path, the name of a shipped one ("nano", "nano-wrist"), or a Hub id.
 
     The folder of a training run stands for its newest model, that of a policy of LeRobot's for ours inside.
     revision, token: of the Hub's; the revision may also stand behind the id, owner/name@revision. Without a token it
-    takes HF_TOKEN or what `hf auth login` left, and with HF_HUB_OFFLINE only what was fetched before.
+    takes HF_TOKEN or what `hf auth login` left, and with HF_HUB_OFFLINE, or without `fetch`, only what was fetched
+    before.
     Raises CheckpointError if there is no such folder and the Hub does not have it or cannot be reached, for a run
     that has no model yet, and where documents are not as the folder's manifest says, if it has one.
     """
-    folder = _found(path_or_id, revision, token)
+    folder = _found(path_or_id, revision, token, fetch)
     check_files(folder)
     return folder
 
 
-def _found(path_or_id: str | Path, revision: str | None, token: str | bool | None) -> Path:
+def _found(path_or_id: str | Path, revision: str | None, token: str | bool | None, fetch: bool) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return _newest_model(folder) if is_run(folder) else _without_lerobot(folder)
@@ -64,7 +69,9 @@ def _found(path_or_id: str | Path, revision: str | None, token: str | bool | Non
         )
     try:
         wanted = ["*.json", "*.yaml", "*.safetensors", f"*{MANIFEST}"]
-        fetched = snapshot_download(repo_id, revision=revision, allow_patterns=wanted, token=token)
+        fetched = snapshot_download(
+            repo_id, revision=revision, allow_patterns=wanted, token=token, local_files_only=not fetch
+        )
         return _without_lerobot(Path(fetched))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"

@@ -11,6 +11,7 @@ import torch
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.common.json_files import read_json
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.base_digest import check_digest, weights_digest
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import ADAPTER, base_name, is_adapter, resolve_base, resolve_folder
 from spatialvla.model.growth import give_inputs
@@ -65,12 +66,16 @@ def load_unmerged(
     frame gets a base that has them; others get the base as it is, which is how the published code means them.
     trained: tensors of a network with adapters by its own names, to take instead of those in the folder.
     base: in place of the one that the folder's adapter_config.json names.
-    Raises CheckpointError where the base is not to be found or does not fit, InputError without peft.
+    Raises CheckpointError where the base is not to be found, does not fit, or holds other weights than the adapter
+    was trained on, InputError without peft.
     """
     config = stored_lora(folder)
     config.base_model_name_or_path = base_name(folder, base)
     base_folder = resolve_base(folder, base)
+    digest = weights_digest(base_folder)
+    check_digest(folder, config.base_model_name_or_path, digest)
     network = load(kind, base_folder, dtype)
+    network.base_digest = digest
     check_text_head(network.config, base_folder)
     if is_regridded(folder):
         old, new = (ActionGrid.from_json(read_json(part / PROCESSOR)) for part in (base_folder, folder))

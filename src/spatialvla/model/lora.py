@@ -18,6 +18,7 @@ from spatialvla.common.files import sweep
 from spatialvla.common.json_files import parse_value, read_json, write_json
 from spatialvla.common.manifest import recording
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.base_digest import known_digest, write_digest
 from spatialvla.model.folders import ADAPTER, lasting_name
 from spatialvla.model.gemma2 import Head
 from spatialvla.model.lora_options import PUBLISHED, LoraOptions, LoraTarget
@@ -81,6 +82,7 @@ def add_lora(
         base_model_name_or_path=lasting_name(base),
     )
     _inject(network, config)
+    network.base_digest = known_digest(base)
 
 
 def has_lora(network: Network) -> bool:
@@ -117,7 +119,7 @@ def base_names(network: Network) -> frozenset[str]:
 
 
 def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors as peft does, with published names.
+    """Writes adapter_config.json and adapter_model.safetensors as peft does, with published names, and `BASE_DIGEST`.
 
     The processor belongs beside them: its grid tells whether the base's was adapted. dtype: None keeps it.
     """
@@ -130,11 +132,13 @@ def save_adapter(network: Network, folder: Path, dtype: torch.dtype | None = Non
     with recording(folder, [TENSORS]):
         write_file(tensors, folder / TENSORS, {_TRAINED_WITH: json.dumps(told)})
     write_json(folder / ADAPTER, content)
+    write_digest(folder, network.base_digest)
 
 
 def save_adapter_config(network: Network, folder: Path) -> None:
-    """Writes adapter_config.json alone; it says whether the base is to be carried over to another grid."""
+    """`save_adapter` without the tensors; it says whether the base is to be carried over to another grid."""
     write_json(folder / ADAPTER, _config_json(network))
+    write_digest(folder, network.base_digest)
 
 
 def _config_json(network: Network) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Network(nn.Module):
 
     regridded: whether `regrid` has carried it over to another grid since it was loaded; grown: whether it was given
     other inputs. An adapter of it says so in its file, because it fits no base that was not.
+    base_digest: of the weights around its adapter, see `weights_digest`; None where that is not known.
     """
 
     def __init__(self, config: SpatialVLAConfig) -> None:
@@ -92,6 +93,7 @@ class Network(nn.Module):
         if config.state_size:
             self.state_projector = StateProjector(config.state_size, config.text.hidden_size)
         self.regridded = self.grown = False
+        self.base_digest: str | None = None
         self._depth_source: list[DepthSource] = []
         for module in (self.language_model, self.spatial_embed_tokens):
             module.apply(_initialize)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spatialvla.common.files import inside, replacing, sweep
-from spatialvla.common.json_files import read_json, write_json
+from spatialvla.common.json_files import parse_value, read_json, write_json
 from spatialvla.common.manifest import checking, recording
 from spatialvla.errors import CheckpointError, InputError
 
@@ -23,6 +23,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"
 """The size of a file above which tensors are split over several, as Hugging Face does."""
+
+_PART, _PARTS = 4096, 8
+"""Of a sample: bytes, and at how many places."""
 
 
 class Filling:
@@ -80,7 +83,7 @@ def read_tensors(folder: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
     Raises CheckpointError where a file is missing, truncated, or, after the last, not what the folder's manifest
     says.
     """
-    files = _weight_files(folder)
+    files = weight_files(folder)
     with checking(files):
         for file in files:
             for key, tensor in _tensors(file):
@@ -92,10 +95,34 @@ def read_shapes(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
 
     Raises CheckpointError where a file is missing or truncated.
     """
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         with _opened(file) as tensors:
             for key in tensors.keys():  # noqa: SIM118  (not a mapping)
                 yield file, key, tuple(tensors.get_slice(key).get_shape())
+
+
+def read_samples(file: Path) -> Iterator[tuple[str, bytes]]:
+    """(key, sample) of each tensor in a file: its type, its shape, and its bytes, of a large one evenly spaced parts.
+
+    Raises CheckpointError as `read_shapes`.
+    """
+    with _opened(file), file.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        for key, entry in parse_value(raw.read(size)).items():
+            if key == "__metadata__":
+                continue
+            begin, end = (8 + size + at for at in entry["data_offsets"])
+            whole = end - begin <= _PART * _PARTS
+            places = (
+                [begin]
+                if whole
+                else [begin + n * (end - begin - _PART) // (_PARTS - 1) for n in range(_PARTS)]
+            )
+            parts = [f"{entry['dtype']} {entry['shape']} ".encode()]
+            for place in places:
+                raw.seek(place)
+                parts.append(raw.read(end - begin if whole else _PART))
+            yield key, b"".join(parts)
 
 
 def count_numbers(folder: Path) -> int:
@@ -189,7 +216,8 @@ def _check_space(needed: int, folder: Path) -> None:
         )
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a whole checkpoint's tensors. Raises CheckpointError where its index is damaged."""
     index = folder / INDEX
     if not index.exists():
         return [folder / WEIGHTS]

@@ -13,6 +13,7 @@ from spatialvla.common.json_files import read_json, write_json
 from spatialvla.common.manifest import recording
 from spatialvla.common.schema import parse
 from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.base_digest import check_digest, known_digest, weights_digest, write_digest
 from spatialvla.model.config import SpatialVLAConfig
 from spatialvla.model.folders import LAYOUT, is_adapter, is_run, lasting_name, resolve_folder
 from spatialvla.model.growth import give_inputs
@@ -28,7 +29,8 @@ from spatialvla.model.regrid import regrid
 from spatialvla.model.spatialvla import SpatialVLA
 from spatialvla.model.weights import MAX_SHARD_SIZE, Filling
 from spatialvla.processor import Processor
-from spatialvla.training.checkpoints.checkpointer import load_weights
+from spatialvla.training.checkpoints.checkpointer import FOLDER, complete, load_weights
+from spatialvla.training.checkpoints.identity import check_processor
 from spatialvla.training.checkpoints.start_mix import mix_in_start
 
 _START = "start.json"
@@ -53,8 +55,11 @@ def save_layout(
     """Writes what `export` needs of a run beside the checkpoints' weights; call it when the run begins.
 
     start: where the checkpoints lack frozen weights that are not an adapter's base's.
+    Raises InputError where the run has checkpoints of another processor.
     """
     folder = run / LAYOUT
+    if complete(run / FOLDER):
+        check_processor(run, processor)
     processor.save_pretrained(folder)
     with recording(folder, ["config.json"]):
         write_json(folder / "config.json", model.config.to_json(beside_processor=True))
@@ -62,6 +67,7 @@ def save_layout(
         save_adapter_config(model, folder)
     if start is not None:
         write_json(folder / _START, asdict(start))
+        write_digest(folder, known_digest(start.policy, start.base))
 
 
 def export(
@@ -155,18 +161,21 @@ def _trained(run: Path, base: str | Path | None) -> SpatialVLA:
 def _carried_over(run: Path, config: SpatialVLAConfig, policy: str | Path | None) -> SpatialVLA:
     """The policy that an adaptation started from, with the run's grid, inputs and length of chunk.
 
-    policy: in place of the one that the run names. Raises CheckpointError where there is none.
+    policy: in place of the one that the run names. Raises CheckpointError where there is none, or it holds other
+    weights.
     """
     start = parse(StartingPoint, read_json(run / LAYOUT / _START))
     if policy is not None:
         start = StartingPoint(str(policy), None)
     try:
-        model = SpatialVLA.from_pretrained(start.policy, base=start.base)
+        digest = weights_digest(resolve_folder(start.policy), start.base)
     except CheckpointError as error:
         raise CheckpointError(
             f"The checkpoints of {run} leave to {start.policy} what they do not train, and that cannot be loaded "
             f"({str(error).rstrip('.')}); name it with base=, on the command line --base."
         ) from None
+    check_digest(run / LAYOUT, start.policy, digest)
+    model = SpatialVLA.from_pretrained(start.policy, base=start.base)
     before, now = (Processor.from_pretrained(path) for path in (start.policy, run / LAYOUT))
     regrid(model, before.grid, now.grid)
     give_inputs(model, config)

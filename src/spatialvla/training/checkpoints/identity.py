@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from spatialvla.actions.state_statistics import StateStatistics
+from spatialvla.actions.statistics import ActionStatistics
 from spatialvla.data.training_mixture import TrainingMixture
-from spatialvla.errors import InputError
-from spatialvla.model.folders import resolve_folder
+from spatialvla.errors import CheckpointError, InputError
+from spatialvla.model.folders import LAYOUT, base_name, is_adapter, resolve_base, resolve_folder
+from spatialvla.processor import Processor
 from spatialvla.training.config import DatasetConfig, TrainConfig
 from spatialvla.training.options import LoggingOptions
-from spatialvla.training.run.lasting_names import CHECKPOINTS
+from spatialvla.training.run.lasting_names import CHECKPOINTS, instructions_file
 
 MAY_DIFFER = frozenset(
     {
@@ -43,8 +48,10 @@ def settings_identity(config: TrainConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in _settings(config).items():
         if value is not None and (name in CHECKPOINTS or isinstance(value, Path)):
-            path = resolve_folder(value) if name in CHECKPOINTS else value
+            path = _place(name, value)
             found[name] = {"name": str(value), "content": _content(path)}
+            if name in CHECKPOINTS and is_adapter(path) and not (name == "policy" and config.base):
+                found[f"{name}.base"] = {"name": base_name(path), "content": _base_content(path)}
         else:
             found[name] = value
     return found
@@ -61,7 +68,8 @@ def datasets_identity(config: TrainConfig, mixture: TrainingMixture) -> dict[str
 def check_identity(out: Path, begun: Identity | None, now: Identity) -> None:
     """Raises InputError, with both values of each, where settings in `now` are not as the run was begun with.
 
-    begun: None where there is no run yet. A setting that an older version did not know had its default value.
+    begun: None where there is no run yet. A setting that an older version did not know had its default value, and an
+    adapter's base, into which it did not look, is as it was.
     """
     if begun is None:
         return
@@ -69,7 +77,7 @@ def check_identity(out: Path, begun: Identity | None, now: Identity) -> None:
     default = _settings(TrainConfig(datasets=datasets))
     differ = []
     for name in now:
-        old, new = begun.get(name, default.get(name)), now[name]
+        old, new = begun.get(name, default.get(name, now[name])), now[name]
         if not _same(old, new):
             before, after = _short(old), _short(new)
             differ.append(
@@ -80,6 +88,50 @@ def check_identity(out: Path, begun: Identity | None, now: Identity) -> None:
             f"{out} cannot be resumed with other settings than it was begun with ({'; '.join(differ)}); give "
             "those, or choose another --out."
         )
+
+
+def check_processor(run: Path, now: Processor) -> None:
+    """Raises InputError where a processor gives prompts or actions other tokens than the one that a run keeps.
+
+    Small differences of numbers count for nothing, as machines and versions round differently.
+    """
+    try:
+        kept = Processor.from_pretrained(run / LAYOUT)
+    except CheckpointError:
+        return
+    what = None
+    if kept.tokenizer.to_str() != now.tokenizer.to_str():
+        what = "prompts would be encoded otherwise, by another tokenizer"
+    elif not _close(_scales(kept, now), _scales(now, kept)):
+        what = "actions or states would be encoded otherwise, by another grid or other statistics"
+    if what is not None:
+        raise InputError(
+            f"{run} cannot be resumed, as {what} than it was begun with; give the same settings and files to the "
+            "version of spatialvla that began it, or choose another --out."
+        )
+
+
+def _scales(of: Processor, other: Processor) -> list[np.ndarray]:
+    """The numbers by which a processor encodes actions and states of the datasets that another knows, too."""
+    grid = [np.asarray(getattr(of.grid, field.name)) for field in fields(of.grid)]
+    known: list[ActionStatistics | StateStatistics] = [
+        *(one for key, one in sorted(of.statistics.items()) if key in other.statistics),
+        *(one for key, one in sorted(of.state_statistics.items()) if key in other.state_statistics),
+    ]
+    return [*grid, *(bound for one in known for bound in (one.q01, one.q99))]
+
+
+def _close(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    return all(
+        a.shape == b.shape and np.allclose(a, b, 1e-4, 1e-6) for a, b in zip(some, others, strict=True)
+    )
+
+
+def _place(name: str, value: str | Path) -> Path:
+    """The file or folder that a setting names."""
+    if name in CHECKPOINTS:
+        return resolve_folder(value)
+    return instructions_file(Path(value)) if name == "instructions" else Path(value)
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -105,8 +157,8 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _same(old: Any, new: Any) -> bool:
     if isinstance(old, Mapping) and isinstance(new, Mapping) and "content" in new:
-        # Earlier versions did not look into a depth estimator that is shipped or was fetched.
-        return old.get("content") in ("", new["content"])
+        # Earlier versions did not look into what is shipped or was fetched.
+        return bool(old["name"] == new["name"] if old["content"] == "" else old["content"] == new["content"])
     return bool(old == new)
 
 
@@ -133,6 +185,13 @@ def _content(path: Path) -> str:
             file.seek(number * (size - _BLOCK) // (_BLOCKS - 1))
             parts.append(file.read(_BLOCK))
     return _digest(b"".join(parts))
+
+
+def _base_content(adapter: Path) -> str:
+    """Of an adapter's base, and of its base's where that is an adapter, too."""
+    base = resolve_base(adapter)
+    own = _content(base)
+    return _digest(f"{own} {_base_content(base)}".encode()) if is_adapter(base) else own
 
 
 def _digest(data: bytes) -> str:

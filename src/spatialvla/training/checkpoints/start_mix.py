@@ -22,6 +22,7 @@ from spatialvla.training.config_file import kept_config
 def mix_in_start(model: SpatialVLA, processor: Processor, run: Path, share: float) -> None:
     """Moves the weights of a run's model, in place, towards those of the policy that the run started from.
 
+    The depth estimator stays the run's own: no mean of two is one, and none was trained between them.
     share: of the start in the mean, 0 to 1. Raises InputError where the share is another number, the run started from
     none, or their weights do not stand for the same, and CheckpointError where the start cannot be loaded.
     """
@@ -40,12 +41,22 @@ def mix_in_start(model: SpatialVLA, processor: Processor, run: Path, share: floa
             f"What {run} started from, {config.policy}, cannot be loaded: {error}"
         ) from None
     old, new = start.state_dict(), model.state_dict()
-    alike = {name: tensor.shape for name, tensor in old.items()} == {name: t.shape for name, t in new.items()}
-    if not alike or before.grid != processor.grid:
+    differs = [
+        name.replace("_", " ")
+        for name, value in start.config.inputs.items()
+        if model.config.inputs[name] != value
+    ]
+    if before.grid != processor.grid:
+        differs.append("action grid")
+    if not differs and {name: t.shape for name, t in old.items()} != {
+        name: t.shape for name, t in new.items()
+    }:
+        differs.append("the shapes of their weights, as those in 4 bits do")
+    if differs:
         raise InputError(
-            f"{run} has other inputs or another action grid than {config.policy}, which it started from, or that has "
-            "weights in 4 bits, so a mean of their weights has no meaning; leave --start-share out."
+            f"{run} and {config.policy}, which it started from, differ in {' and '.join(differs)}, so a mean of their "
+            "weights has no meaning; leave --start-share out."
         )
     for name, tensor in new.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not name.startswith("vision_zoe_model."):
             tensor.lerp_(old[name].to(tensor), share)

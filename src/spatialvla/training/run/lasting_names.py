@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spatialvla.data.oxe.spec_file import is_spec_file
-from spatialvla.model.folders import lasting_name
+from spatialvla.model.folders import SHIPPED, lasting_name
 from spatialvla.training.config import DatasetConfig, TrainConfig
 
 CHECKPOINTS = ("policy", "base", "paligemma", "zoedepth", "depth_weights")
@@ -15,6 +15,9 @@ CHECKPOINTS = ("policy", "base", "paligemma", "zoedepth", "depth_weights")
 
 SHIPPED_INSTRUCTIONS = Path("libero")
 """What `instructions` may say in place of a file."""
+
+LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
+"""What LIBERO's tasks ask for (MIT)."""
 
 _FILES = ("statistics", "cache", "gaussians", "instructions")
 
@@ -31,6 +34,11 @@ def with_lasting_names(config: TrainConfig) -> TrainConfig:
             continue
         changes[name] = type(value)(lasting_name(value)) if name in CHECKPOINTS else _absolute(value)
     return replace(config, datasets=tuple(map(_lasting, config.datasets)), **changes)
+
+
+def instructions_file(instructions: Path) -> Path:
+    """The file of texts that the setting `instructions` names, or stands for."""
+    return LIBERO_INSTRUCTIONS if instructions == SHIPPED_INSTRUCTIONS else instructions
 
 
 def _lasting(dataset: DatasetConfig) -> DatasetConfig:

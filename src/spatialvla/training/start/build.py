@@ -29,15 +29,12 @@ from spatialvla.model.weights import read_tensors
 from spatialvla.processor import Processor
 from spatialvla.tokenizer import hugging_face_files, train_tokenizer
 from spatialvla.training.config import TrainConfig
-from spatialvla.training.run.lasting_names import SHIPPED_INSTRUCTIONS
+from spatialvla.training.run.lasting_names import instructions_file
 from spatialvla.training.start.adapt import adapt
 from spatialvla.training.start.initial_processor import initial_processor
 from spatialvla.training.start.inputs import asked_inputs, with_inputs
 from spatialvla.training.start.scales import meant_for, warn_of_other_scales
 from spatialvla.vision.depth import ZoeDepth
-
-LIBERO_INSTRUCTIONS = SHIPPED / "libero_instructions.json"
-"""What LIBERO's tasks ask for (MIT)."""
 
 
 def network_config(config: TrainConfig) -> SpatialVLAConfig:
@@ -259,7 +256,7 @@ def _new_processor(config: TrainConfig, network: SpatialVLAConfig, mixture: Trai
 
 def _listed_texts(path: Path) -> list[str]:
     """Raises InputError where the file is no JSON list of texts."""
-    path = LIBERO_INSTRUCTIONS if path == SHIPPED_INSTRUCTIONS else path
+    path = instructions_file(path)
     try:
         return list(parse(tuple[str, ...], parse_value(path.read_bytes()), "the list"))
     except (OSError, ValueError) as error:
