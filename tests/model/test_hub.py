@@ -37,7 +37,7 @@ def stand_in(monkeypatch, tmp_path):
             for file in Path(folder_path).iterdir():
                 (target / file.name).write_bytes(file.read_bytes())
 
-    def snapshot_download(repo_id, revision, allow_patterns, token):
+    def snapshot_download(repo_id, revision, allow_patterns, token, local_files_only):
         asked["fetched with"] = token
         found = tmp_path / repo_id / (revision or "main")
         if not found.is_dir():
