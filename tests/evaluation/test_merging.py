@@ -67,6 +67,16 @@ def test_what_does_not_belong_together_stays_apart(tmp_path):
         merge([first, replace(second, checkpoint="other")])
 
 
+def test_a_shard_without_the_arms_state_is_of_another_evaluation(tmp_path):
+    """As `--without state` plays it, and as files say it that mention none."""
+    told, untold = shards(WHOLE, 2)
+    told = replace(told, conventions=replace(told.conventions, state="two fingers"))
+    save(tmp_path, told, untold)
+    assert len(load_results([tmp_path])) == 2
+    with pytest.raises(InputError, match="conventions state: two fingers, none"):
+        merge([told, untold])
+
+
 def test_files_that_are_no_results_are_named(tmp_path):
     with pytest.raises(InputError, match=r"has no results\*\.json"):
         load_results([tmp_path])

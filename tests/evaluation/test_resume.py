@@ -119,6 +119,7 @@ def test_nothing_is_played_again_and_more_can_be_asked_for(tmp_path):
         ),
         ({"conventions": {"time_limit": 19}}, "conventions time_limit: 20, 19"),
         ({"conventions": {"gripper": "1 closes"}}, "conventions gripper"),
+        ({"conventions": {"state": "two fingers"}}, "conventions state: none, two fingers"),
     ],
 )
 def test_results_of_something_else_are_refused_and_left_alone(tmp_path, options, what):
