@@ -88,6 +88,9 @@ def test_other_rules_are_said_and_other_suites_refused():
     one = some_results("+-")
     shorter = replace(one.conventions, time_limit=10)
     assert compare(one, replace(one, conventions=shorter)).rules == ("conventions time_limit: 20, 10",)
+    told = replace(one, conventions=replace(one.conventions, state="two fingers"))
+    assert compare(told, one).rules == ("conventions state: two fingers, none",)
+    assert compare(told, one).names == ("nano (fake, the state)", "nano (fake, no state)")
     assert compare(one, replace(one, versions={"torch": "2.7.0"})).rules == ("version torch: 2.13.0, 2.7.0",)
     with pytest.raises(InputError, match="libero_spatial cannot be compared with libero_goal"):
         compare(one, some_results("+-", suite="libero_goal"))

@@ -45,6 +45,28 @@ def test_missing_shards_leave_an_incomplete_evaluation(tmp_path):
     assert {episode.task for episode in merged.missing} == {1}
 
 
+def test_what_shards_were_merged_into_stands_for_them(tmp_path):
+    """Also as the copy that is handed on, which names no videos, and where more was played on it."""
+    first, second = shards(replace(WHOLE, seconds=2.0), 2)
+    filmed = replace(first, episodes=tuple(replace(e, video="a.mp4") for e in first.episodes))
+    save(tmp_path, filmed, second)
+    whole = tmp_path / "results.json"
+    for _ in range(2):
+        (merged,) = load_results([tmp_path])
+        merged.save(whole)
+    for kept in (merged.shareable(), replace(merged, episodes_per_task=5)):
+        kept.save(whole)
+        assert load_results([tmp_path]) == [kept]
+
+
+def test_a_late_shard_is_added_to_what_was_merged_before(tmp_path):
+    first, second, third = shards(WHOLE, 3)
+    merge([first, second]).save(tmp_path / "results.json")
+    save(tmp_path, first, second, third)
+    (merged,) = load_results([tmp_path])
+    assert merged.episodes == WHOLE.episodes
+
+
 def test_the_same_shard_twice_is_an_error(tmp_path):
     first, second = shards(WHOLE, 2)
     with pytest.raises(InputError, match="both have task 0 from start state 0 of libero_spatial"):
@@ -54,8 +76,9 @@ def test_the_same_shard_twice_is_an_error(tmp_path):
 def test_what_does_not_belong_together_stays_apart(tmp_path):
     """Whole evaluations, other checkpoints, other rules, other splits: none are mixed."""
     first, second = shards(WHOLE, 2)
+    played_again = tuple(replace(episode, seconds=2.0) for episode in WHOLE.episodes)
     others = [
-        WHOLE,
+        replace(WHOLE, episodes=played_again),
         replace(second, checkpoint="other"),
         replace(second, conventions=conventions(time_limit=9)),
         replace(second, depth="simulator"),
@@ -65,6 +88,16 @@ def test_what_does_not_belong_together_stays_apart(tmp_path):
     assert len(loaded) == 6
     with pytest.raises(InputError, match="different evaluations: checkpoint"):
         merge([first, replace(second, checkpoint="other")])
+
+
+def test_a_shard_without_the_arms_state_is_of_another_evaluation(tmp_path):
+    """As `--without state` plays it, and as files say it that mention none."""
+    told, untold = shards(WHOLE, 2)
+    told = replace(told, conventions=replace(told.conventions, state="two fingers"))
+    save(tmp_path, told, untold)
+    assert len(load_results([tmp_path])) == 2
+    with pytest.raises(InputError, match="conventions state: two fingers, none"):
+        merge([told, untold])
 
 
 def test_files_that_are_no_results_are_named(tmp_path):

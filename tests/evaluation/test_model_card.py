@@ -8,6 +8,8 @@ from spatialvla.actions.units import LIBERO, UNKNOWN
 from spatialvla.cli.main import main
 from spatialvla.errors import InputError
 from spatialvla.evaluation.report.model_card import CardFacts, model_card
+from spatialvla.evaluation.results.provenance import hash_checkpoint
+from spatialvla.model.folders import SHIPPED
 
 FACTS = CardFacts(
     name="robots/cups",
@@ -62,7 +64,7 @@ def test_a_checkpoints_own_folder_gets_a_card_as_well(tmp_path):
 
 
 def test_export_writes_the_card_into_the_folder(tmp_path, capsys):
-    some_results("++- +-+").save(tmp_path / "results.json")
+    some_results("++- +-+", checkpoint=hash_checkpoint(SHIPPED / "nano")).save(tmp_path / "results.json")
     out = tmp_path / "hub"
     asked = ["export", "--policy", "nano", "--out", str(out), "--to", "hub-folder", "--license", "apache-2.0"]
     main([*asked, "--results", str(tmp_path / "results.json"), "--name", "robots/nano"])
@@ -75,3 +77,15 @@ def test_export_writes_the_card_into_the_folder(tmp_path, capsys):
         main(["export", "--policy", "nano", "--out", str(tmp_path / "bare"), "--license", "mit"])
     assert "add --to hub-folder" in capsys.readouterr().err
     assert not (tmp_path / "bare").exists()
+
+
+@pytest.mark.parametrize(("checkpoint", "told"), [("f" * 64, "f" * 12), (None, "not told")])
+def test_a_card_says_no_other_policys_rates(tmp_path, capsys, checkpoint, told):
+    some_results("+-", policy="micro", checkpoint=checkpoint).save(tmp_path / "results.json")
+    out = tmp_path / "hub"
+    asked = ["export", "--policy", "nano", "--out", str(out), "--to", "hub-folder"]
+    with pytest.raises(SystemExit):
+        main([*asked, "--results", str(tmp_path)])
+    digest = hash_checkpoint(SHIPPED / "nano")[:12]
+    assert f"are of micro, checkpoint {told}, and nano is {digest}" in capsys.readouterr().err
+    assert not out.exists()

@@ -26,6 +26,16 @@ def test_shards_become_one_file(tmp_path):
     assert Results.load(tmp_path / "all.json").episodes == WHOLE.episodes
 
 
+def test_shards_may_lie_beside_the_file_that_they_were_merged_into(tmp_path, capsys):
+    for part in shards(WHOLE, 2):
+        part.save(tmp_path / f"results-{part.shard.number}-of-2.json")
+    for _ in range(2):
+        main(["results", str(tmp_path), "--merged", str(tmp_path / "results.json")])
+        assert capsys.readouterr().out.count("| **nano** |") == 1
+    main(["compare", str(tmp_path), str(tmp_path)])
+    assert "in the same episodes; with 9 of them" in capsys.readouterr().out
+
+
 def test_a_published_copy_says_all_but_where_it_was_played(tmp_path, capsys):
     home = "/home/ada/robots"
     episodes = tuple(replace(episode, video=f"videos/{i}.mp4") for i, episode in enumerate(WHOLE.episodes))

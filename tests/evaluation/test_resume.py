@@ -119,6 +119,7 @@ def test_nothing_is_played_again_and_more_can_be_asked_for(tmp_path):
         ),
         ({"conventions": {"time_limit": 19}}, "conventions time_limit: 20, 19"),
         ({"conventions": {"gripper": "1 closes"}}, "conventions gripper"),
+        ({"conventions": {"state": "two fingers"}}, "conventions state: none, two fingers"),
     ],
 )
 def test_results_of_something_else_are_refused_and_left_alone(tmp_path, options, what):
@@ -188,3 +189,17 @@ def test_decisions_for_the_report_outlive_a_kill(tmp_path):
         assert new.observation.mirrored
         assert (old.observation.depth == new.observation.depth).all()
         assert (old.chunk.tokens == new.chunk.tokens).all()
+
+
+def test_shards_that_share_a_task_keep_decisions_of_their_own(tmp_path):
+    """Each report shows what its own first episode of the task saw; a file that does not say which is passed over."""
+
+    def kept(number: int) -> list[int] | None:
+        keeper = DecisionKeeper(2, tmp_path / "decisions")
+        play(tmp_path, tasks=[0], episodes_per_task=4, shard=Shard(number, 2), keeper=keeper)
+        return [decision.step for decision in keeper.kept[0]] if keeper.kept else None
+
+    assert [kept(number) for number in (1, 2, 1, 2)] == [[0], [0, 4], [0], [0, 4]]
+    first = tmp_path / "decisions" / "task00_state00.npz"
+    first.rename(first.with_name("task00.npz"))
+    assert kept(1) is None

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -96,6 +97,39 @@ def test_two_runs_of_a_suite_are_two_rows():
     (table,) = summarize([some_results("++"), some_results("+-"), some_results("--", "libero_10")]).tables
     own = [row for row in table.rows if row.source is None]
     assert [(row.cells[0].successes, row.cells[3] is not None) for row in own] == [(2, True), (1, False)]
+
+
+def test_each_suites_own_statistics_are_one_use_of_a_policy():
+    """As `evaluate` takes them; a suite played by another's statistics joins those that were played by them, too."""
+
+    def rows(**played):
+        evaluations = [
+            some_results("+-", suite, settings=PolicySettings(dataset=dataset))
+            for suite, dataset in played.items()
+        ]
+        (table,) = summarize(evaluations).tables
+        return [[cell is not None for cell in row.cells] for row in table.rows if row.ours]
+
+    suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    assert rows(**{suite: suite for suite in suites}) == [[True] * 5]
+    assert rows(libero_spatial="libero_spatial", libero_object="libero_spatial") == [
+        [True, True, False, False, False]
+    ]
+    assert rows(libero_spatial="libero_10", libero_object="libero_object") == [
+        [True, False, False, False, False],
+        [False, True, False, False, False],
+    ]
+
+
+def test_what_was_played_with_less_is_a_row_of_its_own():
+    full, object_suite = some_results("++"), some_results("+-", "libero_object")
+    told = replace(full.conventions, state="two fingers")
+    blind = replace(object_suite, conventions=replace(told, camera="fake; wrist: hand", state=""))
+    (table,) = summarize([replace(full, conventions=told), blind]).tables
+    assert [row.detail for row in table.rows if row.ours] == [
+        "0123456789ab · fake, the state",
+        "0123456789ab · fake; wrist: hand, no state",
+    ]
 
 
 def test_what_whole_chunks_leave_aside_makes_no_row_of_its_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +15,7 @@ from spatialvla.types import Readout
 
 if TYPE_CHECKING:
     from spatialvla.edge.settings import Kind
+    from spatialvla.evaluation.results.document import Results
     from spatialvla.model.spatialvla import SpatialVLA
     from spatialvla.processor import Processor
     from spatialvla.training.config import TrainConfig
@@ -81,7 +83,7 @@ class Export(Verb):
     """Of the weights, on the card, as the Hub writes it: apache-2.0, gemma …"""
 
     results: tuple[Path, ...] = ()
-    """Results of `spatialvla evaluate` for the card: folders or files."""
+    """Results of `spatialvla evaluate` for the card, of this policy: folders or files."""
 
     push: str | None = None
     """Hub id to upload the folder to, with its card; HF_TOKEN or `hf auth login` says who you are."""
@@ -101,6 +103,7 @@ class Export(Verb):
         card = self.to == "hub-folder" or self.push is not None
         if not card and (self.license or self.results or self.name):
             raise InputError("--name, --license and --results are for the model card; add --to hub-folder.")
+        evaluations = self._evaluations()
         if self.fit_rotations and not self._calibrated:
             raise InputError("--fit-rotations needs data of the robot; name them by --dataset.")
         unused = self._calibrated and not self.fit_rotations
@@ -123,7 +126,7 @@ class Export(Verb):
             max_shard_size=self.max_shard_size,
         )
         if card:
-            self._write_card()
+            self._write_card(evaluations)
         print(f"Wrote {self.out}")
         if self.push is not None:
             from spatialvla.model.hub import upload_folder
@@ -187,10 +190,27 @@ class Export(Verb):
             f"Wrote {self.out}; all {checked.tokens} tokens of {checked.chunks} chunks are the policy's own"
         )
 
-    def _write_card(self) -> None:
+    def _evaluations(self) -> list[Results]:
+        """What --results name. Raises InputError for those of other weights than the policy's."""
+        from spatialvla.evaluation.results.comparison import short_hash
+        from spatialvla.evaluation.results.merging import load_results
+        from spatialvla.evaluation.results.provenance import hash_checkpoint
+        from spatialvla.model.folders import resolve_folder
+
+        evaluations = load_results(self.results)
+        digest = hash_checkpoint(resolve_folder(self.policy), self.base) if evaluations else ""
+        for results in evaluations:
+            if results.checkpoint != digest:
+                raise InputError(
+                    f"The results on {results.suite} are of {results.policy}, checkpoint "
+                    f"{short_hash(results) or 'not told'}, and {self.policy} is {digest[:12]}; --results takes those "
+                    "of the policy that is exported."
+                )
+        return evaluations
+
+    def _write_card(self, evaluations: Sequence[Results]) -> None:
         from spatialvla.common.files import replacing
         from spatialvla.evaluation.report.model_card import CardFacts, model_card
-        from spatialvla.evaluation.results.merging import load_results
         from spatialvla.model.folders import is_run
         from spatialvla.model.hub import is_hub_id
         from spatialvla.model.weights import count_numbers
@@ -211,7 +231,7 @@ class Export(Verb):
             hub_datasets=[] if run is None else [d.path for d in run.datasets if is_hub_id(d.path)],
             training={} if run is None else _training(run),
         )
-        text = model_card(facts, load_results(self.results))
+        text = model_card(facts, evaluations)
         with replacing(self.out / "README.md") as partial:
             partial.write_text(text, encoding="utf-8")
 

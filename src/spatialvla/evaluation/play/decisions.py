@@ -11,6 +11,7 @@ import numpy as np
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.files import replacing
 from spatialvla.errors import InputError
+from spatialvla.evaluation.play.episode_video import episode_name
 from spatialvla.evaluation.results.plan import EpisodeId
 from spatialvla.types import ActionChunk, CameraImage, Observation
 
@@ -31,7 +32,8 @@ class DecisionKeeper:
     """Collects the decisions of each task's first episode and thins them out evenly when the episode ends.
 
     per_episode: how many stay.
-    folder: where they are stored, for an evaluation that is resumed; None keeps them in memory alone.
+    folder: where they are stored, for an evaluation that is resumed, a file an episode, as shards begin a task at
+    different start states; None keeps them in memory alone.
     Raises InputError where fewer than 0 are to stay.
     """
 
@@ -56,7 +58,7 @@ class DecisionKeeper:
         """
         self._first = first
         for task, start_state in first.items():
-            path = self._file(task)
+            path = self._file(task, start_state)
             if EpisodeId(task, start_state) in played and path is not None and path.exists():
                 self._kept[task] = _load(path)
 
@@ -72,11 +74,12 @@ class DecisionKeeper:
             # The first decision, then evenly on; nothing is decided at the very end.
             chosen = np.linspace(0, len(decisions), self._per_episode, endpoint=False).astype(int)
             self._kept[task] = tuple(decisions[index] for index in dict.fromkeys(chosen.tolist()))
-            if path := self._file(task):
+            if path := self._file(task, start_state):
                 _save(path, self._kept[task])
 
-    def _file(self, task: int) -> Path | None:
-        return self._folder / f"task{task:02d}.npz" if self._folder else None
+    def _file(self, task: int, start_state: int) -> Path | None:
+        name = episode_name(EpisodeId(task, start_state))
+        return self._folder / f"{name}.npz" if self._folder else None
 
 
 def _save(path: Path, decisions: Iterable[KeptDecision]) -> None:

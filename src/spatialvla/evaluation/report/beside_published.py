@@ -21,7 +21,8 @@ def beside_published(
     published: PublishedTable, evaluations: Iterable[Results], sources: Sequence[Source]
 ) -> Table:
     """The published table with a row for each policy above. sources: those of the page, in order."""
-    rows = [_own_row(group, published.columns) for group in _policies(evaluations, set(published.suites))]
+    groups = _policies(evaluations, set(published.suites))
+    rows = [_own_row(group, groups, published.columns) for group in groups]
     rows += [_published_row(row, sources.index(row.source) + 1) for row in published.rows]
     titles = [*(column.title for column in published.columns), "Average"]
     if all(row.cells[-1] is None for row in rows):
@@ -46,7 +47,7 @@ def _policies(evaluations: Iterable[Results], suites: set[str]) -> list[list[Res
             continue
         for group in groups:
             # The same suite twice, such as two runs, is two rows.
-            if _use(group[0]) == _use(results) and results.suite not in {other.suite for other in group}:
+            if all(_same_use(other, results) and other.suite != results.suite for other in group):
                 group.append(results)
                 break
         else:
@@ -54,16 +55,33 @@ def _policies(evaluations: Iterable[Results], suites: set[str]) -> list[list[Res
     return groups
 
 
+def _same_use(one: Results, other: Results) -> bool:
+    """Whether a policy was used in the same way: with the same statistics, or with each suite's own."""
+    statistics = [each.settings and each.settings.dataset for each in (one, other)]
+    fits = statistics[0] == statistics[1] or statistics == [one.suite, other.suite]
+    return fits and _use(one) == _use(other)
+
+
 def _use(results: Results) -> tuple[object, ...]:
-    settings = None if results.settings is None else results.settings.compared
-    return results.policy, results.checkpoint, results.depth, settings, results.harness
+    settings = results.settings and replace(results.settings.compared, dataset=None)
+    return *_weights(results), results.depth, settings, results.inputs
 
 
-def _own_row(group: Sequence[Results], columns: Sequence[PublishedColumn]) -> Row:
+def _weights(results: Results) -> tuple[object, ...]:
+    return results.policy, results.checkpoint, results.harness
+
+
+def _own_row(
+    group: Sequence[Results], groups: Sequence[Sequence[Results]], columns: Sequence[PublishedColumn]
+) -> Row:
+    """groups: those of all rows; what the policy was given is said where it was given other things in others."""
     by_suite = {results.suite: results for results in group}
     tallies = [_tally(by_suite.get(column.suite), column) for column in columns]
     wins = [tally for tally, column in zip(tallies, columns, strict=True) if column.measure == "success"]
-    return Row(group[0].policy, (*map(_known, tallies), _average(wins)), small_print(*group), ours=True)
+    given = {other.inputs for other, *_ in groups if _weights(other) == _weights(group[0])}
+    detail = [small_print(*group), *([group[0].inputs] if len(given) > 1 else [])]
+    cells = (*map(_known, tallies), _average(wins))
+    return Row(group[0].policy, cells, " · ".join(filter(None, detail)), ours=True)
 
 
 def _tally(results: Results | None, column: PublishedColumn) -> Tally:

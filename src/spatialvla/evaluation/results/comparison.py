@@ -109,6 +109,7 @@ def labels(results: Iterable[Results]) -> tuple[str, ...]:
         [f"{each.policy} ({each.settings or 'settings unknown'})" for each in listed],
         [f"{each.policy} (depth: {each.depth})" for each in listed],
         [f"{each.policy} (by {each.harness})" for each in listed],
+        [f"{each.policy} ({each.inputs})" for each in listed],
     ]
     distinct = (names for names in options if len(set(names)) == len(listed))
     return tuple(next(distinct, [f"{each.policy} ({number})" for number, each in enumerate(listed, 1)]))

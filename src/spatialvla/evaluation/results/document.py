@@ -79,6 +79,11 @@ class Results:
         return {episode.task: episode.start_state for episode in sorted(self.planned, reverse=True)}
 
     @property
+    def inputs(self) -> str:
+        """What the policy was given, in words: which cameras, and whether the arm's state."""
+        return f"{self.conventions.camera}, {'the' if self.conventions.state else 'no'} state"
+
+    @property
     def missing(self) -> list[EpisodeId]:
         """The episodes that are still to be played."""
         played = {episode.id for episode in self.episodes}

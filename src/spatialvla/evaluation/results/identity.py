@@ -16,7 +16,8 @@ def differences(one: Results, other: Results, policies: bool = True) -> list[str
 
     policies: False leaves out what tells the policies apart, and asks about the benchmark and its rules
     alone. Of two checkpoints the hash counts, of policies without files the name. Conventions and packages
-    that only one of the two mentions are taken to agree; of two harnesses, the conventions are not compared.
+    that only one of the two mentions are taken to agree, except the arm's state: a file without one is of a
+    policy that was given none. Of two harnesses, the conventions are not compared.
     """
     pairs: dict[str, tuple[Any, Any]] = {
         "suite": (one.suite, other.suite),
@@ -31,6 +32,7 @@ def differences(one: Results, other: Results, policies: bool = True) -> list[str
         pairs |= _fields("settings", _flat(one), _flat(other), sure=True)
     if one.harness == other.harness:
         pairs |= _fields("conventions", asdict(one.conventions), asdict(other.conventions))
+        pairs["conventions state"] = (one.conventions.state, other.conventions.state)
     pairs |= _fields("version", one.versions, other.versions)
     pairs |= _fields("task", one.tasks, other.tasks)
     return [f"{name}: {_short(a)}, {_short(b)}" for name, (a, b) in pairs.items() if a != b]
@@ -53,5 +55,5 @@ def _flat(results: Results) -> dict[str, Any]:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = str(value) or "none"
     return text if len(text) <= 70 else f"{text[:67]}…"

@@ -18,8 +18,8 @@ def load_results(paths: Iterable[Path]) -> list[Results]:
     """Every evaluation in these files and folders, those in several files put together.
 
     A folder stands for its results*.json. Files of vla-eval are read, too; those of the same evaluation, such
-    as one a task, become one. Raises InputError for files that cannot be used, and for the same shard given
-    twice.
+    as one a task, become one. Where a file is what its parts were merged into, whichever of the two has all
+    episodes stands for both. Raises InputError for files that cannot be used, and for the same shard given twice.
     """
     groups: list[list[Results]] = []
     for results in (_load(path) for given in paths for path in _files(given)):
@@ -28,7 +28,16 @@ def load_results(paths: Iterable[Path]) -> list[Results]:
             groups.append([results])
         else:
             home.append(results)
-    return [group[0] if group[0].shard is None and len(group) == 1 else merge(group) for group in groups]
+    found = [(merge(group), True) if _in_parts(group) else (group[0], False) for group in groups]
+    return [
+        results
+        for results, in_parts in found
+        if not any(
+            _holds(other, results, more=not in_parts)
+            for other, other_in_parts in found
+            if other_in_parts != in_parts
+        )
+    ]
 
 
 def merge(parts: Sequence[Results]) -> Results:
@@ -50,6 +59,18 @@ def merge(parts: Sequence[Results]) -> Results:
         tasks = dict(sorted({**whole.tasks, **part.tasks}.items()))
         whole = replace(whole, tasks=tasks).with_episodes(part.episodes, part.seconds)
     return whole
+
+
+def _in_parts(group: Sequence[Results]) -> bool:
+    return len(group) > 1 or group[0].shard is not None
+
+
+def _holds(one: Results, other: Results, more: bool) -> bool:
+    """Whether one holds every episode that the other does, as it was played once; more: and further ones."""
+    if differences(one, other):
+        return False
+    ours, theirs = ({replace(e, video=None) for e in each.episodes} for each in (one, other))
+    return ours > theirs if more else ours >= theirs
 
 
 def _belongs(results: Results, group: Sequence[Results]) -> bool:
