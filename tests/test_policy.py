@@ -271,6 +271,37 @@ def test_a_kept_depth_map_is_used(policy, monkeypatch):
     assert [float(depth.mean()) for depth in depths] == [1.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("measured_beside", [False, True])
+def test_a_kept_depth_map_ages_while_a_sensor_measures(monkeypatch, measured_beside):
+    """Whether alone, or in a batch with an episode that has no sensor."""
+    kept = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, depth_every=3)
+    depths, estimated = [], []
+
+    def source(pixels):
+        estimated.append(len(pixels))
+        return torch.full((len(pixels), *pixels.shape[2:]), 1.0 + len(estimated))
+
+    def recorded(passes, batch, **options):
+        depths.append(batch.depth.flatten(1).mean(dim=1).tolist())
+        return decode(passes, batch, **options)
+
+    kept.model.depth_source = source
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
+    blind = OBSERVATIONS[0]
+    sensor = Observation(IMAGE, "stop", depth=np.full((48, 64), 0.5))
+    drops_out, other = kept.new_executor(), kept.new_executor()
+    for observation in (blind, sensor, blind, sensor, blind):
+        both = measured_beside and observation is sensor
+        kept.decide(
+            [observation, blind] if both else [observation], [drops_out, other] if both else [drops_out]
+        )
+    used = [first for first, *_ in depths]
+    # The third decision is the map's last; the fifth needs a new one.
+    assert used[:4] == [2.0, 0.5, 2.0, 0.5]
+    assert used[4] == 1.0 + len(estimated) > 2.0
+    assert estimated == ([1, 1, 1] if measured_beside else [1, 1]), "none is estimated where it is measured"
+
+
 def test_depth_is_kept_for_whoever_wants_to_see_it_and_changes_nothing(policy):
     unseen, seen = policy.new_executor(), policy.new_executor()
     seen.keeps_depth = True

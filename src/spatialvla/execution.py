@@ -72,8 +72,9 @@ class Executor:
     """One episode of one robot: feed it every new chunk, execute what it returns.
 
     Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth maps of this episode,
-    (S, S) meters each, by the number of the camera, and how many decisions were made with them. They are there where
-    several decisions share them, or keeps_depth is set because somebody wants to see them.
+    (S, S) meters each, by the number of the camera, and how many decisions were made since they were estimated, that
+    one included. They are there where several decisions share them, or keeps_depth is set because somebody wants to
+    see them.
     """
 
     def __init__(self, execution: Execution) -> None:
