@@ -60,6 +60,21 @@ def test_the_temporal_ensemble_weighs_by_age_as_published():
     assert np.allclose(executor(chunk(7.0))[0], 7.0)
 
 
+@pytest.mark.parametrize("sharpness", [400.0, 1e4, 1.7e308])
+def test_the_sharpest_weights_leave_one_chunk(sharpness):
+    def last(execution: Execution) -> float:
+        executor = Executor(execution)
+        actions = [np.full((4, 7), value) for value in (-1.0, 0.5, 1.0)]
+        return [executor(ActionChunk(each, np.zeros((4, 3), int))) for each in actions][-1][0, 0]
+
+    assert last(Execution("temporal", temperature=-sharpness)) == pytest.approx(1.0), "the newest"
+    assert last(Execution("temporal", temperature=sharpness)) == pytest.approx(-1.0), "the oldest"
+    assert last(Execution("ensemble", alpha=sharpness)) == pytest.approx(0.75), "both that are alike"
+    assert last(Execution("ensemble", alpha=-sharpness)) == pytest.approx(-1.0), "the least alike"
+    nothing = Executor(Execution("ensemble", alpha=sharpness))
+    assert (nothing(ActionChunk(np.zeros((4, 7)), np.zeros((4, 3), int))) == 0).all()
+
+
 def test_ensemble_forgets_chunks_that_say_nothing_of_the_present():
     executor = Executor(Execution("ensemble", alpha=0.0))
     for _ in range(10):

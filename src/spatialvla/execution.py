@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from spatialvla.errors import InputError
 from spatialvla.types import ActionChunk
@@ -164,8 +164,8 @@ def temporal_ensemble(present: Float[np.ndarray, "N 7"], temperature: float) -> 
     present: what chunks say of the present step, newest first. The gripper is averaged along, and so opens or closes
     once most of the weight is for it.
     """
-    weights = np.exp(-temperature * np.arange(len(present))[::-1])
-    mean: np.ndarray = weights @ present / weights.sum()
+    # The newest comes first here: by age, the same weights are exp(temperature * age).
+    mean: np.ndarray = _softmax(np.arange(len(present)), temperature) @ present
     return mean
 
 
@@ -177,10 +177,19 @@ def similarity_ensemble(present: Float[np.ndarray, "N 7"], alpha: float) -> Floa
     newest = present[0]
     norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
     similarity = present @ newest / np.maximum(norms, 1e-7)
-    weights = np.exp(alpha * similarity)
-    mean: np.ndarray = weights @ present / weights.sum()
+    mean: np.ndarray = _softmax(similarity, alpha) @ present
     mean[6] = newest[6]
     return mean
+
+
+def _softmax(values: Real[np.ndarray, " N"], factor: float) -> Float[np.ndarray, " N"]:
+    """Weights proportional to exp(factor * value) that sum to 1, however large the factor."""
+    largest = values.max() if factor > 0 else values.min()
+    # Where this product overflows, it does so to minus infinity, which weighs nothing.
+    with np.errstate(over="ignore"):
+        weights = np.exp(factor * (values - largest))
+    shares: np.ndarray = weights / weights.sum()
+    return shares
 
 
 def _first_step(committed: np.ndarray, tokens: np.ndarray, otherwise: int) -> int:
