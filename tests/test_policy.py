@@ -11,7 +11,7 @@ from spatialvla import Observation, Policy, Processor, SpatialVLA
 from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.execution import Execution
+from spatialvla.execution import Execution, Executor
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.policy import MOST_DRAFTED
 from spatialvla_client.asynchronous import AsynchronousLoop
@@ -138,6 +138,42 @@ def test_chunks_begin_with_what_is_committed(policy):
     assert np.array_equal(first.tokens[:1], other)
     assert np.array_equal(second.tokens, plain[1].tokens)
     assert np.array_equal(third.tokens, plain[2].tokens), "what it would have said anyway"
+
+
+def test_prepared_observations_take_the_steps_under_way_too(policy):
+    driven = Policy(
+        policy.model,
+        policy.processor,
+        dataset=DATASET,
+        execution=Execution("async", latency_steps=1, commit=True),
+    )
+    plain, prepared = driven.new_executor(), driven.new_executor()
+    for observation in OBSERVATIONS:
+        (one,) = driven.decide([observation], [plain])
+        (other,) = driven.decide([driven.prepare(observation)], [prepared])
+        assert np.array_equal(one.tokens, other.tokens)
+        if plain.committed() is not None:
+            assert np.array_equal(other.tokens[:1], plain.committed())
+        plain(one)
+        prepared(other)
+    assert plain.committed() is not None
+
+
+def test_steps_under_way_are_given_once(policy):
+    first, second = (chunk.tokens[:1] for chunk in policy.predict(OBSERVATIONS[:2]))
+    row = policy.prepare(OBSERVATIONS[2])
+    (chunk,) = policy.predict([row], committed=[first])
+    assert np.array_equal(chunk.tokens[:1], first)
+    own = policy.prepare(OBSERVATIONS[2], first)
+    for committed in ([first], [None], None):
+        assert np.array_equal(policy.predict([own], committed=committed)[0].tokens, chunk.tokens)
+    with pytest.raises(InputError, match="other steps under way than are given"):
+        policy.predict([own], committed=[second])
+    with pytest.raises(InputError, match="2 steps of 3"):
+        policy.predict([row], committed=[np.zeros((3, 3), int)])
+    driven = Executor(Execution("async", latency_steps=1, commit=True))
+    driven(policy.predict(OBSERVATIONS[1:2])[0])
+    assert np.array_equal(policy.decide([own], [driven])[0].tokens[:1], first), "the row's own"
 
 
 def test_prompts_are_padded_as_the_model_likes_it(policy, monkeypatch):
