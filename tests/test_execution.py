@@ -151,6 +151,35 @@ def test_the_robot_waits_where_a_chunk_has_too_few_steps_for_the_latency():
         executor(chunk(0))
 
 
+@pytest.mark.parametrize("latency", [0, 1, 2, 3])
+def test_the_tokens_are_those_of_the_executed_steps(latency):
+    executor = Executor(Execution("async", latency_steps=latency))
+    held = 0
+    for value in (100, 200, 300, 400):
+        executed = executor.execute(chunk(value))
+        still = ~executed.actions[:, :6].any(axis=1)
+        held += still.sum()
+        assert (executed.tokens[still] == -1).all()
+        assert np.array_equal(executed.tokens[~still], executed.actions[~still, :3].astype(int))
+    assert (held > 0) == (latency == 3)
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("chunk", 4), ("receding", 2), ("ensemble", 1), ("temporal", 1)])
+def test_the_tokens_are_the_newest_chunks_where_nothing_is_left_of_others(mode, steps):
+    executor = Executor(Execution(mode, steps=2))
+    for value in (100, 200):
+        assert np.array_equal(executor.execute(chunk(value)).tokens, chunk(value).tokens[:steps])
+
+
+@pytest.mark.parametrize("mode", ["async", "ensemble", "temporal"])
+def test_where_another_loop_took_over_no_earlier_plan_is_executed(mode):
+    executor = Executor(Execution(mode, latency_steps=1, commit=True))
+    executor(chunk(100))
+    executor.remember(chunk(200), 4)
+    assert executor.committed() is None
+    assert np.array_equal(executor(chunk(300)), Executor(executor.execution)(chunk(300)))
+
+
 def test_unusable_executions():
     with pytest.raises(InputError, match="execution mode"):
         Execution("closed")

@@ -57,6 +57,16 @@ def test_the_sensors_depth_replaces_the_estimate(policy):
         np.testing.assert_array_equal(mixed.tokens, policy.predict([alone])[0].tokens)
 
 
+def test_the_tokens_are_of_the_actions_beside_them(policy):
+    late = Policy(
+        policy.model, policy.processor, dataset=DATASET, execution=Execution("async", latency_steps=1)
+    )
+    for observation in OBSERVATIONS:
+        executed = late.act(observation)
+        decoded = policy.processor.actions(executed.tokens[None], DATASET)[0]
+        np.testing.assert_allclose(executed.actions, decoded)
+
+
 def test_policy_state_belongs_to_one_episode():
     policy = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, execution=Execution("ensemble"))
     first = policy.act(Observation(IMAGE, "stop"))

@@ -310,17 +310,18 @@ class Policy:
         return batch.to(self.model.device)
 
     def act(self, observation: Observation) -> ActionChunk:
-        """The actions to execute before the next call, as `execution` asks, with the predicted tokens.
+        """The actions to execute before the next call, as `execution` asks, with the tokens of `Executor.execute`.
 
+        The uncertainty is that of the whole chunk that was predicted.
         A picture that stays the same, bit for bit, while the actions lead elsewhere is told in the log: the
         camera may have stopped.
         """
         (chunk,) = self.decide([observation], [self._executor])
         if self.units.meters is not None:
             self._pictures.check(observation.cameras(self.camera_names[0]), self._told * self.units.meters)
-        actions = self._executor(chunk)
-        self._told = self._told + actions[:, :3].sum(axis=0)
-        return ActionChunk(actions, chunk.tokens[: len(actions)], chunk.uncertainty)
+        executed = self._executor.execute(chunk)
+        self._told = self._told + executed.actions[:, :3].sum(axis=0)
+        return executed
 
     def infer(self, observation: Observation, committed: Int[np.ndarray, "P 3"] | None = None) -> ActionChunk:
         """The whole next chunk, for `AsynchronousLoop(policy.infer, control_hz)`, which decides what is executed."""
