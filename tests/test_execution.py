@@ -60,6 +60,21 @@ def test_the_temporal_ensemble_weighs_by_age_as_published():
     assert np.allclose(executor(chunk(7.0))[0], 7.0)
 
 
+@pytest.mark.parametrize("sharpness", [400.0, 1e4, 1.7e308])
+def test_the_sharpest_weights_leave_one_chunk(sharpness):
+    def last(execution: Execution) -> float:
+        executor = Executor(execution)
+        actions = [np.full((4, 7), value) for value in (-1.0, 0.5, 1.0)]
+        return [executor(ActionChunk(each, np.zeros((4, 3), int))) for each in actions][-1][0, 0]
+
+    assert last(Execution("temporal", temperature=-sharpness)) == pytest.approx(1.0), "the newest"
+    assert last(Execution("temporal", temperature=sharpness)) == pytest.approx(-1.0), "the oldest"
+    assert last(Execution("ensemble", alpha=sharpness)) == pytest.approx(0.75), "both that are alike"
+    assert last(Execution("ensemble", alpha=-sharpness)) == pytest.approx(-1.0), "the least alike"
+    nothing = Executor(Execution("ensemble", alpha=sharpness))
+    assert (nothing(ActionChunk(np.zeros((4, 7)), np.zeros((4, 3), int))) == 0).all()
+
+
 def test_ensemble_forgets_chunks_that_say_nothing_of_the_present():
     executor = Executor(Execution("ensemble", alpha=0.0))
     for _ in range(10):
@@ -134,6 +149,35 @@ def test_the_robot_waits_where_a_chunk_has_too_few_steps_for_the_latency():
     executor = Executor(Execution("async", latency_steps=4))
     with pytest.raises(InputError, match="4 steps is over before a latency of 4"):
         executor(chunk(0))
+
+
+@pytest.mark.parametrize("latency", [0, 1, 2, 3])
+def test_the_tokens_are_those_of_the_executed_steps(latency):
+    executor = Executor(Execution("async", latency_steps=latency))
+    held = 0
+    for value in (100, 200, 300, 400):
+        executed = executor.execute(chunk(value))
+        still = ~executed.actions[:, :6].any(axis=1)
+        held += still.sum()
+        assert (executed.tokens[still] == -1).all()
+        assert np.array_equal(executed.tokens[~still], executed.actions[~still, :3].astype(int))
+    assert (held > 0) == (latency == 3)
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("chunk", 4), ("receding", 2), ("ensemble", 1), ("temporal", 1)])
+def test_the_tokens_are_the_newest_chunks_where_nothing_is_left_of_others(mode, steps):
+    executor = Executor(Execution(mode, steps=2))
+    for value in (100, 200):
+        assert np.array_equal(executor.execute(chunk(value)).tokens, chunk(value).tokens[:steps])
+
+
+@pytest.mark.parametrize("mode", ["async", "ensemble", "temporal"])
+def test_where_another_loop_took_over_no_earlier_plan_is_executed(mode):
+    executor = Executor(Execution(mode, latency_steps=1, commit=True))
+    executor(chunk(100))
+    executor.remember(chunk(200), 4)
+    assert executor.committed() is None
+    assert np.array_equal(executor(chunk(300)), Executor(executor.execution)(chunk(300)))
 
 
 def test_unusable_executions():

@@ -11,7 +11,7 @@ from spatialvla import Observation, Policy, Processor, SpatialVLA
 from spatialvla.actions.bins import Bins
 from spatialvla.actions.grids import ActionGrid
 from spatialvla.errors import CheckpointError, InputError
-from spatialvla.execution import Execution
+from spatialvla.execution import Execution, Executor
 from spatialvla.model.decoding.chunk import decode
 from spatialvla.policy import MOST_DRAFTED
 from spatialvla_client.asynchronous import AsynchronousLoop
@@ -55,6 +55,16 @@ def test_the_sensors_depth_replaces_the_estimate(policy):
     estimated = Observation(IMAGE, "stop")
     for mixed, alone in zip(policy.predict([near, estimated]), (near, estimated), strict=True):
         np.testing.assert_array_equal(mixed.tokens, policy.predict([alone])[0].tokens)
+
+
+def test_the_tokens_are_of_the_actions_beside_them(policy):
+    late = Policy(
+        policy.model, policy.processor, dataset=DATASET, execution=Execution("async", latency_steps=1)
+    )
+    for observation in OBSERVATIONS:
+        executed = late.act(observation)
+        decoded = policy.processor.actions(executed.tokens[None], DATASET)[0]
+        np.testing.assert_allclose(executed.actions, decoded)
 
 
 def test_policy_state_belongs_to_one_episode():
@@ -138,6 +148,42 @@ def test_chunks_begin_with_what_is_committed(policy):
     assert np.array_equal(first.tokens[:1], other)
     assert np.array_equal(second.tokens, plain[1].tokens)
     assert np.array_equal(third.tokens, plain[2].tokens), "what it would have said anyway"
+
+
+def test_prepared_observations_take_the_steps_under_way_too(policy):
+    driven = Policy(
+        policy.model,
+        policy.processor,
+        dataset=DATASET,
+        execution=Execution("async", latency_steps=1, commit=True),
+    )
+    plain, prepared = driven.new_executor(), driven.new_executor()
+    for observation in OBSERVATIONS:
+        (one,) = driven.decide([observation], [plain])
+        (other,) = driven.decide([driven.prepare(observation)], [prepared])
+        assert np.array_equal(one.tokens, other.tokens)
+        if plain.committed() is not None:
+            assert np.array_equal(other.tokens[:1], plain.committed())
+        plain(one)
+        prepared(other)
+    assert plain.committed() is not None
+
+
+def test_steps_under_way_are_given_once(policy):
+    first, second = (chunk.tokens[:1] for chunk in policy.predict(OBSERVATIONS[:2]))
+    row = policy.prepare(OBSERVATIONS[2])
+    (chunk,) = policy.predict([row], committed=[first])
+    assert np.array_equal(chunk.tokens[:1], first)
+    own = policy.prepare(OBSERVATIONS[2], first)
+    for committed in ([first], [None], None):
+        assert np.array_equal(policy.predict([own], committed=committed)[0].tokens, chunk.tokens)
+    with pytest.raises(InputError, match="other steps under way than are given"):
+        policy.predict([own], committed=[second])
+    with pytest.raises(InputError, match="2 steps of 3"):
+        policy.predict([row], committed=[np.zeros((3, 3), int)])
+    driven = Executor(Execution("async", latency_steps=1, commit=True))
+    driven(policy.predict(OBSERVATIONS[1:2])[0])
+    assert np.array_equal(policy.decide([own], [driven])[0].tokens[:1], first), "the row's own"
 
 
 def test_prompts_are_padded_as_the_model_likes_it(policy, monkeypatch):
@@ -269,6 +315,37 @@ def test_a_kept_depth_map_is_used(policy, monkeypatch):
     finally:
         policy.model.depth_source = None
     assert [float(depth.mean()) for depth in depths] == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("measured_beside", [False, True])
+def test_a_kept_depth_map_ages_while_a_sensor_measures(monkeypatch, measured_beside):
+    """Whether alone, or in a batch with an episode that has no sensor."""
+    kept = Policy.from_pretrained(CHECKPOINT, dataset=DATASET, depth_every=3)
+    depths, estimated = [], []
+
+    def source(pixels):
+        estimated.append(len(pixels))
+        return torch.full((len(pixels), *pixels.shape[2:]), 1.0 + len(estimated))
+
+    def recorded(passes, batch, **options):
+        depths.append(batch.depth.flatten(1).mean(dim=1).tolist())
+        return decode(passes, batch, **options)
+
+    kept.model.depth_source = source
+    monkeypatch.setattr("spatialvla.policy.decode", recorded)
+    blind = OBSERVATIONS[0]
+    sensor = Observation(IMAGE, "stop", depth=np.full((48, 64), 0.5))
+    drops_out, other = kept.new_executor(), kept.new_executor()
+    for observation in (blind, sensor, blind, sensor, blind):
+        both = measured_beside and observation is sensor
+        kept.decide(
+            [observation, blind] if both else [observation], [drops_out, other] if both else [drops_out]
+        )
+    used = [first for first, *_ in depths]
+    # The third decision is the map's last; the fifth needs a new one.
+    assert used[:4] == [2.0, 0.5, 2.0, 0.5]
+    assert used[4] == 1.0 + len(estimated) > 2.0
+    assert estimated == ([1, 1, 1] if measured_beside else [1, 1]), "none is estimated where it is measured"
 
 
 def test_depth_is_kept_for_whoever_wants_to_see_it_and_changes_nothing(policy):

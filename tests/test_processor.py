@@ -111,6 +111,20 @@ def test_unusable_depth(depth, message):
         one(depth=[depth])
 
 
+def test_depth_has_the_aspect_of_its_picture():
+    """In a resolution of its own, which may round the aspect."""
+    height, width = PICTURE.shape[:2]
+    for shape in ((height, width), (2 * height, 2 * width), (height // 2, width // 2), (height, width - 1)):
+        assert one(depth=[np.full(shape, 1.5)]).depth.shape == (1, 56, 56)
+    for shape in ((width, height), (height, height), (height, 2 * width)):
+        with pytest.raises(InputError, match=f"Depth of {shape[1]} x {shape[0]} pixels has another aspect"):
+            one(depth=[np.full(shape, 1.5)])
+    with pytest.raises(InputError, match="its rows differ in length"):
+        one(depth=[[[1.0, 1.0], [1.0]]])
+    with pytest.raises(InputError, match="the rows of this one differ in length"):
+        one([[[0, 0, 0]], [[0, 0, 0]] * 2])
+
+
 def test_holes_of_the_sensor_are_filled_as_everywhere():
     depth = np.full((24, 32), 1.5)
     depth[:, 16:] = 3.0

@@ -7,8 +7,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
+from spatialvla.actions.grids import FREE
 from spatialvla.errors import InputError
 from spatialvla.types import ActionChunk
 from spatialvla_client.schedule import ChunkRequest, Schedule
@@ -67,13 +68,17 @@ class Execution:
 
 WHOLE_CHUNKS = Execution()
 
+NO_TOKENS = np.full(3, FREE)
+"""Of a step that no chunk says anything of: the arm stands still."""
+
 
 class Executor:
     """One episode of one robot: feed it every new chunk, execute what it returns.
 
     Several share one policy, see `Policy.decide`. depth, depth_age: the model's last depth maps of this episode,
-    (S, S) meters each, by the number of the camera, and how many decisions were made with them. They are there where
-    several decisions share them, or keeps_depth is set because somebody wants to see them.
+    (S, S) meters each, by the number of the camera, and how many decisions were made since they were estimated, that
+    one included. They are there where several decisions share them, or keeps_depth is set because somebody wants to
+    see them.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -92,9 +97,14 @@ class Executor:
         self.depth_age = 0
 
     def __call__(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:
-        """The actions to execute before the next inference.
+        """The actions of `execute`."""
+        return self.execute(chunk).actions
 
-        Raises InputError for a chunk that is over before it comes.
+    def execute(self, chunk: ActionChunk) -> ActionChunk:
+        """What to execute before the next inference: k actions, each beside the tokens that it came from.
+
+        An average of several chunks has the newest one's tokens, a step that stands still has −1. The uncertainty
+        stays that of the whole new chunk. Raises InputError for a chunk that is over before it comes.
         """
         match self.execution.mode:
             case "chunk":
@@ -107,11 +117,18 @@ class Executor:
                 actions = temporal_ensemble(self._present(chunk.actions), self.execution.temperature)[None]
             case "async":
                 return self._asynchronous(chunk)
-        self.remember(chunk, len(actions))
-        return actions
+        self._keep(chunk, len(actions))
+        return ActionChunk(actions, chunk.tokens[: len(actions)], chunk.uncertainty)
 
     def remember(self, chunk: ActionChunk, executed: int) -> None:
-        """What the next draft comes from, where another loop decides what is executed."""
+        """What the next draft comes from, where another loop decides what is executed.
+
+        What this one had planned by earlier chunks is over.
+        """
+        self._history, self._schedule, self._request = [], Schedule(), None
+        self._keep(chunk, executed)
+
+    def _keep(self, chunk: ActionChunk, executed: int) -> None:
         self._tokens, self._executed = chunk.tokens, executed
 
     def committed(self) -> Int[np.ndarray, "P 3"] | None:
@@ -138,7 +155,7 @@ class Executor:
         # The chunk made k steps ago says of the present what stands at its index k.
         return np.stack([past[age] for age, past in enumerate(reversed(self._history))])
 
-    def _asynchronous(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:
+    def _asynchronous(self, chunk: ActionChunk) -> ActionChunk:
         """What is left of the old chunk until this one comes, and then as much of it as there is time for.
 
         The robot looks again when the steps that are left last just until the next chunk comes.
@@ -147,14 +164,20 @@ class Executor:
         if latency >= len(chunk.actions):
             raise InputError(f"A chunk of {len(chunk.actions)} steps is over before a latency of {latency}.")
         # The robot waits for the first chunk.
-        actions = [schedule.advance() for _ in range(latency if schedule.started else 0)]
+        steps = [self._advance() for _ in range(latency if schedule.started else 0)]
         request = self._request or schedule.request(0)
         schedule.arrive(request, chunk)
         while schedule.remaining > latency:
-            actions.append(schedule.advance())
+            steps.append(self._advance())
         self._request = schedule.request(latency)
-        self.remember(chunk, self._request.moved - request.moved)
-        return np.stack(actions)
+        self._keep(chunk, self._request.moved - request.moved)
+        actions, tokens = zip(*steps, strict=True)
+        return ActionChunk(np.stack(actions), np.stack(tokens), chunk.uncertainty)
+
+    def _advance(self) -> tuple[Float[np.ndarray, "7"], Int[np.ndarray, "3"]]:
+        """The present step of the schedule, and its tokens."""
+        planned = self._schedule.request(1).committed
+        return self._schedule.advance(), NO_TOKENS if planned is None else planned[0]
 
 
 def temporal_ensemble(present: Float[np.ndarray, "N 7"], temperature: float) -> Float[np.ndarray, "7"]:
@@ -163,8 +186,8 @@ def temporal_ensemble(present: Float[np.ndarray, "N 7"], temperature: float) -> 
     present: what chunks say of the present step, newest first. The gripper is averaged along, and so opens or closes
     once most of the weight is for it.
     """
-    weights = np.exp(-temperature * np.arange(len(present))[::-1])
-    mean: np.ndarray = weights @ present / weights.sum()
+    # The newest comes first here: by age, the same weights are exp(temperature * age).
+    mean: np.ndarray = _softmax(np.arange(len(present)), temperature) @ present
     return mean
 
 
@@ -176,10 +199,19 @@ def similarity_ensemble(present: Float[np.ndarray, "N 7"], alpha: float) -> Floa
     newest = present[0]
     norms = np.linalg.norm(present, axis=1) * np.linalg.norm(newest)
     similarity = present @ newest / np.maximum(norms, 1e-7)
-    weights = np.exp(alpha * similarity)
-    mean: np.ndarray = weights @ present / weights.sum()
+    mean: np.ndarray = _softmax(similarity, alpha) @ present
     mean[6] = newest[6]
     return mean
+
+
+def _softmax(values: Real[np.ndarray, " N"], factor: float) -> Float[np.ndarray, " N"]:
+    """Weights proportional to exp(factor * value) that sum to 1, however large the factor."""
+    largest = values.max() if factor > 0 else values.min()
+    # Where this product overflows, it does so to minus infinity, which weighs nothing.
+    with np.errstate(over="ignore"):
+        weights = np.exp(factor * (values - largest))
+    shares: np.ndarray = weights / weights.sum()
+    return shares
 
 
 def _first_step(committed: np.ndarray, tokens: np.ndarray, otherwise: int) -> int:

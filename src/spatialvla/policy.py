@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -207,7 +208,7 @@ class Policy:
         """A chunk for each observation, in one batch; keeps no state.
 
         committed: the first steps of a chunk that are already under way; it begins with them. Observations
-        that are prepared bring their own.
+        that are prepared may bring their own, which no others can replace.
         drafts: a guess of the chunk or of its first steps, None for one that nothing is known of. With drafts
         the chunks are the same (but see `tolerance`) and take fewer passes; without any, not even a list,
         each token takes one.
@@ -229,11 +230,15 @@ class Policy:
         """A chunk for each episode, in one batch, with what its executor knows: last chunk, depth, steps under way.
 
         Feed each chunk to its executor afterwards. committed: as of `predict`, where others than the
-        executors drive.
+        executors drive; steps that a prepared observation brings hold in place of its executor's, too.
         """
-        if committed is None:
-            committed = [executor.committed() for executor in executors]
         rows = self._rows(observations, committed)
+        if committed is None:
+            under_way = _one_each(observations, [executor.committed() for executor in executors])
+            rows = [
+                row if len(row.committed) else self._committing(row, steps)
+                for row, steps in zip(rows, under_way, strict=True)
+            ]
         drafts = None
         if self.speculate and self.temperature == 0:
             drafts = [executor.draft(row.committed) for executor, row in zip(executors, rows, strict=True)]
@@ -284,26 +289,39 @@ class Policy:
             raise InputError("The list of observations is empty; pass one at least.")
         given = _one_each(observations, [None] * len(observations) if committed is None else committed)
         return [
-            one if isinstance(one, Prepared) else self.prepare(one, steps)
+            self._committing(one, steps) if isinstance(one, Prepared) else self.prepare(one, steps)
             for one, steps in zip(observations, given, strict=True)
         ]
+
+    def _committing(self, row: Prepared, steps: Int[np.ndarray, "P 3"] | None) -> Prepared:
+        """The row with these steps under way. Raises InputError for what cannot be, and where it has others."""
+        committed = self.processor.checked_tokens(steps)
+        if len(committed) == 0:
+            return row
+        if len(row.committed) and not np.array_equal(row.committed, committed):
+            raise InputError(
+                "A prepared observation has other steps under way than are given as committed; give them once, to "
+                "`prepare` or here."
+            )
+        return replace(row, committed=committed)
 
     def _batch(self, rows: Sequence[Prepared]) -> Batch:
         batch = self.processor.collate(rows, pad_to_multiple_of=self.model.passes.prompt_multiple)
         return batch.to(self.model.device)
 
     def act(self, observation: Observation) -> ActionChunk:
-        """The actions to execute before the next call, as `execution` asks, with the predicted tokens.
+        """The actions to execute before the next call, as `execution` asks, with the tokens of `Executor.execute`.
 
+        The uncertainty is that of the whole chunk that was predicted.
         A picture that stays the same, bit for bit, while the actions lead elsewhere is told in the log: the
         camera may have stopped.
         """
         (chunk,) = self.decide([observation], [self._executor])
         if self.units.meters is not None:
             self._pictures.check(observation.cameras(self.camera_names[0]), self._told * self.units.meters)
-        actions = self._executor(chunk)
-        self._told = self._told + actions[:, :3].sum(axis=0)
-        return ActionChunk(actions, chunk.tokens[: len(actions)], chunk.uncertainty)
+        executed = self._executor.execute(chunk)
+        self._told = self._told + executed.actions[:, :3].sum(axis=0)
+        return executed
 
     def infer(self, observation: Observation, committed: Int[np.ndarray, "P 3"] | None = None) -> ActionChunk:
         """The whole next chunk, for `AsynchronousLoop(policy.infer, control_hz)`, which decides what is executed."""

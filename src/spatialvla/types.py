@@ -129,8 +129,9 @@ class ActionChunk:
 
     actions: Δx, Δy, Δz, Δroll, Δpitch, Δyaw in the dataset's units, gripper in [0, 1] with 1 = open; float64.
     tokens: the likeliest translation, rotation and gripper token on the action grid; which actions they stand for
-    depends on the policy's readout.
-    uncertainty: of the policy; None unless it was asked for.
+    depends on the policy's readout. Where the actions are averages of several chunks, the newest one's; −1 in steps
+    that stand still because no chunk says anything of them.
+    uncertainty: of the policy, over the whole chunk that it predicted; None unless it was asked for.
     """
 
     actions: Float[np.ndarray, "T 7"]

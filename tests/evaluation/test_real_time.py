@@ -96,7 +96,9 @@ def test_from_the_length_of_a_chunk_on_waiting_is_not_slower(late):
 
 def test_while_nothing_is_left_the_gripper_is_held_as_it_was_last_told():
     executor = RealTimeExecutor(WAIT, Latency.always(2), EPISODE, gripper=0.75)
-    assert executor(chunk(1))[:2].tolist() == [[0, 0, 0, 0, 0, 0, 0.75]] * 2
+    first = executor.execute(chunk(1))
+    assert first.actions[:2].tolist() == [[0, 0, 0, 0, 0, 0, 0.75]] * 2
+    assert first.tokens[:3, 0].tolist() == [-1, -1, 1]
     assert executor(chunk(5))[:2].tolist() == [[0, 0, 0, 0, 0, 0, 0.125]] * 2
     executor.reset()
     assert executor(chunk(1))[0, 6] == 0.75
@@ -133,7 +135,9 @@ def test_without_latency_everything_is_as_where_the_world_waits():
         waiting, real = Executor(execution), RealTimeExecutor(execution, Latency.always(0), EPISODE)
         for _ in range(6):
             made = ActionChunk(random.normal(size=(CHUNK, 7)), random.integers(0, 9, (CHUNK, 3)))
-            np.testing.assert_allclose(real(made), waiting(made))
+            played, expected = real.execute(made), waiting.execute(made)
+            np.testing.assert_allclose(played.actions, expected.actions)
+            np.testing.assert_array_equal(played.tokens, expected.tokens)
             np.testing.assert_array_equal(real.draft(), waiting.draft())
 
 

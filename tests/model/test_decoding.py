@@ -73,6 +73,10 @@ def test_sampling_is_reproducible_and_varies():
     assert len({tuple(sample(seed)) for seed in range(5)}) > 1
 
 
+def test_the_coldest_sampling_says_the_most_likely():
+    assert torch.equal(model.generate(a_batch(1), temperature=1e-40), model.generate(a_batch(1)))
+
+
 def test_bad_requests():
     with pytest.raises(InputError, match="max_new_tokens"):
         model.generate(a_batch(1), max_new_tokens=4)

@@ -97,6 +97,14 @@ def test_only_a_client_that_committed_steps_merges_chunks_itself(service, policy
         assert len(decision.actions) == len(decision.tokens) == steps
 
 
+def test_tokens_are_sent_of_the_steps_that_are(service, policy):
+    session = service.session(Executor(Execution("async", latency_steps=1)))
+    for picture in (IMAGE, IMAGE[::-1].copy(), IMAGE[:, ::-1].copy()):
+        decision = session.finish(session.submit(Observation(picture, "x")).result(60))
+        decoded = policy.processor.actions(decision.tokens[None], policy.dataset)[0]
+        np.testing.assert_allclose(decision.actions, decoded)
+
+
 def test_it_says_what_it_says_alone(service, policy):
     """Batches of several clients, with and without depth, drafts and committed steps."""
     seen = [

@@ -36,6 +36,10 @@ _PRINCIPAL_POINT = (-0.5, 1.5)
 _SAME_ASPECT = 0.01
 """Of the sides' ratio. Sizes are whole pixels, and no crop that moves things is as small."""
 
+_ALIGNED_ASPECT = 0.05
+"""Of the sides' ratio of a depth map and its picture. Sensors measure in sizes of their own, such as 848 x 480 beside
+1280 x 720."""
+
 _MOST_SKEW = 0.2
 """Of the focal length. Pixels are rectangular; calibrations find a thousandth."""
 
@@ -164,7 +168,8 @@ class View:
     """What a camera saw, checked: picture, intrinsics and depth of one field of view, and from where.
 
     image: RGB. intrinsics: K in pixels of `image`; None where unknown.
-    depth: positive meters along the optical axis, in a resolution of its own; None where not measured.
+    depth: positive meters along the optical axis, in a resolution of its own with the picture's aspect; None where
+    not measured.
     extrinsics: takes points back-projected by K to the robot's frame, in meters: camera -> robot base, mirrored
     where the picture is; None where unknown.
     """
@@ -185,7 +190,7 @@ class View:
         """Images may be PIL images, which are turned as their EXIF says, or uint8 arrays that are gray
         (H, W[, 1]), RGB or RGBA (H, W, 3 or 4). Depth may have holes: 0 where nothing was measured.
 
-        Raises InputError for what is no picture, no camera matrix of such a picture, no depth in meters, or no
+        Raises InputError for what is no picture, no camera matrix of such a picture, no depth of it in meters, or no
         camera's pose.
         """
         picture = _rgb(image)
@@ -193,7 +198,7 @@ class View:
         return cls(
             picture,
             None if intrinsics is None else check_intrinsics(intrinsics, (height, width)),
-            None if depth is None else _meters(depth),
+            None if depth is None else _meters(depth, height, width),
             None if extrinsics is None else check_picture_pose(extrinsics),
         )
 
@@ -218,7 +223,10 @@ class View:
 def _rgb(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(image, Image.Image):
         return np.asarray(to_rgb(image))
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except ValueError:
+        raise InputError("Images must have shape (H, W, 3); the rows of this one differ in length.") from None
     if array.dtype != np.uint8:
         raise InputError(f"Images must be uint8, got {array.dtype}; scale to 0..255 and convert.")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
@@ -228,8 +236,12 @@ def _rgb(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return array[..., :3]
 
 
-def _meters(depth: np.ndarray) -> Float[np.ndarray, "h w"]:
-    meters = np.asarray(depth)
+def _meters(depth: np.ndarray, height: int, width: int) -> Float[np.ndarray, "h w"]:
+    """Depth, checked and without holes. height, width: of its picture."""
+    try:
+        meters = np.asarray(depth)
+    except ValueError:
+        raise InputError("Depth must be (H, W) floating-point meters; its rows differ in length.") from None
     if meters.ndim != 2 or not np.issubdtype(meters.dtype, np.floating):
         raise InputError(
             f"Depth must be (H, W) floating-point meters, got {meters.dtype} of shape {meters.shape}."
@@ -240,6 +252,11 @@ def _meters(depth: np.ndarray) -> Float[np.ndarray, "h w"]:
     if meters.max() < _NEAREST_VIEW:
         raise InputError(
             f"Depth sees no farther than {meters.max():g} meters, nearer than any scene; pass meters."
+        )
+    if abs(meters.shape[1] / meters.shape[0] / (width / height) - 1) > _ALIGNED_ASPECT:
+        raise InputError(
+            f"Depth of {meters.shape[1]} x {meters.shape[0]} pixels has another aspect than its picture of {width} x "
+            f"{height}; pass depth that shows what the picture does, turned as it is."
         )
     return meters.astype(np.float32) if (meters > 0).all() else fill_holes(meters)
 

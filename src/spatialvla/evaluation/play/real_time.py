@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from spatialvla.evaluation.results.latency import Latency
 from spatialvla.evaluation.results.plan import EpisodeId
-from spatialvla.execution import Execution, Executor, similarity_ensemble, temporal_ensemble
+from spatialvla.execution import NO_TOKENS, Execution, Executor, similarity_ensemble, temporal_ensemble
 from spatialvla.types import ActionChunk
 
 
@@ -43,15 +43,16 @@ class RealTimeExecutor(Executor):
         self._chunks: list[tuple[int, ActionChunk]] = []
         self._moved, self._gripper = 0, self._at_first
 
-    def __call__(self, chunk: ActionChunk) -> Float[np.ndarray, "k 7"]:
-        """What the robot does from this chunk's observation until its next one, at least one step of 7 numbers."""
+    def execute(self, chunk: ActionChunk) -> ActionChunk:
+        """What the robot does from this chunk's observation until its next one, at least one step."""
         seen, size = self._moved, len(chunk.actions)
-        actions = [self._step() for _ in range(next(self._latencies))]
+        steps = [self._step() for _ in range(next(self._latencies))]
         self._chunks = [*self._chunks, (seen, chunk)][-size:]
         while self._remaining > self._looks_again_at(size):
-            actions.append(self._step())
+            steps.append(self._step())
         self.remember(chunk, self._moved - seen)
-        return np.stack(actions)
+        actions, tokens = zip(*steps, strict=True)
+        return ActionChunk(np.stack(actions), np.stack(tokens), chunk.uncertainty)
 
     def committed(self) -> Int[np.ndarray, "P 3"] | None:
         """Tokens of the steps that will be over when the next chunk is expected, None where none are."""
@@ -79,10 +80,12 @@ class RealTimeExecutor(Executor):
                 return size - 1
         return 0
 
-    def _step(self) -> Float[np.ndarray, "7"]:
-        """The action of the present step."""
+    def _step(self) -> tuple[Float[np.ndarray, "7"], Int[np.ndarray, "3"]]:
+        """The action of the present step, and its tokens."""
         if self._remaining == 0:
-            return np.array([0, 0, 0, 0, 0, 0, self._gripper])
+            return np.array([0, 0, 0, 0, 0, 0, self._gripper]), NO_TOKENS
+        newest_seen, newest = self._chunks[-1]
+        tokens = newest.tokens[self._moved - newest_seen]
         ages = [(self._moved - seen, chunk.actions) for seen, chunk in reversed(self._chunks)]
         present = np.stack([actions[age] for age, actions in ages if age < len(actions)])
         match self.execution.mode:
@@ -94,4 +97,4 @@ class RealTimeExecutor(Executor):
                 action = present[0]
         self._moved += 1
         self._gripper = action[6]
-        return action
+        return action, tokens

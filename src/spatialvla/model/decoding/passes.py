@@ -17,6 +17,9 @@ from spatialvla.errors import InputError, NotFiniteError
 from spatialvla.model.gemma2 import Gemma2ForCausalLM, KVCache
 from spatialvla.model.network import Network, token_positions
 
+_COLDEST = 1e-6
+"""Of the temperatures that draw; logits divided by much smaller ones are infinite, and no other id could be drawn."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,10 +30,10 @@ class Sampling:
 
     @classmethod
     def at(cls, temperature: float, generator: torch.Generator | None = None) -> Sampling | None:
-        """None for a temperature of 0: the most likely. Raises InputError below."""
+        """None for a temperature of 0, or as good as 0: the most likely. Raises InputError below."""
         if not temperature >= 0:
             raise InputError(f"temperature must be 0 or more, got {temperature}.")
-        return cls(temperature, generator) if temperature > 0 else None
+        return cls(temperature, generator) if temperature > _COLDEST else None
 
 
 @dataclass(frozen=True)

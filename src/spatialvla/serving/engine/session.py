@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 class Decision:
     """What to send. actions: (k, 7) within the robot's limits. tokens: (k, 3) that they came from.
 
+    Averages of several chunks have the newest one's tokens, and steps that stand still have −1.
     uncertainty: of the whole chunk; None where the policy does not tell it.
     """
 
@@ -122,11 +123,11 @@ class Session:
                 raise TooUnsure(reason)
         committed = answer.request.committed
         if committed is None or committed.size == 0:
-            actions = self._executor(chunk)
+            executed = self._executor.execute(chunk)
         else:
             self._executor.remember(chunk, len(chunk.actions))
-            actions = chunk.actions
-        limited, changed = self._limits.apply(actions, position, under_way)
+            executed = chunk
+        limited, changed = self._limits.apply(executed.actions, position, under_way)
         for limit, steps in changed.items():
             self._engine.metrics.clamped(limit, steps)
         for watcher in self._watchers:
@@ -136,7 +137,7 @@ class Session:
             except Exception:  # no robot waits for whoever only looks on
                 log.exception("A decision could not be shown")
         self._engine.metrics.stage("post", perf_counter() - began)
-        return Decision(limited, chunk.tokens[: len(limited)], answer.timings, chunk.uncertainty)
+        return Decision(limited, executed.tokens, answer.timings, chunk.uncertainty)
 
     async def act(
         self,
