@@ -89,3 +89,10 @@ def test_a_card_says_no_other_policys_rates(tmp_path, capsys, checkpoint, told):
     digest = hash_checkpoint(SHIPPED / "nano")[:12]
     assert f"are of micro, checkpoint {told}, and nano is {digest}" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_another_harness_does_not_know_the_weights(tmp_path):
+    some_results("+-", checkpoint=None, harness="vla-eval 0.8.0").save(tmp_path / "results.json")
+    out = tmp_path / "hub"
+    main(["export", "--policy", "nano", "--out", str(out), "--to", "hub-folder", "--results", str(tmp_path)])
+    assert "vla-eval 0.8.0" in (out / "README.md").read_text()
