@@ -73,10 +73,8 @@ class Client:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._metadata: dict[str, Any] = {}
-        self._episode, self._told_episode = (
-            1,
-            0,
-        )  # counted: one may end while the last one's request is under way
+        # Counted, as one may end while the last one's request is under way.
+        self._episode, self._told_episode = 1, 0
 
     def __enter__(self) -> Client:
         return self
