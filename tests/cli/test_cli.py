@@ -110,7 +110,7 @@ def test_predict_in_every_precision(capsys, precision):
 def test_predict_prints_a_row_a_step_and_draws(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     depth = tmp_path / "depth.npy"
-    np.save(depth, np.full((100, 140), 0.8, np.float32))
+    np.save(depth, np.full((140, 100), 0.8, np.float32))
     main(
         [
             *PREDICT,
