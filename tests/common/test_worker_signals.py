@@ -3,6 +3,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from spatialvla.common.worker_signals import dropping_the_rest
 
 SCRIPT = """
 import os, time
@@ -38,3 +44,23 @@ def is_running(process: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"  # nobody may have asked how it ended
     except FileNotFoundError:
         return False
+
+
+def test_a_request_to_stop_waits_for_no_task_that_has_not_begun():
+    begun, done, waiting = Event(), [], []
+
+    def task(number):
+        begun.set()
+        done.append(number)
+        time.sleep(0.2)
+
+    def stopped():
+        with ThreadPoolExecutor(1) as pool, dropping_the_rest(pool):
+            waiting.extend(pool.submit(task, number) for number in range(50))
+            begun.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert len(done) < 3
+    assert waiting[-1].cancelled()

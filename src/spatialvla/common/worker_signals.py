@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from threading import Thread
@@ -28,6 +29,16 @@ def leave_signals(worker: int) -> None:
 def end_with_parent() -> None:
     """Call it in a spawned worker as it starts: where its parent is killed, it ends in the midst of its work."""
     Thread(target=_end_when_parent_is_gone, daemon=True).start()
+
+
+@contextmanager
+def dropping_the_rest(pool: Executor) -> Iterator[None]:
+    """An error in this block, or a request to stop, waits for no task of the pool that has not begun."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _end_when_parent_is_gone() -> None:

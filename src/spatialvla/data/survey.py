@@ -18,7 +18,7 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
-from spatialvla.common.worker_signals import end_with_parent
+from spatialvla.common.worker_signals import dropping_the_rest, end_with_parent
 from spatialvla.data.episodes import Episode, EpisodeSource, OnBad
 from spatialvla.data.sketches import SAMPLE, ActionSketch, Sketch, StateSketch
 from spatialvla.errors import CheckpointError, InputError
@@ -163,9 +163,12 @@ def _surveyed(source: EpisodeSource, blocks: list[range], workers: int, on_bad: 
         yield from (_block(source, block, on_bad) for block in blocks)
         return
     # Not forked: connections to remote storage do not survive it.
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_take_source, initargs=(source, on_bad)
-    ) as pool:
+    with (
+        ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_take_source, initargs=(source, on_bad)
+        ) as pool,
+        dropping_the_rest(pool),
+    ):
         waiting = iter(blocks)
         # A few blocks at a time, so that sketches do not pile up where one is slow.
         running = [pool.submit(_block_of_worker, block) for block in islice(waiting, 4 * workers)]

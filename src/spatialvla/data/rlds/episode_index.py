@@ -16,7 +16,7 @@ import numpy as np
 
 from spatialvla.common.array_files import read_arrays, write_arrays
 from spatialvla.common.cache_folder import keep
-from spatialvla.common.worker_signals import end_with_parent
+from spatialvla.common.worker_signals import dropping_the_rest, end_with_parent
 from spatialvla.data.rlds.example import parse_example
 from spatialvla.data.rlds.records import IndexedRecord, Place, packed
 from spatialvla.data.rlds.storage import Storage
@@ -114,7 +114,10 @@ def make_index(split: Split, workers: int = 1) -> EpisodeIndex | None:
         pieces = [_index_shard(*task) for task in tasks]
     else:
         # Not forked: connections to remote storage do not survive it.
-        with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), end_with_parent) as pool:
+        with (
+            ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), end_with_parent) as pool,
+            dropping_the_rest(pool),
+        ):
             pieces = [running.result() for running in [pool.submit(_index_shard, *task) for task in tasks]]
     folder = split.cache / split.digest
     if open_index(split) is None and all(piece.is_file() for piece in pieces):
