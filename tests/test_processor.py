@@ -112,11 +112,12 @@ def test_unusable_depth(depth, message):
 
 
 def test_depth_has_the_aspect_of_its_picture():
-    """In a resolution of its own, which may round the aspect."""
+    """In a resolution of its own, which may round the aspect; or it is an estimator's square."""
     height, width = PICTURE.shape[:2]
-    for shape in ((height, width), (2 * height, 2 * width), (height // 2, width // 2), (height, width - 1)):
+    own = ((height, width), (2 * height, 2 * width), (height // 2, width // 2), (height, width - 1))
+    for shape in (*own, (56, 56)):
         assert one(depth=[np.full(shape, 1.5)]).depth.shape == (1, 56, 56)
-    for shape in ((width, height), (height, height), (height, 2 * width)):
+    for shape in ((width, height), (height, 2 * width)):
         with pytest.raises(InputError, match=f"Depth of {shape[1]} x {shape[0]} pixels has another aspect"):
             one(depth=[np.full(shape, 1.5)])
     with pytest.raises(InputError, match="its rows differ in length"):

@@ -168,8 +168,8 @@ class View:
     """What a camera saw, checked: picture, intrinsics and depth of one field of view, and from where.
 
     image: RGB. intrinsics: K in pixels of `image`; None where unknown.
-    depth: positive meters along the optical axis, in a resolution of its own with the picture's aspect; None where
-    not measured.
+    depth: positive meters along the optical axis, in a resolution of its own with the picture's aspect, or a square
+    that is squeezed, as `Policy.depth` gives it; None where not measured.
     extrinsics: takes points back-projected by K to the robot's frame, in meters: camera -> robot base, mirrored
     where the picture is; None where unknown.
     """
@@ -253,7 +253,8 @@ def _meters(depth: np.ndarray, height: int, width: int) -> Float[np.ndarray, "h 
         raise InputError(
             f"Depth sees no farther than {meters.max():g} meters, nearer than any scene; pass meters."
         )
-    if abs(meters.shape[1] / meters.shape[0] / (width / height) - 1) > _ALIGNED_ASPECT:
+    is_square = meters.shape[0] == meters.shape[1]  # as models give it of a picture that they squeezed
+    if not is_square and abs(meters.shape[1] / meters.shape[0] / (width / height) - 1) > _ALIGNED_ASPECT:
         raise InputError(
             f"Depth of {meters.shape[1]} x {meters.shape[0]} pixels has another aspect than its picture of {width} x "
             f"{height}; pass depth that shows what the picture does, turned as it is."
