@@ -73,10 +73,10 @@ def load_unmerged(
     config.base_model_name_or_path = base_name(folder, base)
     base_folder = resolve_base(folder, base)
     digest = weights_digest(base_folder)
-    check_digest(folder, config.base_model_name_or_path, digest)
     network = load(kind, base_folder, dtype)
     network.base_digest = digest
     check_text_head(network.config, base_folder)
+    check_digest(folder, config.base_model_name_or_path, digest)
     if is_regridded(folder):
         old, new = (ActionGrid.from_json(read_json(part / PROCESSOR)) for part in (base_folder, folder))
         regrid(network, old, new)

@@ -215,6 +215,7 @@ class Trainer:
             asked = time.monotonic()
             for loaded in self._remaining():
                 waited = time.monotonic() - asked
+                self.feed.replacements.note(loaded)
                 logged = (self.step + 1) % config.log_every == 0
                 numbers = self.learner.update(loaded, self.step, self.fraction, logged)
                 self.step += 1

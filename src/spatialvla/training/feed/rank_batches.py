@@ -30,7 +30,7 @@ Such are RLDS.
 class Feed:
     """This rank's share of every batch of a run; each is a function of its step alone.
 
-    replacements: samples of this rank that stand for damaged ones.
+    replacements: samples of this rank that stand for damaged ones; whoever trains on a batch notes it there.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Feed:
         )
         # Beside a GPU the next batch is made meanwhile; a CPU is busy anyway.
         ahead = config.workers == 0 and world.device.type != "cpu"
-        return self.replacements.counted(_ahead(batches) if ahead else batches)
+        return _ahead(batches) if ahead else batches
 
     def validation(self) -> Iterator[LoadedBatch]:
         """The held-out samples as they are, in passes as large as training's."""

@@ -167,6 +167,7 @@ class VisionStage:
         for loaded in feed.training(step, guidance.vision_batch_size):
             if step >= guidance.vision_steps:
                 break
+            feed.replacements.note(loaded)
             set_learning_rate(optimizer, guidance.vision_rate * course(config, step / guidance.vision_steps))
             losses = self.losses(loaded)
             optimizer.zero_grad(set_to_none=True)
