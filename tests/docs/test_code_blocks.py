@@ -55,7 +55,7 @@ PARSED_ALONE = {
     "needs panda-gym": 1,
     "takes minutes in the simulator": 22,
     "takes minutes": 1,
-    "takes hours": 20,
+    "takes hours": 21,
     "needs a large checkpoint": 1,
     "needs an environment with LeRobot": 1,
     "serves until it is stopped": 9,

@@ -106,6 +106,10 @@ ROWS = [
     ("success.md", "libero_plus_camera_spatial_nano-wrist", "| `libero_plus_camera_spatial` | {cells} |"),
     ("results.md", "libero_plus_camera_spatial_ego3d", "not shipped, estimated depth | {short} |"),
     ("results.md", "spatial_exam_nano-wrist-3", "[nano-wrist-3](ego3d.md#the-spatial-exam) | {short} |"),
+    ("results.md", "spatial_exam_nano-wrist", "[nano-wrist](spatial_exam.md#after-practice) | {short} |"),
+    ("spatial_exam.md", "spatial_exam_nano-wrist", "has {of} ({low} to {high} %):"),
+    ("success.md", "spatial_exam_nano-wrist", "in other layouts, and has {of} ({low} to {high} %):"),
+    ("nano-wrist", "spatial_exam_nano-wrist", "It has {of} in the spatial exam ({interval}),"),
     ("results.md", "spatial_exam_ego3d", "with other layouts, not shipped | {short} |"),
     ("uncertainty.md", "libero_spatial_nano-1", "{successes} succeeded, after {steps} steps on average"),
 ]
@@ -140,6 +144,11 @@ OF_SUCCESS = [
         "libero_spatial_nano",
         "libero_spatial_nano-wrist",
         "nano solved {first} that nano-wrist did not, and it solved {second} that nano did not (McNemar's exact p {p})",
+    ),
+    (
+        "spatial_exam_nano-wrist-3",
+        "spatial_exam_nano-wrist",
+        "{first} of the exam that nano-wrist-3 solved were lost and {second} won (McNemar's exact p {p})",
     ),
     *(
         (
