@@ -269,10 +269,11 @@ class Trainer:
     def _describe(self) -> None:
         """Beside the checkpoints: the resolved configuration, and what an export needs."""
         config, start = self.config, None
-        write_json(config.out / KEPT, config.to_json())
         if config.mode == "adapt" and config.policy is not None:
             start = StartingPoint.of(config.policy, config.base)
+        # First, as it may refuse, and then the run stays as it was.
         save_layout(self.model, self.processor, config.out, start)
+        write_json(config.out / KEPT, config.to_json())
 
     @property
     def fraction(self) -> float:
