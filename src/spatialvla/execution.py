@@ -176,8 +176,8 @@ class Executor:
 
     def _advance(self) -> tuple[Float[np.ndarray, "7"], Int[np.ndarray, "3"]]:
         """The present step of the schedule, and its tokens."""
-        planned = self._schedule.request(1).committed
-        return self._schedule.advance(), NO_TOKENS if planned is None else planned[0]
+        tokens = self._schedule.next_tokens
+        return self._schedule.advance(), NO_TOKENS if tokens is None else tokens
 
 
 def temporal_ensemble(present: Float[np.ndarray, "N 7"], temperature: float) -> Float[np.ndarray, "7"]:

@@ -76,6 +76,11 @@ class Schedule:
         """Whether a chunk has arrived."""
         return self._last is not None or bool(self._plan)
 
+    @property
+    def next_tokens(self) -> np.ndarray | None:
+        """(3,) tokens of the plan's next step; None where the plan is used up or does not tell them."""
+        return self._plan[0][1] if self._plan else None
+
     def request(self, steps: int) -> ChunkRequest:
         """Asks for a chunk that is expected after `steps` steps; those of the plan are committed."""
         plan = list(self._plan)
