@@ -23,7 +23,7 @@ from spatialvla.execution import WHOLE_CHUNKS, Execution
 from spatialvla.geometry import known_cameras
 from spatialvla.geometry.camera import Camera
 from spatialvla.geometry.rotations import PANDA_DOWN, towards
-from spatialvla.simulation.recording.demonstration import STATE_NAMES
+from spatialvla.simulation.recording.demonstration import RECORDED_ROTATION
 from spatialvla.types import CameraImage, Observation
 
 RotationConvention = Literal["as_trained", "rotation_vector"]
@@ -245,7 +245,9 @@ LIBERO = HarnessBenchmark(
     # Rotations are the fingertips', as `record` has them, or the hand's, as LIBERO's datasets do: robosuite's vectors,
     # which may be longer than a half turn.
     states=(
-        HarnessState("controller_states", 8, _LIBERO_STATE, {"send_state": True}, STATE_NAMES[3], PANDA_DOWN),
+        HarnessState(
+            "controller_states", 8, _LIBERO_STATE, {"send_state": True}, RECORDED_ROTATION, PANDA_DOWN
+        ),
         HarnessState("states", 8, _LIBERO_STATE, {"send_state": True, "quat_no_antipodal": True}),
     ),
 )

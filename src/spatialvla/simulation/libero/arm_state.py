@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from spatialvla.simulation.recording.demonstration import STATE_NAMES
+from spatialvla.simulation.recording.demonstration import RECORDED_ROTATION, STATE_NAMES
 
-_ROTATION = STATE_NAMES[3]
 _OTHER_STATES = re.compile(r"roll|pitch|yaw|q[xyzw]|joint|pad")
 """In the names of states with another meaning, such as Euler angles, quaternions or joints."""
 
@@ -23,4 +22,4 @@ def is_published(names: Sequence[str]) -> bool:
     The rotations differ by 90 degrees: see `LiberoEnv.proprioception`. Converters of LIBERO's own call them
     `axis_angle1`, and `record` calls its own `axis_angle_x`.
     """
-    return not any(_ROTATION in name for name in names)
+    return not any(RECORDED_ROTATION in name for name in names)

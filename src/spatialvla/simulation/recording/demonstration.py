@@ -16,6 +16,9 @@ from spatialvla.errors import InputError
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 """Of the proprioception: where the point between the fingers is and how it is turned, meters and radians."""
 
+RECORDED_ROTATION = STATE_NAMES[3]
+"""The name that tells this state from that of LIBERO's own datasets, whose rotation is another."""
+
 _OTHERS = "others"
 """Arrays of further cameras are called `others/<camera>/<array>` in a file."""
 
