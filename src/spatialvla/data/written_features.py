@@ -115,7 +115,9 @@ class WrittenFeatures:
         for index in range(len(source)):
             with suppress(CheckpointError):  # which the conversion meets again, and tells
                 episode = source.episode(index)
-                for view, seen in _views(episode).items() if len(episode.actions) else ():
+                if not len(episode.actions):
+                    continue
+                for view, seen in _views(episode).items():
                     if view not in cameras:
                         taken = [_FIRST] * bool(view) + [camera.name for camera in cameras.values()]
                         cameras[view] = _Camera.of(view, seen, taken)

@@ -112,16 +112,14 @@ def read_samples(file: Path) -> Iterator[tuple[str, bytes]]:
             if key == "__metadata__":
                 continue
             begin, end = (8 + size + at for at in entry["data_offsets"])
-            whole = end - begin <= _PART * _PARTS
-            places = (
-                [begin]
-                if whole
-                else [begin + n * (end - begin - _PART) // (_PARTS - 1) for n in range(_PARTS)]
-            )
+            length, places = end - begin, [begin]
+            if length > _PART * _PARTS:
+                places = [begin + n * (length - _PART) // (_PARTS - 1) for n in range(_PARTS)]
+                length = _PART
             parts = [f"{entry['dtype']} {entry['shape']} ".encode()]
             for place in places:
                 raw.seek(place)
-                parts.append(raw.read(end - begin if whole else _PART))
+                parts.append(raw.read(length))
             yield key, b"".join(parts)
 
 
